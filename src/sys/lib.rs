@@ -1,1 +1,23 @@
-//! (skeleton)
+//! The one crate with `unsafe`: thin wrappers over Linux system calls that `nix` lacks.
+//!
+//! A wrapper takes borrowed descriptors, typed flags and slices, returns owned descriptors and values, and decides
+//! nothing: no policy, no retry (except a documented `EINTR` loop), no logging. Descriptors are close-on-exec from
+//! birth. Everything `nix` wraps safely is called through `nix` by the other crates directly.
+
+pub mod error;
+pub mod mmap;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod netsock;
+pub mod path;
+pub mod process;
+pub mod role;
+pub mod seccomp;
+pub mod security;
+pub mod socket;
+pub mod terminal;
+pub mod tuntap;
+pub mod xattr;
+
+pub use error::{Call, Errno, SysError};

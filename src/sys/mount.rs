@@ -1,0 +1,1 @@
+//! The mount API: file system contexts, detached mounts, attributes, pivot.

@@ -1,0 +1,1 @@
+//! Socket options and calls that the network role needs and nix lacks.

@@ -1,0 +1,1 @@
+//! Path resolution inside a root.

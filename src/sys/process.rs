@@ -1,0 +1,1 @@
+//! Making, naming and waiting for processes.

@@ -1,0 +1,1 @@
+//! Handing a role of the binary its configuration and descriptors.

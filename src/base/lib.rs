@@ -3,7 +3,9 @@
 //! This crate makes no system calls, reads no environment and knows no other crate.
 
 pub mod id;
+pub mod ladder;
 pub mod report;
 
 pub use id::ContainerId;
+pub use ladder::{Ladder, Trial};
 pub use report::{Context, Explain, Kind, Report};

@@ -15,7 +15,8 @@ pub struct ContainerId(String);
 impl ContainerId {
     /// The identifier made of these random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
-        ContainerId(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+        ContainerId(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
     }
 
     /// All 64 digits.

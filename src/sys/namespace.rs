@@ -1,1 +1,82 @@
-//! Entering and describing namespaces.
+//! User namespaces' maps and the facts about a namespace that is held by a descriptor.
+//!
+//! Entering (`setns`, `unshare`) is nix's. A map file takes exactly one write; a line of a nested map must lie inside
+//! one extent of the outer map (user_namespaces(7)).
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Call, Result};
+
+/// One line of `uid_map` or `gid_map`: `size` ids from `inside` map to those from `outside`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First id inside the namespace.
+    pub inside: u32,
+    /// First id in the parent namespace.
+    pub outside: u32,
+    /// How many ids.
+    pub size: u32,
+}
+
+/// The map of one kind of id; at most 340 extents (Linux 4.15).
+pub type IdMap = Vec<Extent>;
+
+/// The text of a map file.
+pub fn map_text(map: &[Extent]) -> String {
+    map.iter().fold(String::new(), |mut text, extent| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {}", extent.inside, extent.outside, extent.size);
+        text
+    })
+}
+
+/// Writes one file of `/proc/PID/` (held as a directory descriptor) in one write: `uid_map`, `gid_map`, `setgroups`.
+pub fn write_proc(process: BorrowedFd<'_>, name: &str, text: &str) -> Result<()> {
+    let fd = nix::fcntl::openat(process, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open(/proc/PID/{name})"))?;
+    File::from(fd).write_all(text.as_bytes()).call(|| format!("write(/proc/PID/{name}, {text:?})"))
+}
+
+/// Opens `/proc/PID/` of a process of ours as a directory.
+pub fn proc_dir(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}");
+    nix::fcntl::open(path.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({path:?})"))
+}
+
+/// Opens a namespace of the process whose `/proc/PID/` this is: `user`, `mnt`, `net`, `pid`.
+pub fn open_namespace(process: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd> {
+    nix::fcntl::openat(process, format!("ns/{kind}").as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open(/proc/PID/ns/{kind})"))
+}
+
+/// Opens a namespace of the calling process.
+pub fn open_own(kind: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/self/ns/{kind}");
+    nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({path:?})"))
+}
+
+/// What makes two namespace descriptors the same namespace: device and inode of its nsfs file (ioctl_ns(2)).
+pub fn identity(namespace: impl AsFd) -> Result<(u64, u64)> {
+    let stat = nix::sys::stat::fstat(namespace).call(|| "fstat(namespace)".to_owned())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_is_one_line_an_extent() {
+        let map = [Extent { inside: 0, outside: 1000, size: 1 }, Extent { inside: 1, outside: 100_000, size: 65_536 }];
+        assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n");
+    }
+}

@@ -1,1 +1,68 @@
-//! Passing descriptors over Unix sockets.
+//! Messages with descriptors over Unix sockets of type SEQPACKET.
+//!
+//! One send is one message; a message carries up to [`MAX_FDS`] descriptors. unix(7), `SCM_RIGHTS`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    socketpair,
+};
+
+use crate::error::{Call, Result};
+
+/// The most descriptors that one message of ours carries.
+pub const MAX_FDS: usize = 16;
+
+/// A connected pair of close-on-exec SEQPACKET sockets.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .call(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)".to_owned())
+}
+
+/// Sends one message with descriptors; blocks when the queue is full (`EAGAIN` on a non-blocking socket).
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    loop {
+        match sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop).call(|| format!("sendmsg({} bytes, {} fds)", bytes.len(), raw.len())),
+        }
+    }
+}
+
+/// Receives one message into `buffer` and returns its length and descriptors (close-on-exec). A length of 0 is the
+/// end of the stream. `EMSGSIZE` when the message or its descriptors did not fit: nothing of it may be used.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = loop {
+        match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            result => break result.call(|| "recvmsg(AF_UNIX)".to_owned())?,
+        }
+    };
+    let mut fds = Vec::new();
+    for control in message.cmsgs().call(|| "recvmsg(AF_UNIX): control data".to_owned())? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: the kernel has just installed these descriptors for us and nobody else knows their numbers.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EMSGSIZE).call(|| "recvmsg(AF_UNIX): message was cut".to_owned());
+    }
+    Ok((message.bytes, fds))
+}
+
+/// The peer of a connected Unix socket as the kernel recorded it at connect: pid and uid in *our* namespaces.
+pub fn peer(socket: BorrowedFd<'_>) -> Result<(i32, u32)> {
+    let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
+        .call(|| "getsockopt(SO_PEERCRED)".to_owned())?;
+    Ok((credentials.pid(), credentials.uid()))
+}

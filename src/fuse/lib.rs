@@ -1,1 +1,26 @@
-//! (skeleton)
+//! The FUSE server side: what a file system answers ([`Filesystem`]), and the wire that carries the questions ([`Wire`]).
+//!
+//! Theory of operation
+//! - A file system is a set of blocking functions over node ids. It returns values; it never sees the protocol, a reply
+//!   handle or a file handle. Buffers belong to the wire and are reused, so a request costs no allocation here.
+//! - *No open.* `OPEN`, `OPENDIR`, `CREATE`, `FLUSH` are answered `ENOSYS` once each; the kernel then stops sending
+//!   them, and with them `RELEASE`, for the life of the connection. A warm open, read and close never leaves the kernel.
+//!   The price: a file system has no handles, so everything is keyed by node, copy-up happens at the first mutation,
+//!   and an unlinked file lives until the kernel forgets its node.
+//! - Node id and `st_ino` are the same number.
+//! - A panic in a handler becomes `EIO` for that request, a line on standard error and a count, where the binary is
+//!   built to unwind; where panics abort, the process ends and its supervisor starts it again. Never a silent dead thread.
+//! - The wire of today is the crate `fuser` ([`FuserWire`]). It cannot: resume a session, answer `INTERRUPT`, parse
+//!   `TMPFILE`, `SYNCFS` or `STATX` (answered `ENOSYS`; the kernel falls back), show the kill-privilege bits of
+//!   `SETATTR`. Those need a wire of our own behind the same trait.
+//!
+//! This crate knows no images, no store and no mounts: the caller mounts and hands over the `/dev/fuse` descriptor.
+
+mod adapter;
+mod filesystem;
+pub mod op;
+mod wire;
+
+pub use filesystem::{DirSink, EntrySink, Filesystem};
+pub use op::{Attr, Caller, Entry, NodeId};
+pub use wire::{Features, FuserWire, Served, Wire, WireError};

@@ -8,4 +8,4 @@ pub mod report;
 
 pub use id::ContainerId;
 pub use ladder::{Ladder, Trial};
-pub use report::{Context, Explain, Kind, Report};
+pub use report::{Context, Explain, Failure, Kind, Report};

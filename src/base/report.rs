@@ -8,8 +8,11 @@
 use std::error::Error;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, as far as a caller must care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The request itself is malformed.
     Usage,
@@ -107,6 +110,33 @@ impl Report {
             below = error.source();
         }
         lines
+    }
+}
+
+/// A report on its way from one of our processes to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// [`Report::kind`].
+    pub kind: Kind,
+    /// [`Report::lines`]; at least one.
+    pub lines: Vec<String>,
+    /// [`Report::hint`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<&Report> for Failure {
+    fn from(report: &Report) -> Self {
+        Failure { kind: report.kind, lines: report.lines(), hint: report.hint.clone() }
+    }
+}
+
+impl From<Failure> for Report {
+    fn from(failure: Failure) -> Self {
+        let mut lines = failure.lines;
+        let cause = lines.pop().unwrap_or_else(|| "unknown failure".to_owned());
+        lines.reverse();
+        Report { kind: failure.kind, steps: lines, cause: cause.into(), hint: failure.hint }
     }
 }
 

@@ -1,2 +1,51 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask test | check | bench | rig`.
+//!
+//! `test` is the README's second command: it prepares the machine as far as the caller may, builds, and runs every test.
+//! The machine is left as found but for installed packages, two test users and caches under `~/.cache/sublet`.
+
+use std::process::ExitCode;
+
+mod bench;
+mod check;
+mod debian;
+mod host;
+mod registry;
+mod rig;
+mod shell;
+mod suite;
+mod tally;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  test             install what is missing (root) or name it (plain user), build, run every test
+  check            licences, dependency count, unsafe code, machine paths; needs no network
+  bench [TOPIC]…   measure beside the installed rivals: start files network pull (default: all)
+  rig [CMD…]       enter a Debian root with the rivals installed, as a plain user (root makes it)";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let command = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
+    let done = match command.as_str() {
+        "test" if arguments.is_empty() => suite::run(),
+        "check" if arguments.is_empty() => check::run(),
+        "bench" => bench::run(&arguments),
+        "rig" => rig::run(&arguments),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut below = error.source();
+            while let Some(cause) = below {
+                eprintln!("  cause: {cause}");
+                below = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `cargo xtask rig`: a Debian root with the rivals installed, entered as a plain user in namespaces of its own.
+//!
+//! Inside: the workspace's target directory as `/target` (read-only use), the repository as `/src`, a private `/tmp` and
+//! runtime directory, `/dev` and the network of the host, and a cgroup that the user owns. Everything that is measured
+//! in it lies on the same file system, under the same kernel, as the same user.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::debian::host_mirror;
+use crate::host::{is_root, users_and_devices};
+use crate::shell::{Fallible, cache, run as must, which, workspace};
+
+/// The rivals and what they need.
+const PACKAGES: &str = "podman,crun,runc,passt,fuse-overlayfs,slirp4netns,uidmap,skopeo,umoci,buildah,bubblewrap,iperf3,\
+fuse3,dbus,ca-certificates,iproute2,iputils-ping,procps,acl,attr,fio,busybox-static,netavark,aardvark-dns,\
+golang-github-containers-common,docker-registry,mmdebstrap";
+/// Debian's release that has them.
+const SUITE: &str = "trixie";
+
+/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, the rest the command.
+const ENTER: &str = r#"
+set -e
+root=$1; source=$2; shift 2
+mount --bind "$root" "$root"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t tmpfs tmpfs "$root/tmp"; chmod 1777 "$root/tmp"
+mount -t tmpfs tmpfs "$root/run"
+install -d -o 1000 -g 1000 -m 700 "$root/run/user/1000"
+mkdir -p "$root/src"; mount --rbind "$source" "$root/src"
+cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+group=$root/sys/fs/cgroup/sublet-rig-$$
+mkdir "$group" "$group/in"; chown -R 1000:1000 "$group"; echo $$ >"$group/in/cgroup.procs"
+mkdir -p "$root/.old"; cd "$root"; pivot_root . .old; umount -l /.old; cd /src
+export HOME=/home/dev USER=dev LOGNAME=dev XDG_RUNTIME_DIR=/run/user/1000 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+exec setpriv --reuid=1000 --regid=1000 --init-groups "$@"
+"#;
+
+/// Makes the root when it is not there yet and runs the command (default: a shell) in it.
+pub fn run(command: &[String]) -> Fallible<bool> {
+    if !is_root() {
+        return Err("cargo xtask rig makes namespaces and users: run it as root".into());
+    }
+    let root = cache().join("rig").join(SUITE);
+    if !root.join("home/dev").exists() {
+        make(&root)?;
+    }
+    users_and_devices()?;
+    let shell = vec!["bash".to_owned()];
+    let command = if command.is_empty() { &shell } else { command };
+    let mut enter = Command::new("unshare");
+    enter.args(["--mount", "--propagation", "private", "bash", "-c", ENTER, "rig"]);
+    enter.arg(&root).arg(workspace()).args(command);
+    Ok(enter.status()?.success())
+}
+
+fn make(root: &Path) -> Fallible<()> {
+    let program = which("mmdebstrap").ok_or("mmdebstrap is not installed: apt-get install mmdebstrap")?;
+    let mirror = host_mirror().ok_or("apt on this host has no mirror")?;
+    fs::create_dir_all(root.parent().unwrap_or(root))?;
+    let new = root.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new)?;
+    }
+    println!("== rig: {SUITE} with the rivals (some minutes)");
+    let include = format!("--include={PACKAGES}");
+    let mut strap = Command::new(program);
+    strap.args(["--quiet", "--variant=minbase", &include, SUITE]).arg(&new);
+    must(strap.arg(format!("deb {mirror} {SUITE} main")))?;
+    must(Command::new("chroot").arg(&new).args(["useradd", "-m", "-u", "1000", "-s", "/bin/bash", "dev"]))?;
+    fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+    fs::rename(&new, root)?;
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! `cargo xtask test`: prepare, build, unit tests as the caller, system tests under each identity, the guest, the sum.
+//!
+//! Root has three identities: the test user with subordinate ids, the one without, and root. A plain user has one, its
+//! own. System tests drive the real binary and get everything through the environment (`docs/testing.md`). As root all
+//! of this happens in a mount namespace of our own, where `/sys/fs/cgroup` is cgroup v2 even on a host that mixes
+//! versions, and each identity runs in a cgroup that its user owns: what is still in it at the end has leaked.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{User, getuid};
+use serde_json::Value;
+
+use crate::debian;
+use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
+use crate::registry::Registry;
+use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
+use crate::tally::Tally;
+
+/// One test binary may take this long.
+const UNIT_LIMIT: Duration = Duration::from_secs(300);
+/// One binary of system tests under one identity may take this long.
+const SYSTEM_LIMIT: Duration = Duration::from_secs(600);
+/// The whole guest, under software emulation.
+const GUEST_LIMIT: Duration = Duration::from_secs(900);
+/// Roles linger for 30 s after their last container; what is there after this time has leaked.
+const LINGER_LIMIT: Duration = Duration::from_secs(45);
+/// Where cgroup v2 is in our mount namespace.
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Runs the whole command; true when nothing failed.
+pub fn run() -> Fallible<bool> {
+    host::packages()?;
+    host::rust_target()?;
+    if host::is_root() {
+        host::users_and_devices()?;
+    }
+    let binary = build_binary()?;
+    let tests = build_tests()?;
+    let mut tally = Tally::default();
+    for test in tests.iter().filter(|test| !test.system) {
+        let mut command = Command::new(&test.executable);
+        command.current_dir(&test.package).env("CARGO_MANIFEST_DIR", &test.package);
+        tally.run(&test.name, &mut command, UNIT_LIMIT)?;
+    }
+    let bed = Bed::make(&binary, &tests)?;
+    bed.images(&mut tally)?;
+    for identity in identities()? {
+        bed.run(&identity, &tests, &mut tally)?;
+    }
+    guest(&bed, &mut tally)?;
+    Ok(tally.finish())
+}
+
+/// The static binary in the profile that tests use.
+fn build_binary() -> Fallible<PathBuf> {
+    println!("== build");
+    let target = musl_target();
+    must(&mut cargo(["build", "--quiet", "--profile", "quick", "--target", &target, "--bin", "sublet"]))?;
+    Ok(target_directory()?.join(&target).join("quick/sublet"))
+}
+
+fn target_directory() -> Fallible<PathBuf> {
+    let metadata = crate::shell::output(&mut cargo(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    Ok(metadata["target_directory"].as_str().ok_or("cargo metadata without target_directory")?.into())
+}
+
+/// A libtest binary.
+struct TestBinary {
+    name: String,
+    executable: PathBuf,
+    package: PathBuf,
+    /// Whether it belongs to the root package's `tests/`.
+    system: bool,
+}
+
+fn build_tests() -> Fallible<Vec<TestBinary>> {
+    let mut build = cargo(["test", "--quiet", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let done = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    if !done.status.success() {
+        return Err(ShellError::Failed { line: line(&build), status: done.status, said: String::new() }.into());
+    }
+    let messages = done.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut tests = Vec::new();
+    for message in messages {
+        tests.extend(test_binary(&serde_json::from_slice(message)?));
+    }
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tests)
+}
+
+/// The test binary that a message of cargo announces, if it does.
+fn test_binary(message: &Value) -> Option<TestBinary> {
+    let executable = PathBuf::from(message["executable"].as_str()?);
+    if message["profile"]["test"] != true {
+        return None;
+    }
+    let package = Path::new(message["manifest_path"].as_str()?).parent()?.to_path_buf();
+    let target = message["target"]["name"].as_str()?;
+    let integration = message["target"]["kind"][0] == "test";
+    let system = integration && package == workspace().canonicalize().ok()?;
+    let area = package.file_name()?.to_string_lossy().into_owned();
+    let name = if system { target.to_owned() } else { format!("{area}/{target}") };
+    Some(TestBinary { name, executable, package, system })
+}
+
+/// Under whom system tests run, and on which rung of the ladder of ids.
+struct Identity {
+    /// `subuids`, `one-id` or `root`.
+    rung: &'static str,
+    user: User,
+}
+
+fn identities() -> Fallible<Vec<Identity>> {
+    let named = |name: &str| -> Fallible<User> { Ok(User::from_name(name)?.ok_or_else(|| format!("no user {name}"))?) };
+    if host::is_root() {
+        return Ok(vec![
+            Identity { rung: "subuids", user: named(USER_WITH_SUBIDS)? },
+            Identity { rung: "one-id", user: named(USER_WITH_ONE_ID)? },
+            Identity { rung: "root", user: named("root")? },
+        ]);
+    }
+    let user = User::from_uid(getuid())?.ok_or("the calling user has no entry in the user database")?;
+    let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let mine =
+        |line: &str| line.split(':').next().is_some_and(|owner| owner == user.name || owner == user.uid.to_string());
+    let rung = if text.lines().any(mine) && which("newuidmap").is_some() { "subuids" } else { "one-id" };
+    Ok(vec![Identity { rung, user }])
+}
+
+/// What system tests need: a directory that every identity can reach, the binaries, the registry with the images.
+struct Bed {
+    directory: PathBuf,
+    registry: Option<Registry>,
+    has_debian: std::cell::Cell<bool>,
+    has_cgroup: bool,
+}
+
+impl Bed {
+    fn make(binary: &Path, tests: &[TestBinary]) -> Fallible<Self> {
+        // A short path: a socket's address holds 107 bytes.
+        let directory = PathBuf::from(format!("/tmp/sublet-{}", std::process::id()));
+        fs::create_dir(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+        let programs = directory.join("bin");
+        fs::create_dir(&programs)?;
+        let systems = tests.iter().filter(|test| test.system);
+        let copies = systems.map(|test| (&*test.executable, test.name.as_str())).chain([(binary, "sublet")]);
+        for (from, name) in copies {
+            fs::copy(from, programs.join(name))?;
+            fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        let has_cgroup = match private_cgroup() {
+            Ok(there) => there,
+            Err(error) => {
+                println!("no cgroups of our own: {error}");
+                false
+            }
+        };
+        let registry = Registry::start(&directory)?;
+        Ok(Bed { directory, registry, has_debian: false.into(), has_cgroup })
+    }
+
+    /// Makes the images and pushes them; what is not possible is one skip by name.
+    fn images(&self, tally: &mut Tally) -> Fallible<()> {
+        let Some(registry) = &self.registry else {
+            tally.skip("registry and images: docker-registry is not installed");
+            return Ok(());
+        };
+        match debian::busybox()? {
+            Some(image) => fixture::push::push(&registry.address, "busybox", "latest", &image)?,
+            None => tally.skip("image busybox: busybox-static is not installed"),
+        }
+        match debian::debian()? {
+            Some(image) => {
+                fixture::push::push(&registry.address, "debian", "latest", &image)?;
+                self.has_debian.set(true);
+                println!("debian image: {}", image.digest());
+            }
+            None => tally.skip("image debian: needs mmdebstrap, a mirror and root, once"),
+        }
+        Ok(())
+    }
+
+    /// Runs every system test under one identity.
+    fn run(&self, identity: &Identity, tests: &[TestBinary], tally: &mut Tally) -> Fallible<()> {
+        let mut place = Place::make(&self.directory, identity, self.has_cgroup)?;
+        for test in tests.iter().filter(|test| test.system) {
+            let skips = place.directory.join(format!("{}.skips", test.name));
+            fs::write(&skips, "")?;
+            chown(&skips, Some(identity.user.uid.as_raw()), None)?;
+            let mut command = place.command(identity, &self.directory.join("bin").join(&test.name));
+            command.env("SUBLET_TEST_BIN", self.directory.join("bin/sublet"));
+            command.env("SUBLET_TEST_SKIPS", &skips);
+            if let Some(registry) = &self.registry {
+                command.env("SUBLET_TEST_REGISTRY", &registry.address);
+            }
+            if self.has_debian.get() {
+                command.env("SUBLET_TEST_DEBIAN", "1");
+            }
+            if let Some(mirror) = debian::host_mirror() {
+                command.env("SUBLET_TEST_MIRROR", mirror);
+            }
+            // Tests that kill roles look at every process of the user.
+            command.arg(if test.name == "crash" { "--test-threads=1" } else { "--test-threads=2" });
+            let name = format!("{} ({})", test.name, identity.rung);
+            tally.run(&name, &mut command, SYSTEM_LIMIT)?;
+            tally.take_skips(&skips, &name)?;
+        }
+        place.leave(identity, tally)
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("cannot remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Root: goes into a mount namespace where [`CGROUP`] is cgroup v2. True when there are cgroups to give away.
+fn private_cgroup() -> Fallible<bool> {
+    if !host::is_root() {
+        return Ok(false);
+    }
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    if !Path::new(CGROUP).join("cgroup.controllers").exists() {
+        mount(Some("cgroup2"), CGROUP, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
+    }
+    Ok(true)
+}
+
+/// One identity's home, runtime directory and cgroup.
+struct Place {
+    directory: PathBuf,
+    cgroup: Option<PathBuf>,
+}
+
+impl Place {
+    fn make(bed: &Path, identity: &Identity, has_cgroup: bool) -> Fallible<Self> {
+        let (uid, gid) = (identity.user.uid.as_raw(), identity.user.gid.as_raw());
+        let directory = bed.join(identity.rung);
+        for path in [directory.clone(), directory.join("home"), directory.join("run")] {
+            fs::create_dir(&path)?;
+            chown(&path, Some(uid), Some(gid))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        }
+        let mut place = Place { directory, cgroup: None };
+        if has_cgroup {
+            let group = Path::new(CGROUP).join(format!("sublet-test-{}-{}", std::process::id(), identity.rung));
+            for path in [group.clone(), group.join("in")] {
+                fs::create_dir(&path)?;
+                let files = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+                for file in files.iter().map(|file| path.join(file)).filter(|file| file.exists()) {
+                    chown(&file, Some(uid), Some(gid))?;
+                }
+            }
+            place.cgroup = Some(group);
+        }
+        Ok(place)
+    }
+
+    /// A program under this identity, in its cgroup, with nothing of our environment.
+    fn command(&self, identity: &Identity, program: &Path) -> Command {
+        let enter = self.cgroup.as_ref().map(|group| group.join("in/cgroup.procs"));
+        let script = match (enter, host::is_root()) {
+            (Some(procs), _) => format!("echo $$ >{} && exec \"$@\"", procs.display()),
+            (None, _) => "exec \"$@\"".to_owned(),
+        };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script, "sh"]);
+        if host::is_root() {
+            let ids = [format!("--reuid={}", identity.user.uid), format!("--regid={}", identity.user.gid)];
+            command.arg("setpriv").args(ids).arg("--init-groups");
+        }
+        command.arg(program).env_clear().current_dir(&self.directory);
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("HOME", self.directory.join("home")).env("XDG_RUNTIME_DIR", self.directory.join("run"));
+        command.env("USER", &identity.user.name).env("LOGNAME", &identity.user.name);
+        command.env("SUBLET_TEST_DIR", &self.directory).env("SUBLET_TEST_IDENTITY", identity.rung);
+        command.env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    /// Waits until nothing is left in the cgroup, kills what stays, and removes the group.
+    fn leave(&mut self, identity: &Identity, tally: &mut Tally) -> Fallible<()> {
+        let Some(group) = self.cgroup.take() else { return Ok(()) };
+        let began = Instant::now();
+        let mut left = members(&group);
+        // Emptying of a tree of groups is not one event; the limit is what matters.
+        while !left.is_empty() && began.elapsed() < LINGER_LIMIT {
+            std::thread::sleep(Duration::from_millis(200));
+            left = members(&group);
+        }
+        for process in &left {
+            tally.failed.push(format!("leak ({}): {process}", identity.rung));
+        }
+        if !left.is_empty() {
+            fs::write(group.join("cgroup.kill"), "1")?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        remove_groups(&group);
+        Ok(())
+    }
+}
+
+/// The processes in a group and all groups below: `pid command line`.
+fn members(group: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        found.push(format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " ").trim_end()));
+    }
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        found.extend(members(&entry.path()));
+    }
+    found
+}
+
+/// Removes a group and all groups below; one that is in use stays and is named.
+fn remove_groups(group: &Path) {
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_groups(&entry.path());
+    }
+    if let Err(error) = fs::remove_dir(group) {
+        eprintln!("cannot remove {}: {error}", group.display());
+    }
+}
+
+/// The tests that need systemd, in a QEMU guest (`tests/vm`).
+fn guest(bed: &Bed, tally: &mut Tally) -> Fallible<()> {
+    let script = workspace().join("tests/vm/guest");
+    if !script.exists() || which("qemu-system-x86_64").is_none() {
+        tally.skip("vm: qemu-system-x86_64 is not installed");
+        return Ok(());
+    }
+    if !host::is_root() {
+        tally.skip("vm: root makes the guest's disks");
+        return Ok(());
+    }
+    let mut command = Command::new(script);
+    command.arg("test").arg(bed.directory.join("bin/sublet"));
+    tally.run("vm", &mut command, GUEST_LIMIT)
+}

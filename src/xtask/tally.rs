@@ -1,0 +1,143 @@
+//! Running one libtest binary: its output is passed on, its result counted, its time limited.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::shell::{self, Fallible};
+
+/// What was counted so far.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Tests that ran and held.
+    pub passed: u64,
+    /// Names of the tests that did not hold.
+    pub failed: Vec<String>,
+    /// Names of the tests that did not run, with the reason.
+    pub skipped: Vec<String>,
+}
+
+impl Tally {
+    /// Notes a test or a group of tests that cannot run here.
+    pub fn skip(&mut self, name: impl Into<String>) {
+        self.skipped.push(name.into());
+    }
+
+    /// Takes the skips that tests wrote down themselves; each was counted as passed by libtest.
+    pub fn take_skips(&mut self, file: &std::path::Path, prefix: &str) -> Fallible<()> {
+        for line in std::fs::read_to_string(file)?.lines() {
+            self.passed = self.passed.saturating_sub(1);
+            self.skip(format!("{prefix} {line}"));
+        }
+        Ok(())
+    }
+
+    /// Runs a test binary as the leader of its own process group and adds its result; at the limit the group is killed
+    /// and the binary counts as one failure.
+    pub fn run(&mut self, name: &str, command: &mut Command, limit: Duration) -> Fallible<()> {
+        use std::os::unix::process::CommandExt;
+        println!("== {name}");
+        let began = Instant::now();
+        let line = shell::line(command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn();
+        let mut child = child.map_err(|source| shell::ShellError::Start { line, source })?;
+        let group = Pid::from_raw(child.id() as i32);
+        let done = Arc::new(AtomicBool::new(false));
+        let watch = std::thread::spawn({
+            let done = Arc::clone(&done);
+            move || watchdog(group, &done, began + limit)
+        });
+        let before = self.failed.len();
+        let mut summary = false;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                summary |= self.read(name, &line);
+                if !line.is_empty() {
+                    println!("{line}");
+                }
+            }
+        }
+        let status = child.wait()?;
+        done.store(true, Ordering::Release);
+        watch.thread().unpark();
+        let expired = watch.join().unwrap_or(true);
+        if expired {
+            self.failed.push(format!("{name}: not finished after {} s", limit.as_secs()));
+        } else if !status.success() && (self.failed.len() == before || !summary) {
+            self.failed.push(format!("{name}: {status}"));
+        }
+        Ok(())
+    }
+
+    /// Reads one line of libtest's output; true for the summary line.
+    fn read(&mut self, binary: &str, line: &str) -> bool {
+        if let Some(test) = line.strip_prefix("test ") {
+            if let Some((test, rest)) = test.rsplit_once(" ... ") {
+                if rest == "FAILED" {
+                    self.failed.push(format!("{binary} {test}"));
+                } else if rest.starts_with("ignored") {
+                    self.skip(format!("{binary} {test}: {rest}"));
+                }
+            }
+        }
+        let Some(result) = line.strip_prefix("test result: ") else { return false };
+        let passed = result.split(' ').zip(result.split(' ').skip(1)).find(|(_, word)| word.starts_with("passed"));
+        self.passed += passed.and_then(|(number, _)| number.parse::<u64>().ok()).unwrap_or(0);
+        true
+    }
+
+    /// Prints the failures and skips by name and the last line; true when nothing failed.
+    pub fn finish(&self) -> bool {
+        println!();
+        for name in &self.skipped {
+            println!("skipped: {name}");
+        }
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
+        self.failed.is_empty()
+    }
+}
+
+/// Kills the group at the deadline unless the run is over before; true when it had to.
+fn watchdog(group: Pid, done: &AtomicBool, deadline: Instant) -> bool {
+    while !done.load(Ordering::Acquire) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // The group may have ended by itself a moment ago (ESRCH).
+            let _ = killpg(group, Signal::SIGKILL);
+            return true;
+        }
+        std::thread::park_timeout(left);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_lines_are_counted() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test a::b ... ok",
+            "test c ... FAILED",
+            "test d ... ignored, needs a kernel",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            tally.read("unit", line);
+        }
+        assert_eq!(tally.passed, 1);
+        assert_eq!(tally.failed, ["unit c"]);
+        assert_eq!(tally.skipped, ["unit d: ignored, needs a kernel"]);
+    }
+}

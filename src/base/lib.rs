@@ -5,6 +5,8 @@
 pub mod id;
 pub mod ladder;
 pub mod report;
+pub mod time;
+pub mod units;
 
 pub use id::ContainerId;
 pub use ladder::{Ladder, Trial};

@@ -1,0 +1,142 @@
+//! Amounts as Docker's users write and read them.
+#![allow(clippy::cast_precision_loss, reason = "three or four digits are shown, and limits round to pages")]
+
+use crate::report::{Explain, Kind};
+
+/// A number of bytes with three significant digits in powers of 1000, as Docker's tables of images show it: `74.8MB`.
+pub fn human_size(bytes: u64) -> String {
+    human_size_digits(bytes, 3)
+}
+
+/// The same with this many significant digits.
+pub fn human_size_digits(bytes: u64, digits: usize) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // The comparison is with what will be printed, so that 999.96 becomes 1 of the next unit.
+    while rounded(value, digits) >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{}{}", rounded(value, digits), UNITS[unit])
+}
+
+fn rounded(value: f64, digits: usize) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let scale = 10f64.powi(digits as i32 - 1 - value.log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+/// Reads an amount of memory: a number, a unit `b k m g t p` in powers of 1024 in either case, and `i`, `b` or `ib`
+/// behind it: `512m`, `1.5g`, `64KiB`.
+pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
+    let wrong = || UnitError::Bytes { text: text.to_owned() };
+    let split = text.bytes().position(|byte| !byte.is_ascii_digit() && byte != b'.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let value = decimal(number).ok_or_else(wrong)?;
+    let unit = unit.trim_start_matches(' ').to_ascii_lowercase();
+    let letters = unit.strip_suffix('b').unwrap_or(&unit);
+    let letters = letters.strip_suffix('i').unwrap_or(letters);
+    let power = match letters {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(wrong()),
+    };
+    let bytes = value * 1024f64.powi(power);
+    if bytes >= u64::MAX as f64 { Err(wrong()) } else { Ok(bytes as u64) }
+}
+
+/// Reads a number of processors as billionths: `1.5` is 1,500,000,000.
+pub fn parse_cpus(text: &str) -> Result<u64, UnitError> {
+    let wrong = || UnitError::Cpus { text: text.to_owned() };
+    let value = decimal(text).ok_or_else(wrong)?;
+    if value <= 1e6 { Ok((value * 1e9).round() as u64) } else { Err(wrong()) }
+}
+
+/// A number of digits with at most one point; not the signs, exponents and words that `f64` parses too.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_digit());
+    (plain && begins).then(|| text.parse().ok()).flatten()
+}
+
+/// A text that is no amount.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a number of bytes.
+    #[error("invalid size: '{text}': it must be a number with a unit like 512m or 1.5g")]
+    Bytes {
+        /// What was given.
+        text: String,
+    },
+    /// Not a number of processors.
+    #[error("invalid number of CPUs: '{text}': it must be a number like 1.5")]
+    Cpus {
+        /// What was given.
+        text: String,
+    },
+}
+
+impl Explain for UnitError {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (74_800_000, "74.8MB"),
+            (999_999, "1MB"),
+            (124_000_000, "124MB"),
+            (1_500_000_000, "1.5GB"),
+            (u64::MAX, "18.4EB"),
+        ] {
+            assert_eq!(human_size(bytes), text);
+        }
+        assert_eq!(human_size_digits(1_234_567, 4), "1.235MB");
+    }
+
+    #[test]
+    fn memory_is_in_powers_of_two() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("512b", 512),
+            ("64k", 65_536),
+            ("512m", 512 << 20),
+            ("512MB", 512 << 20),
+            ("1.5g", 3 << 29),
+            ("2GiB", 2 << 30),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
+        }
+        for wrong in ["", "m", "-1", "1x", "1.2.3", "1e9", "inf", "99999999999p", "1mm"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn processors_may_be_parts() {
+        assert_eq!(parse_cpus("1.5").unwrap(), 1_500_000_000);
+        assert_eq!(parse_cpus("0.01").unwrap(), 10_000_000);
+        for wrong in ["", "-1", "two", "1e3", "nan"] {
+            assert!(parse_cpus(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -110,6 +110,13 @@ pub fn start_time(pid: i32) -> Result<u64> {
     stat_field(&format!("/proc/{pid}/stat"), 22)
 }
 
+/// Whether a process has ended and only waits to be reaped, or is gone altogether.
+pub fn is_zombie(pid: i32) -> bool {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).is_none_or(|state| matches!(state, b'Z' | b'X'))
+}
+
 /// A numeric field of a stat file, counted from 1; the second one is in parentheses and may contain anything.
 fn stat_field(path: &str, number: usize) -> Result<u64> {
     let text = std::fs::read(path).call(|| format!("read({path:?})"))?;
@@ -209,6 +216,18 @@ pub fn reap(process: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>> {
             Err(errno) => Err(errno).call(|| "waitid(P_PIDFD)".to_owned()),
         };
     }
+}
+
+/// Gives every signal its default action and blocks none: what a new program expects, whatever our ancestors ignore.
+pub fn reset_signals() -> Result<()> {
+    nix::sys::signal::SigSet::empty()
+        .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)
+        .call(|| "sigprocmask(SIG_SETMASK, none)".to_owned())?;
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no code of ours. SIGKILL, SIGSTOP and the C library's own signals refuse, as they should.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    Ok(())
 }
 
 /// Sets the OOM score adjustment of the calling process; lowering it below the inherited value is refused (`EACCES`).

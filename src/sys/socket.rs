@@ -60,6 +60,13 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<
     Ok((message.bytes, fds))
 }
 
+/// Accepts a connection, close-on-exec; `EAGAIN` when none waits on a non-blocking listener.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fd = nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC).call(|| "accept4()".to_owned())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// The peer of a connected Unix socket as the kernel recorded it at connect: pid and uid in *our* namespaces.
 pub fn peer(socket: BorrowedFd<'_>) -> Result<(i32, u32)> {
     let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)

@@ -12,9 +12,20 @@
 //!
 //! This crate knows neither tar nor the store: it takes and gives bytes and descriptors.
 
+pub mod builder;
 pub mod error;
 pub mod format;
+pub mod merge;
+pub mod path;
 pub mod read;
+mod tree;
+mod verify;
+mod write;
 
+pub use builder::{BuildError, Entry, Metadata, TreeBuilder};
 pub use error::{Damaged, OpenError};
+pub use merge::{MergeError, merge};
+pub use path::PathError;
 pub use read::{Content, DeviceNumber, Dirent, Dirents, Index, Inode, Kind, Node, Time, Xattrs};
+pub use tree::{DEPTH_MAX, LINKS_MAX, TreeError};
+pub use write::WriteError;

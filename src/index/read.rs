@@ -365,13 +365,13 @@ impl Index {
     pub fn xattrs(&self, node: Node) -> Result<Xattrs<'_>, Damaged> {
         let inode = self.inode(node)?;
         if inode.xattrs == 0 {
-            return Ok(Xattrs { rest: &[], left: 0, at: 0 });
+            return Ok(Xattrs { set: &[], rest: &[], left: 0, at: 0 });
         }
         let at = u64::from(inode.xattrs);
         let damaged = Damaged::new("xattr set", at);
         let set = self.section(Section::Xattrs).get(inode.xattrs as usize..).ok_or(damaged)?;
         let (count, rest) = set.split_first_chunk::<4>().ok_or(damaged)?;
-        Ok(Xattrs { rest, left: u32::from_le_bytes(*count), at })
+        Ok(Xattrs { set, rest, left: u32::from_le_bytes(*count), at })
     }
 
     /// The target of a symlink; `None` for anything else.
@@ -552,6 +552,12 @@ impl<'a> Dirents<'a> {
         Ok(None)
     }
 
+    /// Whether the prefix in the dirent is that of its name; binary search relies on it.
+    pub(crate) fn prefix_holds(&self, position: u32) -> bool {
+        let record = self.raw(position);
+        record.is_some_and(|record| self.name(record).map(format::prefix) == Some(u32_at(record, 8)))
+    }
+
     fn raw(&self, position: u32) -> Option<&'a [u8; format::DIRENT]> {
         self.index.record(Section::Dirents, self.first + position)
     }
@@ -564,6 +570,8 @@ impl<'a> Dirents<'a> {
 /// The extended attributes of one inode, sorted by name.
 #[derive(Clone)]
 pub struct Xattrs<'a> {
+    /// From the count of this set to the end of the section.
+    set: &'a [u8],
     rest: &'a [u8],
     left: u32,
     at: u64,
@@ -579,6 +587,16 @@ impl<'a> Xattrs<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The whole set as it stands in the file; `None` for the empty one.
+    pub(crate) fn into_bytes(self) -> Result<Option<&'a [u8]>, Damaged> {
+        let mut after = self.clone();
+        for attribute in &mut after {
+            attribute?;
+        }
+        let length = self.set.len() - after.rest.len();
+        Ok(self.set.get(..length).filter(|set| !set.is_empty()))
     }
 
     fn split(&mut self) -> Option<(&'a [u8], &'a [u8])> {

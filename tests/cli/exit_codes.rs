@@ -1,0 +1,52 @@
+//! 125, 126, 127, 128+n and the command's own.
+
+use crate::support::{Home, busybox};
+
+#[test]
+fn the_commands_own_code_is_passed_on() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let done = home.run(&["run", "--rm", &busybox(), "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((done.code, done.stdout.as_str()), (7, "out\n"));
+    assert!(done.stderr.ends_with("err\n"), "{done:#?}");
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let said = home.fails(127, &["run", "--rm", &busybox(), "no-such-command"]);
+    assert!(said.contains("no-such-command"), "{said}");
+    home.fails(127, &["run", "--rm", &busybox(), "/bin/no-such-command"]);
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.fails(126, &["run", "--rm", &busybox(), "/etc/passwd"]);
+    home.fails(126, &["run", "--rm", &busybox(), "/etc"]);
+}
+
+#[test]
+fn what_the_engine_cannot_do_is_125() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.fails(125, &["run", "--no-such-option", &busybox()]);
+    home.fails(125, &["run", "--rm", "-v", "relative:..:bad:bad", &busybox()]);
+    home.fails(125, &["run", "--rm", "--memory", "much", &busybox()]);
+}
+
+#[test]
+fn a_signal_is_128_and_its_number() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let done = home.run(&["run", "--rm", "--init", &busybox(), "sh", "-c", "kill -TERM $$"]);
+    assert_eq!(done.code, 143, "{done:#?}");
+}
+
+#[test]
+fn exec_has_the_same_codes() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "c", &busybox(), "sleep", "600"]);
+    assert_eq!(home.run(&["exec", "c", "sh", "-c", "exit 9"]).code, 9);
+    home.fails(127, &["exec", "c", "no-such-command"]);
+    home.fails(126, &["exec", "c", "/etc/passwd"]);
+    let done = home.run(&["exec", "c", "sh", "-c", "kill -KILL $$"]);
+    assert_eq!(done.code, 137, "{done:#?}");
+}

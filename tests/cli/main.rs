@@ -1,0 +1,10 @@
+//! The command line as Docker's users know it: output, exit codes, options, the life of a container.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod exit_codes;
+mod lifecycle;
+mod listing;
+mod options;
+mod terminal;

@@ -1,0 +1,45 @@
+//! `host:`: a copy-on-write view of this machine's own root file system.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Home, Need};
+
+#[test]
+fn the_hosts_programs_run_without_any_image() {
+    let Some(home) = Home::new(&[Need::Fuse]) else { return };
+    let seen = home.ok(&["run", "--rm", "host:", "sh", "-c", "id -u; cat /etc/os-release"]);
+    assert_eq!(seen, format!("0\n{}", fs::read_to_string("/etc/os-release").unwrap()));
+}
+
+#[test]
+fn changes_never_reach_the_host_and_are_listed() {
+    let Some(home) = Home::new(&[Need::Fuse]) else { return };
+    let name = format!("sublet-test-{}", support::unique());
+    let script = format!("echo x >/etc/{name} && cat /etc/{name} && rm /etc/os-release");
+    assert_eq!(home.ok(&["run", "--name", "changer", "host:", "sh", "-c", &script]), "x\n");
+    assert!(!Path::new("/etc").join(&name).exists(), "the host has the new file");
+    assert!(Path::new("/etc/os-release").exists(), "the host has lost a file");
+    let listed = home.ok(&["diff", "changer"]);
+    assert!(listed.contains(&format!("A /etc/{name}\n")) && listed.contains("D /etc/os-release\n"), "{listed}");
+}
+
+#[test]
+fn homes_and_runtime_files_of_the_host_are_not_in_it() {
+    let Some(home) = Home::new(&[Need::Fuse]) else { return };
+    fs::write(home.path("secret"), "s").unwrap();
+    let secret = home.path("secret");
+    let script =
+        format!("test -e {} && echo seen; ls -A /run/user /tmp 2>/dev/null | grep -v : | wc -w", secret.display());
+    assert_eq!(home.ok(&["run", "--rm", "host:", "sh", "-c", &script]), "0\n");
+}
+
+#[test]
+fn what_the_caller_may_not_read_is_not_readable_inside() {
+    let Some(home) = Home::new(&[Need::Fuse, Need::PlainUser]) else { return };
+    let seen = home.ok(&["run", "--rm", "host:", "sh", "-c", "cat /etc/shadow 2>/dev/null || echo refused"]);
+    assert_eq!(seen, "refused\n");
+}

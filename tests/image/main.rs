@@ -1,0 +1,151 @@
+//! Images: pulled from a real registry, seen with true owners under every identity, kept in files of the caller.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::{Mutex, OnceLock};
+use support::{Done, Home, Need, busybox, debian, finish, identity, registry};
+
+/// One home with the Debian image for all tests of this binary: pulling it again would only cost time. The last user
+/// removes it.
+fn with_debian(test: impl FnOnce(&Home)) {
+    static HOME: OnceLock<Mutex<()>> = OnceLock::new();
+    let _one_at_a_time = HOME.get_or_init(Mutex::default).lock();
+    let Some(home) = Home::new(&[Need::Registry, Need::Debian]) else { return };
+    let done: Done = finish(&mut home.command(&["pull", &debian()]), b"", std::time::Duration::from_secs(180));
+    assert_eq!(done.code, 0, "{done:#?}");
+    test(&home);
+}
+
+#[test]
+fn debian_runs_with_its_true_owners() {
+    with_debian(|home| {
+        let script = "cat /etc/os-release; id; stat -c \"%u %g\" /etc/shadow; touch /x && rm /x";
+        let seen = home.ok(&["run", "--rm", &debian(), "sh", "-c", script]);
+        assert!(seen.contains("VERSION_CODENAME=") && seen.contains("uid=0(root) gid=0(root)"), "{seen}");
+        assert!(seen.ends_with("\n0 42\n"), "{seen}");
+        let owners =
+            "stat -c '%u %g %a %n' /etc/sublet-fixture /var/lib/sublet /var/lib/sublet/link /tmp; ls /etc/issue.net";
+        let done = home.run(&["run", "--rm", &debian(), "sh", "-c", owners]);
+        let expected = "33 42 640 /etc/sublet-fixture\n1234 5678 2775 /var/lib/sublet\n33 42 640 /var/lib/sublet/link\n0 0 1777 /tmp\n";
+        assert_eq!(done.stdout, expected, "{done:#?}");
+        home.assert_store_is_ours();
+    });
+}
+
+#[test]
+fn packages_are_installed_from_the_hosts_mirror() {
+    let Some(mirror) = support::variable("MIRROR") else { return support::skip("the host's apt has no mirror") };
+    let reachable = mirror.strip_prefix("http://").and_then(|rest| rest.split('/').next().map(str::to_owned));
+    let Some(host) = reachable else { return support::skip("the host's mirror is not plain HTTP") };
+    let address = if host.contains(':') { host } else { format!("{host}:80") };
+    if std::net::TcpStream::connect(&address).is_err() {
+        return support::skip("the host's mirror cannot be reached");
+    }
+    if identity() == "one-id" {
+        return support::skip("apt changes to its own user: one id cannot");
+    }
+    with_debian(|home| {
+        let script = "apt-get -qq update && apt-get -qq install -y curl >/dev/null 2>&1 && curl --version | head -n 1";
+        let image = debian();
+        let mut command =
+            home.command(&["run", "--rm", "--memory", "512m", "--pids-limit", "200", &image, "sh", "-c", script]);
+        let done = finish(&mut command, b"", std::time::Duration::from_secs(240));
+        assert!(done.code == 0 && done.stdout.starts_with("curl "), "{done:#?}");
+    });
+}
+
+const TREE: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -print | grep -v -e '^/bin/' \
+                    -e '^/etc/hosts$' -e '^/etc/hostname$' -e '^/etc/resolv.conf$' -e '^/run' | sort | xargs stat -c '%n %u %g %a %F'";
+
+#[test]
+fn the_small_image_is_the_one_that_was_pushed() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let expected = "\
+/ 0 0 755 directory
+/bin 0 0 755 directory
+/dev 0 0 755 directory
+/etc 0 0 755 directory
+/etc/group 0 0 644 regular file
+/etc/passwd 0 0 644 regular file
+/etc/replaced 0 0 600 regular file
+/etc/shadow 0 42 640 regular file
+/proc 0 0 755 directory
+/root 0 0 755 directory
+/sys 0 0 755 directory
+/tmp 0 0 1777 directory
+/var 0 0 755 directory
+/var/opaque 0 0 755 directory
+/var/opaque/above 0 0 644 regular file
+/var/owned 1234 5678 2775 directory
+/var/owned/again 1234 5678 4750 regular file
+/var/owned/file 1234 5678 4750 regular file
+/var/www 0 0 755 directory
+/var/www/index.html 0 0 644 regular file
+";
+    let seen = home.sh(&[], TREE);
+    let shown = |line: &&str| !["/dev ", "/proc ", "/sys "].iter().any(|mount| line.starts_with(mount));
+    let pick = |text: &str| text.lines().filter(shown).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(pick(&seen), pick(expected));
+    assert_eq!(home.sh(&[], "cat /etc/replaced /var/owned/again; stat -c %h /var/owned/file"), "second\nowned\n2\n");
+}
+
+#[test]
+fn a_second_pull_finds_everything_there() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let seen = home.ok(&["pull", &busybox()]);
+    assert!(seen.contains("Status: Image is up to date for") && seen.contains("Digest: sha256:"), "{seen}");
+    assert_eq!(seen.lines().last().unwrap_or_default(), format!("{}:latest", busybox()));
+}
+
+#[test]
+fn an_image_is_named_by_its_digest_and_by_localhost() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let pulled = home.ok(&["pull", &busybox().replace("127.0.0.1", "localhost")]);
+    let digest = pulled.lines().find_map(|line| line.strip_prefix("Digest: ")).unwrap().to_owned();
+    let name = format!("{}@{digest}", busybox());
+    assert_eq!(home.ok(&["run", "--rm", &name, "echo", "same"]), "same\n");
+}
+
+#[test]
+fn run_pulls_what_is_not_there() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let done = home.run(&["run", "--rm", &busybox(), "echo", "pulled"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "pulled\n"), "{done:#?}");
+    assert!(done.stderr.contains(&format!("Unable to find image '{}:latest' locally", busybox())), "{done:#?}");
+}
+
+#[test]
+fn two_pulls_at_once_share_the_work_and_both_succeed() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let both = [(), ()].map(|()| support::start(&mut home.command(&["pull", &busybox()])));
+    for child in both {
+        let done = support::end(child, support::LIMIT);
+        assert_eq!(done.code, 0, "{done:#?}");
+    }
+    assert_eq!(home.sh(&[], "cat /etc/replaced"), "second\n");
+}
+
+#[test]
+fn the_store_holds_files_of_the_caller_only() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&[
+        "run",
+        "--name",
+        "writer",
+        &busybox(),
+        "sh",
+        "-c",
+        "mkdir -p /data/a; echo x >/data/a/b; chown -R 0:0 /data",
+    ]);
+    support::eventually("the role that returns foreign ids is through", || {
+        let mut foreign = false;
+        let uid = nix::unistd::getuid().as_raw();
+        support::each_file(&home.store(), &mut |_, metadata| {
+            foreign |= std::os::unix::fs::MetadataExt::uid(metadata) != uid;
+        });
+        !foreign
+    });
+    home.assert_store_is_ours();
+    assert!(!registry().is_empty());
+}

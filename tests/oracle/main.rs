@@ -1,0 +1,79 @@
+//! The same scripts on the kernel (or under podman) and under sublet.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::oracle::{same_as_podman, same_as_the_kernel};
+
+#[test]
+fn files_directories_and_links() {
+    same_as_the_kernel(
+        "mkdir -p a/b; echo x >a/b/f; ln a/b/f l; ln -s a/b/f s; cat s; stat -c '%h %a %s' l; mv a c; ls -1R; \
+         readlink s; rm -r c; cat s 2>/dev/null || echo dangling",
+    );
+}
+
+#[test]
+fn renames_over_files_and_directories() {
+    same_as_the_kernel(
+        "echo 1 >a; echo 2 >b; mv a b; cat b; mkdir d e; touch e/f; mv d e/; ls e; mkdir x y; touch y/z; \
+         mv -T x y 2>/dev/null || echo refused; rmdir y 2>/dev/null || echo full",
+    );
+}
+
+#[test]
+fn permissions_and_times() {
+    same_as_the_kernel(
+        "touch -d '2020-02-02 02:02:02' f; TZ=UTC stat -c '%Y %a' f; chmod 4755 f; stat -c %a f; echo x >>f; \
+         stat -c %s f; chmod 0 f; stat -c %A f; umask 077; mkdir d; stat -c %a d",
+    );
+}
+
+#[test]
+fn holes_truncation_and_append() {
+    same_as_the_kernel(
+        "dd if=/dev/zero of=f bs=1 count=1 seek=1000000 2>/dev/null; stat -c %s f; truncate -s 10 f; wc -c <f; \
+         echo end >>f; wc -c <f; md5sum <f; truncate -s 5000 f; md5sum <f",
+    );
+}
+
+#[test]
+fn an_open_file_lives_on_after_its_name() {
+    same_as_the_kernel("echo kept >f; exec 3<f; rm f; cat <&3; exec 4>g; rm g; echo x >&4; ls | wc -l");
+}
+
+#[test]
+fn special_files_and_long_names() {
+    same_as_the_kernel(
+        "mkfifo p; stat -c %F p; (echo through >p &); cat p; n=$(printf '%0255d' 0); touch $n && ls | wc -l; \
+         touch ${n}0 2>/dev/null || echo 'too long'",
+    );
+}
+
+#[test]
+fn many_files_in_a_directory() {
+    same_as_the_kernel(
+        "i=0; while [ $i -lt 3000 ]; do : >f$i; i=$((i+1)); done; ls | wc -l; ls | md5sum; rm f*; ls | wc -l",
+    );
+}
+
+#[test]
+fn the_engine_passes_options_as_podman_does() {
+    same_as_podman(&["-e", "A=b", "-w", "/var", "--hostname", "h"], "echo $A; pwd; hostname; id -u; cat /proc/1/comm");
+}
+
+#[test]
+fn the_engine_shows_the_image_as_podman_does() {
+    same_as_podman(
+        &[],
+        "find /etc /var /tmp /root | sort | grep -v -e hosts -e hostname -e resolv | xargs stat -c '%n %u %g %a'",
+    );
+}
+
+#[test]
+fn limits_and_masks_are_those_of_podman() {
+    same_as_podman(
+        &[],
+        "grep -e NoNewPrivs -e Seccomp: /proc/self/status | cut -f2; wc -c </proc/kcore; ls /dev | grep -v -e console | sort",
+    );
+}

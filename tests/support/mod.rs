@@ -1,0 +1,378 @@
+//! What every system test uses: the real binary in a home of its own, with limits on every wait and nothing left behind.
+//!
+//! `cargo xtask test` passes everything in the environment (docs/testing.md). A test that lacks something skips itself by
+//! name: it notes the reason in the file that xtask sums up, and returns.
+
+#![allow(dead_code, reason = "each test binary uses a part of the helpers")]
+
+pub mod http;
+pub mod oracle;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// No single command of a test takes longer, but those that say so.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Something that a test needs beside the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The loopback registry with the image `busybox`.
+    Registry,
+    /// The image `debian` in it.
+    Debian,
+    /// More than one id in the container.
+    Subids,
+    /// A caller who is not root.
+    PlainUser,
+    /// `/dev/fuse` can be opened.
+    Fuse,
+    /// `/dev/net/tun` can be opened.
+    Tun,
+}
+
+impl Need {
+    /// Why it is not there, if so.
+    fn missing(self) -> Option<&'static str> {
+        let opens = |path: &str| fs::OpenOptions::new().read(true).write(true).open(path).is_ok();
+        match self {
+            Need::Registry if variable("REGISTRY").is_none() => Some("no loopback registry"),
+            Need::Debian if variable("DEBIAN").is_none() => Some("no Debian image"),
+            Need::Subids if identity() == "one-id" => Some("the caller has one id"),
+            Need::PlainUser if identity() == "root" => Some("the caller is root"),
+            Need::Fuse if !opens("/dev/fuse") => Some("/dev/fuse cannot be opened"),
+            Need::Tun if !opens("/dev/net/tun") => Some("/dev/net/tun cannot be opened"),
+            _ => None,
+        }
+    }
+}
+
+/// `$SUBLET_TEST_<name>`.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(format!("SUBLET_TEST_{name}")).ok()
+}
+
+/// `subuids`, `one-id` or `root`.
+pub fn identity() -> String {
+    variable("IDENTITY").unwrap_or_default()
+}
+
+/// The registry's `127.0.0.1:port`.
+pub fn registry() -> String {
+    variable("REGISTRY").expect("a test that uses the registry names it as a need")
+}
+
+/// The small image's reference.
+pub fn busybox() -> String {
+    format!("{}/busybox", registry())
+}
+
+/// The Debian image's reference.
+pub fn debian() -> String {
+    format!("{}/debian", registry())
+}
+
+/// Notes that the calling test did not run. The test must return then.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("?");
+    eprintln!("skipped: {name}: {reason}");
+    if let Some(file) = variable("SKIPS") {
+        let mut file = fs::OpenOptions::new().append(true).open(file).expect("xtask has made the file of skips");
+        writeln!(file, "{name}: {reason}").expect("the file of skips can be written");
+    }
+}
+
+/// A home, a data directory and a runtime directory of one test. At its end all containers are removed and the store is
+/// deleted by plain means, which must work.
+pub struct Home {
+    /// The directory that holds the others.
+    pub directory: PathBuf,
+    bin: PathBuf,
+}
+
+impl Home {
+    /// A fresh home; `None` (and the skip is noted) when something needed is missing.
+    pub fn new(needs: &[Need]) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (Some(bin), Some(base)) = (variable("BIN"), variable("DIR")) else {
+            skip("run by cargo xtask test");
+            return None;
+        };
+        if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
+            skip(reason);
+            return None;
+        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Short: the runtime directory holds sockets, whose addresses have 107 bytes.
+        let directory = Path::new(&base).join(format!("{}-{number}", std::process::id()));
+        for name in ["home", "data", "run"] {
+            fs::create_dir_all(directory.join(name)).expect("the test directory is the test user's");
+        }
+        fs::set_permissions(directory.join("run"), fs::Permissions::from_mode(0o700)).expect("our own directory");
+        Some(Home { directory, bin: bin.into() })
+    }
+
+    /// A home that has the small image.
+    pub fn with_busybox(needs: &[Need]) -> Option<Self> {
+        let needs: Vec<Need> = [Need::Registry].iter().chain(needs).copied().collect();
+        let home = Home::new(&needs)?;
+        home.ok(&["pull", &busybox()]);
+        Some(home)
+    }
+
+    /// A path below the home directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join("home").join(name)
+    }
+
+    /// Where the binary keeps its data.
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("data/sublet")
+    }
+
+    /// The binary with these arguments, ready to be started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.bin);
+        command.args(arguments);
+        self.surround(&mut command);
+        command
+    }
+
+    /// Gives a command this home's environment and nothing else.
+    pub fn surround(&self, command: &mut Command) {
+        command.env_clear().current_dir(self.directory.join("home")).stdin(Stdio::null());
+        command.env("HOME", self.directory.join("home")).env("XDG_DATA_HOME", self.directory.join("data"));
+        command.env("XDG_RUNTIME_DIR", self.directory.join("run"));
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        for name in ["USER", "LOGNAME"] {
+            if let Ok(value) = std::env::var(name) {
+                command.env(name, value);
+            }
+        }
+    }
+
+    /// The path of the binary, for scripts.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        finish(&mut self.command(arguments), b"", LIMIT)
+    }
+
+    /// Runs the binary to its end with this standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Done {
+        finish(&mut self.command(arguments), input, LIMIT)
+    }
+
+    /// Runs the binary, which must succeed; its standard output.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let done = self.run(arguments);
+        assert_eq!(done.code, 0, "sublet {arguments:?}: {done:#?}");
+        done.stdout
+    }
+
+    /// Runs the binary, which must fail with this code; its standard error.
+    #[track_caller]
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let done = self.run(arguments);
+        assert_eq!(done.code, code, "sublet {arguments:?}: {done:#?}");
+        let errors = done.stderr.lines().filter(|line| line.to_lowercase().contains("error")).count();
+        assert!(errors >= 1, "an error must say so: {done:#?}");
+        assert!(!done.stderr.contains("panicked"), "an error is not a panic: {done:#?}");
+        done.stderr
+    }
+
+    /// Runs a script in a fresh container of the small image; its standard output.
+    #[track_caller]
+    pub fn sh(&self, options: &[&str], script: &str) -> String {
+        let image = busybox();
+        let mut arguments = vec!["run", "--rm"];
+        arguments.extend(options);
+        arguments.extend([image.as_str(), "sh", "-c", script]);
+        self.ok(&arguments)
+    }
+
+    /// `inspect --format` of one container.
+    #[track_caller]
+    pub fn inspect(&self, container: &str, format: &str) -> String {
+        self.ok(&["inspect", "--format", format, container]).trim_end().to_owned()
+    }
+
+    /// The ids of all containers.
+    pub fn containers(&self) -> Vec<String> {
+        self.run(&["ps", "-aq", "--no-trunc"]).stdout.lines().map(str::to_owned).collect()
+    }
+
+    /// Every file below the store belongs to the caller.
+    #[track_caller]
+    pub fn assert_store_is_ours(&self) {
+        let uid = nix::unistd::getuid().as_raw();
+        let mut seen = 0_u32;
+        each_file(&self.store(), &mut |path, metadata| {
+            seen += 1;
+            assert_eq!(metadata.uid(), uid, "{} belongs to somebody else", path.display());
+        });
+        assert!(seen > 10, "the store {} holds only {seen} files", self.store().display());
+    }
+
+    fn clean(&self) -> Result<(), String> {
+        for id in self.containers() {
+            let done = self.run(&["rm", "-f", &id]);
+            if done.code != 0 {
+                return Err(format!("rm -f {id}: {done:#?}"));
+            }
+        }
+        let leftover = self.containers();
+        if !leftover.is_empty() {
+            return Err(format!("containers are left: {leftover:?}"));
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let here = self.directory.to_string_lossy().into_owned();
+        if let Some(line) = mounts.lines().find(|line| line.contains(&here)) {
+            return Err(format!("still mounted on the host: {line}"));
+        }
+        fs::remove_dir_all(&self.directory).map_err(|error| format!("rm -rf {here}: {error}"))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let cleaned = self.clean();
+        if !std::thread::panicking() {
+            cleaned.expect("a test leaves nothing behind");
+        }
+    }
+}
+
+/// Calls `visit` for every file below a directory, the directory included; what vanishes meanwhile is passed over.
+pub fn each_file(path: &Path, visit: &mut impl FnMut(&Path, &fs::Metadata)) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    visit(path, &metadata);
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            each_file(&entry.path(), visit);
+        }
+    }
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Done {
+    /// The exit code as a shell shows it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    fn new(output: &Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Done { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+/// Runs a command to its end and to the end of its output, which a detached child must not hold open.
+#[track_caller]
+pub fn finish(command: &mut Command, input: &[u8], limit: Duration) -> Done {
+    if !input.is_empty() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = start(command);
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
+        // The reader may end early; then the rest has no taker.
+        std::thread::spawn(move || stdin.write_all(&input));
+    }
+    end(child, limit)
+}
+
+/// Starts a command with its output in pipes.
+pub fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+}
+
+/// Waits for a started command; at the limit it is killed and the test fails.
+#[track_caller]
+pub fn end(child: Child, limit: Duration) -> Done {
+    let pid = Pid::from_raw(child.id() as i32);
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    let output = receive.recv_timeout(limit).unwrap_or_else(|_| {
+        // It may have ended this moment.
+        let _ = kill(pid, Signal::SIGKILL);
+        let rest = receive.recv_timeout(Duration::from_secs(2)).ok().and_then(Result::ok);
+        panic!("not finished after {limit:?}: {:#?}", rest.as_ref().map(Done::new))
+    });
+    Done::new(&output.expect("the child was not waited for before"))
+}
+
+/// Sends a signal to a started command.
+pub fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).expect("the child was not waited for");
+}
+
+/// Waits until a condition holds; there is no event for it, or the test must not depend on the event.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads from a pipe until the text is there.
+#[track_caller]
+pub fn read_until(stream: &mut impl Read, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let length = stream.read(&mut byte).expect("a pipe can be read");
+        assert!(length > 0, "ended before {text:?}: {:?}", String::from_utf8_lossy(&seen));
+        seen.push(byte[0]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// The pids of all processes whose `argv[0]` is this role's name, e.g. `sublet-monitor`, or whose arguments hold a text.
+pub fn processes(matches: impl Fn(&[String]) -> bool) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+    let matching = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<String> =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        matches(&words)
+    };
+    pids.filter(matching).collect()
+}
+
+/// A number that no other test uses, to recognise a payload by (`sleep <number>`).
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}{:03}", 1_000_000 + std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A TCP port of 127.0.0.1 that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("a bound socket").port()
+}

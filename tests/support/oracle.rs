@@ -1,0 +1,79 @@
+//! The same script under an oracle and under sublet, outputs compared whole.
+//!
+//! For file system behaviour the oracle is the kernel: the script runs with the host's static busybox, the same program
+//! that the image holds, in an empty directory of a disk file system. For behaviour of an engine it is podman, where that
+//! is installed.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Done, Home, LIMIT, busybox, finish, skip};
+
+/// Where the static busybox is, if it is.
+fn host_busybox() -> Option<&'static str> {
+    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::path::Path::new(path).exists())
+}
+
+/// The script's first lines: every oracle and sublet call the same applets, in an empty directory.
+fn with_prologue(directory: &str, script: &str) -> String {
+    format!("umask 022; mkdir -p {directory}; cd {directory}; {script}")
+}
+
+/// Runs a script on the kernel's own file system.
+fn on_the_kernel(home: &Home, script: &str) -> Option<Done> {
+    let program = host_busybox()?;
+    let directory = home.path("oracle");
+    let applets = home.path("applets");
+    std::fs::create_dir_all(&applets).ok()?;
+    let mut install = Command::new(program);
+    home.surround(install.args(["--install", "-s"]).arg(&applets));
+    finish(&mut install, b"", LIMIT);
+    // A user namespace of one id, so that root of the container and root of the oracle are the same kind of root.
+    let mut run = Command::new("unshare");
+    run.args(["--user", "--map-root-user", program, "sh", "-c"]);
+    run.arg(with_prologue(&directory.to_string_lossy(), script));
+    home.surround(&mut run);
+    run.env("PATH", &applets);
+    Some(finish(&mut run, b"", LIMIT))
+}
+
+/// The script must do the same on the kernel's file system and in a container's.
+#[track_caller]
+pub fn same_as_the_kernel(script: &str) {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let Some(expected) = on_the_kernel(&home, script) else { return skip("no static busybox on the host") };
+    if expected.stderr.contains("unshare:") {
+        return skip("user namespaces are forbidden here");
+    }
+    let image = busybox();
+    let script = with_prologue("/var/oracle", script);
+    let ours = home.run(&["run", "--rm", "--network", "none", &image, "sh", "-c", &script]);
+    assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "kernel: {expected:#?}\nours: {ours:#?}");
+}
+
+/// The same command line of an engine must give the same output and code under podman (with the loopback registry).
+#[track_caller]
+pub fn same_as_podman(options: &[&str], script: &str) {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let mut arguments = vec!["run", "--rm"];
+    arguments.extend(options);
+    arguments.extend([image.as_str(), "sh", "-c", script]);
+    let mut podman = Command::new("podman");
+    podman.args(["--cgroup-manager=cgroupfs", "--root"]).arg(home.directory.join("podman"));
+    podman.arg("--runroot").arg(home.directory.join("podman-run"));
+    home.surround(podman.args(&arguments[..1]).arg("--tls-verify=false").args(&arguments[1..]));
+    if Command::new("podman").arg("--version").output().is_err() {
+        return skip("podman is not installed");
+    }
+    let expected = finish(&mut podman, b"", Duration::from_secs(120));
+    if expected.code == 125 {
+        return skip("podman cannot run containers here");
+    }
+    let ours = home.run(&arguments);
+    assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "podman: {expected:#?}\nours: {ours:#?}");
+    let mut reset = Command::new("podman");
+    reset.arg("--root").arg(home.directory.join("podman")).args(["system", "reset", "-f"]);
+    home.surround(&mut reset);
+    finish(&mut reset, b"", LIMIT);
+}

@@ -55,8 +55,8 @@ pub enum Entry {
         /// Its length in bytes.
         size: u64,
     },
-    /// A regular file whose content is in the pack file of this layer.
-    PackFile {
+    /// A regular file whose content is a part of the pack of this layer.
+    PackedFile {
         /// The first byte in it.
         offset: u64,
         /// Length in bytes.
@@ -158,7 +158,7 @@ impl TreeBuilder {
             return self.insert_directory(&names, attributes);
         }
         let (name, directory) = self.place(&names)?;
-        let body = body_of(&names, entry)?;
+        let body = self.body(&names, entry)?;
         let node = self.add(&names, TreeNode { attributes, implied: false, body })?;
         self.tree.link(directory, Cow::Owned(name.to_vec()), node);
         Ok(())
@@ -203,10 +203,19 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// The bytes of the index file of the layer with this diff ID. Equal trees give equal bytes.
-    pub fn write(mut self, id: DiffId) -> Result<Vec<u8>, WriteError> {
+    /// The bytes of the index file of the layer with this diff ID, whose pack is this object of this length (`None`
+    /// if nothing is packed). Equal trees give equal bytes.
+    pub fn write(mut self, id: DiffId, pack: Option<(Digest, u64)>) -> Result<Vec<u8>, WriteError> {
         self.settle_links();
-        self.tree.packs = vec![id];
+        for node in &mut self.tree.nodes {
+            if let Body::Regular { size, content: content @ FileContent::Packed { .. } } = &mut node.body
+                && let FileContent::Packed { offset } = *content
+            {
+                let (digest, length) = pack.ok_or(WriteError::NoPack)?;
+                offset.checked_add(*size).filter(|end| *end <= length).ok_or(WriteError::NoPack)?;
+                *content = FileContent::Object { object: self.tree.objects.intern(digest, length), offset };
+            }
+        }
         write(&self.tree, id.0, false)
     }
 
@@ -272,6 +281,32 @@ impl TreeBuilder {
         self.tree.add(node).map_err(|reason| place_error(names, reason))
     }
 
+    fn body(&mut self, names: &[&[u8]], entry: Entry) -> Result<Body<'static>, BuildError> {
+        Ok(match entry {
+            Entry::Directory => unreachable!("directories are inserted by `insert_directory`"),
+            Entry::EmptyFile => Body::Regular { size: 0, content: FileContent::Empty },
+            Entry::InlineFile(bytes) if bytes.is_empty() => Body::Regular { size: 0, content: FileContent::Empty },
+            Entry::InlineFile(bytes) => {
+                Body::Regular { size: bytes.len() as u64, content: FileContent::Inline(Cow::Owned(bytes)) }
+            }
+            Entry::ObjectFile { digest, size } => {
+                let object = self.tree.objects.intern(digest, size);
+                Body::Regular { size, content: FileContent::Object { object, offset: 0 } }
+            }
+            Entry::PackedFile { offset, size } => Body::Regular { size, content: FileContent::Packed { offset } },
+            Entry::Symlink(target) => {
+                if target.is_empty() || target.len() >= PATH_MAX || target.contains(&0) {
+                    return Err(BuildError::Target { path: tree::shown(names) });
+                }
+                Body::Symlink(Cow::Owned(target))
+            }
+            Entry::CharDevice(number) => Body::Device(Kind::CharDevice, number),
+            Entry::BlockDevice(number) => Body::Device(Kind::BlockDevice, number),
+            Entry::Fifo => Body::Fifo,
+            Entry::Socket => Body::Socket,
+        })
+    }
+
     fn attributes(&mut self, names: &[&[u8]], metadata: &Metadata) -> Result<Attributes, BuildError> {
         let usable = |name: &[u8], value: &[u8]| {
             !name.is_empty() && name.len() <= NAME_MAX && !name.contains(&0) && value.len() <= XATTR_VALUE_MAX
@@ -295,27 +330,4 @@ fn checked(path: &[u8]) -> Result<Vec<&[u8]>, BuildError> {
 
 fn place_error(names: &[&[u8]], reason: TreeError) -> BuildError {
     BuildError::Place { path: tree::shown(names), reason }
-}
-
-fn body_of(names: &[&[u8]], entry: Entry) -> Result<Body<'static>, BuildError> {
-    Ok(match entry {
-        Entry::Directory => unreachable!("directories are inserted by `insert_directory`"),
-        Entry::EmptyFile => Body::Regular { size: 0, content: FileContent::Empty },
-        Entry::InlineFile(bytes) if bytes.is_empty() => Body::Regular { size: 0, content: FileContent::Empty },
-        Entry::InlineFile(bytes) => {
-            Body::Regular { size: bytes.len() as u64, content: FileContent::Inline(Cow::Owned(bytes)) }
-        }
-        Entry::ObjectFile { digest, size } => Body::Regular { size, content: FileContent::Object(digest) },
-        Entry::PackFile { offset, size } => Body::Regular { size, content: FileContent::Pack { pack: 0, offset } },
-        Entry::Symlink(target) => {
-            if target.is_empty() || target.len() >= PATH_MAX || target.contains(&0) {
-                return Err(BuildError::Target { path: tree::shown(names) });
-            }
-            Body::Symlink(Cow::Owned(target))
-        }
-        Entry::CharDevice(number) => Body::Device(Kind::CharDevice, number),
-        Entry::BlockDevice(number) => Body::Device(Kind::BlockDevice, number),
-        Entry::Fifo => Body::Fifo,
-        Entry::Socket => Body::Socket,
-    })
 }

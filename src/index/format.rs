@@ -6,13 +6,12 @@
 //! ```text
 //! header   256 B  magic 8 | version 4 | flags 4 | object digest algorithm 4 | 0 4 | content bytes 8
 //!                 | lowest uid 4 | highest uid 4 | lowest gid 4 | highest gid 4
-//!                 | offset 8 and length 8 of the seven sections | id 32 | sha256 of all other bytes 32 | 0 32
+//!                 | offset 8 and length 8 of the six sections | 0 16 | id 32 | sha256 of all other bytes 32 | 0 32
 //! inodes   64 B   mode 2 | flags 2 | nlink 4 | uid 4 | gid 4 | size 8 | mtime s 8 | mtime ns 4 | xattrs 4
 //!                 | data 8 | count 4 | parent 4 | 0 8
 //! dirents  16 B   name offset 4 | inode 4 | first four bytes of the name 4 | name length 2 | type 1 | flags 1
 //! objects  40 B   sha256 32 | size 8                    sorted by digest, each once
-//! packs    32 B   diff ID of the layer whose pack file this is
-//! xattrs   var    a set: count 4, then for each name, sorted: name length 2 | 0 2 | value length 4 | name | value
+//! //! xattrs   var    a set: count 4, then for each name, sorted: name length 2 | 0 2 | value length 4 | name | value
 //! strings  var    names and link targets
 //! inline   var    contents of small files
 //! ```
@@ -23,8 +22,7 @@
 //! |---|---|---|
 //! | directory | number of its first dirent | how many dirents |
 //! | regular, inline | offset in `inline` | 0 |
-//! | regular, object | number in `objects` | 0 |
-//! | regular, pack | offset in the pack file | number in `packs` |
+//! | regular, object | offset in the object | number in `objects` |
 //! | symlink, link by path | offset in `strings`; the length is `size` | 0 |
 //! | device | major in the high, minor in the low 32 bits | 0 |
 
@@ -45,8 +43,6 @@ pub const INODE: usize = 64;
 pub const DIRENT: usize = 16;
 /// Length of an object record.
 pub const OBJECT: usize = 40;
-/// Length of a pack record.
-pub const PACK: usize = 32;
 
 /// Header flags: what a reader may skip asking for, because no inode has it.
 pub mod index_flag {
@@ -72,10 +68,8 @@ pub mod inode_flag {
     pub const CONTENT: u16 = 0x30;
     /// In the section `inline`.
     pub const INLINE: u16 = 0x10;
-    /// In an object of its own.
+    /// In an object, alone or among others.
     pub const OBJECT: u16 = 0x20;
-    /// In the pack file of a layer.
-    pub const PACK: u16 = 0x30;
 }
 
 /// Dirent flags.
@@ -98,8 +92,6 @@ pub enum Section {
     Dirents,
     /// Object records.
     Objects,
-    /// Pack records.
-    Packs,
     /// Sets of extended attributes; the first eight bytes are unused so that offset 0 can mean "none".
     Xattrs,
     /// Names and link targets.
@@ -109,11 +101,10 @@ pub enum Section {
 }
 
 /// All sections, and the length of one record in each.
-pub const SECTIONS: [(Section, usize); 7] = [
+pub const SECTIONS: [(Section, usize); 6] = [
     (Section::Inodes, INODE),
     (Section::Dirents, DIRENT),
     (Section::Objects, OBJECT),
-    (Section::Packs, PACK),
     (Section::Xattrs, 1),
     (Section::Strings, 1),
     (Section::Inline, 1),

@@ -295,8 +295,10 @@ impl<'a> Stacking<'_, 'a> {
         Ok(match self.layer.content(node)? {
             Content::Empty => FileContent::Empty,
             Content::Inline(bytes) => FileContent::Inline(Cow::Borrowed(bytes)),
-            Content::Object { digest, .. } => FileContent::Object(digest),
-            Content::Pack { layer, offset, .. } => FileContent::Pack { pack: self.tree.pack(layer), offset },
+            Content::Object { number, digest, offset } => {
+                let (_, size) = self.layer.object(number)?;
+                FileContent::Object { object: self.tree.objects.intern(digest, size), offset }
+            }
         })
     }
 

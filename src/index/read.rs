@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use oci::{DiffId, Digest};
+use oci::Digest;
 use sys::mmap::Map;
 
 use crate::error::{Damaged, OpenError};
@@ -180,20 +180,13 @@ pub enum Content<'a> {
     Empty,
     /// Here.
     Inline(&'a [u8]),
-    /// In an object of their own.
+    /// In an object of the store: a large file is one by itself, small files of a layer share one (a *pack*).
     Object {
         /// Its number in this index, dense from 0: a key for caches.
         number: u32,
         /// Its name in the store.
         digest: Digest,
-    },
-    /// In the pack file of a layer.
-    Pack {
-        /// Its number in this index, dense from 0: a key for caches.
-        number: u32,
-        /// The layer whose pack file it is.
-        layer: DiffId,
-        /// The first byte in it.
+        /// The first byte in it; 0 for a file that is the whole object.
         offset: u64,
     },
 }
@@ -207,7 +200,7 @@ enum Bytes {
 pub struct Index {
     bytes: Bytes,
     header: [u8; format::HEADER],
-    sections: [Range<usize>; 7],
+    sections: [Range<usize>; 6],
 }
 
 impl Index {
@@ -282,16 +275,17 @@ impl Index {
         (self.section(Section::Dirents).len() / format::DIRENT) as u32
     }
 
-    /// The objects that the tree needs, with their sizes, sorted by digest.
+    /// The objects that the tree needs, packs among them, with their sizes, sorted by digest.
     pub fn objects(&self) -> impl ExactSizeIterator<Item = (Digest, u64)> + '_ {
         let (records, _) = self.section(Section::Objects).as_chunks::<{ format::OBJECT }>();
         records.iter().map(|record| (format::digest_at(record, 0), u64_at(record, 32)))
     }
 
-    /// The layers whose pack files the tree needs.
-    pub fn packs(&self) -> impl ExactSizeIterator<Item = DiffId> + '_ {
-        let (records, _) = self.section(Section::Packs).as_chunks::<{ format::PACK }>();
-        records.iter().map(|record| DiffId(format::digest_at(record, 0)))
+    /// One of the objects by its number, with its size.
+    pub fn object(&self, number: u32) -> Result<(Digest, u64), Damaged> {
+        let record: Option<&[u8; format::OBJECT]> = self.record(Section::Objects, number);
+        let record = record.ok_or(Damaged::new("object", u64::from(number)))?;
+        Ok((format::digest_at(record, 0), u64_at(record, 32)))
     }
 
     /// The root directory.
@@ -405,16 +399,10 @@ impl Index {
         Some(match inode.flags & inode_flag::CONTENT {
             inode_flag::INLINE => Content::Inline(self.slice(Section::Inline, inode.data, inode.size)?),
             inode_flag::OBJECT => {
-                let number = u32::try_from(inode.data).ok()?;
-                let record: &[u8; format::OBJECT] = self.record(Section::Objects, number)?;
-                (u64_at(record, 32) == inode.size).then_some(())?;
-                Content::Object { number, digest: format::digest_at(record, 0) }
-            }
-            inode_flag::PACK => {
-                let record: &[u8; format::PACK] = self.record(Section::Packs, inode.count)?;
-                inode.data.checked_add(inode.size)?;
-                let layer = DiffId(format::digest_at(record, 0));
-                Content::Pack { number: inode.count, layer, offset: inode.data }
+                let record: &[u8; format::OBJECT] = self.record(Section::Objects, inode.count)?;
+                let end = inode.data.checked_add(inode.size)?;
+                (end <= u64_at(record, 32)).then_some(())?;
+                Content::Object { number: inode.count, digest: format::digest_at(record, 0), offset: inode.data }
             }
             _ => (inode.size == 0).then_some(Content::Empty)?,
         })
@@ -452,7 +440,7 @@ impl fmt::Debug for Index {
 }
 
 /// Checks the header; gives a copy of it and the place of each section.
-fn check_header(file: &[u8]) -> Result<([u8; format::HEADER], [Range<usize>; 7]), OpenError> {
+fn check_header(file: &[u8]) -> Result<([u8; format::HEADER], [Range<usize>; 6]), OpenError> {
     if !file.starts_with(&format::MAGIC) {
         return Err(OpenError::NotAnIndex);
     }
@@ -466,7 +454,7 @@ fn check_header(file: &[u8]) -> Result<([u8; format::HEADER], [Range<usize>; 7])
     if algorithm != format::SHA256 {
         return Err(Damaged::new("digest algorithm", u64::from(algorithm)).into());
     }
-    let mut sections: [Range<usize>; 7] = Default::default();
+    let mut sections: [Range<usize>; 6] = Default::default();
     for (range, (number, (_, record))) in sections.iter_mut().zip(format::SECTIONS.iter().enumerate()) {
         let damaged = Damaged::new("section", number as u64);
         let place = at::SECTIONS + number * 16;

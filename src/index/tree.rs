@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use oci::{DiffId, Digest};
+use oci::Digest;
 
 use crate::path::{self, NAME_MAX};
 use crate::read::{DeviceNumber, Kind, Time};
@@ -87,10 +87,13 @@ pub(crate) struct Child {
 pub(crate) enum FileContent<'a> {
     Empty,
     Inline(Cow<'a, [u8]>),
-    Object(Digest),
-    /// `pack` is a number in [`Tree::packs`].
-    Pack {
-        pack: u32,
+    /// At `offset` in the object of this number in [`Tree::objects`].
+    Object {
+        object: u32,
+        offset: u64,
+    },
+    /// At `offset` in the pack of the layer being built, which has no name yet.
+    Packed {
         offset: u64,
     },
 }
@@ -112,14 +115,14 @@ impl Body<'_> {
 pub(crate) struct Tree<'a> {
     pub nodes: Vec<TreeNode<'a>>,
     pub xattrs: XattrSets<'a>,
-    pub packs: Vec<DiffId>,
+    pub objects: Objects,
 }
 
 impl<'a> Tree<'a> {
     /// A root directory that nobody has described yet.
     pub fn new() -> Self {
         let root = TreeNode { attributes: IMPLIED, implied: true, body: Body::Directory(Directory::default()) };
-        Tree { nodes: vec![root], xattrs: XattrSets::default(), packs: Vec::new() }
+        Tree { nodes: vec![root], xattrs: XattrSets::default(), objects: Objects::default() }
     }
 
     pub fn node(&self, id: Id) -> &TreeNode<'a> {
@@ -223,14 +226,25 @@ impl<'a> Tree<'a> {
         let directory = self.walk(ROOT, parents, false)?;
         Ok(directory.and_then(|directory| self.child(directory, last)))
     }
+}
 
-    /// The number of a layer's pack file in this tree.
-    pub fn pack(&mut self, layer: DiffId) -> u32 {
-        let known = self.packs.iter().position(|pack| *pack == layer);
-        known.unwrap_or_else(|| {
-            self.packs.push(layer);
-            self.packs.len() - 1
-        }) as u32
+/// Objects with their lengths, each once.
+#[derive(Default)]
+pub(crate) struct Objects {
+    known: Vec<(Digest, u64)>,
+    numbers: HashMap<Digest, u32>,
+}
+
+impl Objects {
+    pub fn intern(&mut self, digest: Digest, size: u64) -> u32 {
+        *self.numbers.entry(digest).or_insert_with(|| {
+            self.known.push((digest, size));
+            self.known.len() as u32 - 1
+        })
+    }
+
+    pub fn get(&self, number: u32) -> (Digest, u64) {
+        self.known[number as usize]
     }
 }
 

@@ -21,11 +21,17 @@ pub enum WriteError {
         /// What there are too many of.
         what: &'static str,
     },
+    /// A file lies in a pack that was not given, or past its end.
+    #[error("a packed file lies outside of the pack")]
+    NoPack,
 }
 
 impl Explain for WriteError {
     fn kind(&self) -> ErrorKind {
-        ErrorKind::Unsupported
+        match self {
+            WriteError::TooLarge { .. } => ErrorKind::Unsupported,
+            WriteError::NoPack => ErrorKind::Internal,
+        }
     }
 }
 
@@ -54,13 +60,11 @@ struct Writer<'t> {
     names: Vec<u32>,
     /// First dirent of each directory, by number.
     first_dirents: HashMap<Id, u32>,
-    objects: BTreeMap<Digest, u64>,
-    object_numbers: HashMap<Digest, u64>,
-    pack_numbers: HashMap<u32, u32>,
+    object_numbers: HashMap<u32, u32>,
     xattr_offsets: HashMap<u32, u32>,
     strings: Interner<'t>,
     inline: Interner<'t>,
-    sections: [Vec<u8>; 7],
+    sections: [Vec<u8>; 6],
     flags: u32,
     content_bytes: u64,
     /// Lowest uid, highest uid, lowest gid, highest gid.
@@ -76,9 +80,7 @@ impl<'t> Writer<'t> {
             numbers: vec![format::NO_INODE; tree.nodes.len()],
             names: vec![0; tree.nodes.len()],
             first_dirents: HashMap::new(),
-            objects: BTreeMap::new(),
             object_numbers: HashMap::new(),
-            pack_numbers: HashMap::new(),
             xattr_offsets: HashMap::new(),
             strings: Interner::default(),
             inline: Interner::default(),
@@ -132,35 +134,25 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// The tables of objects, packs and attribute sets of what is reachable.
+    /// The tables of objects and attribute sets of what is reachable.
     fn collect_tables(&mut self) -> Result<(), WriteError> {
         let tree = self.tree;
-        let mut packs = BTreeSet::new();
+        let mut objects = BTreeSet::new();
         let mut xattrs = BTreeSet::new();
         for id in &self.order {
             let node = tree.node(*id);
             if let Some(set) = tree.xattrs.get(node.attributes.xattrs) {
                 xattrs.insert((set, node.attributes.xattrs));
             }
-            match node.body {
-                Body::Regular { size, content: FileContent::Object(digest) } => {
-                    self.objects.insert(digest, size);
-                }
-                Body::Regular { content: FileContent::Pack { pack, .. }, .. } => {
-                    packs.insert((tree.packs[pack as usize].0, pack));
-                }
-                _ => {}
+            if let Body::Regular { content: FileContent::Object { object, .. }, .. } = node.body {
+                objects.insert((tree.objects.get(object), object));
             }
         }
-        for (place, (digest, size)) in self.objects.iter().enumerate() {
-            self.object_numbers.insert(*digest, place as u64);
+        for (place, ((digest, size), object)) in objects.into_iter().enumerate() {
+            self.object_numbers.insert(object, number(place, "objects")?);
             let section = &mut self.sections[Section::Objects as usize];
             section.extend(digest.as_bytes());
             section.extend(size.to_le_bytes());
-        }
-        for (place, (digest, pack)) in packs.into_iter().enumerate() {
-            self.pack_numbers.insert(pack, number(place, "pack files")?);
-            self.sections[Section::Packs as usize].extend(digest.as_bytes());
         }
         self.sections[Section::Xattrs as usize].extend([0; 8]);
         for (set, place) in xattrs {
@@ -233,8 +225,10 @@ impl<'t> Writer<'t> {
                 let (flag, data, count) = match content {
                     FileContent::Empty => (0, 0, 0),
                     FileContent::Inline(bytes) => (inode_flag::INLINE, self.inline.intern(bytes), 0),
-                    FileContent::Object(digest) => (inode_flag::OBJECT, self.object_numbers[digest], 0),
-                    FileContent::Pack { pack, offset } => (inode_flag::PACK, *offset, self.pack_numbers[pack]),
+                    FileContent::Object { object, offset } => {
+                        (inode_flag::OBJECT, *offset, self.object_numbers[object])
+                    }
+                    FileContent::Packed { .. } => return Err(WriteError::NoPack),
                 };
                 (flag, *size, data, count)
             }

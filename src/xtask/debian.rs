@@ -61,10 +61,7 @@ fn mirrors(text: &str) -> Vec<String> {
 /// The Debian image: the base system and a second layer that changes, hides and adds. `None` without mmdebstrap, a
 /// mirror, or the rights to unpack.
 pub fn debian() -> Fallible<Option<Image>> {
-    let tarball = match base_system()? {
-        Some(path) => path,
-        None => return Ok(None),
-    };
+    let Some(tarball) = base_system()? else { return Ok(None) };
     let base = Layer::from_tar(File::open(tarball)?)?;
     let second = LayerBuilder::default()
         .file("etc/sublet-fixture", Meta { uid: 33, gid: 42, mode: 0o640 }, b"second layer\n")?

@@ -52,8 +52,9 @@ pub fn output(command: &mut Command) -> Result<String, ShellError> {
         return Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned());
     }
     let said = String::from_utf8_lossy(&done.stderr);
-    let said = said.trim_end().lines().rev().take(10).collect::<Vec<_>>();
-    let said = said.into_iter().rev().map(|line| format!("\n    {line}")).collect();
+    let lines: Vec<&str> = said.trim_end().lines().collect();
+    let last = &lines[lines.len().saturating_sub(10)..];
+    let said = if last.is_empty() { String::new() } else { format!("\n    {}", last.join("\n    ")) };
     Err(ShellError::Failed { line: line(command), status: done.status, said })
 }
 

@@ -23,11 +23,11 @@ use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, worksp
 use crate::tally::Tally;
 
 /// One test binary may take this long.
-const UNIT_LIMIT: Duration = Duration::from_secs(300);
+const UNIT_LIMIT: Duration = Duration::from_mins(5);
 /// One binary of system tests under one identity may take this long.
-const SYSTEM_LIMIT: Duration = Duration::from_secs(600);
+const SYSTEM_LIMIT: Duration = Duration::from_mins(10);
 /// The whole guest, under software emulation.
-const GUEST_LIMIT: Duration = Duration::from_secs(900);
+const GUEST_LIMIT: Duration = Duration::from_mins(15);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
 /// Where cgroup v2 is in our mount namespace.

@@ -77,13 +77,11 @@ impl Tally {
 
     /// Reads one line of libtest's output; true for the summary line.
     fn read(&mut self, binary: &str, line: &str) -> bool {
-        if let Some(test) = line.strip_prefix("test ") {
-            if let Some((test, rest)) = test.rsplit_once(" ... ") {
-                if rest == "FAILED" {
-                    self.failed.push(format!("{binary} {test}"));
-                } else if rest.starts_with("ignored") {
-                    self.skip(format!("{binary} {test}: {rest}"));
-                }
+        if let Some((test, rest)) = line.strip_prefix("test ").and_then(|test| test.rsplit_once(" ... ")) {
+            if rest == "FAILED" {
+                self.failed.push(format!("{binary} {test}"));
+            } else if rest.starts_with("ignored") {
+                self.skip(format!("{binary} {test}: {rest}"));
             }
         }
         let Some(result) = line.strip_prefix("test result: ") else { return false };

@@ -1,0 +1,278 @@
+//! The DNS server that a container sees: own names from a table, everything else forwarded.
+//!
+//! A question is forwarded byte for byte except for its identifier, so that types and extensions unknown here survive
+//! and client and resolver agree on sizes between them. Each question has its own socket, a random identifier, and its
+//! answer must repeat it. A resolver that does not answer in one second, or refuses, is passed over for 30 s unless
+//! all are; after four tries the client is told so. There is no public resolver to fall back to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_proto::op::Query;
+use hickory_proto::rr::RecordType;
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+
+use crate::stack::{FlowId, Run};
+use crate::tcp::Key;
+use crate::{Host, Received};
+
+const HEADER: usize = 12;
+const QUESTION_MAX: usize = 4096;
+const TRY_US: u64 = 1_000_000;
+const TRIES: u8 = 4;
+const DEAD_US: u64 = 30_000_000;
+/// Resolvers that are used; resolv.conf(5) knows three.
+const RESOLVERS: usize = 8;
+/// Seconds for which the container may keep an answer from the table.
+const TTL_S: u32 = 5;
+const SERVFAIL: u8 = 2;
+
+#[derive(Debug)]
+pub(crate) struct Dns {
+    pending: Vec<Option<Pending>>,
+    live: usize,
+    base: u32,
+    dead_until_us: [u64; RESOLVERS],
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+struct Pending {
+    client: Key,
+    bytes: Vec<u8>,
+    /// Where the question section ends.
+    end: usize,
+    id: u16,
+    tries: u8,
+    resolver: usize,
+}
+
+impl Dns {
+    pub fn new(base: u32, capacity: u32) -> Self {
+        Dns { pending: (0..capacity).map(|_| None).collect(), live: 0, base, dead_until_us: [0; RESOLVERS] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    pub fn forget_failures(&mut self) {
+        self.dead_until_us = [0; RESOLVERS];
+    }
+
+    /// The resolver to ask first now.
+    pub fn best(&self, now_us: u64, resolvers: &[SocketAddr]) -> Option<SocketAddr> {
+        self.choose(now_us, resolvers, 0).map(|chosen| resolvers[chosen])
+    }
+
+    fn choose(&self, now_us: u64, resolvers: &[SocketAddr], from: usize) -> Option<usize> {
+        let count = resolvers.len().min(RESOLVERS);
+        let order = (0..count).map(|step| (from + step) % count);
+        order.clone().find(|candidate| self.dead_until_us[*candidate] <= now_us).or_else(|| order.clone().next())
+    }
+
+    /// A datagram to port 53.
+    pub fn question_in<H: Host>(&mut self, client: &Key, bytes: &[u8], run: &mut Run<'_, H>) {
+        let Some((query, end)) = parse_question(bytes) else {
+            run.shared.counters.dropped_questions += 1;
+            return;
+        };
+        let name = query.name().to_ascii().to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        let known = run.shared.config.names.iter().find(|(known, _)| known == name);
+        if let Some((_, addresses)) = known {
+            let answer = table_answer(&bytes[..end], query.query_type(), addresses);
+            run.datagram(client.remote, client.container, &answer);
+            return;
+        }
+        let again = self.pending.iter().flatten().any(|p| p.client == *client && p.bytes == bytes);
+        let free = self.pending.iter().position(Option::is_none);
+        let Some(slot) = free.filter(|_| !again && bytes.len() <= QUESTION_MAX) else {
+            run.shared.counters.dropped_questions += u64::from(!again);
+            return;
+        };
+        self.pending[slot] =
+            Some(Pending { client: *client, bytes: bytes.to_vec(), end, id: 0, tries: 0, resolver: 0 });
+        self.live += 1;
+        self.ask(slot as u32, 0, run);
+    }
+
+    /// Sends a pending question to the next resolver, from number `from` on.
+    fn ask<H: Host>(&mut self, slot: u32, from: usize, run: &mut Run<'_, H>) {
+        let id = FlowId(self.base + slot);
+        let chosen = self.choose(run.now_us, &run.shared.config.resolvers, from);
+        let Some(pending) = self.pending[slot as usize].as_mut() else { return };
+        pending.tries += 1;
+        let Some(chosen) = chosen.filter(|_| pending.tries <= TRIES) else {
+            let failure = header_answer(&pending.bytes[..pending.end], SERVFAIL, 0);
+            run.datagram(pending.client.remote, pending.client.container, &failure);
+            return self.finish(slot, run);
+        };
+        pending.resolver = chosen;
+        pending.id = run.host.random() as u16;
+        let to = run.shared.config.resolvers[chosen];
+        run.shared.timers.set(id, run.now_us + TRY_US);
+        let mut copy = pending.bytes.clone();
+        copy[..2].copy_from_slice(&pending.id.to_be_bytes());
+        let sent = run.host.udp_open(id, None, to).and_then(|()| run.host.datagram_send(id, &copy));
+        if sent.is_err() {
+            self.next(slot, run);
+        }
+    }
+
+    /// This resolver failed: on to the next.
+    fn next<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        run.host.close(FlowId(self.base + slot), false);
+        let Some(pending) = self.pending[slot as usize].as_ref() else { return };
+        let failed = pending.resolver;
+        self.dead_until_us[failed] = run.now_us + DEAD_US;
+        self.ask(slot, failed + 1, run);
+    }
+
+    pub fn socket_ready<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        let mut scratch = std::mem::take(&mut run.shared.scratch);
+        self.answers(slot, &mut scratch, run);
+        run.shared.scratch = scratch;
+    }
+
+    fn answers<H: Host>(&mut self, slot: u32, buffer: &mut [u8], run: &mut Run<'_, H>) {
+        loop {
+            let Some(pending) = self.pending.get(slot as usize).and_then(Option::as_ref) else { return };
+            match run.host.datagram_receive(FlowId(self.base + slot), buffer) {
+                Received::Datagram(length) => {
+                    let answer = &mut buffer[..length];
+                    if !answers(pending, answer) {
+                        continue;
+                    }
+                    answer[..2].copy_from_slice(&pending.bytes[..2]);
+                    run.datagram(pending.client.remote, pending.client.container, answer);
+                    self.dead_until_us[pending.resolver] = 0;
+                    return self.finish(slot, run);
+                }
+                Received::Failed(_) => return self.next(slot, run),
+                Received::Nothing => return,
+            }
+        }
+    }
+
+    pub fn expire<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        self.next(slot, run);
+    }
+
+    fn finish<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        if self.pending[slot as usize].take().is_some() {
+            self.live -= 1;
+            run.shared.timers.clear(FlowId(self.base + slot));
+            run.host.close(FlowId(self.base + slot), false);
+        }
+    }
+}
+
+/// The single question of a query, and where it ends; `None` for anything else.
+fn parse_question(bytes: &[u8]) -> Option<(Query, usize)> {
+    // A query with opcode QUERY and one question.
+    if bytes.len() < HEADER || bytes[2] & 0xf8 != 0 || bytes[4..6] != [0, 1] {
+        return None;
+    }
+    let mut decoder = BinDecoder::new(bytes);
+    decoder.read_slice(HEADER).ok()?;
+    let query = Query::read(&mut decoder).ok()?;
+    Some((query, decoder.index()))
+}
+
+/// Whether this is the answer to that question: identifier, answer bit, and the question again (its case may differ).
+fn answers(pending: &Pending, answer: &[u8]) -> bool {
+    answer.len() >= pending.end
+        && answer[..2] == pending.id.to_be_bytes()
+        && answer[2] & 0x80 != 0
+        && answer[HEADER..pending.end].eq_ignore_ascii_case(&pending.bytes[HEADER..pending.end])
+}
+
+/// Header and question of an answer.
+fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
+    let mut answer = question.to_vec();
+    // Answer; keeps the client's wish for recursion, which is available.
+    answer[2] = 0x80 | (question[2] & 1);
+    answer[3] = 0x80 | code;
+    answer[6..8].copy_from_slice(&records.to_be_bytes());
+    answer[8..12].fill(0);
+    answer
+}
+
+/// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record.
+fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
+    let chosen: Vec<&IpAddr> = addresses
+        .iter()
+        .filter(|address| match wanted {
+            RecordType::A => address.is_ipv4(),
+            RecordType::AAAA => address.is_ipv6(),
+            RecordType::ANY => true,
+            _ => false,
+        })
+        .collect();
+    let mut answer = header_answer(question, 0, chosen.len() as u16);
+    for address in chosen {
+        let (kind, octets) = match address {
+            IpAddr::V4(address) => (1_u8, address.octets().to_vec()),
+            IpAddr::V6(address) => (28, address.octets().to_vec()),
+        };
+        // The name is a pointer to the question's; class IN.
+        answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
+        answer.extend_from_slice(&TTL_S.to_be_bytes());
+        answer.extend_from_slice(&(octets.len() as u16).to_be_bytes());
+        answer.extend_from_slice(&octets);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use hickory_proto::op::Message;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn question(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::query();
+        message.add_query(Query::query(name.parse().unwrap(), kind));
+        message.to_vec().unwrap()
+    }
+
+    #[test]
+    fn table_answers_are_read_by_an_independent_parser() {
+        let bytes = question("Web.Example.", RecordType::A);
+        let (query, end) = parse_question(&bytes).unwrap();
+        let addresses = ["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let answer = Message::from_vec(&table_answer(&bytes[..end], query.query_type(), &addresses)).unwrap();
+        assert_eq!(answer.answers.len(), 1);
+        assert_eq!(answer.answers[0].data.ip_addr(), Some(addresses[0]));
+        let none = Message::from_vec(&table_answer(&bytes[..end], RecordType::MX, &addresses)).unwrap();
+        assert!(none.answers.is_empty());
+    }
+
+    #[test]
+    fn an_answer_must_repeat_identifier_and_question() {
+        let bytes = question("example.org.", RecordType::AAAA);
+        let (_, end) = parse_question(&bytes).unwrap();
+        let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
+        let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: 0 };
+        let mut answer = header_answer(&bytes[..end], 0, 0);
+        answer[..2].copy_from_slice(&7_u16.to_be_bytes());
+        assert!(answers(&pending, &answer));
+        answer[1] ^= 1;
+        assert!(!answers(&pending, &answer));
+        answer[1] ^= 1;
+        answer[14] ^= 1;
+        assert!(!answers(&pending, &answer));
+    }
+
+    proptest! {
+        #[test]
+        fn no_question_breaks_the_parser(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Some((query, end)) = parse_question(&bytes) {
+                prop_assert!(end <= bytes.len());
+                table_answer(&bytes[..end], query.query_type(), &["10.0.0.1".parse().unwrap()]);
+            }
+        }
+    }
+}

@@ -1,0 +1,658 @@
+//! The stack: takes frames, socket events and the time, finds the flow, answers what needs no flow.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Config, Limits, Route};
+use crate::dns::Dns;
+use crate::echo::Echoes;
+use crate::slab::Slab;
+use crate::tcp::{self, Key, Tcp, Verdict};
+use crate::timers::Timers;
+use crate::udp::Udp;
+use crate::wire::icmp::Unreachable;
+use crate::wire::ip::{self, Header, Packet, Refusal};
+use crate::wire::tcp::{RST, SYN};
+use crate::wire::{arp, checksum, ethernet, icmp, vnet};
+use crate::{Host, SocketError, TapFull, stash};
+
+/// Room for one peek, or one datagram.
+const SCRATCH: usize = 512 << 10;
+/// Turns of the ready ring between two looks at other events.
+const TURNS: usize = 16;
+
+/// The number of a flow; also of its socket in the [`Host`]. Numbers are used again after the socket was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u32);
+
+/// What epoll says about a flow's socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Data, an end of stream or an error is there.
+    pub readable: bool,
+    /// Room, the end of a connect or an error is there.
+    pub writable: bool,
+}
+
+/// What was dropped, refused or done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that could not be parsed or had a bad checksum.
+    pub malformed: u64,
+    /// Frames from or to an address that is not allowed.
+    pub forbidden: u64,
+    /// Fragments.
+    pub fragments: u64,
+    /// Packets of protocols that are not carried.
+    pub unsupported: u64,
+    /// New flows refused because a table or the rate was exhausted.
+    pub refused_flows: u64,
+    /// Segments not taken whole because the stash was full or they exceeded the window.
+    pub dropped_segments: u64,
+    /// Times that data for the container was sent again.
+    pub retransmissions: u64,
+    /// DNS questions that were dropped.
+    pub dropped_questions: u64,
+}
+
+/// What the flows share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: Config,
+    pub timers: Timers,
+    pub stash: stash::Pool,
+    pub scratch: Vec<u8>,
+    pub ready: VecDeque<FlowId>,
+    pub acks: Vec<FlowId>,
+    pub tap_full: Vec<FlowId>,
+    pub counters: Counters,
+}
+
+/// One event's view: what is shared, the host, the time, the flow.
+pub(crate) struct Run<'a, H> {
+    pub shared: &'a mut Shared,
+    pub half_open: &'a mut u32,
+    pub host: &'a mut H,
+    pub now_us: u64,
+    pub id: FlowId,
+}
+
+/// Which table a flow is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Tcp(u32),
+    Udp(u32),
+    Echo(u32),
+    Dns(u32),
+}
+
+/// The translating stack of one container.
+#[derive(Debug)]
+pub struct Stack {
+    shared: Shared,
+    tcp: Slab<Key, Tcp>,
+    half_open: u32,
+    udp: Udp,
+    echo: Echoes,
+    dns: Dns,
+    bucket: Bucket,
+}
+
+/// A token bucket for new flows.
+#[derive(Debug)]
+struct Bucket {
+    tokens: u64,
+    filled_us: u64,
+}
+
+impl Stack {
+    /// A stack without flows.
+    pub fn new(config: Config) -> Self {
+        let limits = config.limits;
+        let flows = limits.flows();
+        Stack {
+            tcp: Slab::new(limits.tcp),
+            half_open: 0,
+            udp: Udp::new(limits.tcp, limits.udp),
+            echo: Echoes::new(limits.tcp + limits.udp, limits.echo),
+            dns: Dns::new(limits.tcp + limits.udp + limits.echo, limits.dns),
+            bucket: Bucket { tokens: u64::from(limits.new_flows_per_s) * 2, filled_us: 0 },
+            shared: Shared {
+                timers: Timers::new(flows),
+                stash: stash::Pool::new(),
+                scratch: vec![0; SCRATCH],
+                ready: VecDeque::with_capacity(limits.tcp as usize),
+                acks: Vec::with_capacity(limits.tcp as usize),
+                tap_full: Vec::with_capacity(limits.tcp as usize),
+                counters: Counters::default(),
+                config,
+            },
+        }
+    }
+
+    /// What has been counted so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters
+    }
+
+    /// Replaces the DNS servers to forward to.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.shared.config.resolvers = resolvers;
+        self.dns.forget_failures();
+    }
+
+    /// How many flows of all kinds exist.
+    pub fn flows(&self) -> usize {
+        self.tcp.len() + self.udp.len() + self.echo.len() + self.dns.len()
+    }
+
+    /// Whether few TCP slots are left, so that published ports should wait with accepting.
+    pub fn is_crowded(&self) -> bool {
+        self.tcp.len() * 10 >= self.shared.config.limits.tcp as usize * 9
+    }
+
+    /// When [`tick`](Self::tick) has something to do, at the latest; `None` while everything waits for events.
+    pub fn next_deadline(&self, now_us: u64) -> Option<u64> {
+        if !self.shared.ready.is_empty() {
+            return Some(now_us);
+        }
+        let retry = (!self.shared.tap_full.is_empty()).then_some(now_us + 1000);
+        [self.shared.timers.next(), retry].into_iter().flatten().min()
+    }
+
+    /// Takes one frame of the TAP device, vnet header first. [`end_batch`](Self::end_batch) must follow the last one.
+    pub fn frame_in<H: Host>(&mut self, now_us: u64, frame: &[u8], host: &mut H) {
+        let parsed = vnet::parse(frame).and_then(|(vnet, frame)| Some((vnet, ethernet::parse(frame)?)));
+        let Some((vnet, (ether_type, payload))) = parsed else {
+            self.shared.counters.malformed += 1;
+            return;
+        };
+        let packet = match ether_type {
+            ethernet::IPV4 => ip::parse_v4(payload),
+            ethernet::IPV6 => ip::parse_v6(payload),
+            ethernet::ARP => return self.arp_in(now_us, payload, host),
+            _ => {
+                self.shared.counters.unsupported += 1;
+                return;
+            }
+        };
+        match packet {
+            Ok(packet) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
+            Err(Refusal::Malformed) => self.shared.counters.malformed += 1,
+            Err(Refusal::Fragment) => self.shared.counters.fragments += 1,
+            Err(Refusal::SourceRoute) => self.shared.counters.forbidden += 1,
+        }
+    }
+
+    fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
+        if packet.protocol == ip::ICMPV6 {
+            if let Some(target) = icmp::parse_solicitation(packet) {
+                return self.solicited(now_us, packet.source, target, host);
+            }
+        }
+        if !self.shared.config.is_container(packet.source) {
+            self.shared.counters.forbidden += 1;
+            return;
+        }
+        let transport = packet.protocol == ip::TCP || packet.protocol == ip::UDP;
+        if transport && !checksum_ok {
+            let pseudo = checksum::pseudo(packet.source, packet.destination, packet.protocol, packet.payload.len());
+            let absent =
+                packet.protocol == ip::UDP && packet.source.is_ipv4() && packet.payload.get(6..8) == Some(&[0, 0]);
+            if !absent && !checksum::holds(pseudo, packet.payload) {
+                self.shared.counters.malformed += 1;
+                return;
+            }
+        }
+        match packet.protocol {
+            ip::TCP => self.tcp_in(now_us, packet, host),
+            ip::UDP => self.udp_in(now_us, packet, host),
+            ip::ICMP if packet.source.is_ipv4() => self.icmp_in(now_us, packet, host),
+            ip::ICMPV6 if packet.source.is_ipv6() => self.icmp_in(now_us, packet, host),
+            _ => self.unsupported(now_us, packet, host),
+        }
+    }
+
+    /// IGMP (2) and the hop-by-hop header of MLD (0) are expected and need no answer.
+    fn unsupported<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
+        self.shared.counters.unsupported += 1;
+        if ![0, 2].contains(&packet.protocol) && matches!(self.shared.config.route(packet.destination), Route::Out(_)) {
+            self.run(now_us, host, FlowId(0)).refuse_packet(packet, Unreachable::Protocol);
+        }
+    }
+
+    fn run<'a, H: Host>(&'a mut self, now_us: u64, host: &'a mut H, id: FlowId) -> Run<'a, H> {
+        Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id }
+    }
+
+    fn arp_in<H: Host>(&mut self, now_us: u64, payload: &[u8], host: &mut H) {
+        let v4 = self.shared.config.v4;
+        let Some(request) = arp::parse_request(payload) else { return };
+        if request.target == v4.gateway || request.target == v4.dns {
+            let reply = arp::reply(&request, self.shared.config.gateway_mac);
+            self.run(now_us, host, FlowId(0)).link_frame(ethernet::ARP, &Header::new(), &reply);
+        }
+    }
+
+    fn solicited<H: Host>(&mut self, now_us: u64, from: IpAddr, target: std::net::Ipv6Addr, host: &mut H) {
+        let v6 = self.shared.config.v6;
+        if (target != v6.gateway && target != v6.dns) || from.is_unspecified() {
+            return;
+        }
+        let body = icmp::advertisement(target, self.shared.config.gateway_mac);
+        // Router, solicited, override.
+        let header = icmp::header(target.into(), from, (136, 0), [0xe0, 0, 0, 0], &body);
+        self.run(now_us, host, FlowId(0)).icmp(target.into(), from, 255, &header, &body);
+    }
+
+    fn tcp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
+        let Some(segment) = crate::wire::tcp::parse(packet.payload) else {
+            self.shared.counters.malformed += 1;
+            return;
+        };
+        let key = Key {
+            container: (packet.source, segment.source_port),
+            remote: (packet.destination, segment.destination_port),
+        };
+        let begins = segment.flags & (SYN | RST | crate::wire::tcp::ACK) == SYN;
+        if let Some(slot) = self.tcp.find(&key) {
+            let lingering = self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering());
+            if !(begins && lingering) {
+                return self.on_tcp(now_us, slot, host, |key, flow, run| flow.segment_in(key, &segment, run));
+            }
+            self.free_tcp(now_us, slot, host);
+        }
+        if !begins {
+            return tcp::answer_stray(&key, &segment, &mut self.run(now_us, host, FlowId(0)));
+        }
+        if key.container.1 == 0 || key.remote.1 == 0 {
+            self.shared.counters.forbidden += 1;
+            return;
+        }
+        self.tcp_begin(now_us, packet, key, &segment, host);
+    }
+
+    fn tcp_begin<H: Host>(
+        &mut self,
+        now_us: u64,
+        packet: &Packet<'_>,
+        key: Key,
+        syn: &crate::wire::tcp::Segment<'_>,
+        host: &mut H,
+    ) {
+        let address = match self.destination(packet.destination, host) {
+            Ok(address) => address,
+            Err(None) => return,
+            Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
+        };
+        if self.half_open >= self.shared.config.limits.half_open || !self.admit(now_us) {
+            self.shared.counters.refused_flows += 1;
+            return;
+        }
+        let to = match self.shared.config.route(packet.destination) {
+            // DNS over TCP: the connection goes to the resolver itself.
+            Route::Dns => match self.dns.best(now_us, &self.shared.config.resolvers) {
+                Some(resolver) => resolver,
+                None => return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0))),
+            },
+            _ => tcp::target(address, &key),
+        };
+        let initial = host.random() as u32;
+        let flow = Tcp::outward(syn, initial, self.shared.config.mss(key.remote.0));
+        let Some(slot) = self.tcp.insert(key, flow) else {
+            self.shared.counters.refused_flows += 1;
+            return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
+        };
+        self.half_open += 1;
+        self.on_tcp(now_us, slot, host, |key, flow, run| match run.host.tcp_connect(run.id, to) {
+            Ok(()) => {
+                flow.start(key, run);
+                Verdict::Keep
+            }
+            Err(error) => {
+                flow.refuse(key, error, run);
+                Verdict::Free
+            }
+        });
+    }
+
+    /// The address to reach for one that the container names. `Err(None)`: drop; `Err(Some(..))`: refuse.
+    fn destination<H: Host>(&self, named: IpAddr, host: &mut H) -> Result<IpAddr, Option<Unreachable>> {
+        match self.shared.config.route(named) {
+            Route::Out(address) => Ok(address),
+            Route::Dns => Ok(named),
+            Route::Drop => Err(None),
+            Route::Refuse(reason) => Err(Some(reason)),
+            Route::HostAlias if self.shared.config.host_loopback => Ok(match named {
+                IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            }),
+            Route::HostAlias => host.primary_address(named).ok_or(Some(Unreachable::Network)),
+        }
+    }
+
+    /// Begins a flow for a connection to a published port. `install` gives the host the accepted socket under the
+    /// flow's number; it is not called when there is no room (`false`): the socket is then to be reset.
+    pub fn accept<H: Host>(
+        &mut self,
+        now_us: u64,
+        client: SocketAddr,
+        container_port: u16,
+        host: &mut H,
+        install: impl FnOnce(&mut H, FlowId) -> bool,
+    ) -> bool {
+        let config = &self.shared.config;
+        let ip = client.ip().to_canonical();
+        let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
+        let remote = (if own { config.gateway(ip) } else { ip }, client.port());
+        let key = Key { container: (config.container(ip), container_port), remote };
+        if let Some(slot) = self.tcp.find(&key) {
+            let lingering = self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering());
+            if !lingering {
+                self.shared.counters.refused_flows += 1;
+                return false;
+            }
+            self.free_tcp(now_us, slot, host);
+        }
+        let flow = Tcp::inward(host.random() as u32, self.shared.config.mss(key.remote.0));
+        let Some(slot) = self.tcp.insert(key, flow) else {
+            self.shared.counters.refused_flows += 1;
+            return false;
+        };
+        self.half_open += 1;
+        if !install(host, FlowId(slot)) {
+            self.free_tcp(now_us, slot, host);
+            return false;
+        }
+        self.on_tcp(now_us, slot, host, |key, flow, run| {
+            flow.start(key, run);
+            Verdict::Keep
+        });
+        true
+    }
+
+    /// Runs an event on a TCP flow and frees it when that was its last.
+    fn on_tcp<H: Host>(
+        &mut self,
+        now_us: u64,
+        slot: u32,
+        host: &mut H,
+        event: impl FnOnce(&Key, &mut Tcp, &mut Run<'_, H>) -> Verdict,
+    ) {
+        let Some((key, flow)) = self.tcp.get_mut(slot) else { return };
+        let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(slot) };
+        if event(key, flow, &mut run) == Verdict::Free {
+            self.free_tcp(now_us, slot, host);
+        }
+    }
+
+    fn free_tcp<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
+        if let Some((_, mut flow)) = self.tcp.remove(slot) {
+            self.shared.timers.clear(FlowId(slot));
+            flow.release(&mut self.run(now_us, host, FlowId(slot)));
+        }
+    }
+
+    fn udp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
+        let Some(datagram) = crate::wire::udp::parse(packet.payload) else {
+            self.shared.counters.malformed += 1;
+            return;
+        };
+        let key = Key {
+            container: (packet.source, datagram.source_port),
+            remote: (packet.destination, datagram.destination_port),
+        };
+        if key.remote.1 == 0 {
+            self.shared.counters.forbidden += 1;
+            return;
+        }
+        let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
+        if run.shared.config.route(packet.destination) == Route::Dns {
+            if key.remote.1 == 53 {
+                self.dns.question_in(&key, datagram.payload, &mut run);
+            } else {
+                run.refuse_packet(packet, Unreachable::Port);
+            }
+            return;
+        }
+        if self.udp.send(&key, datagram.payload, &mut run) {
+            return;
+        }
+        let address = match self.destination(packet.destination, host) {
+            Ok(address) => address,
+            Err(None) => return,
+            Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
+        };
+        if !self.admit(now_us) {
+            self.shared.counters.refused_flows += 1;
+            return;
+        }
+        let to = tcp::target(address, &key);
+        let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
+        self.udp.begin(key, to, packet, datagram.payload, &mut run);
+    }
+
+    fn icmp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
+        let Some(echo) = icmp::parse_echo_request(packet) else { return };
+        let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
+        match run.shared.config.route(packet.destination) {
+            Route::HostAlias | Route::Dns => {
+                run.echo_reply(packet.destination, packet.source, echo.id, echo.sequence, echo.data);
+            }
+            Route::Out(to) => self.echo.request(packet, &echo, to, &mut run),
+            Route::Drop => {}
+            Route::Refuse(reason) => run.refuse_packet(packet, reason),
+        }
+    }
+
+    /// A flow's socket has news.
+    pub fn socket_ready<H: Host>(&mut self, now_us: u64, id: FlowId, readiness: Readiness, host: &mut H) {
+        let table = self.shared_table(id);
+        if let Table::Tcp(slot) = table {
+            return self.on_tcp(now_us, slot, host, |key, flow, run| {
+                flow.socket_ready(key, readiness.readable, readiness.writable, run)
+            });
+        }
+        let mut run = run_of(&mut self.shared, &mut self.half_open, host, now_us, id);
+        match table {
+            Table::Udp(slot) if readiness.readable => self.udp.socket_ready(slot, &mut run),
+            Table::Echo(slot) if readiness.readable => self.echo.socket_ready(slot, &mut run),
+            Table::Dns(slot) if readiness.readable => self.dns.socket_ready(slot, &mut run),
+            _ => {}
+        }
+    }
+
+    fn shared_table(&self, id: FlowId) -> Table {
+        table_of(&self.shared.config.limits, id)
+    }
+
+    /// Everything that is due: deadlines, then a bounded number of turns of the ready ring.
+    pub fn tick<H: Host>(&mut self, now_us: u64, host: &mut H) {
+        while let Some(id) = self.shared.timers.pop(now_us) {
+            match self.shared_table(id) {
+                Table::Tcp(slot) => self.on_tcp(now_us, slot, host, |key, flow, run| flow.timer(key, run)),
+                Table::Udp(slot) => {
+                    self.udp.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                }
+                Table::Echo(slot) => {
+                    self.echo.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                }
+                Table::Dns(slot) => {
+                    self.dns.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                }
+            }
+        }
+        while let Some(id) = self.shared.tap_full.pop() {
+            self.on_tcp(now_us, id.0, host, |_, flow, run| {
+                flow.tap_writable(run);
+                Verdict::Keep
+            });
+        }
+        for _ in 0..TURNS {
+            let Some(id) = self.shared.ready.pop_front() else { break };
+            self.on_tcp(now_us, id.0, host, |key, flow, run| flow.turn(key, run));
+        }
+        self.end_batch(now_us, host);
+    }
+
+    /// Sends the acknowledgements that a batch of frames has made due: at most one for each flow.
+    pub fn end_batch<H: Host>(&mut self, now_us: u64, host: &mut H) {
+        while let Some(id) = self.shared.acks.pop() {
+            self.on_tcp(now_us, id.0, host, |key, flow, run| {
+                flow.send_due_ack(key, run);
+                Verdict::Keep
+            });
+        }
+    }
+
+    /// Whether one more flow may begin now.
+    fn admit(&mut self, now_us: u64) -> bool {
+        let rate = u64::from(self.shared.config.limits.new_flows_per_s);
+        let earned = now_us.saturating_sub(self.bucket.filled_us) * rate / 1_000_000;
+        if earned > 0 {
+            self.bucket.tokens = (self.bucket.tokens + earned).min(rate * 2);
+            self.bucket.filled_us = now_us;
+        }
+        let admitted = self.bucket.tokens > 0;
+        self.bucket.tokens = self.bucket.tokens.saturating_sub(1);
+        admitted
+    }
+
+    #[cfg(test)]
+    pub(crate) fn each_tcp(&mut self, mut look: impl FnMut(&Tcp)) {
+        for slot in 0..self.tcp.touched() {
+            if let Some((_, flow)) = self.tcp.get_mut(slot) {
+                look(flow);
+            }
+        }
+    }
+}
+
+fn run_of<'a, H: Host>(
+    shared: &'a mut Shared,
+    half_open: &'a mut u32,
+    host: &'a mut H,
+    now_us: u64,
+    id: FlowId,
+) -> Run<'a, H> {
+    Run { shared, half_open, host, now_us, id }
+}
+
+impl Limits {
+    /// All flows together: how many numbers there are.
+    pub fn flows(&self) -> u32 {
+        self.tcp + self.udp + self.echo + self.dns
+    }
+}
+
+/// TCP flows come first, then UDP, echo and DNS.
+fn table_of(limits: &Limits, id: FlowId) -> Table {
+    let mut slot = id.0;
+    for (size, table) in
+        [(limits.tcp, Table::Tcp as fn(u32) -> Table), (limits.udp, Table::Udp), (limits.echo, Table::Echo)]
+    {
+        if slot < size {
+            return table(slot);
+        }
+        slot -= size;
+    }
+    Table::Dns(slot)
+}
+
+impl<H: Host> Run<'_, H> {
+    /// Writes a frame without vnet offloads: `header` follows the Ethernet header.
+    pub fn link_frame(&mut self, ether_type: u16, header: &Header, body: &[u8]) {
+        let mut head = Header::new();
+        head.push(&vnet::PLAIN);
+        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        head.push(header.as_slice());
+        // Nothing here is promised to arrive: who asked will ask again.
+        let _ = self.host.transmit(head.as_slice(), body);
+    }
+
+    /// Writes an ICMP message whose 8 bytes of header are complete.
+    pub fn icmp(&mut self, source: IpAddr, destination: IpAddr, hop_limit: u8, header: &[u8; 8], body: &[u8]) {
+        let (ether_type, protocol) =
+            if source.is_ipv4() { (ethernet::IPV4, ip::ICMP) } else { (ethernet::IPV6, ip::ICMPV6) };
+        let mut head = Header::new();
+        ip::write(&mut head, source, destination, protocol, 8 + body.len(), hop_limit);
+        head.push(header);
+        self.link_frame(ether_type, &head, body);
+    }
+
+    /// Answers a ping.
+    pub fn echo_reply(&mut self, source: IpAddr, destination: IpAddr, id: u16, sequence: u16, data: &[u8]) {
+        let kind = if source.is_ipv4() { 0 } else { 129 };
+        let (id, sequence) = (id.to_be_bytes(), sequence.to_be_bytes());
+        let header = icmp::header(source, destination, (kind, 0), [id[0], id[1], sequence[0], sequence[1]], data);
+        self.icmp(source, destination, 64, &header, data);
+    }
+
+    /// Refuses a packet, quoting it.
+    pub fn refuse_packet(&mut self, packet: &Packet<'_>, reason: Unreachable) {
+        // RFC 1812 §4.3.2.3 wants as much as fits 576 bytes; header and 64 bits are what matters.
+        let quoted = &packet.whole[..packet.whole.len().min(128)];
+        self.send_unreachable(packet.source, quoted, reason);
+    }
+
+    /// Refuses a packet that is gone: its header is written again over the first bytes of its payload.
+    pub fn unreachable(&mut self, from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8], reason: Unreachable) {
+        let mut quoted = Header::new();
+        ip::write(&mut quoted, from, to, protocol, payload.len(), 64);
+        quoted.push(payload);
+        self.send_unreachable(from, quoted.as_slice(), reason);
+    }
+
+    fn send_unreachable(&mut self, to: IpAddr, quoted: &[u8], reason: Unreachable) {
+        let from = self.shared.config.gateway(to);
+        let header = icmp::header(from, to, reason.code(to.is_ipv6()), [0; 4], quoted);
+        self.icmp(from, to, 64, &header, quoted);
+    }
+
+    /// Writes TCP segments of `mss` bytes in one frame.
+    pub fn segment(&mut self, segment: &crate::wire::tcp::Outgoing, payload: &[u8], mss: u16) -> Result<(), TapFull> {
+        let v6 = segment.source.0.is_ipv6();
+        let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
+        let start = ethernet::LEN + ip_len;
+        let mut vnet = vnet::partial(start, crate::wire::tcp::CHECKSUM_OFFSET, start + segment.header_len());
+        if payload.len() > usize::from(mss) && mss > 0 {
+            vnet::segmented(&mut vnet, v6, mss);
+        }
+        let mut head = Header::new();
+        head.push(&vnet);
+        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        let length = segment.header_len() + payload.len();
+        ip::write(&mut head, segment.source.0, segment.destination.0, ip::TCP, length, 64);
+        segment.write(&mut head, payload.len());
+        self.host.transmit(head.as_slice(), payload)
+    }
+
+    /// Writes a UDP datagram; a full TAP loses it, as a full queue anywhere would.
+    pub fn datagram(&mut self, source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) {
+        let v6 = source.0.is_ipv6();
+        let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
+        let start = ethernet::LEN + ip_len;
+        let mut head = Header::new();
+        head.push(&vnet::partial(start, crate::wire::udp::CHECKSUM_OFFSET, start + crate::wire::udp::LEN));
+        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        ip::write(&mut head, source.0, destination.0, ip::UDP, crate::wire::udp::LEN + payload.len(), 64);
+        crate::wire::udp::write(&mut head, source, destination, payload.len());
+        let _ = self.host.transmit(head.as_slice(), payload);
+    }
+
+    /// Translates a socket's error into the message that a router would have sent.
+    pub fn datagram_error(&mut self, key: &Key, error: SocketError) {
+        let reason = match error {
+            SocketError::Refused => Unreachable::Port,
+            SocketError::NetworkUnreachable => Unreachable::Network,
+            SocketError::HostUnreachable => Unreachable::Host,
+            SocketError::Prohibited => Unreachable::Prohibited,
+            SocketError::TimedOut | SocketError::Failed => return,
+        };
+        let mut quoted = [0; 8];
+        quoted[..2].copy_from_slice(&key.container.1.to_be_bytes());
+        quoted[2..4].copy_from_slice(&key.remote.1.to_be_bytes());
+        quoted[5] = 8;
+        self.unreachable(key.container.0, key.remote.0, ip::UDP, &quoted, reason);
+    }
+}

@@ -1,0 +1,130 @@
+//! UDP flows: one connected host socket for each pair of ends.
+//!
+//! The socket is bound to the container's source port when that is free, so the mapping does not depend on the
+//! destination (which address discovery and games need), while connecting filters strangers. A flow without an answer
+//! lives 30 s, a two-way one 180 s after its last packet. A full table gives up a flow without an answer first.
+
+use std::net::SocketAddr;
+
+use crate::slab::Slab;
+use crate::stack::{FlowId, Run};
+use crate::tcp::Key;
+use crate::wire::ip::Packet;
+use crate::{Host, Received};
+
+const UNREPLIED_US: u64 = 30_000_000;
+const TWO_WAY_US: u64 = 180_000_000;
+/// Datagrams taken from one socket before others get their turn; the rest waits for its own event.
+const BURST: usize = 64;
+/// Flows looked at to find one to give up.
+const HAND_STEPS: u32 = 64;
+
+#[derive(Debug)]
+pub(crate) struct Udp {
+    flows: Slab<Key, Flow>,
+    base: u32,
+    capacity: u32,
+    hand: u32,
+}
+
+#[derive(Debug)]
+struct Flow {
+    two_way: bool,
+}
+
+impl Udp {
+    pub fn new(base: u32, capacity: u32) -> Self {
+        Udp { flows: Slab::new(capacity), base, capacity, hand: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    fn id(&self, slot: u32) -> FlowId {
+        FlowId(self.base + slot)
+    }
+
+    /// Sends through the flow of this key; `false` when there is none.
+    pub fn send<H: Host>(&mut self, key: &Key, payload: &[u8], run: &mut Run<'_, H>) -> bool {
+        let Some(slot) = self.flows.find(key) else { return false };
+        let id = self.id(slot);
+        if let Some((_, flow)) = self.flows.get_mut(slot) {
+            let life = if flow.two_way { TWO_WAY_US } else { UNREPLIED_US };
+            run.shared.timers.set(id, run.now_us + life);
+        }
+        if let Err(error) = run.host.datagram_send(id, payload) {
+            run.datagram_error(key, error);
+        }
+        true
+    }
+
+    /// Opens a flow and sends its first datagram.
+    pub fn begin<H: Host>(
+        &mut self,
+        key: Key,
+        to: SocketAddr,
+        packet: &Packet<'_>,
+        payload: &[u8],
+        run: &mut Run<'_, H>,
+    ) {
+        if self.flows.len() >= self.capacity as usize {
+            self.give_one_up(run);
+        }
+        let Some(slot) = self.flows.insert(key, Flow { two_way: false }) else {
+            run.shared.counters.refused_flows += 1;
+            return;
+        };
+        let id = self.id(slot);
+        match run.host.udp_open(id, (key.container.1 != 0).then_some(key.container.1), to) {
+            Ok(()) => {
+                self.send(&key, payload, run);
+            }
+            Err(error) => {
+                self.flows.remove(slot);
+                run.datagram_error(&key, error);
+                let _ = packet;
+            }
+        }
+    }
+
+    fn give_one_up<H: Host>(&mut self, run: &mut Run<'_, H>) {
+        let touched = self.flows.touched().max(1);
+        let mut victim = self.hand % touched;
+        for step in 0..HAND_STEPS {
+            let slot = (self.hand + step) % touched;
+            if self.flows.get_mut(slot).is_some_and(|(_, flow)| !flow.two_way) {
+                victim = slot;
+                break;
+            }
+        }
+        self.hand = (victim + 1) % touched;
+        run.id = self.id(victim);
+        self.expire(victim, run);
+    }
+
+    pub fn socket_ready<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        let id = self.id(slot);
+        let Some((key, flow)) = self.flows.get_mut(slot) else { return };
+        let mut scratch = std::mem::take(&mut run.shared.scratch);
+        for _ in 0..BURST {
+            match run.host.datagram_receive(id, &mut scratch) {
+                Received::Datagram(length) => {
+                    flow.two_way = true;
+                    run.datagram(key.remote, key.container, &scratch[..length]);
+                    run.shared.timers.set(id, run.now_us + TWO_WAY_US);
+                }
+                Received::Failed(error) => run.datagram_error(key, error),
+                Received::Nothing => break,
+            }
+        }
+        run.shared.scratch = scratch;
+    }
+
+    pub fn expire<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
+        if self.flows.remove(slot).is_some() {
+            run.shared.timers.clear(self.id(slot));
+            run.host.close(self.id(slot), false);
+        }
+    }
+}

@@ -136,7 +136,7 @@ impl Explain for DigestError {
 }
 
 /// Computes a digest of content that comes in pieces, and counts its bytes.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher {
     state: Sha256,
     size_bytes: u64,

@@ -1,0 +1,232 @@
+//! A blob on its way into the store.
+//!
+//! `ingest/<hex>/` has `data` (the bytes so far), `state` (what they are to become) and `lock`. Whoever holds the lock
+//! writes; others that want the same blob wait, look at the growing `data`, and find the blob published, or go on from
+//! where a dead holder stopped. The hash of what is there is computed again on opening: a state that claims how far
+//! it got could be newer than the bytes after a power loss.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use oci::{Digest, Hasher};
+use serde::{Deserialize, Serialize};
+use sys::Call;
+
+use crate::dir::Dir;
+use crate::error::StoreError;
+use crate::new_file::Durability;
+use crate::{Result, Store, lock};
+
+const DATA: &str = "data";
+const STATE: &str = "state";
+const LOCK: &str = "lock";
+/// How often a waiting command looks. A blocking lock could not be cancelled and would show no progress.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What a command sees that waits for a blob which another one fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The bytes the other one has.
+    pub done_bytes: u64,
+    /// The bytes there will be.
+    pub size_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize, PartialEq)]
+struct State {
+    digest: Digest,
+    size_bytes: u64,
+}
+
+/// A blob being written by this process alone. Dropped without [`Ingest::commit`] it stays, to be resumed.
+#[derive(Debug)]
+pub struct Ingest<'a> {
+    store: &'a Store,
+    dir: Dir,
+    /// Held for its lock.
+    _lock: File,
+    data: File,
+    hasher: Hasher,
+    digest: Digest,
+    size_bytes: u64,
+}
+
+impl Store {
+    /// Begins or resumes a blob; `None` if it is in the store, be it that another command finished it while this one
+    /// waited. `waiting` is called every 50 ms of a wait and may end it ([`StoreError::Cancelled`]).
+    /// The caller holds a [`Lease`](crate::Lease).
+    pub fn ingest(
+        &self,
+        digest: &Digest,
+        size_bytes: u64,
+        mut waiting: impl FnMut(Waiting) -> ControlFlow<()>,
+    ) -> Result<Option<Ingest<'_>>> {
+        loop {
+            if self.blobs().claim(digest, size_bytes)? {
+                return Ok(None);
+            }
+            let dir = self.ingest.subdir(&digest.hex(), true)?;
+            // The last holder may have removed the directory since: then this one is no longer the named one.
+            let lock = match dir.open_writable(LOCK) {
+                Err(error) if error.errno() == Some(sys::Errno::ENOENT) => continue,
+                other => other?,
+            };
+            if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
+                let done_bytes = dir.stat(DATA)?.map_or(0, |stat| stat.st_size as u64);
+                if waiting(Waiting { done_bytes, size_bytes }).is_break() {
+                    return Err(StoreError::Cancelled { digest: *digest });
+                }
+                std::thread::sleep(LOOK_AGAIN);
+                continue;
+            }
+            let links = nix::sys::stat::fstat(&lock).call(|| dir.words("fstat", LOCK))?.st_nlink;
+            if links == 0 || self.blobs().claim(digest, size_bytes)? {
+                continue;
+            }
+            return Ingest::resume(self, dir, lock, *digest, size_bytes).map(Some);
+        }
+    }
+}
+
+impl<'a> Ingest<'a> {
+    fn resume(store: &'a Store, dir: Dir, lock: File, digest: Digest, size_bytes: u64) -> Result<Self> {
+        let state = State { digest, size_bytes };
+        let known = dir.read(STATE, 4096)?.and_then(|text| serde_json::from_slice::<State>(&text).ok());
+        let mut data = dir.open_writable(DATA)?;
+        if known.as_ref() != Some(&state) {
+            let text = serde_json::to_vec(&state)
+                .map_err(|cause| StoreError::Corrupt { path: dir.path().join(STATE), cause: cause.into() })?;
+            data.set_len(0).call(|| dir.words("ftruncate", DATA))?;
+            dir.replace(STATE, &text, Durability::Later)?;
+        }
+        let hasher = hash_prefix(&mut data, size_bytes).call(|| dir.words("read", DATA))?;
+        Ok(Ingest { store, dir, _lock: lock, data, hasher, digest, size_bytes })
+    }
+
+    /// How many bytes are there: where a download goes on.
+    pub fn offset(&self) -> u64 {
+        self.hasher.size()
+    }
+
+    /// The size the blob will have.
+    pub fn size(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The bytes so far, from the beginning, through a descriptor with its own position.
+    pub fn reader(&self) -> Result<File> {
+        self.dir.open_file(DATA)?.ok_or(StoreError::Missing { digest: self.digest })
+    }
+
+    /// Takes the next bytes. More than the blob's size is an error.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let found_bytes = self.hasher.size().saturating_add(bytes.len() as u64);
+        if found_bytes > self.size_bytes {
+            return Err(StoreError::Size { digest: self.digest, wanted_bytes: self.size_bytes, found_bytes });
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Not `write_all`: what was written before the disk was full is hashed, so that both stay in step.
+            let count = match self.data.write(rest) {
+                Ok(0) => Err(io::Error::from(sys::Errno::ENOSPC)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other,
+            };
+            let count = count.call(|| self.dir.words("write", DATA))?;
+            self.hasher.update(&rest[..count]);
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// Throws away what is there, for a source that cannot go on in the middle or sent something wrong.
+    pub fn restart(&mut self) -> Result<()> {
+        self.data.set_len(0).call(|| self.dir.words("ftruncate", DATA))?;
+        self.data.seek(SeekFrom::Start(0)).call(|| self.dir.words("lseek", DATA))?;
+        self.hasher = Hasher::new();
+        Ok(())
+    }
+
+    /// Checks size and digest and publishes the blob. Bytes that are wrong are thrown away; too few stay, to be resumed.
+    pub fn commit(mut self, durability: Durability) -> Result<()> {
+        let found_bytes = self.hasher.size();
+        if found_bytes != self.size_bytes {
+            return Err(StoreError::Size { digest: self.digest, wanted_bytes: self.size_bytes, found_bytes });
+        }
+        let found = self.hasher.clone().finish();
+        if found != self.digest {
+            self.restart()?;
+            return Err(StoreError::Mismatch { wanted: self.digest, found });
+        }
+        durability.apply(&self.data, || self.dir.words("fdatasync", DATA))?;
+        nix::sys::stat::fchmod(&self.data, nix::sys::stat::Mode::from_bits_truncate(0o444))
+            .call(|| self.dir.words("fchmod", DATA))?;
+        // What resumed from long ago must be young for a sweep, before it is in place.
+        self.data.set_modified(std::time::SystemTime::now()).call(|| self.dir.words("futimens", DATA))?;
+        self.store.blobs().adopt(&self.dir, DATA, &self.digest)?;
+        remove_dir(&self.store.ingest, &self.dir, &self.digest.hex())
+    }
+}
+
+impl Write for Ingest<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hashes what is there and leaves the position at its end; more than there may be is cut to nothing.
+fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
+    if data.metadata()?.len() > size_bytes {
+        data.set_len(0)?;
+    }
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match data.read(&mut buffer)? {
+            0 => return Ok(hasher),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
+fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
+    for file in [DATA, STATE, LOCK] {
+        dir.unlink(file)?;
+    }
+    for leftover in dir.names()? {
+        dir.unlink(&leftover)?;
+    }
+    parent.remove_dir(name)
+}
+
+impl Store {
+    /// Removes interrupted downloads that nobody has touched for this long; the bytes they had.
+    pub(crate) fn drop_old_ingests(&self, older_than: Duration) -> Result<u64> {
+        let mut freed_bytes = 0;
+        let limit = std::time::SystemTime::now().checked_sub(older_than);
+        for name in self.ingest.names()? {
+            let dir = match self.ingest.subdir(&name, false) {
+                Err(error) if error.errno() == Some(sys::Errno::ENOENT) => continue,
+                other => other?,
+            };
+            let lock = dir.open_writable(LOCK)?;
+            let data =
+                dir.open_file(DATA)?.map(|file| file.metadata()).transpose().call(|| dir.words("fstat", DATA))?;
+            let young = data.as_ref().and_then(|data| data.modified().ok()).is_some_and(|used| Some(used) > limit);
+            if young || !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
+                continue;
+            }
+            remove_dir(&self.ingest, &dir, &name)?;
+            freed_bytes += data.map_or(0, |data| data.len());
+        }
+        Ok(freed_bytes)
+    }
+}

@@ -1,0 +1,100 @@
+//! Leases: who is at work, since when, and on what.
+//!
+//! A lease is a file in `leases/` under a lock of its owner. It is dead when its lock can be taken, so a killed command
+//! leaves none that lasts. The file begins with a header that says when it began, by the clock of the store's file
+//! system (an NFS server's may differ from ours), and goes on with the 32 bytes of each pinned digest.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use oci::Digest;
+use sys::Call;
+
+use crate::dir::{Dir, is_temporary, temporary_name};
+use crate::new_file::NewFile;
+use crate::{Result, Store, lock};
+
+const MAGIC: &[u8; 16] = b"sublet lease v1\n";
+const HEADER: usize = 32;
+/// A million pins; what is longer was not written by us.
+const READ_MAX: u64 = 32 << 20;
+
+/// Keeps a sweep away from what this process publishes, claims or pins, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lease {
+    file: NewFile,
+    dir: Dir,
+    name: String,
+}
+
+/// What a living lease protects.
+pub(crate) struct Held {
+    /// When it began: seconds and nanoseconds.
+    pub began: (i64, i64),
+    /// What it pins.
+    pub pins: Vec<Digest>,
+}
+
+impl Store {
+    /// Takes a lease: before the first look at whether content is there, and until what was published has a name.
+    pub fn lease(&self) -> Result<Lease> {
+        let dir = self.leases.try_clone()?;
+        let mut file = NewFile::create(&dir)?;
+        lock::try_exclusive(file.file(), dir.path())?;
+        // Writing sets the time by the file system's clock; the header then says it.
+        file.write_all(&[0; HEADER]).call(|| dir.words("write", "lease"))?;
+        let began = file.file().metadata().call(|| dir.words("fstat", "lease"))?;
+        let mut header = [0; HEADER];
+        header[..16].copy_from_slice(MAGIC);
+        header[16..24].copy_from_slice(&began.mtime().to_le_bytes());
+        header[24..].copy_from_slice(&began.mtime_nsec().to_le_bytes());
+        file.file().write_all_at(&header, 0).call(|| dir.words("pwrite", "lease"))?;
+        let name = temporary_name().replacen(".new", "lease", 1);
+        file.link(&dir, &name)?;
+        file.forget_name();
+        Ok(Lease { file, dir, name })
+    }
+
+    /// The living leases. Dead ones are removed.
+    pub(crate) fn held(&self) -> Result<Vec<Held>> {
+        let mut held = Vec::new();
+        for name in self.leases.names()?.into_iter().filter(|name| !is_temporary(name)) {
+            let Some(mut file) = self.leases.open_file(&name)? else { continue };
+            if lock::is_free(&file, &self.leases.path().join(&name))? {
+                self.leases.unlink(&name)?;
+                continue;
+            }
+            let mut content = Vec::new();
+            (&mut file).take(READ_MAX).read_to_end(&mut content).call(|| self.leases.words("read", &name))?;
+            held.push(parse(&content));
+        }
+        Ok(held)
+    }
+}
+
+/// Reads a lease. One that cannot be read protects everything.
+fn parse(content: &[u8]) -> Held {
+    let number = |at: usize| content.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_le_bytes);
+    let began = match (content.starts_with(MAGIC), number(16), number(24)) {
+        (true, Some(seconds), Some(nanos)) => (seconds, nanos),
+        _ => (0, 0),
+    };
+    let pins = content.get(HEADER..).unwrap_or_default().chunks_exact(32);
+    let pins = pins.filter_map(|pin| pin.try_into().ok()).map(Digest::from_bytes).collect();
+    Held { began, pins }
+}
+
+impl Lease {
+    /// Keeps this content although no name leads to it, also what was there before the lease began.
+    pub fn pin(&mut self, digests: &[Digest]) -> Result<()> {
+        let bytes: Vec<u8> = digests.iter().flat_map(|digest| *digest.as_bytes()).collect();
+        Ok(self.file.write_all(&bytes).call(|| self.dir.words("write", &self.name))?)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The lock ends with the file; a name that stays is removed by the next sweep.
+        let _ = self.dir.unlink(&self.name);
+    }
+}

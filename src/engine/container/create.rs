@@ -1,0 +1,191 @@
+//! Creating a container: request and image become a record under a reserved name. Nothing is started or mounted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::SystemTime;
+
+use base::{ContainerId, Context, Kind, Report};
+use oci::ImageName;
+
+use crate::Engine;
+use crate::container::lock::make_container_dir;
+use crate::container::names;
+use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
+use crate::file::random;
+use crate::image::{self, LocalImage};
+use crate::paths::make_dir;
+
+/// What a container is to be. What is `None` comes from the image.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    /// Its name; one is made when there is none.
+    pub name: Option<String>,
+    /// The image, as the user wrote it.
+    pub image: String,
+    /// In place of the image's entry point; an empty one resets it.
+    pub entrypoint: Option<Vec<String>>,
+    /// In place of the image's command.
+    pub command: Vec<String>,
+    /// `NAME=value`; `NAME` alone takes the name out.
+    pub env: Vec<String>,
+    /// Where it starts.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`.
+    pub user: Option<String>,
+    /// Its host name; else the beginning of its id.
+    pub hostname: Option<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether its standard input is open.
+    pub stdin: bool,
+    /// Whether it is created to be attached to.
+    pub attached: bool,
+    /// Labels over the image's.
+    pub labels: BTreeMap<String, String>,
+    /// How it is bound to the machine.
+    pub host: HostSettings,
+}
+
+/// Creates a container from an image that is here. The answer is its id.
+pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Report> {
+    if let Some(name) = &request.name {
+        names::check(name)?;
+    }
+    check_volumes(&request.host)?;
+    let reference = request.image.clone();
+    let image: ImageName = reference.parse()?;
+    let local = match &image {
+        ImageName::Host => None,
+        _ => Some(image::find(engine, &reference)?),
+    };
+    let id = ContainerId::from_random(random()?);
+    let (name, _reservation) = match &request.name {
+        Some(name) => (name.clone(), names::reserve(engine, name, &id)?),
+        None => names::reserve_any(engine, &id)?,
+    };
+    let made = write(engine, request, local.as_ref(), &id, &name);
+    if let Err(report) = made {
+        // The first failure is the one to tell; a record that is half there is not found by any command.
+        let _ = fs::remove_dir_all(engine.paths().container(&id));
+        let _ = names::release(engine, &name, &id);
+        return Err(report.with_step(format!("cannot create container {name}")));
+    }
+    Ok(id)
+}
+
+fn write(
+    engine: &Engine,
+    request: CreateRequest,
+    local: Option<&LocalImage>,
+    id: &ContainerId,
+    name: &str,
+) -> Result<(), Report> {
+    for volume in &request.host.volumes {
+        if let VolumeSource::Named(name) = &volume.source {
+            make_dir(&engine.paths().volumes().join(name).join("_data"))?;
+        }
+    }
+    let record = Record {
+        format: record::FORMAT,
+        id: id.clone(),
+        name: name.to_owned(),
+        created_at: base::time::rfc3339(SystemTime::now()),
+        image: ImageOrigin {
+            reference: request.image.clone(),
+            id: local.map(|image| image.config.digest),
+            chain: local.and_then(|image| image.config.chain_id()),
+            platform: local.map(|image| image.config.platform.clone()),
+            layers: local.iter().flat_map(|image| &image.config.diff_ids).map(|diff_id| diff_id.0).collect(),
+        },
+        host: request.host.clone(),
+        settings: merge(request, local, id)?,
+    };
+    make_container_dir(engine, id)?;
+    record.save(engine).step(|| "writing its record".to_owned())
+}
+
+/// The image's configuration under the request's, by Docker's rules.
+fn merge(request: CreateRequest, local: Option<&LocalImage>, id: &ContainerId) -> Result<Settings, Report> {
+    let config = local.and_then(|image| image.config.spec.config().clone()).unwrap_or_default();
+    let mut settings = Settings {
+        workdir: request.workdir.or_else(|| config.working_dir().clone()).unwrap_or_default(),
+        user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),
+        hostname: request.hostname.unwrap_or_else(|| id.short().to_owned()),
+        tty: request.tty,
+        stdin: request.stdin,
+        attached: request.attached,
+        stop_signal: config.stop_signal().clone().unwrap_or_default(),
+        env: merge_env(config.env().clone().unwrap_or_default(), request.env),
+        ..Settings::default()
+    };
+    // A new entry point takes the image's command away, as its words meant the old one.
+    settings.command = match (&request.entrypoint, request.command.is_empty()) {
+        (None, true) => config.cmd().clone().unwrap_or_default(),
+        _ => request.command,
+    };
+    settings.entrypoint = match request.entrypoint {
+        Some(words) => words,
+        None => config.entrypoint().clone().unwrap_or_default(),
+    };
+    if settings.entrypoint.is_empty() && settings.command.is_empty() {
+        if local.is_some() {
+            return Err(Report::new(Kind::Usage, "no command specified")
+                .with_hint("the image names no command: write one after the image"));
+        }
+        settings.command = vec!["/bin/bash".to_owned()];
+    }
+    settings.labels.extend(config.labels().clone().unwrap_or_default());
+    settings.labels.extend(request.labels);
+    settings.exposed_ports = config.exposed_ports().clone().unwrap_or_default();
+    for port in &request.host.ports {
+        settings.exposed_ports.push(format!("{}/{}", port.container_port, port.protocol.as_str()));
+    }
+    for port in &mut settings.exposed_ports {
+        if !port.contains('/') {
+            port.push_str("/tcp");
+        }
+    }
+    settings.exposed_ports.sort();
+    settings.exposed_ports.dedup();
+    Ok(settings)
+}
+
+/// Later ones win, each keeps the place of its first mention; a name without `=` is taken out.
+fn merge_env(image: Vec<String>, request: Vec<String>) -> Vec<String> {
+    let mut merged: Vec<String> = Vec::new();
+    for entry in image.into_iter().chain(request) {
+        let name = entry.split('=').next().unwrap_or_default().to_owned();
+        let place = merged.iter().position(|old| old.split('=').next() == Some(&name));
+        match (place, entry.contains('=')) {
+            (Some(place), true) => merged[place] = entry,
+            (Some(place), false) => drop(merged.remove(place)),
+            (None, true) => merged.push(entry),
+            (None, false) => {}
+        }
+    }
+    merged
+}
+
+fn check_volumes(host: &HostSettings) -> Result<(), Report> {
+    let mut seen: Vec<&str> = Vec::new();
+    let destinations = host.volumes.iter().map(|volume| volume.destination.as_str());
+    for destination in destinations.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str())) {
+        if seen.contains(&destination) {
+            return Err(Report::new(Kind::Usage, format!("Duplicate mount point: {destination}")));
+        }
+        seen.push(destination);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_merged_by_name() {
+        let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let merged = merge_env(texts(&["PATH=/bin", "A=1", "B=2"]), texts(&["A=x=y", "C=3", "B"]));
+        assert_eq!(merged, ["PATH=/bin", "A=x=y", "C=3"]);
+    }
+}

@@ -1,0 +1,306 @@
+//! Everything known about one container, in the shape of Docker's API: no null where Docker has an empty list.
+
+use std::collections::BTreeMap;
+
+use base::time::NEVER;
+use base::{ContainerId, Report};
+use monitor::record::Status;
+use serde::Serialize;
+
+use crate::Engine;
+use crate::container::record::{HostSettings, Record, Seccomp, UserNamespace, Volume, VolumeSource, load};
+use crate::container::spec::{MASKED, READ_ONLY, environment};
+use crate::container::state::{Condition, Life, condition};
+
+/// A JSON object without members.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Empty {}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "the members are Docker's; their meaning is that of its API reference")]
+pub struct Inspection {
+    pub id: String,
+    pub created: String,
+    pub path: String,
+    pub args: Vec<String>,
+    pub state: State,
+    pub image: String,
+    pub resolv_conf_path: String,
+    pub hostname_path: String,
+    pub hosts_path: String,
+    pub log_path: String,
+    pub name: String,
+    pub restart_count: u32,
+    pub driver: String,
+    pub platform: String,
+    pub host_config: HostConfig,
+    pub mounts: Vec<MountPoint>,
+    pub config: Config,
+    pub network_settings: NetworkSettings,
+}
+
+/// `State`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct State {
+    pub status: String,
+    pub running: bool,
+    pub paused: bool,
+    pub restarting: bool,
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    pub dead: bool,
+    pub pid: i32,
+    pub exit_code: i32,
+    pub error: String,
+    pub started_at: String,
+    pub finished_at: String,
+}
+
+/// `HostConfig`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct HostConfig {
+    pub binds: Vec<String>,
+    pub network_mode: String,
+    pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
+    pub auto_remove: bool,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub extra_hosts: Vec<String>,
+    pub privileged: bool,
+    pub readonly_rootfs: bool,
+    pub security_opt: Vec<String>,
+    pub tmpfs: BTreeMap<String, String>,
+    pub userns_mode: String,
+    pub memory: u64,
+    pub nano_cpus: u64,
+    pub pids_limit: u64,
+    pub init: bool,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+}
+
+/// One end of a published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct PortBinding {
+    pub host_ip: String,
+    pub host_port: String,
+}
+
+/// `Mounts[]`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct MountPoint {
+    #[serde(rename = "Type")]
+    pub kind: String,
+    pub name: String,
+    pub source: String,
+    pub destination: String,
+    pub driver: String,
+    pub mode: String,
+    #[serde(rename = "RW")]
+    pub rw: bool,
+    pub propagation: String,
+}
+
+/// `Config`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct Config {
+    pub hostname: String,
+    pub user: String,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub exposed_ports: BTreeMap<String, Empty>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    pub env: Vec<String>,
+    pub cmd: Vec<String>,
+    pub image: String,
+    pub working_dir: String,
+    pub entrypoint: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub stop_signal: String,
+}
+
+/// `NetworkSettings`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct NetworkSettings {
+    /// An exposed port that is not published is null.
+    pub ports: BTreeMap<String, Option<Vec<PortBinding>>>,
+    pub networks: BTreeMap<String, Empty>,
+}
+
+/// What is known about a container.
+pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> {
+    let record = load(engine, id)?;
+    let condition = condition(engine, id)?;
+    let directory = engine.paths().container(id);
+    let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    let mut words = record.command_line().into_iter();
+    Ok(Inspection {
+        id: id.to_string(),
+        created: record.created_at.clone(),
+        path: words.next().unwrap_or_default(),
+        args: words.collect(),
+        image: record.image.id.map(|digest| digest.to_string()).unwrap_or_default(),
+        resolv_conf_path: file("resolv.conf"),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        log_path: file("log"),
+        name: format!("/{}", record.name),
+        restart_count: 0,
+        driver: record.host.storage_driver.clone().unwrap_or_else(|| "overlay".to_owned()),
+        platform: "linux".to_owned(),
+        host_config: host_config(&record.host),
+        mounts: mounts(engine, &record),
+        network_settings: network_settings(&record, &condition),
+        config: config(&record),
+        state: state(&condition),
+    })
+}
+
+fn state(condition: &Condition) -> State {
+    let moment = |text: &Option<String>| text.clone().unwrap_or_else(|| NEVER.to_owned());
+    let running = matches!(condition.life, Life::Running { .. });
+    State {
+        status: condition.life.word().to_owned(),
+        running,
+        paused: false,
+        restarting: false,
+        oom_killed: condition.state.oom_killed,
+        dead: false,
+        pid: match condition.life {
+            Life::Running { pid } => pid,
+            _ => 0,
+        },
+        exit_code: condition.life.code(),
+        error: condition.state.error.clone().unwrap_or_default(),
+        started_at: moment(&condition.state.started_at),
+        finished_at: match condition.state.status {
+            Status::Exited => moment(&condition.state.finished_at),
+            _ => NEVER.to_owned(),
+        },
+    }
+}
+
+fn bindings(host: &HostSettings) -> BTreeMap<String, Vec<PortBinding>> {
+    let mut map: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
+    for port in &host.ports {
+        let host_port = match port.host_port {
+            0 => String::new(),
+            number => number.to_string(),
+        };
+        let host_ip = port.host_ip.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        let key = format!("{}/{}", port.container_port, port.protocol.as_str());
+        map.entry(key).or_default().push(PortBinding { host_ip, host_port });
+    }
+    map
+}
+
+fn host_config(host: &HostSettings) -> HostConfig {
+    let mut security_opt = Vec::new();
+    if host.no_new_privileges {
+        security_opt.push("no-new-privileges".to_owned());
+    }
+    match &host.seccomp {
+        Seccomp::Default => {}
+        Seccomp::Unconfined => security_opt.push("seccomp=unconfined".to_owned()),
+        Seccomp::Profile(text) => security_opt.push(format!("seccomp={text}")),
+    }
+    let bind = |volume: &Volume| {
+        let mode = if volume.read_only { ":ro" } else { "" };
+        format!("{}:{}{mode}", volume.source, volume.destination)
+    };
+    HostConfig {
+        binds: host.volumes.iter().map(bind).collect(),
+        network_mode: host.network.as_str().to_owned(),
+        port_bindings: bindings(host),
+        auto_remove: host.auto_remove,
+        cap_add: host.cap_add.clone(),
+        cap_drop: host.cap_drop.clone(),
+        extra_hosts: host.add_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
+        privileged: false,
+        readonly_rootfs: host.read_only,
+        security_opt,
+        tmpfs: host.tmpfs.iter().cloned().collect(),
+        userns_mode: match host.userns {
+            UserNamespace::Default => String::new(),
+            UserNamespace::KeepId => "keep-id".to_owned(),
+            UserNamespace::Single => "single".to_owned(),
+        },
+        memory: host.memory_bytes.unwrap_or(0),
+        nano_cpus: host.nano_cpus.unwrap_or(0),
+        pids_limit: host.pids_limit.unwrap_or(0),
+        init: host.init,
+        masked_paths: MASKED.map(str::to_owned).to_vec(),
+        readonly_paths: READ_ONLY.map(str::to_owned).to_vec(),
+    }
+}
+
+fn mounts(engine: &Engine, record: &Record) -> Vec<MountPoint> {
+    let one = |volume: &Volume| {
+        let (kind, name, driver, source) = match &volume.source {
+            VolumeSource::Path(path) => ("bind", String::new(), "", path.clone()),
+            VolumeSource::Named(name) => {
+                ("volume", name.clone(), "local", engine.paths().volumes().join(name).join("_data"))
+            }
+        };
+        MountPoint {
+            kind: kind.to_owned(),
+            name,
+            source: source.to_string_lossy().into_owned(),
+            destination: volume.destination.clone(),
+            driver: driver.to_owned(),
+            mode: if volume.read_only { "ro".to_owned() } else { String::new() },
+            rw: !volume.read_only,
+            propagation: "rprivate".to_owned(),
+        }
+    };
+    record.host.volumes.iter().map(one).collect()
+}
+
+fn config(record: &Record) -> Config {
+    let settings = &record.settings;
+    Config {
+        hostname: settings.hostname.clone(),
+        user: settings.user.clone(),
+        attach_stdin: settings.attached && settings.stdin,
+        attach_stdout: settings.attached,
+        attach_stderr: settings.attached,
+        exposed_ports: settings.exposed_ports.iter().map(|port| (port.clone(), Empty {})).collect(),
+        tty: settings.tty,
+        open_stdin: settings.stdin,
+        stdin_once: settings.attached && settings.stdin,
+        env: environment(record).into_iter().filter(|entry| !entry.starts_with("HOSTNAME=")).collect(),
+        cmd: settings.command.clone(),
+        image: record.image.reference.clone(),
+        working_dir: settings.workdir.clone(),
+        entrypoint: settings.entrypoint.clone(),
+        labels: settings.labels.clone(),
+        stop_signal: settings.stop_signal.clone(),
+    }
+}
+
+fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
+    let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    if matches!(condition.life, Life::Running { .. }) {
+        ports.extend(record.settings.exposed_ports.iter().map(|port| (port.clone(), None)));
+        ports.extend(bindings(&record.host).into_iter().map(|(port, list)| (port, Some(list))));
+    }
+    let networks = BTreeMap::from([(record.host.network.as_str().to_owned(), Empty {})]);
+    NetworkSettings { ports, networks }
+}

@@ -1,0 +1,97 @@
+//! What `ps` asks: every container in short. Reads files only.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use base::time::{human_span, parse_rfc3339};
+use base::{ContainerId, Report};
+
+use crate::Engine;
+use crate::container::record::{self, PortMapping, Record};
+use crate::container::state::{Condition, Life, condition};
+use crate::container::lookup;
+
+/// One container in short.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Who it is.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// The image as the user wrote it.
+    pub image: String,
+    /// Its command line.
+    pub command: Vec<String>,
+    /// When it was created.
+    pub created: SystemTime,
+    /// Where it is in its life.
+    pub life: Life,
+    /// `Up 5 minutes`, `Exited (0) 3 hours ago`.
+    pub status: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Ports that are published now.
+    pub ports: Vec<PortMapping>,
+    /// Its network's name.
+    pub network: &'static str,
+    /// Sources of its volumes.
+    pub mounts: Vec<String>,
+    /// What its image runs on.
+    pub platform: String,
+}
+
+/// All containers, newest first. One whose record vanishes meanwhile is gone; one whose record cannot be read is an
+/// error that does not hide the others.
+pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Report>), Report> {
+    let (mut found, mut broken) = (Vec::new(), Vec::new());
+    for id in lookup::ids(engine)? {
+        match one(engine, &id, now) {
+            Ok(Some(summary)) => found.push(summary),
+            Ok(None) => {}
+            Err(report) => broken.push(report.with_step(format!("cannot read container {}", id.short()))),
+        }
+    }
+    found.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    Ok((found, broken))
+}
+
+fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summary>, Report> {
+    let Some(record) = record::try_load(engine, id)? else { return Ok(None) };
+    let condition = condition(engine, id)?;
+    let running = matches!(condition.life, Life::Running { .. });
+    let status = status(&condition, now);
+    let Record { name, image, settings, host, created_at, .. } = &record;
+    Ok(Some(Summary {
+        id: id.clone(),
+        name: name.clone(),
+        image: image.reference.clone(),
+        command: record.command_line(),
+        created: parse_rfc3339(created_at)?,
+        life: condition.life,
+        status,
+        labels: settings.labels.clone(),
+        ports: if running { host.ports.clone() } else { Vec::new() },
+        network: host.network.as_str(),
+        mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
+        platform: image.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }))
+}
+
+/// Docker's words for a condition.
+pub fn status(condition: &Condition, now: SystemTime) -> String {
+    let since = |text: &Option<String>| {
+        let moment = text.as_deref().and_then(|text| parse_rfc3339(text).ok());
+        moment.map(|moment| human_span(now.duration_since(moment).unwrap_or_default()))
+    };
+    match &condition.life {
+        Life::Created | Life::Starting => "Created".to_owned(),
+        Life::Running { .. } => match since(&condition.state.started_at) {
+            Some(span) => format!("Up {span}"),
+            None => "Up".to_owned(),
+        },
+        Life::Exited { .. } => {
+            let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
+            format!("Exited ({}){ago}", condition.life.code())
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The lock of who changes a container: an open-file-description lock, which dies with its process.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use base::{ContainerId, Kind, Report};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::Engine;
+use crate::container::state::{Condition, repair_locked};
+use crate::file::failed;
+
+/// A container that no other command changes meanwhile. Never held over the network, a prompt or the container's life.
+#[derive(Debug)]
+pub struct ContainerLock {
+    _file: File,
+    /// Its condition when the lock was taken, repaired if a monitor had been killed.
+    pub condition: Condition,
+}
+
+/// Takes a container's lock, and writes the end that a killed monitor could not write.
+pub fn lock(engine: &Engine, id: &ContainerId) -> Result<ContainerLock, Report> {
+    let path = engine.paths().container(id).join("lock");
+    let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(gone(id)),
+        Err(error) => return Err(failed("opening", &path, error)),
+    };
+    exclusive(&file, &path)?;
+    if !engine.paths().container(id).join("config.json").exists() {
+        return Err(gone(id));
+    }
+    Ok(ContainerLock { condition: repair_locked(engine, id)?, _file: file })
+}
+
+fn gone(id: &ContainerId) -> Report {
+    Report::new(Kind::NotFound, format!("No such container: {id}"))
+}
+
+/// Waits until the lock on a whole file is ours.
+pub(crate) fn exclusive(file: &File, path: &Path) -> Result<(), Report> {
+    const WHOLE: libc::flock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&WHOLE)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(failed("locking", path, errno.into())),
+        }
+    }
+}
+
+/// Makes the directory that a container's files lie in.
+pub(crate) fn make_container_dir(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let path = engine.paths().container(id);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(|error| failed("making directory", &path, error))
+}

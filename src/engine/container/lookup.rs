@@ -1,0 +1,47 @@
+//! From what a user writes to a container: full id, exact name, unique beginning of an id, in that order.
+
+use std::fs;
+use std::io;
+
+use base::{ContainerId, Kind, Report};
+
+use crate::Engine;
+use crate::container::{names, record};
+use crate::file::failed;
+
+/// The container that a text names.
+pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
+    let exists = |id: &ContainerId| record::try_load(engine, id).map(|record| record.is_some());
+    if let Ok(id) = text.parse::<ContainerId>()
+        && exists(&id)?
+    {
+        return Ok(id);
+    }
+    let name = text.strip_prefix('/').unwrap_or(text);
+    if let Some(id) = names::resolve(engine, name)
+        && exists(&id)?
+    {
+        return Ok(id);
+    }
+    let mut matching = Vec::new();
+    if !text.is_empty() {
+        matching = ids(engine)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
+    }
+    match matching.as_slice() {
+        [] => Err(Report::new(Kind::NotFound, format!("No such container: {text}"))),
+        [one] => Ok(one.clone()),
+        _ => Err(Report::new(Kind::Usage, format!("multiple IDs found with provided prefix: {text}"))),
+    }
+}
+
+/// The ids of all containers, in no order.
+pub(crate) fn ids(engine: &Engine) -> Result<Vec<ContainerId>, Report> {
+    let directory = engine.paths().containers();
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("reading directory", &directory, error)),
+    };
+    // What is no id (a removal under way) is no container.
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}

@@ -1,0 +1,31 @@
+//! Containers: their records, their life, and what can be asked of them.
+//!
+//! ```text
+//! hosts/<machine>/containers/<id>/config.json   what create was told, merged with the image; never changed  (record)
+//!                                 state.json    where it is in its life; replaced whole                     (state)
+//!                                 log           json-file lines, by the monitor                             (logs)
+//!                                 lock          OFD lock of whoever changes the container                   (lock)
+//! hosts/<machine>/names/<name>                  the id; its link is the reservation                         (names)
+//! ```
+//! Readers take no lock. Who changes a container's state takes its lock; a name's file is locked only between its
+//! reservation and the container's record. Lock order: name, then container, then store.
+
+pub mod create;
+pub mod diff;
+mod files;
+pub mod inspect;
+pub mod list;
+pub mod lock;
+pub mod logs;
+pub mod lookup;
+pub mod names;
+pub mod record;
+pub mod remove;
+pub mod spec;
+pub mod state;
+pub mod wait;
+
+pub use create::{CreateRequest, create};
+pub use lookup::find;
+pub use record::{Record, Settings};
+pub use state::Life;

@@ -1,0 +1,139 @@
+//! Names of containers: reserved by one exclusive link, so that of two commands exactly one gets it.
+//!
+//! The file's content is the container's id. Its maker holds a lock on it until the container's record is written; a
+//! name whose lock is free and whose container has no record was left by a killed command, and is taken over.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use base::{ContainerId, Kind, Report};
+
+use crate::Engine;
+use crate::container::lock::exclusive;
+use crate::container::record;
+use crate::file::{failed, random};
+use crate::paths::make_dir;
+
+const QUALITIES: [&str; 48] = [
+    "amber", "ample", "bold", "brave", "brisk", "calm", "candid", "clear", "cosy", "crisp", "daring", "deft", "eager",
+    "early", "fair", "fleet", "fond", "frank", "gentle", "glad", "golden", "grand", "hardy", "humble", "jolly", "keen",
+    "kind", "lively", "loyal", "lucid", "mellow", "merry", "modest", "neat", "nimble", "patient", "plain", "proud",
+    "quick", "quiet", "ready", "sober", "steady", "sunny", "swift", "tidy", "vivid", "wise",
+];
+const THINGS: [&str; 48] = [
+    "acorn", "alder", "anchor", "aspen", "badger", "beacon", "birch", "brook", "cedar", "clover", "comet", "coral",
+    "crane", "dune", "ember", "falcon", "fern", "finch", "fjord", "glade", "harbor", "hazel", "heron", "island",
+    "juniper", "kestrel", "lagoon", "lantern", "larch", "linden", "maple", "meadow", "otter", "pebble", "pine",
+    "plover", "quartz", "reef", "river", "robin", "sparrow", "summit", "thicket", "thistle", "tundra", "valley",
+    "willow", "wren",
+];
+
+/// A reserved name, locked until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    _file: File,
+}
+
+/// Whether a text may be a container's name: two characters at least, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+pub fn check(name: &str) -> Result<(), Report> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if first && rest && (2..=200).contains(&name.len()) {
+        return Ok(());
+    }
+    let allowed = "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed";
+    Err(Report::new(Kind::Usage, format!("Invalid container name ({name}), {allowed}")))
+}
+
+/// Reserves a name for a container.
+pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId) -> Result<Reservation, Report> {
+    let directory = engine.paths().names();
+    make_dir(&directory)?;
+    let path = directory.join(name);
+    let temporary = directory.join(format!(".{id}"));
+    let made = File::create_new(&temporary).and_then(|mut file| {
+        file.write_all(id.as_str().as_bytes())?;
+        Ok(file)
+    });
+    let file = made.map_err(|error| failed("writing", &temporary, error))?;
+    let reserved = exclusive(&file, &temporary).and_then(|()| link(engine, name, &temporary, &path));
+    // The reservation is the other link; nobody looks at this one.
+    let _ = fs::remove_file(&temporary);
+    reserved.map(|()| Reservation { _file: file })
+}
+
+/// Reserves a name of our own making.
+pub(crate) fn reserve_any(engine: &Engine, id: &ContainerId) -> Result<(String, Reservation), Report> {
+    let mut last = None;
+    for attempt in 0..20 {
+        let [a, b, c] = random()?;
+        let pair = format!("{}_{}", QUALITIES[usize::from(a) % 48], THINGS[usize::from(b) % 48]);
+        let name = if attempt < 4 { pair } else { format!("{pair}{c}") };
+        match reserve(engine, &name, id) {
+            Ok(reservation) => return Ok((name, reservation)),
+            Err(report) if report.kind() == Kind::Conflict => last = Some(report),
+            Err(report) => return Err(report),
+        }
+    }
+    Err(last.unwrap_or_else(|| Report::new(Kind::Internal, "no free name was found")))
+}
+
+/// The id that a name stands for.
+pub(crate) fn resolve(engine: &Engine, name: &str) -> Option<ContainerId> {
+    check(name).ok()?;
+    fs::read_to_string(engine.paths().names().join(name)).ok()?.parse().ok()
+}
+
+/// Frees a name if it still is this container's.
+pub(crate) fn release(engine: &Engine, name: &str, id: &ContainerId) -> Result<(), Report> {
+    let path = engine.paths().names().join(name);
+    if resolve(engine, name).as_ref() != Some(id) {
+        return Ok(());
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", &path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn link(engine: &Engine, name: &str, temporary: &Path, path: &Path) -> Result<(), Report> {
+    loop {
+        match fs::hard_link(temporary, path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("reserving name", path, error)),
+        }
+        let mut taken = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("opening", path, error)),
+        };
+        // Waits for a command that is between the reservation and the record: milliseconds.
+        exclusive(&taken, path)?;
+        let mut text = String::new();
+        taken.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
+        if let Ok(id) = text.parse::<ContainerId>()
+            && record::try_load(engine, &id)?.is_some()
+        {
+            return Err(conflict(name, &id));
+        }
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        if inode(taken.metadata()) == inode(fs::symlink_metadata(path)) {
+            // Left by a killed command, and ours to remove while we hold its lock.
+            fs::remove_file(path).map_err(|error| failed("removing", path, error))?;
+        }
+    }
+}
+
+fn conflict(name: &str, id: &ContainerId) -> Report {
+    Report::new(
+        Kind::Conflict,
+        format!(
+            "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have to remove (or \
+             rename) that container to be able to reuse that name."
+        ),
+    )
+}

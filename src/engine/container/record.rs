@@ -1,0 +1,274 @@
+//! `config.json`: everything a container is made of, written once by `create`.
+//!
+//! The image's configuration is merged in, so that a later start needs no image configuration and a tag that moves
+//! changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use base::{ContainerId, Kind, Report};
+use oci::{ChainId, Digest, Platform};
+use serde::{Deserialize, Serialize};
+
+use crate::Engine;
+use crate::file::{read_json, replace_json};
+
+/// The version of `config.json` that this build writes; readers accept older ones and ignore unknown keys.
+pub const FORMAT: u32 = 1;
+
+/// `config.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// Who this is.
+    pub id: ContainerId,
+    /// Its name, without a slash.
+    pub name: String,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub created_at: String,
+    /// What its root file system is.
+    pub image: ImageOrigin,
+    /// What it runs.
+    pub settings: Settings,
+    /// How it is bound to the machine.
+    pub host: HostSettings,
+}
+
+/// The image a container was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageOrigin {
+    /// As the user wrote it.
+    pub reference: String,
+    /// Digest of the image's configuration; `None` for `host:`.
+    pub id: Option<Digest>,
+    /// The stack of layers; `None` for `host:` and for an image without layers.
+    pub chain: Option<ChainId>,
+    /// What the image runs on.
+    pub platform: Option<Platform>,
+    /// Diff ids of its layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<Digest>,
+}
+
+impl ImageOrigin {
+    /// Whether the root file system is this machine's own.
+    pub fn is_host(&self) -> bool {
+        self.id.is_none()
+    }
+}
+
+/// What a container runs, image and request merged (Docker's `Config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// First words of the command line.
+    pub entrypoint: Vec<String>,
+    /// The words after them.
+    pub command: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<String>,
+    /// Where it starts; empty is `/`.
+    pub workdir: String,
+    /// `USER[:GROUP]`, empty is root.
+    pub user: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether its standard input is open.
+    pub stdin: bool,
+    /// Whether it was created to be attached to.
+    pub attached: bool,
+    /// Labels of image and request.
+    pub labels: BTreeMap<String, String>,
+    /// `80/tcp`: what the image says it listens on, and what is published.
+    pub exposed_ports: Vec<String>,
+    /// The signal that asks it to stop, as the image names it; empty is `SIGTERM`.
+    pub stop_signal: String,
+}
+
+/// How a container is bound to the machine (Docker's `HostConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSettings {
+    /// Its network.
+    pub network: NetworkMode,
+    /// Published ports.
+    pub ports: Vec<PortMapping>,
+    /// Binds, named volumes.
+    pub volumes: Vec<Volume>,
+    /// `destination`, `options` of each file system in memory.
+    pub tmpfs: Vec<(String, String)>,
+    /// Further lines of `/etc/hosts`: name, address or `host-gateway`.
+    pub add_hosts: Vec<(String, String)>,
+    /// Limit of memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Limit of processor time, in billionths of a processor.
+    pub nano_cpus: Option<u64>,
+    /// Limit of processes; `None` is none.
+    pub pids_limit: Option<u64>,
+    /// Whether `/` cannot be written.
+    pub read_only: bool,
+    /// Which ids it has.
+    pub userns: UserNamespace,
+    /// Capabilities beyond the default.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken from the default.
+    pub cap_drop: Vec<String>,
+    /// The seccomp profile.
+    pub seccomp: Seccomp,
+    /// Whether set-user-id programs gain nothing.
+    pub no_new_privileges: bool,
+    /// Whether pid 1 is our reaper.
+    pub init: bool,
+    /// Whether it is removed when it ends.
+    pub auto_remove: bool,
+    /// With `host:`, whether the user's home is in it.
+    pub host_home: bool,
+    /// The driver of its root file system, when one was asked for.
+    pub storage_driver: Option<String>,
+}
+
+/// Which network a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// Its own, through our userspace stack.
+    #[default]
+    Builtin,
+    /// The machine's.
+    Host,
+    /// A loopback device only.
+    None,
+}
+
+impl NetworkMode {
+    /// As options spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NetworkMode::Builtin => "builtin",
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        }
+    }
+}
+
+/// A transport protocol of a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// In lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The host's address; `None` is all.
+    pub host_ip: Option<IpAddr>,
+    /// The first port of the host that may be taken; 0 is any free one.
+    pub host_port: u16,
+    /// The last port of the host that may be taken; `host_port` when there is no choice.
+    pub host_port_last: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// Something of the machine that is seen in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// What is seen.
+    pub source: VolumeSource,
+    /// Where.
+    pub destination: String,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+}
+
+/// What a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeSource {
+    /// A path of the host.
+    Path(PathBuf),
+    /// A directory of ours, by name.
+    Named(String),
+}
+
+/// Which ids a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserNamespace {
+    /// All that the user has; its root is the user.
+    #[default]
+    Default,
+    /// The same ids, arranged so that the user keeps its own number.
+    KeepId,
+    /// The user's own id alone.
+    Single,
+}
+
+/// Which system calls a container may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// Docker's list.
+    #[default]
+    Default,
+    /// All.
+    Unconfined,
+    /// By this profile (the runtime specification's JSON).
+    Profile(String),
+}
+
+impl Record {
+    /// The command line: entry point and command.
+    pub fn command_line(&self) -> Vec<String> {
+        self.settings.entrypoint.iter().chain(&self.settings.command).cloned().collect()
+    }
+
+    pub(crate) fn save(&self, engine: &Engine) -> Result<(), Report> {
+        replace_json(&engine.paths().container(&self.id).join("config.json"), self, true)
+    }
+}
+
+/// The record of a container; an error when it is not there.
+pub fn load(engine: &Engine, id: &ContainerId) -> Result<Record, Report> {
+    try_load(engine, id)?.ok_or_else(|| Report::new(Kind::NotFound, format!("No such container: {id}")))
+}
+
+/// The record of a container; `None` when it is gone, or not yet there.
+pub(crate) fn try_load(engine: &Engine, id: &ContainerId) -> Result<Option<Record>, Report> {
+    let path = engine.paths().container(id).join("config.json");
+    let record: Option<Record> = read_json(&path)?;
+    match &record {
+        Some(found) if found.format > FORMAT => Err(Report::new(
+            Kind::Unsupported,
+            format!("{} has format {}, this build knows {FORMAT}", path.display(), found.format),
+        )),
+        _ => Ok(record),
+    }
+}
+
+impl std::fmt::Display for VolumeSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            VolumeSource::Path(path) => path.display().fmt(f),
+            VolumeSource::Named(name) => f.write_str(name),
+        }
+    }
+}

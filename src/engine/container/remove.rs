@@ -1,0 +1,73 @@
+//! Removing a container: its directory leaves its place by one rename, which is the removal; the rest is tidying that
+//! a killed command leaves to the next removal.
+
+use std::fs;
+use std::io;
+
+use base::{ContainerId, Context, Kind, Report};
+
+use crate::Engine;
+use crate::container::lock::{ContainerLock, lock};
+use crate::container::record::{Record, load};
+use crate::container::{kill, names, snapshot, wait};
+use crate::file::failed;
+
+/// What removed directories begin with until they are gone.
+const GONE: &str = ".gone-";
+
+/// Removes a container; with `force` one that runs is killed first.
+pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Report> {
+    let record = load(engine, id)?;
+    loop {
+        let locked = lock(engine, id)?;
+        if !locked.condition.life.is_active() {
+            return remove_locked(engine, &record, locked)
+                .step(|| format!("cannot remove container {}", record.name));
+        }
+        drop(locked);
+        if !force {
+            return Err(Report::new(
+                Kind::Conflict,
+                format!(
+                    "cannot remove container \"{}\": container is running: stop the container before removing or \
+                     force remove",
+                    record.name
+                ),
+            ));
+        }
+        match kill::kill(engine, id, nix::libc::SIGKILL) {
+            // It ended in between.
+            Err(report) if report.kind() != Kind::Conflict => return Err(report),
+            _ => drop(wait::wait(engine, id)?),
+        }
+    }
+}
+
+fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Result<(), Report> {
+    let id = &record.id;
+    snapshot::remove(engine, record)?;
+    let from = engine.paths().container(id);
+    let to = engine.paths().containers().join(format!("{GONE}{id}"));
+    fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
+    drop(locked);
+    names::release(engine, &record.name, id)?;
+    let run = engine.paths().run_container(id);
+    for directory in [&to, &run] {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", directory, error)),
+            _ => {}
+        }
+    }
+    sweep(engine);
+    Ok(())
+}
+
+/// Deletes what killed removals left. What resists is tried again by the next removal.
+fn sweep(engine: &Engine) {
+    let Ok(entries) = fs::read_dir(engine.paths().containers()) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(GONE) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

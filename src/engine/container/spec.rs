@@ -1,0 +1,220 @@
+//! From a container's record to the OCI runtime specification, with Docker's defaults.
+//!
+//! The user is not resolved here: names are looked up in the container's own files, by init. Ids are not mapped here
+//! either: which ids there are is known when the container starts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base::{Context, Kind, Report};
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Root, Spec,
+};
+
+use crate::Engine;
+use crate::container::files;
+use crate::container::record::{NetworkMode, Record, Seccomp, Volume, VolumeSource};
+
+/// Where programs are looked for when nothing says so.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Hidden: they tell of, or reach, the machine rather than the container.
+pub(crate) const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// Readable only: writing them changes the machine.
+pub(crate) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a start needs of a container's record.
+#[derive(Clone, Debug)]
+pub struct Launchable {
+    /// The specification; its root path is to be set by whoever mounts the root file system.
+    pub spec: Spec,
+    /// `USER[:GROUP]`, to be looked up in the container.
+    pub user: String,
+}
+
+/// The specification of a container. Writes the files of `/etc` that are bound into it to its directory.
+pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
+    files::write(engine, record)?;
+    let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
+    let mut spec = Spec::default();
+    let mut root = Root::default();
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(record.host.read_only));
+    spec.set_root(Some(root))
+        .set_hostname((record.host.network != NetworkMode::Host).then(|| record.settings.hostname.clone()))
+        .set_process(Some(process(record, capabilities)))
+        .set_mounts(Some(mounts(engine, record)?))
+        .set_linux(Some(linux(record, capabilities)?));
+    Ok(Launchable { spec, user: record.settings.user.clone() })
+}
+
+fn process(record: &Record, capabilities: u64) -> Process {
+    let set = runtime::capabilities::to_spec(capabilities);
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(set.clone()))
+        .set_permitted(Some(set.clone()))
+        .set_effective(Some(set))
+        .set_inheritable(None)
+        .set_ambient(None);
+    let settings = &record.settings;
+    let mut process = Process::default();
+    let workdir = if settings.workdir.is_empty() { "/" } else { &settings.workdir };
+    process
+        .set_terminal(Some(settings.tty))
+        .set_args(Some(record.command_line()))
+        .set_env(Some(environment(record)))
+        .set_cwd(Path::new("/").join(workdir))
+        .set_capabilities(Some(sets))
+        .set_rlimits(None)
+        .set_no_new_privileges(Some(record.host.no_new_privileges));
+    process
+}
+
+/// The record's variables over those that every container has. `HOME` is set by init, which knows the user's.
+pub(crate) fn environment(record: &Record) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", record.settings.hostname)];
+    if record.settings.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    env.retain(|default| {
+        let name = default.split_once('=').map_or("", |(name, _)| name);
+        !record.settings.env.iter().any(|entry| entry.split_once('=').is_some_and(|(given, _)| given == name))
+    });
+    env.extend(record.settings.env.iter().cloned());
+    env
+}
+
+fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    ];
+    let mut own = own_mounts(engine, record)?;
+    // What lies above comes first, whatever the order on the command line; the sort keeps the order of equals.
+    own.sort_by_key(|mount| mount.destination().components().count());
+    let covered = |default: &Mount| own.iter().any(|given| given.destination() == default.destination());
+    list.retain(|default| !covered(default));
+    let files = files::BOUND.iter().map(|(name, destination)| {
+        let source = engine.paths().container(&record.id).join(name);
+        bind(&source, destination, false)
+    });
+    list.extend(files.filter(|file| !covered(file)));
+    list.extend(own);
+    Ok(list)
+}
+
+/// Volumes and file systems in memory.
+fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
+    let mut list = Vec::new();
+    for Volume { source, destination, read_only } in &record.host.volumes {
+        let path = match source {
+            VolumeSource::Named(name) => engine.paths().volumes().join(name).join("_data"),
+            VolumeSource::Path(path) => path.clone(),
+        };
+        list.push(bind(&path, destination, *read_only));
+    }
+    for (destination, options) in &record.host.tmpfs {
+        let mut words = vec!["nosuid", "nodev", "noexec", "mode=1777"];
+        for word in options.split(',').filter(|word| !word.is_empty()) {
+            let key = word.split('=').next().unwrap_or_default();
+            words.retain(|default| *default != format!("no{key}") && !default.starts_with(&format!("{key}=")));
+            words.push(word);
+        }
+        list.push(mount(destination, "tmpfs", "tmpfs", &words));
+    }
+    if record.image.is_host() && record.host.host_home {
+        let home = home_directory().step(|| "looking for the home directory (--host-home)".to_owned())?;
+        list.push(bind(&home, &home.to_string_lossy(), false));
+    }
+    Ok(list)
+}
+
+fn home_directory() -> Result<PathBuf, Report> {
+    let uid = nix::unistd::getuid();
+    let passwd = fs::read_to_string("/etc/passwd").map_err(|error| Report::of(Kind::Internal, error))?;
+    let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut mine = line.filter(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(uid.as_raw())));
+    let home = mine.find_map(|fields| fields.get(5).map(PathBuf::from));
+    home.ok_or_else(|| Report::new(Kind::NotFound, format!("/etc/passwd has no user {uid}")))
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(PathBuf::from(destination))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(PathBuf::from(source)))
+        .set_options(Some(options.iter().map(ToString::to_string).collect()));
+    mount
+}
+
+fn bind(source: &Path, destination: &str, read_only: bool) -> Mount {
+    let mut options = vec!["rbind", "rprivate"];
+    if read_only {
+        options.push("ro");
+    }
+    let mut mount = mount(destination, "bind", "", &options);
+    mount.set_source(Some(source.to_owned()));
+    mount
+}
+
+fn linux(record: &Record, capabilities: u64) -> Result<Linux, Report> {
+    let own_network = record.host.network != NetworkMode::Host;
+    let namespaces = [
+        Some(LinuxNamespaceType::User),
+        Some(LinuxNamespaceType::Mount),
+        Some(LinuxNamespaceType::Pid),
+        Some(LinuxNamespaceType::Ipc),
+        Some(LinuxNamespaceType::Cgroup),
+        own_network.then_some(LinuxNamespaceType::Uts),
+        own_network.then_some(LinuxNamespaceType::Network),
+    ];
+    let namespaces = namespaces.into_iter().flatten().map(|kind| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(kind).set_path(None);
+        namespace
+    });
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(Some(namespaces.collect()))
+        .set_masked_paths(Some(MASKED.map(str::to_owned).to_vec()))
+        .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()))
+        .set_seccomp(seccomp(&record.host.seccomp, capabilities)?)
+        .set_resources(None)
+        .set_devices(None);
+    Ok(linux)
+}
+
+fn seccomp(choice: &Seccomp, capabilities: u64) -> Result<Option<LinuxSeccomp>, Report> {
+    match choice {
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::Default => Ok(Some(runtime::seccomp::default_profile(capabilities))),
+        Seccomp::Profile(text) => match serde_json::from_str(text) {
+            Ok(profile) => Ok(Some(profile)),
+            Err(error) => Err(Report::of(Kind::Usage, error).with_step("reading the seccomp profile")),
+        },
+    }
+}

@@ -1,0 +1,135 @@
+//! Where a container is in its life: what the record says, held against the processes that are there.
+//!
+//! A monitor that was killed leaves a record that says *running* for ever. So that word is believed only while the
+//! recorded process (boot, pid and start time) exists, or its monitor does, which is about to write the end.
+
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
+
+use base::{ContainerId, Report};
+use monitor::record::{self, PidRecord, State, Status};
+
+use crate::Engine;
+
+/// The exit code shown when it could not be learnt.
+pub const UNKNOWN_CODE: i32 = 255;
+
+/// Where a container is in its life, as far as it is true now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Never started.
+    Created,
+    /// A monitor is setting it up.
+    Starting,
+    /// Its first process runs.
+    Running {
+        /// Host pid of the first process.
+        pid: i32,
+    },
+    /// It has ended.
+    Exited {
+        /// As a shell shows it; `None` when it could not be learnt.
+        code: Option<i32>,
+    },
+}
+
+/// A container's state record and what it means now.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// The record as it is on the disk.
+    pub state: State,
+    /// Its meaning.
+    pub life: Life,
+    /// The processes, when the record has any.
+    pub pids: Option<PidRecord>,
+}
+
+/// The descriptors of a container's processes that still are what the record says.
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    pub(crate) init: Option<OwnedFd>,
+    pub(crate) monitor: Option<OwnedFd>,
+}
+
+impl Life {
+    /// Docker's lower-case word: `created`, `running`, `exited`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Life::Created | Life::Starting => "created",
+            Life::Running { .. } => "running",
+            Life::Exited { .. } => "exited",
+        }
+    }
+
+    /// Whether its processes are there or about to be.
+    pub fn is_active(&self) -> bool {
+        matches!(self, Life::Starting | Life::Running { .. })
+    }
+
+    /// The code to show: 0 while there is none.
+    pub fn code(&self) -> i32 {
+        match self {
+            Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
+            _ => 0,
+        }
+    }
+}
+
+/// The condition of a container, read without a lock. A container without a state record was never started.
+pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
+    let directory = engine.paths().container(id);
+    loop {
+        let state = record::read_state(&directory)?.unwrap_or_else(created);
+        let pids = record::read_pid(&engine.paths().run_container(id))?;
+        let processes = processes(pids.as_ref())?;
+        let alive = processes.init.is_some() || processes.monitor.is_some();
+        let life = match state.status {
+            Status::Created => Life::Created,
+            Status::Exited => Life::Exited { code: state.exit_code },
+            Status::Starting if alive || pids.is_none() => Life::Starting,
+            Status::Running if alive => Life::Running { pid: state.pid.unwrap_or_default() },
+            Status::Starting | Status::Running => {
+                // The monitor may have written the end between our two reads.
+                if record::read_state(&directory)?.as_ref() != Some(&state) {
+                    continue;
+                }
+                Life::Exited { code: None }
+            }
+        };
+        return Ok(Condition { state, life, pids });
+    }
+}
+
+/// Which of the recorded processes are still there.
+pub(crate) fn processes(pids: Option<&PidRecord>) -> Result<Processes, Report> {
+    match pids {
+        None => Ok(Processes::default()),
+        Some(pids) => Ok(Processes { init: pids.init()?, monitor: pids.monitor()? }),
+    }
+}
+
+/// Writes the end that a killed monitor could not write. The caller holds the container's lock.
+pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
+    let mut condition = condition(engine, id)?;
+    let recorded = matches!(condition.state.status, Status::Starting | Status::Running);
+    if recorded && condition.life == (Life::Exited { code: None }) {
+        condition.state.status = Status::Exited;
+        condition.state.pid = None;
+        condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));
+        record::write_state(&engine.paths().container(id), &condition.state, true)?;
+    }
+    Ok(condition)
+}
+
+fn created() -> State {
+    State {
+        format: record::FORMAT,
+        status: Status::Created,
+        pid: None,
+        started_at: None,
+        finished_at: None,
+        exit_code: None,
+        oom_killed: false,
+        error: None,
+    }
+}

@@ -1,0 +1,84 @@
+//! Waiting for a container without asking again and again: its directories are watched for records that appear, its
+//! processes by descriptors that become readable when they end.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use base::{ContainerId, Kind, Report};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::Engine;
+use crate::container::record::load;
+use crate::container::state::{Condition, Life, Processes, condition, processes};
+use crate::file::failed;
+
+/// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers 0
+/// at once, as Docker's `not-running`.
+pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
+    load(engine, id)?;
+    let mut watch = Watch::new(engine, id)?;
+    while watch.active()? {
+        watch.wait()?;
+    }
+    Ok(watch.last.life.code())
+}
+
+/// Something that can change in a container, waited for.
+pub(crate) struct Watch<'a> {
+    engine: &'a Engine,
+    id: &'a ContainerId,
+    inotify: Inotify,
+    processes: Processes,
+    last: Condition,
+}
+
+impl<'a> Watch<'a> {
+    /// Watches from now on: what changes after this returns wakes the first [`Watch::wait`].
+    pub(crate) fn new(engine: &'a Engine, id: &'a ContainerId) -> Result<Self, Report> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .map_err(|errno| Report::of(Kind::Internal, errno).with_step("inotify_init1()"))?;
+        let changes = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        let add = |path: &Path| match inotify.add_watch(path, changes) {
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(failed("watching", path, errno.into())),
+        };
+        add(&engine.paths().container(id))?;
+        add(&engine.paths().run_container(id))?;
+        let last = condition(engine, id)?;
+        Ok(Watch { engine, id, inotify, processes: Processes::default(), last })
+    }
+
+    /// Whether the container runs, or is about to.
+    pub(crate) fn active(&mut self) -> Result<bool, Report> {
+        // First the descriptors, then the record: an end between the two leaves a readable descriptor.
+        self.last = condition(self.engine, self.id)?;
+        self.processes = processes(self.last.pids.as_ref())?;
+        Ok(matches!(self.last.life, Life::Starting | Life::Running { .. }))
+    }
+
+    /// Blocks until something changed.
+    pub(crate) fn wait(&mut self) -> Result<(), Report> {
+        // While the monitor lives it writes the record, which wakes us; an init that has ended says nothing then.
+        let process = self.processes.monitor.as_ref().or(self.processes.init.as_ref());
+        let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        fds.extend(process.map(|fd| PollFd::new(fd.as_fd() as BorrowedFd<'_>, PollFlags::POLLIN)));
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("poll()")),
+            }
+        }
+        drop(fds);
+        match self.inotify.read_events() {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(errno) => Err(Report::of(Kind::Internal, errno).with_step("read(inotify)")),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Small files that are always whole: written to a temporary name, renamed.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use base::{Context, Kind, Report};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The largest record that is read; ours are a few kilobytes.
+const RECORD_MAX: u64 = 16 << 20;
+
+/// Random bytes of the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Report> {
+    let mut bytes = [0; N];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| Report::of(Kind::Internal, error)).step(|| "reading /dev/urandom".to_owned())?;
+    Ok(bytes)
+}
+
+/// Replaces a file by these bytes; `sync` makes them last through a power loss before the new name is seen.
+pub(crate) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<(), Report> {
+    let suffix = u64::from_ne_bytes(random()?);
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{suffix:016x}"));
+    let temporary = Path::new(&temporary);
+    let written = File::options().write(true).create_new(true).open(temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_all()?;
+        }
+        fs::rename(temporary, path)
+    });
+    written.map_err(|error| {
+        // The error that counts is the first; a file left under its temporary name is never read.
+        let _ = fs::remove_file(temporary);
+        Report::of(Kind::Internal, error).with_step(format!("writing {}", path.display()))
+    })
+}
+
+/// [`replace`] with a value as JSON.
+pub(crate) fn replace_json(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), Report> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Report::of(Kind::Internal, error))?;
+    replace(path, &bytes, sync)
+}
+
+/// A JSON file; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Report> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(RECORD_MAX).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("reading", path, error)),
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => Err(Report::of(Kind::Internal, error).with_step(format!("reading {}", path.display()))),
+    }
+}
+
+/// An I/O error with what was tried.
+pub(crate) fn failed(what: &str, path: &Path, error: io::Error) -> Report {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::Denied,
+        _ => Kind::Internal,
+    };
+    Report::of(kind, error).with_step(format!("{what} {}", path.display()))
+}

@@ -1,0 +1,262 @@
+//! `cargo xtask bench`: sublet beside its rivals, interleaved, on one machine and one file system.
+//!
+//! A topic is a set of sides that do the same work; each round runs every side once, in turn, so that a slow minute of
+//! the machine hits all of them. The work is checked each time: a side that fails is shown as failed, never as fast.
+//! Printed are median, spread (the quartiles) and the ratio to sublet; the raw samples, command lines, versions and the
+//! machine go to `docs/benchmarks/<date>-<topic>/`.
+
+mod files;
+mod machine;
+mod network;
+mod pull;
+mod start;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fixture::image::Image;
+use nix::unistd::getuid;
+
+use crate::registry::Registry;
+use crate::shell::{Fallible, cargo, line, output, workspace};
+use crate::{debian, host};
+
+/// Every topic: its name, how many rounds, and its sides.
+type Topic = (&'static str, usize, fn(&Ground) -> Fallible<Vec<Side>>);
+const TOPICS: &[Topic] = &[
+    ("start", 30, start::sides),
+    ("files", 7, files::sides),
+    ("network", 7, network::sides),
+    ("pull", 7, pull::sides),
+];
+/// A single run that takes longer has failed.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// What the sides share: a directory on the file system under test, the registry, the release binary.
+pub struct Ground {
+    /// Holds every side's store.
+    pub directory: PathBuf,
+    /// `127.0.0.1:port` of the registry with `busybox` and, if it could be made, `debian`.
+    pub registry: String,
+    /// The binary that ships.
+    pub sublet: PathBuf,
+    /// Whether the registry has the image `debian`.
+    pub has_debian: bool,
+}
+
+/// One contender in a topic.
+pub struct Side {
+    /// The work: sides with the same work are compared.
+    pub work: String,
+    /// Who does it.
+    pub name: String,
+    /// Runs before each sample and is not measured.
+    pub prepare: Option<Command>,
+    /// What is measured, by its wall time.
+    pub command: Command,
+}
+
+impl Side {
+    /// A side measured by its wall time.
+    pub fn timed(work: &str, name: &str, command: Command) -> Self {
+        Side { work: work.to_owned(), name: name.to_owned(), prepare: None, command }
+    }
+
+    /// Adds what runs before each sample.
+    #[must_use]
+    pub fn after(mut self, prepare: Command) -> Self {
+        self.prepare = Some(prepare);
+        self
+    }
+
+    fn sample(&mut self) -> Result<f64, String> {
+        if let Some(prepare) = &mut self.prepare {
+            output(prepare).map_err(|error| error.to_string())?;
+        }
+        let began = Instant::now();
+        output(&mut self.command).map_err(|error| error.to_string())?;
+        let took = began.elapsed();
+        if took > LIMIT {
+            return Err(format!("{} s are over the limit", took.as_secs()));
+        }
+        Ok(took.as_secs_f64())
+    }
+}
+
+/// The samples of one side, in the order of rounds.
+pub struct Series {
+    side: Side,
+    samples: Vec<Result<f64, String>>,
+}
+
+impl Series {
+    /// (lower quartile, median, upper quartile) of the samples that succeeded.
+    fn quartiles(&self) -> Option<[f64; 3]> {
+        let mut good: Vec<f64> = self.samples.iter().filter_map(|sample| sample.as_ref().ok().copied()).collect();
+        good.sort_by(f64::total_cmp);
+        let at = |quarter: usize| good.get((good.len().checked_sub(1)?) * quarter / 4).copied();
+        Some([at(1)?, at(2)?, at(3)?])
+    }
+
+    fn failures(&self) -> usize {
+        self.samples.iter().filter(|sample| sample.is_err()).count()
+    }
+}
+
+/// Runs the named topics, or all.
+pub fn run(names: &[String]) -> Fallible<bool> {
+    let unknown = names.iter().find(|name| !TOPICS.iter().any(|(topic, ..)| topic == name));
+    if let Some(name) = unknown {
+        return Err(format!("no benchmark is called {name}; there are: start files network pull").into());
+    }
+    let base = std::env::temp_dir().join(format!("sublet-bench-{}", std::process::id()));
+    fs::create_dir_all(&base)?;
+    let registry = Registry::start(&base)?.ok_or("docker-registry is not installed")?;
+    let ground = ground(&base, &registry)?;
+    for (topic, rounds, sides) in TOPICS {
+        if names.is_empty() || names.iter().any(|name| name == topic) {
+            let series = measure(sides(&ground)?, *rounds);
+            let report = report(topic, &series);
+            println!("{report}");
+            record(topic, &report, &series, &ground)?;
+        }
+    }
+    drop(registry);
+    clean(&base);
+    Ok(true)
+}
+
+fn ground(base: &Path, registry: &Registry) -> Fallible<Ground> {
+    let target = host::musl_target();
+    let installed = std::env::var_os("SUBLET_BENCH_BIN").map(PathBuf::from);
+    let sublet = if let Some(path) = installed {
+        path
+    } else {
+        crate::shell::run(&mut cargo(["build", "--release", "--quiet", "--target", &target, "--bin", "sublet"]))?;
+        let directory = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+        directory.join(target).join("release/sublet")
+    };
+    let push = |name: &str, image: &Image| fixture::push::push(&registry.address, name, "latest", image);
+    push("busybox", &debian::busybox()?.ok_or("busybox-static is not installed")?)?;
+    let debian = debian::debian()?;
+    if let Some(image) = &debian {
+        push("debian", image)?;
+    }
+    let has_debian = debian.is_some();
+    Ok(Ground { directory: base.to_path_buf(), registry: registry.address.clone(), sublet, has_debian })
+}
+
+/// Every side once a round, in turn.
+fn measure(sides: Vec<Side>, rounds: usize) -> Vec<Series> {
+    let mut series: Vec<Series> = sides.into_iter().map(|side| Series { side, samples: Vec::new() }).collect();
+    // The first round fills caches and is not counted; a side that fails there will fail again and be seen then.
+    for one in &mut series {
+        let _ = one.side.sample();
+    }
+    for _ in 0..rounds {
+        for one in &mut series {
+            let sample = one.side.sample();
+            one.samples.push(sample);
+        }
+    }
+    series
+}
+
+/// The table: a block for each work, ratios to sublet's median.
+fn report(topic: &str, series: &[Series]) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("# {topic}\n");
+    let mut works: Vec<&str> = series.iter().map(|one| one.side.work.as_str()).collect();
+    works.dedup();
+    for work in works {
+        let group: Vec<&Series> = series.iter().filter(|one| one.side.work == work).collect();
+        let ours = group.iter().find(|one| one.side.name.starts_with("sublet")).and_then(|one| one.quartiles());
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n## {work}\n\n| side | median ms | quartiles | ratio to sublet | failed |\n|---|---|---|---|---|\n"
+        );
+        for one in group {
+            let row = match one.quartiles() {
+                None => format!("| {} | - | - | - | {} |", one.side.name, one.failures()),
+                Some([low, median, high]) => {
+                    let ratio = ours.map_or("-".to_owned(), |[_, ours, _]| format!("{:.2}", median / ours));
+                    let (low, median, high) = (low * 1000.0, median * 1000.0, high * 1000.0);
+                    format!(
+                        "| {} | {median:.2} | {low:.2} to {high:.2} | {ratio} | {} |",
+                        one.side.name,
+                        one.failures()
+                    )
+                }
+            };
+            text.push_str(&row);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Writes the table, the raw samples, the command lines and the machine.
+fn record(topic: &str, report: &str, series: &[Series], ground: &Ground) -> Fallible<()> {
+    use std::fmt::Write as _;
+    let date = output(Command::new("date").arg("+%Y-%m-%d"))?;
+    let root = std::env::var_os("SUBLET_BENCH_OUT").map_or_else(|| workspace().join("docs/benchmarks"), PathBuf::from);
+    let directory = root.join(format!("{date}-{topic}"));
+    fs::create_dir_all(&directory)?;
+    // Directories of this run are given by what they stand for, so that two runs can be compared.
+    let neutral = |text: String| {
+        let text = text.replace(&*ground.directory.to_string_lossy(), "$BENCH");
+        text.replace(&*ground.sublet.to_string_lossy(), "sublet").replace(&ground.registry, "$REGISTRY")
+    };
+    let mut raw = String::from("work\tside\tround\tvalue\n");
+    let mut lines = String::new();
+    for one in series {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "{} | {}: {}", one.side.work, one.side.name, neutral(line(&one.side.command)));
+        for (round, sample) in one.samples.iter().enumerate() {
+            let value =
+                sample.as_ref().map_or_else(|error| format!("failed: {}", error.replace('\n', " ")), f64::to_string);
+            let _ = writeln!(raw, "{}\t{}\t{round}\t{}", one.side.work, one.side.name, neutral(value));
+        }
+    }
+    fs::write(directory.join("raw.tsv"), raw)?;
+    fs::write(
+        directory.join("README.md"),
+        format!("{report}\n{}\n## Command lines\n\n```\n{lines}```\n", machine::describe(ground)),
+    )?;
+    println!("written: {}", directory.display());
+    Ok(())
+}
+
+/// Removes stores, among them those with files of foreign ids; what stays is named.
+fn clean(base: &Path) {
+    if crate::shell::which("podman").is_some() && !getuid().is_root() {
+        // Its files belong to subordinate ids, so only its own namespace can remove them.
+        let _ = Command::new("podman").args(["unshare", "rm", "-rf"]).arg(base).stderr(Stdio::null()).status();
+    }
+    if let Err(error) = fs::remove_dir_all(base)
+        && base.exists()
+    {
+        eprintln!("cannot remove {}: {error}", base.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quartiles_leave_failures_out_and_the_report_counts_them() {
+        let side = |name: &str| Side::timed("work", name, Command::new("true"));
+        let good = |values: &[f64]| values.iter().map(|value| Ok(*value)).collect::<Vec<_>>();
+        let ours = Series { side: side("sublet"), samples: good(&[0.003, 0.001, 0.002, 0.004, 0.005]) };
+        let mut theirs = Series { side: side("rival"), samples: good(&[0.006]) };
+        theirs.samples.push(Err("no".to_owned()));
+        assert_eq!(ours.quartiles(), Some([0.002, 0.003, 0.004]));
+        let text = report("start", &[ours, theirs]);
+        assert!(text.contains("| sublet | 3.00 | 2.00 to 4.00 | 1.00 | 0 |"), "{text}");
+        assert!(text.contains("| rival | 6.00 | 6.00 to 6.00 | 2.00 | 1 |"), "{text}");
+    }
+}

@@ -1,0 +1,91 @@
+//! How long until a container has run `true` and is gone, with the image there already.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::{Ground, Side};
+use crate::shell::{Fallible, command, output, which};
+
+/// Podman with its store on the ground, as the rootless default has it.
+pub fn podman(ground: &Ground) -> Command {
+    let mut podman = Command::new("podman");
+    podman.args(["--cgroup-manager=cgroupfs", "--root"]).arg(ground.directory.join("podman"));
+    podman.arg("--runroot").arg(ground.directory.join("podman-run"));
+    podman
+}
+
+/// Our binary with its store on the ground.
+pub fn sublet(ground: &Ground) -> Command {
+    let mut sublet = Command::new(&ground.sublet);
+    sublet.arg("--root").arg(ground.directory.join("sublet"));
+    sublet
+}
+
+/// The reference of an image of the loopback registry.
+pub fn image(ground: &Ground, name: &str) -> String {
+    format!("{}/{name}", ground.registry)
+}
+
+/// A copy of the image's root for rivals that know no images; made by `podman`, else by the host's busybox alone.
+pub fn plain_root(ground: &Ground) -> Fallible<std::path::PathBuf> {
+    let root = ground.directory.join("root");
+    if !root.exists() {
+        for name in ["bin", "proc", "dev", "sys", "tmp", "etc", "work"] {
+            std::fs::create_dir_all(root.join(name))?;
+        }
+        let busybox = which("busybox").ok_or("busybox-static is not installed")?;
+        std::fs::copy(&busybox, root.join("bin/busybox"))?;
+        for applet in ["sh", "true", "find", "tar", "cat", "rm", "dd", "wget", "cp", "seq", "touch", "date"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
+        }
+    }
+    Ok(root)
+}
+
+/// An OCI bundle for crun: the plain root and the runtime's own rootless specification.
+fn bundle(ground: &Ground, root: &Path) -> Fallible<std::path::PathBuf> {
+    let bundle = ground.directory.join("bundle");
+    if !bundle.exists() {
+        std::fs::create_dir_all(&bundle)?;
+        output(command("crun", ["spec", "--rootless"]).current_dir(&bundle))?;
+        let file = bundle.join("config.json");
+        let mut spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+        spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+        spec["process"]["terminal"] = false.into();
+        spec["root"]["path"] = root.to_string_lossy().into_owned().into();
+        std::fs::write(file, spec.to_string())?;
+    }
+    Ok(bundle)
+}
+
+pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
+    let image = image(ground, "busybox");
+    let root = plain_root(ground)?;
+    output(sublet(ground).args(["pull", &image]))?;
+    let has_podman = which("podman").is_some();
+    if has_podman {
+        output(podman(ground).args(["pull", "--tls-verify=false", &image]))?;
+    }
+    let mut sides = Vec::new();
+    for (work, options) in [("true, no network", ["--network", "none"].as_slice()), ("true, default network", &[])] {
+        let run = |mut engine: Command| {
+            engine.args(["run", "--rm"]).args(options).args([image.as_str(), "true"]);
+            engine
+        };
+        sides.push(Side::timed(work, "sublet", run(sublet(ground))));
+        if has_podman {
+            sides.push(Side::timed(work, "podman", run(podman(ground))));
+        }
+        if !options.is_empty() && which("crun").is_some() {
+            let mut crun = command("crun", ["run", "--bundle"]);
+            crun.arg(bundle(ground, &root)?).arg(format!("bench-{}", std::process::id()));
+            sides.push(Side::timed(work, "crun (no image, no limits)", crun));
+        }
+        if !options.is_empty() && which("bwrap").is_some() {
+            let mut bwrap = command("bwrap", ["--unshare-all", "--bind"]);
+            bwrap.arg(&root).args(["/", "--proc", "/proc", "--dev", "/dev", "true"]);
+            sides.push(Side::timed(work, "bwrap (no image, no limits)", bwrap));
+        }
+    }
+    Ok(sides)
+}

@@ -1,0 +1,47 @@
+//! The merged index of a stack of layers, made once and kept in the store as a cache.
+
+use std::io::Write;
+
+use index::Index;
+use oci::{ChainId, DiffId};
+use store::{Durability, Store};
+
+use crate::error::{LayerError, Result};
+
+/// Makes sure that the store has the merged index of these layers, lowest first, whose own indexes it must have. The
+/// caller holds a lease.
+///
+/// It is never synced: a chain index can be made again from those of the layers. One that a power loss cut short is
+/// replaced here, so a process that starts a container asks this first.
+pub fn merge_chain(store: &Store, layers: &[DiffId]) -> Result<ChainId> {
+    let chain = ChainId::of(layers).ok_or(index::MergeError::NoLayers)?;
+    if is_whole(store, chain)? {
+        return Ok(chain);
+    }
+    let indexes = layers.iter().map(|layer| open_layer(store, *layer)).collect::<Result<Vec<_>>>()?;
+    let bytes = index::merge(&indexes.iter().collect::<Vec<_>>())?;
+    // Over what is there: it was looked at and is not whole.
+    let mut file = store.chains().create()?;
+    file.write_all(&bytes).map_err(|source| LayerError::Write { what: "the merged index", source })?;
+    file.publish_over(store.chains().dir(), &store.chains().path_of(&chain.0), Durability::Later)?;
+    Ok(chain)
+}
+
+/// Whether the index is there with all its sections and not another's.
+fn is_whole(store: &Store, chain: ChainId) -> Result<bool> {
+    let Some(file) = store.chains().open(&chain.0)? else { return Ok(false) };
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let whole = Index::open(file).is_ok_and(|index| index.is_chain() && index.id() == chain.0);
+    Ok(whole && store.chains().claim(&chain.0, size)?)
+}
+
+/// Opens the index of a layer.
+pub fn open_layer(store: &Store, layer: DiffId) -> Result<Index> {
+    let file = store.layers().open(&layer.0)?.ok_or(LayerError::MissingLayer { layer })?;
+    let index = Index::open(file).map_err(|source| LayerError::Open { layer, source })?;
+    if index.id() != layer.0 || index.is_chain() {
+        let source = index::Damaged { what: "id in byte", at: index::format::at::ID as u64 }.into();
+        return Err(LayerError::Open { layer, source });
+    }
+    Ok(index)
+}

@@ -1,0 +1,29 @@
+//! What a layer may cost.
+
+/// Limits of one layer. The defaults are far above any real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many entries an archive may have.
+    pub entries: u64,
+    /// How many bytes an archive may have when it is uncompressed, and its files with their holes, whatever its
+    /// compressed size is …
+    pub base_bytes: u64,
+    /// … and how many more for each compressed byte.
+    pub ratio: u64,
+    /// Contents up to this size are kept in the index itself.
+    pub inline_bytes: u64,
+    /// Contents up to this size are kept in the pack of the layer, larger ones alone.
+    pub pack_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { entries: 10_000_000, base_bytes: 16 << 30, ratio: 200, inline_bytes: 512, pack_bytes: 64 << 10 }
+    }
+}
+
+impl Limits {
+    pub(crate) fn stream_bytes(&self, compressed: u64) -> u64 {
+        self.base_bytes.saturating_add(compressed.saturating_mul(self.ratio))
+    }
+}

@@ -1,0 +1,139 @@
+//! Inflating, hashing and reading an archive at the same time, a thread each.
+//!
+//! One thread inflates and is the slowest with gzip; its pieces go to a second, which computes the diff ID, and to the
+//! caller, who reads the archive. The queues are short, so that the memory is bounded and a slow reader slows the rest.
+//! Whoever stops early drops its end of a queue, and the inflating thread stops at its next piece.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use oci::{DiffId, Hasher};
+
+use crate::decompress::decompressed;
+use crate::error::{LayerError, Result};
+use crate::limits::Limits;
+
+/// One piece: below the size from which allocators ask the kernel each time.
+const PIECE_BYTES: usize = 64 << 10;
+/// How many pieces may wait.
+const QUEUE: usize = 32;
+
+type Piece = Arc<[u8]>;
+
+/// Runs `read` over the uncompressed stream, which it must read to its end, and gives its result with the diff ID and
+/// the length of the stream.
+pub(crate) fn run<T>(
+    reader: impl Read + Send,
+    limits: &Limits,
+    read: impl FnOnce(Pieces) -> Result<T>,
+) -> Result<(T, DiffId, u64)> {
+    thread::scope(|scope| {
+        let (to_reader, pieces) = sync_channel(QUEUE);
+        let (to_hasher, hashed) = sync_channel::<Piece>(QUEUE);
+        scope.spawn(move || inflate(reader, limits, &to_reader, &to_hasher));
+        let hasher = scope.spawn(move || {
+            let mut hasher = Hasher::new();
+            for piece in hashed {
+                hasher.update(&piece);
+            }
+            hasher
+        });
+        let result = read(Pieces { queue: pieces, current: Arc::from([]), at: 0 });
+        let hasher = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let result = result.map_err(unwrapped)?;
+        let size = hasher.size();
+        Ok((result, DiffId(hasher.finish()), size))
+    })
+}
+
+/// An error of our own that came through the stream.
+fn unwrapped(error: LayerError) -> LayerError {
+    match error {
+        LayerError::Read { source } => source.downcast().unwrap_or_else(|source| LayerError::Read { source }),
+        other => other,
+    }
+}
+
+/// Sends the uncompressed stream in pieces, or the error that ended it.
+fn inflate(
+    reader: impl Read + Send,
+    limits: &Limits,
+    to_reader: &SyncSender<io::Result<Piece>>,
+    to_hasher: &SyncSender<Piece>,
+) {
+    let sent = (|| {
+        let (mut inflated, compressed) = decompressed(reader)?;
+        let mut total = 0u64;
+        let mut buffer = vec![0; PIECE_BYTES];
+        loop {
+            let length = fill(&mut inflated, &mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            total += length as u64;
+            let limit = limits.stream_bytes(compressed.load(Ordering::Relaxed));
+            if total > limit {
+                let what = "uncompressed bytes";
+                return Err(io::Error::other(LayerError::Limit { what, limit }));
+            }
+            let piece: Piece = Arc::from(&buffer[..length]);
+            // The hasher ends only after this thread; the reader may have given up, and then nobody wants the rest.
+            if to_hasher.send(piece.clone()).is_err() || to_reader.send(Ok(piece)).is_err() {
+                return Ok(());
+            }
+        }
+    })();
+    if let Err(error) = sent {
+        // Nobody to tell: the reader has an error of its own.
+        let _ = to_reader.send(Err(error));
+    }
+}
+
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The reading end of the stream.
+pub(crate) struct Pieces {
+    queue: Receiver<io::Result<Piece>>,
+    current: Piece,
+    at: usize,
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.current.len()
+            && let Ok(next) = self.queue.recv()
+        {
+            self.current = next?;
+            self.at = 0;
+        }
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.at = (self.at + length).min(self.current.len());
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}

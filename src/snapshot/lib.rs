@@ -1,1 +1,17 @@
-//! (skeleton)
+//! Snapshots: how an image and the changes of one container become a root file system.
+//!
+//! A *view* is a read-only file system over something that exists (the merged index of an image chain, the host's own
+//! root); one process of the role `fs` serves it to all containers of the user. A *snapshot* is the writable state of
+//! one container above a view. Which kernel feature joins the two is a driver's affair ([`Snapshotter`]).
+//!
+//! This crate knows neither containers nor networks; it returns a plan, and the container's own init mounts it.
+
+mod fd_cache;
+pub mod fs_client;
+mod fs_mount;
+pub mod fs_role;
+mod host_mounts;
+pub mod ids;
+mod object_dir;
+pub mod view_chain;
+pub mod view_host;

@@ -1,0 +1,306 @@
+//! The role `fs`: serves one view to all containers of the user that have it as their root.
+//!
+//! Theory of operation
+//! - *Where it runs*: as the calling user, in the host's namespaces, with no capability and under no_new_privs from its
+//!   first request on. Its mount lives in a mount namespace inside the outer user namespace, made by a child
+//!   ([`crate::fs_mount`]); the server only keeps descriptors of both. So reading as "the calling user" is the same
+//!   thing as root and as a plain user, and a server that is taken over holds nothing but what it serves.
+//! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
+//!   the outer user namespace and the mount namespace. Each open connection is one user; nothing is ever sent again.
+//! - *End*: when the last connection has been closed for `linger_ms`, the server closes its listener and its mount
+//!   namespace, and serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
+//!   container whose monitor was killed still has one). A client that connected in that instant sees the end of the
+//!   stream and starts a new server. A killed server leaves nothing but a socket file that nobody listens on.
+//! - One thread runs this loop, the wire's threads serve requests; they share nothing but the end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base::{Explain, Failure, Kind, Report};
+use fuse::{Features, Filesystem, FuserWire, Wire, WireError};
+use index::Index;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use sys::error::Call;
+use sys::role::Inherited;
+use sys::{SysError, namespace, process, security, socket};
+
+use crate::object_dir::ObjectDir;
+use crate::fs_mount::{self, FuseMount};
+use crate::ids::MappedIds;
+use crate::view_chain::ChainView;
+use crate::view_host::{HostView, HostViewConfig};
+
+/// `argv[0]` of the role.
+pub const ARGV0: &str = "sublet-fs";
+/// How long a server stays without users, so that one `run --rm` after another finds it warm.
+pub const LINGER_MS: u64 = 30_000;
+/// More users than this are refused; each is one descriptor.
+const USERS_MAX: usize = 4096;
+
+/// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
+/// for a chain `index` and `objects`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FsConfig {
+    /// What to serve.
+    pub view: View,
+    /// [`LINGER_MS`], except in tests.
+    pub linger_ms: u64,
+}
+
+/// What a server shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum View {
+    /// The merged index of an image chain.
+    Chain {
+        /// Owners that the outer user namespace can express.
+        ids: MappedIds,
+    },
+    /// The host's own root.
+    Host(HostViewConfig),
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum FsRoleError {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The configuration is not ours.
+    #[error("configuration of the role fs")]
+    Config(#[source] serde_json::Error),
+    /// The index cannot be used.
+    #[error("opening the index of the image chain")]
+    Index(#[source] index::OpenError),
+    /// The index is that of one layer.
+    #[error("the index is not that of a merged chain")]
+    NotAChain,
+    /// The connection to the kernel failed.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl Explain for FsRoleError {
+    fn kind(&self) -> Kind {
+        match self {
+            FsRoleError::Sys(error) => error.kind(),
+            _ => Kind::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            FsRoleError::Sys(error) if error.call.contains("/dev/fuse") => Some(match error.errno() {
+                Errno::ENOENT => "load the kernel module: modprobe fuse".to_owned(),
+                _ => "let everyone use FUSE: chmod 0666 /dev/fuse".to_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The role's entry.
+pub fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", Report::from(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Leaves whoever started us (who need not wait for us), then serves.
+fn start() -> Result<ExitCode, FsRoleError> {
+    let mut inherited = Inherited::take()?;
+    let mut code = ExitCode::SUCCESS;
+    // The first process ends at once: its parent reaps it and the server is nobody's child.
+    process::fork(process::Flags::empty(), None, || {
+        let listen = inherited.fd("listen");
+        let result = listen.map_err(FsRoleError::from).and_then(|listen| {
+            let ready = prepare(&mut inherited);
+            run(UnixListener::from(listen), ready)
+        });
+        if let Err(error) = result {
+            eprintln!("error: {}", Report::from(error));
+            code = ExitCode::FAILURE;
+        }
+        i32::from(code == ExitCode::FAILURE)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A mounted view that is not served yet.
+struct Ready {
+    user_namespace: OwnedFd,
+    mount: FuseMount,
+    wire: Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send>,
+    linger: Duration,
+}
+
+fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
+    let config: FsConfig = serde_json::from_slice(&inherited.config).map_err(FsRoleError::Config)?;
+    let user_namespace = inherited.fd("userns")?;
+    raise_open_files()?;
+    let mount = fs_mount::mount(user_namespace.as_fd(), true)?;
+    nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
+    security::drop_all_capabilities()?;
+    let wire = match config.view {
+        View::Chain { ids } => {
+            let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
+            let contents = ObjectDir(inherited.fd("objects")?);
+            let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
+            wire_of(view, Features::immutable(threads()))
+        }
+        View::Host(config) => {
+            let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
+            wire_of(HostView::open(&config)?, features)
+        }
+    };
+    Ok(Ready { user_namespace, mount, wire, linger: Duration::from_millis(config.linger_ms) })
+}
+
+fn wire_of(
+    view: impl Filesystem,
+    features: Features,
+) -> Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send> {
+    Box::new(move |device| FuserWire::open(device, Arc::new(view), &features))
+}
+
+/// Two at least (a lone reader is slow), four at most (more only fight over the queue).
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4))
+}
+
+/// Raises the soft limit of open files to the hard one.
+fn raise_open_files() -> Result<(), SysError> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).call(|| "getrlimit(NOFILE)".to_owned())?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).call(|| format!("setrlimit(NOFILE, {hard})"))
+}
+
+/// Serves until the mount is gone; tells the waiting client if it cannot even begin.
+fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), FsRoleError> {
+    let Ready { user_namespace, mount, wire, linger } = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            refuse_first(&listen, &Report::from(error));
+            return Ok(());
+        }
+    };
+    let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
+    let device = mount.device;
+    let signal = Arc::clone(&ended);
+    let server = std::thread::spawn(move || {
+        let result = wire(device).and_then(Wire::serve);
+        // The counter cannot overflow with one write.
+        let _written = signal.write(1);
+        result
+    });
+    let users = Users { listen, user_namespace, mount_namespace: mount.mount_namespace };
+    users.serve(&ended, linger)?;
+    match server.join() {
+        Ok(result) => Ok(result.map(drop)?),
+        Err(_panic) => Err(SysError::new("FUSE server thread: panic", Errno::EIO).into()),
+    }
+}
+
+/// The client that started us learns why there will be no view.
+fn refuse_first(listen: &UnixListener, report: &Report) {
+    let text = serde_json::to_vec(&Failure::from(report)).unwrap_or_default();
+    let sent = accept(listen).and_then(|client| socket::send(client.as_fd(), &text, &[]));
+    if sent.is_err() {
+        eprintln!("error: {report}");
+    }
+}
+
+/// The listener is of type SEQPACKET, which makes no difference to accept(2).
+fn accept(listen: &UnixListener) -> Result<OwnedFd, SysError> {
+    listen.accept().map(|(client, _)| client.into()).call(|| "accept4()".to_owned())
+}
+
+/// The connections and what they are given.
+struct Users {
+    listen: UnixListener,
+    user_namespace: OwnedFd,
+    mount_namespace: OwnedFd,
+}
+
+impl Users {
+    /// Counts users until there have been none for `linger`, or until the server has ended. Dropping `self` on return
+    /// gives up the mount.
+    fn serve(self, ended: &EventFd, linger: Duration) -> Result<(), SysError> {
+        let mut users: Vec<OwnedFd> = Vec::new();
+        let mut idle_since = Instant::now();
+        loop {
+            let wait = if users.is_empty() { Some(linger.saturating_sub(idle_since.elapsed())) } else { None };
+            if wait.is_some_and(|left| left.is_zero()) {
+                return Ok(());
+            }
+            let timeout = wait.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX)
+            });
+            let mut fds = vec![
+                PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
+            ];
+            fds.extend(users.iter().map(|user| PollFd::new(user.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut fds, timeout) {
+                Err(Errno::EINTR) => continue,
+                result => result.call(|| "poll(users)".to_owned())?,
+            };
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+            if ready[0] {
+                return Ok(());
+            }
+            // A user never speaks after its greeting: whatever comes is the end.
+            let mut gone = ready[2..].iter();
+            users.retain(|_| !gone.next().copied().unwrap_or(false));
+            if ready[1] {
+                match accept(&self.listen).and_then(|user| self.welcome(&user).map(|()| user)) {
+                    Ok(user) if users.len() < USERS_MAX => users.push(user),
+                    Ok(_too_many) => {}
+                    Err(error) => eprintln!("fs: a client was refused: {error}: {}", error.cause),
+                }
+            }
+            if users.is_empty() && ready.iter().skip(1).any(|ready| *ready) {
+                idle_since = Instant::now();
+            }
+        }
+    }
+
+    fn welcome(&self, user: &OwnedFd) -> Result<(), SysError> {
+        proves_host(user)?;
+        socket::send(user.as_fd(), b"ok", &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
+    }
+}
+
+/// Whether a peer is ours: its uid, and a descriptor of its own user namespace that is also ours.
+///
+/// A process in a container with our run directory bound in has our uid, but no way to open our user namespace: the one
+/// it is in is another, and `/proc` refuses it those of processes outside. Asking the peer for the descriptor, rather
+/// than reading `/proc/PID/ns/user`, also works for a monitor that is not dumpable, and cannot be raced by pid reuse.
+fn proves_host(user: &OwnedFd) -> Result<(), SysError> {
+    let (_, uid) = socket::peer(user.as_fd())?;
+    if uid != nix::unistd::geteuid().as_raw() {
+        return Err(SysError::new(format!("client of uid {uid}"), Errno::EPERM));
+    }
+    let mut ready = [PollFd::new(user.as_fd(), PollFlags::POLLIN)];
+    // The greeting follows the connect at once; a client that is slower than this is none of ours.
+    if poll(&mut ready, PollTimeout::from(1000_u16)).call(|| "poll(greeting)".to_owned())? == 0 {
+        return Err(SysError::new("greeting of a client", Errno::ETIMEDOUT));
+    }
+    let mut greeting = [0; 16];
+    let (_, fds) = socket::receive(user.as_fd(), &mut greeting)?;
+    let theirs = fds.first().ok_or_else(|| SysError::new("greeting without a namespace", Errno::EPERM))?;
+    if namespace::identity(theirs)? == namespace::identity(namespace::open_own("user")?)? {
+        Ok(())
+    } else {
+        Err(SysError::new("client in another user namespace", Errno::EPERM))
+    }
+}

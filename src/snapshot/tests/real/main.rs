@@ -1,0 +1,40 @@
+//! Views and drivers on the real kernel: real FUSE mounts in real user namespaces, compared with the kernel's own view
+//! of the same files.
+//!
+//! Has a `main` of its own because the role `fs` is a re-execution of this binary, and because whatever forks must have
+//! one thread. Runs as any user: with a subordinate range it maps that, without one it maps one id, as root it maps a
+//! block of its own. Without /dev/fuse or user namespaces it says so and counts as skipped.
+
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
+mod support;
+
+mod host;
+
+use std::process::ExitCode;
+
+/// A test and its name.
+type Test = (&'static str, fn(&support::Outer));
+
+fn main() -> ExitCode {
+    let argv0 = std::env::args().next().unwrap_or_default();
+    if argv0 == snapshot::fs_role::ARGV0 {
+        return snapshot::fs_role::main();
+    }
+    let outer = match support::Outer::make() {
+        Ok(outer) => outer,
+        Err(reason) => {
+            println!("skipped: no user namespace with FUSE here: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    println!("running as uid {} with {} ids", nix::unistd::getuid(), outer.ids.uids);
+    let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let tests: Vec<Test> = host::TESTS.to_vec();
+    for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
+        println!("test {name} ...");
+        test(&outer);
+        println!("test {name} ok");
+    }
+    ExitCode::SUCCESS
+}

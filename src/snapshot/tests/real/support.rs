@@ -1,0 +1,116 @@
+//! An outer user namespace, scratch directories, and children inside namespaces.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+use snapshot::fs_client::FsPlaces;
+use snapshot::ids::MappedIds;
+use sys::namespace::{self, Extent, map_text};
+use sys::process::{self, Exit, Flags};
+
+/// The outer user namespace of one test run, held by a descriptor.
+pub struct Outer {
+    /// Joined for every mount.
+    pub user_namespace: OwnedFd,
+    /// How many ids it maps.
+    pub ids: MappedIds,
+    /// Removed at the end.
+    pub scratch: tempfile::TempDir,
+}
+
+impl Outer {
+    /// Makes it as the engine does: by newuidmap with a subordinate range, with one id, or directly as root.
+    pub fn make() -> Result<Outer, String> {
+        std::fs::File::options().read(true).write(true).open("/dev/fuse").map_err(|e| format!("/dev/fuse: {e}"))?;
+        let child = process::fork(Flags::NEWUSER, None, || {
+            nix::unistd::pause();
+            0
+        })
+        .map_err(|error| format!("{error}: {}", error.cause))?;
+        let proc = namespace::proc_dir(child.pid).map_err(|e| e.to_string())?;
+        let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+        let ids = match subordinate(uid) {
+            _ if uid == 0 => {
+                let map = map_text(&[Extent { inside: 0, outside: 1_200_000_000, size: 65_536 }]);
+                namespace::write_proc(proc.as_fd(), "uid_map", &map).map_err(|e| e.to_string())?;
+                namespace::write_proc(proc.as_fd(), "gid_map", &map).map_err(|e| e.to_string())?;
+                65_536
+            }
+            Some((first, count)) => {
+                for (tool, id) in [("newuidmap", uid), ("newgidmap", gid)] {
+                    let args = [child.pid.to_string(), format!("0 {id} 1 1 {first} {count}")];
+                    let args: Vec<&str> = args.iter().flat_map(|part| part.split(' ')).collect();
+                    let status = Command::new(tool).args(args).status().map_err(|e| format!("{tool}: {e}"))?;
+                    assert!(status.success(), "{tool}");
+                }
+                count + 1
+            }
+            None => {
+                let one = |id| map_text(&[Extent { inside: 0, outside: id, size: 1 }]);
+                namespace::write_proc(proc.as_fd(), "setgroups", "deny").map_err(|e| e.to_string())?;
+                namespace::write_proc(proc.as_fd(), "uid_map", &one(uid)).map_err(|e| e.to_string())?;
+                namespace::write_proc(proc.as_fd(), "gid_map", &one(gid)).map_err(|e| e.to_string())?;
+                1
+            }
+        };
+        let user_namespace = namespace::open_namespace(proc.as_fd(), "user").map_err(|e| e.to_string())?;
+        process::pidfd_send_signal(child.pidfd.as_fd(), nix::libc::SIGKILL).map_err(|e| e.to_string())?;
+        process::reap(child.pidfd.as_fd(), true).map_err(|e| e.to_string())?;
+        let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
+        Ok(Outer { user_namespace, ids: MappedIds { uids: ids, gids: ids }, scratch })
+    }
+
+    /// Where the servers of this run are found.
+    pub fn places(&self) -> FsPlaces<'_> {
+        FsPlaces { run: self.scratch.path(), locks: self.scratch.path() }
+    }
+}
+
+/// The user's range in /etc/subuid: first id and count.
+fn subordinate(uid: u32) -> Option<(u32, u32)> {
+    let name = nix::unistd::User::from_uid(uid.into()).ok()??.name;
+    let text = std::fs::read_to_string("/etc/subuid").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")))?;
+    let (first, count) = line.split_once(':')?;
+    Some((first.parse().ok()?, count.trim().parse().ok()?))
+}
+
+/// Runs a closure as root of a user namespace, with the root directory of a mount namespace; a panic fails the test.
+pub fn inside(user_namespace: &OwnedFd, mount_namespace: Option<&OwnedFd>, body: impl FnOnce()) {
+    let child = process::fork(Flags::empty(), None, || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            setns(user_namespace, CloneFlags::CLONE_NEWUSER).unwrap();
+            if let Some(mount_namespace) = mount_namespace {
+                setns(mount_namespace, CloneFlags::CLONE_NEWNS).unwrap();
+            }
+            body();
+        }));
+        i32::from(result.is_err())
+    })
+    .unwrap();
+    assert_eq!(process::reap(child.pidfd.as_fd(), true).unwrap(), Some(Exit::Code(0)));
+}
+
+/// The lines of a command's standard output, run in a root directory of its own.
+pub fn lines(command: &mut Command) -> Vec<String> {
+    // A view has no /dev/null to open for it.
+    let out = command.stdin(std::process::Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Waits until `done` holds, at most `seconds`.
+pub fn until(what: &str, seconds: u64, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed().as_secs() < seconds, "waited {seconds} s for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// Whether a path exists, links not followed.
+pub fn exists(path: impl AsRef<Path>) -> bool {
+    path.as_ref().symlink_metadata().is_ok()
+}

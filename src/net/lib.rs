@@ -1,1 +1,25 @@
-//! (skeleton)
+//! The container's network: the device inside, the process outside, and what lies between.
+//!
+//! [`setup`] makes the TAP device and its addresses in a new network namespace. [`role`] is the process that owns the
+//! other side: it runs [`netstack`] over the TAP and host sockets in one event loop, without a capability. [`client`]
+//! is how a monitor starts and feeds it. [`files`] words what a container finds in `/etc`.
+//!
+//! The host as the container sees it is the gateway's address (`host.docker.internal`). It leads to the host's primary
+//! address: services that listen on the host's loopback only stay out of reach unless
+//! [`NetSpec::host_loopback`] is set.
+
+pub mod client;
+pub mod control;
+mod error;
+pub mod files;
+mod host;
+mod ports;
+pub mod probe;
+pub mod role;
+mod sandbox;
+pub mod setup;
+mod spec;
+
+pub use error::NetError;
+pub use probe::probe;
+pub use spec::{Addressing, Family, NetSpec, Published};

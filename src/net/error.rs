@@ -1,0 +1,95 @@
+//! What can go wrong between a container and its network.
+
+use base::{Explain, Failure, Kind, Report};
+use nix::errno::Errno;
+use sys::SysError;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The TAP device could not be opened.
+    #[error("cannot open a TAP device")]
+    Tun(#[source] SysError),
+    /// A step of setting up the namespace.
+    #[error("cannot set up the container's network: {step}")]
+    Setup {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: SysError,
+    },
+    /// A published port is in use.
+    #[error("Bind for {address} failed: port is already allocated")]
+    PortTaken {
+        /// Address and port.
+        address: std::net::SocketAddr,
+    },
+    /// A published port is refused.
+    #[error("Bind for {address} failed")]
+    Bind {
+        /// Address and port.
+        address: std::net::SocketAddr,
+        /// The first port that needs no privilege.
+        unprivileged_from: u16,
+        /// Why.
+        #[source]
+        source: SysError,
+    },
+    /// A system call of the role or its client.
+    #[error(transparent)]
+    System(#[from] SysError),
+    /// A message between monitor and role cannot be read.
+    #[error("malformed message on the network's control socket")]
+    Protocol(#[source] serde_json::Error),
+    /// The role ended before it was ready.
+    #[error("the network process ended unexpectedly")]
+    Ended,
+    /// The role reported a failure; convert with [`NetError::into_report`] to keep its kind and hint.
+    #[error("{}", .0.lines.join(": "))]
+    Role(Failure),
+}
+
+impl NetError {
+    /// The report for the user; a failure of the role arrives as the role worded it.
+    pub fn into_report(self) -> Report {
+        match self {
+            NetError::Role(failure) => failure.into(),
+            other => other.into(),
+        }
+    }
+}
+
+impl Explain for NetError {
+    fn kind(&self) -> Kind {
+        match self {
+            NetError::Tun(source) | NetError::Setup { source, .. } | NetError::System(source) => source.kind(),
+            NetError::Bind { source, .. } => source.kind(),
+            NetError::PortTaken { .. } => Kind::Conflict,
+            NetError::Protocol(_) | NetError::Ended => Kind::Internal,
+            NetError::Role(failure) => failure.kind,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            NetError::Tun(source) if matches!(source.errno(), Errno::ENOENT | Errno::ENODEV) => {
+                Some("load the kernel module tun (modprobe tun), or use --network host or none".to_owned())
+            }
+            NetError::Tun(_) => {
+                Some("let users open /dev/net/tun (mode 0666), or use --network host or none".to_owned())
+            }
+            NetError::Bind { address, unprivileged_from, source }
+                if source.errno() == Errno::EACCES && address.port() < *unprivileged_from =>
+            {
+                Some(format!(
+                    "ports below {unprivileged_from} need a privilege: publish a higher one, or let an administrator \
+                     run sysctl net.ipv4.ip_unprivileged_port_start={}",
+                    address.port()
+                ))
+            }
+            NetError::Role(failure) => failure.hint.clone(),
+            _ => None,
+        }
+    }
+}

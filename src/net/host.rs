@@ -1,0 +1,300 @@
+//! The stack's [`Host`]: the TAP device and real sockets, by flow number.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use netstack::{FlowId, Host, Peek, Received, SocketError, TapFull, Wrote};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockname,
+    getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket, sockopt,
+};
+use sys::netsock;
+
+/// Unsent bytes that a socket keeps before it says that it is full: bounds delay, wakes early.
+const NOTSENT_LOWAT: i32 = 256 << 10;
+/// What is in flight at most without `SO_PEEK_OFF`, and so what may have to be skipped.
+const SKIP_MAX: usize = 256 << 10;
+
+/// One flow's socket.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    /// Where the kernel's next peek begins.
+    peek_at: usize,
+}
+
+/// The outside of a stack.
+#[derive(Debug)]
+pub struct Sockets {
+    pub tap: Option<OwnedFd>,
+    epoll: Epoll,
+    sockets: Vec<Option<Socket>>,
+    /// Told to epoll with the number, so that an event of a socket that is gone is not taken for its successor's.
+    generations: Vec<u16>,
+    peek_offset: bool,
+    skip: Vec<u8>,
+    secret: RandomState,
+    drawn: u64,
+}
+
+/// Whether this kernel can peek TCP at an offset, for both families.
+pub fn peek_offset_works() -> bool {
+    [AddressFamily::Inet, AddressFamily::Inet6].into_iter().all(|family| {
+        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .is_ok_and(|socket| netsock::set_peek_offset(socket.as_fd(), 0).is_ok())
+    })
+}
+
+impl Sockets {
+    pub fn new(epoll: Epoll, flows: u32, peek_offset: bool) -> Self {
+        Sockets {
+            tap: None,
+            epoll,
+            sockets: (0..flows).map(|_| None).collect(),
+            generations: vec![0; flows as usize],
+            peek_offset,
+            skip: vec![0; if peek_offset { 0 } else { SKIP_MAX }],
+            secret: RandomState::new(),
+            drawn: 0,
+        }
+    }
+
+    pub fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    /// The flow of an event; `None` when its socket is gone.
+    pub fn flow(&self, data: u64) -> Option<FlowId> {
+        let (number, generation) = (data as u32, (data >> 32) as u16);
+        (self.generations.get(number as usize) == Some(&generation)).then_some(FlowId(number))
+    }
+
+    /// Puts a connected or connecting socket in place and watches it.
+    pub fn install(&mut self, id: FlowId, fd: OwnedFd, stream: bool) -> Result<(), Errno> {
+        if stream {
+            // Only speed and delay depend on these.
+            let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
+            let _ = netsock::set_option(fd.as_fd(), libc_tcp(), TCP_NOTSENT_LOWAT, NOTSENT_LOWAT);
+            if self.peek_offset {
+                netsock::set_peek_offset(fd.as_fd(), 0).map_err(|error| error.errno())?;
+            }
+        }
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let number = id.0 as usize;
+        self.generations[number] = self.generations[number].wrapping_add(1);
+        let data = (u64::from(self.generations[number]) << 32) | u64::from(id.0);
+        self.epoll.add(&fd, EpollEvent::new(flags, data))?;
+        self.sockets[number] = Some(Socket { fd, peek_at: 0 });
+        Ok(())
+    }
+
+    fn get(&mut self, id: FlowId) -> Option<&mut Socket> {
+        self.sockets.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    fn open_datagram(&mut self, id: FlowId, source: Option<u16>, to: SocketAddr) -> Result<(), Errno> {
+        let fd = socket(family(to.ip()), SockType::Datagram, flags(), None)?;
+        if let Some(port) = source {
+            // A port that is taken or privileged is replaced by any other.
+            let _ = setsockopt(&fd, sockopt::ReuseAddr, &true);
+            let _ = bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(unspecified(to.ip()), port)));
+        }
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+        self.install(id, fd, false)
+    }
+
+    fn open_echo(&mut self, id: FlowId, to: IpAddr) -> Result<(), Errno> {
+        let protocol = if to.is_ipv4() { SockProtocol::Icmp } else { SockProtocol::IcmpV6 };
+        let fd = socket(family(to), SockType::Datagram, flags(), protocol)?;
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
+        self.install(id, fd, false)
+    }
+
+    fn open_stream(&mut self, id: FlowId, to: SocketAddr) -> Result<(), Errno> {
+        let fd = socket(family(to.ip()), SockType::Stream, flags(), None)?;
+        match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => self.install(id, fd, true),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+const TCP_NOTSENT_LOWAT: i32 = 25;
+
+const fn libc_tcp() -> i32 {
+    6
+}
+
+fn flags() -> SockFlag {
+    SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn reason(errno: Errno) -> SocketError {
+    match errno {
+        Errno::ECONNREFUSED => SocketError::Refused,
+        Errno::ENETUNREACH | Errno::EADDRNOTAVAIL => SocketError::NetworkUnreachable,
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => SocketError::HostUnreachable,
+        Errno::EACCES | Errno::EPERM => SocketError::Prohibited,
+        Errno::ETIMEDOUT => SocketError::TimedOut,
+        _ => SocketError::Failed,
+    }
+}
+
+impl Host for Sockets {
+    fn transmit(&mut self, head: &[u8], body: &[u8]) -> Result<(), TapFull> {
+        let Some(tap) = &self.tap else { return Ok(()) };
+        match nix::sys::uio::writev(tap, &[IoSlice::new(head), IoSlice::new(body)]) {
+            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => Err(TapFull),
+            // EIO: the container has taken the device down; the frame is lost as on a cut wire.
+            _ => Ok(()),
+        }
+    }
+
+    fn primary_address(&mut self, like: IpAddr) -> Option<IpAddr> {
+        // Connecting a datagram socket asks the routing table and sends nothing; the addresses are for documentation.
+        let elsewhere: IpAddr = match like {
+            IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        };
+        let fd = socket(family(like), SockType::Datagram, flags(), None).ok()?;
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(elsewhere, 9))).ok()?;
+        let own: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
+        let v4 = own.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| own.as_sockaddr_in6().map(|address| address.ip().into()))
+    }
+
+    fn tcp_connect(&mut self, id: FlowId, to: SocketAddr) -> Result<(), SocketError> {
+        self.open_stream(id, to).map_err(reason)
+    }
+
+    fn tcp_connected(&mut self, id: FlowId) -> Result<(), SocketError> {
+        let socket = self.get(id).ok_or(SocketError::Failed)?;
+        match getsockopt(&socket.fd, sockopt::SocketError) {
+            Ok(0) => Ok(()),
+            Ok(errno) => Err(reason(Errno::from_raw(errno))),
+            Err(errno) => Err(reason(errno)),
+        }
+    }
+
+    fn tcp_peek(&mut self, id: FlowId, offset: usize, buffer: &mut [u8]) -> Peek {
+        let Some(Some(socket)) = self.sockets.get_mut(id.0 as usize) else { return Peek::Broken };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let result = if self.peek_offset {
+            if socket.peek_at != offset {
+                if netsock::set_peek_offset(socket.fd.as_fd(), offset as i32).is_err() {
+                    return Peek::Broken;
+                }
+                socket.peek_at = offset;
+            }
+            let result = recv(socket.fd.as_raw_fd(), buffer, flags);
+            socket.peek_at += result.unwrap_or(0);
+            result
+        } else {
+            let Some(skip) = self.skip.get_mut(..offset) else { return Peek::Nothing };
+            let mut slices = [IoSliceMut::new(skip), IoSliceMut::new(buffer)];
+            match recvmsg::<()>(socket.fd.as_raw_fd(), &mut slices, None, flags).map(|message| message.bytes) {
+                // Only what is in flight already: the end of stream looks the same and is found once that is consumed.
+                Ok(count) if count <= offset && offset > 0 => Err(Errno::EAGAIN),
+                Ok(count) => Ok(count - offset),
+                Err(errno) => Err(errno),
+            }
+        };
+        match result {
+            Ok(0) => Peek::End,
+            Ok(count) => Peek::Data(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => Peek::Nothing,
+            Err(_) => Peek::Broken,
+        }
+    }
+
+    fn tcp_consume(&mut self, id: FlowId, count: usize) -> bool {
+        let Some(socket) = self.get(id) else { return false };
+        let mut left = count;
+        while left > 0 {
+            match netsock::discard(socket.fd.as_fd(), left) {
+                Ok(0) => return false,
+                Ok(done) => {
+                    left -= done;
+                    socket.peek_at = socket.peek_at.saturating_sub(done);
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn tcp_write(&mut self, id: FlowId, bytes: &[u8]) -> Wrote {
+        let Some(socket) = self.get(id) else { return Wrote::Broken };
+        match send(socket.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => Wrote::Taken(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => Wrote::Taken(0),
+            Err(_) => Wrote::Broken,
+        }
+    }
+
+    fn tcp_room(&mut self, id: FlowId) -> u32 {
+        let Some(socket) = self.get(id) else { return 0 };
+        netsock::send_memory(socket.fd.as_fd()).map_or(0, |(size, used)| size.saturating_sub(used) / 2)
+    }
+
+    fn tcp_shutdown(&mut self, id: FlowId) {
+        if let Some(socket) = self.get(id) {
+            // ENOTCONN: the peer has reset, which a read will tell.
+            let _ = shutdown(socket.fd.as_raw_fd(), Shutdown::Write);
+        }
+    }
+
+    fn udp_open(&mut self, id: FlowId, source_port: Option<u16>, to: SocketAddr) -> Result<(), SocketError> {
+        self.open_datagram(id, source_port, to).map_err(reason)
+    }
+
+    fn echo_open(&mut self, id: FlowId, to: IpAddr) -> Result<(), SocketError> {
+        self.open_echo(id, to).map_err(reason)
+    }
+
+    fn datagram_send(&mut self, id: FlowId, bytes: &[u8]) -> Result<(), SocketError> {
+        let socket = self.get(id).ok_or(SocketError::Failed)?;
+        match send(socket.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(errno) => Err(reason(errno)),
+        }
+    }
+
+    fn datagram_receive(&mut self, id: FlowId, buffer: &mut [u8]) -> Received {
+        let Some(socket) = self.get(id) else { return Received::Nothing };
+        match recv(socket.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => Received::Datagram(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(errno) => Received::Failed(reason(errno)),
+        }
+    }
+
+    fn close(&mut self, id: FlowId, reset: bool) {
+        let Some(socket) = self.sockets.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        if reset {
+            let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            let _ = setsockopt(&socket.fd, sockopt::Linger, &at_once);
+        }
+        self.generations[id.0 as usize] = self.generations[id.0 as usize].wrapping_add(1);
+    }
+
+    fn random(&mut self) -> u64 {
+        self.drawn += 1;
+        self.secret.hash_one(self.drawn)
+    }
+}

@@ -1,0 +1,84 @@
+//! What a network is told: addresses, published ports, resolvers, names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use base::ContainerId;
+use serde::{Deserialize, Serialize};
+
+/// Addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Family<A> {
+    /// The container's address.
+    pub container: A,
+    /// The gateway's, which is also the host's as the container sees it.
+    pub gateway: A,
+    /// The DNS server's.
+    pub dns: A,
+    /// Length of the subnet's prefix.
+    pub prefix: u8,
+}
+
+/// The addresses of a container in its own network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addressing {
+    /// IPv4.
+    pub v4: Family<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Family<Ipv6Addr>,
+    /// The container's MAC.
+    pub mac: [u8; 6],
+    /// The gateway's MAC.
+    pub gateway_mac: [u8; 6],
+    /// MTU of the device.
+    pub mtu: u16,
+}
+
+impl Addressing {
+    /// The default network: a small private subnet of which each container has its own copy, as nothing on the link is
+    /// shared, and a unique local IPv6 prefix (RFC 4193) made from the container's id.
+    pub fn default_bridge(id: &ContainerId) -> Self {
+        let digit = |at: usize| u8::from_str_radix(id.as_str().get(at * 2..at * 2 + 2).unwrap_or("0"), 16).unwrap_or(0);
+        let pair = |at: usize| u16::from_be_bytes([digit(at), digit(at + 1)]);
+        let v6 = |host| Ipv6Addr::new(0xfd00 | u16::from(digit(0)), pair(1), pair(3), 0, 0, 0, 0, host);
+        Addressing {
+            v4: Family {
+                container: Ipv4Addr::new(10, 213, 0, 100),
+                gateway: Ipv4Addr::new(10, 213, 0, 1),
+                dns: Ipv4Addr::new(10, 213, 0, 2),
+                prefix: 24,
+            },
+            v6: Family { container: v6(0x100), gateway: v6(1), dns: v6(2), prefix: 64 },
+            // Locally administered, unicast.
+            mac: [0x02, digit(5), digit(6), digit(7), digit(8), digit(9)],
+            gateway_mac: [0x02, 0x5b, 0, 0, 0, 1],
+            mtu: 65520,
+        }
+    }
+}
+
+/// A TCP port of the host that leads into the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The host's address to listen on; unspecified for all of that family.
+    pub host_ip: IpAddr,
+    /// The host's port; 0 for any free one.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+/// The configuration of the role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// Addresses.
+    pub addressing: Addressing,
+    /// Published ports.
+    pub published: Vec<Published>,
+    /// DNS servers to forward to, best first; reached from the host, so a stub on its loopback is fine.
+    pub resolvers: Vec<SocketAddr>,
+    /// Names answered for the container besides `host.docker.internal` and `host.containers.internal`.
+    pub names: Vec<(String, Vec<IpAddr>)>,
+    /// Whether the gateway's address leads to the host's loopback.
+    #[serde(default)]
+    pub host_loopback: bool,
+}

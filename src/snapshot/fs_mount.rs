@@ -82,7 +82,7 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(\"/\")".to_owned())?;
     // The copies of the host's mounts stay below the view, where nobody sees them; leaving them by pivot_root(2) would
-    // need a change into the view, which blocks until somebody answers its requests. So they must not 
+    // need a change into the view, which blocks until somebody answers its requests. So they must not
     // send this event anywhere, and must still follow the host's unmounts.
     Change::set(Attr::empty()).propagation(Propagation::Slave).apply(root.as_fd(), true)?;
     sys::mount::attach(mount.as_fd(), root.as_fd())?;

@@ -31,9 +31,9 @@ use sys::error::Call;
 use sys::role::Inherited;
 use sys::{SysError, namespace, process, security, socket};
 
-use crate::object_dir::ObjectDir;
 use crate::fs_mount::{self, FuseMount};
 use crate::ids::MappedIds;
+use crate::object_dir::ObjectDir;
 use crate::view_chain::ChainView;
 use crate::view_host::{HostView, HostViewConfig};
 

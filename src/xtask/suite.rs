@@ -337,18 +337,52 @@ fn remove_groups(group: &Path) {
     }
 }
 
-/// The tests that need systemd, in a QEMU guest (`tests/vm`).
+/// The tests that need systemd, in a QEMU guest: each directory of `tests/vm` with a `run.sh` is one payload. It runs
+/// with the binary beside it, prints what libtest would print, and is booted once for each user that its file `users`
+/// names (default: `dev`).
 fn guest(bed: &Bed, tally: &mut Tally) -> Fallible<()> {
     let script = workspace().join("tests/vm/guest");
-    if !script.exists() || which("qemu-system-x86_64").is_none() {
-        tally.skip("vm: qemu-system-x86_64 is not installed");
+    let Some(payloads) = payloads(&workspace().join("tests/vm"))? else { return Ok(()) };
+    if which("qemu-system-x86_64").is_none() || !host::is_root() {
+        let reason =
+            if host::is_root() { "qemu-system-x86_64 is not installed" } else { "root makes the guest's disks" };
+        tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: {reason}", name_of(payload))));
         return Ok(());
     }
-    if !host::is_root() {
-        tally.skip("vm: root makes the guest's disks");
-        return Ok(());
+    let image = PathBuf::from(crate::shell::output(Command::new(&script).arg("path"))?).join("root.ext4");
+    if !image.exists() {
+        println!("== guest image (some minutes, once)");
+        if let Err(error) = must(Command::new(&script).arg("make")) {
+            tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: no image: {error}", name_of(payload))));
+            return Ok(());
+        }
     }
-    let mut command = Command::new(script);
-    command.arg("test").arg(bed.directory.join("bin/sublet"));
-    tally.run("vm", &mut command, GUEST_LIMIT)
+    for payload in &payloads {
+        let name = name_of(payload);
+        let directory = bed.directory.join("vm").join(&name);
+        fs::create_dir_all(&directory)?;
+        for entry in fs::read_dir(payload)?.flatten() {
+            fs::copy(entry.path(), directory.join(entry.file_name()))?;
+        }
+        fs::copy(bed.directory.join("bin/sublet"), directory.join("sublet"))?;
+        let users = fs::read_to_string(payload.join("users")).unwrap_or_else(|_| "dev".to_owned());
+        for user in users.split_whitespace() {
+            let mut boot = Command::new(&script);
+            boot.arg("run").arg(&directory).arg(user);
+            tally.run(&format!("vm {name} ({user})"), &mut boot, GUEST_LIMIT)?;
+        }
+    }
+    Ok(())
+}
+
+/// The payload directories in order of their names; `None` when there is none.
+fn payloads(directory: &Path) -> Fallible<Option<Vec<PathBuf>>> {
+    let mut found: Vec<PathBuf> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
+    found.retain(|path| path.join("run.sh").exists());
+    found.sort();
+    Ok(if found.is_empty() { None } else { Some(found) })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

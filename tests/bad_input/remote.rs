@@ -130,6 +130,7 @@ fn a_layer_cannot_write_outside_its_root() {
     let evil = Image::new(vec![layer], &json!({}));
     let server = Server::start(registry_of("bad", &evil));
     home.run(&["pull", &format!("{}/bad", server.address)]);
+    assert!(server.asked.lock().unwrap().contains(&layer_path(&evil)), "the layer was not even fetched");
     assert!(!std::path::Path::new("/tmp").join(&name).exists(), "the layer escaped");
     let mut outside = Vec::new();
     each_file(&home.directory, &mut |path, _| {

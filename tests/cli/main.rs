@@ -1,5 +1,7 @@
 //! The command line as Docker's users know it: output, exit codes, options, the life of a container.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

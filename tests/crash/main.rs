@@ -1,6 +1,8 @@
 //! `kill -9` of any role: `ps` tells the truth, `rm -f` cleans, nothing runs or is mounted afterwards, and the next
 //! command works. One test at a time: roles are recognised by being new.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

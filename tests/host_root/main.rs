@@ -1,5 +1,7 @@
 //! `host:`: a copy-on-write view of this machine's own root file system.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,5 +1,7 @@
 //! Images: pulled from a real registry, seen with true owners under every identity, kept in files of the caller.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -12,7 +14,7 @@ fn with_debian(test: impl FnOnce(&Home)) {
     static HOME: OnceLock<Mutex<()>> = OnceLock::new();
     let _one_at_a_time = HOME.get_or_init(Mutex::default).lock();
     let Some(home) = Home::new(&[Need::Registry, Need::Debian]) else { return };
-    let done: Done = finish(&mut home.command(&["pull", &debian()]), b"", std::time::Duration::from_secs(180));
+    let done: Done = finish(&mut home.command(&["pull", &debian()]), b"", std::time::Duration::from_mins(3));
     assert_eq!(done.code, 0, "{done:#?}");
     test(&home);
 }
@@ -50,7 +52,7 @@ fn packages_are_installed_from_the_hosts_mirror() {
         let image = debian();
         let mut command =
             home.command(&["run", "--rm", "--memory", "512m", "--pids-limit", "200", &image, "sh", "-c", script]);
-        let done = finish(&mut command, b"", std::time::Duration::from_secs(240));
+        let done = finish(&mut command, b"", std::time::Duration::from_mins(4));
         assert!(done.code == 0 && done.stdout.starts_with("curl "), "{done:#?}");
     });
 }

@@ -54,7 +54,7 @@ fn a_package_is_installed_through_the_builtin_network() {
     }
     let package = package(&home).expect("the package can be built");
     let server = Server::start_on(address, repository(&package));
-    let done = finish(&mut home.command(&["pull", &debian()]), b"", Duration::from_secs(180));
+    let done = finish(&mut home.command(&["pull", &debian()]), b"", Duration::from_mins(3));
     assert_eq!(done.code, 0, "{done:#?}");
     let script = format!(
         "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*; \
@@ -65,7 +65,7 @@ fn a_package_is_installed_through_the_builtin_network() {
     let image = debian();
     let mut command =
         home.command(&["run", "--rm", "--memory", "512m", "--pids-limit", "200", &image, "sh", "-c", &script]);
-    let done = finish(&mut command, b"", Duration::from_secs(120));
+    let done = finish(&mut command, b"", Duration::from_mins(2));
     let asked = server.asked.lock().unwrap().clone();
     assert_eq!((done.code, done.stdout.as_str()), (0, "hello from a package\n"), "asked: {asked:?}\n{done:#?}");
 }

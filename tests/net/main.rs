@@ -1,5 +1,7 @@
 //! The network from inside: out to a host's server, in by a published port, names, and none at all.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

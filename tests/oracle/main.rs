@@ -1,5 +1,7 @@
 //! The same scripts on the kernel (or under podman) and under sublet.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

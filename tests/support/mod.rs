@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// No single command of a test takes longer, but those that say so.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// Something that a test needs beside the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

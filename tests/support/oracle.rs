@@ -66,7 +66,7 @@ pub fn same_as_podman(options: &[&str], script: &str) {
     if Command::new("podman").arg("--version").output().is_err() {
         return skip("podman is not installed");
     }
-    let expected = finish(&mut podman, b"", Duration::from_secs(120));
+    let expected = finish(&mut podman, b"", Duration::from_mins(2));
     if expected.code == 125 {
         return skip("podman cannot run containers here");
     }

@@ -82,6 +82,9 @@ pub fn inside(user_namespace: &OwnedFd, mount_namespace: Option<&OwnedFd>, body:
     let child = process::fork(Flags::empty(), None, || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             setns(user_namespace, CloneFlags::CLONE_NEWUSER).unwrap();
+            // The real root's ids are not mapped; FUSE answers EOVERFLOW to whoever has none.
+            nix::unistd::setgid(0.into()).unwrap();
+            nix::unistd::setuid(0.into()).unwrap();
             if let Some(mount_namespace) = mount_namespace {
                 setns(mount_namespace, CloneFlags::CLONE_NEWNS).unwrap();
             }

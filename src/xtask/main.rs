@@ -20,7 +20,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test             install what is missing (root) or name it (plain user), build, run every test
   check            licences, dependency count, unsafe code, machine paths; needs no network
   bench [TOPIC]…   measure beside the installed rivals: start files network pull (default: all)
-  rig [CMD…]       enter a Debian root with the rivals installed, as a plain user (root makes it)";
+  rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
+  rig [CMD…]       enter that root (it is made by and for root, once)";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();

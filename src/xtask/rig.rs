@@ -1,10 +1,11 @@
 //! `cargo xtask rig`: a Debian root with the rivals installed, entered as a plain user in namespaces of its own.
 //!
-//! Inside: the workspace's target directory as `/target` (read-only use), the repository as `/src`, a private `/tmp` and
-//! runtime directory, `/dev` and the network of the host, and a cgroup that the user owns. Everything that is measured
-//! in it lies on the same file system, under the same kernel, as the same user.
+//! Inside: the repository as `/src`, `/share` for exchange, a private `/tmp` and runtime directory, `/dev` and the network
+//! of the host, and a cgroup that the user owns. `rig bench [TOPIC]…` builds the binary that ships, measures inside, with
+//! all stores on the disk of the root, as the same user, and brings the records into `docs/benchmarks`.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,11 +19,13 @@ fuse3,dbus,ca-certificates,iproute2,iputils-ping,procps,acl,attr,fio,busybox-sta
 golang-github-containers-common,docker-registry,mmdebstrap";
 /// Debian's release that has them.
 const SUITE: &str = "trixie";
+/// Uid and gid of the user inside.
+const DEV: u32 = 1000;
 
-/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, the rest the command.
+/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, `$3` the shared directory, the rest the command.
 const ENTER: &str = r#"
 set -e
-root=$1; source=$2; shift 2
+root=$1; source=$2; share=$3; shift 3
 mount --bind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
@@ -30,12 +33,14 @@ mount -t sysfs sysfs "$root/sys"
 mount -t tmpfs tmpfs "$root/tmp"; chmod 1777 "$root/tmp"
 mount -t tmpfs tmpfs "$root/run"
 install -d -o 1000 -g 1000 -m 700 "$root/run/user/1000"
+mkdir -p "$root/share"; mount --bind "$share" "$root/share"
 mkdir -p "$root/src"; mount --rbind "$source" "$root/src"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 group=$root/sys/fs/cgroup/sublet-rig-$$
 mkdir "$group" "$group/in"; chown -R 1000:1000 "$group"; echo $$ >"$group/in/cgroup.procs"
 mkdir -p "$root/.old"; cd "$root"; pivot_root . .old; umount -l /.old; cd /src
+export TMPDIR=/home/dev XDG_CACHE_HOME=/share/cache SUBLET_BENCH_BIN=/share/sublet SUBLET_BENCH_OUT=/share/out
 export HOME=/home/dev USER=dev LOGNAME=dev XDG_RUNTIME_DIR=/run/user/1000 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 exec setpriv --reuid=1000 --regid=1000 --init-groups "$@"
 "#;
@@ -50,12 +55,45 @@ pub fn run(command: &[String]) -> Fallible<bool> {
         make(&root)?;
     }
     users_and_devices()?;
+    let share = cache().join("rig/share");
+    fs::create_dir_all(&share)?;
+    chown(&share, Some(DEV), Some(DEV))?;
+    if command.first().is_some_and(|word| word == "bench") {
+        return bench(&root, &share, &command[1..]);
+    }
     let shell = vec!["bash".to_owned()];
     let command = if command.is_empty() { &shell } else { command };
+    enter(&root, &share, command)
+}
+
+fn enter(root: &Path, share: &Path, command: &[String]) -> Fallible<bool> {
     let mut enter = Command::new("unshare");
     enter.args(["--mount", "--propagation", "private", "bash", "-c", ENTER, "rig"]);
-    enter.arg(&root).arg(workspace()).args(command);
+    enter.arg(root).arg(workspace()).arg(share).args(command);
     Ok(enter.status()?.success())
+}
+
+/// Runs our own benchmark inside and copies what it wrote.
+fn bench(root: &Path, share: &Path, topics: &[String]) -> Fallible<bool> {
+    fs::copy(crate::bench::release_binary()?, share.join("sublet"))?;
+    fs::copy(std::env::current_exe()?, share.join("xtask"))?;
+    let fixtures = share.join("cache/sublet/fixtures");
+    fs::create_dir_all(&fixtures)?;
+    // The user inside cannot make a Debian; it takes the one that root has cached.
+    for entry in fs::read_dir(cache().join("fixtures")).into_iter().flatten().flatten() {
+        fs::copy(entry.path(), fixtures.join(entry.file_name()))?;
+    }
+    let mut command = vec!["/share/xtask".to_owned(), "bench".to_owned()];
+    command.extend_from_slice(topics);
+    let done = enter(root, share, &command)?;
+    for topic in fs::read_dir(share.join("out")).into_iter().flatten().flatten() {
+        let to = workspace().join("docs/benchmarks").join(topic.file_name());
+        fs::create_dir_all(&to)?;
+        for file in fs::read_dir(topic.path())?.flatten() {
+            fs::copy(file.path(), to.join(file.file_name()))?;
+        }
+    }
+    Ok(done)
 }
 
 fn make(root: &Path) -> Fallible<()> {

@@ -12,7 +12,7 @@ use crate::support::{Home, LIMIT, busybox, end, eventually, read_until, signal, 
 #[test]
 fn a_pull_is_interrupted_and_the_next_one_completes() {
     let Some(home) = Home::new(&[]) else { return };
-    let layer = LayerBuilder::default().file("f", Meta::root(0o644), &[7; 300_000]).unwrap().finish().unwrap();
+    let layer = LayerBuilder::default().file("f", Meta::root(0o644), &vec![7; 300_000]).unwrap().finish().unwrap();
     let image = Image::new(vec![layer], &json!({}));
     let mut answers = registry_of("slow", &image);
     let path = format!("/v2/slow/blobs/{}", image.blobs[0].0);

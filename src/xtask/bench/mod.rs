@@ -128,15 +128,18 @@ pub fn run(names: &[String]) -> Fallible<bool> {
     Ok(true)
 }
 
-fn ground(base: &Path, registry: &Registry) -> Fallible<Ground> {
+/// Builds the binary that ships; where it is.
+pub fn release_binary() -> Fallible<PathBuf> {
     let target = host::musl_target();
-    let installed = std::env::var_os("SUBLET_BENCH_BIN").map(PathBuf::from);
-    let sublet = if let Some(path) = installed {
-        path
-    } else {
-        crate::shell::run(&mut cargo(["build", "--release", "--quiet", "--target", &target, "--bin", "sublet"]))?;
-        let directory = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-        directory.join(target).join("release/sublet")
+    crate::shell::run(&mut cargo(["build", "--release", "--quiet", "--target", &target, "--bin", "sublet"]))?;
+    let directory = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    Ok(directory.join(target).join("release/sublet"))
+}
+
+fn ground(base: &Path, registry: &Registry) -> Fallible<Ground> {
+    let sublet = match std::env::var_os("SUBLET_BENCH_BIN") {
+        Some(path) => path.into(),
+        None => release_binary()?,
     };
     let push = |name: &str, image: &Image| fixture::push::push(&registry.address, name, "latest", image);
     push("busybox", &debian::busybox()?.ok_or("busybox-static is not installed")?)?;

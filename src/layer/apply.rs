@@ -84,14 +84,14 @@ struct Layer<'s> {
     contents: Contents<'s>,
     limits: &'s Limits,
     entries: u64,
-    /// Bytes of all files with their holes.
-    content_bytes: u64,
+    /// Bytes of the holes of all files.
+    hole_bytes: u64,
 }
 
 impl<'s> Layer<'s> {
     fn new(store: &'s Store, limits: &'s Limits) -> Self {
         let contents = Contents::new(store, *limits);
-        Layer { builder: TreeBuilder::new(), contents, limits, entries: 0, content_bytes: 0 }
+        Layer { builder: TreeBuilder::new(), contents, limits, entries: 0, hole_bytes: 0 }
     }
 
     fn entry(&mut self, header: Header, archive: &mut Archive<impl BufRead>) -> Result<()> {
@@ -106,17 +106,20 @@ impl<'s> Layer<'s> {
     }
 
     fn content(&mut self, size: u64, archive: &mut Archive<impl BufRead>) -> Result<Entry> {
-        // The stream has its own limit; this one is for holes, which cost no stream.
-        self.content_bytes = self.content_bytes.saturating_add(size);
-        let limit = self.limits.base_bytes.saturating_add(archive.offset());
-        if self.content_bytes > limit {
-            return Err(LayerError::Limit { what: "bytes in files with holes", limit });
-        }
+        let limit = self.limits.base_bytes;
+        let holes = &mut self.hole_bytes;
         let contents = &mut self.contents;
         let mut writing = contents.begin(size)?;
         while archive.piece(|piece| match piece {
             Piece::Bytes(bytes) => contents.bytes(&mut writing, bytes),
-            Piece::Hole(length) => contents.hole(&mut writing, length),
+            Piece::Hole(length) => {
+                // Holes cost no stream, so the limit of the stream does not hold them.
+                *holes = holes.saturating_add(length);
+                if *holes > limit {
+                    return Err(LayerError::Limit { what: "bytes of holes in files", limit });
+                }
+                contents.hole(&mut writing, length)
+            }
         })? {}
         contents.end(writing)
     }

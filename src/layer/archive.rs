@@ -161,11 +161,6 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// How many bytes of the stream were used.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
     fn malformed(&self, what: Fault) -> LayerError {
         LayerError::Malformed { offset: self.offset, what }
     }

@@ -5,8 +5,8 @@
 pub struct Limits {
     /// How many entries an archive may have.
     pub entries: u64,
-    /// How many bytes an archive may have when it is uncompressed, and its files with their holes, whatever its
-    /// compressed size is …
+    /// How many bytes an archive may have when it is uncompressed, whatever its compressed size is; the holes of its
+    /// files may have as many. …
     pub base_bytes: u64,
     /// … and how many more for each compressed byte.
     pub ratio: u64,

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn reads_records() {
-        let pax = parsed(b"12 path=a/b\n12 size=123\n27 SCHILY.xattr.user.k=a=b\n36 LIBARCHIVE.xattr.user.%25x=QUJD\n");
+        let pax = parsed(b"12 path=a/b\n12 size=123\n27 SCHILY.xattr.user.k=a=b\n35 LIBARCHIVE.xattr.user.%25x=QUJD\n");
         let pax = pax.unwrap_or_default();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pax.size, Some(123));

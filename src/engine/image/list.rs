@@ -1,0 +1,57 @@
+//! What `images` asks: every name and its image in short.
+
+use std::time::SystemTime;
+
+use base::Report;
+use base::time::parse_rfc3339;
+use oci::{Digest, Document, Reference};
+use store::{ImageRecord, Store};
+
+use crate::Engine;
+use crate::image::{DOCUMENT_MAX, load, open_store};
+
+/// One name of an image.
+#[derive(Clone, Debug)]
+pub struct ImageSummary {
+    /// The name.
+    pub reference: Reference,
+    /// What its registry calls it.
+    pub digest: Digest,
+    /// The image's id.
+    pub id: Digest,
+    /// When the image was built, if it says.
+    pub created: Option<SystemTime>,
+    /// Bytes of its layers' content.
+    pub size_bytes: u64,
+}
+
+/// All names, newest image first.
+pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
+    let Some(store) = open_store(engine)? else { return Ok(Vec::new()) };
+    let mut list = Vec::new();
+    for record in store.images()? {
+        list.push(summary(&store, record)?);
+    }
+    list.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.reference.cmp(&b.reference)));
+    Ok(list)
+}
+
+fn summary(store: &Store, record: ImageRecord) -> Result<ImageSummary, Report> {
+    let image = load(store, &record)?;
+    Ok(ImageSummary {
+        created: image.config.spec.created().as_deref().and_then(|text| parse_rfc3339(text).ok()),
+        size_bytes: size(store, &record)?,
+        id: record.config,
+        digest: record.digest,
+        reference: record.reference,
+    })
+}
+
+/// The bytes of the image's layers as they were transferred.
+pub(crate) fn size(store: &Store, record: &ImageRecord) -> Result<u64, Report> {
+    let raw = store.blobs().read(&record.manifest, DOCUMENT_MAX)?;
+    match Document::read(raw, None)? {
+        Document::Manifest(manifest) => Ok(manifest.layers_size()),
+        Document::Index(_) => Ok(0),
+    }
+}

@@ -1,0 +1,112 @@
+//! Images: what is in the store under which names, and what brings it there and away.
+
+pub mod inspect;
+pub mod list;
+pub mod pull;
+pub mod remove;
+
+use base::{Kind, Report};
+use oci::{Digest, ImageConfig, ImageName, Reference};
+use store::{ImageRecord, Store, StoreError};
+
+use crate::Engine;
+
+pub use inspect::inspect;
+pub use list::list;
+pub use pull::{Event, PullRequest, Pulled, pull};
+pub use remove::remove;
+
+/// The largest configuration or manifest that is read.
+const DOCUMENT_MAX: u64 = 4 << 20;
+
+/// An image that is here.
+#[derive(Clone, Debug)]
+pub struct LocalImage {
+    /// Its configuration; the digest of that is its id.
+    pub config: ImageConfig,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Every name it has.
+    pub names: Vec<ImageRecord>,
+}
+
+/// The store, as it is: `None` before the first pull.
+pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
+    match Store::open(&engine.paths().store(), false) {
+        Ok(store) => Ok(Some(store)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_absent(error: &StoreError) -> bool {
+    match error {
+        StoreError::Absent { .. } => true,
+        StoreError::System(cause) => cause.errno() == nix::errno::Errno::ENOENT,
+        _ => false,
+    }
+}
+
+/// The image that a text names: a whole id, then a reference, then the unique beginning of an id.
+pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
+    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    load(&store, &record)
+}
+
+/// Whether a text names an image that is here.
+pub fn exists(engine: &Engine, text: &str) -> Result<bool, Report> {
+    match open_store(engine)? {
+        Some(store) => Ok(find_record(&store, text)?.is_some()),
+        None => Ok(false),
+    }
+}
+
+pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
+    let records = store.images()?;
+    let by_id = |id: &Digest| records.iter().find(|record| record.config == *id).cloned();
+    match text.parse::<ImageName>() {
+        Ok(ImageName::Host) => return Ok(None),
+        Ok(ImageName::Id(id)) => return Ok(by_id(&id)),
+        Ok(ImageName::Reference(reference)) => {
+            if let Some(record) = by_reference(store, &records, &reference)? {
+                return Ok(Some(record));
+            }
+        }
+        // What is no reference may still begin an id: `sha256:12ab`.
+        Err(error) if oci::reference::id_prefix(text).is_none() => return Err(error.into()),
+        Err(_) => {}
+    }
+    let Some(prefix) = oci::reference::id_prefix(text) else { return Ok(None) };
+    let mut matching: Vec<&ImageRecord> =
+        records.iter().filter(|record| record.config.hex().starts_with(prefix)).collect();
+    matching.dedup_by_key(|record| record.config);
+    let first = matching.first().copied();
+    if matching.iter().any(|record| Some(record.config) != first.map(|first| first.config)) {
+        return Err(Report::new(Kind::Usage, format!("multiple images found with provided prefix: {text}")));
+    }
+    Ok(first.cloned())
+}
+
+/// By name; a digest also finds what a tag of the same repository brought.
+fn by_reference(
+    store: &Store,
+    records: &[ImageRecord],
+    reference: &Reference,
+) -> Result<Option<ImageRecord>, Report> {
+    if let Some(record) = store.image(reference)? {
+        return Ok(Some(record));
+    }
+    let Some(digest) = reference.digest() else { return Ok(None) };
+    let same = |record: &&ImageRecord| {
+        record.reference.name() == reference.name() && (record.digest == digest || record.manifest == digest)
+    };
+    Ok(records.iter().find(same).cloned())
+}
+
+pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {
+    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
+    let names = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
+    Ok(LocalImage { config, manifest: record.manifest, names })
+}

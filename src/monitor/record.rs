@@ -3,7 +3,13 @@
 //! `state.json` lies in the container's data directory and is written by the monitor (or by the command that repairs
 //! after a dead monitor), always whole, to a temporary name and renamed. Readers need no lock.
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use base::{Explain, Kind};
 use serde::{Deserialize, Serialize};
+use sys::{Errno, SysError};
 
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
@@ -47,4 +53,122 @@ pub enum Status {
     Running,
     /// Init has ended.
     Exited,
+}
+
+/// `pid.json` in the runtime directory: which process a running container is, so that no recycled pid is mistaken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PidRecord {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// Host pid of the container's init.
+    pub pid: i32,
+    /// Its start time in clock ticks after boot, field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+    /// The boot in which this holds.
+    pub boot_id: String,
+    /// Host pid of the monitor.
+    pub monitor_pid: i32,
+    /// The monitor's start time.
+    pub monitor_start_time: u64,
+    /// The container's cgroup directory.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// Ports of the host that lead into the container, as they were bound.
+    #[serde(default)]
+    pub published: Vec<net::Published>,
+}
+
+impl PidRecord {
+    /// A descriptor of the container's init when it is still this very process; `None` when it is gone.
+    pub fn init(&self) -> Result<Option<OwnedFd>, SysError> {
+        alive(self.pid, self.start_time, &self.boot_id)
+    }
+
+    /// The same for the monitor.
+    pub fn monitor(&self) -> Result<Option<OwnedFd>, SysError> {
+        alive(self.monitor_pid, self.monitor_start_time, &self.boot_id)
+    }
+}
+
+/// Opens a process and then proves that it is the recorded one. A zombie counts as gone.
+fn alive(pid: i32, start_time: u64, boot_id: &str) -> Result<Option<OwnedFd>, SysError> {
+    if sys::process::boot_id()? != boot_id {
+        return Ok(None);
+    }
+    let pidfd = match sys::process::pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let same = sys::process::start_time(pid).is_ok_and(|found| found == start_time) && !sys::process::is_zombie(pid);
+    Ok(same.then_some(pidfd))
+}
+
+/// Reads `state.json` of a container's data directory; `None` when there is none.
+pub fn read_state(directory: &Path) -> Result<Option<State>, RecordError> {
+    read(&directory.join("state.json"))
+}
+
+/// Reads `pid.json` of a container's runtime directory; `None` when there is none.
+pub fn read_pid(directory: &Path) -> Result<Option<PidRecord>, RecordError> {
+    read(&directory.join("pid.json"))
+}
+
+/// Writes `state.json`; with `sync` it is on the disk when this returns.
+pub fn write_state(directory: &Path, state: &State, sync: bool) -> Result<(), RecordError> {
+    write(&directory.join("state.json"), state, sync)
+}
+
+/// Writes `pid.json`.
+pub fn write_pid(directory: &Path, record: &PidRecord) -> Result<(), RecordError> {
+    write(&directory.join("pid.json"), record, false)
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, RecordError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(|source| RecordError::Io { path: path.to_owned(), source })?,
+    };
+    let value = serde_json::from_slice(&bytes);
+    value.map(Some).map_err(|source| RecordError::Format { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), RecordError> {
+    let error = |source| RecordError::Io { path: path.to_owned(), source };
+    let format = |source| RecordError::Format { path: path.to_owned(), source };
+    let bytes = serde_json::to_vec(value).map_err(format)?;
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut file = std::fs::File::create(&temporary).map_err(error)?;
+    file.write_all(&bytes).map_err(error)?;
+    if sync {
+        file.sync_all().map_err(error)?;
+    }
+    std::fs::rename(&temporary, path).map_err(error)
+}
+
+/// A record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file failed.
+    #[error("cannot access {path:?}")]
+    Io {
+        /// The record.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's content is not a record that this build knows.
+    #[error("{path:?} cannot be understood")]
+    Format {
+        /// The record.
+        path: PathBuf,
+        /// Where.
+        source: serde_json::Error,
+    },
+}
+
+impl Explain for RecordError {
+    fn kind(&self) -> Kind {
+        Kind::Internal
+    }
 }

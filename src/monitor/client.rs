@@ -1,0 +1,341 @@
+//! The client's half of a monitor's socket: bind to a process, carry its streams to our own, learn how it ended.
+//!
+//! Runs in the command line's process, which has one thread. Terminal input is raw while a container's terminal is
+//! attached, and set back whatever happens. Detach keys (`ctrl-p ctrl-q`) are matched here, byte by byte.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use base::{Explain, Kind, Report};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use sys::{Call, SysError};
+
+use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
+
+/// `ctrl-p ctrl-q`.
+const DETACH_KEYS: [u8; 2] = [0x10, 0x11];
+
+/// Why a client could not talk to a monitor.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens: the container does not run, or its monitor was killed.
+    #[error("no monitor answers at {path:?}")]
+    NoMonitor {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// Why.
+        source: SysError,
+    },
+    /// The monitor went away in the middle.
+    #[error("the container's monitor ended unexpectedly")]
+    Ended,
+    /// A system call.
+    #[error("the connection to the container's monitor failed")]
+    System(#[from] SysError),
+}
+
+impl Explain for ClientError {
+    fn kind(&self) -> Kind {
+        match self {
+            ClientError::NoMonitor { .. } => Kind::Conflict,
+            ClientError::Ended => Kind::Internal,
+            ClientError::System(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let known = matches!(self, ClientError::NoMonitor { .. } | ClientError::Ended);
+        known.then(|| "`sublet ps -a` shows the container's state; `sublet rm -f` removes it".to_owned())
+    }
+}
+
+/// Connects to the monitor of a running container by its runtime directory.
+///
+/// The path may be longer than a socket address holds, so the directory is reached by descriptor.
+pub fn dial(run_dir: &Path) -> Result<OwnedFd, ClientError> {
+    let path = run_dir.join("sock");
+    let connected = socket_address(run_dir).and_then(|(_directory, address)| {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+        connect(fd.as_raw_fd(), &address).call(|| format!("connect({path:?})"))?;
+        Ok(fd)
+    });
+    connected.map_err(|source| ClientError::NoMonitor { path, source })
+}
+
+/// The address of a directory's `sock`, short enough whatever the directory's path is; valid while the first is open.
+pub fn socket_address(run_dir: &Path) -> Result<(OwnedFd, UnixAddr), SysError> {
+    use nix::fcntl::OFlag;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory =
+        nix::fcntl::open(run_dir, flags, nix::sys::stat::Mode::empty()).call(|| format!("open({run_dir:?})"))?;
+    let path = format!("/proc/self/fd/{}/sock", directory.as_raw_fd());
+    let address = UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))?;
+    Ok((directory, address))
+}
+
+/// How the pump is to treat our own streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// Our standard input goes to the process.
+    pub stdin: bool,
+    /// The process has a terminal: ours becomes raw.
+    pub terminal: bool,
+    /// Our output and error are fed.
+    pub output: bool,
+    /// Signals that reach us are sent on to the process.
+    pub forward_signals: bool,
+}
+
+/// How a pump ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The process ended with this code.
+    Exit(i32),
+    /// The user typed the detach keys.
+    Detached,
+}
+
+/// Waits until the process runs or its start has failed; notices go to `notice`. Used alone for `run -d`.
+pub fn wait_started(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<i32, Report> {
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match protocol::receive(socket, &mut buffer)? {
+            Received::Frame(Frame::Started { pid }, _) => return Ok(pid),
+            Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
+            Received::Frame(Frame::Notice(text), _) => notice(&text),
+            Received::End => return Err(ClientError::Ended.into()),
+            _ => {}
+        }
+    }
+}
+
+/// Carries the streams of the process that `socket` is bound to until it ends or the user detaches.
+///
+/// Signals must have been blocked by [`block_signals`] before the process was started, so that none is lost.
+pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&str)) -> Result<Outcome, Report> {
+    let raw = RawTerminal::enter(streams)?;
+    let signals = SignalFd::with_flags(&forwarded(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .call(|| "signalfd()".to_owned())?;
+    let mut pump = Pump { socket, streams, input_open: streams.stdin, detach: 0, buffer: vec![0; FRAME_MAX] };
+    pump.resize();
+    let outcome = loop {
+        let (frames, signal, input) = pump.wait(&signals)?;
+        if signal {
+            pump.forward(&signals)?;
+        }
+        if input && pump.take_input()? {
+            break Outcome::Detached;
+        }
+        if frames && let Some(code) = pump.take_frame(&mut notice)? {
+            break Outcome::Exit(code);
+        }
+    };
+    drop(raw);
+    Ok(outcome)
+}
+
+/// Blocks the signals that a pump forwards.
+pub fn block_signals() -> Result<(), SysError> {
+    forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
+}
+
+fn forwarded() -> SigSet {
+    [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCONT,
+        Signal::SIGWINCH,
+    ]
+    .into_iter()
+    .collect()
+}
+
+struct Pump<'a> {
+    socket: BorrowedFd<'a>,
+    streams: Streams,
+    input_open: bool,
+    detach: usize,
+    buffer: Vec<u8>,
+}
+
+impl Pump<'_> {
+    /// Waits for something to do: a frame, a signal, input.
+    fn wait(&self, signals: &SignalFd) -> Result<(bool, bool, bool), SysError> {
+        let stdin = io::stdin();
+        let mut fds =
+            vec![PollFd::new(self.socket, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if self.input_open {
+            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(SysError::new("poll()", errno)),
+        }
+        let ready = |position: usize| fds.get(position).is_some_and(|fd| fd.any().unwrap_or(false));
+        Ok((ready(0), ready(1), ready(2)))
+    }
+
+    fn forward(&mut self, signals: &SignalFd) -> Result<(), Report> {
+        while let Ok(Some(info)) = signals.read_signal() {
+            let number = info.ssi_signo as i32;
+            if number == Signal::SIGWINCH as i32 {
+                self.resize();
+            } else if self.streams.forward_signals {
+                self.send(&Frame::Signal(number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resize(&self) {
+        if self.streams.terminal
+            && let Ok(size) = sys::terminal::window_size(io::stdout().as_fd())
+        {
+            // A monitor that is gone shows itself at the next receive.
+            let _ = protocol::send(self.socket, &Frame::Resize(size), None);
+        }
+    }
+
+    /// Reads our input once; true when the detach keys are complete.
+    fn take_input(&mut self) -> Result<bool, Report> {
+        let mut bytes = vec![0; DATA_MAX];
+        let length = match io::stdin().lock().read(&mut bytes) {
+            Ok(length) => length,
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                return Ok(false);
+            }
+            Err(_) => 0,
+        };
+        if length == 0 {
+            self.input_open = false;
+            self.send(&Frame::InputEnd)?;
+            return Ok(false);
+        }
+        let bytes = &bytes[..length];
+        if !self.streams.terminal {
+            self.send(&Frame::Input(bytes.to_vec()))?;
+            return Ok(false);
+        }
+        let (passed, detached) = self.match_detach_keys(bytes);
+        if !passed.is_empty() {
+            self.send(&Frame::Input(passed))?;
+        }
+        Ok(detached)
+    }
+
+    /// Holds a begun key sequence back until it is complete or broken.
+    fn match_detach_keys(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut passed = Vec::with_capacity(bytes.len() + 1);
+        for byte in bytes {
+            if *byte == DETACH_KEYS[self.detach] {
+                self.detach += 1;
+                if self.detach == DETACH_KEYS.len() {
+                    return (passed, true);
+                }
+                continue;
+            }
+            passed.extend_from_slice(&DETACH_KEYS[..self.detach]);
+            self.detach = usize::from(*byte == DETACH_KEYS[0]);
+            if self.detach == 0 {
+                passed.push(*byte);
+            }
+        }
+        (passed, false)
+    }
+
+    /// Takes one frame; the exit code when the process has ended.
+    fn take_frame(&mut self, notice: &mut impl FnMut(&str)) -> Result<Option<i32>, Report> {
+        match protocol::receive(self.socket, &mut self.buffer)? {
+            Received::Frame(Frame::Output(bytes), _) if self.streams.output => write_all(&mut io::stdout(), &bytes),
+            Received::Frame(Frame::ErrorOutput(bytes), _) if self.streams.output => {
+                write_all(&mut io::stderr(), &bytes);
+            }
+            Received::Frame(Frame::Notice(text), _) => notice(&text),
+            Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
+            Received::Frame(Frame::Exit(code), _) => return Ok(Some(code)),
+            Received::End => return Err(ClientError::Ended.into()),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn send(&self, frame: &Frame) -> Result<(), Report> {
+        match protocol::send(self.socket, frame, None) {
+            // The process has ended; its last frames are still to be read.
+            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+/// A reader of ours that is gone does not concern the container: its output is still in the log.
+fn write_all(stream: &mut impl Write, bytes: &[u8]) {
+    let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+}
+
+/// Our terminal in raw mode, set back on drop.
+struct RawTerminal {
+    before: Option<Termios>,
+}
+
+impl RawTerminal {
+    fn enter(streams: Streams) -> Result<Self, Report> {
+        let stdin = io::stdin();
+        if !(streams.terminal && streams.stdin && stdin.is_terminal()) {
+            return Ok(RawTerminal { before: None });
+        }
+        let before = tcgetattr(&stdin).call(|| "tcgetattr(stdin)".to_owned())?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).call(|| "tcsetattr(stdin, raw)".to_owned())?;
+        Ok(RawTerminal { before: Some(before) })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // A terminal that is gone needs no setting.
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matched(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
+        let (one, _other) = sys::socket::pair().expect("a socket pair");
+        let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true };
+        let mut pump = Pump { socket: one.as_fd(), streams, input_open: true, detach: 0, buffer: Vec::new() };
+        let mut all = Vec::new();
+        for chunk in chunks {
+            let (passed, detached) = pump.match_detach_keys(chunk);
+            all.extend(passed);
+            if detached {
+                return (all, true);
+            }
+        }
+        (all, false)
+    }
+
+    #[test]
+    fn detach_keys_are_found_across_reads_and_nothing_else_is_lost() {
+        assert_eq!(matched(&[b"ab\x10", b"\x11cd"]), (b"ab".to_vec(), true));
+        assert_eq!(matched(&[b"a\x10", b"b"]), (b"a\x10b".to_vec(), false));
+        assert_eq!(matched(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
+        assert_eq!(matched(&[b"\x11\x10x"]), (b"\x11\x10x".to_vec(), false));
+    }
+}

@@ -1,0 +1,193 @@
+//! What a monitor and its clients say to each other: SEQPACKET frames, one kind byte and a body.
+//!
+//! A connection is at first a *control* connection. `Attach` binds it to the container's main process, `Exec` to a new
+//! one; from then on it carries that process's streams until `Exit`. Unknown kinds are skipped, so that a newer client
+//! can talk to an older monitor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::Failure;
+use oci_spec::runtime::Process;
+use serde::{Deserialize, Serialize};
+use sys::terminal::WindowSize;
+use sys::{Errno, SysError};
+
+/// The most bytes of a stream in one frame.
+pub const DATA_MAX: usize = 32 << 10;
+/// The largest frame.
+pub const FRAME_MAX: usize = 256 << 10;
+
+/// A frame.
+#[derive(Debug)]
+pub enum Frame {
+    /// Client: stream the main process's output here; `stdin` says whether input will come.
+    Attach {
+        /// Whether this client feeds the standard input.
+        stdin: bool,
+    },
+    /// Client: run one more process, with its streams here.
+    Exec(Box<ExecRequest>),
+    /// Client: bytes for the standard input.
+    Input(Vec<u8>),
+    /// Client: the standard input has ended.
+    InputEnd,
+    /// Client: the terminal has this size now.
+    Resize(WindowSize),
+    /// Client: send this signal to the process that the connection is bound to (else to the main process).
+    Signal(i32),
+    /// Client: send the outer user namespace (answered by `Outer` with a descriptor).
+    AskOuter,
+    /// Monitor: bytes of standard output (or of the terminal).
+    Output(Vec<u8>),
+    /// Monitor: bytes of standard error.
+    ErrorOutput(Vec<u8>),
+    /// Monitor: a line for the user, on standard error.
+    Notice(String),
+    /// Monitor: the process runs.
+    Started {
+        /// Its host pid.
+        pid: i32,
+    },
+    /// Monitor: the process could not be started.
+    Failed(Failure),
+    /// Monitor: the process has ended with this code and all of its output was sent.
+    Exit(i32),
+    /// Monitor: carries the outer user namespace.
+    Outer,
+}
+
+/// The body of [`Frame::Exec`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// What to run.
+    pub process: Process,
+    /// `USER[:GROUP]`; empty means the process's own ids.
+    pub user: String,
+    /// Whether the standard input stays open for [`Frame::Input`].
+    pub stdin: bool,
+    /// Whether the client wants no streams and no exit code: `Started` or `Failed` is the last frame.
+    pub detach: bool,
+}
+
+impl Frame {
+    /// The frame as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        // Serialising these plain types into memory cannot fail; an empty body is refused by the receiver.
+        let json = |value: Result<Vec<u8>, serde_json::Error>| value.unwrap_or_default();
+        let (kind, body) = match self {
+            Frame::Attach { stdin } => (b'A', vec![u8::from(*stdin)]),
+            Frame::Exec(request) => (b'X', json(serde_json::to_vec(request))),
+            Frame::Input(bytes) => (b'I', bytes.clone()),
+            Frame::InputEnd => (b'C', Vec::new()),
+            Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
+            Frame::Signal(number) => (b'S', number.to_le_bytes().to_vec()),
+            Frame::AskOuter => (b'o', Vec::new()),
+            Frame::Output(bytes) => (b'1', bytes.clone()),
+            Frame::ErrorOutput(bytes) => (b'2', bytes.clone()),
+            Frame::Notice(text) => (b'N', text.clone().into_bytes()),
+            Frame::Started { pid } => (b'B', pid.to_le_bytes().to_vec()),
+            Frame::Failed(failure) => (b'F', json(serde_json::to_vec(failure))),
+            Frame::Exit(code) => (b'E', code.to_le_bytes().to_vec()),
+            Frame::Outer => (b'O', Vec::new()),
+        };
+        let mut bytes = Vec::with_capacity(body.len() + 1);
+        bytes.push(kind);
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// The frame that these bytes are; `None` for a kind that this build does not know or a body that does not fit it.
+    pub fn decode(bytes: &[u8]) -> Option<Frame> {
+        let (kind, body) = bytes.split_first()?;
+        let number = || body.try_into().ok().map(i32::from_le_bytes);
+        Some(match kind {
+            b'A' => Frame::Attach { stdin: *body.first()? != 0 },
+            b'X' => Frame::Exec(serde_json::from_slice(body).ok()?),
+            b'I' => Frame::Input(body.to_vec()),
+            b'C' => Frame::InputEnd,
+            b'R' => {
+                let half = |from: usize| Some(u16::from_le_bytes(body.get(from..from + 2)?.try_into().ok()?));
+                Frame::Resize(WindowSize { rows: half(0)?, columns: half(2)? })
+            }
+            b'S' => Frame::Signal(number()?),
+            b'o' => Frame::AskOuter,
+            b'1' => Frame::Output(body.to_vec()),
+            b'2' => Frame::ErrorOutput(body.to_vec()),
+            b'N' => Frame::Notice(String::from_utf8_lossy(body).into_owned()),
+            b'B' => Frame::Started { pid: number()? },
+            b'F' => Frame::Failed(serde_json::from_slice(body).ok()?),
+            b'E' => Frame::Exit(number()?),
+            b'O' => Frame::Outer,
+            _ => return None,
+        })
+    }
+}
+
+/// Sends one frame, with a descriptor where its kind carries one.
+pub fn send(socket: BorrowedFd<'_>, frame: &Frame, fd: Option<BorrowedFd<'_>>) -> Result<(), SysError> {
+    sys::socket::send(socket, &frame.encode(), fd.as_slice())
+}
+
+/// What [`receive`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// A frame, and the descriptor that came with it.
+    Frame(Frame, Option<OwnedFd>),
+    /// A frame of a kind that this build does not know.
+    Unknown,
+    /// Nothing yet (non-blocking socket).
+    Nothing,
+    /// The peer is gone.
+    End,
+}
+
+/// Receives one frame into `buffer` ([`FRAME_MAX`] bytes).
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, SysError> {
+    match sys::socket::receive(socket, buffer) {
+        Ok((0, _)) => Ok(Received::End),
+        Ok((length, mut fds)) => {
+            Ok(Frame::decode(&buffer[..length]).map_or(Received::Unknown, |frame| Received::Frame(frame, fds.pop())))
+        }
+        Err(error) if error.errno() == Errno::EAGAIN => Ok(Received::Nothing),
+        Err(error) if matches!(error.errno(), Errno::ECONNRESET | Errno::EPIPE) => Ok(Received::End),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a descriptor non-blocking.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_the_wire() {
+        let size = WindowSize { rows: 24, columns: 80 };
+        for frame in [
+            Frame::Attach { stdin: true },
+            Frame::Input(b"x\0y".to_vec()),
+            Frame::InputEnd,
+            Frame::Resize(size),
+            Frame::Signal(15),
+            Frame::Exit(-1),
+            Frame::Started { pid: 42 },
+        ] {
+            let back = Frame::decode(&frame.encode()).map(|back| format!("{back:?}"));
+            assert_eq!(back, Some(format!("{frame:?}")));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_none() {
+        for bytes in [&b""[..], b"?", b"E", b"E12", b"R123", b"X{", b"A"] {
+            assert!(Frame::decode(bytes).is_none(), "{bytes:?}");
+        }
+    }
+}

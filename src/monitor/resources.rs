@@ -1,0 +1,89 @@
+//! What a container has of the host besides its processes: its cgroup and its network process.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use base::{ContainerId, Report};
+use net::NetSpec;
+use net::client::Control;
+use sys::process::Child;
+
+/// The resources of one container; empty until [`Resources::start_network`].
+#[derive(Debug, Default)]
+pub struct Resources {
+    network: Option<Network>,
+}
+
+#[derive(Debug)]
+struct Network {
+    process: Child,
+    control: Option<Control>,
+    ready: bool,
+}
+
+impl Resources {
+    /// Starts the network process; it binds published ports while the container is being made.
+    pub fn start_network(&mut self, id: &ContainerId, spec: &NetSpec) -> Result<(), Report> {
+        let (process, control) =
+            net::client::spawn(spec, id.short(), None, None).map_err(net::NetError::into_report)?;
+        self.network = Some(Network { process, control: Some(control), ready: false });
+        Ok(())
+    }
+
+    /// Hands the container's TAP device over.
+    pub fn hand_tap(&self, tap: &OwnedFd) -> Result<(), Report> {
+        let control = self.network.as_ref().and_then(|network| network.control.as_ref());
+        control.map_or(Ok(()), |control| control.hand_tap(tap.as_fd())).map_err(net::NetError::into_report)
+    }
+
+    /// The control socket, to be polled.
+    pub fn net_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().and_then(|network| network.control.as_ref()).map(AsFd::as_fd)
+    }
+
+    /// Whether the network is up, or none was asked for.
+    pub fn net_ready(&self) -> bool {
+        self.network.as_ref().is_none_or(|network| network.ready)
+    }
+
+    /// Takes the network process's word: ready with these ports, or a failure; its end is one too.
+    pub fn on_net(&mut self) -> Result<Option<Vec<net::Published>>, Report> {
+        let Some(network) = &mut self.network else { return Ok(None) };
+        let Some(control) = &network.control else { return Ok(None) };
+        match control.wait_ready() {
+            Ok(published) => {
+                network.ready = true;
+                Ok(Some(published))
+            }
+            Err(error) => {
+                network.control = None;
+                Err(error.into_report())
+            }
+        }
+    }
+
+    /// The directory of the container's cgroup, to be born in.
+    pub fn cgroup_dir(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Its path.
+    pub fn cgroup_path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Whether the kernel has killed a process of the container for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        false
+    }
+
+    /// Ends the network process and removes the cgroup.
+    pub fn tear_down(&mut self) {
+        if let Some(Network { process, control, .. }) = self.network.take() {
+            // The end of its control socket ends it; the signal is for one that does not look.
+            drop(control);
+            let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
+            let _ = sys::process::reap(process.pidfd.as_fd(), true);
+        }
+    }
+}

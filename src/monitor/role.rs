@@ -1,0 +1,733 @@
+//! The role monitor: set-up, the poll loop, and the end.
+//!
+//! ```text
+//! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
+//!                                                                                     │ any failure: Failed
+//! Running ─▶ init reaped ─▶ output drained ─▶ exit record ─▶ clients told ─▶ tidy: net, cgroup, upper, run directory
+//! ```
+//! Everything is polled in one place; nothing here blocks on a client, a container or a helper without a limit.
+//! SIGCHLD reaps by pid, as stages, inits, execs, net and helpers are all our children.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use base::time::rfc3339;
+use base::{ContainerId, Context, Failure, Kind, Report};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use oci_spec::runtime::LinuxSeccomp;
+use runtime::launch::ExecLaunch;
+use serde::{Deserialize, Serialize};
+use sys::process::Exit;
+use sys::role::Inherited;
+use sys::{Call, SysError};
+
+use crate::log::{Log, Stream};
+use crate::protocol::{self, ExecRequest, FRAME_MAX, Frame, Received};
+use crate::record::{self, FORMAT, PidRecord, State, Status};
+use crate::resources::Resources;
+use crate::streams::{Client, Streams};
+use crate::supervised::{Event, Phase, Supervised};
+use crate::tidy::{self, After};
+
+/// The key of the container's main process.
+const MAIN: u64 = 0;
+/// How long output may still come after the container's last process has ended.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long a client may take to read what is left after the exit.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// How many clients and executed processes may be there at once.
+const CLIENTS_MAX: usize = 256;
+
+/// The configuration of the role.
+///
+/// Descriptors, by name: `client` (the connection to the command that starts the container), `outer` (user namespace),
+/// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Which container.
+    pub id: ContainerId,
+    /// Its data directory: `state.json`, `log`.
+    pub container_dir: PathBuf,
+    /// Its runtime directory: `pid.json`, `sock`, `stdout`, `stderr`.
+    pub run_dir: PathBuf,
+    /// The stage's configuration ([`runtime::Launch`]) as JSON, passed on unread.
+    pub launch: String,
+    /// What later execs need of it.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Likewise.
+    pub setgroups: bool,
+    /// Whether the payload has a terminal.
+    pub terminal: bool,
+    /// Whether the standard input stays open for a client.
+    pub stdin: bool,
+    /// The container's own network, where it has one.
+    pub network: Option<net::NetSpec>,
+    /// What is to be done after the exit.
+    pub after: After,
+}
+
+/// What the role does with what it inherited.
+pub fn main(mut inherited: Inherited) -> ExitCode {
+    let client = inherited.fd("client");
+    match Monitor::set_up(&mut inherited) {
+        Ok(mut monitor) => {
+            if let Ok(client) = client {
+                monitor.adopt_client(client, Some(MAIN));
+            }
+            monitor.begin();
+            monitor.run();
+            monitor.end()
+        }
+        Err(report) => {
+            if let Ok(client) = client {
+                // A client that is gone does not need to know.
+                let _ = protocol::send(client.as_fd(), &Frame::Failed(Failure::from(&report)), None);
+            }
+            ExitCode::from(125)
+        }
+    }
+}
+
+struct Monitor {
+    config: Config,
+    outer: OwnedFd,
+    view: Option<OwnedFd>,
+    /// Only held: its end tells the fs role that this user is gone.
+    _fs: Option<OwnedFd>,
+    signals: SignalFd,
+    listener: OwnedFd,
+    log: Log,
+    resources: Resources,
+    processes: BTreeMap<u64, Supervised>,
+    clients: BTreeMap<u64, Client>,
+    next_key: u64,
+    state: State,
+    published: Vec<net::Published>,
+    /// Set when the main process has ended: until then its output may still come.
+    drain_until: Option<Instant>,
+    finished: bool,
+    buffer: Vec<u8>,
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Listener,
+    Net,
+    Channel(u64),
+    Output(u64, Stream),
+    Input(u64),
+    Client(u64),
+}
+
+impl Monitor {
+    fn set_up(inherited: &mut Inherited) -> Result<Self, Report> {
+        let config: Config =
+            serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
+        let outer = inherited.fd("outer")?;
+        // Container root may be our own user on the host: it must not look into us, whatever namespace it shares.
+        nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+        nix::sys::prctl::set_child_subreaper(true).call(|| "prctl(PR_SET_CHILD_SUBREAPER)".to_owned())?;
+        nix::sys::stat::umask(Mode::from_bits_truncate(0o077));
+        nix::unistd::chdir("/").call(|| "chdir(/)".to_owned())?;
+        let signals = take_signals()?;
+        let log_path = config.container_dir.join("log");
+        let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
+        let listener = listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
+        let state = State {
+            format: FORMAT,
+            status: Status::Starting,
+            pid: None,
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
+            oom_killed: false,
+            error: None,
+        };
+        Ok(Monitor {
+            outer,
+            view: inherited.optional_fd("view"),
+            _fs: inherited.optional_fd("fs"),
+            signals,
+            listener,
+            log,
+            resources: Resources::default(),
+            processes: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            next_key: MAIN + 1,
+            state,
+            published: Vec::new(),
+            drain_until: None,
+            finished: false,
+            buffer: vec![0; FRAME_MAX],
+            config,
+        })
+    }
+
+    /// Starts everything that the container needs; a failure becomes the container's.
+    fn begin(&mut self) {
+        if let Err(report) = self.try_begin() {
+            self.start_failed(&report);
+        }
+    }
+
+    fn try_begin(&mut self) -> Result<(), Report> {
+        record::write_state(&self.config.container_dir, &self.state, false)?;
+        if let Some(network) = &self.config.network {
+            self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
+        }
+        let (streams, ends) =
+            if self.config.terminal { (Streams::default(), PayloadEnds::default()) } else { self.fifos()? };
+        let mut fds = vec![("outer", self.outer.as_fd())];
+        fds.extend(self.view.as_ref().map(|view| ("view", view.as_fd())));
+        fds.extend(self.resources.cgroup_dir().map(|dir| ("cgroup", dir)));
+        let launch = self.config.launch.as_bytes();
+        let main = Supervised::start("sublet-stage", self.config.id.short(), launch, &fds, ends.stdio(), streams)
+            .step(|| "starting the stage".to_owned())?;
+        self.processes.insert(MAIN, main);
+        Ok(())
+    }
+
+    /// The main process's streams without a terminal: named pipes, which the container holds open in both directions,
+    /// so that it is not killed by SIGPIPE when the monitor is.
+    fn fifos(&self) -> Result<(Streams, PayloadEnds), Report> {
+        let fifo = |name: &str| -> Result<(OwnedFd, OwnedFd), SysError> {
+            let path = self.config.run_dir.join(name);
+            match nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(SysError::new(format!("mkfifo({path:?})"), errno)),
+            }
+            let open = |flags: OFlag| {
+                nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+                    .call(|| format!("open({path:?}, {flags:?})"))
+            };
+            Ok((open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, open(OFlag::O_RDWR)?))
+        };
+        let (output, output_end) = fifo("stdout")?;
+        let (error, error_end) = fifo("stderr")?;
+        let input = self.config.stdin.then(pipe).transpose()?;
+        let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
+        let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
+        Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
+    }
+
+    // ---- the loop ----
+
+    fn run(&mut self) {
+        while !self.finished {
+            let ready = self.wait();
+            for source in ready {
+                self.serve(source);
+            }
+            self.check_end();
+            self.clients.retain(|_, client| !client.closing || client.waiting());
+        }
+    }
+
+    fn wait(&self) -> Vec<Source> {
+        let mut waited: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
+            (Source::Signals, self.signals.as_fd(), PollFlags::POLLIN),
+            (Source::Listener, self.listener.as_fd(), PollFlags::POLLIN),
+        ];
+        waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
+        for (key, process) in &self.processes {
+            if let Some(channel) = &process.channel {
+                waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
+            }
+            let held_back = self.clients.values().any(|client| client.bound == Some(*key) && client.full());
+            for (stream, file) in [(Stream::Stdout, &process.streams.output), (Stream::Stderr, &process.streams.error)]
+            {
+                if let Some(file) = file.as_ref().filter(|_| !held_back) {
+                    waited.push((Source::Output(*key, stream), file.as_fd(), PollFlags::POLLIN));
+                }
+            }
+            if let Some(input) = process.streams.input_waiting() {
+                waited.push((Source::Input(*key), input, PollFlags::POLLOUT));
+            }
+        }
+        for (key, client) in &self.clients {
+            let busy =
+                client.bound.and_then(|bound| self.processes.get(&bound)).is_some_and(|p| p.streams.input_full());
+            let mut flags = if busy { PollFlags::empty() } else { PollFlags::POLLIN };
+            flags.set(PollFlags::POLLOUT, client.waiting());
+            waited.push((Source::Client(*key), client.socket.as_fd(), flags));
+        }
+        let mut fds: Vec<PollFd<'_>> = waited.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
+        if poll(&mut fds, self.timeout()).is_err() {
+            // Interrupted; or out of memory, and then another round is as good as any.
+            return Vec::new();
+        }
+        let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        waited.iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|((source, _, _), _)| *source).collect()
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let Some(until) = self.drain_until else { return PollTimeout::NONE };
+        let left = until.saturating_duration_since(Instant::now());
+        PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn serve(&mut self, source: Source) {
+        match source {
+            Source::Signals => self.on_signals(),
+            Source::Listener => self.on_connect(),
+            Source::Net => self.on_net(),
+            Source::Channel(key) => self.on_channel(key),
+            Source::Output(key, stream) => drop(self.pump(key, stream)),
+            Source::Input(key) => {
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.streams.flush_input();
+                }
+            }
+            Source::Client(key) => self.on_client(key),
+        }
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), Exit::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            for process in self.processes.values_mut() {
+                if process.pid == Some(pid) {
+                    process.exit = Some(exit);
+                } else if process.stage == Some(pid) {
+                    process.stage = None;
+                }
+            }
+        }
+    }
+
+    fn on_net(&mut self) {
+        match self.resources.on_net() {
+            Ok(published) => {
+                self.published = published.unwrap_or_default();
+                self.try_go();
+            }
+            Err(report) if self.state.status == Status::Starting => self.start_failed(&report),
+            Err(report) => {
+                let text = report.lines().join(": ");
+                self.notice(MAIN, &format!("network: {text}; the container goes on without it"));
+            }
+        }
+    }
+
+    fn on_channel(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else { return };
+        let event = process.on_channel();
+        let result = match event {
+            Err(report) => Err(report),
+            Ok(Event::Nothing | Event::Born) => Ok(()),
+            Ok(Event::Notice(text)) => {
+                self.notice(key, &text);
+                Ok(())
+            }
+            Ok(Event::Tap(tap)) => self.resources.hand_tap(&tap),
+            Ok(Event::Ready) if key == MAIN => {
+                self.try_go();
+                Ok(())
+            }
+            Ok(Event::Ready) => process.go(),
+            Ok(Event::Started) => self.started(key),
+            Ok(Event::Failed) => {
+                self.failed(key);
+                Ok(())
+            }
+        };
+        if let Err(report) = result {
+            if key == MAIN {
+                self.start_failed(&report);
+            } else if let Some(process) = self.processes.get_mut(&key) {
+                process.abandon(&report);
+                self.failed(key);
+            }
+        }
+    }
+
+    /// GO once init is ready and the network is up.
+    fn try_go(&mut self) {
+        if !self.resources.net_ready() {
+            return;
+        }
+        let Some(main) = self.processes.get_mut(&MAIN).filter(|main| main.phase == Phase::Ready) else { return };
+        if let Err(report) = main.go() {
+            self.start_failed(&report);
+        }
+    }
+
+    /// The payload runs: record it, then tell.
+    fn started(&mut self, key: u64) -> Result<(), Report> {
+        let Some(pid) = self.processes.get(&key).and_then(|process| process.pid) else { return Ok(()) };
+        if key == MAIN {
+            self.write_pid(pid)?;
+            self.state.status = Status::Running;
+            self.state.pid = Some(pid);
+            self.state.started_at = Some(rfc3339(SystemTime::now()));
+            record::write_state(&self.config.container_dir, &self.state, false)?;
+        }
+        let detached = self.processes.get(&key).is_some_and(|process| process.detached);
+        for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
+            client.send(&Frame::Started { pid });
+            client.closing |= detached;
+        }
+        Ok(())
+    }
+
+    fn write_pid(&self, pid: i32) -> Result<(), Report> {
+        let monitor_pid = std::process::id() as i32;
+        // The payload may have ended already; then its start time is unknown and no other process can match 0.
+        let start_time = sys::process::start_time(pid).unwrap_or(0);
+        let record = PidRecord {
+            format: FORMAT,
+            pid,
+            start_time,
+            boot_id: sys::process::boot_id()?,
+            monitor_pid,
+            monitor_start_time: sys::process::start_time(monitor_pid)?,
+            cgroup: self.resources.cgroup_path(),
+            published: self.published.clone(),
+        };
+        Ok(record::write_pid(&self.config.run_dir, &record)?)
+    }
+
+    /// The container could not be started: record why, tell, end.
+    fn start_failed(&mut self, report: &Report) {
+        match self.processes.get_mut(&MAIN) {
+            Some(main) => {
+                main.abandon(report);
+                self.failed(MAIN);
+            }
+            None => self.record_failure(&Failure::from(report)),
+        }
+    }
+
+    fn failed(&mut self, key: u64) {
+        let Some(Phase::Failed(failure)) = self.processes.get(&key).map(|process| &process.phase) else { return };
+        let failure = failure.clone();
+        if key == MAIN {
+            self.record_failure(&failure);
+            return;
+        }
+        for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
+            client.send(&Frame::Failed(failure.clone()));
+            client.closing = true;
+        }
+    }
+
+    fn record_failure(&mut self, failure: &Failure) {
+        if self.state.error.is_some() {
+            return;
+        }
+        self.state.status = Status::Created;
+        self.state.pid = None;
+        self.state.exit_code = Some(i32::from(failure.kind.exit_code_of_run()));
+        self.state.error = Some(failure.lines.join(": "));
+        self.write_state(true);
+        self.tell(MAIN, &Frame::Failed(failure.clone()));
+        self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
+    }
+
+    /// A state that cannot be written is said to whoever listens; the run directory still tells that we are gone.
+    fn write_state(&mut self, sync: bool) {
+        if let Err(error) = record::write_state(&self.config.container_dir, &self.state, sync) {
+            self.notice(MAIN, &format!("the state of the container could not be recorded: {error}"));
+        }
+    }
+
+    fn pump(&mut self, key: u64, stream: Stream) -> bool {
+        let Some(process) = self.processes.get_mut(&key) else { return false };
+        let mut bound: Vec<&mut Client> =
+            self.clients.values_mut().filter(|client| client.bound == Some(key) && !client.closing).collect();
+        process.streams.pump(stream, (key == MAIN).then_some(&mut self.log), &mut bound)
+    }
+
+    // ---- clients ----
+
+    fn adopt_client(&mut self, socket: OwnedFd, bound: Option<u64>) {
+        // A socket that cannot be made non-blocking is closed: its peer sees the end.
+        if let Ok(mut client) = Client::new(socket) {
+            client.bound = bound;
+            self.clients.insert(self.next_key, client);
+            self.next_key += 1;
+        }
+    }
+
+    fn on_connect(&mut self) {
+        let Ok(socket) = sys::socket::accept(self.listener.as_fd()) else { return };
+        if self.clients.len() < CLIENTS_MAX && trusted(socket.as_fd()) {
+            self.adopt_client(socket, None);
+        }
+    }
+
+    fn on_client(&mut self, key: u64) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.flush();
+        if client.closing {
+            return;
+        }
+        match protocol::receive(client.socket.as_fd(), &mut self.buffer) {
+            Ok(Received::Frame(frame, _)) => self.on_frame(key, frame),
+            Ok(Received::Unknown | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => self.client_gone(key),
+        }
+    }
+
+    fn client_gone(&mut self, key: u64) {
+        let Some(client) = self.clients.remove(&key) else { return };
+        if client.feeds
+            && let Some(process) = client.bound.and_then(|bound| self.processes.get_mut(&bound))
+        {
+            process.streams.end_input();
+        }
+    }
+
+    fn on_frame(&mut self, key: u64, frame: Frame) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let bound = client.bound;
+        match frame {
+            Frame::Attach { stdin } => {
+                client.bound = Some(MAIN);
+                client.feeds = stdin && self.config.stdin;
+                if let (Status::Running, Some(pid)) = (self.state.status, self.state.pid) {
+                    client.send(&Frame::Started { pid });
+                }
+            }
+            Frame::Exec(request) => self.exec(key, *request),
+            Frame::AskOuter => {
+                let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
+                client.closing |= sent.is_err();
+            }
+            Frame::Input(bytes) => {
+                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
+                    process.streams.feed(&bytes);
+                }
+            }
+            Frame::InputEnd => {
+                client.feeds = false;
+                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
+                    process.streams.end_input();
+                }
+            }
+            Frame::Resize(size) => {
+                if let Some(process) = bound.and_then(|bound| self.processes.get(&bound)) {
+                    process.streams.resize(size);
+                }
+            }
+            Frame::Signal(number) => {
+                if let Some(process) = self.processes.get(&bound.unwrap_or(MAIN)) {
+                    // A process that has just ended needs no signal.
+                    let _ = process.signal(number);
+                }
+            }
+            // Frames of our own direction mean nothing from a client.
+            _ => {}
+        }
+    }
+
+    fn exec(&mut self, client: u64, request: ExecRequest) {
+        let key = self.next_key;
+        self.next_key += 1;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.bound = Some(key);
+            client.feeds = request.stdin;
+        }
+        match self.start_exec(request) {
+            Ok(process) => drop(self.processes.insert(key, process)),
+            Err(report) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.send(&Frame::Failed(Failure::from(&report)));
+                    client.closing = true;
+                }
+            }
+        }
+    }
+
+    fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
+        let main = self.processes.get(&MAIN).filter(|main| main.phase == Phase::Running && main.exit.is_none());
+        let Some((init_pid, init)) = main.and_then(|main| Some((main.pid?, main.pidfd.as_ref()?))) else {
+            return Err(Report::new(Kind::Conflict, format!("container {} is not running", self.config.id)));
+        };
+        let terminal = request.process.terminal().unwrap_or(false);
+        let (streams, ends) = if terminal || request.detach {
+            (Streams::default(), PayloadEnds::default())
+        } else {
+            exec_pipes(request.stdin)?
+        };
+        let launch = ExecLaunch {
+            process: request.process,
+            user: request.user,
+            init_pid,
+            seccomp: self.config.seccomp.clone(),
+            setgroups: self.config.setgroups,
+        };
+        let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
+        let mut fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
+        fds.extend(self.resources.cgroup_dir().map(|dir| ("cgroup", dir)));
+        let label = self.config.id.short();
+        let mut process = Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams)?;
+        process.detached = request.detach;
+        Ok(process)
+    }
+
+    fn notice(&mut self, key: u64, text: &str) {
+        self.tell(key, &Frame::Notice(text.to_owned()));
+    }
+
+    fn tell(&mut self, key: u64, frame: &Frame) {
+        for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
+            client.send(frame);
+        }
+    }
+
+    // ---- the end ----
+
+    /// Notices what has ended: execs answer their clients, the main process ends the loop.
+    fn check_end(&mut self) {
+        let ended: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(key, process)| **key != MAIN && process.finished())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in ended {
+            while self.pump(key, Stream::Stdout) || self.pump(key, Stream::Stderr) {}
+            let Some(process) = self.processes.remove(&key) else { continue };
+            let code = process.exit.map_or(125, Exit::shell_code);
+            for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
+                if process.phase == Phase::Running {
+                    client.send(&Frame::Exit(code));
+                }
+                client.closing = true;
+            }
+        }
+        let main_gone = self.processes.get(&MAIN).is_none_or(Supervised::finished);
+        if !main_gone {
+            return;
+        }
+        let until = *self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
+        let drained = self.processes.get(&MAIN).is_none_or(|main| main.streams.ended());
+        self.finished = drained || Instant::now() >= until;
+    }
+
+    /// The exit record, the clients, and everything that was made for the container.
+    fn end(mut self) -> ExitCode {
+        while self.pump(MAIN, Stream::Stdout) || self.pump(MAIN, Stream::Stderr) {}
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.log.finish(stream);
+        }
+        if self.state.error.is_none() {
+            let exit = self.processes.get(&MAIN).and_then(|main| main.exit);
+            self.state.status = Status::Exited;
+            self.state.pid = None;
+            self.state.finished_at = Some(rfc3339(SystemTime::now()));
+            self.state.exit_code = exit.map(Exit::shell_code);
+            self.state.oom_killed = self.resources.oom_killed();
+            self.write_state(true);
+            if let Some(exit) = exit {
+                self.tell(MAIN, &Frame::Exit(exit.shell_code()));
+            }
+        }
+        if self.log.lost() > 0 {
+            let lost = self.log.lost();
+            self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
+        }
+        self.farewell();
+        self.resources.tear_down();
+        tidy::after_exit(&self.config, &self.outer)
+    }
+
+    /// Lets clients read what is queued for them, up to a limit.
+    fn farewell(&mut self) {
+        let until = Instant::now() + FAREWELL;
+        while self.clients.values().any(Client::waiting) && Instant::now() < until {
+            let fds: Vec<_> = self.clients.values().filter(|client| client.waiting()).collect();
+            let mut fds: Vec<PollFd<'_>> =
+                fds.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLOUT)).collect();
+            // A failing poll only costs another round.
+            let _ = poll(&mut fds, PollTimeout::from(1000u16));
+            self.clients.values_mut().for_each(Client::flush);
+        }
+        self.clients.clear();
+    }
+}
+
+/// The payload's ends of its streams.
+#[derive(Debug, Default)]
+struct PayloadEnds {
+    input: Option<OwnedFd>,
+    output: Option<OwnedFd>,
+    error: Option<OwnedFd>,
+}
+
+impl PayloadEnds {
+    fn stdio(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        [&self.input, &self.output, &self.error].map(|fd| fd.as_ref().map(AsFd::as_fd))
+    }
+}
+
+fn exec_pipes(stdin: bool) -> Result<(Streams, PayloadEnds), Report> {
+    let (output, output_end) = pipe()?;
+    let (error, error_end) = pipe()?;
+    let input = stdin.then(pipe).transpose()?;
+    let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
+    let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
+    Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned())
+}
+
+/// SIGCHLD by descriptor; signals meant for a command line leave the container alone.
+fn take_signals() -> Result<SignalFd, SysError> {
+    let children: SigSet = [Signal::SIGCHLD].into_iter().collect();
+    let ignored: SigSet =
+        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP].into_iter().collect();
+    let mut blocked = children;
+    blocked.extend(ignored.iter());
+    blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).call(|| "sigprocmask(SIG_SETMASK)".to_owned())?;
+    SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
+}
+
+/// Binds the monitor's socket in the runtime directory, which only the user may enter.
+fn listen_in(run_dir: &std::path::Path) -> Result<OwnedFd, SysError> {
+    let path = run_dir.join("sock");
+    match nix::unistd::unlink(&path) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(SysError::new(format!("unlink({path:?})"), errno)),
+    }
+    let (_directory, address) = crate::client::socket_address(run_dir)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+    bind(fd.as_raw_fd(), &address).call(|| format!("bind({path:?})"))?;
+    listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
+    Ok(fd)
+}
+
+/// A peer is served when its user *and its user namespace* are ours: inside a container into which the directory was
+/// bound, our own uid would show too.
+fn trusted(socket: BorrowedFd<'_>) -> bool {
+    let Ok((pid, uid)) = sys::socket::peer(socket) else { return false };
+    let same_namespace = || -> Result<bool, SysError> {
+        let process = sys::namespace::proc_dir(pid)?;
+        let theirs = sys::namespace::open_namespace(process.as_fd(), "user")?;
+        Ok(sys::namespace::identity(theirs)? == sys::namespace::identity(sys::namespace::open_own("user")?)?)
+    };
+    uid == nix::unistd::geteuid().as_raw() && same_namespace().unwrap_or(false)
+}

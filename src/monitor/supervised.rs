@@ -1,0 +1,173 @@
+//! One process that the monitor started and reaps: the container's main process, or one more by exec.
+//!
+//! Both come to life the same way: a stage forks the process as our child and both talk over a [`Channel`]; READY is
+//! answered with GO, and the end of the channel after GO means that the payload has been executed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::{Failure, Kind, Report};
+use runtime::channel::{Channel, Message};
+use sys::process::{Child, Exit};
+use sys::role::Spawn;
+use sys::{Call, SysError};
+
+use crate::streams::Streams;
+
+/// Where a process is on its way to being the payload.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its stage or its init is at work.
+    Starting,
+    /// Init waits for GO.
+    Ready,
+    /// GO was sent.
+    Going,
+    /// The payload runs, or has run.
+    Running,
+    /// It never became the payload.
+    Failed(Failure),
+}
+
+/// A process of the container.
+#[derive(Debug)]
+pub struct Supervised {
+    /// Pid of the stage until it was reaped.
+    pub stage: Option<i32>,
+    /// Pid once it exists.
+    pub pid: Option<i32>,
+    /// The same process as a descriptor.
+    pub pidfd: Option<OwnedFd>,
+    /// The way to its payload.
+    pub phase: Phase,
+    /// Present until the payload is executed.
+    pub channel: Option<Channel>,
+    /// Its standard streams.
+    pub streams: Streams,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Nobody waits for its streams or its code.
+    pub detached: bool,
+}
+
+/// What a message on the channel asks the monitor to do.
+#[derive(Debug)]
+pub enum Event {
+    /// Nothing further.
+    Nothing,
+    /// The process exists.
+    Born,
+    /// The container's TAP device has come.
+    Tap(OwnedFd),
+    /// A line for the user.
+    Notice(String),
+    /// Init waits for GO.
+    Ready,
+    /// The payload runs.
+    Started,
+    /// The start failed; see [`Phase::Failed`].
+    Failed,
+}
+
+impl Supervised {
+    /// Starts a stage (`argv0` names its role) whose descriptors are `fds` and the channel, with these standard
+    /// streams for the payload.
+    pub fn start(
+        argv0: &str,
+        label: &str,
+        config: &[u8],
+        fds: &[(&str, BorrowedFd<'_>)],
+        stdio: [Option<BorrowedFd<'_>>; 3],
+        streams: Streams,
+    ) -> Result<Self, Report> {
+        let (ours, theirs) = Channel::pair()?;
+        let mut all = vec![("channel", theirs.as_fd())];
+        all.extend_from_slice(fds);
+        let spawn = Spawn { argv0, label, config, fds: &all, stdio, session: false, cgroup: None };
+        let Child { pid, .. } = spawn.start()?;
+        Ok(Supervised {
+            stage: Some(pid),
+            pid: None,
+            pidfd: None,
+            phase: Phase::Starting,
+            channel: Some(ours),
+            streams,
+            exit: None,
+            detached: false,
+        })
+    }
+
+    /// Takes one message of the channel.
+    pub fn on_channel(&mut self) -> Result<Event, Report> {
+        let Some(channel) = &self.channel else { return Ok(Event::Nothing) };
+        Ok(match channel.receive()? {
+            Some((Message::Init { pid }, pidfd)) => {
+                self.pid = Some(pid);
+                self.pidfd = pidfd;
+                Event::Born
+            }
+            Some((Message::Tap, Some(tap))) => Event::Tap(tap),
+            Some((Message::Console, Some(master))) => {
+                self.streams.set_terminal(master).call(|| "fcntl(terminal, O_NONBLOCK)".to_owned())?;
+                Event::Nothing
+            }
+            Some((Message::Notice(text), _)) => Event::Notice(text),
+            Some((Message::Ready, _)) => {
+                self.phase = Phase::Ready;
+                Event::Ready
+            }
+            Some((Message::Failed(failure), _)) => {
+                self.phase = Phase::Failed(failure);
+                Event::Nothing
+            }
+            Some(_) => Event::Nothing,
+            None => self.on_channel_end(),
+        })
+    }
+
+    fn on_channel_end(&mut self) -> Event {
+        self.channel = None;
+        match self.phase {
+            Phase::Going => {
+                self.phase = Phase::Running;
+                Event::Started
+            }
+            Phase::Failed(_) => Event::Failed,
+            _ => {
+                let report = Report::new(Kind::Internal, "the process was killed while it was being set up");
+                self.phase = Phase::Failed(Failure::from(&report));
+                Event::Failed
+            }
+        }
+    }
+
+    /// Lets init become the payload.
+    pub fn go(&mut self) -> Result<(), Report> {
+        if let Some(channel) = &self.channel {
+            channel.send(&Message::Go, None)?;
+            self.phase = Phase::Going;
+        }
+        Ok(())
+    }
+
+    /// Gives the start up: init ends at the end of its channel.
+    pub fn abandon(&mut self, report: &Report) {
+        self.phase = Phase::Failed(Failure::from(report));
+        self.channel = None;
+        // Init may be in a step that waits for nothing of ours.
+        let _ = self.signal(nix::sys::signal::Signal::SIGKILL as i32);
+    }
+
+    /// Sends a signal to the process, if it exists and has not ended.
+    pub fn signal(&self, number: i32) -> Result<(), SysError> {
+        match (&self.pidfd, self.exit) {
+            (Some(pidfd), None) => sys::process::pidfd_send_signal(pidfd.as_fd(), number),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing of it is left to wait for: ended (or never born), streams drained, stage reaped.
+    pub fn finished(&self) -> bool {
+        let gone = self.exit.is_some() || (self.pid.is_none() && self.channel.is_none());
+        gone && self.stage.is_none()
+    }
+}

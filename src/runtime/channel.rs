@@ -1,0 +1,105 @@
+//! The messages between stage, init and monitor: one SEQPACKET datagram each, JSON, with at most one descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::{Explain, Failure, Kind, Report};
+use serde::{Deserialize, Serialize};
+
+/// The largest message; a failure's text is cut to fit.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// From stage and init to the monitor, and `Go` back.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Init exists; carries its pidfd.
+    Init {
+        /// Its pid in the monitor's pid namespace.
+        pid: i32,
+    },
+    /// The TAP device of the container's network; carries its descriptor.
+    Tap,
+    /// The container's terminal; carries the master.
+    Console,
+    /// A step down a ladder, for the user.
+    Notice(String),
+    /// Everything is set up; init waits for `Go`.
+    Ready,
+    /// Init may become the payload. The end of the channel then says that it has.
+    Go,
+    /// A step failed; the sender ends.
+    Failed(Failure),
+}
+
+/// One end of the channel.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// The two ends of a new channel.
+    pub fn pair() -> Result<(Channel, Channel), ChannelError> {
+        let (one, other) = sys::socket::pair()?;
+        Ok((Channel(one), Channel(other)))
+    }
+
+    /// Sends a message, with a descriptor where its kind carries one.
+    pub fn send(&self, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
+        let bytes = serde_json::to_vec(message)?;
+        sys::socket::send(self.0.as_fd(), &bytes, fd.as_slice())?;
+        Ok(())
+    }
+
+    /// Receives a message; `None` at the end of the channel.
+    pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, ChannelError> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let (length, mut fds) = sys::socket::receive(self.0.as_fd(), &mut buffer)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds.pop())))
+    }
+
+    /// Reports a failure as the last message of its sender. What cannot be sent has no reader left.
+    pub fn fail(&self, report: &Report) {
+        let mut failure = Failure::from(report);
+        for line in &mut failure.lines {
+            let end = line.char_indices().nth(1000).map_or(line.len(), |(end, _)| end);
+            line.truncate(end);
+        }
+        failure.lines.truncate(16);
+        let _ = self.send(&Message::Failed(failure), None);
+    }
+
+    /// Tells the user about a step down a ladder. A monitor that is gone needs no notice.
+    pub fn notice(&self, text: impl Into<String>) {
+        let _ = self.send(&Message::Notice(text.into()), None);
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Self {
+        Channel(fd)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A message could not be sent, received or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The socket failed.
+    #[error("the channel between monitor and container failed")]
+    Socket(#[from] sys::SysError),
+    /// The bytes are no message of ours.
+    #[error("the channel between monitor and container carried a message that cannot be read")]
+    Format(#[from] serde_json::Error),
+}
+
+impl Explain for ChannelError {
+    fn kind(&self) -> Kind {
+        Kind::Internal
+    }
+}

@@ -1,0 +1,87 @@
+//! Resource limits and kernel settings of the container.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use base::{Context, Kind, Report};
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{PosixRlimitType, Spec};
+use sys::mount::{Attr, FsContext};
+use sys::{Call, Errno};
+
+use crate::channel::Channel;
+
+/// Sets rlimits and the OOM score before the user namespace is entered. A hard limit above the caller's is clamped
+/// with a notice, as nobody without real root can raise it; an OOM score below the inherited one is left.
+pub fn apply(spec: &Spec, channel: &Channel) -> Result<(), Report> {
+    let Some(process) = spec.process() else { return Ok(()) };
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource(limit.typ());
+        let (_, ceiling) = getrlimit(resource).call(|| format!("getrlimit({resource:?})"))?;
+        let (soft, hard) = (limit.soft().min(ceiling), limit.hard().min(ceiling));
+        if hard < limit.hard() {
+            channel.notice(format!("{resource:?}: {} is above the limit of this session; using {hard}", limit.hard()));
+        }
+        setrlimit(resource, soft, hard).call(|| format!("setrlimit({resource:?}, {soft}, {hard})"))?;
+    }
+    if let Some(score) = process.oom_score_adj() {
+        match sys::process::set_oom_score_adj(score) {
+            Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn resource(typ: PosixRlimitType) -> Resource {
+    match typ {
+        PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
+    }
+}
+
+/// Writes the settings of the container's own namespaces through a private procfs that nothing can be mounted over.
+pub fn sysctls(spec: &Spec) -> Result<(), Report> {
+    let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let Some(sysctls) = sysctls.filter(|sysctls| !sysctls.is_empty()) else { return Ok(()) };
+    let procfs = FsContext::open(c"proc")?.mount(Attr::empty()).step(|| "opening a private procfs".to_owned())?;
+    for (name, value) in sysctls {
+        if !namespaced(name) {
+            let message = format!("sysctl {name} belongs to the whole host and cannot be set for a container");
+            return Err(Report::new(Kind::Unsupported, message));
+        }
+        let path = format!("sys/{}", name.replace('.', "/"));
+        let file = nix::fcntl::openat(procfs.as_fd(), path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open(/proc/{path})"));
+        file.and_then(|fd| {
+            std::fs::File::from(fd).write_all(value.as_bytes()).call(|| format!("write(/proc/{path}, {value:?})"))
+        })
+        .step(|| format!("setting {name}"))?;
+    }
+    Ok(())
+}
+
+/// Settings that a namespace has for itself: sysctl documentation of the kernel, ipc_namespaces(7), namespaces(7).
+fn namespaced(name: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["net.", "fs.mqueue.", "user.", "kernel.shm", "kernel.msg", "kernel.sem"];
+    const NAMES: [&str; 2] = ["kernel.domainname", "kernel.hostname"];
+    !name.contains('/')
+        && !name.contains("..")
+        && (PREFIXES.iter().any(|p| name.starts_with(p)) || NAMES.contains(&name))
+}

@@ -1,0 +1,124 @@
+//! Init: everything between birth in the new namespaces and exec of the payload. One process, one thread.
+//!
+//! Steps, in order; the text in quotes is what a failure names:
+//!
+//! 1. open with the caller's own identity what the container's root may not reach: bind sources, upper, scratch;
+//! 2. wait for the stage: id maps are written, the view has come;
+//! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
+//! 4. the network device, sent to the monitor so that the net role starts beside the rest ("setting up the network");
+//! 5. the root file system, attached on the scratch directory ("mounting the root file system");
+//! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev");
+//! 7. the terminal, sent to the monitor ("opening the terminal");
+//! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
+//! 9. pivot, so that nothing of the host is left ("changing the root directory");
+//! 10. the payload's user, directory and environment ("choosing the user");
+//! 11. READY, wait for GO, capabilities, no_new_privs, seccomp, exec ("executing the command").
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::{Context, Kind, Report};
+use oci_spec::runtime::Linux;
+use sys::seccomp::Instruction;
+use sys::{Call, SysError};
+
+use crate::channel::{Channel, Message};
+use crate::launch::Launch;
+use crate::seccomp;
+
+pub mod console;
+pub mod devices;
+pub mod limits;
+pub mod masks;
+pub mod mounts;
+pub mod payload;
+pub mod reaper;
+pub mod rootfs;
+pub mod user;
+
+/// Runs init to its end; returns only when it failed or when it was the reaper. The code is the process's exit code.
+pub fn main(channel: &Channel, launch: &Launch, program: Option<&[Instruction]>, from_stage: BorrowedFd<'_>) -> i32 {
+    match run(channel, launch, program, from_stage) {
+        Ok(code) => code,
+        Err(report) => {
+            channel.fail(&report);
+            i32::from(report.kind().exit_code_of_run())
+        }
+    }
+}
+
+/// The seccomp program of a specification, compiled before the fork; `None` when it asks for none.
+pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Vec<Instruction>>, Report> {
+    let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let program = seccomp::compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
+    Ok(Some(program))
+}
+
+fn run(
+    channel: &Channel,
+    launch: &Launch,
+    program: Option<&[Instruction]>,
+    from_stage: BorrowedFd<'_>,
+) -> Result<i32, Report> {
+    let process = launch.spec.process().as_ref();
+    let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
+
+    let opened = mounts::open_sources(&launch.spec)?;
+    let base = rootfs::open(launch)?;
+    let view = wait_for_stage(from_stage)?;
+    enter(launch).step(|| "entering the namespaces".to_owned())?;
+    if let Some(addressing) = &launch.network {
+        let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
+        channel.send(&Message::Tap, Some(tap.as_fd()))?;
+    }
+    let root = rootfs::mount(launch, base, view).step(|| "mounting the root file system".to_owned())?;
+    mounts::mount_all(&launch.spec, root.as_fd(), opened, channel)?;
+    devices::make(&launch.spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    let terminal = process.terminal().unwrap_or(false);
+    let console = terminal.then(|| console::open(root.as_fd(), channel)).transpose();
+    let console = console.step(|| "opening the terminal".to_owned())?;
+    limits::sysctls(&launch.spec)?;
+    masks::names(&launch.spec)?;
+    masks::apply(&launch.spec, root.as_fd())?;
+    rootfs::pivot(&launch.spec, root.as_fd()).step(|| "changing the root directory".to_owned())?;
+    drop(root);
+
+    let identity = user::resolve(&launch.user, process)?;
+    let ready = payload::Ready { process, identity: &identity, program, console, setgroups: launch.setgroups };
+    if launch.reaper {
+        return reaper::run(channel, &ready);
+    }
+    payload::become_it(channel, &ready)
+}
+
+/// Waits until the stage has written the id maps; returns the view's detached mount where there is one.
+fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report> {
+    let mut buffer = [0; 16];
+    let (length, mut fds) = sys::socket::receive(from_stage, &mut buffer)?;
+    if length == 0 {
+        // The stage has told the monitor why; this is only the end of the unfinished container.
+        return Err(Report::new(Kind::Internal, "the stage ended before the container was mapped"));
+    }
+    Ok(fds.pop())
+}
+
+/// Root of the inner user namespace, invisible to ptrace from inside, with mount events only coming in.
+fn enter(launch: &Launch) -> Result<(), SysError> {
+    if launch.setgroups {
+        nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
+    }
+    crate::stage::become_root()?;
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // A kernel without keyrings, or a user with too many, costs only the separation of keys.
+    let _ = sys::security::new_session_keyring();
+    nix::mount::mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE,
+        None::<&str>,
+    )
+    .call(|| "mount(/, MS_REC|MS_SLAVE)".to_owned())
+}

@@ -1,0 +1,222 @@
+//! From a process inside the finished container to the payload: session, directory, rights, exec.
+//!
+//! `run` and `exec` share this end. Order: seccomp goes last where no_new_privs allows it; without no_new_privs the
+//! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use base::{Context, Kind, Report};
+use nix::unistd::{Gid, Uid};
+use oci_spec::runtime::{Capabilities, Process};
+use sys::seccomp::Instruction;
+use sys::security::{self, CapabilitySets};
+use sys::{Call, Errno, SysError};
+
+use crate::channel::{Channel, Message};
+use crate::init::user::Identity;
+
+/// All that is needed to become the payload.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    /// What to run.
+    pub process: &'a Process,
+    /// As whom.
+    pub identity: &'a Identity,
+    /// The seccomp program.
+    pub program: Option<&'a [Instruction]>,
+    /// The terminal, where one was asked for.
+    pub console: Option<OwnedFd>,
+    /// Whether supplementary groups can be set.
+    pub setgroups: bool,
+}
+
+/// Reports READY, waits for GO and executes the payload. Returns only with an error.
+pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
+    session(ready)?;
+    let process = ready.process;
+    let moved = change_directory(process.cwd(), true);
+    channel.send(&Message::Ready, None)?;
+    match channel.receive()? {
+        Some((Message::Go, _)) => {}
+        _ => return Err(Report::new(Kind::Internal, "the monitor ended before the command was started")),
+    }
+    sys::process::cloexec_from(3)?;
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    if let (Some(program), false) = (ready.program, no_new_privileges) {
+        sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
+    }
+    become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
+    if moved.is_err() {
+        // A directory that only its owner may enter.
+        change_directory(process.cwd(), false)?;
+    }
+    check_directory()?;
+    if no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
+        if let Some(program) = ready.program {
+            sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
+        }
+    }
+    execute(process, ready.identity)
+}
+
+/// A session of its own, with the terminal as its controlling one; standard streams that belong to the user, so that
+/// `/dev/stdout` can be opened again.
+fn session(ready: &Ready<'_>) -> Result<(), SysError> {
+    sys::process::reset_signals()?;
+    nix::unistd::setsid().call(|| "setsid()".to_owned())?;
+    if let Some(terminal) = &ready.console {
+        sys::terminal::set_controlling(terminal.as_fd())?;
+        for number in 0..3 {
+            sys::process::place(terminal.as_fd(), number)?;
+        }
+    }
+    let owner = Uid::from_raw(ready.identity.uid);
+    for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        // Streams that are not ours to give (a socket, the null device) stay as they are.
+        let _ = nix::unistd::fchown(stream, Some(owner), None);
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+/// Enters the working directory; as root, makes it when it is missing, as Docker does.
+fn change_directory(cwd: &Path, make: bool) -> Result<(), Report> {
+    match nix::unistd::chdir(cwd) {
+        Err(Errno::ENOENT) if make => {
+            std::fs::create_dir_all(cwd).call(|| format!("mkdir({cwd:?})"))?;
+            nix::unistd::chdir(cwd).call(|| format!("chdir({cwd:?})"))?;
+            Ok(())
+        }
+        result => Ok(result.call(|| format!("chdir({cwd:?})"))?),
+    }
+}
+
+/// A working directory that is not below our root would be one that leaked from the host (CVE-2024-21626).
+fn check_directory() -> Result<(), Report> {
+    let directory = nix::unistd::getcwd().call(|| "getcwd()".to_owned())?;
+    if directory.is_absolute() && !directory.starts_with("(unreachable)") {
+        return Ok(());
+    }
+    Err(Report::new(Kind::Denied, "the working directory is outside the container's root"))
+}
+
+fn become_user(ready: &Ready<'_>) -> Result<(), Report> {
+    let identity = ready.identity;
+    let sets = capability_sets(ready.process.capabilities().as_ref(), identity.uid);
+    security::limit_bounding(sets.bounding)?;
+    nix::sys::prctl::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".to_owned())?;
+    if ready.setgroups {
+        let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        nix::unistd::setgroups(&groups).call(|| format!("setgroups({:?})", identity.groups))?;
+    }
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let ids = nix::unistd::setresgid(gid, gid, gid)
+        .call(|| format!("setresgid({gid})"))
+        .and_then(|()| nix::unistd::setresuid(uid, uid, uid).call(|| format!("setresuid({uid})")));
+    if let Err(error) = ids {
+        let unmapped = error.errno() == Errno::EINVAL;
+        let report = Report::from(error);
+        return Err(if unmapped {
+            report.with_hint("this id is not mapped: give the user subordinate ids (subuid, subgid), or run as root")
+        } else {
+            report
+        });
+    }
+    security::set_capabilities(&sets)?;
+    nix::sys::prctl::set_keepcaps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".to_owned())?;
+    Ok(())
+}
+
+/// The masks of a specification's capabilities. A user other than root keeps none in force unless they are ambient,
+/// as an exec would clear them anyway.
+fn capability_sets(listed: Option<&oci_spec::runtime::LinuxCapabilities>, uid: u32) -> CapabilitySets {
+    let Some(listed) = listed else { return CapabilitySets::default() };
+    let mask = |set: &Option<Capabilities>| {
+        set.iter().flatten().fold(0, |mask, capability| mask | crate::capabilities::bit(*capability))
+    };
+    let ambient = mask(listed.ambient());
+    let in_force = |set: u64| if uid == 0 { set } else { ambient };
+    CapabilitySets {
+        bounding: mask(listed.bounding()),
+        effective: in_force(mask(listed.effective())),
+        permitted: in_force(mask(listed.permitted())),
+        inheritable: mask(listed.inheritable()),
+        ambient,
+    }
+}
+
+/// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.
+fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let Some(command) = args.first().filter(|command| !command.is_empty()) else {
+        return Err(Report::new(Kind::CommandNotFound, "no command specified"));
+    };
+    let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
+    if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
+        environment.push(format!("HOME={}", identity.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/")));
+    }
+    let argv = c_strings(args)?;
+    let envp = c_strings(&environment)?;
+    let errno = if command.contains('/') {
+        try_exec(command.as_bytes(), &argv, &envp)
+    } else {
+        let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH="));
+        search(path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), command, &argv, &envp)
+    };
+    Err(exec_error(command, errno))
+}
+
+/// Tries each directory; a file that may not be executed is remembered, as execvp(3) does.
+fn search(path: &str, command: &str, argv: &[CString], envp: &[CString]) -> Errno {
+    let mut result = Errno::ENOENT;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        match try_exec(format!("{directory}/{command}").as_bytes(), argv, envp) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => result = Errno::EACCES,
+            other => return other,
+        }
+    }
+    result
+}
+
+fn try_exec(path: &[u8], argv: &[CString], envp: &[CString]) -> Errno {
+    let Ok(path) = CString::new(path) else { return Errno::EINVAL };
+    if Path::new(OsStr::from_bytes(path.as_bytes())).is_dir() {
+        return Errno::EACCES;
+    }
+    match nix::unistd::execve(&path, argv, envp) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+fn exec_error(command: &str, errno: Errno) -> Report {
+    let cause = sys::error::Cause(errno);
+    match errno {
+        Errno::ENOENT if !command.contains('/') => {
+            Report::new(Kind::CommandNotFound, format!("exec: {command:?}: executable file not found in $PATH"))
+        }
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Report::new(Kind::CommandNotFound, format!("exec: {command:?}: stat {command}: no such file or directory"))
+        }
+        Errno::EACCES => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: permission denied")),
+        Errno::ENOEXEC => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: exec format error"))
+            .with_hint("the file is for another processor, or a script without an interpreter line"),
+        _ => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: {cause}")),
+    }
+}
+
+fn c_strings(texts: &[String]) -> Result<Vec<CString>, Report> {
+    texts
+        .iter()
+        .map(|text| {
+            CString::new(text.as_str())
+                .map_err(|_| Report::new(Kind::Usage, format!("{text:?} contains a NUL character")))
+        })
+        .collect()
+}

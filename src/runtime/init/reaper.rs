@@ -1,0 +1,65 @@
+//! Pid 1 with `--init`: starts the payload as its child, forwards signals to it, reaps orphans, exits as it exits.
+//!
+//! The process stays what it was born as: non-dumpable, and executed in the host's user namespace, so that nothing in
+//! the container may look at its memory or its binary. It keeps `CAP_KILL` alone.
+
+use base::{Context, Report};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use sys::Call;
+use sys::process::{Flags, fork};
+use sys::security::{CapabilitySets, limit_bounding, set_capabilities};
+
+use crate::channel::Channel;
+use crate::init::payload::{self, Ready};
+
+const CAP_KILL: u64 = 1 << 5;
+
+/// Forks the payload and lives until it ends; the result is its code as a shell shows it.
+pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
+    let signals = SigSet::all();
+    signals.thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())?;
+    let child = fork(Flags::empty(), None, || match payload::become_it(channel, ready) {
+        Ok(code) => code,
+        Err(report) => {
+            channel.fail(&report);
+            i32::from(report.kind().exit_code_of_run())
+        }
+    })
+    .step(|| "starting the command below init".to_owned())?;
+    // The channel too: its end must come from the payload's exec.
+    drop(child.pidfd);
+    sys::process::close_from(3)?;
+    limit_bounding(CAP_KILL)?;
+    set_capabilities(&CapabilitySets { effective: CAP_KILL, permitted: CAP_KILL, ..CapabilitySets::default() })?;
+    Ok(serve(&signals, Pid::from_raw(child.pid)))
+}
+
+fn serve(signals: &SigSet, payload: Pid) -> i32 {
+    loop {
+        match signals.wait() {
+            Ok(Signal::SIGCHLD) => {
+                if let Some(code) = reap(payload) {
+                    return code;
+                }
+            }
+            // The payload may have ended in between; then SIGCHLD follows.
+            Ok(signal) => drop(kill(payload, signal)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Reaps all that has ended; the code once the payload is among it.
+fn reap(payload: Pid) -> Option<i32> {
+    let mut code = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, exit)) if pid == payload => code = Some(exit),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == payload => code = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(_) => return code,
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Who the payload runs as: the `--user` text looked up in the container's own `/etc/passwd` and `/etc/group`.
+//!
+//! Both files are the image's, thus hostile: they are opened inside the root, must be regular, and are read up to a
+//! limit. Numbers are parsed strictly (CVE-2026-30892: a loose parse gave another user).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use base::{Kind, Report};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, fstat};
+use oci_spec::runtime::Process;
+use sys::Call;
+use sys::path::open_in;
+
+/// More of a passwd or group file than this is not read.
+const FILE_MAX: u64 = 8 << 20;
+
+/// Ids inside the container's user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+    /// The user's home directory by the passwd file.
+    pub home: Option<String>,
+}
+
+/// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty. The root directory must
+/// be the container's already.
+pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
+    let passwd = read("/etc/passwd")?;
+    if text.is_empty() {
+        let user = process.user();
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        let home = passwd_entry(&passwd, |entry| entry.uid == user.uid()).map(|entry| entry.home.to_owned());
+        return Ok(Identity { uid: user.uid(), gid: user.gid(), groups, home });
+    }
+    from_files(text, &passwd, &read("/etc/group")?)
+}
+
+/// Looks `USER[:GROUP]` up in the texts of the two files.
+fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Report> {
+    let (user, wanted_group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (text, None),
+    };
+    let named = passwd_entry(passwd, |entry| entry.name == user);
+    let entry = named.or_else(|| {
+        let uid = number(user)?;
+        passwd_entry(passwd, |entry| entry.uid == uid)
+    });
+    let (uid, gid) = match (&entry, number(user)) {
+        (Some(entry), _) => (entry.uid, entry.gid),
+        (None, Some(uid)) => (uid, 0),
+        (None, None) => {
+            let message = format!("unable to find user {user}: no matching entries in passwd file");
+            return Err(Report::new(Kind::NotFound, message));
+        }
+    };
+    let gid = match wanted_group {
+        None => gid,
+        Some(wanted) => match group_lines(group).find(|(name, _, _)| *name == wanted) {
+            Some((_, gid, _)) => gid,
+            None => number(wanted).ok_or_else(|| {
+                Report::new(Kind::NotFound, format!("unable to find group {wanted}: no matching entries in group file"))
+            })?,
+        },
+    };
+    let member = |members: &str| entry.as_ref().is_some_and(|entry| members.split(',').any(|name| name == entry.name));
+    let groups = match wanted_group {
+        Some(_) => Vec::new(),
+        None => group_lines(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid).collect(),
+    };
+    Ok(Identity { uid, gid, groups, home: entry.map(|entry| entry.home.to_owned()) })
+}
+
+struct Entry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+fn passwd_entry<'a>(passwd: &'a str, wanted: impl Fn(&Entry<'a>) -> bool) -> Option<Entry<'a>> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let uid = number(fields.nth(1)?)?;
+        let gid = number(fields.next()?)?;
+        let entry = Entry { name, uid, gid, home: fields.nth(1).unwrap_or("/") };
+        wanted(&entry).then_some(entry)
+    })
+}
+
+fn group_lines(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    group.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let gid = number(fields.nth(1)?)?;
+        Some((name, gid, fields.next().unwrap_or("")))
+    })
+}
+
+/// Decimal digits only: no sign, no blanks, at most 2^32 - 2 (the last value means "no id").
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().filter(|id| *id != u32::MAX)
+}
+
+/// The text of a file of the container; empty when there is none.
+fn read(path: &str) -> Result<String, Report> {
+    let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(/, O_PATH)".to_owned())?;
+    let Ok(fd) = open_in(root.as_fd(), Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) else {
+        return Ok(String::new());
+    };
+    let stat = fstat(&fd).call(|| format!("fstat({path:?})"))?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(Report::new(Kind::Denied, format!("{path} of the container is no regular file")));
+    }
+    let mut bytes = Vec::new();
+    File::from(fd).take(FILE_MAX).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nwww:x:33:33::/var/www:/bin/sh\nbroken:x:-1:0::/:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\nwww:x:33:\nadm:x:4:syslog,www\n";
+
+    fn ids(text: &str) -> Option<(u32, u32, Vec<u32>)> {
+        from_files(text, PASSWD, GROUP).ok().map(|identity| (identity.uid, identity.gid, identity.groups))
+    }
+
+    #[test]
+    fn users_are_found_as_docker_finds_them() {
+        assert_eq!(ids("www"), Some((33, 33, vec![4])));
+        assert_eq!(ids("33"), Some((33, 33, vec![4])));
+        assert_eq!(ids("www:adm"), Some((33, 4, vec![])));
+        assert_eq!(ids("1234"), Some((1234, 0, vec![])));
+        assert_eq!(ids("1234:5678"), Some((1234, 5678, vec![])));
+        assert_eq!(ids("nobody"), None);
+        assert_eq!(ids("www:nogroup"), None);
+    }
+
+    #[test]
+    fn numbers_are_parsed_strictly() {
+        for text in ["-1", "+1", " 1", "1 ", "0x1", "4294967295", "broken"] {
+            assert_eq!(ids(text), None, "{text:?}");
+        }
+    }
+}

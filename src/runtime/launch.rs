@@ -1,0 +1,67 @@
+//! What the engine asks the stage for.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+use sys::namespace::IdMap;
+
+/// The configuration of the role stage when it makes a container.
+///
+/// Descriptors of the role, by name: `channel` (to the monitor), `outer` (user namespace), `view` (mount namespace of
+/// the fs role, root = the view; with [`Rootfs::Overlay`] and [`Rootfs::View`]), `cgroup` (directory the container is
+/// born in; optional). Standard input, output and error are the container's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Launch {
+    /// The runtime specification. Namespaces listed without a path are new; a user namespace is always made.
+    pub spec: Spec,
+    /// `USER[:GROUP]` by name or number, looked up in the container's own files; empty means the specification's.
+    pub user: String,
+    /// Where `/` comes from.
+    pub rootfs: Rootfs,
+    /// Ids of the container's user namespace, mapped to those of the outer one.
+    pub uid_map: IdMap,
+    /// The same for groups.
+    pub gid_map: IdMap,
+    /// Whether `setgroups` may be called: false where the outer map has one id.
+    pub setgroups: bool,
+    /// An existing empty directory that the caller may search; the root file system is attached there before the pivot.
+    pub scratch: PathBuf,
+    /// Whether a TAP device is made in the container's network namespace and sent over the channel.
+    pub network: Option<net::Addressing>,
+    /// Whether pid 1 is our reaper, with the payload as its child.
+    pub reaper: bool,
+}
+
+/// Where a container's root file system comes from.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// Kernel overlayfs: the view below, native directories above.
+    Overlay {
+        /// Directory that receives the changes.
+        upper: PathBuf,
+        /// overlayfs' work directory on the same file system.
+        work: PathBuf,
+        /// Whether a host crash may lose the changes (`volatile`).
+        volatile: bool,
+    },
+    /// The view itself, which takes writes.
+    View,
+}
+
+/// The configuration of the role exec.
+///
+/// Descriptors of the role, by name: `channel`, `outer`, `init` (pidfd of the container's init), `cgroup` (optional).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecLaunch {
+    /// What to run, in the words of the runtime specification.
+    pub process: Process,
+    /// As [`Launch::user`].
+    pub user: String,
+    /// Host pid of the container's init, checked against the pidfd.
+    pub init_pid: i32,
+    /// The container's seccomp profile.
+    pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    /// As [`Launch::setgroups`].
+    pub setgroups: bool,
+}

@@ -1,0 +1,157 @@
+//! The role stage: milliseconds as root of the outer user namespace, to make one container's init.
+//!
+//! Steps: join the outer namespace, become its root, fork init into its namespaces and cgroup, write its id maps, give
+//! the upper directory to its root, clone (and shift) the image's view, hand that over, end. Init is a child of the
+//! monitor (`CLONE_PARENT`), so nothing waits for the stage.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use base::{Context, Kind, Report};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid};
+use oci_spec::runtime::LinuxNamespaceType;
+use sys::namespace::{map_text, open_namespace, proc_dir, write_proc};
+use sys::process::{Flags, fork};
+use sys::role::Inherited;
+use sys::{Call, Errno, SysError};
+
+use crate::channel::{Channel, Message};
+use crate::init;
+use crate::launch::{Launch, Rootfs};
+
+/// What the role does with what it inherited; see [`Launch`] for the names of its descriptors.
+pub fn main(mut inherited: Inherited) -> ExitCode {
+    let Ok(channel) = inherited.fd("channel") else {
+        return ExitCode::from(125);
+    };
+    let channel = Channel::from(channel);
+    match run(&channel, &mut inherited) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            channel.fail(&report);
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
+    let launch: Launch =
+        serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
+    let outer = inherited.fd("outer")?;
+    let view = inherited.optional_fd("view");
+    let cgroup = inherited.optional_fd("cgroup");
+    let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
+    init::limits::apply(&launch.spec, channel)?;
+
+    join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
+    let flags = namespaces(&launch)?;
+    let (to_init, from_stage) = sys::socket::pair()?;
+    let child = fork(flags | Flags::PARENT, cgroup.as_ref().map(AsFd::as_fd), || {
+        init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
+    })
+    .step(|| "making the container's namespaces".to_owned())?;
+    channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
+    prepare(&launch, child.pid, view, to_init.as_fd())
+}
+
+/// Joins the outer user namespace and becomes its root where root's id is mapped to the caller; the engine run by real
+/// root keeps its own id, which stays unmapped, with every capability over the namespace.
+pub fn join_outer(outer: BorrowedFd<'_>) -> Result<(), SysError> {
+    setns(outer, CloneFlags::CLONE_NEWUSER).call(|| "setns(outer, CLONE_NEWUSER)".to_owned())?;
+    become_root()?;
+    // A change of credentials made us non-dumpable, and then init's /proc/PID files would not be ours to write.
+    nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())
+}
+
+/// Becomes user and group 0 of the current user namespace.
+pub fn become_root() -> Result<(), SysError> {
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid).call(|| "setresgid(0, 0, 0)".to_owned())?;
+    nix::unistd::setresuid(uid, uid, uid).call(|| "setresuid(0, 0, 0)".to_owned())
+}
+
+/// The namespaces that the specification asks to be new.
+fn namespaces(launch: &Launch) -> Result<Flags, Report> {
+    let mut flags = Flags::NEWUSER | Flags::NEWNS;
+    let listed = launch.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    for namespace in listed.into_iter().flatten() {
+        if let Some(path) = namespace.path() {
+            let message = format!("joining a namespace by path ({}) is not supported", path.display());
+            return Err(Report::new(Kind::Unsupported, message));
+        }
+        flags |= match namespace.typ() {
+            LinuxNamespaceType::Mount | LinuxNamespaceType::User => Flags::empty(),
+            LinuxNamespaceType::Cgroup => Flags::NEWCGROUP,
+            LinuxNamespaceType::Uts => Flags::NEWUTS,
+            LinuxNamespaceType::Ipc => Flags::NEWIPC,
+            LinuxNamespaceType::Pid => Flags::NEWPID,
+            LinuxNamespaceType::Network => Flags::NEWNET,
+            LinuxNamespaceType::Time => {
+                return Err(Report::new(Kind::Unsupported, "a time namespace is not supported"));
+            }
+        };
+    }
+    Ok(flags)
+}
+
+/// Everything that only the outer root can do for init.
+fn prepare(launch: &Launch, pid: i32, view: Option<OwnedFd>, to_init: BorrowedFd<'_>) -> Result<(), Report> {
+    let process = proc_dir(pid)?;
+    write_maps(launch, process.as_fd()).step(|| "mapping the container's ids".to_owned())?;
+    let shift = shifted(launch).then(|| open_namespace(process.as_fd(), "user")).transpose()?;
+    if let Rootfs::Overlay { upper, work, .. } = &launch.rootfs {
+        give_to_inner_root(launch, &[upper, work]).step(|| "giving the upper directory to the container".to_owned())?;
+    }
+    let view = view.map(|view| clone_view(view.as_fd(), shift.as_ref().map(AsFd::as_fd))).transpose();
+    let view = view.step(|| "cloning the image's view".to_owned())?;
+    sys::socket::send(to_init, b"mapped", view.as_ref().map(AsFd::as_fd).as_slice())?;
+    Ok(())
+}
+
+fn write_maps(launch: &Launch, process: BorrowedFd<'_>) -> Result<(), SysError> {
+    if !launch.setgroups {
+        write_proc(process, "setgroups", "deny")?;
+    }
+    write_proc(process, "uid_map", &map_text(&launch.uid_map))?;
+    write_proc(process, "gid_map", &map_text(&launch.gid_map))
+}
+
+/// Whether the container's ids differ from the outer ones, so that owners in the view must be shifted.
+fn shifted(launch: &Launch) -> bool {
+    let moved = |map: &[sys::namespace::Extent]| map.iter().any(|extent| extent.inside != extent.outside);
+    moved(&launch.uid_map) || moved(&launch.gid_map)
+}
+
+/// overlayfs mounts read-only, without an error, over an upper directory that its mounter does not own. Where inner
+/// root is outer root nothing is to be done; when real root runs the engine, the engine has given them away before.
+fn give_to_inner_root(launch: &Launch, directories: &[&std::path::PathBuf]) -> Result<(), SysError> {
+    let outside = |map: &[sys::namespace::Extent]| {
+        map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside)
+    };
+    let (uid, gid) = (outside(&launch.uid_map), outside(&launch.gid_map));
+    if uid == 0 && gid == 0 {
+        return Ok(());
+    }
+    for directory in directories {
+        nix::unistd::chown(directory.as_path(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .call(|| format!("chown({directory:?}, {uid}, {gid})"))?;
+    }
+    Ok(())
+}
+
+/// Enters the mount namespace of the fs role, whose root is the view, and clones it from there.
+fn clone_view(view: BorrowedFd<'_>, shift: Option<BorrowedFd<'_>>) -> Result<OwnedFd, SysError> {
+    setns(view, CloneFlags::CLONE_NEWNS).call(|| "setns(view, CLONE_NEWNS)".to_owned())?;
+    let clone = sys::mount::clone_mount(sys::mount::cwd(), c"/", false)?;
+    if let Some(user_namespace) = shift {
+        let change = sys::mount::Change::set(sys::mount::Attr::empty()).idmap(user_namespace);
+        change.apply(clone.as_fd(), false).map_err(|error| match error.errno() {
+            Errno::EINVAL | Errno::EOPNOTSUPP => {
+                SysError::new("shifted ids need FUSE_ALLOW_IDMAP (Linux 6.12)", Errno::EOPNOTSUPP)
+            }
+            _ => error,
+        })?;
+    }
+    Ok(clone)
+}

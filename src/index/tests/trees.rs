@@ -250,7 +250,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Model = BTreeMap<String, Option<String>>;
 
-fn below<'m>(model: &'m Model, path: &str) -> Vec<String> {
+fn below(model: &Model, path: &str) -> Vec<String> {
     let prefix = format!("{path}/");
     model.keys().filter(|key| key.starts_with(&prefix)).cloned().collect()
 }
@@ -369,7 +369,7 @@ proptest! {
         if let Ok(index) = Index::from_bytes(bytes.clone()) {
             let changed = bytes != whole.as_bytes();
             prop_assert_eq!(index.verify().is_err(), changed);
-            for node in (0..index.inode_count() + 1).map(Node) {
+            for node in (0..=index.inode_count()).map(Node) {
                 let _ = (index.content(node), index.symlink_target(node), index.link_target(node), index.parent(node));
                 let _ = index.xattrs(node).map(|xattrs| xattrs.take(1000).count());
                 let _ = index.lookup(node, b"b");

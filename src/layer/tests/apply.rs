@@ -43,7 +43,7 @@ fn pax(kind: u8, records: &[(&str, &[u8])]) -> Vec<u8> {
     let mut data = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;
-        let length = (1..).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
+        let length = (1..9).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
         data.extend(format!("{length} {key}=").bytes());
         data.extend(*value);
         data.push(b'\n');

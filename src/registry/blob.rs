@@ -1,0 +1,132 @@
+//! A blob as a stream that survives its connections.
+
+use std::io::{self, Read};
+use std::sync::atomic::Ordering;
+
+use oci::{Descriptor, Digest, Reference};
+
+use crate::error::RegistryError;
+use crate::retry::{ATTEMPTS, back_off, wait};
+use crate::transport::{Answer, Transport};
+
+/// Reads a blob from an offset to its end. A broken connection is made again where it broke; after five breaks without
+/// a byte between them the error stands. Errors are [`RegistryError`]s inside [`io::Error`]s.
+pub struct BlobReader<'a> {
+    transport: &'a Transport,
+    repository: Reference,
+    digest: Digest,
+    size_bytes: u64,
+    position: u64,
+    body: Option<ureq::BodyReader<'static>>,
+    /// Breaks since the last byte.
+    breaks: u32,
+    resumed: bool,
+}
+
+impl<'a> BlobReader<'a> {
+    pub(crate) fn open(
+        transport: &'a Transport,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<Self, RegistryError> {
+        let mut reader = BlobReader {
+            transport,
+            repository: repository.clone(),
+            digest: descriptor.digest,
+            size_bytes: descriptor.size,
+            position: offset.min(descriptor.size),
+            body: None,
+            breaks: 0,
+            resumed: false,
+        };
+        if reader.position < reader.size_bytes {
+            reader.connect()?;
+        }
+        Ok(reader)
+    }
+
+    /// Whether some of the bytes came by asking for a part. If the digest of the whole is then wrong, fetch it once
+    /// more from the beginning: there are servers that answer for another part than was asked.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    fn url(&self) -> String {
+        format!("{}@{}", self.repository.familiar_name(), self.digest)
+    }
+
+    fn connect(&mut self) -> Result<(), RegistryError> {
+        let path = format!("/v2/{}/blobs/{}", self.repository.repository(), self.digest);
+        let at = self.repository.at(self.digest);
+        let answer = self.transport.get(&at, &path, "*/*", self.position)?;
+        let skip = self.bytes_to_skip(&answer)?;
+        self.resumed |= self.position > 0 && skip == 0;
+        let mut body = answer.into_reader();
+        if skip > 0 {
+            // The server sends all of it: what we have is read past, not fetched into the store again.
+            let skipped = io::copy(&mut (&mut body).take(skip), &mut io::sink());
+            if !matches!(skipped, Ok(count) if count == skip) {
+                let cause = skipped.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                return Err(RegistryError::Transport { url: self.url(), cause: Box::new(cause) });
+            }
+        }
+        self.body = Some(body);
+        Ok(())
+    }
+
+    /// How far before our position the answer begins. A part other than the one asked for is refused.
+    fn bytes_to_skip(&self, answer: &Answer) -> Result<u64, RegistryError> {
+        if answer.status() != 206 {
+            return Ok(self.position);
+        }
+        let range = answer.header("content-range").unwrap_or_default();
+        let begins =
+            range.strip_prefix("bytes ").and_then(|range| range.split_once('-')).map(|(first, _)| first.trim());
+        if begins.and_then(|first| first.parse().ok()) == Some(self.position) {
+            return Ok(0);
+        }
+        let cause = format!("asked for the bytes from {}, got the range {range:?}", self.position);
+        Err(RegistryError::Transport { url: self.url(), cause: cause.into() })
+    }
+
+    fn try_read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+        loop {
+            if self.transport.settings.cancelled.load(Ordering::Relaxed) {
+                return Err(RegistryError::Cancelled);
+            }
+            let left = self.size_bytes - self.position;
+            if left == 0 || buffer.is_empty() {
+                return Ok(0);
+            }
+            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let Some(body) = &mut self.body else {
+                // This has its own retries, so its error stands.
+                self.connect()?;
+                continue;
+            };
+            let cause = match body.read(&mut buffer[..room]) {
+                Ok(0) => io::Error::from(io::ErrorKind::UnexpectedEof),
+                Ok(count) => {
+                    self.position += count as u64;
+                    self.breaks = 0;
+                    return Ok(count);
+                }
+                Err(cause) => cause,
+            };
+            self.body = None;
+            self.breaks += 1;
+            if self.breaks >= ATTEMPTS {
+                let url = format!("{} (broke off at byte {} of {})", self.url(), self.position, self.size_bytes);
+                return Err(RegistryError::Transport { url, cause: Box::new(cause) });
+            }
+            wait(back_off(self.breaks), &self.transport.settings.cancelled)?;
+        }
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(self.try_read(buffer)?)
+    }
+}

@@ -41,11 +41,13 @@ pub struct Sockets {
     drawn: u64,
 }
 
-/// Whether this kernel can peek TCP at an offset, for both families.
+/// Whether this kernel can peek TCP at an offset, for every family that it has.
 pub fn peek_offset_works() -> bool {
     [AddressFamily::Inet, AddressFamily::Inet6].into_iter().all(|family| {
-        socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            .is_ok_and(|socket| netsock::set_peek_offset(socket.as_fd(), 0).is_ok())
+        match socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
+            Ok(socket) => netsock::set_peek_offset(socket.as_fd(), 0).is_ok(),
+            Err(errno) => errno == Errno::EAFNOSUPPORT,
+        }
     })
 }
 

@@ -11,15 +11,18 @@ use sys::{Call, SysError};
 
 use crate::{NetError, Published};
 
-/// Binds one port; `rule.host_port` becomes the one that was chosen.
-pub fn listen_on(rule: &mut Published) -> Result<TcpListener, NetError> {
+/// Binds one port; `rule.host_port` becomes the one that was chosen. `None` for "all addresses" of a family that this
+/// kernel does not have, as then there are none.
+pub fn listen_on(rule: &mut Published) -> Result<Option<TcpListener>, NetError> {
     let address = SocketAddr::new(rule.host_ip, rule.host_port);
-    let listener = open(address).map_err(|source| match source.errno() {
-        Errno::EADDRINUSE => NetError::PortTaken { address },
-        _ => NetError::Bind { address, unprivileged_from: unprivileged_from(), source },
-    })?;
+    let listener = match open(address) {
+        Ok(listener) => listener,
+        Err(error) if error.errno() == Errno::EAFNOSUPPORT && rule.host_ip.is_unspecified() => return Ok(None),
+        Err(error) if error.errno() == Errno::EADDRINUSE => return Err(NetError::PortTaken { address }),
+        Err(source) => return Err(NetError::Bind { address, unprivileged_from: unprivileged_from(), source }),
+    };
     rule.host_port = listener.local_addr().call(|| "getsockname()".to_owned())?.port();
-    Ok(listener)
+    Ok(Some(listener))
 }
 
 fn open(address: SocketAddr) -> Result<TcpListener, SysError> {

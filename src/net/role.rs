@@ -70,8 +70,11 @@ impl Role {
         let mut spec: NetSpec = serde_json::from_slice(config).map_err(NetError::Protocol)?;
         let mut listeners = Vec::new();
         for rule in &mut spec.published {
-            listeners.push((ports::listen_on(rule)?, *rule));
+            if let Some(listener) = ports::listen_on(rule)? {
+                listeners.push((listener, *rule));
+            }
         }
+        let published = listeners.iter().map(|(_, rule)| *rule).collect();
         let descriptors = sandbox::enter()?;
         let peek_offset = peek_offset_works();
         let config = stack_config(&spec, descriptors, peek_offset);
@@ -93,7 +96,7 @@ impl Role {
         if let Some(tap) = tap {
             role.take_tap(tap)?;
         }
-        send(role.control.as_fd(), &Message::Ready { published: spec.published }, None)?;
+        send(role.control.as_fd(), &Message::Ready { published }, None)?;
         Ok(role)
     }
 

@@ -31,6 +31,12 @@ pub fn in_namespace(addressing: &Addressing) -> Result<OwnedFd, NetError> {
         .call(|| format!("if_nametoindex({DEVICE:?})"))
         .map_err(at("finding the TAP device"))?;
     links(addressing, index).run().map_err(at("configuring the TAP device"))?;
+    if let Err(error) = links_v6(addressing, index).run() {
+        // EAFNOSUPPORT: a kernel without IPv6. EACCES, EOPNOTSUPP: IPv6 is disabled by sysctl. IPv4 is what is left.
+        if ![Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES].contains(&error.errno()) {
+            return Err(at("configuring IPv6")(error));
+        }
+    }
     Ok(tap)
 }
 
@@ -47,19 +53,35 @@ fn offloads(tap: &OwnedFd) -> Result<(), SysError> {
     tuntap::set_offload(tap.as_fd(), 0)
 }
 
+/// Links, and what IPv4 needs.
 fn links(addressing: &Addressing, index: u32) -> Batch {
-    let (v4, v6) = (&addressing.v4, &addressing.v6);
+    let v4 = &addressing.v4;
     let mut batch = Batch::default();
-    batch.link_up(LOOPBACK, None).link_up(index, Some((addressing.mtu.into(), addressing.mac)));
-    batch.address(index, v4.container.into(), v4.prefix).address(index, v6.container.into(), v6.prefix);
+    batch.link_up(LOOPBACK).link_setup(index, addressing.mtu.into(), addressing.mac, ipv6_exists()).link_up(index);
+    batch.address(index, v4.container.into(), v4.prefix);
     batch.route(index, (network_v4(v4.gateway, v4.prefix), v4.prefix), None);
-    batch.route(index, (network_v6(v6.gateway, v6.prefix), v6.prefix), None);
     batch.route(index, (Ipv4Addr::UNSPECIFIED.into(), 0), Some(v4.gateway.into()));
-    batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
-    for address in [IpAddr::from(v4.gateway), v4.dns.into(), v6.gateway.into(), v6.dns.into()] {
-        batch.neighbour(index, address, addressing.gateway_mac);
+    for address in [v4.gateway, v4.dns] {
+        batch.neighbour(index, address.into(), addressing.gateway_mac);
     }
     batch
+}
+
+fn links_v6(addressing: &Addressing, index: u32) -> Batch {
+    let v6 = &addressing.v6;
+    let mut batch = Batch::default();
+    batch.address(index, v6.container.into(), v6.prefix);
+    batch.route(index, (network_v6(v6.gateway, v6.prefix), v6.prefix), None);
+    batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
+    for address in [v6.gateway, v6.dns] {
+        batch.neighbour(index, address.into(), addressing.gateway_mac);
+    }
+    batch
+}
+
+/// Whether this kernel has IPv6 at all.
+fn ipv6_exists() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn network_v4(address: Ipv4Addr, prefix: u8) -> IpAddr {

@@ -33,17 +33,26 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Sets MTU and MAC of a link, keeps the kernel from making an IPv6 link-local address of its own, and raises it.
-    pub fn link_up(&mut self, index: u32, setup: Option<(u32, [u8; 6])>) -> &mut Self {
-        let start = self.begin(RTM_NEWLINK, 0, format!("RTM_NEWLINK({index}, up, {setup:?})"));
-        self.link_header(index, IFF_UP);
-        if let Some((mtu, mac)) = setup {
-            self.attribute(1, &mac);
-            self.attribute(4, &mtu.to_ne_bytes());
+    /// Sets MTU and MAC of a link; the kernel is not to make an IPv6 link-local address of its own when it is raised
+    /// (`ipv6`; `EAFNOSUPPORT` where there is no IPv6).
+    pub fn link_setup(&mut self, index: u32, mtu: u32, mac: [u8; 6], ipv6: bool) -> &mut Self {
+        let start = self.begin(RTM_NEWLINK, 0, format!("RTM_NEWLINK({index}, mtu {mtu}, mac {mac:x?}, ipv6 {ipv6})"));
+        self.link_header(index, 0, 0);
+        self.attribute(1, &mac);
+        self.attribute(4, &mtu.to_ne_bytes());
+        if ipv6 {
             let mode = attribute(8, &[IN6_ADDR_GEN_MODE_NONE]);
             let inet6 = attribute(libc::AF_INET6 as u16, &mode);
             self.attribute(26, &inet6);
         }
+        self.end(start);
+        self
+    }
+
+    /// Raises a link.
+    pub fn link_up(&mut self, index: u32) -> &mut Self {
+        let start = self.begin(RTM_NEWLINK, 0, format!("RTM_NEWLINK({index}, up)"));
+        self.link_header(index, IFF_UP, IFF_UP);
         self.end(start);
         self
     }
@@ -133,11 +142,11 @@ impl Batch {
     }
 
     /// `struct ifinfomsg`.
-    fn link_header(&mut self, index: u32, flags: u32) {
+    fn link_header(&mut self, index: u32, flags: u32, change: u32) {
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&index.to_ne_bytes());
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
-        self.bytes.extend_from_slice(&flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&change.to_ne_bytes());
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {

@@ -5,6 +5,7 @@
 //! birth. Everything `nix` wraps safely is called through `nix` by the other crates directly.
 
 pub mod error;
+pub mod file;
 pub mod mmap;
 pub mod mount;
 pub mod namespace;

@@ -1,0 +1,221 @@
+//! Answers a FUSE mount with an [`Overlay`]: the engine's values in the protocol's terms, nothing more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuse::op::{
+    CopyRange, FOREVER, Fallocate, MakeDir, MakeNode, Name, Rename, SetAttr, SetTime, SetXattr, StatFs, Time, Whence,
+    Write,
+};
+use fuse::{Attr, Caller, DirSink, Entry, EntrySink, Features, Filesystem, NodeId};
+use nix::errno::Errno;
+
+use crate::attr::{self, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use crate::names::RenameHow;
+use crate::overlay::Overlay;
+
+/// Largest count that a reply to `COPY_FILE_RANGE` can carry, in whole blocks.
+const COPY_MAX: u64 = 1 << 31;
+
+/// A mount's view of an overlay.
+pub struct View {
+    overlay: Arc<Overlay>,
+}
+
+impl View {
+    /// Serves this overlay. Other users of it see every change at once; the mount, which caches without limit, sees
+    /// only its own: whoever else uses the overlay meanwhile only reads.
+    pub fn new(overlay: Arc<Overlay>) -> Self {
+        View { overlay }
+    }
+
+    /// What to ask of the kernel. `writeback`: gather writes in the page cache; better for big files written in small
+    /// pieces, worse for many small files.
+    pub fn features(threads: usize, writeback: bool) -> Features {
+        Features { writeback_cache: writeback, idmap: false, ..Features::immutable(threads) }
+    }
+}
+
+fn request(caller: &Caller) -> Request {
+    Request { unique: caller.unique, uid: caller.uid, gid: caller.gid }
+}
+
+fn time(at: attr::Time) -> Time {
+    Time { seconds: at.seconds, nanos: at.nanos }
+}
+
+fn set_time(to: SetTime) -> attr::SetTime {
+    match to {
+        SetTime::Now => attr::SetTime::Now,
+        SetTime::At(at) => attr::SetTime::At(attr::Time { seconds: at.seconds, nanos: at.nanos }),
+    }
+}
+
+fn wire_attr(attr: &attr::Attr) -> Attr {
+    Attr {
+        node: NodeId(attr.ino),
+        mode: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        size: attr.size,
+        blocks: attr.blocks,
+        block_size: 4096,
+        atime: time(attr.atime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+    }
+}
+
+fn entry(attr: &attr::Attr) -> Entry {
+    Entry::new(wire_attr(attr), FOREVER)
+}
+
+impl Filesystem for View {
+    fn lookup(&self, _caller: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let found = self.overlay.lookup_held(parent.0, name)?;
+        Ok(found.map_or_else(|| Entry::absent(FOREVER), |attr| entry(&attr)))
+    }
+
+    fn forget(&self, node: NodeId, count: u64) {
+        self.overlay.forget(node.0, count);
+    }
+
+    fn getattr(&self, _caller: &Caller, node: NodeId) -> Result<(Attr, Duration)> {
+        Ok((wire_attr(&self.overlay.attr(node.0)?), FOREVER))
+    }
+
+    fn setattr(&self, caller: &Caller, node: NodeId, change: &SetAttr) -> Result<(Attr, Duration)> {
+        let change = attr::SetAttr {
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            size: change.size,
+            atime: change.atime.map(set_time),
+            mtime: change.mtime.map(set_time),
+        };
+        let attr = self.overlay.setattr(&request(caller), node.0, &change)?;
+        Ok((wire_attr(&attr), FOREVER))
+    }
+
+    fn readlink<'a>(&'a self, _caller: &Caller, node: NodeId, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+        self.overlay.readlink(node.0, buffer)
+    }
+
+    fn mknod(&self, caller: &Caller, parent: NodeId, name: &[u8], node: &MakeNode) -> Result<Entry> {
+        let mode = if node.mode & S_IFMT == 0 { node.mode | S_IFREG } else { node.mode };
+        if matches!(mode & S_IFMT, S_IFDIR | S_IFLNK) {
+            return Err(Errno::EINVAL);
+        }
+        let make = Make { mode, rdev: node.rdev, target: &[] };
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+    }
+
+    fn mkdir(&self, caller: &Caller, parent: NodeId, name: &[u8], dir: &MakeDir) -> Result<Entry> {
+        let make = Make { mode: S_IFDIR | dir.mode & !S_IFMT, rdev: 0, target: &[] };
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+    }
+
+    fn unlink(&self, caller: &Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.overlay.unlink(&request(caller), parent.0, name)
+    }
+
+    fn rmdir(&self, caller: &Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.overlay.rmdir(&request(caller), parent.0, name)
+    }
+
+    fn symlink(&self, caller: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
+        let make = Make { mode: S_IFLNK | 0o777, rdev: 0, target };
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+    }
+
+    fn rename(&self, caller: &Caller, rename: &Rename<'_>) -> Result<()> {
+        let how = RenameHow { no_replace: rename.no_replace, exchange: rename.exchange, whiteout: rename.whiteout };
+        let (from, to) = ((rename.parent.0, rename.name), (rename.new_parent.0, rename.new_name));
+        self.overlay.rename(&request(caller), from, to, how)
+    }
+
+    fn link(&self, caller: &Caller, node: NodeId, new_parent: NodeId, new_name: &[u8]) -> Result<Entry> {
+        self.overlay.link(&request(caller), node.0, new_parent.0, new_name, true).map(|attr| entry(&attr))
+    }
+
+    fn read<'a>(&'a self, _caller: &Caller, node: NodeId, offset: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+        self.overlay.read_data(node.0, offset, buffer)
+    }
+
+    fn write(&self, caller: &Caller, write: &Write<'_>) -> Result<u32> {
+        let kill = write.kill_suid_gid;
+        self.overlay.write_data(&request(caller), write.node.0, write.offset, write.data, kill)?;
+        Ok(write.data.len() as u32)
+    }
+
+    fn statfs(&self, _caller: &Caller, _node: NodeId) -> Result<StatFs> {
+        let below = self.overlay.statfs()?;
+        Ok(StatFs {
+            blocks: below.blocks(),
+            blocks_free: below.blocks_free(),
+            blocks_available: below.blocks_available(),
+            files: below.files(),
+            files_free: below.files_free(),
+            block_size: below.block_size() as u32,
+            name_max: NAME_MAX as u32,
+            fragment_size: below.fragment_size() as u32,
+        })
+    }
+
+    fn getxattr<'a>(&'a self, _caller: &Caller, node: NodeId, name: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+        self.overlay.xattr(node.0, name, buffer)
+    }
+
+    fn listxattr(&self, _caller: &Caller, node: NodeId, names: &mut Vec<u8>) -> Result<()> {
+        self.overlay.xattr_names(node.0, names)
+    }
+
+    fn setxattr(&self, caller: &Caller, node: NodeId, xattr: &SetXattr<'_>) -> Result<()> {
+        let flags = (xattr.create, xattr.replace);
+        self.overlay.set_xattr(&request(caller), node.0, xattr.name, xattr.value, flags)
+    }
+
+    fn removexattr(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
+        self.overlay.remove_xattr(&request(caller), node.0, name)
+    }
+
+    fn readdir(&self, _caller: &Caller, dir: NodeId, cookie: u64, sink: &mut dyn DirSink) -> Result<()> {
+        self.overlay.list(dir.0, cookie, false, |listed| {
+            let name = Name { name: listed.name, next_cookie: listed.cookie };
+            sink.add(name, NodeId(listed.attr.ino), listed.attr.mode)
+        })
+    }
+
+    fn readdirplus(&self, _caller: &Caller, dir: NodeId, cookie: u64, sink: &mut dyn EntrySink) -> Result<()> {
+        self.overlay.list(dir.0, cookie, true, |listed| {
+            sink.add(Name { name: listed.name, next_cookie: listed.cookie }, &entry(&listed.attr))
+        })
+    }
+
+    fn fsync(&self, _caller: &Caller, node: NodeId, _data_only: bool) -> Result<()> {
+        self.overlay.fsync(node.0)
+    }
+
+    fn fsyncdir(&self, _caller: &Caller, dir: NodeId, _data_only: bool) -> Result<()> {
+        self.overlay.fsync(dir.0)
+    }
+
+    fn fallocate(&self, caller: &Caller, range: &Fallocate) -> Result<()> {
+        self.overlay.allocate(&request(caller), range.node.0, range.mode, range.offset, range.length)
+    }
+
+    fn lseek(&self, _caller: &Caller, node: NodeId, offset: u64, whence: Whence) -> Result<u64> {
+        self.overlay.seek(node.0, offset, whence == Whence::Hole)
+    }
+
+    fn copy_file_range(&self, caller: &Caller, copy: &CopyRange) -> Result<u32> {
+        let (source, target) = ((copy.source.0, copy.source_offset), (copy.target.0, copy.target_offset));
+        let count = self.overlay.copy_range(&request(caller), source, target, copy.length.min(COPY_MAX))?;
+        Ok(count as u32)
+    }
+}

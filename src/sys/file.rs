@@ -1,0 +1,24 @@
+//! Operations on the contents of open files that `nix` lacks.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::error::{Result, check};
+
+/// `ioctl(FICLONE)`: makes the whole of `target` share the blocks of `source`, copying nothing. Both are regular files
+/// of one file system that can do it (btrfs, XFS); others answer `EOPNOTSUPP`, `ENOTTY`, `EXDEV` or `EINVAL`.
+pub fn clone_contents(target: impl AsFd, source: impl AsFd) -> Result<()> {
+    let (target, source) = (target.as_fd(), source.as_fd());
+    // SAFETY: FICLONE takes a descriptor number by value and touches no memory of ours; both descriptors stay open for
+    // the call because they are borrowed.
+    let done = unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONE as _, source.as_raw_fd()) };
+    check(done.into(), || format!("ioctl({}, FICLONE, {})", target.as_raw_fd(), source.as_raw_fd())).map(drop)
+}
+
+/// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`: starts writing the file's dirty pages out and does not wait. A
+/// head start, not a promise: nothing is durable by it.
+pub fn start_writeback(file: impl AsFd) -> Result<()> {
+    let file = file.as_fd();
+    // SAFETY: the call takes only integers; the descriptor stays open for it because it is borrowed.
+    let done = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    check(done.into(), || format!("sync_file_range({}, 0, 0, SYNC_FILE_RANGE_WRITE)", file.as_raw_fd())).map(drop)
+}

@@ -75,6 +75,10 @@ fn enter(root: &Path, share: &Path, command: &[String]) -> Fallible<bool> {
 
 /// Runs our own benchmark inside and copies what it wrote.
 fn bench(root: &Path, share: &Path, topics: &[String]) -> Fallible<bool> {
+    let out = share.join("out");
+    if out.exists() {
+        fs::remove_dir_all(&out)?;
+    }
     fs::copy(crate::bench::release_binary()?, share.join("sublet"))?;
     fs::copy(std::env::current_exe()?, share.join("xtask"))?;
     let fixtures = share.join("cache/sublet/fixtures");
@@ -86,7 +90,7 @@ fn bench(root: &Path, share: &Path, topics: &[String]) -> Fallible<bool> {
     let mut command = vec!["/share/xtask".to_owned(), "bench".to_owned()];
     command.extend_from_slice(topics);
     let done = enter(root, share, &command)?;
-    for topic in fs::read_dir(share.join("out")).into_iter().flatten().flatten() {
+    for topic in fs::read_dir(out).into_iter().flatten().flatten() {
         let to = workspace().join("docs/benchmarks").join(topic.file_name());
         fs::create_dir_all(&to)?;
         for file in fs::read_dir(topic.path())?.flatten() {

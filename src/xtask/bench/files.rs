@@ -50,9 +50,10 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     }
     let mut sides = Vec::new();
     for (work, script) in WORKS {
+        let script = format!("set -e; {script}; echo done");
         for (name, engine) in &engines {
             let mut command = engine();
-            command.args(["run", "--rm", "--network", "none", &image, "sh", "-c", script]);
+            command.args(["run", "--rm", "--network", "none", &image, "sh", "-c", &script]);
             sides.push(Side::timed(work, name, command));
         }
     }

@@ -46,6 +46,14 @@ pub struct Ground {
     pub has_debian: bool,
 }
 
+/// How a sample shows that its work was done; one that does not has failed.
+pub enum Proof {
+    /// The measured command's own last line of output is `done`.
+    SaysDone,
+    /// This command, run afterwards and not measured, prints something.
+    Prints(Command),
+}
+
 /// One contender in a topic.
 pub struct Side {
     /// The work: sides with the same work are compared.
@@ -56,12 +64,22 @@ pub struct Side {
     pub prepare: Option<Command>,
     /// What is measured, by its wall time.
     pub command: Command,
+    /// What shows that it did the work.
+    pub proof: Proof,
 }
 
 impl Side {
-    /// A side measured by its wall time.
+    /// A side whose command says `done` at its end.
     pub fn timed(work: &str, name: &str, command: Command) -> Self {
-        Side { work: work.to_owned(), name: name.to_owned(), prepare: None, command }
+        let proof = Proof::SaysDone;
+        Side { work: work.to_owned(), name: name.to_owned(), prepare: None, command, proof }
+    }
+
+    /// Replaces the proof by a command that must print something.
+    #[must_use]
+    pub fn proved_by(mut self, command: Command) -> Self {
+        self.proof = Proof::Prints(command);
+        self
     }
 
     /// Adds what runs before each sample.
@@ -76,8 +94,15 @@ impl Side {
             output(prepare).map_err(|error| error.to_string())?;
         }
         let began = Instant::now();
-        output(&mut self.command).map_err(|error| error.to_string())?;
+        let said = output(&mut self.command).map_err(|error| error.to_string())?;
         let took = began.elapsed();
+        let proved = match &mut self.proof {
+            Proof::SaysDone => said.lines().last() == Some("done"),
+            Proof::Prints(command) => !output(command).map_err(|error| error.to_string())?.is_empty(),
+        };
+        if !proved {
+            return Err("it succeeded, but the work was not done".to_owned());
+        }
         if took > LIMIT {
             return Err(format!("{} s are over the limit", took.as_secs()));
         }
@@ -249,6 +274,14 @@ fn clean(base: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_was_not_done_is_a_failure() {
+        let mut idle = Side::timed("work", "idle", Command::new("true"));
+        assert!(idle.sample().is_err());
+        let mut busy = Side::timed("work", "busy", crate::shell::command("echo", ["done"]));
+        assert!(busy.sample().is_ok());
+    }
 
     #[test]
     fn quartiles_leave_failures_out_and_the_report_counts_them() {

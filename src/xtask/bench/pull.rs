@@ -13,6 +13,12 @@ fn empty(ground: &Ground, name: &str, by_podman: bool) -> Command {
     remove
 }
 
+/// The engine's command that lists its images.
+fn listed(mut engine: Command) -> Command {
+    engine.args(["images", "-q"]);
+    engine
+}
+
 #[allow(clippy::unnecessary_wraps, reason = "every topic has the same signature")]
 pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     let names: &[&str] = if ground.has_debian { &["busybox", "debian"] } else { &["busybox"] };
@@ -22,16 +28,24 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         let image = image(ground, name);
         let mut ours = sublet(ground);
         ours.args(["pull", &image]);
-        sides.push(Side::timed(&work, "sublet", ours).after(empty(ground, "sublet", false)));
+        sides.push(
+            Side::timed(&work, "sublet", ours).after(empty(ground, "sublet", false)).proved_by(listed(sublet(ground))),
+        );
         if which("podman").is_some() {
             let mut theirs = podman(ground);
             theirs.args(["pull", "--tls-verify=false", &image]);
-            sides.push(Side::timed(&work, "podman", theirs).after(empty(ground, "podman", true)));
+            sides.push(
+                Side::timed(&work, "podman", theirs)
+                    .after(empty(ground, "podman", true))
+                    .proved_by(listed(podman(ground))),
+            );
         }
         if which("skopeo").is_some() {
             let mut copy = command("skopeo", ["copy", "--src-tls-verify=false"]);
             copy.arg(format!("docker://{image}")).arg(format!("dir:{}", ground.directory.join("skopeo").display()));
-            sides.push(Side::timed(&work, "skopeo (download only)", copy).after(empty(ground, "skopeo", false)));
+            let manifest = command("cat", [ground.directory.join("skopeo/manifest.json")]);
+            let side = Side::timed(&work, "skopeo (download only)", copy).after(empty(ground, "skopeo", false));
+            sides.push(side.proved_by(manifest));
         }
     }
     Ok(sides)

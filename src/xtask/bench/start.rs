@@ -1,4 +1,4 @@
-//! How long until a container has run `true` and is gone, with the image there already.
+//! How long until a container has run a command and is gone, with the image there already.
 
 use std::path::Path;
 use std::process::Command;
@@ -35,7 +35,7 @@ pub fn plain_root(ground: &Ground) -> Fallible<std::path::PathBuf> {
         }
         let busybox = which("busybox").ok_or("busybox-static is not installed")?;
         std::fs::copy(&busybox, root.join("bin/busybox"))?;
-        for applet in ["sh", "true", "find", "tar", "cat", "rm", "dd", "wget", "cp", "seq", "touch", "date"] {
+        for applet in ["sh", "echo", "true", "find", "tar", "cat", "rm", "dd", "wget", "cp", "seq", "touch", "date"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
         }
     }
@@ -50,7 +50,7 @@ fn bundle(ground: &Ground, root: &Path) -> Fallible<std::path::PathBuf> {
         output(command("crun", ["spec", "--rootless"]).current_dir(&bundle))?;
         let file = bundle.join("config.json");
         let mut spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
-        spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+        spec["process"]["args"] = serde_json::json!(["/bin/echo", "done"]);
         spec["process"]["terminal"] = false.into();
         spec["root"]["path"] = root.to_string_lossy().into_owned().into();
         std::fs::write(file, spec.to_string())?;
@@ -67,9 +67,9 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         output(podman(ground).args(["pull", "--tls-verify=false", &image]))?;
     }
     let mut sides = Vec::new();
-    for (work, options) in [("true, no network", ["--network", "none"].as_slice()), ("true, default network", &[])] {
+    for (work, options) in [("echo, no network", ["--network", "none"].as_slice()), ("echo, default network", &[])] {
         let run = |mut engine: Command| {
-            engine.args(["run", "--rm"]).args(options).args([image.as_str(), "true"]);
+            engine.args(["run", "--rm"]).args(options).args([image.as_str(), "echo", "done"]);
             engine
         };
         sides.push(Side::timed(work, "sublet", run(sublet(ground))));
@@ -83,7 +83,7 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         }
         if !options.is_empty() && which("bwrap").is_some() {
             let mut bwrap = command("bwrap", ["--unshare-all", "--bind"]);
-            bwrap.arg(&root).args(["/", "--proc", "/proc", "--dev", "/dev", "true"]);
+            bwrap.arg(&root).args(["/", "--proc", "/proc", "--dev", "/dev", "echo", "done"]);
             sides.push(Side::timed(work, "bwrap (no image, no limits)", bwrap));
         }
     }

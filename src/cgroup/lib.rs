@@ -1,1 +1,28 @@
-//! (skeleton)
+//! cgroup v2: a place for monitor and container, limits, freezing, killing, and what happened there.
+//!
+//! A process may only be moved inside a subtree whose common ancestor its mover can write, so the **monitor** is placed
+//! first and its children are born in the container's cgroup (`CLONE_INTO_CGROUP`):
+//! ```text
+//! base/            delegated to the user: sublet.scope of the user's systemd, or a directory somebody gave
+//!  ├─ m-<id>/      the monitor: never under the container's limits
+//!  └─ c-<id>/      the container: limits, freezer, cgroup.kill, memory.events
+//! ```
+//! Rungs, best first ([`Placement::climb`]): `scope` (already below it, else by D-Bus, see [`scope`]), `directory`
+//! (the topmost writable ancestor of our own cgroup), none. A group that gives controllers to its children holds no
+//! processes itself, hence the two leaves.
+//!
+//! On hosts where version 1 holds the controllers the v2 tree still kills and freezes; limits are then refused when
+//! asked for. Threads of control: none; everything is a file operation below a directory descriptor, and only the role
+//! of [`scope`] speaks D-Bus, because its library starts threads.
+
+mod container;
+mod dir;
+mod error;
+mod limits;
+mod placement;
+pub mod scope;
+
+pub use container::{Container, Stats};
+pub use error::CgroupError;
+pub use limits::{DEFAULT_PIDS, Limits, quota_of_cpus};
+pub use placement::{Placement, Request, probe};

@@ -1,0 +1,182 @@
+//! One cgroup: a directory by descriptor, its control files by name.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use sys::error::Call;
+
+use crate::error::CgroupError;
+
+/// Control files are small; a larger answer is cut.
+const FILE_MAX: u64 = 1 << 20;
+/// How long `rmdir` is tried again: a killed process leaves its cgroup a moment after it is reaped.
+const REMOVE_LIMIT: Duration = Duration::from_secs(2);
+/// Deeper trees than any payload makes; the container chooses the depth.
+const DEPTH_MAX: usize = 64;
+
+/// An open cgroup directory; the path is for people.
+#[derive(Debug)]
+pub struct Dir {
+    pub path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Dir {
+    /// Opens a cgroup by its path.
+    pub fn open(path: &Path) -> Result<Self, CgroupError> {
+        let fd = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let fd = fd.call(|| format!("open({path:?})")).map_err(|source| file_error(path, source))?;
+        Ok(Dir { path: path.to_owned(), fd })
+    }
+
+    /// Opens a child, which is made when it is missing.
+    pub fn make_child(&self, name: &str) -> Result<Self, CgroupError> {
+        match mkdirat(&self.fd, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => self.child(name),
+            Err(errno) => Err(self.error(format!("mkdirat({name:?})"), errno)),
+        }
+    }
+
+    /// Opens a child.
+    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())
+            .map_err(|errno| self.error(format!("openat({name:?}, O_DIRECTORY)"), errno))?;
+        Ok(Dir { path: self.path.join(name), fd })
+    }
+
+    /// The directory's descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Opens a control file.
+    pub fn file(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
+        openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).map(File::from)
+    }
+
+    /// What a control file says.
+    pub fn read(&self, name: &str) -> Result<String, CgroupError> {
+        let mut text = String::new();
+        let read = self
+            .file(name, OFlag::O_RDONLY)
+            .and_then(|file| file.take(FILE_MAX).read_to_string(&mut text).map_err(|error| errno_of(&error)));
+        read.map_err(|errno| self.error(format!("read({name:?})"), errno))?;
+        Ok(text)
+    }
+
+    /// Writes a control file in one call.
+    pub fn write(&self, name: &str, value: &str) -> Result<(), CgroupError> {
+        self.put(name, value).map_err(|errno| self.error(format!("write({name:?}, {value:?})"), errno))
+    }
+
+    /// As [`Dir::write`], for callers that choose by errno.
+    pub fn put(&self, name: &str, value: &str) -> Result<(), Errno> {
+        let mut file = self.file(name, OFlag::O_WRONLY)?;
+        file.write_all(value.as_bytes()).map_err(|error| errno_of(&error))
+    }
+
+    /// The number after `key` in a file of `key number` lines; 0 when there is none.
+    pub fn number(&self, name: &str, key: &str) -> Result<u64, CgroupError> {
+        Ok(value_of(&self.read(name)?, key))
+    }
+
+    /// Every process below, this directory's first.
+    pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
+        let mut all = Vec::new();
+        self.walk(0, &mut |dir| {
+            all.extend(dir.read("cgroup.procs")?.lines().filter_map(|line| line.parse::<i32>().ok()));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Removes the child `name` with everything below it, waiting for the last processes to be gone. A missing child is
+    /// no error.
+    pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
+        let until = Instant::now() + REMOVE_LIMIT;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+                Err(Errno::EBUSY) if Instant::now() < until => {
+                    if let Ok(child) = self.child(name) {
+                        for below in child.children()? {
+                            // What is still busy is told by the next try of ours.
+                            let _ = child.remove_empty(&below, 0);
+                        }
+                    }
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(50));
+                }
+                Err(errno) => return Err(self.error(format!("unlinkat({name:?}, AT_REMOVEDIR)"), errno)),
+            }
+        }
+    }
+
+    /// Removes a child tree depth first; the first error stops it.
+    fn remove_empty(&self, name: &str, depth: usize) -> Result<(), CgroupError> {
+        if depth < DEPTH_MAX {
+            let child = self.child(name)?;
+            for below in child.children()? {
+                child.remove_empty(&below, depth + 1)?;
+            }
+        }
+        unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)
+            .map_err(|errno| self.error(format!("unlinkat({name:?}, AT_REMOVEDIR)"), errno))
+    }
+
+    fn walk(&self, depth: usize, visit: &mut impl FnMut(&Dir) -> Result<(), CgroupError>) -> Result<(), CgroupError> {
+        visit(self)?;
+        if depth < DEPTH_MAX {
+            for name in self.children()? {
+                match self.child(&name) {
+                    Ok(child) => child.walk(depth + 1, visit)?,
+                    // Gone since it was listed.
+                    Err(CgroupError::File { source, .. }) if source.errno() == Errno::ENOENT => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a child unless it has processes or children.
+    pub fn remove_if_empty(&self, name: &str) {
+        // EBUSY is the usual answer and the point of the try.
+        let _ = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
+    }
+
+    /// The names of the cgroups right below.
+    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        let listing = std::fs::read_dir(format!("/proc/self/fd/{}", sys::role::number(&self.fd)));
+        let listing = listing.map_err(|error| self.error("getdents()".to_owned(), errno_of(&error)))?;
+        let entries = listing.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn error(&self, call: String, errno: Errno) -> CgroupError {
+        file_error(&self.path, sys::SysError::new(call, errno))
+    }
+}
+
+/// The number after `key` in `key number` lines.
+pub fn value_of(text: &str, key: &str) -> u64 {
+    let fields = text.lines().filter_map(|line| line.split_once(' '));
+    fields.filter(|(name, _)| *name == key).find_map(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
+}
+
+fn file_error(path: &Path, source: sys::SysError) -> CgroupError {
+    CgroupError::File { path: path.display().to_string(), source }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

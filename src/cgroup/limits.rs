@@ -1,0 +1,163 @@
+//! What a container may use, and the control files that say so.
+//!
+//! Conversions follow what Docker's users mean by an option and the runtime specification's note on cgroup v2; the
+//! formula from shares to weight is the one the OCI runtimes agreed on (2 ↦ 1, 1024 ↦ 100, 262144 ↦ 10000).
+
+use serde::{Deserialize, Serialize};
+
+/// Processes of a container when nothing is said: enough for servers, too few for a fork bomb to hurt the host.
+pub const DEFAULT_PIDS: i64 = 2048;
+
+/// The period of `cpu.max` when nothing is said, in microseconds.
+const DEFAULT_PERIOD_US: u32 = 100_000;
+
+/// Limits as asked for; `None` is not asked for. In every signed field -1 means no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// `--memory`, bytes.
+    pub memory_max: Option<i64>,
+    /// `--memory-swap`: memory and swap together, bytes. Not asked for means twice the memory.
+    pub memory_swap: Option<i64>,
+    /// `--memory-reservation`, bytes.
+    pub memory_reservation: Option<i64>,
+    /// `--cpu-quota` or `--cpus` ([`quota_of_cpus`]), microseconds of a period.
+    pub cpu_quota_us: Option<i64>,
+    /// `--cpu-period`, microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// `--cpu-shares`; 0 means not asked for.
+    pub cpu_shares: Option<u64>,
+    /// `--cpuset-cpus`.
+    pub cpuset_cpus: Option<String>,
+    /// `--cpuset-mems`.
+    pub cpuset_mems: Option<String>,
+    /// `--pids-limit`; not asked for means [`DEFAULT_PIDS`] where that can be set.
+    pub pids_max: Option<i64>,
+}
+
+/// One control file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The option that asked for it; `None` for a default, which is skipped where it cannot be set.
+    pub option: Option<&'static str>,
+    /// The controller that has the file.
+    pub controller: &'static str,
+    /// The file.
+    pub file: &'static str,
+    /// The text to write.
+    pub value: String,
+    /// Whether a missing file means the same as the value.
+    pub absent_is_same: bool,
+}
+
+/// The quota in microseconds of the default period for a number of processors.
+pub fn quota_of_cpus(cpus: f64) -> i64 {
+    (cpus * f64::from(DEFAULT_PERIOD_US)).round() as i64
+}
+
+impl Limits {
+    /// The control files, in the order in which they are written.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut out = Vec::new();
+        let mut add = |option, controller, file, value| {
+            out.push(Setting { option: Some(option), controller, file, value, absent_is_same: false });
+        };
+        if let Some(bytes) = self.memory_max {
+            add("--memory", "memory", "memory.max", or_max(bytes));
+        }
+        if let Some(bytes) = self.memory_reservation {
+            add("--memory-reservation", "memory", "memory.low", or_max(bytes));
+        }
+        if self.cpu_quota_us.is_some() || self.cpu_period_us.is_some() {
+            let quota =
+                self.cpu_quota_us.filter(|quota| *quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
+            let period = self.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US.into());
+            add("--cpus", "cpu", "cpu.max", format!("{quota} {period}"));
+        }
+        if let Some(shares) = self.cpu_shares.filter(|shares| *shares != 0) {
+            add("--cpu-shares", "cpu", "cpu.weight", weight_of_shares(shares).to_string());
+        }
+        if let Some(cpus) = &self.cpuset_cpus {
+            add("--cpuset-cpus", "cpuset", "cpuset.cpus", cpus.clone());
+        }
+        if let Some(mems) = &self.cpuset_mems {
+            add("--cpuset-mems", "cpuset", "cpuset.mems", mems.clone());
+        }
+        out.extend(self.swap());
+        let pids = or_max(self.pids_max.filter(|max| *max != 0).unwrap_or(if self.pids_max.is_some() {
+            -1
+        } else {
+            DEFAULT_PIDS
+        }));
+        let option = self.pids_max.map(|_| "--pids-limit");
+        out.push(Setting { option, controller: "pids", file: "pids.max", value: pids, absent_is_same: false });
+        out
+    }
+
+    /// Swap alone, which is what v2 counts: the asked total less the memory.
+    fn swap(&self) -> Option<Setting> {
+        let (option, swap) = match (self.memory_max, self.memory_swap) {
+            (Some(memory), None) if memory > 0 => ("--memory", memory),
+            (Some(memory), Some(total)) if memory > 0 && total >= 0 => ("--memory-swap", (total - memory).max(0)),
+            (_, Some(total)) if total < 0 => ("--memory-swap", -1),
+            _ => return None,
+        };
+        // A kernel without swap accounting has no file; it has no swap to limit either, or none we could limit.
+        let absent_is_same = self.memory_swap.is_none() || swap <= 0;
+        let value = or_max(swap);
+        Some(Setting { option: Some(option), controller: "memory", file: "memory.swap.max", value, absent_is_same })
+    }
+}
+
+fn or_max(value: i64) -> String {
+    if value < 0 { "max".to_owned() } else { value.to_string() }
+}
+
+/// `cpu.weight` (1 to 10000) of `--cpu-shares` (2 to 262144, clamped).
+fn weight_of_shares(shares: u64) -> u64 {
+    let log = f64::from(u32::try_from(shares).unwrap_or(u32::MAX).clamp(2, 262_144)).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    (10_f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(limits: &Limits) -> Vec<(&'static str, String)> {
+        limits.settings().into_iter().map(|setting| (setting.file, setting.value)).collect()
+    }
+
+    #[test]
+    fn nothing_asked_for_limits_processes_only() {
+        assert_eq!(written(&Limits::default()), [("pids.max", "2048".to_owned())]);
+        assert_eq!(Limits::default().settings()[0].option, None);
+        let unlimited = Limits { pids_max: Some(-1), ..Limits::default() };
+        assert_eq!(written(&unlimited), [("pids.max", "max".to_owned())]);
+        assert_eq!(written(&Limits { pids_max: Some(0), ..Limits::default() }), [("pids.max", "max".to_owned())]);
+    }
+
+    #[test]
+    fn swap_is_the_total_less_the_memory() {
+        let swap = |memory, total| {
+            let limits = Limits { memory_max: memory, memory_swap: total, ..Limits::default() };
+            limits.swap().map(|setting| setting.value)
+        };
+        assert_eq!(swap(Some(100), None).as_deref(), Some("100"), "twice the memory in all");
+        assert_eq!(swap(Some(100), Some(100)).as_deref(), Some("0"));
+        assert_eq!(swap(Some(100), Some(150)).as_deref(), Some("50"));
+        assert_eq!(swap(Some(100), Some(-1)).as_deref(), Some("max"));
+        assert_eq!(swap(Some(-1), None), None);
+        assert_eq!(swap(None, None), None);
+    }
+
+    #[test]
+    fn processors_and_shares_convert() {
+        assert_eq!(quota_of_cpus(1.5), 150_000);
+        let limits = Limits { cpu_quota_us: Some(quota_of_cpus(0.25)), ..Limits::default() };
+        assert_eq!(written(&limits)[0], ("cpu.max", "25000 100000".to_owned()));
+        for (shares, weight) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
+    }
+}

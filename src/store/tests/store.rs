@@ -1,0 +1,354 @@
+//! The store through its public face, on real files.
+#![allow(clippy::unwrap_used, reason = "a store that fails fails the test")]
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use base::{Explain, Kind};
+use oci::{ChainId, DiffId, Digest, media};
+use store::{Durability, ImageRecord, Published, Store, StoreError, Swept, Waiting};
+
+fn new_store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), true).unwrap();
+    (dir, store)
+}
+
+fn never_wait(_: Waiting) -> ControlFlow<()> {
+    panic!("nobody else is here");
+}
+
+fn fetch(store: &Store, content: &[u8]) -> Digest {
+    let digest = Digest::of(content);
+    if let Some(mut ingest) = store.ingest(&digest, content.len() as u64, never_wait).unwrap() {
+        ingest.append(content).unwrap();
+        ingest.commit(Durability::Later).unwrap();
+    }
+    digest
+}
+
+fn sweep(store: &Store) -> Swept {
+    store.gc(&mut || Ok(Vec::new()), &mut |_| Ok(Vec::new())).unwrap()
+}
+
+/// An image with one layer, whose index names one object, under the name `text`.
+fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
+    let layer = fetch(store, format!("layer of {text}").as_bytes());
+    let diff = DiffId(Digest::of(format!("tar of {text}").as_bytes()));
+    let config =
+        format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{diff}"]}}}}"#);
+    let config_digest = fetch(store, config.as_bytes());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[{{"mediaType":"x","digest":"{layer}","size":1}}]}}"#,
+        media::OCI_CONFIG,
+        config.len()
+    );
+    let manifest = fetch(store, manifest.as_bytes());
+    let object = format!("file of {text}");
+    let object_digest = Digest::of(object.as_bytes());
+    store.objects().put(&object_digest, object.as_bytes(), Durability::Later).unwrap();
+    store.layers().put(&diff.0, b"index", Durability::Later).unwrap();
+    let chain = ChainId::of(&[diff]).unwrap();
+    store.chains().put(&chain.0, b"merged", Durability::Later).unwrap();
+    let record = ImageRecord {
+        reference: text.parse().unwrap(),
+        digest: manifest,
+        media_type: media::OCI_MANIFEST.to_owned(),
+        manifest,
+        config: config_digest,
+        chain: Some(chain),
+        updated_s: 1,
+    };
+    store.sync().unwrap();
+    store.put_image(&record).unwrap();
+    (record, diff, object_digest)
+}
+
+#[test]
+fn a_store_knows_what_it_is() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    drop(store);
+    Store::open(&root, false).unwrap();
+    for entry in ["format", "ingest", "blobs/sha256", "objects", "layers", "chains", "refs", "leases", "trash"] {
+        let meta = std::fs::metadata(root.join(entry)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o077, 0, "{entry} is for its owner only");
+    }
+    std::fs::write(root.join("format"), r#"{"version":2,"words":["more"]}"#).unwrap();
+    let error = Store::open(&root, true).unwrap_err();
+    assert!(matches!(error, StoreError::Version { version: 2, .. }));
+    assert_eq!(error.kind(), Kind::Unsupported);
+    std::fs::write(root.join("format"), "garbage").unwrap();
+    assert!(matches!(Store::open(&root, true), Err(StoreError::Corrupt { .. })));
+    let strange = dir.path().join("home");
+    std::fs::create_dir(&strange).unwrap();
+    std::fs::write(strange.join("thesis.tex"), "").unwrap();
+    assert!(matches!(Store::open(&strange, true), Err(StoreError::NotAStore { .. })));
+    assert!(matches!(Store::open(&dir.path().join("none"), false), Err(StoreError::Absent { .. })));
+}
+
+#[test]
+fn content_is_published_once_and_read_only() {
+    let (dir, store) = new_store();
+    let digest = Digest::of(b"abc");
+    assert!(!store.objects().has(&digest).unwrap());
+    let mut new = store.objects().create().unwrap();
+    new.write_all(b"abc").unwrap();
+    assert_eq!(store.objects().publish(new, &digest, Durability::Later).unwrap(), Published::New);
+    assert_eq!(store.objects().put(&digest, b"abc", Durability::Now).unwrap(), Published::Existed);
+    let path = dir.path().join("store/objects").join(store.objects().path_of(&digest));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o222, 0);
+    assert_eq!(store.objects().read(&digest, 3).unwrap(), b"abc");
+    assert!(matches!(store.objects().read(&digest, 2), Err(StoreError::TooLarge { .. })));
+    assert!(matches!(store.objects().read(&Digest::of(b""), 2), Err(StoreError::Missing { .. })));
+    assert_eq!(store.objects().list().unwrap(), [digest]);
+    drop(store.objects().create().unwrap());
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("store/objects")).unwrap().count(),
+        1,
+        "nothing is left of a dropped file"
+    );
+}
+
+#[test]
+fn content_cut_short_by_a_power_loss_is_replaced() {
+    let (dir, store) = new_store();
+    let digest = Digest::of(b"whole");
+    store.objects().put(&digest, b"whole", Durability::Later).unwrap();
+    let path = dir.path().join("store/objects").join(store.objects().path_of(&digest));
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&path, b"wh").unwrap();
+    assert!(!store.objects().claim(&digest, 5).unwrap());
+    assert_eq!(store.objects().put(&digest, b"whole", Durability::Later).unwrap(), Published::New);
+    assert_eq!(store.objects().read(&digest, 9).unwrap(), b"whole");
+}
+
+#[test]
+fn an_interrupted_ingest_goes_on() {
+    let (_dir, store) = new_store();
+    let digest = Digest::of(b"0123456789");
+    let mut first = store.ingest(&digest, 10, never_wait).unwrap().unwrap();
+    first.append(b"0123").unwrap();
+    drop(first);
+    let mut second = store.ingest(&digest, 10, never_wait).unwrap().unwrap();
+    assert_eq!(second.offset(), 4);
+    let mut so_far = String::new();
+    second.reader().unwrap().read_to_string(&mut so_far).unwrap();
+    assert_eq!(so_far, "0123");
+    second.append(b"456789").unwrap();
+    second.commit(Durability::Now).unwrap();
+    assert_eq!(store.blobs().read(&digest, 10).unwrap(), b"0123456789");
+    assert!(store.ingest(&digest, 10, never_wait).unwrap().is_none(), "it is there now");
+}
+
+#[test]
+fn wrong_bytes_are_thrown_away_and_missing_ones_are_not() {
+    let (dir, store) = new_store();
+    let digest = Digest::of(b"right");
+    let mut ingest = store.ingest(&digest, 5, never_wait).unwrap().unwrap();
+    assert!(matches!(ingest.append(b"too long"), Err(StoreError::Size { .. })));
+    ingest.append(b"wrong").unwrap();
+    let error = ingest.commit(Durability::Later).unwrap_err();
+    assert!(matches!(error, StoreError::Mismatch { .. }));
+    assert_eq!(error.kind(), Kind::Remote);
+    let mut ingest = store.ingest(&digest, 5, never_wait).unwrap().unwrap();
+    assert_eq!(ingest.offset(), 0);
+    ingest.append(b"ri").unwrap();
+    assert!(matches!(ingest.commit(Durability::Later), Err(StoreError::Size { found_bytes: 2, .. })));
+    assert_eq!(store.ingest(&digest, 5, never_wait).unwrap().unwrap().offset(), 2);
+    assert!(store.blobs().list().unwrap().is_empty());
+    assert!(dir.path().join("store/ingest").join(digest.hex()).exists());
+}
+
+#[test]
+fn the_second_fetcher_waits_and_finds_it_done() {
+    let (dir, store) = new_store();
+    let content = vec![7; 100_000];
+    let digest = Digest::of(&content);
+    let mut first = store.ingest(&digest, 100_000, never_wait).unwrap().unwrap();
+    first.append(&content[..50_000]).unwrap();
+    let root = dir.path().join("store");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let store = Store::open(&root, false).unwrap();
+            let mut seen = Vec::new();
+            let done = store.ingest(&digest, 100_000, |waiting| {
+                seen.push(waiting.done_bytes);
+                ControlFlow::Continue(())
+            });
+            (done.unwrap().is_none(), seen)
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let impatient = store.ingest(&digest, 100_000, |_| ControlFlow::Break(()));
+        assert!(matches!(impatient, Err(StoreError::Cancelled { .. })));
+        first.append(&content[50_000..]).unwrap();
+        first.commit(Durability::Later).unwrap();
+        let (done, seen) = second.join().unwrap();
+        assert!(done);
+        assert_eq!(seen.first(), Some(&50_000));
+    });
+    assert_eq!(std::fs::read_dir(root.join("ingest")).unwrap().count(), 0);
+}
+
+#[test]
+fn many_fetchers_of_one_blob_write_it_once() {
+    let (dir, _store) = new_store();
+    let root = dir.path().join("store");
+    let content = vec![9; 1 << 20];
+    let digest = Digest::of(&content);
+    let writers = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let store = Store::open(&root, false).unwrap();
+                let keep_waiting = |_| ControlFlow::Continue(());
+                if let Some(mut ingest) = store.ingest(&digest, content.len() as u64, keep_waiting).unwrap() {
+                    writers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    content.chunks(10_000).for_each(|chunk| ingest.append(chunk).unwrap());
+                    ingest.commit(Durability::Later).unwrap();
+                }
+                assert_eq!(store.blobs().size(&digest).unwrap(), Some(1 << 20));
+            });
+        }
+    });
+    assert_eq!(writers.into_inner(), 1);
+}
+
+#[test]
+fn names_are_set_replaced_listed_and_removed() {
+    let (dir, store) = new_store();
+    let (record, ..) = image(&store, "debian");
+    image(&store, "localhost:5000/a/b:1");
+    assert_eq!(record.reference.tag(), None);
+    let found = store.image(&"docker.io/library/debian:latest".parse().unwrap()).unwrap().unwrap();
+    assert_eq!((found.config, found.reference.tag()), (record.config, Some("latest")));
+    store.put_image(&ImageRecord { updated_s: 2, ..record.clone() }).unwrap();
+    let names: Vec<String> = store.images().unwrap().iter().map(|image| image.reference.familiar()).collect();
+    assert_eq!(names, ["debian:latest", "localhost:5000/a/b:1"]);
+    assert_eq!(store.image(&record.reference).unwrap().unwrap().updated_s, 2);
+    assert!(store.remove_image(&record.reference).unwrap());
+    assert!(!store.remove_image(&record.reference).unwrap());
+    let file = std::fs::read_dir(dir.path().join("store/refs")).unwrap().next().unwrap().unwrap();
+    std::fs::write(file.path(), "{").unwrap();
+    assert!(matches!(store.images(), Err(StoreError::Corrupt { .. })));
+    assert!(store.gc(&mut || Ok(Vec::new()), &mut |_| Ok(Vec::new())).is_err(), "an unreadable name deletes nothing");
+    assert!(!store.blobs().list().unwrap().is_empty());
+}
+
+#[test]
+fn a_sweep_takes_what_nothing_leads_to_and_only_that() {
+    let (_dir, store) = new_store();
+    let (kept, kept_diff, kept_object) = image(&store, "kept");
+    let (gone, gone_diff, gone_object) = image(&store, "gone");
+    store.remove_image(&gone.reference).unwrap();
+    let mut objects = |diff| Ok(vec![if diff == kept_diff { kept_object } else { gone_object }]);
+    let swept = store.gc(&mut || Ok(vec![gone.manifest]), &mut objects).unwrap();
+    assert_eq!(swept, Swept::default(), "a container's image is no garbage");
+    let swept = store.gc(&mut || Ok(Vec::new()), &mut objects).unwrap();
+    assert_eq!((swept.blobs.len(), swept.layers, swept.objects), (3, vec![gone_diff], 1));
+    assert!(swept.freed_bytes > 0);
+    assert_eq!(store.chains().list().unwrap(), [kept.chain.unwrap().0]);
+    for digest in [kept.manifest, kept.config] {
+        assert!(store.blobs().has(&digest).unwrap());
+    }
+    assert!(store.objects().has(&kept_object).unwrap() && !store.objects().has(&gone_object).unwrap());
+    let failing = store.gc(&mut || Ok(Vec::new()), &mut |_| Err(std::io::Error::other("unreadable index")));
+    assert!(failing.is_err());
+    assert!(store.objects().has(&kept_object).unwrap(), "an unreadable index deletes nothing");
+}
+
+fn make_old(path: &Path) {
+    std::fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+}
+
+#[test]
+fn a_lease_covers_what_is_published_claimed_and_pinned() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let contents: [&[u8]; 4] = [b"claimed", b"pinned", b"neither", b"new"];
+    let digests = contents.map(Digest::of);
+    for (content, digest) in contents.iter().zip(digests).take(3) {
+        fetch(&store, content);
+        make_old(&root.join("blobs/sha256").join(store.blobs().path_of(&digest)));
+    }
+    let mut lease = store.lease().unwrap();
+    assert!(store.blobs().claim(&digests[0], 7).unwrap());
+    lease.pin(&[digests[1]]).unwrap();
+    fetch(&store, b"new");
+    let other = Store::open(&root, false).unwrap();
+    assert_eq!(sweep(&other).blobs, [digests[2]]);
+    drop(lease);
+    assert_eq!(sweep(&other).blobs.len(), 3, "with the lease its cover ends");
+    assert_eq!(std::fs::read_dir(root.join("leases")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_brings_back_what_a_sweep_has_put_aside() {
+    let (dir, store) = new_store();
+    let digest = fetch(&store, b"wanted");
+    let root = dir.path().join("store");
+    let place = root.join("blobs/sha256").join(store.blobs().path_of(&digest));
+    std::fs::rename(&place, root.join(format!("trash/blobs-{}", digest.hex()))).unwrap();
+    assert_eq!(store.blobs().read(&digest, 9).unwrap(), b"wanted");
+    assert!(place.exists());
+    std::fs::rename(&place, root.join(format!("trash/blobs-{}", digest.hex()))).unwrap();
+    assert_eq!(sweep(&store).blobs, [digest], "what a killed sweep left is taken by the next");
+}
+
+#[test]
+fn publishing_beside_sweeps_loses_nothing() {
+    let (dir, _store) = new_store();
+    let root = dir.path().join("store");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let store = Store::open(&root, false).unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                sweep(&store);
+            }
+        });
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                let root = &root;
+                scope.spawn(move || {
+                    let store = Store::open(root, false).unwrap();
+                    for round in 0..60 {
+                        // Both writers share contents, so that each meets what the other's dead rounds left.
+                        let lease = store.lease().unwrap();
+                        let contents: Vec<Vec<u8>> =
+                            (0..8).map(|i| format!("{}", (round + i) % 13).into_bytes()).collect();
+                        for content in &contents {
+                            store.objects().put(&Digest::of(content), content, Durability::Later).unwrap();
+                        }
+                        for content in &contents {
+                            let found = store.objects().read(&Digest::of(content), 9);
+                            assert_eq!(found.unwrap(), *content, "writer {writer}, round {round}");
+                        }
+                        drop(lease);
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+}
+
+#[test]
+fn every_file_is_the_callers() {
+    let (dir, store) = new_store();
+    image(&store, "debian");
+    let user = nix::unistd::geteuid().as_raw();
+    let mut pending = vec![dir.path().to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!(meta.uid(), user, "{}", path.display());
+        if meta.is_dir() {
+            pending.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}

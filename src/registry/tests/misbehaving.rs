@@ -297,9 +297,12 @@ fn redirects_end() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let server = Server::start(|head, _| match head.contains("/blobs/") {
-        true => reply("404 Not Found", "", b"<html>"),
-        false => reply("404 Not Found", "", br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"x"}]}"#),
+    let server = Server::start(|head, _| {
+        if head.contains("/blobs/") {
+            reply("404 Not Found", "", b"<html>")
+        } else {
+            reply("404 Not Found", "", br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"x"}]}"#)
+        }
     });
     let error = client().document(&server.reference()).unwrap_err();
     let name = server.reference().familiar();

@@ -32,7 +32,7 @@ fn victim() {
             ingest.append(&content()[..SIZE as usize / 2]).unwrap();
             println!("\nready");
             std::io::stdout().flush().unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(60));
+            std::thread::sleep(std::time::Duration::from_mins(1));
         }
         "limited" => {
             // The limit's signal would kill us instead of giving the errno.

@@ -261,7 +261,7 @@ fn a_sweep_takes_what_nothing_leads_to_and_only_that() {
 }
 
 fn make_old(path: &Path) {
-    std::fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    std::fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
 }
 
 #[test]
@@ -334,7 +334,9 @@ fn publishing_beside_sweeps_loses_nothing() {
             .collect();
         let results: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        results.into_iter().for_each(|result| result.unwrap());
+        for result in results {
+            result.unwrap();
+        }
     });
 }
 

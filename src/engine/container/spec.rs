@@ -61,6 +61,12 @@ pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
     Ok(Launchable { spec, user: record.settings.user.clone() })
 }
 
+/// Refuses names that are no capabilities.
+pub fn check_capabilities(add: &[String], drop: &[String]) -> Result<(), Report> {
+    runtime::capabilities::resolve(add, drop, false)?;
+    Ok(())
+}
+
 fn process(record: &Record, capabilities: u64) -> Process {
     let set = runtime::capabilities::to_spec(capabilities);
     let mut sets = LinuxCapabilities::default();

@@ -1,0 +1,153 @@
+//! The grammar: options as Docker's users write them.
+//!
+//! clap parses; this file bends it to Go's flags where they differ: booleans take `=true` and `=false`, an option may
+//! be repeated (the last one wins), every option's value may begin with a hyphen, and options end at the first
+//! positional of `run` and `exec`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{ArgAction, BoolishValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, Command as Grammar, FromArgMatches, Parser};
+
+use crate::USAGE_CODE;
+use crate::commands::Command;
+use crate::environment::Globals;
+
+/// Runs OCI containers without root and without a daemon.
+#[derive(Parser)]
+#[command(name = "sublet", disable_help_flag = true, disable_help_subcommand = true, args_override_self = true)]
+struct Line {
+    /// Directory of images, containers and volumes
+    #[arg(long, value_name = "DIRECTORY", global = true)]
+    root: Option<PathBuf>,
+    /// Fail where a better way of doing something is not possible, instead of falling back
+    #[arg(long, global = true)]
+    strict: bool,
+    /// Print the version
+    #[arg(short = 'v', long)]
+    version: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, global = true)]
+    help: Option<bool>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Why there is no command to run: help was asked for, or the line is malformed.
+#[derive(Debug)]
+pub struct Refused {
+    /// What to print.
+    pub text: String,
+    /// 0 for help.
+    pub code: u8,
+}
+
+/// Parses a command line with the program's name in front.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, Command), Refused> {
+    let mut grammar = grammar();
+    let line = grammar.try_get_matches_from_mut(arguments).and_then(|matches| Line::from_arg_matches(&matches));
+    let line = line.map_err(|error| Refused {
+        text: error.to_string(),
+        code: match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+            _ => USAGE_CODE,
+        },
+    })?;
+    if line.version {
+        return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
+    }
+    let globals = Globals { root: line.root, strict: line.strict };
+    match line.command {
+        Some(command) => Ok((globals, command)),
+        None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),
+    }
+}
+
+fn grammar() -> Grammar {
+    let names: Vec<String> =
+        Line::augment_args(Grammar::new("sublet")).get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let mut grammar = bend(<Line as clap::CommandFactory>::command());
+    for name in names {
+        grammar = grammar.mut_subcommand(name, |sub| bend(sub.disable_help_flag(true).args_override_self(true)));
+    }
+    grammar
+}
+
+fn bend(grammar: Grammar) -> Grammar {
+    grammar.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(BoolishValueParser::new())
+            .hide_default_value(true)
+            .hide_possible_values(true),
+        ArgAction::Set | ArgAction::Append if !arg.is_positional() => arg.allow_hyphen_values(true),
+        _ => arg,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Result<Command, Refused> {
+        let words = std::iter::once("sublet").chain(text.split_whitespace()).map(OsString::from);
+        parse(words).map(|(_, command)| command)
+    }
+
+    #[test]
+    fn options_end_at_the_image() {
+        let Command::Run(run) = line("run -it --rm -e A=-b -e C busybox sh -c -it --rm -- x").unwrap() else { panic!() };
+        assert!(run.interactive && run.tty && run.rm && !run.detach);
+        assert_eq!(run.words, ["busybox", "sh", "-c", "-it", "--rm", "--", "x"]);
+        assert_eq!(run.env, ["A=-b", "C"]);
+    }
+
+    #[test]
+    fn booleans_take_a_value_and_the_last_one_wins() {
+        let Command::Run(run) = line("run -d --rm=false --init=true -d=false --name a --name b x").unwrap() else {
+            panic!()
+        };
+        assert!(!run.rm && run.init && !run.detach);
+        assert_eq!(run.name.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn values_may_begin_with_a_hyphen() {
+        let Command::Run(run) = line("run --pids-limit -1 -h host -v a:/b -v c:/d x").unwrap() else { panic!() };
+        assert_eq!((run.pids_limit, run.hostname.as_deref(), run.volumes.len()), (Some(-1), Some("host"), 2));
+    }
+
+    #[test]
+    fn what_is_malformed_is_125_and_help_is_0() {
+        for (text, code) in [
+            ("run --no-such-option x", 125),
+            ("run", 125),
+            ("nonsense", 125),
+            ("ps extra", 125),
+            ("rm", 125),
+            ("run --help", 0),
+            ("--help", 0),
+            ("", 0),
+            ("--version", 0),
+        ] {
+            assert_eq!(line(text).err().map(|refused| refused.code), Some(code), "{text}");
+        }
+    }
+
+    #[test]
+    fn globals_stand_before_and_after() {
+        for text in ["--root /x ps -aq", "ps -aq --root /x"] {
+            let words = std::iter::once("sublet").chain(text.split_whitespace()).map(OsString::from);
+            let (globals, command) = parse(words).unwrap();
+            assert_eq!(globals.root.as_deref(), Some(std::path::Path::new("/x")));
+            assert!(matches!(command, Command::Ps(ps) if ps.all && ps.quiet));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+use clap::Args;
+use engine::container;
+
+use crate::environment::Globals;
+use crate::output::{Stop, line};
+
+/// List what a container changed in its root file system
+#[derive(Args)]
+pub struct Diff {
+    container: String,
+}
+
+impl Diff {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let engine = globals.engine()?;
+        let id = container::find(&engine, &self.container)?;
+        for change in container::diff::diff(&engine, &id)? {
+            line(format_args!("{} {}", change.kind.letter(), change.path))?;
+        }
+        Ok(0)
+    }
+}

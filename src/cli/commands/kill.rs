@@ -1,0 +1,28 @@
+use clap::Args;
+use engine::container;
+
+use crate::environment::Globals;
+use crate::output::{Stop, for_each, line};
+use crate::parse;
+
+/// Send a signal to running containers
+#[derive(Args)]
+pub struct Kill {
+    /// The signal
+    #[arg(short, long, default_value = "KILL")]
+    signal: String,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl Kill {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let signal = parse::signal(&self.signal)?;
+        let engine = globals.engine()?;
+        for_each(&self.containers, |name| {
+            let id = container::find(&engine, name)?;
+            container::kill::kill(&engine, &id, signal)?;
+            line(name)
+        })
+    }
+}

@@ -1,0 +1,261 @@
+use std::time::SystemTime;
+
+use base::time::{go_text, human_span};
+use base::{Kind, Report};
+use clap::Args;
+use engine::container::list::{Summary, list};
+use engine::container::record::PortMapping;
+
+use crate::environment::Globals;
+use crate::format::{self, Row};
+use crate::output::{Stop, error, stdout};
+
+const TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+/// How much of a command a table shows.
+const COMMAND_MAX: usize = 20;
+
+/// List containers
+#[derive(Args)]
+pub struct Ps {
+    /// Those that do not run too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// A Go template, json, or table with a template
+    #[arg(long)]
+    format: Option<String>,
+    /// Whole ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// id=, name=, label=, status=
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    /// The last N created, whatever their state
+    #[arg(short = 'n', long, value_name = "N")]
+    last: Option<usize>,
+    /// The last created, whatever its state
+    #[arg(short, long)]
+    latest: bool,
+}
+
+impl Ps {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let filters = Filters::parse(&self.filters)?;
+        let engine = globals.engine()?;
+        let now = SystemTime::now();
+        let (mut containers, broken) = list(&engine, now)?;
+        let last = if self.latest { Some(1) } else { self.last };
+        let every = self.all || last.is_some() || !filters.status.is_empty();
+        containers.retain(|container| (every || container.life.word() == "running") && filters.match_one(container));
+        containers.truncate(last.unwrap_or(usize::MAX));
+        let rows: Vec<Row> = containers.iter().map(|container| row(container, now, self.no_trunc)).collect();
+        let format = match (&self.format, self.quiet) {
+            (None, true) => Some("{{.ID}}"),
+            (format, _) => format.as_deref(),
+        };
+        stdout(&format::rows(format, TABLE, &headers(), &rows)?)?;
+        broken.iter().for_each(error);
+        Ok(u8::from(!broken.is_empty()))
+    }
+}
+
+fn headers() -> Row {
+    cells(std::array::from_fn(|_| String::new()))
+}
+
+fn cells(texts: [String; 14]) -> Row {
+    let [id, image, command, running_for, status, ports, names, created, state, labels, mounts, networks, platform, local] =
+        texts;
+    Row::default()
+        .cell("ID", "CONTAINER ID", id)
+        .cell("Image", "IMAGE", image)
+        .cell("Command", "COMMAND", command)
+        .cell("RunningFor", "CREATED", running_for)
+        .cell("Status", "STATUS", status)
+        .cell("Ports", "PORTS", ports)
+        .cell("Names", "NAMES", names)
+        .cell("CreatedAt", "CREATED AT", created)
+        .cell("State", "STATE", state)
+        .cell("Labels", "LABELS", labels)
+        .cell("Mounts", "MOUNTS", mounts)
+        .cell("Networks", "NETWORKS", networks)
+        .cell("Platform", "PLATFORM", platform)
+        .cell("LocalVolumes", "LOCAL VOLUMES", local)
+}
+
+fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
+    let age = human_span(now.duration_since(container.created).unwrap_or_default());
+    let labels: Vec<String> = container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let named = container.mounts.iter().filter(|source| !source.starts_with('/')).count();
+    cells([
+        if whole { container.id.to_string() } else { container.id.short().to_owned() },
+        container.image.clone(),
+        command(&container.command, whole),
+        format!("{age} ago"),
+        container.status.clone(),
+        ports(&container.ports),
+        container.name.clone(),
+        go_text(container.created),
+        container.life.word().to_owned(),
+        labels.join(","),
+        container.mounts.join(","),
+        container.network.to_owned(),
+        container.platform.clone(),
+        named.to_string(),
+    ])
+    .labels(container.labels.clone())
+}
+
+/// In quotes, and cut with an ellipsis.
+fn command(words: &[String], whole: bool) -> String {
+    let text = words.join(" ");
+    let cut: String = if whole || text.chars().count() <= COMMAND_MAX {
+        text
+    } else {
+        text.chars().take(COMMAND_MAX - 1).chain(['…']).collect()
+    };
+    let mut quoted = String::from("\"");
+    for character in cut.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            '\r' => quoted.push_str("\\r"),
+            control if control.is_control() => quoted.extend(control.escape_unicode()),
+            other => quoted.push(other),
+        }
+    }
+    quoted + "\""
+}
+
+/// `0.0.0.0:80->80/tcp, [::]:80->80/tcp`, neighbours as ranges.
+fn ports(ports: &[PortMapping]) -> String {
+    let mut spread: Vec<(String, u16, u16, &str)> = Vec::new();
+    for port in ports {
+        let addresses = match port.host_ip {
+            Some(ip) if ip.is_ipv6() => vec![format!("[{ip}]")],
+            Some(ip) => vec![ip.to_string()],
+            None => vec!["0.0.0.0".to_owned(), "[::]".to_owned()],
+        };
+        for address in addresses {
+            spread.push((address, port.host_port, port.container_port, port.protocol.as_str()));
+        }
+    }
+    spread.sort_by(|a, b| (a.3, &a.0, a.2, a.1).cmp(&(b.3, &b.0, b.2, b.1)));
+    let mut groups: Vec<(String, u16, u16, &str, u16)> = Vec::new();
+    for (address, host, container, protocol) in spread {
+        match groups.last_mut() {
+            Some((a, h, c, p, count))
+                if *a == address && *p == protocol && host == *h + *count && container == *c + *count =>
+            {
+                *count += 1;
+            }
+            _ => groups.push((address, host, container, protocol, 1)),
+        }
+    }
+    let span = |first: u16, count: u16| match count {
+        1 => first.to_string(),
+        _ => format!("{first}-{}", first + count - 1),
+    };
+    let show = |(address, host, container, protocol, count): (String, u16, u16, &str, u16)| {
+        format!("{address}:{}->{}/{protocol}", span(host, count), span(container, count))
+    };
+    groups.into_iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+#[derive(Default)]
+struct Filters {
+    id: Vec<String>,
+    name: Vec<String>,
+    status: Vec<String>,
+    label: Vec<(String, Option<String>)>,
+}
+
+impl Filters {
+    fn parse(texts: &[String]) -> Result<Self, Report> {
+        const STATES: [&str; 7] = ["created", "running", "exited", "paused", "restarting", "removing", "dead"];
+        let mut filters = Filters::default();
+        for text in texts {
+            let bad = |why: String| Report::new(Kind::NotFound, why);
+            let (key, value) = text.split_once('=').ok_or_else(|| bad(format!("invalid filter '{text}': it must be KEY=VALUE")))?;
+            match key {
+                "id" => filters.id.push(value.to_owned()),
+                "name" => filters.name.push(value.to_owned()),
+                "status" if STATES.contains(&value) => filters.status.push(value.to_owned()),
+                "status" => return Err(bad(format!("invalid filter 'status={value}'"))),
+                "label" => match value.split_once('=') {
+                    Some((key, value)) => filters.label.push((key.to_owned(), Some(value.to_owned()))),
+                    None => filters.label.push((value.to_owned(), None)),
+                },
+                _ => return Err(bad(format!("invalid filter '{key}'")).with_hint("the keys are id, label, name and status")),
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Values of one key are alternatives, but labels must all be there.
+    fn match_one(&self, container: &Summary) -> bool {
+        let any = |list: &[String], test: &dyn Fn(&str) -> bool| list.is_empty() || list.iter().any(|text| test(text));
+        any(&self.id, &|id| container.id.as_str().starts_with(id))
+            && any(&self.name, &|name| name_matches(name, &container.name))
+            && any(&self.status, &|status| container.life.word() == status)
+            && self.label.iter().all(|(key, wanted)| {
+                container.labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
+            })
+    }
+}
+
+/// Part of the name, with the anchors of a regular expression that scripts use: `^/?web$`.
+fn name_matches(pattern: &str, name: &str) -> bool {
+    let (pattern, from_start) = pattern.strip_prefix('^').map_or((pattern, false), |rest| (rest, true));
+    let (pattern, to_end) = pattern.strip_suffix('$').map_or((pattern, false), |rest| (rest, true));
+    let pattern = pattern.strip_prefix("/?").or_else(|| pattern.strip_prefix('/')).unwrap_or(pattern);
+    match (from_start, to_end) {
+        (true, true) => name == pattern,
+        (true, false) => name.starts_with(pattern),
+        (false, true) => name.ends_with(pattern),
+        (false, false) => name.contains(pattern),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::container::record::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn commands_are_quoted_and_cut() {
+        let words = |text: &str| vec![text.to_owned()];
+        assert_eq!(command(&words("sleep 600"), false), "\"sleep 600\"");
+        assert_eq!(command(&words("abcdefghijklmnopqrst"), false), "\"abcdefghijklmnopqrst\"");
+        assert_eq!(command(&words("abcdefghijklmnopqrstu"), false), "\"abcdefghijklmnopqrs…\"");
+        assert_eq!(command(&words("say \"a\"\n"), true), r#""say \"a\"\n""#);
+    }
+
+    #[test]
+    fn neighbouring_ports_are_a_range() {
+        let port = |host_ip: Option<&str>, number: u16| PortMapping {
+            host_ip: host_ip.and_then(|ip| ip.parse().ok()),
+            host_port: number,
+            host_port_last: number,
+            container_port: number - 8000,
+            protocol: Protocol::Tcp,
+        };
+        assert_eq!(ports(&[port(None, 8080)]), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
+        let two = [port(Some("127.0.0.1"), 8081), port(Some("127.0.0.1"), 8080)];
+        assert_eq!(ports(&two), "127.0.0.1:8080-8081->80-81/tcp");
+    }
+
+    #[test]
+    fn names_are_filtered_by_part_or_anchor() {
+        for (pattern, matches) in
+            [("we", true), ("^web$", true), ("^/web$", true), ("^/?web$", true), ("^we$", false), ("eb$", true)]
+        {
+            assert_eq!(name_matches(pattern, "web"), matches, "{pattern}");
+        }
+        assert!(Filters::parse(&["nope=1".to_owned()]).is_err() && Filters::parse(&["id".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,31 @@
+use clap::Args;
+use engine::image;
+
+use crate::environment::Globals;
+use crate::output::{Stop, for_each, line};
+
+/// Remove images
+#[derive(Args)]
+pub struct Rmi {
+    /// Remove an image by id although it has several names or stopped containers
+    #[arg(short, long)]
+    force: bool,
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Rmi {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let engine = globals.engine()?;
+        for_each(&self.images, |name| {
+            let removed = image::remove(&engine, name, self.force)?;
+            for reference in &removed.untagged {
+                line(format_args!("Untagged: {}", reference.familiar()))?;
+            }
+            match removed.deleted {
+                Some(id) => line(format_args!("Deleted: {id}")),
+                None => Ok(()),
+            }
+        })
+    }
+}

@@ -1,0 +1,267 @@
+use std::fs;
+
+use base::{Context, Kind, Report};
+use clap::Args;
+use engine::container::attach::{End, Streams, relay};
+use engine::container::record::{HostSettings, Seccomp};
+use engine::container::{self, CreateRequest};
+use engine::image::{self, PullRequest};
+use engine::{Engine, container::record::Volume};
+
+use crate::environment::Globals;
+use crate::output::{Stop, line, stderr, warning};
+use crate::parse;
+use crate::progress::Progress;
+
+/// Run a command in a new container
+#[derive(Args)]
+pub struct Run {
+    /// Keep the standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// With a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// In the background; print the container's id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// Name of the container
+    #[arg(long)]
+    pub name: Option<String>,
+    /// NAME=VALUE, or NAME for its value here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// A file of such lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// Directory to start in
+    #[arg(short, long)]
+    workdir: Option<String>,
+    /// USER[:GROUP], by name or number
+    #[arg(short, long)]
+    user: Option<String>,
+    /// SOURCE:DESTINATION[:ro], a directory of the host or a named volume
+    #[arg(short, long = "volume", value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// Program in place of the image's entry point
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// Host name
+    #[arg(short = 'h', long)]
+    pub hostname: Option<String>,
+    /// builtin, host or none
+    #[arg(long, visible_alias = "net", default_value = "builtin")]
+    network: String,
+    /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
+    #[arg(short, long, value_name = "PORT")]
+    publish: Vec<String>,
+    /// Limit of memory: 512m, 1.5g
+    #[arg(short, long)]
+    memory: Option<String>,
+    /// Limit of processors: 1.5
+    #[arg(long)]
+    cpus: Option<String>,
+    /// Limit of processes; -1 for none
+    #[arg(long)]
+    pub pids_limit: Option<i64>,
+    /// Nothing but volumes and tmpfs can be written
+    #[arg(long)]
+    read_only: bool,
+    /// Which ids: auto, keep-id or single
+    #[arg(long, default_value = "auto")]
+    userns: String,
+    /// Capability beyond the default
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Capability to take from the default, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// seccomp=unconfined, seccomp=FILE, no-new-privileges
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// Process 1 is a small reaper, the command its child
+    #[arg(long)]
+    pub init: bool,
+    /// DIRECTORY[:OPTIONS], in memory
+    #[arg(long)]
+    tmpfs: Vec<String>,
+    /// NAME:ADDRESS for /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
+    /// KEY=VALUE
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// When to fetch the image
+    #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing")]
+    pull: String,
+    /// Show nothing of a fetch
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image for this platform: os[/architecture[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Driver of the root file system: overlay or fuse
+    #[arg(long, value_name = "DRIVER")]
+    storage_driver: Option<String>,
+    /// With the image host:, your home directory is in it
+    #[arg(long)]
+    host_home: bool,
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
+    pub words: Vec<String>,
+}
+
+impl Run {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let (quiet, detach, remove) = (self.quiet, self.detach, self.rm);
+        let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+        let policy = self.pull.clone();
+        let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
+        let request = self.into_request()?;
+        let engine = globals.engine()?;
+        fetch(&engine, &pull, &policy, quiet)?;
+        let id = container::create(&engine, request)?;
+        let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
+        let attachment = match started {
+            Ok(attachment) => attachment,
+            Err(report) => {
+                if remove && let Err(second) = container::remove::remove(&engine, &id, true) {
+                    warning(second);
+                }
+                return Err(report.into());
+            }
+        };
+        let Some(attachment) = attachment else {
+            line(&id)?;
+            return Ok(0);
+        };
+        match relay(attachment)? {
+            End::Detached => Ok(0),
+            End::Exited(code) => {
+                if remove {
+                    container::remove::remove(&engine, &id, true)?;
+                }
+                Ok(code as u8)
+            }
+        }
+    }
+
+    /// Grammar first, then what files and environment say.
+    fn into_request(self) -> Result<CreateRequest, Report> {
+        fn each<T>(texts: &[String], parse: fn(&str) -> Result<T, Report>) -> Result<Vec<T>, Report> {
+            texts.iter().map(|text| parse(text)).collect()
+        }
+        let (seccomp, no_new_privileges) = security(&self.security_opt)?;
+        let volumes: Vec<Volume> = each(&self.volumes, parse::volume)?;
+        let ports = self.publish.iter().map(|text| parse::publish(text)).collect::<Result<Vec<_>, _>>()?;
+        let driver = self.storage_driver;
+        if let Some(driver) = driver.as_ref().filter(|driver| !["overlay", "fuse"].contains(&driver.as_str())) {
+            return Err(Report::new(Kind::Usage, format!("unknown storage driver {driver}"))
+                .with_hint("the drivers are overlay and fuse"));
+        }
+        // Before anything is fetched or made.
+        container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
+        let host = HostSettings {
+            network: parse::network(&self.network)?,
+            ports: ports.concat(),
+            volumes,
+            tmpfs: each(&self.tmpfs, parse::tmpfs)?,
+            add_hosts: each(&self.add_host, parse::add_host)?,
+            memory_bytes: self.memory.as_deref().map(base::units::parse_bytes).transpose()?.filter(|bytes| *bytes > 0),
+            nano_cpus: self.cpus.as_deref().map(base::units::parse_cpus).transpose()?.filter(|cpus| *cpus > 0),
+            pids_limit: self.pids_limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0),
+            read_only: self.read_only,
+            userns: parse::userns(&self.userns)?,
+            cap_add: self.cap_add,
+            cap_drop: self.cap_drop,
+            seccomp,
+            no_new_privileges,
+            init: self.init,
+            auto_remove: self.rm,
+            host_home: self.host_home,
+            storage_driver: driver,
+        };
+        let labels = each(&self.label, parse::label)?;
+        let env = variables(&self.env_file, &self.env)?;
+        let mut words = self.words.into_iter();
+        Ok(CreateRequest {
+            name: self.name,
+            image: words.next().unwrap_or_default(),
+            command: words.collect(),
+            // An empty one resets the image's.
+            entrypoint: self.entrypoint.map(|program| if program.is_empty() { Vec::new() } else { vec![program] }),
+            env,
+            workdir: self.workdir,
+            user: self.user,
+            hostname: self.hostname,
+            tty: self.tty,
+            stdin: self.interactive,
+            attached: !self.detach,
+            labels: labels.into_iter().collect(),
+            host,
+        })
+    }
+}
+
+/// Fetches the image if the policy says so.
+fn fetch(engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> Result<(), Stop> {
+    if request.is_host() {
+        return Ok(());
+    }
+    let here = image::exists(engine, &request.text)?;
+    match (policy, here) {
+        ("always", _) => {}
+        (_, true) => return Ok(()),
+        ("never", false) => {
+            return Err(Report::new(Kind::NotFound, format!("No such image: {}", request.text)).into());
+        }
+        (_, false) => stderr(&format!("Unable to find image '{}' locally\n", request.familiar()))?,
+    }
+    let progress = Progress::new(quiet, false);
+    image::pull(engine, request, &|event| progress.show(event))?;
+    Ok(())
+}
+
+/// Files of variables, then single ones; a name without a value takes ours, or takes the image's out.
+pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Report> {
+    let mut list = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
+        list.extend(text.and_then(|text| parse::env_file(&text)).step(|| format!("reading --env-file {file}"))?);
+    }
+    for entry in single {
+        if entry.is_empty() || entry.starts_with('=') {
+            return Err(Report::new(Kind::Usage, format!("invalid environment variable: {entry}")));
+        }
+        list.push(entry.clone());
+    }
+    let resolve = |entry: String| match (entry.contains('='), std::env::var(&entry)) {
+        (false, Ok(value)) => format!("{entry}={value}"),
+        _ => entry,
+    };
+    Ok(list.into_iter().map(resolve).collect())
+}
+
+/// `--security-opt`.
+fn security(options: &[String]) -> Result<(Seccomp, bool), Report> {
+    let (mut seccomp, mut no_new_privileges) = (Seccomp::Default, false);
+    for option in options {
+        // Docker's older form has a colon.
+        let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+        match (key, value) {
+            ("seccomp", "unconfined") => seccomp = Seccomp::Unconfined,
+            ("seccomp", "builtin" | "") => seccomp = Seccomp::Default,
+            ("seccomp", file) => {
+                let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
+                seccomp = Seccomp::Profile(text.step(|| format!("opening seccomp profile ({file}) failed"))?);
+            }
+            ("no-new-privileges", "" | "true") => no_new_privileges = true,
+            ("no-new-privileges", "false") => no_new_privileges = false,
+            ("apparmor" | "label", _) => warning(format_args!("--security-opt {option} has no effect here")),
+            _ => return Err(Report::new(Kind::Usage, format!("invalid --security-opt: \"{option}\""))),
+        }
+    }
+    Ok((seccomp, no_new_privileges))
+}

@@ -1,0 +1,34 @@
+use std::time::Duration;
+
+use clap::Args;
+use engine::container;
+
+use crate::environment::Globals;
+use crate::output::{Stop, for_each, line};
+use crate::parse;
+
+/// Ask containers to end, and kill them after a grace
+#[derive(Args)]
+pub struct StopCommand {
+    /// Seconds of grace; -1 waits for ever
+    #[arg(short, long = "time", visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
+    time_s: i64,
+    /// The signal to ask with, in place of the container's own
+    #[arg(short, long)]
+    signal: Option<String>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl StopCommand {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let signal = self.signal.as_deref().map(parse::signal).transpose()?;
+        let grace = u64::try_from(self.time_s).ok().map(Duration::from_secs);
+        let engine = globals.engine()?;
+        for_each(&self.containers, |name| {
+            let id = container::find(&engine, name)?;
+            container::stop::stop(&engine, &id, signal, grace)?;
+            line(name)
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Printing that survives a reader which is gone, and the end of a command.
+
+use std::io::{self, Write};
+
+use base::{Explain, Kind, Report};
+
+/// The exit code of a program that a closed pipe ended, as shells show it.
+const BROKEN_PIPE_CODE: u8 = 141;
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub enum Stop {
+    /// Something failed that is still to be told.
+    Failed(Report),
+    /// All is told.
+    Quiet(u8),
+}
+
+impl From<Report> for Stop {
+    fn from(report: Report) -> Self {
+        Stop::Failed(report)
+    }
+}
+
+impl<E: Explain> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
+/// Writes to standard output.
+pub fn stdout(text: &str) -> Result<(), Stop> {
+    written(io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()))
+}
+
+/// Writes to standard error.
+pub fn stderr(text: &str) -> Result<(), Stop> {
+    written(io::stderr().lock().write_all(text.as_bytes()))
+}
+
+/// A line on standard output.
+pub fn line(text: impl std::fmt::Display) -> Result<(), Stop> {
+    stdout(&format!("{text}\n"))
+}
+
+/// What became of a write.
+pub fn written(result: io::Result<()>) -> Result<(), Stop> {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Stop::Quiet(BROKEN_PIPE_CODE),
+        _ => Stop::Failed(Report::of(Kind::Internal, error).with_step("writing the output")),
+    })
+}
+
+/// An error on standard error; with that gone there is no one to tell.
+pub fn error(report: &Report) {
+    let _ = stderr(&format!("error: {report}\n"));
+}
+
+/// A warning on standard error.
+pub fn warning(text: impl std::fmt::Display) {
+    let _ = stderr(&format!("warning: {text}\n"));
+}
+
+/// Does something for each name, goes on after a failure and tells each; the answer is the exit code.
+pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<(), Stop>) -> Result<u8, Stop> {
+    let mut code = 0;
+    for name in names {
+        match act(name) {
+            Ok(()) => {}
+            Err(Stop::Failed(report)) => {
+                error(&report);
+                code = 1;
+            }
+            Err(quiet) => return Err(quiet),
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,269 @@
+//! The small grammars inside of option values. Pure: no file, no environment.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use base::{Kind, Report};
+use engine::container::record::{NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource};
+
+fn wrong(message: String) -> Report {
+    Report::new(Kind::Usage, message)
+}
+
+/// `-p [[IP:][HOST[-HOST]]:]CONTAINER[-CONTAINER][/PROTOCOL]`, with an IPv6 address in brackets.
+pub fn publish(text: &str) -> Result<Vec<PortMapping>, Report> {
+    let bad = |why: &str| wrong(format!("invalid containerPort: {text}: {why}"));
+    let (rest, protocol) = match text.rsplit_once('/') {
+        Some((rest, "tcp")) => (rest, Protocol::Tcp),
+        Some((rest, "udp")) => (rest, Protocol::Udp),
+        Some((_, other)) => return Err(bad(&format!("protocol {other:?} is neither tcp nor udp"))),
+        None => (text, Protocol::Tcp),
+    };
+    let (host, container) = rest.rsplit_once(':').unwrap_or(("", rest));
+    let (host_ip, host_port) = match host.strip_prefix('[') {
+        Some(bracketed) => {
+            let (ip, port) = bracketed.split_once(']').ok_or_else(|| bad("a bracket is not closed"))?;
+            (ip, port.strip_prefix(':').unwrap_or(port))
+        }
+        None => host.rsplit_once(':').unwrap_or(if host.contains('.') { (host, "") } else { ("", host) }),
+    };
+    let host_ip: Option<IpAddr> = match host_ip {
+        "" => None,
+        ip => Some(ip.parse().map_err(|_| bad(&format!("{ip:?} is not an IP address")))?),
+    };
+    let (first, last) = range(container).filter(|(first, _)| *first > 0).ok_or_else(|| bad("not a port"))?;
+    let count = last - first;
+    let (host_first, host_last) = match host_port {
+        "" => (0, 0),
+        ports => range(ports).ok_or_else(|| bad(&format!("{ports:?} is not a port")))?,
+    };
+    // As many ports on both sides, or one in the container for any of several on the host.
+    if host_first != 0 && host_last - host_first != count && count != 0 {
+        return Err(bad("the ranges have different lengths"));
+    }
+    let one = |offset: u16| {
+        let (host_port, host_port_last) = match (host_first, count) {
+            (0, _) => (0, 0),
+            (_, 0) => (host_first, host_last),
+            _ => (host_first + offset, host_first + offset),
+        };
+        PortMapping { host_ip, host_port, host_port_last, container_port: first + offset, protocol }
+    };
+    Ok((0..=count).map(one).collect())
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    (first <= last).then_some((first, last))
+}
+
+/// `-v SOURCE:DESTINATION[:OPTIONS]`. A source with a slash in front is a path, else the name of a volume.
+pub fn volume(text: &str) -> Result<Volume, Report> {
+    let bad = |why: &str| wrong(format!("invalid volume specification: '{text}': {why}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, options) = match parts[..] {
+        [source, destination] => (source, destination, ""),
+        [source, destination, options] => (source, destination, options),
+        _ => return Err(bad("it must be SOURCE:DESTINATION or SOURCE:DESTINATION:OPTIONS")),
+    };
+    if !destination.starts_with('/') || destination.split('/').any(|part| part == "..") {
+        return Err(bad(&format!("invalid mount path: '{destination}' mount path must be absolute")));
+    }
+    if destination.trim_end_matches('/').is_empty() {
+        return Err(bad("destination can't be '/'"));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            // Relabelling is for hosts with SELinux, propagation is private always.
+            "z" | "Z" | "rprivate" | "private" => {}
+            other => return Err(bad(&format!("invalid mode: {other}"))),
+        }
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let source = if source.starts_with('/') {
+        VolumeSource::Path(PathBuf::from(source))
+    } else if source.len() >= 2 && source.bytes().all(word) && source.as_bytes()[0].is_ascii_alphanumeric() {
+        VolumeSource::Named(source.to_owned())
+    } else {
+        let hint = "If you intended to pass a host directory, use absolute path";
+        return Err(bad(&format!(
+            "\"{source}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are \
+             allowed. {hint}"
+        )));
+    };
+    let destination = destination.trim_end_matches('/').to_owned();
+    Ok(Volume { source, destination, read_only })
+}
+
+/// `--tmpfs DESTINATION[:OPTIONS]`.
+pub fn tmpfs(text: &str) -> Result<(String, String), Report> {
+    let (destination, options) = text.split_once(':').unwrap_or((text, ""));
+    if !destination.starts_with('/') || destination.trim_end_matches('/').is_empty() {
+        return Err(wrong(format!("invalid mount path: '{destination}' mount path must be absolute")));
+    }
+    Ok((destination.trim_end_matches('/').to_owned(), options.to_owned()))
+}
+
+/// `--add-host NAME:ADDRESS`, or with `=`; the address may be `host-gateway`.
+pub fn add_host(text: &str) -> Result<(String, String), Report> {
+    let bad = || wrong(format!("bad format for add-host: \"{text}\""));
+    let split = text.split_once('=').or_else(|| text.split_once(':'));
+    let (name, address) = split.filter(|(name, _)| !name.is_empty()).ok_or_else(bad)?;
+    if name.chars().any(|character| character.is_whitespace() || character.is_control()) {
+        return Err(bad());
+    }
+    let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']')).unwrap_or(address);
+    if bare != "host-gateway" && bare.parse::<IpAddr>().is_err() {
+        return Err(wrong(format!("invalid IP address in add-host: \"{address}\"")));
+    }
+    Ok((name.to_owned(), bare.to_owned()))
+}
+
+/// `--network`.
+pub fn network(text: &str) -> Result<NetworkMode, Report> {
+    match text {
+        "" | "builtin" | "default" | "bridge" => Ok(NetworkMode::Builtin),
+        "host" => Ok(NetworkMode::Host),
+        "none" => Ok(NetworkMode::None),
+        _ => Err(Report::new(Kind::NotFound, format!("network {text} not found"))
+            .with_hint("the networks are builtin, host and none")),
+    }
+}
+
+/// `--userns`.
+pub fn userns(text: &str) -> Result<UserNamespace, Report> {
+    match text {
+        // Docker's word for *no remapping beyond the engine's own*.
+        "" | "auto" | "host" => Ok(UserNamespace::Default),
+        "keep-id" => Ok(UserNamespace::KeepId),
+        "single" => Ok(UserNamespace::Single),
+        _ => Err(wrong(format!("invalid USER mode: {text}")).with_hint("the modes are auto, keep-id and single")),
+    }
+}
+
+/// `--label KEY[=VALUE]`.
+pub fn label(text: &str) -> Result<(String, String), Report> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(wrong(format!("invalid label '{text}': empty name")));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A signal by number or name, with or without `SIG`.
+pub fn signal(text: &str) -> Result<i32, Report> {
+    use nix::sys::signal::Signal;
+    let bad = || wrong(format!("Invalid signal: {text}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // The kernel's numbers of the real-time signals that programs may use are those of the C libraries: from 34.
+    let real_time = |text: &str, base: i32, sign: i32| {
+        let offset: i32 = if text.is_empty() { 0 } else { text.get(1..)?.parse().ok()? };
+        Some(base + sign * offset).filter(|number| (34..=64).contains(number))
+    };
+    if let Some(rest) = short.strip_prefix("RTMIN") {
+        return real_time(rest, 34, 1).ok_or_else(bad);
+    }
+    if let Some(rest) = short.strip_prefix("RTMAX") {
+        return real_time(rest, 64, -1).ok_or_else(bad);
+    }
+    format!("SIG{short}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| bad())
+}
+
+/// The lines of an `--env-file`: comments and empty lines left out.
+pub fn env_file(text: &str) -> Result<Vec<String>, Report> {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entry = |line: &str| {
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err(wrong(format!("variable '{name}' contains whitespaces or has no name")));
+        }
+        Ok(line.to_owned())
+    };
+    lines.map(entry).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    fn ports(text: &str) -> Vec<String> {
+        let show = |port: PortMapping| {
+            let ip = port.host_ip.map(|ip| ip.to_string()).unwrap_or_default();
+            let PortMapping { host_port, host_port_last, container_port, protocol, .. } = port;
+            format!("{ip}|{host_port}-{host_port_last}>{container_port}/{}", protocol.as_str())
+        };
+        publish(text).unwrap().into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn every_form_of_publish() {
+        for (text, parsed) in [
+            ("80", vec!["|0-0>80/tcp"]),
+            ("8080:80", vec!["|8080-8080>80/tcp"]),
+            ("8080:80/udp", vec!["|8080-8080>80/udp"]),
+            ("127.0.0.1:8080:80", vec!["127.0.0.1|8080-8080>80/tcp"]),
+            ("127.0.0.1::80", vec!["127.0.0.1|0-0>80/tcp"]),
+            ("127.0.0.1:80", vec!["127.0.0.1|0-0>80/tcp"]),
+            ("[::1]:8080:80", vec!["::1|8080-8080>80/tcp"]),
+            ("[::1]::80", vec!["::1|0-0>80/tcp"]),
+            ("8000-8001:80-81", vec!["|8000-8000>80/tcp", "|8001-8001>81/tcp"]),
+            ("8000-8010:80", vec!["|8000-8010>80/tcp"]),
+            ("80-81", vec!["|0-0>80/tcp", "|0-0>81/tcp"]),
+        ] {
+            assert_eq!(ports(text), parsed, "{text}");
+        }
+        for bad in ["", "0", "x", "80/icmp", "1:2:3:80", "8000-8002:80-81", "81-80", "65536", "[::1:80", "+80", ":"] {
+            assert!(publish(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn volumes_are_paths_or_names() {
+        let path = |text: &str| VolumeSource::Path(text.into());
+        for (text, source, destination, read_only) in [
+            ("/a:/b", path("/a"), "/b", false),
+            ("/a:/b/:ro,z", path("/a"), "/b", true),
+            ("data:/b:rw", VolumeSource::Named("data".into()), "/b", false),
+        ] {
+            let parsed = volume(text).unwrap();
+            assert_eq!(parsed, Volume { source, destination: destination.into(), read_only }, "{text}");
+        }
+        for bad in ["/a", "a/b:/c", "./a:/b", "relative:..:bad:bad", "/a:b", "/a:/", "/a:/b:odd", "/a:/b/../c", ":/b"] {
+            assert!(volume(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn signals_by_any_name() {
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
+        {
+            assert_eq!(signal(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "0", "65", "NOPE", "RTMIN+40", "-9"] {
+            assert!(signal(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_files_of_variables() {
+        assert_eq!(add_host("db:192.0.2.7").unwrap(), ("db".into(), "192.0.2.7".into()));
+        assert_eq!(add_host("db=[::1]").unwrap(), ("db".into(), "::1".into()));
+        assert_eq!(add_host("h:host-gateway").unwrap().1, "host-gateway");
+        assert!(add_host("db").is_err() && add_host("db:x").is_err() && add_host(":1.2.3.4").is_err());
+        assert_eq!(env_file("# c\nA=1\n\n  B=x=y\nC\n").unwrap(), ["A=1", "B=x=y", "C"]);
+        assert!(env_file("A B=1").is_err() && env_file("=x").is_err());
+    }
+}

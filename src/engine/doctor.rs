@@ -1,0 +1,59 @@
+//! `doctor`: each part's ladder, what was tried, what is used, why, and the fix.
+
+use std::fmt::Write as _;
+
+use base::Ladder;
+
+use crate::Engine;
+
+/// The ladders of all parts but the runtime directory, which is found before there is an engine.
+pub fn ladders(engine: &Engine) -> Vec<Ladder> {
+    let bus = engine.options().bus.as_deref();
+    let mut list = crate::container::start::ladders(engine);
+    list.push(net::probe());
+    list.push(cgroup::probe(bus));
+    list
+}
+
+/// The ladders as a table, the fixes below it.
+pub fn table(ladders: &[Ladder]) -> String {
+    let width = ladders.iter().map(|ladder| ladder.part.len()).max().unwrap_or(0).max(4);
+    let mut text = format!("{:width$}   USED\n", "PART");
+    for ladder in ladders {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:width$}   {}", ladder.part, ladder.chosen.unwrap_or("nothing works"));
+        for trial in &ladder.trials {
+            if let Some(failure) = &trial.failure {
+                let _ = writeln!(text, "{:width$}     not {}: {failure}", "", trial.rung);
+            }
+        }
+        if let Some(fix) = &ladder.fix {
+            let _ = writeln!(text, "{:width$}     fix: {fix}", "");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Trial;
+
+    use super::*;
+
+    #[test]
+    fn a_row_tells_what_and_why() {
+        let ladder = |part, failure: Option<&str>, chosen, fix: Option<&str>| Ladder {
+            part,
+            trials: vec![Trial { rung: "best", failure: failure.map(str::to_owned) }],
+            chosen,
+            fix: fix.map(str::to_owned),
+        };
+        let text = table(&[
+            ladder("ids", None, Some("best"), None),
+            ladder("network", Some("open(/dev/net/tun): EACCES"), None, Some("chmod 0666 /dev/net/tun")),
+        ]);
+        let expected = "PART      USED\nids       best\nnetwork   nothing works\n            not best: open(/dev/net/tun): \
+                        EACCES\n            fix: chmod 0666 /dev/net/tun\n";
+        assert_eq!(text, expected);
+    }
+}

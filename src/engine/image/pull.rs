@@ -1,0 +1,350 @@
+//! Fetching an image: resolve, then every layer downloaded and applied at the same time, then one merged index, then
+//! the name.
+//!
+//! A layer's stream goes through [`Tee`] into the store's ingest and into `layer::apply` at once. Its digest is known
+//! at the end only; until then nothing leads to what was applied, and a wrong one is thrown away with the error.
+//! A killed pull leaves partial blobs that the next one resumes.
+
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base::{Context, Kind, Report};
+use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest};
+use registry::{AuthFile, Registry};
+use store::{Durability, ImageRecord, Ingest, Store};
+
+use crate::Engine;
+use crate::file::failed;
+
+/// How many layers of an image are worked on at once.
+const STREAMS: usize = 3;
+/// Between two reports of one download, in bytes.
+const REPORT_BYTES: u64 = 256 << 10;
+
+/// What is to be fetched.
+#[derive(Clone, Debug)]
+pub struct PullRequest {
+    /// As the user wrote it.
+    pub text: String,
+    name: ImageName,
+    platform: Option<Platform>,
+}
+
+impl PullRequest {
+    /// Checks the words; does no I/O.
+    pub fn new(text: &str, platform: Option<&str>) -> Result<Self, Report> {
+        let name = text.parse().step(|| "invalid reference format".to_owned())?;
+        let platform = platform.map(str::parse).transpose()?;
+        Ok(PullRequest { text: text.to_owned(), name, platform })
+    }
+
+    /// Whether this is the machine's own root, which is not fetched.
+    pub fn is_host(&self) -> bool {
+        self.name == ImageName::Host
+    }
+
+    /// The name as Docker's users write it, with its tag.
+    pub fn familiar(&self) -> String {
+        match &self.name {
+            ImageName::Reference(reference) => reference.clone().or_latest().familiar(),
+            other => other.to_string(),
+        }
+    }
+
+    fn reference(&self) -> Result<Reference, Report> {
+        match &self.name {
+            ImageName::Reference(reference) => Ok(reference.clone().or_latest()),
+            ImageName::Host => {
+                Err(Report::new(Kind::Usage, "host: is this machine itself; there is nothing to fetch"))
+            }
+            ImageName::Id(id) => Err(Report::new(Kind::NotFound, format!("No such image: {id}"))
+                .with_hint("images are fetched by name, not by id")),
+        }
+    }
+}
+
+/// What happens during a pull; told from several threads.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The registry is asked.
+    Resolving {
+        /// For this.
+        reference: &'a Reference,
+    },
+    /// A layer is here already.
+    Exists {
+        /// Its blob.
+        layer: Digest,
+    },
+    /// A layer arrives.
+    Download {
+        /// Its blob.
+        layer: Digest,
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes there will be.
+        size_bytes: u64,
+    },
+    /// A layer is in the store.
+    Complete {
+        /// Its blob.
+        layer: Digest,
+    },
+    /// Something to know.
+    Note {
+        /// One line.
+        text: String,
+    },
+}
+
+/// Who is told.
+pub type Listener<'a> = &'a (dyn Fn(&Event<'_>) + Sync);
+
+/// The outcome of a pull.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// The complete reference.
+    pub reference: Reference,
+    /// What the registry calls it.
+    pub digest: Digest,
+    /// Whether the name stands for something else than before.
+    pub new: bool,
+}
+
+/// Fetches an image and sets its name.
+pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
+    let reference = request.reference()?;
+    let store = Store::open(&engine.paths().store(), true)?;
+    let settings = registry::Settings {
+        auth: credentials(engine)?,
+        insecure: engine.options().insecure.clone(),
+        ..registry::Settings::default()
+    };
+    let registry = Registry::new(settings);
+    let pull = Pull { store: &store, registry: &registry, reference: &reference, listener, failed: AtomicBool::new(false) };
+    pull.run(request.platform.as_ref()).step(|| format!("cannot pull {}", reference.familiar()))
+}
+
+/// The first file of credentials that exists.
+fn credentials(engine: &Engine) -> Result<AuthFile, Report> {
+    for path in &engine.options().auth_files {
+        match std::fs::read(path) {
+            Ok(content) => return AuthFile::parse(&content).step(|| format!("reading {}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("reading", path, error)),
+        }
+    }
+    Ok(AuthFile::default())
+}
+
+struct Pull<'a> {
+    store: &'a Store,
+    registry: &'a Registry,
+    reference: &'a Reference,
+    listener: Listener<'a>,
+    /// Set by the first worker that fails, so that the others stop early.
+    failed: AtomicBool,
+}
+
+impl Pull<'_> {
+    fn run(&self, platform: Option<&Platform>) -> Result<Pulled, Report> {
+        // Before the first look at what is there.
+        let mut lease = self.store.lease()?;
+        let before = self.store.image(self.reference)?;
+        (self.listener)(&Event::Resolving { reference: self.reference });
+        if let Some(record) = &before
+            && platform.is_none()
+            && self.is_current(record)?
+        {
+            return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
+        }
+        let document = self.registry.document(self.reference)?;
+        let (digest, media_type) = (document.digest(), document.media_type().to_owned());
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let manifest =
+            select_manifest(document, &wanted, |descriptor| self.registry.content(self.reference, descriptor))?;
+        manifest.require_image()?;
+        let raw = self.registry.content(self.reference, &manifest.config)?;
+        let config = ImageConfig::read_for(&manifest, raw)?;
+        if wanted.rank(&config.platform).is_none() {
+            let text = format!(
+                "warning: the image's platform ({}) does not match the one asked for ({wanted})",
+                config.platform
+            );
+            (self.listener)(&Event::Note { text });
+        }
+        let pins: Vec<Digest> =
+            config.diff_ids.iter().map(|layer| layer.0).chain([manifest.digest, config.digest]).collect();
+        lease.pin(&pins)?;
+        self.layers(&manifest, &config)?;
+        let chain = match config.diff_ids.is_empty() {
+            true => None,
+            false => Some(layer::merge_chain(self.store, &config.diff_ids)?),
+        };
+        let blobs = self.store.blobs();
+        blobs.put(&manifest.digest, &manifest.raw, Durability::Later)?;
+        blobs.put(&config.digest, &config.raw, Durability::Later)?;
+        self.store.sync()?;
+        let record = ImageRecord {
+            reference: self.reference.clone(),
+            digest,
+            media_type,
+            manifest: manifest.digest,
+            config: config.digest,
+            chain,
+            updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        };
+        self.store.put_image(&record)?;
+        let new = before.is_none_or(|before| before.config != record.config);
+        Ok(Pulled { reference: self.reference.clone(), digest, new })
+    }
+
+    /// Whether the registry still means what we have, and we have it whole. A digest means the same for ever.
+    fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
+        let whole = match record.chain {
+            Some(chain) => self.store.chains().has(&chain.0)?,
+            None => true,
+        };
+        if !whole || !self.store.blobs().has(&record.config)? {
+            return Ok(false);
+        }
+        if self.reference.digest() == Some(record.digest) {
+            return Ok(true);
+        }
+        Ok(self.registry.resolve(self.reference)?.is_some_and(|resolved| resolved.digest == record.digest))
+    }
+
+    /// Brings all layers into the store, some at once, in their order.
+    fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
+        let jobs: Vec<(&Descriptor, DiffId)> = manifest.layers.iter().zip(config.diff_ids.iter().copied()).collect();
+        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+        std::thread::scope(|scope| {
+            for _ in 0..STREAMS.min(jobs.len()) {
+                scope.spawn(|| {
+                    while let Some((descriptor, diff_id)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if self.failed.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let done = self.layer(descriptor, *diff_id);
+                        if let Err(report) = done {
+                            let report = report.with_step(format!("layer {}", descriptor.digest));
+                            // The first failure is the cause; those after it only stopped because of it.
+                            if !self.failed.swap(true, Ordering::Relaxed)
+                                && let Ok(mut failure) = failure.lock()
+                            {
+                                *failure = Some(report);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        match failure.into_inner() {
+            Ok(None) => Ok(()),
+            Ok(Some(report)) => Err(report),
+            Err(_) => Err(Report::new(Kind::Internal, "a worker of the pull panicked")),
+        }
+    }
+
+    fn layer(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), Report> {
+        let layer = descriptor.digest;
+        if let Some(size_bytes) = self.store.layers().size(&diff_id.0)?
+            && self.store.layers().claim(&diff_id.0, size_bytes)?
+        {
+            (self.listener)(&Event::Exists { layer });
+            return Ok(());
+        }
+        let limits = layer::Limits::for_blob(descriptor.size);
+        let waiting = |waiting: store::Waiting| {
+            let store::Waiting { done_bytes, size_bytes } = waiting;
+            (self.listener)(&Event::Download { layer, done_bytes, size_bytes });
+            if self.failed.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match self.store.ingest(&layer, descriptor.size, waiting)? {
+            Some(ingest) => self.fetch(descriptor, diff_id, ingest, &limits)?,
+            None => {
+                // Another command brought the blob; its index may be missing if it was killed in between.
+                let file = self.store.blobs().open(&layer)?;
+                let file = file.ok_or(store::StoreError::Missing { digest: layer })?;
+                layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
+            }
+        }
+        (self.listener)(&Event::Complete { layer });
+        Ok(())
+    }
+
+    fn fetch(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: DiffId,
+        ingest: Ingest<'_>,
+        limits: &layer::Limits,
+    ) -> Result<(), Report> {
+        let offset = ingest.offset();
+        let source: Box<dyn Read + Send + '_> = if offset == descriptor.size {
+            Box::new(io::empty())
+        } else {
+            Box::new(self.registry.blob(self.reference, descriptor, offset)?)
+        };
+        let earlier = ingest.reader()?.take(offset);
+        let mut tee = Tee { earlier, source, ingest, pull: self, descriptor, told_bytes: 0, failure: None };
+        let applied = layer::apply(&mut tee, Some(diff_id), self.store, Durability::Later, limits);
+        // Also after a failure: whether the bytes are the right ones tells what failed.
+        let drained = match tee.failure {
+            None => io::copy(&mut tee, &mut io::sink()).map(drop),
+            Some(_) => Ok(()),
+        };
+        if let Some(report) = tee.failure {
+            return Err(report);
+        }
+        drained.map_err(|error| Report::of(Kind::Remote, error))?;
+        tee.ingest.commit(Durability::Later)?;
+        applied?;
+        Ok(())
+    }
+}
+
+/// A layer's stream on its way to `apply`, written to the store as it passes.
+struct Tee<'a> {
+    /// What an earlier pull left.
+    earlier: io::Take<std::fs::File>,
+    source: Box<dyn Read + Send + 'a>,
+    ingest: Ingest<'a>,
+    pull: &'a Pull<'a>,
+    descriptor: &'a Descriptor,
+    told_bytes: u64,
+    /// The true error behind the one that the reader was given.
+    failure: Option<Report>,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.earlier.read(buffer)?;
+        if length > 0 {
+            return Ok(length);
+        }
+        if self.pull.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("another layer failed"));
+        }
+        let read = match self.source.read(buffer) {
+            Ok(0) => return Ok(0),
+            Ok(length) => self.ingest.append(&buffer[..length]).map(|()| length).map_err(Report::from),
+            Err(error) => Err(Report::from(registry::RegistryError::from_io(error))),
+        };
+        let length = read.map_err(|report| {
+            let text = report.to_string();
+            self.failure = Some(report);
+            io::Error::other(text)
+        })?;
+        let done_bytes = self.ingest.offset();
+        if done_bytes >= self.told_bytes + REPORT_BYTES || done_bytes == self.descriptor.size {
+            self.told_bytes = done_bytes;
+            let (layer, size_bytes) = (self.descriptor.digest, self.descriptor.size);
+            (self.pull.listener)(&Event::Download { layer, done_bytes, size_bytes });
+        }
+        Ok(length)
+    }
+}

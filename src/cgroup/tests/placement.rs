@@ -114,7 +114,7 @@ fn limits(placement: &Placement, has: &dyn Fn(&str) -> bool) {
                 container.remove().unwrap();
             }
             Err(CgroupError::NotDelegated { controller: missing, .. }) if !has(controller) => {
-                assert_eq!(missing, controller)
+                assert_eq!(missing, controller);
             }
             other => panic!("{controller}: {other:?}"),
         }

@@ -22,10 +22,11 @@ const SUITE: &str = "trixie";
 /// Uid and gid of the user inside.
 const DEV: u32 = 1000;
 
-/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, `$3` the shared directory, the rest the command.
+/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, `$3` the shared directory, `$4` a number
+/// of this run, the rest the command.
 const ENTER: &str = r#"
 set -e
-root=$1; source=$2; share=$3; shift 3
+root=$1; source=$2; share=$3
 mount --bind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
@@ -37,12 +38,17 @@ mkdir -p "$root/share"; mount --bind "$share" "$root/share"
 mkdir -p "$root/src"; mount --rbind "$source" "$root/src"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-group=$root/sys/fs/cgroup/sublet-rig-$$
+name=sublet-rig-$4; group=$root/sys/fs/cgroup/$name
 mkdir "$group" "$group/in"; chown -R 1000:1000 "$group"; echo $$ >"$group/in/cgroup.procs"
 mkdir -p "$root/.old"; cd "$root"; pivot_root . .old; umount -l /.old; cd /src
 export TMPDIR=/home/dev XDG_CACHE_HOME=/share/cache SUBLET_BENCH_BIN=/share/sublet SUBLET_BENCH_OUT=/share/out
 export HOME=/home/dev USER=dev LOGNAME=dev XDG_RUNTIME_DIR=/run/user/1000 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-exec setpriv --reuid=1000 --regid=1000 --init-groups "$@"
+shift 4; status=0
+setpriv --reuid=1000 --regid=1000 --init-groups "$@" || status=$?
+echo $$ >/sys/fs/cgroup/cgroup.procs
+echo 1 >"/sys/fs/cgroup/$name/cgroup.kill"
+for try in 1 2 3 4 5; do find "/sys/fs/cgroup/$name" -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.2; done
+exit $status
 "#;
 
 /// Makes the root when it is not there yet and runs the command (default: a shell) in it.
@@ -68,8 +74,9 @@ pub fn run(command: &[String]) -> Fallible<bool> {
 
 fn enter(root: &Path, share: &Path, command: &[String]) -> Fallible<bool> {
     let mut enter = Command::new("unshare");
-    enter.args(["--mount", "--propagation", "private", "bash", "-c", ENTER, "rig"]);
-    enter.arg(root).arg(workspace()).arg(share).args(command);
+    // A pid namespace, so that nothing (podman leaves a pause process) outlives the command.
+    enter.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "bash", "-c", ENTER, "rig"]);
+    enter.arg(root).arg(workspace()).arg(share).arg(std::process::id().to_string()).args(command);
     Ok(enter.status()?.success())
 }
 

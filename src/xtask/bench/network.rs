@@ -11,7 +11,7 @@ use super::{Ground, Side};
 use crate::shell::{Fallible, output, which};
 
 /// How much one transfer moves.
-const BYTES: usize = 1 << 30;
+const BYTES: usize = 256 << 20;
 /// The host as podman's containers under pasta see it (podman 5.3 and later).
 const PASTA_HOST: &str = "169.254.1.2";
 /// How many connections follow each other.
@@ -86,7 +86,7 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     }
     let works = [
         ("nothing", "true".to_owned()),
-        ("1 GiB inward over one connection", format!("[ $(wget -q -O - http://$HOST/{BYTES} | wc -c) = {BYTES} ]")),
+        ("256 MiB inward over one connection", format!("[ $(wget -q -O - http://$HOST/{BYTES} | wc -c) = {BYTES} ]")),
         (
             "200 connections, one after the other",
             format!(

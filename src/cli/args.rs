@@ -22,6 +22,9 @@ struct Line {
     /// Directory of images, containers and volumes
     #[arg(long, value_name = "DIRECTORY", global = true)]
     root: Option<PathBuf>,
+    /// Directory of sockets and process ids
+    #[arg(long, value_name = "DIRECTORY", global = true, hide = true)]
+    run_root: Option<PathBuf>,
     /// Fail where a better way of doing something is not possible, instead of falling back
     #[arg(long, global = true)]
     strict: bool,
@@ -58,7 +61,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     if line.version {
         return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
-    let globals = Globals { root: line.root, strict: line.strict };
+    let globals = Globals { root: line.root, run_root: line.run_root, strict: line.strict };
     match line.command {
         Some(command) => Ok((globals, command)),
         None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),

@@ -1,16 +1,20 @@
 //! What the environment says: where the engine's bytes lie.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{Kind, Ladder, Report};
 use engine::{Engine, Options, Paths, paths};
+
+use crate::output;
 
 /// The options before every command.
 #[derive(Clone, Debug, Default)]
 pub struct Globals {
     /// `--root`.
     pub root: Option<PathBuf>,
+    /// `--run-root`.
+    pub run_root: Option<PathBuf>,
     /// `--strict`.
     pub strict: bool,
 }
@@ -18,13 +22,32 @@ pub struct Globals {
 impl Globals {
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
+        let paths = Paths::new(self.data_dir()?, self.run_dir()?, paths::machine_name());
+        Ok(Engine::open(paths, self.options()))
+    }
+
+    fn options(&self) -> Options {
+        let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        Options {
+            strict: self.strict,
+            bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
+            auth_files: auth_files(),
+            insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
+            notice: output::warning,
+        }
+    }
+
+    fn run_dir(&self) -> Result<PathBuf, Report> {
+        if let Some(run_root) = &self.run_root {
+            return absolute(run_root);
+        }
         let (run, ladder) = runtime_dir();
         let run = run.ok_or_else(|| no_runtime_dir(&ladder))?;
-        if self.strict && let Some(step) = ladder.step_down().filter(|_| ladder.fix.is_some()) {
-            return Err(Report::new(Kind::Unsupported, step));
+        // The second rung is what the variable would have said.
+        match ladder.step_down().filter(|_| ladder.fix.is_some()) {
+            Some(line) if self.strict => Err(Report::new(Kind::Unsupported, line)),
+            Some(_) | None => Ok(run),
         }
-        let paths = Paths::new(self.data_dir()?, run, paths::machine_name());
-        Ok(Engine::open(paths, Options { strict: self.strict }))
     }
 
     /// `--root`, `$SUBLET_ROOT`, `$XDG_DATA_HOME/sublet`, `$HOME/.local/share/sublet`.
@@ -39,8 +62,24 @@ impl Globals {
         let chosen = chosen.ok_or_else(|| {
             Report::new(Kind::Usage, "no data directory: HOME is not set").with_hint("pass --root=DIRECTORY")
         })?;
-        std::path::absolute(&chosen).map_err(|error| Report::of(Kind::Usage, error).with_step("--root"))
+        absolute(&chosen)
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Report> {
+    std::path::absolute(path).map_err(|error| Report::of(Kind::Usage, error).with_step(format!("{}", path.display())))
+}
+
+/// Where other tools leave credentials, first the one that was named.
+fn auth_files() -> Vec<PathBuf> {
+    let below = |variable: &str, rest: &str| path(variable).map(|directory| directory.join(rest));
+    let files = [
+        path("REGISTRY_AUTH_FILE"),
+        below("XDG_RUNTIME_DIR", "containers/auth.json"),
+        below("DOCKER_CONFIG", "config.json"),
+        below("HOME", ".docker/config.json"),
+    ];
+    files.into_iter().flatten().collect()
 }
 
 /// The runtime directory and how it was found.

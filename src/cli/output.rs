@@ -57,7 +57,7 @@ pub fn error(report: &Report) {
 }
 
 /// A warning on standard error.
-pub fn warning(text: impl std::fmt::Display) {
+pub fn warning(text: &str) {
     let _ = stderr(&format!("warning: {text}\n"));
 }
 

@@ -2,17 +2,48 @@
 
 use std::fmt::Write as _;
 
-use base::Ladder;
+use base::{Ladder, Report, Trial};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use runtime::outer::Caller;
 
 use crate::Engine;
 
 /// The ladders of all parts but the runtime directory, which is found before there is an engine.
 pub fn ladders(engine: &Engine) -> Vec<Ladder> {
     let bus = engine.options().bus.as_deref();
-    let mut list = crate::container::start::ladders(engine);
-    list.push(net::probe());
-    list.push(cgroup::probe(bus));
-    list
+    vec![ids(), rootfs(), net::probe(), cgroup::probe(bus)]
+}
+
+/// Makes the outer user namespace and lets it go again: nothing less tells whether it can be made.
+fn ids() -> Ladder {
+    match runtime::outer::make(&Caller::current()) {
+        Ok(outer) => outer.ladder,
+        Err(error) => {
+            let report = Report::from(error);
+            let trials = vec![Trial { rung: "user namespace", failure: Some(report.lines().join(": ")) }];
+            Ladder { part: "ids", trials, chosen: None, fix: report.hint().map(str::to_owned) }
+        }
+    }
+}
+
+/// Every driver there is serves images by FUSE.
+fn rootfs() -> Ladder {
+    const DEVICE: &str = "/dev/fuse";
+    let opened = open(DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    let errno = opened.err();
+    let failure = errno.map(|errno| format!("open({DEVICE}): {} ({errno:?})", errno.desc()));
+    let fix = errno.map(|errno| match errno {
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => "load the kernel's module: modprobe fuse",
+        _ => "let users open it: chmod 0666 /dev/fuse",
+    });
+    Ladder {
+        part: "rootfs",
+        chosen: failure.is_none().then_some("overlay"),
+        trials: vec![Trial { rung: "overlay", failure }],
+        fix: fix.map(str::to_owned),
+    }
 }
 
 /// The ladders as a table, the fixes below it.
@@ -36,8 +67,6 @@ pub fn table(ladders: &[Ladder]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use base::Trial;
-
     use super::*;
 
     #[test]

@@ -44,7 +44,8 @@ impl Paths {
         self.data.join("store")
     }
 
-    fn host(&self) -> PathBuf {
+    /// What belongs to this machine.
+    pub fn host(&self) -> PathBuf {
         self.data.join("hosts").join(&self.machine)
     }
 

@@ -127,8 +127,12 @@ impl Run {
         let attachment = match started {
             Ok(attachment) => attachment,
             Err(report) => {
-                if remove && let Err(second) = container::remove::remove(&engine, &id, true) {
-                    warning(second);
+                // The monitor may have removed it already.
+                if remove
+                    && let Err(second) = container::remove::remove(&engine, &id, true)
+                    && second.kind() != Kind::NotFound
+                {
+                    warning(&second.to_string());
                 }
                 return Err(report.into());
             }
@@ -137,14 +141,10 @@ impl Run {
             line(&id)?;
             return Ok(0);
         };
-        match relay(attachment)? {
+        match relay(&engine, attachment)? {
             End::Detached => Ok(0),
-            End::Exited(code) => {
-                if remove {
-                    container::remove::remove(&engine, &id, true)?;
-                }
-                Ok(code as u8)
-            }
+            // With --rm the monitor removes it; the relay has waited for that.
+            End::Exited(code) => Ok(code as u8),
         }
     }
 
@@ -259,7 +259,7 @@ fn security(options: &[String]) -> Result<(Seccomp, bool), Report> {
             }
             ("no-new-privileges", "" | "true") => no_new_privileges = true,
             ("no-new-privileges", "false") => no_new_privileges = false,
-            ("apparmor" | "label", _) => warning(format_args!("--security-opt {option} has no effect here")),
+            ("apparmor" | "label", _) => warning(&format!("--security-opt {option} has no effect here")),
             _ => return Err(Report::new(Kind::Usage, format!("invalid --security-opt: \"{option}\""))),
         }
     }

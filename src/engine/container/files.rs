@@ -1,9 +1,10 @@
 //! The files of `/etc` that every container has of its own: `hosts`, `hostname`, `resolv.conf`.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 
 use base::Report;
+use net::Addressing;
 
 use crate::Engine;
 use crate::container::record::{NetworkMode, Record};
@@ -13,8 +14,7 @@ use crate::file::replace;
 pub(crate) const BOUND: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
 
-/// Writes the files anew, as the machine's resolvers may have changed since the last start. The container writes to
-/// them through the bind, so a file that exists is replaced in place of its name only while nothing runs.
+/// Writes the files anew, as the machine's resolvers may have changed since the last start. Nothing runs meanwhile.
 pub(crate) fn write(engine: &Engine, record: &Record) -> Result<(), Report> {
     let directory = engine.paths().container(&record.id);
     let contents = [hosts(record), format!("{}\n", record.settings.hostname), resolv_conf(record)];
@@ -24,22 +24,35 @@ pub(crate) fn write(engine: &Engine, record: &Record) -> Result<(), Report> {
     Ok(())
 }
 
+/// `host-gateway` is the network's gateway, and the machine itself where the container is in its network.
 fn hosts(record: &Record) -> String {
+    let given = record.host.add_hosts.iter().map(|(name, address)| (name.clone(), address.parse().ok()));
+    let added: Vec<(String, Option<IpAddr>)> = given.collect();
+    if record.host.network == NetworkMode::Builtin {
+        let mut names = vec![record.settings.hostname.as_str()];
+        if record.name != record.settings.hostname {
+            names.push(&record.name);
+        }
+        return net::files::hosts(&Addressing::default_bridge(&record.id), &names, &added);
+    }
     let mut text = match record.host.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        NetworkMode::Builtin | NetworkMode::None => {
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\n\
-             ff02::2\tip6-allrouters\n"
-                .to_owned()
-        }
+        _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned(),
     };
-    for (name, address) in &record.host.add_hosts {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{address}\t{name}");
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for (name, address) in added {
+        let address = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        text.push_str(&format!("{address}\t{name}\n"));
     }
     text
 }
 
-fn resolv_conf(_record: &Record) -> String {
-    fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+fn resolv_conf(record: &Record) -> String {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    match record.host.network {
+        NetworkMode::Builtin => net::files::resolv_conf(&host, &Addressing::default_bridge(&record.id)),
+        NetworkMode::Host | NetworkMode::None => host,
+    }
 }

@@ -53,9 +53,14 @@ pub fn logs(
             Ok(file) => break Reader::at_tail(file, request.tail).map_err(|error| failed("reading", &path, error))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match &mut watch {
                 // One look more: it may have been made between the open and the end of the run.
-                Some(watch) if watch.active()? => watch.wait()?,
-                Some(_) if path.exists() => {}
-                _ => return Ok(()),
+                Some(watch) => {
+                    if watch.active()? {
+                        watch.wait()?;
+                    } else if !path.exists() {
+                        return Ok(());
+                    }
+                }
+                None => return Ok(()),
             },
             Err(error) => return Err(failed("opening", &path, error)),
         }

@@ -10,10 +10,13 @@
 //! Readers take no lock. Who changes a container's state takes its lock; a name's file is locked only between its
 //! reservation and the container's record. Lock order: name, then container, then store.
 
+pub mod attach;
 pub mod create;
 pub mod diff;
+pub mod exec;
 mod files;
 pub mod inspect;
+pub mod kill;
 pub mod list;
 pub mod lock;
 pub mod logs;
@@ -21,8 +24,12 @@ pub mod lookup;
 pub mod names;
 pub mod record;
 pub mod remove;
+mod rootfs;
+mod snapshot;
 pub mod spec;
+pub mod start;
 pub mod state;
+pub mod stop;
 pub mod wait;
 
 pub use create::{CreateRequest, create};

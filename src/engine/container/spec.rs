@@ -67,6 +67,12 @@ pub fn check_capabilities(add: &[String], drop: &[String]) -> Result<(), Report>
     Ok(())
 }
 
+/// What a further process of a container is like: its environment, directory, capabilities.
+pub(crate) fn process_of(record: &Record) -> Result<Process, Report> {
+    let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
+    Ok(process(record, capabilities))
+}
+
 fn process(record: &Record, capabilities: u64) -> Process {
     let set = runtime::capabilities::to_spec(capabilities);
     let mut sets = LinuxCapabilities::default();

@@ -42,8 +42,7 @@ pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
 fn is_absent(error: &StoreError) -> bool {
     match error {
         StoreError::Absent { .. } => true,
-        StoreError::System(cause) => cause.errno() == nix::errno::Errno::ENOENT,
-        _ => false,
+        other => other.errno() == Some(sys::Errno::ENOENT),
     }
 }
 

@@ -257,7 +257,7 @@ impl Pull<'_> {
             (self.listener)(&Event::Exists { layer });
             return Ok(());
         }
-        let limits = layer::Limits::for_blob(descriptor.size);
+        let limits = layer::Limits::default();
         let waiting = |waiting: store::Waiting| {
             let store::Waiting { done_bytes, size_bytes } = waiting;
             (self.listener)(&Event::Download { layer, done_bytes, size_bytes });

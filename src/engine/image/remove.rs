@@ -7,8 +7,8 @@ use oci::{Digest, ImageName, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
-use crate::container::{list, record, lookup};
 use crate::container::state::condition;
+use crate::container::{lookup, record};
 use crate::image::{find_record, open_store};
 
 /// What was removed.
@@ -63,10 +63,7 @@ fn check_use(engine: &Engine, id: &Digest, force: bool) -> Result<(), Report> {
         if active || !force {
             return Err(Report::new(
                 Kind::Conflict,
-                match active {
-                    true => format!("conflict: unable to delete {short} ({how}) - image is being used by {word} container {by}"),
-                    false => format!("conflict: unable to delete {short} ({how}) - image is being used by {word} container {by}"),
-                },
+                format!("conflict: unable to delete {short} ({how}) - image is being used by {word} container {by}"),
             ));
         }
     }
@@ -84,7 +81,10 @@ fn sweep(engine: &Engine, store: &Store) -> Result<(), Report> {
         }
         Ok(roots)
     };
-    let mut objects = |layer| layer::objects_of(store, layer).map_err(|error| io::Error::other(error.to_string()));
+    let mut objects = |layer| match layer::open_layer(store, layer) {
+        Ok(index) => Ok(index.objects().map(|(digest, _)| digest).collect()),
+        Err(error) => Err(io::Error::other(error)),
+    };
     store.gc(&mut roots, &mut objects)?;
     Ok(())
 }

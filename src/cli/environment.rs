@@ -33,7 +33,7 @@ impl Globals {
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             auth_files: auth_files(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
-            notice: output::warning,
+            on_notice: Some(output::warning),
         }
     }
 

@@ -18,7 +18,7 @@ use base::{Kind, Report};
 pub use paths::Paths;
 
 /// What holds for every request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Whether a step down a ladder is an error.
     pub strict: bool,
@@ -26,14 +26,10 @@ pub struct Options {
     pub bus: Option<String>,
     /// Where a line for the user goes that is no answer.
     pub on_notice: Option<fn(&str)>,
-    /// The address of the user's D-Bus (`$DBUS_SESSION_BUS_ADDRESS`).
-    pub bus: Option<String>,
     /// Files that may hold credentials of registries; the first that exists counts.
     pub auth_files: Vec<PathBuf>,
     /// Registries that may be spoken to without TLS or with any certificate.
     pub insecure: Vec<String>,
-    /// Who is told, in one line, what is done in another way than asked for.
-    pub notice: fn(&str),
 }
 
 /// One user's engine on one machine: nothing but names until something is asked of it.
@@ -67,24 +63,10 @@ impl Engine {
     }
 
     /// Says what is used instead of the best, or refuses it where the user wants nothing less.
-    pub(crate) fn step_down(&self, line: &str) -> Result<(), base::Report> {
-        if self.options.strict {
-            return Err(base::Report::new(base::Kind::Unsupported, line)
-                .with_hint("--strict makes every step down an error"));
-        }
-        self.notice(line);
-        Ok(())
-    }
-
-    /// Tells the user something in one line.
-    pub(crate) fn notice(&self, line: &str) {
-        (self.options.notice)(line);
-    }
-
-    /// Tells that something falls back to a lesser way, or refuses to.
     pub(crate) fn step_down(&self, line: &str) -> Result<(), Report> {
         if self.options.strict {
-            return Err(Report::new(Kind::Unsupported, line).with_hint("leave --strict away to fall back"));
+            return Err(Report::new(Kind::Unsupported, line)
+                .with_hint("--strict makes every step down an error"));
         }
         self.notice(line);
         Ok(())

@@ -38,6 +38,9 @@ mod tree;
 mod view;
 mod xattr;
 
+#[cfg(test)]
+mod model_test;
+
 pub use attr::{
     Attr, Make, NAME_MAX, ROOT, Request, Result, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime,
     Time, UPPER_BASE, encode_dev,

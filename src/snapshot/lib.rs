@@ -6,12 +6,18 @@
 //!
 //! This crate knows neither containers nor networks; it returns a plan, and the container's own init mounts it.
 
+mod changes;
 mod fd_cache;
 pub mod fs_client;
 mod fs_mount;
 pub mod fs_role;
 mod host_mounts;
 pub mod ids;
+pub mod native;
 mod object_dir;
+pub mod owner_client;
+mod owner_log;
+pub mod owner_role;
+mod tree_walk;
 pub mod view_chain;
 pub mod view_host;

@@ -73,6 +73,11 @@ impl HostViewConfig {
         empty.extend(private.iter().map(relative).filter(|path| !path.is_empty()));
         HostViewConfig { ids, empty, empty_below }
     }
+
+    /// Whether the directory at `path`, below `parent`, is shown as an empty one.
+    pub(crate) fn hides(&self, path: &[u8], parent: &[u8]) -> bool {
+        self.empty.iter().any(|hidden| hidden == path) || self.empty_below.iter().any(|hidden| hidden == parent)
+    }
 }
 
 /// The view; see the module's documentation.

@@ -10,6 +10,7 @@
 mod support;
 
 mod host;
+mod native;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
     if argv0 == snapshot::fs_role::ARGV0 {
         return snapshot::fs_role::main();
     }
+    if argv0 == snapshot::owner_client::ARGV0 {
+        return snapshot::owner_role::main(sys::role::Inherited::take().unwrap());
+    }
     let outer = match support::Outer::make() {
         Ok(outer) => outer,
         Err(reason) => {
@@ -30,7 +34,7 @@ fn main() -> ExitCode {
     };
     println!("running as uid {} with {} ids", nix::unistd::getuid(), outer.ids.uids);
     let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let tests: Vec<Test> = host::TESTS.to_vec();
+    let tests: Vec<Test> = [host::TESTS, native::TESTS].concat();
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
         println!("test {name} ...");
         test(&outer);

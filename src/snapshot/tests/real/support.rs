@@ -10,6 +10,9 @@ use snapshot::ids::MappedIds;
 use sys::namespace::{self, Extent, map_text};
 use sys::process::{self, Exit, Flags};
 
+/// The block of ids that root maps.
+const BLOCK: u32 = 1_200_000_000;
+
 /// The outer user namespace of one test run, held by a descriptor.
 pub struct Outer {
     /// Joined for every mount.
@@ -33,7 +36,7 @@ impl Outer {
         let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         let ids = match subordinate(uid) {
             _ if uid == 0 => {
-                let map = map_text(&[Extent { inside: 0, outside: 1_200_000_000, size: 65_536 }]);
+                let map = map_text(&[Extent { inside: 0, outside: BLOCK, size: 65_536 }]);
                 namespace::write_proc(proc.as_fd(), "uid_map", &map).map_err(|e| e.to_string())?;
                 namespace::write_proc(proc.as_fd(), "gid_map", &map).map_err(|e| e.to_string())?;
                 65_536
@@ -60,6 +63,11 @@ impl Outer {
         process::reap(child.pidfd.as_fd(), true).map_err(|e| e.to_string())?;
         let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
         Ok(Outer { user_namespace, ids: MappedIds { uids: ids, gids: ids }, scratch })
+    }
+
+    /// Who owns a container's new directories, in our ids, when that is not us.
+    pub fn container_root() -> Option<(u32, u32)> {
+        nix::unistd::getuid().is_root().then_some((BLOCK, BLOCK))
     }
 
     /// Where the servers of this run are found.

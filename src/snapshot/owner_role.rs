@@ -1,0 +1,287 @@
+//! The role `owner`: root of the outer user namespace over one snapshot, for the moment it takes to turn true owners into
+//! data ("reclaim"), data into owners ("restore"), or everything into nothing ("remove").
+//!
+//! Theory of operation
+//! - *Rights*: a plain user's process joins the outer user namespace and is root there over files of mapped ids. The
+//!   process of an engine that runs as root has those rights as it is; it sees other numbers for the same owners, so it
+//!   reads the outer namespace's map to write the same log. It is confined to one tree by working from one descriptor.
+//! - *Home*: the owner that every file has at rest, which is 0:0 in either view.
+//! - *Reclaim* walks twice: first it writes the log (complete, synced, then in place by rename), then it changes what is
+//!   not at home. Killed before the rename nothing has happened; killed after it the next run finds log and half-changed
+//!   files, and believes the log for each file that is at home or still has the logged owner, the file otherwise.
+//! - *Restore* applies the log, then removes it. A container must not start before that.
+//! - `work` holds nothing of value: it is brought home without a log.
+//! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use base::{Failure, Kind, Report};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat};
+use nix::unistd::{Gid, Uid, fchownat};
+use sys::error::{Call, Result, SysError};
+use sys::namespace::{Extent, IdMap, proc_dir};
+use sys::role::Inherited;
+use sys::xattr::{self, Existing};
+use sys::{process, socket};
+
+use crate::owner_client::Task;
+use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Writer};
+use crate::tree_walk::{At, Visitor, remove_contents, walk};
+
+/// The role's entry; what it is given is described at `Task`.
+pub fn main(mut inherited: Inherited) -> ExitCode {
+    let report = match inherited.fd("report") {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("error: {}", Report::from(error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let (answer, code) = match run(&mut inherited) {
+        Ok(()) => (b"done".to_vec(), ExitCode::SUCCESS),
+        Err(report) => (serde_json::to_vec(&Failure::from(&report)).unwrap_or_default(), ExitCode::FAILURE),
+    };
+    // Nobody waits for it any more when this fails.
+    let _sent = socket::send(report.as_fd(), &answer, &[]);
+    code
+}
+
+fn run(inherited: &mut Inherited) -> std::result::Result<(), Report> {
+    let task: Task = serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
+    let dir = inherited.fd("dir")?;
+    let outer = inherited.fd("outer")?;
+    nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
+    let ids = become_root(outer.as_fd())?;
+    match task {
+        Task::Reclaim => reclaim(dir.as_fd(), &ids)?,
+        Task::Restore => restore(dir.as_fd(), &ids)?,
+        Task::Remove => remove_contents(dir.as_fd())?,
+    }
+    Ok(())
+}
+
+/// How the owners that we see are written in the log.
+enum Ids {
+    /// As they are: we are inside the outer user namespace.
+    Inside,
+    /// Through the outer namespace's maps: we are root outside.
+    Outside { uids: IdMap, gids: IdMap },
+}
+
+/// The id that stands for an owner which is not mapped: `overflowuid` of the kernel.
+const NOBODY: u32 = 65_534;
+
+impl Ids {
+    fn logged(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let shift = |map: &[Extent], id: u32| {
+            let found =
+                map.iter().find_map(|e| id.checked_sub(e.outside).filter(|n| *n < e.size).map(|n| e.inside + n));
+            found.unwrap_or(NOBODY)
+        };
+        match self {
+            Ids::Inside => (uid, gid),
+            Ids::Outside { uids, gids } => (shift(uids, uid), shift(gids, gid)),
+        }
+    }
+
+    /// `EOVERFLOW` when the map has become smaller since it was logged.
+    fn on_disk(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+        let shift = |map: &[Extent], id: u32| {
+            let found =
+                map.iter().find_map(|e| id.checked_sub(e.inside).filter(|n| *n < e.size).map(|n| e.outside + n));
+            found.ok_or_else(|| SysError::new(format!("id {id} in the outer user namespace"), Errno::EOVERFLOW))
+        };
+        match self {
+            Ids::Inside => Ok((uid, gid)),
+            Ids::Outside { uids, gids } => Ok((shift(uids, uid)?, shift(gids, gid)?)),
+        }
+    }
+}
+
+/// As a plain user joins the outer user namespace; as root stays and reads its maps.
+fn become_root(outer: BorrowedFd<'_>) -> Result<Ids> {
+    let join = || setns(outer, CloneFlags::CLONE_NEWUSER).call(|| "setns(outer user namespace)".to_owned());
+    if !nix::unistd::geteuid().is_root() {
+        join()?;
+        nix::unistd::setresgid(0.into(), 0.into(), 0.into()).call(|| "setresgid(0)".to_owned())?;
+        nix::unistd::setresuid(0.into(), 0.into(), 0.into()).call(|| "setresuid(0)".to_owned())?;
+        return Ok(Ids::Inside);
+    }
+    // The maps are shown by the processes inside: one goes there and waits.
+    let (ours, theirs) = socket::pair()?;
+    let child = process::fork(process::Flags::empty(), None, || {
+        let joined = join().and_then(|()| {
+            // After the change of credentials, which clears it.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).call(|| "prctl(PDEATHSIG)".to_owned())?;
+            socket::send(theirs.as_fd(), b"in", &[])
+        });
+        if joined.is_ok() {
+            nix::unistd::pause();
+        }
+        1
+    })?;
+    drop(theirs);
+    let arrived = socket::receive(ours.as_fd(), &mut [0; 8]);
+    let maps = arrived.and_then(|_| proc_dir(child.pid)).and_then(|proc| {
+        Ok(Ids::Outside { uids: read_map(proc.as_fd(), c"uid_map")?, gids: read_map(proc.as_fd(), c"gid_map")? })
+    });
+    process::pidfd_send_signal(child.pidfd.as_fd(), nix::libc::SIGKILL)?;
+    process::reap(child.pidfd.as_fd(), true)?;
+    maps
+}
+
+fn read_map(proc: BorrowedFd<'_>, name: &CStr) -> Result<IdMap> {
+    let call = || format!("read(/proc/PID/{name:?})");
+    let file = openat(proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).call(call)?;
+    let text = std::io::read_to_string(std::fs::File::from(file)).call(call)?;
+    let numbers = text.split_whitespace().map(str::parse).collect::<std::result::Result<Vec<u32>, _>>();
+    let numbers = numbers.map_err(|_| SysError::new(call(), Errno::EINVAL))?;
+    Ok(numbers.chunks_exact(3).map(|line| Extent { inside: line[0], outside: line[1], size: line[2] }).collect())
+}
+
+fn open_dir(snapshot: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(snapshot, name, flags, Mode::empty()).call(|| format!("open(snapshot/{name:?})"))
+}
+
+/// Runs a visitor over a directory itself and everything below it.
+fn visit(root: BorrowedFd<'_>, visitor: &mut impl Visitor) -> Result<()> {
+    let stat = fstatat(root, c".", AtFlags::AT_SYMLINK_NOFOLLOW).call(|| "fstatat(root of a walk)".to_owned())?;
+    visitor.enter(&At { parent: root, name: c".", path: b".", stat: &stat })?;
+    walk(root, visitor)
+}
+
+fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids) -> Result<()> {
+    let upper = open_dir(snapshot, c"upper")?;
+    let old = owner_log::read(snapshot)?.unwrap_or_default();
+    let mut logger = Logger { ids, old, log: Writer::new(snapshot) };
+    visit(upper.as_fd(), &mut logger)?;
+    if logger.log.finish()? > 0 {
+        visit(upper.as_fd(), &mut Homecoming)?;
+    }
+    visit(open_dir(snapshot, c"work")?.as_fd(), &mut Homecoming)
+}
+
+/// The mode that lets its owner read and delete.
+fn open_mode(stat: &FileStat) -> u32 {
+    match stat.st_mode & nix::libc::S_IFMT {
+        nix::libc::S_IFDIR => stat.st_mode | 0o700,
+        nix::libc::S_IFREG => stat.st_mode | 0o600,
+        _ => stat.st_mode,
+    }
+}
+
+/// First pass of reclaim.
+struct Logger<'a> {
+    ids: &'a Ids,
+    old: Owners,
+    log: Writer<'a>,
+}
+
+impl Visitor for Logger<'_> {
+    fn enter(&mut self, at: &At<'_>) -> Result<bool> {
+        let stat = at.stat;
+        let home = (stat.st_uid, stat.st_gid) == (0, 0);
+        let (uid, gid) = self.ids.logged(stat.st_uid, stat.st_gid);
+        let told = self.old.get(at.path).filter(|told| {
+            told.mode & nix::libc::S_IFMT == at.file_type() && (home || (told.uid, told.gid) == (uid, gid))
+        });
+        if let Some(told) = told {
+            self.log.add(at.path, told)?;
+        } else if !home || open_mode(stat) != stat.st_mode {
+            let (uid, gid) = if home { (0, 0) } else { (uid, gid) };
+            self.log.add(at.path, &Record { mode: stat.st_mode, uid, gid, attributes: attributes(at)? })?;
+        }
+        Ok(true)
+    }
+}
+
+/// The attributes that the change will alter. Only files and directories can have them.
+fn attributes(at: &At<'_>) -> Result<Vec<(u8, Vec<u8>)>> {
+    if !matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR) {
+        return Ok(Vec::new());
+    }
+    let entry = at.open_path()?;
+    let mut found = Vec::new();
+    for (number, name) in ATTRIBUTES.iter().enumerate() {
+        match xattr::get(&entry, name) {
+            Ok(Some(value)) => found.push((number as u8, value)),
+            Ok(None) => {}
+            Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Second pass of reclaim.
+struct Homecoming;
+
+impl Visitor for Homecoming {
+    fn enter(&mut self, at: &At<'_>) -> Result<bool> {
+        let mode = open_mode(at.stat);
+        let home = (at.stat.st_uid, at.stat.st_gid) == (0, 0);
+        if home && mode == at.stat.st_mode {
+            return Ok(true);
+        }
+        let entry = at.open_path()?;
+        if !home {
+            chown(at, &entry, 0, 0)?;
+        }
+        if mode != at.stat.st_mode {
+            chmod(at, &entry, mode)?;
+        }
+        Ok(true)
+    }
+}
+
+fn chown(at: &At<'_>, entry: &OwnedFd, uid: u32, gid: u32) -> Result<()> {
+    fchownat(entry, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_EMPTY_PATH)
+        .call(|| at.words(&format!("chown {uid}:{gid}")))
+}
+
+/// By way of the descriptor's magic link, since fchmod(2) refuses `O_PATH`. Never called for a symbolic link.
+fn chmod(at: &At<'_>, entry: &OwnedFd, mode: u32) -> Result<()> {
+    let link = sys::path::proc_fd(entry.as_fd());
+    let mode = Mode::from_bits_truncate(mode & 0o7777);
+    fchmodat(nix::fcntl::AT_FDCWD, link.as_c_str(), mode, FchmodatFlags::FollowSymlink)
+        .call(|| at.words(&format!("chmod {:o}", mode.bits())))
+}
+
+fn restore(snapshot: BorrowedFd<'_>, ids: &Ids) -> Result<()> {
+    let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
+    let upper = open_dir(snapshot, c"upper")?;
+    visit(upper.as_fd(), &mut Restorer { ids, owners })?;
+    owner_log::remove(snapshot)
+}
+
+struct Restorer<'a> {
+    ids: &'a Ids,
+    owners: Owners,
+}
+
+impl Visitor for Restorer<'_> {
+    fn enter(&mut self, at: &At<'_>) -> Result<bool> {
+        let Some(told) = self.owners.get(at.path) else { return Ok(true) };
+        if told.mode & nix::libc::S_IFMT != at.file_type() {
+            return Ok(true);
+        }
+        let entry = at.open_path()?;
+        let (uid, gid) = self.ids.on_disk(told.uid, told.gid)?;
+        chown(at, &entry, uid, gid)?;
+        if at.file_type() != nix::libc::S_IFLNK {
+            chmod(at, &entry, told.mode)?;
+        }
+        for (number, value) in &told.attributes {
+            if let Some(name) = ATTRIBUTES.get(usize::from(*number)) {
+                xattr::set(&entry, name, value, Existing::Any)?;
+            }
+        }
+        Ok(true)
+    }
+}

@@ -63,8 +63,8 @@ impl<'a> Reading<'a> {
         let default = self.profile.default_action().as_u32(self.profile.default_errno_ret());
         let (mut conditional, mut always, mut listed) = (None, None, false);
         for rule in self.profile.syscalls().iter().flatten() {
-            for name in names.iter().filter(|name| rule.names().iter().any(|listed| listed == **name)) {
-                named = true;
+            for name in names.iter().filter(|name| rule.names().iter().any(|it| it == **name)) {
+                listed = true;
                 let value = rule.action().as_u32(rule.errno_ret());
                 let list = rule.args().as_deref().unwrap_or_default();
                 let int = INT_ARGUMENTS.iter().find(|(call, _)| call == name).map_or(0, |(_, mask)| *mask);
@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        let unknown = !named && self.newest.is_some_and(|newest| number > newest);
+        let unknown = !listed && self.newest.is_some_and(|newest| number > newest);
         let beyond = if unknown && refuses(self.profile.default_action()) { RET_ERRNO | ENOSYS } else { default };
         conditional.or(always).unwrap_or(beyond)
     }

@@ -14,8 +14,6 @@ use nix::sys::socket::{
 };
 use sys::netsock;
 
-/// Unsent bytes that a socket keeps before it says that it is full: bounds delay, wakes early.
-const NOTSENT_LOWAT: i32 = 256 << 10;
 /// What is in flight at most without `SO_PEEK_OFF`, and so what may have to be skipped.
 const SKIP_MAX: usize = 256 << 10;
 
@@ -78,9 +76,9 @@ impl Sockets {
     /// Puts a connected or connecting socket in place and watches it.
     pub fn install(&mut self, id: FlowId, fd: OwnedFd, stream: bool) -> Result<(), Errno> {
         if stream {
-            // Only speed and delay depend on these.
+            // Only delay depends on it. TCP_NOTSENT_LOWAT stays as it is: it makes a socket refuse bytes for which its
+            // buffer has room, and so would break promises made to the container by the size of that room.
             let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
-            let _ = netsock::set_option(fd.as_fd(), libc_tcp(), TCP_NOTSENT_LOWAT, NOTSENT_LOWAT);
             if self.peek_offset {
                 netsock::set_peek_offset(fd.as_fd(), 0).map_err(|error| error.errno())?;
             }
@@ -123,12 +121,6 @@ impl Sockets {
             Err(errno) => Err(errno),
         }
     }
-}
-
-const TCP_NOTSENT_LOWAT: i32 = 25;
-
-const fn libc_tcp() -> i32 {
-    6
 }
 
 fn flags() -> SockFlag {

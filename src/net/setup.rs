@@ -70,7 +70,7 @@ fn links(addressing: &Addressing, index: u32) -> Batch {
 fn links_v6(addressing: &Addressing, index: u32) -> Batch {
     let v6 = &addressing.v6;
     let mut batch = Batch::default();
-    batch.address(index, v6.container.into(), v6.prefix);
+    batch.address(index, v6.container.into(), v6.prefix).local_route(index, v6.container);
     batch.route(index, (network_v6(v6.gateway, v6.prefix), v6.prefix), None);
     batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
     for address in [v6.gateway, v6.dns] {

@@ -4,7 +4,7 @@
 //! The messages are fixed structures with attributes, written here by hand; `netlink-packet-route` would add its
 //! crates and an allocation for each attribute to the start path without doing more.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -83,6 +83,19 @@ impl Batch {
         if let Some(gateway) = gateway {
             self.attribute(5, &octets(gateway));
         }
+        self.attribute(4, &index.to_ne_bytes());
+        self.end(start);
+        self
+    }
+
+    /// Makes an IPv6 address of the link be delivered to this host from now on. The kernel does the same, but in a
+    /// work queue some time after the address is there; what arrives before is dropped.
+    pub fn local_route(&mut self, index: u32, address: Ipv6Addr) -> &mut Self {
+        let name = format!("RTM_NEWROUTE(local {address})");
+        let start = self.begin(RTM_NEWROUTE, NLM_F_CREATE_REPLACE, name);
+        // Table local, protocol kernel, scope universe, type local.
+        self.bytes.extend_from_slice(&[libc::AF_INET6 as u8, 128, 0, 0, 255, 2, 0, 2, 0, 0, 0, 0]);
+        self.attribute(1, &address.octets());
         self.attribute(4, &index.to_ne_bytes());
         self.end(start);
         self

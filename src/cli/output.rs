@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use base::{Explain, Kind, Report};
+use base::{Kind, Report};
 
 /// The exit code of a program that a closed pipe ended, as shells show it.
 const BROKEN_PIPE_CODE: u8 = 141;
@@ -16,13 +16,7 @@ pub enum Stop {
     Quiet(u8),
 }
 
-impl From<Report> for Stop {
-    fn from(report: Report) -> Self {
-        Stop::Failed(report)
-    }
-}
-
-impl<E: Explain> From<E> for Stop {
+impl<E: Into<Report>> From<E> for Stop {
     fn from(error: E) -> Self {
         Stop::Failed(error.into())
     }

@@ -133,17 +133,18 @@ impl Explain for SeccompError {
 pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError> {
     check_flags(profile)?;
     let default = return_value(profile.default_action(), profile.default_errno_ret())?;
-    let abis = abis(profile);
+    let unknown = if refuses(profile.default_action()) { RET_ERRNO | ENOSYS } else { default };
+    let (abis, rules) = (abis(profile), rules(profile)?);
     let mut program = Program::default();
     // Backwards: every piece is put in front of what it jumps over.
     program.ret(RET_KILL_PROCESS);
     for abi in abis.iter().rev().filter(|abi| abi.arch != Arch::ScmpArchX32) {
         let end = program.len();
-        program.tree(&ranges(profile, *abi, default)?);
+        program.tree(&ranges(&rules, *abi, default, unknown));
         if abi.arch == Arch::ScmpArchX86_64 {
             let low = program.len();
             match abis.iter().find(|other| other.arch == Arch::ScmpArchX32) {
-                Some(x32) => program.tree(&ranges(profile, *x32, default)?),
+                Some(x32) => program.tree(&ranges(&rules, *x32, default, unknown)),
                 None => program.ret(RET_ERRNO | ENOSYS),
             }
             program.below(X32_BIT, low);
@@ -178,52 +179,44 @@ fn abis(profile: &LinuxSeccomp) -> Vec<Abi> {
     native
 }
 
-/// What every number of an ABI gets, as ranges from 0 up.
-fn ranges(profile: &LinuxSeccomp, abi: Abi, default: u32) -> Result<Vec<Range>, SeccompError> {
-    let bit = if abi.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
-    let mut calls: Vec<(u32, Vec<Rule>)> = Vec::new();
-    let mut place = vec![usize::MAX; NUMBERS.len()]; // where a row of NUMBERS stands in `calls`
+/// The profile's rules in order, each with the row of [`NUMBERS`] it is for; names without a row are skipped.
+fn rules(profile: &LinuxSeccomp) -> Result<Vec<(usize, Rule)>, SeccompError> {
+    let mut out = Vec::new();
     for rule in profile.syscalls().iter().flatten() {
         let value = return_value(rule.action(), rule.errno_ret())?;
         for name in rule.names() {
-            let Ok(row) = NUMBERS.binary_search_by_key(&name.as_str(), |(known, _)| known) else { continue };
-            let number = NUMBERS[row].1[abi.column];
-            if number == NONE {
-                continue;
+            if let Ok(row) = NUMBERS.binary_search_by_key(&name.as_str(), |(known, _)| known) {
+                add_rules(&mut out, row, name, rule, value)?;
             }
-            if place[row] == usize::MAX {
-                place[row] = calls.len();
-                calls.push((number, Vec::new()));
-            }
-            add_rules(&mut calls[place[row]].1, name, rule, value)?;
         }
     }
-    calls.sort_unstable_by_key(|(number, _)| *number);
-    // A second name of one number (two on 32-bit ARM) adds its rules to the first one's.
-    calls.dedup_by(|later, earlier| {
-        later.0 == earlier.0 && {
-            earlier.1.append(&mut later.1);
-            true
-        }
-    });
-    let newest = calls.iter().map(|(number, _)| *number).filter(|number| *number < ARM_PRIVATE).max();
-    let beyond = if refuses(profile.default_action()) { RET_ERRNO | ENOSYS } else { default };
-    let mut out: Vec<Range> = Vec::new();
-    let mut next = 0;
-    for (number, rules) in calls {
-        if next < number {
-            push(&mut out, next | bit, gap(next, newest, default, beyond));
-        }
-        push(&mut out, number | bit, answer(rules, default));
-        next = number + 1;
-    }
-    push(&mut out, next | bit, gap(next, newest, default, beyond));
     Ok(out)
 }
 
+/// What every number of an ABI gets, as ranges from 0 up.
+fn ranges(rules: &[(usize, Rule)], abi: Abi, default: u32, unknown: u32) -> Vec<Range> {
+    let bit = if abi.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
+    let numbered = rules.iter().map(|(row, rule)| (NUMBERS[*row].1[abi.column], rule));
+    let mut calls: Vec<(u32, &Rule)> = numbered.filter(|(number, _)| *number != NONE).collect();
+    calls.sort_by_key(|(number, _)| *number); // stable: rules of one number stay in the profile's order
+    let newest = calls.iter().map(|(number, _)| *number).filter(|number| *number < ARM_PRIVATE).max();
+    let mut out: Vec<Range> = Vec::new();
+    let mut next = 0;
+    for same in calls.chunk_by(|(left, _), (right, _)| left == right) {
+        let number = same[0].0;
+        if next < number {
+            push(&mut out, next | bit, gap(next, newest, default, unknown));
+        }
+        push(&mut out, number | bit, answer(same, default));
+        next = number + 1;
+    }
+    push(&mut out, next | bit, gap(next, newest, default, unknown));
+    out
+}
+
 /// The answer of numbers from `start` up that the profile does not name.
-fn gap(start: u32, newest: Option<u32>, default: u32, beyond: u32) -> Answer {
-    Answer::Return(if newest.is_some_and(|newest| start > newest) { beyond } else { default })
+fn gap(start: u32, newest: Option<u32>, default: u32, unknown: u32) -> Answer {
+    Answer::Return(if newest.is_some_and(|newest| start > newest) { unknown } else { default })
 }
 
 /// Adds a range, or widens the last one when the answer is the same.
@@ -234,9 +227,10 @@ fn push(ranges: &mut Vec<Range>, start: u32, answer: Answer) {
 }
 
 /// Rules of one call, in the order of trial: conditional ones first, then the first unconditional one.
-fn answer(rules: Vec<Rule>, default: u32) -> Answer {
-    let (always, mut tests): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.conditions.is_empty());
-    let otherwise = always.first().map_or(default, |rule| rule.value);
+fn answer(rules: &[(u32, &Rule)], default: u32) -> Answer {
+    let all = || rules.iter().map(|(_, rule)| *rule);
+    let otherwise = all().find(|rule| rule.conditions.is_empty()).map_or(default, |rule| rule.value);
+    let mut tests: Vec<Rule> = all().filter(|rule| !rule.conditions.is_empty()).cloned().collect();
     while tests.last().is_some_and(|rule| rule.value == otherwise) {
         tests.pop(); // decides nothing
     }
@@ -244,7 +238,13 @@ fn answer(rules: Vec<Rule>, default: u32) -> Answer {
 }
 
 /// One profile rule for one call; conditions on the same argument become rules of their own.
-fn add_rules(rules: &mut Vec<Rule>, call: &str, rule: &LinuxSyscall, value: u32) -> Result<(), SeccompError> {
+fn add_rules(
+    rules: &mut Vec<(usize, Rule)>,
+    row: usize,
+    call: &str,
+    rule: &LinuxSyscall,
+    value: u32,
+) -> Result<(), SeccompError> {
     let args = rule.args().as_deref().unwrap_or_default();
     let int = INT_ARGUMENTS.iter().find(|(name, _)| *name == call).map_or(0, |(_, mask)| *mask);
     let mut conditions = Vec::with_capacity(args.len());
@@ -256,9 +256,9 @@ fn add_rules(rules: &mut Vec<Rule>, call: &str, rule: &LinuxSyscall, value: u32)
     }
     let repeated = args.iter().enumerate().any(|(at, arg)| args[..at].iter().any(|other| other.index() == arg.index()));
     if repeated {
-        rules.extend(conditions.into_iter().map(|condition| Rule { conditions: vec![condition], value }));
+        rules.extend(conditions.into_iter().map(|condition| (row, Rule { conditions: vec![condition], value })));
     } else {
-        rules.push(Rule { conditions, value });
+        rules.push((row, Rule { conditions, value }));
     }
     Ok(())
 }

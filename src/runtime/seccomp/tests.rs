@@ -203,16 +203,18 @@ fn the_kernel_takes_the_default_program_and_keeps_it() {
 #[test]
 fn compiling_the_default_profile_is_cheap() {
     let profile = default_profile(capabilities::default_set());
-    let begin = std::time::Instant::now();
-    for _ in 0..20 {
+    // The fastest of many: a machine at work only adds.
+    let once = |_| {
+        let begin = std::time::Instant::now();
         std::hint::black_box(compile(std::hint::black_box(&profile)).unwrap());
-    }
-    let each = begin.elapsed() / 20;
+        begin.elapsed()
+    };
+    let each = (0..50).map(once).min().unwrap();
     let length = compile(&profile).unwrap().len();
     println!("{length} instructions in {each:?}");
     assert!(length < 800, "{length} instructions");
     if !cfg!(debug_assertions) {
-        assert!(each.as_micros() < 1000, "{each:?} for one compilation");
+        assert!(each.as_micros() < 200, "{each:?} for one compilation");
     }
 }
 
@@ -238,15 +240,17 @@ f.export_bpf(sys.stdout)
 
 /// The program that libseccomp makes of a profile for the native architecture, if it is installed.
 fn libseccomp(profile: &LinuxSeccomp) -> Option<Vec<Instruction>> {
-    let python = |code: &str| {
-        let mut command = Command::new("python3");
+    let python = |interpreter: &str, code: &str| {
+        let mut command = Command::new(interpreter);
         command.args(["-c", code]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.spawn()
     };
-    if !python("import seccomp").ok()?.wait().ok()?.success() {
-        return None;
-    }
-    let mut child = python(LIBSECCOMP).ok()?;
+    // The distribution's interpreter has the distribution's modules, whatever PATH says.
+    let has_module = |interpreter: &&str| {
+        python(interpreter, "import seccomp").is_ok_and(|mut it| it.wait().is_ok_and(|end| end.success()))
+    };
+    let interpreter = ["/usr/bin/python3", "python3"].into_iter().find(has_module)?;
+    let mut child = python(interpreter, LIBSECCOMP).ok()?;
     child.stdin.take().unwrap().write_all(&serde_json::to_vec(profile).unwrap()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "libseccomp refused the profile");
@@ -291,7 +295,8 @@ fn libseccomp_makes_the_same_of_the_default_profile() {
         };
         let ours = compile(&profile).unwrap();
         // 448 (process_mrelease) is the newest call that every libseccomp in use knows.
-        for number in 0..=448 {
+        // 335 (uretprobe) came later, on a free number.
+        for number in (0..=448).filter(|number| *number != 335) {
             for first in FIRST.into_iter().filter(|first| u32::try_from(*first).is_ok()) {
                 let args = [first, 0, 0, 0, 0, 0];
                 assert_eq!(

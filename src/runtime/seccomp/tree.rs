@@ -115,12 +115,11 @@ impl Program {
             let target = self.len();
             self.tree(left);
             let skip = self.len() - target;
-            match u8::try_from(skip) {
-                Ok(skip) => self.put(JUMP_NOT_BELOW, right[0].start, skip, 0),
-                Err(_) => {
-                    self.put(JUMP, skip as u32, 0, 0);
-                    self.put(JUMP_NOT_BELOW, right[0].start, 0, 1);
-                }
+            if let Ok(skip) = u8::try_from(skip) {
+                self.put(JUMP_NOT_BELOW, right[0].start, skip, 0);
+            } else {
+                self.put(JUMP, skip as u32, 0, 0);
+                self.put(JUMP_NOT_BELOW, right[0].start, 0, 1);
             }
             return;
         };

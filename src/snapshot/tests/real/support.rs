@@ -1,12 +1,15 @@
 //! An outer user namespace, scratch directories, and children inside namespaces.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use nix::sched::{CloneFlags, setns};
-use snapshot::fs_client::FsPlaces;
+use nix::sched::{CloneFlags, setns, unshare};
+use snapshot::fs_client::{FsConnection, FsPlaces};
 use snapshot::ids::MappedIds;
+use sys::mount::{Attr, Change, FsContext, Propagation};
 use sys::namespace::{self, Extent, map_text};
 use sys::process::{self, Exit, Flags};
 
@@ -26,7 +29,7 @@ pub struct Outer {
 impl Outer {
     /// Makes it as the engine does: by newuidmap with a subordinate range, with one id, or directly as root.
     pub fn make() -> Result<Outer, String> {
-        std::fs::File::options().read(true).write(true).open("/dev/fuse").map_err(|e| format!("/dev/fuse: {e}"))?;
+        File::options().read(true).write(true).open("/dev/fuse").map_err(|e| format!("/dev/fuse: {e}"))?;
         let child = process::fork(Flags::NEWUSER, None, || {
             nix::unistd::pause();
             0
@@ -62,6 +65,8 @@ impl Outer {
         process::pidfd_send_signal(child.pidfd.as_fd(), nix::libc::SIGKILL).map_err(|e| e.to_string())?;
         process::reap(child.pidfd.as_fd(), true).map_err(|e| e.to_string())?;
         let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
+        // The outer root, who is somebody else when we are root, works in there.
+        std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o711)).map_err(|e| e.to_string())?;
         Ok(Outer { user_namespace, ids: MappedIds { uids: ids, gids: ids }, scratch })
     }
 
@@ -104,6 +109,26 @@ pub fn inside(user_namespace: &OwnedFd, mount_namespace: Option<&OwnedFd>, body:
     assert_eq!(process::reap(child.pidfd.as_fd(), true).unwrap(), Some(Exit::Code(0)));
 }
 
+/// As [`inside`], in a new mount namespace whose mounts reach nobody, with directories that were opened there with our own
+/// identity: overlayfs takes only those of its own mount namespace, and the way to them may be closed to others.
+pub fn inside_with<const N: usize>(user_namespace: &OwnedFd, paths: [&Path; N], body: impl FnOnce([File; N])) {
+    let child = process::fork(Flags::empty(), None, || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            setns(user_namespace, CloneFlags::CLONE_NEWUSER).unwrap();
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let root = File::open("/").unwrap();
+            Change::set(Attr::empty()).propagation(Propagation::Private).apply(root.as_fd(), true).unwrap();
+            let opened = paths.map(|path| File::open(path).unwrap());
+            nix::unistd::setgid(0.into()).unwrap();
+            nix::unistd::setuid(0.into()).unwrap();
+            body(opened);
+        }));
+        i32::from(result.is_err())
+    })
+    .unwrap();
+    assert_eq!(process::reap(child.pidfd.as_fd(), true).unwrap(), Some(Exit::Code(0)));
+}
+
 /// The lines of a command's standard output, run in a root directory of its own.
 pub fn lines(command: &mut Command) -> Vec<String> {
     // A view has no /dev/null to open for it.
@@ -124,4 +149,28 @@ pub fn until(what: &str, seconds: u64, mut done: impl FnMut() -> bool) {
 /// Whether a path exists, links not followed.
 pub fn exists(path: impl AsRef<Path>) -> bool {
     path.as_ref().symlink_metadata().is_ok()
+}
+
+/// A detached clone of a view, made as the stage does: by a process that joins the view's mount namespace.
+pub fn clone_view(connection: &FsConnection) -> OwnedFd {
+    let (ours, theirs) = sys::socket::pair().unwrap();
+    inside(&connection.user_namespace, Some(&connection.mount_namespace), || {
+        let root = File::open("/").unwrap();
+        let clone = sys::mount::clone_mount(root.as_fd(), c"", false).unwrap();
+        sys::socket::send(theirs.as_fd(), b"clone", &[clone.as_fd()]).unwrap();
+    });
+    let (_, mut fds) = sys::socket::receive(ours.as_fd(), &mut [0; 16]).unwrap();
+    fds.pop().unwrap()
+}
+
+/// The kernel's overlayfs as containers have it, detached.
+pub fn overlay(lower: &Path, upper: &File, work: &File) -> OwnedFd {
+    let context = FsContext::open(c"overlay").unwrap();
+    let by_fd = |file: &File| sys::path::proc_fd(file.as_fd());
+    context.set(c"lowerdir", &sys::path::c_path(lower).unwrap()).unwrap();
+    context.set(c"upperdir", &by_fd(upper)).unwrap();
+    context.set(c"workdir", &by_fd(work)).unwrap();
+    context.set(c"xino", c"on").unwrap();
+    context.set_flag(c"userxattr").unwrap();
+    context.mount(Attr::NODEV).unwrap()
 }

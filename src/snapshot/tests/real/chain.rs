@@ -1,0 +1,219 @@
+//! The view of an image chain against the tree that its archives were made of, bare and below the kernel's overlayfs.
+//!
+//! The oracle is a tree on the host's file system, made and read as root of the outer user namespace, archived by the
+//! installed `tar`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use layer::{Limits, apply, merge_chain};
+use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
+use snapshot::fs_role::{FsConfig, View};
+use snapshot::native::{self, ChangeKind};
+use snapshot::owner_client;
+use store::{Durability, Store};
+use sys::xattr::{self, Existing};
+
+use crate::Test;
+use crate::support::{Outer, clone_view, inside, inside_with, overlay};
+
+pub const TESTS: &[Test] = &[
+    ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
+    ("chain_view_below_overlayfs", below_overlayfs),
+];
+
+/// A two-layer image of everything that a tree can have: `T` becomes the merged tree, `L2` the second layer.
+const MAKE: &str = r#"
+set -e; umask 022; rm -rf T L2; mkdir -p T/usr/share T/etc/conf.d T/var/lib/db T/srv/deep T/gone/below T/turned T/links T/big
+id() { if [ "$IDS" -gt 1 ]; then chown -h "$1" "$2"; else chown -h 0:0 "$2"; fi; }
+find /usr/share/doc -mindepth 1 -maxdepth 1 -name '[a-c]*' -exec cp -r --preserve=mode,timestamps,links {} T/usr/share/ \;
+echo conf > T/etc/conf.d/a; echo old > T/etc/conf.d/b; : > T/etc/empty; ln -s ../etc/empty T/srv/link; id 33:34 T/srv/link
+ln -s /nowhere/at/all T/srv/dangling
+head -c 3000000 /dev/urandom > T/big/random; truncate -s 5000000 T/big/holes; echo end >> T/big/holes; id 7:8 T/big/random
+head -c 100 /dev/urandom > T/big/tiny; head -c 65536 /dev/urandom > T/big/bound; head -c 65537 /dev/urandom > T/big/over
+echo db > T/var/lib/db/file; id 999:999 T/var/lib/db/file; chmod 600 T/var/lib/db/file; id 999:998 T/var/lib/db; chmod 700 T/var/lib/db
+echo x > T/usr/setid; id 33:33 T/usr/setid; chmod 6755 T/usr/setid; echo y > T/usr/none; chmod 000 T/usr/none
+echo linked > T/links/one; ln T/links/one T/links/two; ln T/links/one T/usr/three
+mkfifo T/srv/pipe; chmod 1777 T/srv; mkdir T/closed; chmod 555 T/closed
+n=$(printf 'n%.0s' $(seq 255)); echo long > "T/srv/$n"; printf 'odd' > "T/srv/$(printf 'new\nline\377')"
+d=T/srv/deep; for i in $(seq 60); do d=$d/d$i; done; mkdir -p $d; echo bottom > $d/file
+echo a > T/gone/below/file; echo b > T/gone/file; echo plain > T/turned/file; mkdir T/turned/dir; echo i > T/turned/dir/inner
+mkdir T/covered; for i in $(seq 500); do echo $i > T/covered/f$i; done
+find T -exec touch -h -d '2020-02-03 04:05:06.789' {} +; touch -d '1960-01-01 00:00:00.25' T/etc/conf.d/a
+"#;
+
+/// Archives `T` as the first layer, then changes `T` and writes the same change as an archive with whiteouts.
+const STACK: &str = r#"
+set -e; umask 022
+tar --format=pax --xattrs --xattrs-include='*' --sort=name -C T -cf base.tar .
+mkdir -p L2/gone L2/turned L2/covered L2/etc/conf.d L2/new
+rm -r T/gone/below; : > L2/gone/.wh.below; touch -h -r T/gone L2/gone
+rm T/etc/conf.d/b; echo new > T/etc/conf.d/b; cp -p T/etc/conf.d/b L2/etc/conf.d/
+rm -r T/turned/dir; echo now-a-file > T/turned/dir; cp -p T/turned/dir L2/turned/; rm T/turned/file; mkdir T/turned/file; mkdir L2/turned/file
+rm -r T/covered; mkdir T/covered; echo only > T/covered/only; : > L2/covered/.wh..wh..opq; cp -p T/covered/only L2/covered/
+mkdir -p T/new; echo new > T/new/file; cp -p T/new/file L2/new/
+for d in gone turned turned/file covered etc etc/conf.d new .; do touch -d '2021-01-01' T/$d L2/$d; done
+tar --format=pax --sort=name -C L2 -cf top.tar .
+"#;
+
+/// Everything that can be seen of a tree. Sizes of directories are a file system's own affair.
+const PICTURE: &str = r#"
+find . ! -type d -printf '%p %y %m %U %G %s %n %T@ %l\n' -o -printf '%p %y %m %U %G %n %T@\n' | LC_ALL=C sort
+find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+"#;
+
+/// `struct vfs_cap_data` of revision 2 with `cap_net_raw` permitted and effective.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// An image in a store, its oracle, and a connection to its view.
+struct Image {
+    work: PathBuf,
+    chain: PathBuf,
+    connection: FsConnection,
+}
+
+fn shell(outer: &Outer, script: &str, dir: &Path) -> String {
+    let script = format!("IDS={}; {script}", outer.ids.uids);
+    let out = Command::new("bash").args(["-c", &script]).current_dir(dir).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()
+}
+
+/// The difference of two pictures as `diff` shows it.
+fn assert_same(outer: &Outer, left: &str, right: &str) {
+    if left != right {
+        let dir = outer.scratch.path();
+        std::fs::write(dir.join("left"), left).unwrap();
+        std::fs::write(dir.join("right"), right).unwrap();
+        let out = Command::new("diff").args(["left", "right"]).current_dir(dir).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        panic!("{}", text.lines().take(40).collect::<Vec<_>>().join("\n"));
+    }
+}
+
+fn image(outer: &Outer, key: &str) -> Image {
+    let work = outer.scratch.path().join(key);
+    std::fs::create_dir(&work).unwrap();
+    if let Some((uid, gid)) = Outer::container_root() {
+        std::os::unix::fs::chown(&work, Some(uid), Some(gid)).unwrap();
+    }
+    inside(&outer.user_namespace, None, || {
+        shell(outer, MAKE, &work);
+        let capable = File::open(work.join("T/etc/empty")).unwrap();
+        xattr::set(&capable, c"security.capability", &CAPABILITY, Existing::Any).unwrap();
+        xattr::set(&capable, c"user.note", b"value", Existing::Any).unwrap();
+        shell(outer, STACK, &work);
+    });
+    let root = outer.scratch.path().join(format!("{key}-store"));
+    let store = Store::open(&root, true).unwrap();
+    let layers = ["base.tar", "top.tar"].map(|name| {
+        let archive = std::io::BufReader::new(File::open(work.join(name)).unwrap());
+        apply(archive, None, &store, Durability::Later, &Limits::default()).unwrap().diff_id
+    });
+    let chain = merge_chain(&store, &layers).unwrap();
+    let chain = store.chains().dir().path().join(store.chains().path_of(&chain.0));
+    let config = FsConfig { view: View::Chain { ids: outer.ids }, linger_ms: 100 };
+    let (index, objects) = (File::open(&chain).unwrap(), File::open(root.join("objects")).unwrap());
+    let spec = FsSpec {
+        key,
+        config: &config,
+        user_namespace: outer.user_namespace.as_fd(),
+        fds: &[("index", index.as_fd()), ("objects", objects.as_fd())],
+        cgroup: None,
+    };
+    let connection = connect_or_spawn(&outer.places(), &spec).unwrap();
+    Image { work, chain, connection }
+}
+
+fn shows_what_the_archives_hold(outer: &Outer) {
+    let image = image(outer, "shown");
+    let view = clone_view(&image.connection);
+    inside_with(&outer.user_namespace, [], |[]| {
+        let mounted = mounted_at(&view, &image.work.join("L2"));
+        let expected = shell(outer, PICTURE, &image.work.join("T"));
+        assert!(expected.lines().count() > 300);
+        // Twice: cold, then from the kernel's caches.
+        for _ in 0..2 {
+            assert_same(outer, &shell(outer, PICTURE, &mounted), &expected);
+        }
+        let capable = File::open(mounted.join("etc/empty")).unwrap();
+        assert_eq!(xattr::get(&capable, c"security.capability").unwrap().as_deref(), Some(&CAPABILITY[..]));
+        assert_eq!(xattr::get(&capable, c"user.note").unwrap().as_deref(), Some(&b"value"[..]));
+        assert_eq!(xattr::get(&capable, c"user.other").unwrap(), None);
+    });
+}
+
+/// Attaches a detached mount; a path that needs no right on the way there.
+fn mounted_at(mount: &OwnedFd, target: &Path) -> PathBuf {
+    let target = File::open(target).unwrap();
+    sys::mount::attach(mount.as_fd(), target.as_fd()).unwrap();
+    PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()))
+}
+
+/// What a container does to a tree: every way of change, none on files with several names (overlayfs parts those).
+const CHANGE: &str = r#"
+set -e; umask 022
+id() { if [ "$IDS" -gt 1 ]; then chown -h "$1" "$2"; else chown -h 0:0 "$2"; fi; }
+echo more >> etc/conf.d/a; chmod 640 big/tiny; id 5:6 big/bound; id 5:6 srv/dangling; mv srv/link srv/moved; mv big/over big/renamed
+touch -d '2019-01-01' etc/empty; truncate -s 10 big/random; printf x | dd of=big/holes bs=1 seek=4000000 conv=notrunc status=none
+rm -r gone; mkdir gone; echo again > gone/again; rm usr/none; mkfifo usr/none; mkdir -p made/dir; echo z > made/dir/z; id 40:40 made/dir/z
+rm -r covered; ln etc/conf.d/b links/b2; rm srv/pipe; ln -s target srv/pipe; rm -r turned; : > turned; chmod -R o-r var
+"#;
+
+fn below_overlayfs(outer: &Outer) {
+    let image = image(outer, "below");
+    let view = clone_view(&image.connection);
+    let snaps = outer.scratch.path().join("snaps");
+    let places = native::prepare(&snaps, "below", Outer::container_root()).unwrap();
+    inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
+        let picture = PICTURE.replace("%G %n %T@\\n", "%G %T@\\n").replace("find . !", "find . -mindepth 1 !");
+        let lower = mounted_at(&view, &image.work.join("L2"));
+        let merged = overlay(&lower, &upper, &work);
+        let merged = mounted_at(&merged, &image.work.join("L2"));
+        let oracle = image.work.join("T");
+        assert_same(outer, &shell(outer, &picture, &merged), &shell(outer, &picture, &oracle));
+        for tree in [&merged, &oracle] {
+            shell(outer, CHANGE, tree);
+            // Times of what was made or changed just now.
+            shell(outer, "find . -newermt '2022-01-01' -exec touch -h -d '2023-01-01' {} +", tree);
+        }
+        assert_same(outer, &shell(outer, &picture, &merged), &shell(outer, &picture, &oracle));
+        // One device for all, so that `du -x` and `find -xdev` see all of it.
+        let devices = shell(outer, "find . -xdev -printf '%D\\n' | sort -u | wc -l; find . | wc -l", &merged);
+        let seen = shell(outer, "echo 1; find . -xdev | wc -l", &merged);
+        assert_eq!(devices, seen);
+        // Listings go on where they stopped, over whiteouts and names of both layers.
+        shell(
+            outer,
+            "set -e; cd usr/share; n=$(ls | wc -l); for f in *; do rm -r \"$f\"; done; test $n -gt 5; test -z \"$(ls)\"",
+            &merged,
+        );
+    });
+    owner_client::reclaim(outer.user_namespace.as_fd(), places.upper.parent().unwrap()).unwrap();
+    let index = index::Index::open(File::open(&image.chain).unwrap()).unwrap();
+    let changes = native::changes(&places.upper, &index).unwrap();
+    let kind = |path: &str| changes.iter().find(|change| change.path == Path::new(path)).map(|change| change.kind);
+    for (path, expected) in [
+        ("/etc/conf.d/a", Some(ChangeKind::Changed)),
+        ("/etc/conf.d", Some(ChangeKind::Changed)),
+        ("/etc/empty", Some(ChangeKind::Changed)),
+        ("/srv/link", Some(ChangeKind::Deleted)),
+        ("/srv/moved", Some(ChangeKind::Added)),
+        ("/big/over", Some(ChangeKind::Deleted)),
+        ("/gone", Some(ChangeKind::Changed)),
+        ("/gone/file", Some(ChangeKind::Deleted)),
+        ("/gone/again", Some(ChangeKind::Added)),
+        ("/covered", Some(ChangeKind::Deleted)),
+        ("/covered/only", None),
+        ("/turned", Some(ChangeKind::Changed)),
+        ("/made", Some(ChangeKind::Added)),
+        ("/made/dir/z", Some(ChangeKind::Added)),
+        ("/closed", None),
+        ("/usr/setid", None),
+    ] {
+        assert_eq!(kind(path), expected, "{path} in {changes:?}");
+    }
+    native::remove(&snaps, "below", None).unwrap();
+}

@@ -232,7 +232,7 @@ impl Model {
             }
             Err(errno) => return Err(errno),
         };
-        if self.is_dir(moved) && (to == from || to.starts_with(&format!("{from}/"))) && to != from {
+        if self.is_dir(moved) && to.starts_with(&format!("{from}/")) {
             return Err(Errno::EINVAL);
         }
         let Some(target) = target else {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -200,7 +201,8 @@ fn measure() {
         for rival in &rivals {
             let start = Instant::now();
             shell(step, &work.join(rival));
-            line += &format!(" {rival} {:7.1} ms", start.elapsed().as_secs_f64() * 1e3);
+            let spent_ms = start.elapsed().as_secs_f64() * 1e3;
+            write!(line, " {rival} {spent_ms:7.1} ms").unwrap();
         }
         println!("{line}  {step}");
     }

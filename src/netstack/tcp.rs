@@ -375,7 +375,7 @@ impl Tcp {
             self.queue(run);
         }
         self.take_ack(segment, run);
-        if self.take_data(segment, run).is_err() {
+        if self.take_data(key, segment, run).is_err() {
             return self.reset(key, run);
         }
         self.after(run)
@@ -464,7 +464,7 @@ impl Tcp {
     }
 
     /// The data and FIN of a segment. `Err` when the host socket is broken.
-    fn take_data<H: Host>(&mut self, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Result<(), ()> {
+    fn take_data<H: Host>(&mut self, key: &Key, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Result<(), ()> {
         let offset = segment.seq.since(self.nxt);
         let fin = segment.has(FIN);
         if segment.payload.is_empty() && !fin {
@@ -474,13 +474,21 @@ impl Tcp {
             }
             return Ok(());
         }
+        if offset > 0 {
+            // Something is missing. Each such segment is answered at once, as three answers make the container send
+            // what is missing without waiting for a timeout (RFC 5681 §3.2).
+            self.send(key, run, ACK, self.snd, None);
+            return Ok(());
+        }
         self.acknowledge_soon(run);
         let skip = usize::try_from(-i64::from(offset)).unwrap_or(usize::MAX);
-        if offset > 0 || skip > segment.payload.len() || self.flags.has(Flags::FIN_IN) {
+        if skip > segment.payload.len() || self.flags.has(Flags::FIN_IN) {
             return Ok(());
         }
         let fresh = &segment.payload[skip..];
-        let room = self.edge.since(self.nxt).max(0) as usize;
+        // The window field was rounded up: what it promised beyond the edge is taken too.
+        let rounding = (1 << self.our_shift) - 1;
+        let room = (self.edge.since(self.nxt) + rounding).max(0) as usize;
         let allowed = &fresh[..fresh.len().min(room)];
         let taken = self.deliver(allowed, run)?;
         self.nxt = self.nxt.add(taken as u32);

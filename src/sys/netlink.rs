@@ -24,6 +24,9 @@ const IFA_F_NODAD_NOPREFIXROUTE: u32 = 0x02 | 0x200;
 const NUD_PERMANENT: u16 = 0x80;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const HEADER: usize = 16;
+/// Frames that a TAP device keeps for its reader; a full queue drops. The default of 1000 is less than the windows of
+/// a few dozen bulk senders hold, as a frame counts as sent as soon as it stands here.
+const TRANSMIT_QUEUE: u32 = 8192;
 
 /// A number of requests, in the order in which they will be done.
 #[derive(Debug, Default)]
@@ -33,13 +36,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Sets MTU and MAC of a link; the kernel is not to make an IPv6 link-local address of its own when it is raised
+    /// Sets MTU, MAC and the length of the transmit queue of a link; the kernel is not to make an IPv6 link-local address of its own when it is raised
     /// (`ipv6`; `EAFNOSUPPORT` where there is no IPv6).
     pub fn link_setup(&mut self, index: u32, mtu: u32, mac: [u8; 6], ipv6: bool) -> &mut Self {
         let start = self.begin(RTM_NEWLINK, 0, format!("RTM_NEWLINK({index}, mtu {mtu}, mac {mac:x?}, ipv6 {ipv6})"));
         self.link_header(index, 0, 0);
         self.attribute(1, &mac);
         self.attribute(4, &mtu.to_ne_bytes());
+        self.attribute(13, &TRANSMIT_QUEUE.to_ne_bytes());
         if ipv6 {
             let mode = attribute(8, &[IN6_ADDR_GEN_MODE_NONE]);
             let inet6 = attribute(libc::AF_INET6 as u16, &mode);

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn options_end_at_the_image() {
-        let Command::Run(run) = line("run -it --rm -e A=-b -e C busybox sh -c -it --rm -- x").unwrap() else { panic!() };
+        let Command::Run(run) = line("run -it --rm -e A=-b -e C busybox sh -c -it --rm -- x").unwrap() else {
+            panic!()
+        };
         assert!(run.interactive && run.tty && run.rm && !run.detach);
         assert_eq!(run.words, ["busybox", "sh", "-c", "-it", "--rm", "--", "x"]);
         assert_eq!(run.env, ["A=-b", "C"]);

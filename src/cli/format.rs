@@ -170,15 +170,15 @@ fn parse(source: &str, functions: Functions, missing: MissingKey) -> Result<Temp
             };
             Ok(Value::String(if text.is_empty() { text } else { blanks(1) + &text + &blanks(2) }.into()))
         });
-    template.parse(&call_methods(source)).map_err(|error| {
-        Report::new(Kind::Usage, error.to_string()).with_step("template parsing error")
-    })
+    template
+        .parse(&call_methods(source))
+        .map_err(|error| Report::new(Kind::Usage, error.to_string()).with_step("template parsing error"))
 }
 
 fn execute(template: &Template, value: &Value) -> Result<String, Report> {
-    template.execute_to_string(value).map_err(|error| {
-        Report::new(Kind::NotFound, error.to_string()).with_step("template execution error")
-    })
+    template
+        .execute_to_string(value)
+        .map_err(|error| Report::new(Kind::NotFound, error.to_string()).with_step("template execution error"))
 }
 
 /// Go calls a method that is given arguments, `{{.Label "key"}}`; gotmpl wants the word `call` before it.
@@ -270,7 +270,10 @@ mod tests {
     #[test]
     fn the_three_modes() {
         assert_eq!(render("table"), "CONTAINER ID   IMAGE\nabc            a-long-image-name\nd              x\n");
-        assert_eq!(render("table {{.Image}}\\t{{.ID}}"), "IMAGE               CONTAINER ID\na-long-image-name   abc\nx                   d\n");
+        assert_eq!(
+            render("table {{.Image}}\\t{{.ID}}"),
+            "IMAGE               CONTAINER ID\na-long-image-name   abc\nx                   d\n"
+        );
         assert_eq!(render("json").lines().next().unwrap(), r#"{"ID":"abc","Image":"a-long-image-name"}"#);
         assert_eq!(render("{{.ID}}:{{upper .Image}}"), "abc:A-LONG-IMAGE-NAME\nd:X\n");
         assert_eq!(render("{{json .ID}}"), "\"abc\"\n\"d\"\n");

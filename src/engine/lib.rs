@@ -65,8 +65,7 @@ impl Engine {
     /// Says what is used instead of the best, or refuses it where the user wants nothing less.
     pub(crate) fn step_down(&self, line: &str) -> Result<(), Report> {
         if self.options.strict {
-            return Err(Report::new(Kind::Unsupported, line)
-                .with_hint("--strict makes every step down an error"));
+            return Err(Report::new(Kind::Unsupported, line).with_hint("--strict makes every step down an error"));
         }
         self.notice(line);
         Ok(())

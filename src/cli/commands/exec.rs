@@ -1,7 +1,7 @@
 use clap::Args;
+use engine::container;
 use engine::container::attach::Streams;
 use engine::container::exec::ExecRequest;
-use engine::container;
 
 use crate::commands::run::variables;
 use crate::environment::Globals;

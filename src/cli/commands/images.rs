@@ -79,7 +79,8 @@ fn cells([repository, tag, digest, id, since, created, size]: [String; 7]) -> Ro
 }
 
 fn row(image: &ImageSummary, now: SystemTime, whole: bool) -> Row {
-    let since = image.created.map(|created| format!("{} ago", human_span(now.duration_since(created).unwrap_or_default())));
+    let since =
+        image.created.map(|created| format!("{} ago", human_span(now.duration_since(created).unwrap_or_default())));
     cells([
         image.reference.familiar_name(),
         image.reference.tag().unwrap_or("<none>").to_owned(),

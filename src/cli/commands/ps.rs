@@ -66,8 +66,22 @@ fn headers() -> Row {
 }
 
 fn cells(texts: [String; 14]) -> Row {
-    let [id, image, command, running_for, status, ports, names, created, state, labels, mounts, networks, platform, local] =
-        texts;
+    let [
+        id,
+        image,
+        command,
+        running_for,
+        status,
+        ports,
+        names,
+        created,
+        state,
+        labels,
+        mounts,
+        networks,
+        platform,
+        local,
+    ] = texts;
     Row::default()
         .cell("ID", "CONTAINER ID", id)
         .cell("Image", "IMAGE", image)
@@ -179,7 +193,8 @@ impl Filters {
         let mut filters = Filters::default();
         for text in texts {
             let bad = |why: String| Report::new(Kind::NotFound, why);
-            let (key, value) = text.split_once('=').ok_or_else(|| bad(format!("invalid filter '{text}': it must be KEY=VALUE")))?;
+            let (key, value) =
+                text.split_once('=').ok_or_else(|| bad(format!("invalid filter '{text}': it must be KEY=VALUE")))?;
             match key {
                 "id" => filters.id.push(value.to_owned()),
                 "name" => filters.name.push(value.to_owned()),
@@ -189,7 +204,11 @@ impl Filters {
                     Some((key, value)) => filters.label.push((key.to_owned(), Some(value.to_owned()))),
                     None => filters.label.push((value.to_owned(), None)),
                 },
-                _ => return Err(bad(format!("invalid filter '{key}'")).with_hint("the keys are id, label, name and status")),
+                _ => {
+                    return Err(
+                        bad(format!("invalid filter '{key}'")).with_hint("the keys are id, label, name and status")
+                    );
+                }
             }
         }
         Ok(filters)

@@ -22,8 +22,8 @@ impl Rm {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
-            let removed = container::find(&engine, name)
-                .and_then(|id| container::remove::remove(&engine, &id, self.force));
+            let removed =
+                container::find(&engine, name).and_then(|id| container::remove::remove(&engine, &id, self.force));
             match removed {
                 Err(report) if self.force && report.kind() == Kind::NotFound => {
                     crate::output::error(&report);

@@ -7,9 +7,9 @@ use base::time::{human_span, parse_rfc3339};
 use base::{ContainerId, Report};
 
 use crate::Engine;
+use crate::container::lookup;
 use crate::container::record::{self, PortMapping, Record};
 use crate::container::state::{Condition, Life, condition};
-use crate::container::lookup;
 
 /// One container in short.
 #[derive(Clone, Debug)]

@@ -21,8 +21,7 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
     loop {
         let locked = lock(engine, id)?;
         if !locked.condition.life.is_active() {
-            return remove_locked(engine, &record, locked)
-                .step(|| format!("cannot remove container {}", record.name));
+            return remove_locked(engine, &record, locked).step(|| format!("cannot remove container {}", record.name));
         }
         drop(locked);
         if !force {

@@ -89,11 +89,7 @@ pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecor
 }
 
 /// By name; a digest also finds what a tag of the same repository brought.
-fn by_reference(
-    store: &Store,
-    records: &[ImageRecord],
-    reference: &Reference,
-) -> Result<Option<ImageRecord>, Report> {
+fn by_reference(store: &Store, records: &[ImageRecord], reference: &Reference) -> Result<Option<ImageRecord>, Report> {
     if let Some(record) = store.image(reference)? {
         return Ok(Some(record));
     }

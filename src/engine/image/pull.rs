@@ -57,9 +57,7 @@ impl PullRequest {
     fn reference(&self) -> Result<Reference, Report> {
         match &self.name {
             ImageName::Reference(reference) => Ok(reference.clone().or_latest()),
-            ImageName::Host => {
-                Err(Report::new(Kind::Usage, "host: is this machine itself; there is nothing to fetch"))
-            }
+            ImageName::Host => Err(Report::new(Kind::Usage, "host: is this machine itself; there is nothing to fetch")),
             ImageName::Id(id) => Err(Report::new(Kind::NotFound, format!("No such image: {id}"))
                 .with_hint("images are fetched by name, not by id")),
         }
@@ -124,7 +122,8 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
         ..registry::Settings::default()
     };
     let registry = Registry::new(settings);
-    let pull = Pull { store: &store, registry: &registry, reference: &reference, listener, failed: AtomicBool::new(false) };
+    let pull =
+        Pull { store: &store, registry: &registry, reference: &reference, listener, failed: AtomicBool::new(false) };
     pull.run(request.platform.as_ref()).step(|| format!("cannot pull {}", reference.familiar()))
 }
 

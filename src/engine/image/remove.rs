@@ -36,7 +36,9 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     if !by_name && all.len() > 1 && !force {
         return Err(Report::new(
             Kind::Conflict,
-            format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"),
+            format!(
+                "conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+            ),
         ));
     }
     for name in &going {

@@ -442,6 +442,10 @@ impl Tcp {
         if fin {
             self.flags.set(Flags::FIN_ACKED | Flags::FIN_SENT);
         }
+        if !run.shared.config.peek_offset {
+            // A peek that found nothing behind what is in flight could not tell "nothing yet" from the end of stream.
+            self.flags.set(Flags::READABLE);
+        }
         self.dup_acks = 0;
         self.retries = 0;
         if self.timed_us != 0 && ack.since(self.timed_seq) >= 0 {

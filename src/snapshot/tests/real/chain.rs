@@ -45,7 +45,7 @@ find T -exec touch -h -d '2020-02-03 04:05:06.789' {} +; touch -d '1960-01-01 00
 "#;
 
 /// Archives `T` as the first layer, then changes `T` and writes the same change as an archive with whiteouts.
-const STACK: &str = r#"
+const STACK: &str = r"
 set -e; umask 022
 tar --format=pax --xattrs --xattrs-include='*' --sort=name -C T -cf base.tar .
 mkdir -p L2/gone L2/turned L2/covered L2/etc/conf.d L2/new
@@ -56,13 +56,13 @@ rm -r T/covered; mkdir T/covered; echo only > T/covered/only; : > L2/covered/.wh
 mkdir -p T/new; echo new > T/new/file; cp -p T/new/file L2/new/
 for d in gone turned turned/file covered etc etc/conf.d new .; do touch -d '2021-01-01' T/$d L2/$d; done
 tar --format=pax --sort=name -C L2 -cf top.tar .
-"#;
+";
 
 /// Everything that can be seen of a tree. Sizes of directories are a file system's own affair.
-const PICTURE: &str = r#"
+const PICTURE: &str = r"
 find . ! -type d -printf '%p %y %m %U %G %s %n %T@ %l\n' -o -printf '%p %y %m %U %G %n %T@\n' | LC_ALL=C sort
 find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-"#;
+";
 
 /// `struct vfs_cap_data` of revision 2 with `cap_net_raw` permitted and effective.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

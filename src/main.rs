@@ -1,3 +1,35 @@
-//! The `sublet` binary: chooses a role from argv, runs it, prints the error, sets the exit code.
+//! The `sublet` binary: chooses a role from `argv[0]`, runs it, prints the error, sets the exit code.
+//!
+//! Without the name of a role it is the command line. A role is started only by another part of sublet, which hands it
+//! its configuration and its descriptors ([`sys::role`]); `docs/process-model.md` says what each may do.
 
-fn main() {}
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use sys::role::Inherited;
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("sublet"));
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some("sublet-monitor") => role(monitor::role::main),
+        Some("sublet-stage") => role(runtime::stage::main),
+        Some("sublet-exec") => role(runtime::exec::main),
+        Some(net::client::ARGV0) => role(net::role::main),
+        Some(cgroup::scope::ROLE) => role(cgroup::scope::main),
+        Some(snapshot::owner_client::ARGV0) => role(snapshot::owner_role::main),
+        Some(snapshot::fs_role::ARGV0) => snapshot::fs_role::main(),
+        _ => ExitCode::from(cli::main(std::env::args_os())),
+    }
+}
+
+/// Takes over what the role was given and runs it.
+fn role(main: impl FnOnce(Inherited) -> ExitCode) -> ExitCode {
+    match Inherited::take() {
+        Ok(inherited) => main(inherited),
+        Err(error) => {
+            eprintln!("error: {}", base::Report::from(error));
+            ExitCode::from(125)
+        }
+    }
+}

@@ -1,9 +1,13 @@
 //! What a container has of the host besides its processes: its cgroup and its network process.
+//!
+//! The monitor moves itself into a leaf beside the container's cgroup, so that its children can be born there and no
+//! limit of the container is a limit of the monitor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use base::{ContainerId, Report};
+use base::{ContainerId, Ladder, Report};
+use cgroup::{Container, Limits, Placement, Request};
 use net::NetSpec;
 use net::client::Control;
 use sys::process::Child;
@@ -11,6 +15,7 @@ use sys::process::Child;
 /// The resources of one container; empty until [`Resources::start_network`].
 #[derive(Debug, Default)]
 pub struct Resources {
+    cgroup: Option<Container>,
     network: Option<Network>,
 }
 
@@ -22,6 +27,14 @@ struct Network {
 }
 
 impl Resources {
+    /// Moves the calling monitor below the user's delegated cgroup and makes the container's with its limits. Returns
+    /// the ladder that was climbed.
+    pub fn place(&mut self, id: &ContainerId, bus: Option<&str>, limits: &Limits) -> Result<Ladder, Report> {
+        let placement = Placement::climb(Request { id, bus })?;
+        self.cgroup = placement.container(limits)?;
+        Ok(placement.ladder)
+    }
+
     /// Starts the network process; it binds published ports while the container is being made.
     pub fn start_network(&mut self, id: &ContainerId, spec: &NetSpec) -> Result<(), Report> {
         let (process, control) =
@@ -64,26 +77,32 @@ impl Resources {
 
     /// The directory of the container's cgroup, to be born in.
     pub fn cgroup_dir(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.cgroup.as_ref().map(Container::dir)
     }
 
     /// Its path.
     pub fn cgroup_path(&self) -> Option<PathBuf> {
-        None
+        self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned())
     }
 
     /// Whether the kernel has killed a process of the container for want of memory.
     pub fn oom_killed(&self) -> bool {
-        false
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0)
     }
 
-    /// Ends the network process and removes the cgroup.
-    pub fn tear_down(&mut self) {
+    /// Ends the network process, kills what is left in the cgroup and removes it. Goes on after a failure; the results
+    /// are what could not be done.
+    pub fn tear_down(&mut self) -> Vec<Report> {
+        let mut failures = Vec::new();
         if let Some(Network { process, control, .. }) = self.network.take() {
             // The end of its control socket ends it; the signal is for one that does not look.
             drop(control);
             let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
-            let _ = sys::process::reap(process.pidfd.as_fd(), true);
+            failures.extend(sys::process::reap(process.pidfd.as_fd(), true).err().map(Report::from));
         }
+        if let Some(cgroup) = self.cgroup.take() {
+            failures.extend(cgroup.kill().and_then(|()| cgroup.remove()).err().map(Report::from));
+        }
+        failures
     }
 }

@@ -72,6 +72,12 @@ pub struct Config {
     pub stdin: bool,
     /// The container's own network, where it has one.
     pub network: Option<net::NetSpec>,
+    /// What the container may use.
+    pub limits: cgroup::Limits,
+    /// The user's D-Bus address, where the environment names one.
+    pub bus: Option<String>,
+    /// Whether a step down a ladder is an error.
+    pub strict: bool,
     /// What is to be done after the exit.
     pub after: After,
 }
@@ -183,7 +189,19 @@ impl Monitor {
     }
 
     fn try_begin(&mut self) -> Result<(), Report> {
+        // First who we are: a state that says "starting" is believed only while this process lives.
+        self.write_pid(0)?;
         record::write_state(&self.config.container_dir, &self.state, false)?;
+        let Config { id, bus, limits, strict, .. } = &self.config;
+        let strict = *strict;
+        let ladder = self.resources.place(id, bus.as_deref(), limits);
+        let ladder = ladder.step(|| "placing the container in its cgroup".to_owned())?;
+        match ladder.step_down() {
+            Some(line) if strict => return Err(Report::new(Kind::Unsupported, line)),
+            // Nothing was asked for that a lower rung cannot give: limits that cannot be set were refused above.
+            Some(line) if ladder.chosen.is_none() => self.notice(MAIN, &line),
+            _ => {}
+        }
         if let Some(network) = &self.config.network {
             self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
         }
@@ -646,8 +664,10 @@ impl Monitor {
             let lost = self.log.lost();
             self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
         }
+        for failure in self.resources.tear_down() {
+            self.notice(MAIN, &failure.lines().join(": "));
+        }
         self.farewell();
-        self.resources.tear_down();
         tidy::after_exit(&self.config, &self.outer)
     }
 

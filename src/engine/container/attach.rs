@@ -1,0 +1,75 @@
+//! Our own streams joined to a container's.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use base::{ContainerId, Report};
+use monitor::client::{self, Outcome};
+use monitor::protocol::{self, Frame};
+
+use crate::Engine;
+
+/// Which streams are joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Our standard input feeds the container's.
+    pub stdin: bool,
+    /// The container's standard output comes to ours.
+    pub stdout: bool,
+    /// The container's standard error comes to ours.
+    pub stderr: bool,
+    /// The container has a terminal.
+    pub tty: bool,
+}
+
+/// A container's streams, connected before its payload began.
+#[derive(Debug)]
+pub struct Attachment {
+    socket: OwnedFd,
+    streams: Streams,
+    /// The monitor, when it is to be waited for after the exit: then what it tidies up is gone.
+    monitor: Option<OwnedFd>,
+}
+
+/// How an attachment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The process ended with this code, as a shell shows it.
+    Exited(i32),
+    /// The user typed the detach keys; the process goes on.
+    Detached,
+}
+
+impl Attachment {
+    pub(crate) fn new(socket: OwnedFd, streams: Streams, monitor: Option<OwnedFd>) -> Self {
+        Attachment { socket, streams, monitor }
+    }
+}
+
+/// Connects to a running container's main process.
+pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<Attachment, Report> {
+    let socket = client::dial(&engine.paths().run_container(id))?;
+    protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
+    Ok(Attachment::new(socket, streams.clone(), None))
+}
+
+/// Copies between our streams and the container's until it ends or the user detaches. Our terminal is raw meanwhile;
+/// signals that reach us go to the container, which has no terminal of ours to get them from.
+pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
+    let Attachment { socket, streams, monitor } = attachment;
+    let pump = client::Streams {
+        stdin: streams.stdin,
+        terminal: streams.tty,
+        output: streams.stdout || streams.stderr,
+        forward_signals: true,
+    };
+    match client::pump(socket.as_fd(), pump, |line| engine.notice(line))? {
+        Outcome::Detached => Ok(End::Detached),
+        Outcome::Exit(code) => {
+            drop(socket);
+            if let Some(monitor) = monitor {
+                sys::process::reap(monitor.as_fd(), true)?;
+            }
+            Ok(End::Exited(code))
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One more process in a running container.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use base::{ContainerId, Kind, Report};
+use monitor::protocol::{self, Frame};
+use monitor::{client, record};
+
+use crate::Engine;
+use crate::container::attach::{Attachment, End, Streams, relay};
+use crate::container::record::load;
+use crate::container::spec;
+use crate::container::state::{Life, condition};
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables over the container's.
+    pub env: Vec<String>,
+    /// `USER[:GROUP]`; empty is the container's own.
+    pub user: String,
+    /// Where it starts; empty is the container's own.
+    pub workdir: String,
+    /// What is joined to ours.
+    pub streams: Streams,
+    /// Return when it runs.
+    pub detach: bool,
+}
+
+/// Runs a process in a container; its exit code, 0 when detached.
+pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<i32, Report> {
+    let container = load(engine, id)?;
+    if !matches!(condition(engine, id)?.life, Life::Running { .. }) {
+        return Err(not_running(id));
+    }
+    let mut process = spec::process_of(&container)?;
+    let mut env = process.env().clone().unwrap_or_default();
+    for entry in &request.env {
+        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
+        env.retain(|old| old.split_once('=').is_none_or(|(old, _)| old != name));
+        env.push(entry.clone());
+    }
+    process.set_args(Some(request.command.clone())).set_env(Some(env)).set_terminal(Some(request.streams.tty));
+    if !request.workdir.is_empty() {
+        process.set_cwd(Path::new("/").join(&request.workdir));
+    }
+    let user = if request.user.is_empty() { container.settings.user } else { request.user.clone() };
+    let socket = client::dial(&engine.paths().run_container(id))?;
+    client::block_signals()?;
+    let frame = protocol::ExecRequest { process, user, stdin: request.streams.stdin, detach: request.detach };
+    protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), None)?;
+    client::wait_started(socket.as_fd(), |line| engine.notice(line))?;
+    if request.detach {
+        return Ok(0);
+    }
+    match relay(engine, Attachment::new(socket, request.streams.clone(), None))? {
+        End::Exited(code) => Ok(code),
+        End::Detached => Ok(0),
+    }
+}
+
+/// Docker's words for a container that would have to run.
+pub(crate) fn not_running(id: &ContainerId) -> Report {
+    Report::new(Kind::Conflict, format!("container {id} is not running"))
+}
+
+/// The recorded process ids of a running container.
+pub(crate) fn pids(engine: &Engine, id: &ContainerId) -> Result<record::PidRecord, Report> {
+    record::read_pid(&engine.paths().run_container(id))?.ok_or_else(|| not_running(id))
+}

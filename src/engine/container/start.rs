@@ -1,0 +1,201 @@
+//! Starting a container: everything that is decided before its monitor exists.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use base::{ContainerId, Context, Kind, Report};
+use monitor::protocol::{self, Frame};
+use monitor::tidy::After;
+use net::{Addressing, NetSpec, Published};
+use oci_spec::runtime::Spec;
+use runtime::outer::OuterMap;
+use runtime::{Launch, Rootfs};
+use sys::namespace::{Extent, IdMap};
+use sys::role::Spawn;
+
+use crate::Engine;
+use crate::container::attach::{Attachment, Streams};
+use crate::container::lock::lock;
+use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
+use crate::container::{rootfs, snapshot, spec};
+
+/// Starts a created or ended container and returns when its payload has been executed.
+///
+/// With `streams` the attachment is connected before that, so that no byte is lost. The caller must have one thread.
+pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Result<Option<Attachment>, Report> {
+    let record = load(engine, id)?;
+    let locked = lock(engine, id)?;
+    if locked.condition.life.is_active() {
+        return Ok(None);
+    }
+    let started = launch(engine, &record, streams);
+    drop(locked);
+    started
+}
+
+fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Option<Attachment>, Report> {
+    engine.paths().make_run()?;
+    let base = rootfs::connect(engine, record)?;
+    if let Some(line) = base.ladder.as_ref().and_then(base::Ladder::step_down) {
+        engine.step_down(&line)?;
+    }
+    let (run_dir, scratch) = rootfs::scratch(engine, record)?;
+    let launchable = spec::spec(engine, record)?;
+    let (uid_map, gid_map) = container_maps(record, &base.map)?;
+    let native = snapshot::prepare(engine, record, &uid_map, &gid_map, &base.map)?;
+    let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
+    let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
+    let launch = Launch {
+        spec: fit_to_map(launchable.spec, &gid_map),
+        user: user(record, &launchable.user),
+        rootfs: Rootfs::Overlay { upper: native.upper, work: native.work, volatile: record.host.auto_remove },
+        uid_map,
+        gid_map,
+        setgroups,
+        scratch,
+        network: addressing.clone(),
+        reaper: record.host.init,
+    };
+    let config = monitor::role::Config {
+        id: record.id.clone(),
+        container_dir: engine.paths().container(&record.id),
+        run_dir,
+        launch: serde_json::to_string(&launch).map_err(|error| Report::of(Kind::Internal, error))?,
+        seccomp,
+        setgroups,
+        terminal: record.settings.tty,
+        stdin: record.settings.stdin,
+        network: addressing.map(|addressing| network(record, addressing)).transpose()?,
+        limits: limits(record),
+        bus: engine.options().bus.clone(),
+        strict: engine.options().strict,
+        after: After { remove: record.host.auto_remove.then(|| removal(engine, record)) },
+    };
+    spawn(engine, &config, &base, streams)
+}
+
+/// Starts the monitor and waits for its word.
+fn spawn(
+    engine: &Engine,
+    config: &monitor::role::Config,
+    base: &rootfs::Base,
+    streams: Option<&Streams>,
+) -> Result<Option<Attachment>, Report> {
+    let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
+    let (ours, theirs) = sys::socket::pair()?;
+    monitor::client::block_signals()?;
+    let connection = &base.connection;
+    let child = Spawn {
+        argv0: "sublet-monitor",
+        label: config.id.short(),
+        config: &bytes,
+        fds: &[
+            ("client", theirs.as_fd()),
+            ("outer", connection.user_namespace.as_fd()),
+            ("view", connection.mount_namespace.as_fd()),
+            ("fs", connection.socket.as_fd()),
+        ],
+        stdio: [None, None, None],
+        session: true,
+        cgroup: None,
+    }
+    .start()
+    .step(|| "starting the monitor".to_owned())?;
+    drop(theirs);
+    let attach = streams.filter(|streams| streams.stdin || streams.stdout || streams.stderr);
+    let stdin = attach.is_some_and(|streams| streams.stdin);
+    protocol::send(ours.as_fd(), &Frame::Attach { stdin }, None)?;
+    let started = monitor::client::wait_started(ours.as_fd(), |line| engine.notice(line));
+    if let Err(report) = started {
+        // It records the failure and tidies up; then its word is complete.
+        sys::process::reap(child.pidfd.as_fd(), true)?;
+        return Err(report);
+    }
+    Ok(streams.map(|streams| Attachment::new(ours, streams.clone(), Some(child.pidfd))))
+}
+
+/// The container's ids in terms of the outer ones.
+fn container_maps(record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
+    let single = |id: u32| vec![Extent { inside: id, outside: 0, size: 1 }];
+    Ok(match record.host.userns {
+        UserNamespace::Default => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
+        UserNamespace::Single => (single(0), single(0)),
+        UserNamespace::KeepId => {
+            let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            if uid == 0 {
+                return Err(Report::new(Kind::Usage, "--userns=keep-id is for users other than root"));
+            }
+            (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid))
+        }
+    })
+}
+
+/// With keep-id the payload is the user itself unless the image or the request names another.
+fn user(record: &Record, user: &str) -> String {
+    if record.host.userns == UserNamespace::KeepId && user.is_empty() {
+        return format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid());
+    }
+    user.to_owned()
+}
+
+/// devpts takes the group of terminals only where that group is mapped.
+fn fit_to_map(mut spec: Spec, gid_map: &[Extent]) -> Spec {
+    const TTY_GROUP: u32 = 5;
+    let mapped = gid_map.iter().any(|extent| extent.inside <= TTY_GROUP && TTY_GROUP - extent.inside < extent.size);
+    if !mapped && let Some(mounts) = spec.mounts_mut() {
+        for mount in mounts {
+            let options = mount.options().iter().flatten().filter(|option| *option != "gid=5").cloned().collect();
+            mount.set_options(Some(options));
+        }
+    }
+    spec
+}
+
+fn network(record: &Record, addressing: Addressing) -> Result<NetSpec, Report> {
+    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let own: Vec<IpAddr> = vec![addressing.v4.container.into(), addressing.v6.container.into()];
+    let mut names = vec![(record.name.clone(), own.clone())];
+    if record.settings.hostname != record.name {
+        names.push((record.settings.hostname.clone(), own));
+    }
+    Ok(NetSpec {
+        published: record.host.ports.iter().map(published).collect::<Result<_, _>>()?,
+        resolvers: net::files::name_servers(&resolv_conf),
+        names,
+        addressing,
+        host_loopback: false,
+    })
+}
+
+fn published(port: &PortMapping) -> Result<Published, Report> {
+    if port.protocol == Protocol::Udp {
+        return Err(Report::new(Kind::Unsupported, "publishing UDP ports is not supported yet")
+            .with_hint("`--network host` shares the host's ports"));
+    }
+    Ok(Published {
+        host_ip: port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        host_port: port.host_port,
+        container_port: port.container_port,
+    })
+}
+
+fn limits(record: &Record) -> cgroup::Limits {
+    let host = &record.host;
+    cgroup::Limits {
+        memory_max: host.memory_bytes.map(u64::cast_signed),
+        cpu_quota_us: host.nano_cpus.map(|nano| cgroup::quota_of_cpus(nano as f64 / 1e9)),
+        pids_max: host.pids_limit.map(u64::cast_signed),
+        ..cgroup::Limits::default()
+    }
+}
+
+/// The arguments of our own binary that remove a container.
+fn removal(engine: &Engine, record: &Record) -> Vec<String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    ["--root", &text(engine.paths().data()), "--run-root", &text(engine.paths().run()), "rm", record.id.as_str()]
+        .map(str::to_owned)
+        .to_vec()
+}

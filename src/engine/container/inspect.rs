@@ -8,7 +8,7 @@ use monitor::record::Status;
 use serde::Serialize;
 
 use crate::Engine;
-use crate::container::record::{HostSettings, Record, Seccomp, UserNamespace, Volume, VolumeSource, load};
+use crate::container::record::{HostSettings, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load};
 use crate::container::spec::{MASKED, READ_ONLY, environment};
 use crate::container::state::{Condition, Life, condition};
 
@@ -197,9 +197,9 @@ fn state(condition: &Condition) -> State {
     }
 }
 
-fn bindings(host: &HostSettings) -> BTreeMap<String, Vec<PortBinding>> {
+fn bindings(ports: &[PortMapping]) -> BTreeMap<String, Vec<PortBinding>> {
     let mut map: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
-    for port in &host.ports {
+    for port in ports {
         let host_port = match port.host_port {
             0 => String::new(),
             number => number.to_string(),
@@ -228,7 +228,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
     HostConfig {
         binds: host.volumes.iter().map(bind).collect(),
         network_mode: host.network.as_str().to_owned(),
-        port_bindings: bindings(host),
+        port_bindings: bindings(&host.ports),
         auto_remove: host.auto_remove,
         cap_add: host.cap_add.clone(),
         cap_drop: host.cap_drop.clone(),
@@ -299,7 +299,7 @@ fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
     let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
     if matches!(condition.life, Life::Running { .. }) {
         ports.extend(record.settings.exposed_ports.iter().map(|port| (port.clone(), None)));
-        ports.extend(bindings(&record.host).into_iter().map(|(port, list)| (port, Some(list))));
+        ports.extend(bindings(&condition.published()).into_iter().map(|(port, list)| (port, Some(list))));
     }
     let networks = BTreeMap::from([(record.host.network.as_str().to_owned(), Empty {})]);
     NetworkSettings { ports, networks }

@@ -58,7 +58,6 @@ pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Repor
 fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summary>, Report> {
     let Some(record) = record::try_load(engine, id)? else { return Ok(None) };
     let condition = condition(engine, id)?;
-    let running = matches!(condition.life, Life::Running { .. });
     let status = status(&condition, now);
     let Record { name, image, settings, host, created_at, .. } = &record;
     Ok(Some(Summary {
@@ -67,10 +66,10 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         image: image.reference.clone(),
         command: record.command_line(),
         created: parse_rfc3339(created_at)?,
+        ports: condition.published(),
         life: condition.life,
         status,
         labels: settings.labels.clone(),
-        ports: if running { host.ports.clone() } else { Vec::new() },
         network: host.network.as_str(),
         mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
         platform: image.platform.as_ref().map(ToString::to_string).unwrap_or_default(),

@@ -10,6 +10,7 @@ use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, State, Status};
 
 use crate::Engine;
+use crate::container::record::{PortMapping, Protocol};
 
 /// The exit code shown when it could not be learnt.
 pub const UNKNOWN_CODE: i32 = 255;
@@ -72,6 +73,22 @@ impl Life {
             Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
             _ => 0,
         }
+    }
+}
+
+impl Condition {
+    /// The ports of the host that lead into the container now, as they were bound.
+    pub fn published(&self) -> Vec<PortMapping> {
+        let running = matches!(self.life, Life::Running { .. });
+        let bound = self.pids.iter().filter(|_| running).flat_map(|pids| &pids.published);
+        let mapping = |port: &net::Published| PortMapping {
+            host_ip: Some(port.host_ip),
+            host_port: port.host_port,
+            host_port_last: port.host_port,
+            container_port: port.container_port,
+            protocol: Protocol::Tcp,
+        };
+        bound.map(mapping).collect()
     }
 }
 

@@ -84,6 +84,7 @@ impl Bed {
             monitor_pid: pid,
             monitor_start_time: start_time,
             cgroup: None,
+            published: Vec::new(),
         };
         write_pid(&self.engine.paths().run_container(id), &record).unwrap();
     }

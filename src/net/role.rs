@@ -96,6 +96,7 @@ impl Role {
         if let Some(tap) = tap {
             role.take_tap(tap)?;
         }
+        sandbox::filter()?;
         send(role.control.as_fd(), &Message::Ready { published }, None)?;
         Ok(role)
     }

@@ -77,6 +77,11 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
     }
     context.set_flag(c"allow_other")?;
     context.set_flag(c"default_permissions")?;
+    if read_only {
+        // Of the superblock, not only of the mount: else each read makes the kernel forget the access time, and the
+        // next stat of the file asks us.
+        context.set_flag(c"ro")?;
+    }
     let attr = Attr::NODEV | if read_only { Attr::RDONLY } else { Attr::empty() };
     let mount = context.mount(attr)?;
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())

@@ -18,6 +18,9 @@ mod object_dir;
 pub mod owner_client;
 mod owner_log;
 pub mod owner_role;
+mod probe;
 mod tree_walk;
 pub mod view_chain;
 pub mod view_host;
+
+pub use probe::probe;

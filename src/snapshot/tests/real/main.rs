@@ -12,6 +12,7 @@ mod support;
 mod chain;
 mod host;
 mod native;
+mod probe;
 
 use std::process::ExitCode;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     };
     println!("running as uid {} with {} ids", nix::unistd::getuid(), outer.ids.uids);
     let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let tests: Vec<Test> = [host::TESTS, native::TESTS, chain::TESTS].concat();
+    let tests: Vec<Test> = [host::TESTS, native::TESTS, chain::TESTS, probe::TESTS].concat();
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
         println!("test {name} ...");
         test(&outer);

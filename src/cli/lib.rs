@@ -32,8 +32,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let runs_a_process = command.runs_a_process();
     match command.execute(&globals) {
-        Ok(code) => code,
-        Err(Stop::Quiet(code)) => code,
+        Ok(code) | Err(Stop::Quiet(code)) => code,
         Err(Stop::Failed(report)) => {
             output::error(&report);
             exit_code(&report, runs_a_process)

@@ -53,10 +53,7 @@ impl Logs {
             let stream: &mut dyn Write = if entry.stream == "stderr" { &mut err } else { &mut out };
             let time = if self.timestamps { format!("{} ", entry.time) } else { String::new() };
             let done = stream.write_all(time.as_bytes()).and_then(|()| stream.write_all(entry.log.as_bytes()));
-            done.and_then(|()| stream.flush()).map_err(|error| {
-                end = Err(error.kind().into());
-                error
-            })
+            done.and_then(|()| stream.flush()).inspect_err(|error| end = Err(error.kind().into()))
         });
         written(end)?;
         read?;

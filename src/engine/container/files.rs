@@ -1,5 +1,6 @@
 //! The files of `/etc` that every container has of its own: `hosts`, `hostname`, `resolv.conf`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -44,7 +45,8 @@ fn hosts(record: &Record) -> String {
     }
     for (name, address) in added {
         let address = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        text.push_str(&format!("{address}\t{name}\n"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{address}\t{name}");
     }
     text
 }

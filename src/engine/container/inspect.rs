@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use base::time::NEVER;
 use base::{ContainerId, Report};
 use monitor::record::Status;
+use net::Addressing;
 use serde::Serialize;
 
 use crate::Engine;
-use crate::container::record::{HostSettings, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load};
+use crate::container::record::{
+    HostSettings, NetworkMode, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
+};
 use crate::container::spec::{MASKED, READ_ONLY, environment};
 use crate::container::state::{Condition, Life, condition};
-
-/// A JSON object without members.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Empty {}
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
@@ -121,7 +120,8 @@ pub struct Config {
     pub attach_stdin: bool,
     pub attach_stdout: bool,
     pub attach_stderr: bool,
-    pub exposed_ports: BTreeMap<String, Empty>,
+    /// Each with an empty object, which may get members.
+    pub exposed_ports: serde_json::Map<String, serde_json::Value>,
     pub tty: bool,
     pub open_stdin: bool,
     pub stdin_once: bool,
@@ -141,7 +141,30 @@ pub struct Config {
 pub struct NetworkSettings {
     /// An exposed port that is not published is null.
     pub ports: BTreeMap<String, Option<Vec<PortBinding>>>,
-    pub networks: BTreeMap<String, Empty>,
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    pub gateway: String,
+    pub mac_address: String,
+    pub networks: BTreeMap<String, Endpoint>,
+}
+
+/// `NetworkSettings.Networks[]`; empty texts while the container does not run.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct Endpoint {
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    pub gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    pub mac_address: String,
 }
 
 /// What is known about a container.
@@ -281,7 +304,7 @@ fn config(record: &Record) -> Config {
         attach_stdin: settings.attached && settings.stdin,
         attach_stdout: settings.attached,
         attach_stderr: settings.attached,
-        exposed_ports: settings.exposed_ports.iter().map(|port| (port.clone(), Empty {})).collect(),
+        exposed_ports: settings.exposed_ports.iter().map(|port| (port.clone(), serde_json::json!({}))).collect(),
         tty: settings.tty,
         open_stdin: settings.stdin,
         stdin_once: settings.attached && settings.stdin,
@@ -301,6 +324,29 @@ fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
         ports.extend(record.settings.exposed_ports.iter().map(|port| (port.clone(), None)));
         ports.extend(bindings(&condition.published()).into_iter().map(|(port, list)| (port, Some(list))));
     }
-    let networks = BTreeMap::from([(record.host.network.as_str().to_owned(), Empty {})]);
-    NetworkSettings { ports, networks }
+    let endpoint = endpoint(record, condition);
+    NetworkSettings {
+        ports,
+        ip_address: endpoint.ip_address.clone(),
+        gateway: endpoint.gateway.clone(),
+        mac_address: endpoint.mac_address.clone(),
+        networks: BTreeMap::from([(record.host.network.as_str().to_owned(), endpoint)]),
+    }
+}
+
+fn endpoint(record: &Record, condition: &Condition) -> Endpoint {
+    let running = matches!(condition.life, Life::Running { .. });
+    if !running || record.host.network != NetworkMode::Builtin {
+        return Endpoint::default();
+    }
+    let Addressing { v4, v6, mac, .. } = Addressing::default_bridge(&record.id);
+    Endpoint {
+        ip_address: v4.container.to_string(),
+        ip_prefix_len: v4.prefix,
+        gateway: v4.gateway.to_string(),
+        global_ipv6_address: v6.container.to_string(),
+        global_ipv6_prefix_len: v6.prefix,
+        ipv6_gateway: v6.gateway.to_string(),
+        mac_address: mac.map(|byte| format!("{byte:02x}")).join(":"),
+    }
 }

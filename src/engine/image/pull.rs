@@ -179,10 +179,8 @@ impl Pull<'_> {
             config.diff_ids.iter().map(|layer| layer.0).chain([manifest.digest, config.digest]).collect();
         lease.pin(&pins)?;
         self.layers(&manifest, &config)?;
-        let chain = match config.diff_ids.is_empty() {
-            true => None,
-            false => Some(layer::merge_chain(self.store, &config.diff_ids)?),
-        };
+        let chain =
+            if config.diff_ids.is_empty() { None } else { Some(layer::merge_chain(self.store, &config.diff_ids)?) };
         let blobs = self.store.blobs();
         blobs.put(&manifest.digest, &manifest.raw, Durability::Later)?;
         blobs.put(&config.digest, &config.raw, Durability::Later)?;
@@ -262,14 +260,13 @@ impl Pull<'_> {
             (self.listener)(&Event::Download { layer, done_bytes, size_bytes });
             if self.failed.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        match self.store.ingest(&layer, descriptor.size, waiting)? {
-            Some(ingest) => self.fetch(descriptor, diff_id, ingest, &limits)?,
-            None => {
-                // Another command brought the blob; its index may be missing if it was killed in between.
-                let file = self.store.blobs().open(&layer)?;
-                let file = file.ok_or(store::StoreError::Missing { digest: layer })?;
-                layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
-            }
+        if let Some(ingest) = self.store.ingest(&layer, descriptor.size, waiting)? {
+            self.fetch(descriptor, diff_id, ingest, &limits)?;
+        } else {
+            // Another command brought the blob; its index may be missing if it was killed in between.
+            let file = self.store.blobs().open(&layer)?;
+            let file = file.ok_or(store::StoreError::Missing { digest: layer })?;
+            layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
         }
         (self.listener)(&Event::Complete { layer });
         Ok(())

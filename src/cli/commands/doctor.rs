@@ -20,7 +20,6 @@ impl Doctor {
         } else {
             stdout(&engine::doctor::table(&ladders))?;
         }
-        let broken = ladders.iter().any(|ladder| ladder.chosen.is_none());
-        Ok(u8::from(broken))
+        Ok(0)
     }
 }

@@ -4,6 +4,7 @@
 //! the descriptors is dropped, which costs nothing but the call. Eviction is second chance (a clock hand).
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +25,7 @@ struct Inner {
 
 struct Slot {
     key: u64,
-    file: Arc<OwnedFd>,
+    file: Arc<File>,
     used: bool,
 }
 
@@ -35,11 +36,11 @@ impl FdCache {
     }
 
     /// The file of this key, opened by `open` when it is not here.
-    pub fn get(&self, key: u64, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Arc<OwnedFd>, Errno> {
+    pub fn get(&self, key: u64, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Arc<File>, Errno> {
         if let Some(file) = self.lock().touch(key) {
             return Ok(file);
         }
-        let opened = Arc::new(open()?);
+        let opened = Arc::new(File::from(open()?));
         let mut inner = self.lock();
         if let Some(file) = inner.touch(key) {
             return Ok(file);
@@ -60,13 +61,13 @@ impl FdCache {
 }
 
 impl Inner {
-    fn touch(&mut self, key: u64) -> Option<Arc<OwnedFd>> {
+    fn touch(&mut self, key: u64) -> Option<Arc<File>> {
         let slot = self.slots.get_mut(*self.position.get(&key)?)?;
         slot.used = true;
         Some(Arc::clone(&slot.file))
     }
 
-    fn insert(&mut self, capacity: usize, key: u64, file: Arc<OwnedFd>) {
+    fn insert(&mut self, capacity: usize, key: u64, file: Arc<File>) {
         let slot = Slot { key, file, used: false };
         if self.slots.len() < capacity {
             self.position.insert(key, self.slots.len());

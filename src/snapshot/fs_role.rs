@@ -23,9 +23,12 @@ use base::{Explain, Failure, Kind, Report};
 use fuse::{Features, Filesystem, FuserWire, Wire, WireError};
 use index::Index;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+use overlayfs::{Overlay, Policy};
 use serde::{Deserialize, Serialize};
 use sys::error::Call;
 use sys::role::Inherited;
@@ -33,7 +36,7 @@ use sys::{SysError, namespace, process, security, socket};
 
 use crate::fs_mount::{self, FuseMount};
 use crate::ids::MappedIds;
-use crate::object_dir::ObjectDir;
+use crate::object_dir::{CachedObjects, ObjectDir};
 use crate::view_chain::ChainView;
 use crate::view_host::{HostView, HostViewConfig};
 
@@ -45,7 +48,7 @@ pub const LINGER_MS: u64 = 30_000;
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
-/// for a chain `index` and `objects`.
+/// for a chain `index` and `objects`, for an overlay `upper` too (a directory that stays the driver's own).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FsConfig {
     /// What to serve.
@@ -61,6 +64,11 @@ pub enum View {
     Chain {
         /// Owners that the outer user namespace can express.
         ids: MappedIds,
+    },
+    /// A chain with a writable upper above it: the driver `fuse`, one server a container.
+    Overlay {
+        /// Nothing is synced; after a crash of the host the upper is refused.
+        volatile: bool,
     },
     /// The host's own root.
     Host(HostViewConfig),
@@ -78,6 +86,12 @@ pub enum FsRoleError {
     /// The index cannot be used.
     #[error("opening the index of the image chain")]
     Index(#[source] index::OpenError),
+    /// The upper cannot be used.
+    #[error("opening the writable snapshot")]
+    Upper(#[from] overlayfs::OpenError),
+    /// The host crashed while nothing was synced.
+    #[error("the snapshot was in use without syncs when the host went down; what it holds cannot be trusted")]
+    Unsynced,
     /// The index is that of one layer.
     #[error("the index is not that of a merged chain")]
     NotAChain,
@@ -90,6 +104,8 @@ impl Explain for FsRoleError {
     fn kind(&self) -> Kind {
         match self {
             FsRoleError::Sys(error) => error.kind(),
+            FsRoleError::Upper(error) => error.kind(),
+            FsRoleError::Unsynced => Kind::Conflict,
             _ => Kind::Internal,
         }
     }
@@ -136,11 +152,16 @@ fn start() -> Result<ExitCode, FsRoleError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What shakes hands with the kernel once the loop runs.
+type MakeWire = Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send>;
+
 /// A mounted view that is not served yet.
 struct Ready {
     user_namespace: OwnedFd,
     mount: FuseMount,
-    wire: Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send>,
+    wire: MakeWire,
+    /// To be closed when it is not served any more.
+    overlay: Option<Arc<Overlay>>,
     linger: Duration,
 }
 
@@ -148,9 +169,10 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let config: FsConfig = serde_json::from_slice(&inherited.config).map_err(FsRoleError::Config)?;
     let user_namespace = inherited.fd("userns")?;
     raise_open_files()?;
-    let mount = fs_mount::mount(user_namespace.as_fd(), true)?;
+    let mount = fs_mount::mount(user_namespace.as_fd(), !matches!(config.view, View::Overlay { .. }))?;
     nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
     security::drop_all_capabilities()?;
+    let mut overlay = None;
     let wire = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
@@ -158,18 +180,53 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             wire_of(view, Features::immutable(threads()))
         }
+        View::Overlay { volatile } => {
+            let opened = Arc::new(open_overlay(inherited, volatile)?);
+            overlay = Some(Arc::clone(&opened));
+            wire_of(overlayfs::View::new(opened), overlayfs::View::features(threads(), false))
+        }
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
             wire_of(HostView::open(&config)?, features)
         }
     };
-    Ok(Ready { user_namespace, mount, wire, linger: Duration::from_millis(config.linger_ms) })
+    Ok(Ready { user_namespace, mount, wire, overlay, linger: Duration::from_millis(config.linger_ms) })
 }
 
-fn wire_of(
-    view: impl Filesystem,
-    features: Features,
-) -> Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send> {
+/// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
+fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, FsRoleError> {
+    let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
+    if !index.is_chain() {
+        return Err(FsRoleError::NotAChain);
+    }
+    let contents = CachedObjects::new(ObjectDir(inherited.fd("objects")?));
+    let upper = inherited.fd("upper")?;
+    // Never closed, so that it is held until the process ends.
+    std::mem::forget(lock_upper(&upper)?);
+    let policy = if volatile { Policy::Volatile } else { Policy::Durable };
+    let overlay = Overlay::open(upper, Arc::new(index), Arc::new(contents), policy)?;
+    if overlay.recovery().unsynced {
+        return Err(FsRoleError::Unsynced);
+    }
+    Ok(overlay)
+}
+
+/// `EAGAIN` when another server still has it.
+fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(upper, c"lock", flags, Mode::from_bits_truncate(0o600)).call(|| "open(upper/lock)".to_owned())?;
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).call(|| "fcntl(upper/lock, F_OFD_SETLK)".to_owned())?;
+    Ok(file)
+}
+
+fn wire_of(view: impl Filesystem, features: Features) -> MakeWire {
     Box::new(move |device| FuserWire::open(device, Arc::new(view), &features))
 }
 
@@ -186,7 +243,7 @@ fn raise_open_files() -> Result<(), SysError> {
 
 /// Serves until the mount is gone; tells the waiting client if it cannot even begin.
 fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), FsRoleError> {
-    let Ready { user_namespace, mount, wire, linger } = match ready {
+    let Ready { user_namespace, mount, wire, overlay, linger } = match ready {
         Ok(ready) => ready,
         Err(error) => {
             refuse_first(&listen, &Report::from(error));
@@ -204,10 +261,15 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), Fs
     });
     let users = Users { listen, user_namespace, mount_namespace: mount.mount_namespace };
     users.serve(&ended, linger)?;
-    match server.join() {
+    let served = match server.join() {
         Ok(result) => Ok(result.map(drop)?),
         Err(_panic) => Err(SysError::new("FUSE server thread: panic", Errno::EIO).into()),
+    };
+    // The server's own reference went with its thread.
+    if let Some(overlay) = overlay.and_then(Arc::into_inner) {
+        overlay.close().call(|| "syncing the writable snapshot".to_owned())?;
     }
+    served
 }
 
 /// The client that started us learns why there will be no view.

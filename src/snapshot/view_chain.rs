@@ -10,6 +10,7 @@
 //! - Owners are shown as far as the outer user namespace can express them ([`MappedIds`]).
 //! - The index may be hostile: what is damaged answers `EIO` and is never a panic.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::fd_cache::FdCache;
 use crate::ids::MappedIds;
 
 /// At most this many objects are open at once.
-const OPEN_FILES: usize = 1024;
+pub(crate) const OPEN_FILES: usize = 1024;
 /// Contents up to this are shown as no blocks of their own; above, in units of 512 bytes.
 const BLOCK: u64 = 512;
 
@@ -118,7 +119,7 @@ fn damaged(_where: index::Damaged) -> Errno {
 }
 
 /// Reads until the buffer is full or the file ends; a file cut short answers `EIO`, never silently less.
-fn read_exact(file: &OwnedFd, offset: u64, buffer: &mut [u8]) -> Result<()> {
+fn read_exact(file: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
         let at = offset.checked_add(filled as u64).and_then(|at| i64::try_from(at).ok()).ok_or(Errno::EIO)?;

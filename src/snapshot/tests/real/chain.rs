@@ -17,11 +17,12 @@ use store::{Durability, Store};
 use sys::xattr::{self, Existing};
 
 use crate::Test;
-use crate::support::{Outer, clone_view, inside, inside_with, overlay};
+use crate::support::{Outer, clone_view, inside, inside_with, overlay, pid_of_server, until};
 
 pub const TESTS: &[Test] = &[
     ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
     ("chain_view_below_overlayfs", below_overlayfs),
+    ("overlay_view_is_written_and_found_again", is_written_and_found_again),
 ];
 
 /// A two-layer image of everything that a tree can have: `T` becomes the merged tree, `L2` the second layer.
@@ -67,11 +68,11 @@ find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
 /// `struct vfs_cap_data` of revision 2 with `cap_net_raw` permitted and effective.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// An image in a store, its oracle, and a connection to its view.
+/// An image in a store, and its oracle.
 struct Image {
     work: PathBuf,
     chain: PathBuf,
-    connection: FsConnection,
+    objects: PathBuf,
 }
 
 fn shell(outer: &Outer, script: &str, dir: &Path) -> String {
@@ -114,22 +115,23 @@ fn image(outer: &Outer, key: &str) -> Image {
     });
     let chain = merge_chain(&store, &layers).unwrap();
     let chain = store.chains().dir().path().join(store.chains().path_of(&chain.0));
-    let config = FsConfig { view: View::Chain { ids: outer.ids }, linger_ms: 100 };
-    let (index, objects) = (File::open(&chain).unwrap(), File::open(root.join("objects")).unwrap());
-    let spec = FsSpec {
-        key,
-        config: &config,
-        user_namespace: outer.user_namespace.as_fd(),
-        fds: &[("index", index.as_fd()), ("objects", objects.as_fd())],
-        cgroup: None,
-    };
-    let connection = connect_or_spawn(&outer.places(), &spec).unwrap();
-    Image { work, chain, connection }
+    Image { work, chain, objects: root.join("objects") }
+}
+
+/// Starts a server, or finds it.
+fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
+    let config = FsConfig { view, linger_ms: 100 };
+    let (index, objects) = (File::open(&image.chain).unwrap(), File::open(&image.objects).unwrap());
+    let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd())];
+    fds.extend(upper.map(|upper| ("upper", upper.as_fd())));
+    let spec = FsSpec { key, config: &config, user_namespace: outer.user_namespace.as_fd(), fds: &fds, cgroup: None };
+    connect_or_spawn(&outer.places(), &spec).unwrap()
 }
 
 fn shows_what_the_archives_hold(outer: &Outer) {
     let image = image(outer, "shown");
-    let view = clone_view(&image.connection);
+    let connection = connect(outer, &image, "shown", View::Chain { ids: outer.ids }, None);
+    let view = clone_view(&connection);
     inside_with(&outer.user_namespace, [], |[]| {
         let mounted = mounted_at(&view, &image.work.join("L2"));
         let expected = shell(outer, PICTURE, &image.work.join("T"));
@@ -164,7 +166,8 @@ rm -r covered; ln etc/conf.d/b links/b2; rm srv/pipe; ln -s target srv/pipe; rm 
 
 fn below_overlayfs(outer: &Outer) {
     let image = image(outer, "below");
-    let view = clone_view(&image.connection);
+    let connection = connect(outer, &image, "below", View::Chain { ids: outer.ids }, None);
+    let view = clone_view(&connection);
     let snaps = outer.scratch.path().join("snaps");
     let places = native::prepare(&snaps, "below", Outer::container_root()).unwrap();
     inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
@@ -216,4 +219,36 @@ fn below_overlayfs(outer: &Outer) {
         assert_eq!(kind(path), expected, "{path} in {changes:?}");
     }
     native::remove(&snaps, "below", None).unwrap();
+}
+
+/// The driver `fuse`: the same changes on our own overlay, which a second server finds again.
+fn is_written_and_found_again(outer: &Outer) {
+    let image = image(outer, "own");
+    let upper = outer.scratch.path().join("own-upper");
+    std::fs::create_dir(&upper).unwrap();
+    let marker = upper.join("volatile");
+    let upper = File::open(upper).unwrap();
+    let view = View::Overlay { volatile: true };
+    let oracle = image.work.join("T");
+    // The root directory has no changes in it and its own time is that of the last one.
+    let picture = PICTURE.replace("find . !", "find . -mindepth 1 !");
+    for round in 0..2 {
+        let connection = connect(outer, &image, "own", view.clone(), Some(&upper));
+        let view = clone_view(&connection);
+        inside_with(&outer.user_namespace, [], |[]| {
+            let mounted = mounted_at(&view, &image.work.join("L2"));
+            assert_same(outer, &shell(outer, &picture, &mounted), &shell(outer, &picture, &oracle));
+            if round == 0 {
+                for tree in [&mounted, &oracle] {
+                    shell(outer, CHANGE, tree);
+                    shell(outer, "find . -newermt '2022-01-01' -exec touch -h -d '2023-01-01' {} +", tree);
+                }
+                assert_same(outer, &shell(outer, &picture, &mounted), &shell(outer, &picture, &oracle));
+            }
+        });
+        assert!(marker.exists());
+        drop((view, connection));
+        until("the server's end", 5, || pid_of_server("own").is_none());
+        assert!(!marker.exists(), "the upper was closed");
+    }
 }

@@ -174,3 +174,8 @@ pub fn overlay(lower: &Path, upper: &File, work: &File) -> OwnedFd {
     context.set_flag(c"userxattr").unwrap();
     context.mount(Attr::NODEV).unwrap()
 }
+
+/// The server of a view, if it runs.
+pub fn pid_of_server(key: &str) -> Option<i32> {
+    lines(Command::new("pgrep").args(["-x", "-f", &format!("sublet-fs {key}")])).first()?.parse().ok()
+}

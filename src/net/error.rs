@@ -63,8 +63,10 @@ impl NetError {
 impl Explain for NetError {
     fn kind(&self) -> Kind {
         match self {
-            NetError::Tun(source) | NetError::Setup { source, .. } | NetError::System(source) => source.kind(),
-            NetError::Bind { source, .. } => source.kind(),
+            NetError::Tun(source)
+            | NetError::Setup { source, .. }
+            | NetError::Bind { source, .. }
+            | NetError::System(source) => source.kind(),
             NetError::PortTaken { .. } => Kind::Conflict,
             NetError::Protocol(_) | NetError::Ended => Kind::Internal,
             NetError::Role(failure) => failure.kind,

@@ -30,7 +30,7 @@ struct Socket {
 pub struct Sockets {
     pub tap: Option<OwnedFd>,
     epoll: Epoll,
-    sockets: Vec<Option<Socket>>,
+    flows: Vec<Option<Socket>>,
     /// Told to epoll with the number, so that an event of a socket that is gone is not taken for its successor's.
     generations: Vec<u16>,
     peek_offset: bool,
@@ -54,7 +54,7 @@ impl Sockets {
         Sockets {
             tap: None,
             epoll,
-            sockets: (0..flows).map(|_| None).collect(),
+            flows: (0..flows).map(|_| None).collect(),
             generations: vec![0; flows as usize],
             peek_offset,
             skip: vec![0; if peek_offset { 0 } else { SKIP_MAX }],
@@ -88,12 +88,12 @@ impl Sockets {
         self.generations[number] = self.generations[number].wrapping_add(1);
         let data = (u64::from(self.generations[number]) << 32) | u64::from(id.0);
         self.epoll.add(&fd, EpollEvent::new(flags, data))?;
-        self.sockets[number] = Some(Socket { fd, peek_at: 0 });
+        self.flows[number] = Some(Socket { fd, peek_at: 0 });
         Ok(())
     }
 
     fn get(&mut self, id: FlowId) -> Option<&mut Socket> {
-        self.sockets.get_mut(id.0 as usize)?.as_mut()
+        self.flows.get_mut(id.0 as usize)?.as_mut()
     }
 
     fn open_datagram(&mut self, id: FlowId, source: Option<u16>, to: SocketAddr) -> Result<(), Errno> {
@@ -186,7 +186,7 @@ impl Host for Sockets {
     }
 
     fn tcp_peek(&mut self, id: FlowId, offset: usize, buffer: &mut [u8]) -> Peek {
-        let Some(Some(socket)) = self.sockets.get_mut(id.0 as usize) else { return Peek::Broken };
+        let Some(Some(socket)) = self.flows.get_mut(id.0 as usize) else { return Peek::Broken };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         let result = if self.peek_offset {
             if socket.peek_at != offset {
@@ -221,12 +221,11 @@ impl Host for Sockets {
         let mut left = count;
         while left > 0 {
             match netsock::discard(socket.fd.as_fd(), left) {
-                Ok(0) => return false,
+                Ok(0) | Err(_) => return false,
                 Ok(done) => {
                     left -= done;
                     socket.peek_at = socket.peek_at.saturating_sub(done);
                 }
-                Err(_) => return false,
             }
         }
         true
@@ -279,7 +278,7 @@ impl Host for Sockets {
     }
 
     fn close(&mut self, id: FlowId, reset: bool) {
-        let Some(socket) = self.sockets.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let Some(socket) = self.flows.get_mut(id.0 as usize).and_then(Option::take) else { return };
         if reset {
             let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             let _ = setsockopt(&socket.fd, sockopt::Linger, &at_once);

@@ -33,6 +33,8 @@ mod slab;
 mod stack;
 mod stash;
 pub mod tcp;
+#[cfg(test)]
+mod tcp_test;
 mod timers;
 mod udp;
 pub mod wire;

@@ -185,10 +185,10 @@ impl Stack {
     }
 
     fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
-        if packet.protocol == ip::ICMPV6 {
-            if let Some(target) = icmp::parse_solicitation(packet) {
-                return self.solicited(now_us, packet.source, target, host);
-            }
+        if packet.protocol == ip::ICMPV6
+            && let Some(target) = icmp::parse_solicitation(packet)
+        {
+            return self.solicited(now_us, packet.source, target, host);
         }
         if !self.shared.config.is_container(packet.source) {
             self.shared.counters.forbidden += 1;
@@ -242,7 +242,7 @@ impl Stack {
         let body = icmp::advertisement(target, self.shared.config.gateway_mac);
         // Router, solicited, override.
         let header = icmp::header(target.into(), from, (136, 0), [0xe0, 0, 0, 0], &body);
-        self.run(now_us, host, FlowId(0)).icmp(target.into(), from, 255, &header, &body);
+        self.run(now_us, host, FlowId(0)).icmp(target.into(), from, 255, header, &body);
     }
 
     fn tcp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
@@ -429,7 +429,7 @@ impl Stack {
         }
         let to = tcp::target(address, &key);
         let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
-        self.udp.begin(key, to, packet, datagram.payload, &mut run);
+        self.udp.begin(key, to, datagram.payload, &mut run);
     }
 
     fn icmp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
@@ -472,13 +472,13 @@ impl Stack {
             match self.shared_table(id) {
                 Table::Tcp(slot) => self.on_tcp(now_us, slot, host, |key, flow, run| flow.timer(key, run)),
                 Table::Udp(slot) => {
-                    self.udp.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                    self.udp.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id));
                 }
                 Table::Echo(slot) => {
-                    self.echo.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                    self.echo.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id));
                 }
                 Table::Dns(slot) => {
-                    self.dns.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id))
+                    self.dns.expire(slot, &mut run_of(&mut self.shared, &mut self.half_open, host, now_us, id));
                 }
             }
         }
@@ -571,12 +571,12 @@ impl<H: Host> Run<'_, H> {
     }
 
     /// Writes an ICMP message whose 8 bytes of header are complete.
-    pub fn icmp(&mut self, source: IpAddr, destination: IpAddr, hop_limit: u8, header: &[u8; 8], body: &[u8]) {
+    pub fn icmp(&mut self, source: IpAddr, destination: IpAddr, hop_limit: u8, header: [u8; 8], body: &[u8]) {
         let (ether_type, protocol) =
             if source.is_ipv4() { (ethernet::IPV4, ip::ICMP) } else { (ethernet::IPV6, ip::ICMPV6) };
         let mut head = Header::new();
         ip::write(&mut head, source, destination, protocol, 8 + body.len(), hop_limit);
-        head.push(header);
+        head.push(&header);
         self.link_frame(ether_type, &head, body);
     }
 
@@ -585,7 +585,7 @@ impl<H: Host> Run<'_, H> {
         let kind = if source.is_ipv4() { 0 } else { 129 };
         let (id, sequence) = (id.to_be_bytes(), sequence.to_be_bytes());
         let header = icmp::header(source, destination, (kind, 0), [id[0], id[1], sequence[0], sequence[1]], data);
-        self.icmp(source, destination, 64, &header, data);
+        self.icmp(source, destination, 64, header, data);
     }
 
     /// Refuses a packet, quoting it.
@@ -606,7 +606,7 @@ impl<H: Host> Run<'_, H> {
     fn send_unreachable(&mut self, to: IpAddr, quoted: &[u8], reason: Unreachable) {
         let from = self.shared.config.gateway(to);
         let header = icmp::header(from, to, reason.code(to.is_ipv6()), [0; 4], quoted);
-        self.icmp(from, to, 64, &header, quoted);
+        self.icmp(from, to, 64, header, quoted);
     }
 
     /// Writes TCP segments of `mss` bytes in one frame.

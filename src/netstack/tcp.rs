@@ -201,8 +201,8 @@ impl Tcp {
         }
         self.window = u32::from(syn.window);
         // Data in a SYN is not taken; it will be sent again.
-        self.nxt = syn.seq.add(1);
-        self.edge = self.nxt.add(0xffff);
+        self.nxt = syn.seq.plus(1);
+        self.edge = self.nxt.plus(0xffff);
     }
 
     pub fn is_half_open(&self) -> bool {
@@ -215,9 +215,10 @@ impl Tcp {
 
     /// Starts the timers of a new flow, and sends the SYN of an inward one.
     pub fn start<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
-        match self.phase {
-            Phase::SynSent => self.send_syn(key, run),
-            _ => run.shared.timers.set(run.id, run.now_us + CONNECT_TIMEOUT_US),
+        if self.phase == Phase::SynSent {
+            self.send_syn(key, run);
+        } else {
+            run.shared.timers.set(run.id, run.now_us + CONNECT_TIMEOUT_US);
         }
     }
 
@@ -281,7 +282,7 @@ impl Tcp {
         let mut quoted = [0; 20];
         quoted[..2].copy_from_slice(&key.container.1.to_be_bytes());
         quoted[2..4].copy_from_slice(&key.remote.1.to_be_bytes());
-        quoted[4..8].copy_from_slice(&self.nxt.add(0_u32.wrapping_sub(1)).0.to_be_bytes());
+        quoted[4..8].copy_from_slice(&self.nxt.plus(0_u32.wrapping_sub(1)).0.to_be_bytes());
         quoted[12..14].copy_from_slice(&[5 << 4, SYN]);
         run.unreachable(key.container.0, key.remote.0, crate::wire::ip::TCP, &quoted, reason);
     }
@@ -292,7 +293,7 @@ impl Tcp {
         let syn = SynOptions { mss: Some(run.shared.config.mss(key.container.0)), window_shift: shift };
         let flags = if self.phase == Phase::SynSent { SYN } else { SYN | ACK };
         self.send(key, run, flags, self.una, Some(syn));
-        self.snd = self.una.add(1);
+        self.snd = self.una.plus(1);
         self.snd_max = self.snd;
         let backoff = RTO_INITIAL_US << self.retries.min(6);
         run.shared.timers.set(run.id, run.now_us + u64::from(backoff));
@@ -307,7 +308,7 @@ impl Tcp {
             }
             // The SYN sent again: its answer comes with the end of the connect.
             Phase::Connecting => Verdict::Keep,
-            Phase::SynSent => self.answer_to_syn(key, segment, run),
+            Phase::SynSent => self.answer_to_syn(segment, run),
             Phase::SynReceived | Phase::Open => self.established(key, segment, run),
             Phase::Lingering => {
                 if !segment.has(RST) && (segment.has(FIN) || !segment.payload.is_empty()) {
@@ -318,7 +319,7 @@ impl Tcp {
         }
     }
 
-    fn answer_to_syn<H: Host>(&mut self, key: &Key, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
+    fn answer_to_syn<H: Host>(&mut self, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
         if !segment.has(ACK) || segment.ack != self.snd {
             return Verdict::Keep;
         }
@@ -332,7 +333,6 @@ impl Tcp {
             self.acknowledge_soon(run);
             self.queue(run);
         }
-        let _ = key;
         Verdict::Keep
     }
 
@@ -495,12 +495,12 @@ impl Tcp {
         let room = (self.edge.since(self.nxt) + rounding).max(0) as usize;
         let allowed = &fresh[..fresh.len().min(room)];
         let taken = self.deliver(allowed, run)?;
-        self.nxt = self.nxt.add(taken as u32);
+        self.nxt = self.nxt.plus(taken as u32);
         if taken < fresh.len() {
             run.shared.counters.dropped_segments += 1;
         } else if fin {
             self.flags.set(Flags::FIN_IN);
-            self.nxt = self.nxt.add(1);
+            self.nxt = self.nxt.plus(1);
             self.pass_fin(run);
         }
         Ok(())
@@ -618,7 +618,7 @@ impl Tcp {
         let room = window.min(cap).saturating_sub(in_flight);
         // No silly segments: while something is in flight, an acknowledgement will come.
         if room == 0 || (room < u32::from(self.mss) && in_flight > 0) {
-            self.arm(run);
+            self.keep_armed(run);
             return Verdict::Keep;
         }
         let mut scratch = std::mem::take(&mut run.shared.scratch);
@@ -643,7 +643,7 @@ impl Tcp {
         };
         run.shared.scratch = scratch;
         if verdict == Verdict::Keep {
-            self.arm(run);
+            self.keep_armed(run);
         }
         verdict
     }
@@ -665,9 +665,9 @@ impl Tcp {
                 break;
             }
             if self.timed_us == 0 && self.snd == self.snd_max {
-                (self.timed_seq, self.timed_us) = (self.snd.add(payload.len() as u32), run.now_us.max(1));
+                (self.timed_seq, self.timed_us) = (self.snd.plus(payload.len() as u32), run.now_us.max(1));
             }
-            self.snd = self.snd.add(payload.len() as u32);
+            self.snd = self.snd.plus(payload.len() as u32);
             if self.snd.since(self.snd_max) > 0 {
                 self.snd_max = self.snd;
             }
@@ -689,12 +689,24 @@ impl Tcp {
         self.send(key, run, FIN | ACK, self.snd, None);
         self.flags.set(Flags::FIN_SENT | Flags::FIN_EVER);
         self.flags.clear(Flags::READABLE | Flags::ACK_DUE);
-        self.snd = self.snd.add(1);
+        self.snd = self.snd.plus(1);
         self.snd_max = self.snd;
     }
 
-    /// Sets the deadline that fits what is outstanding.
+    /// Sets the deadline that fits what is outstanding; restarts one that runs.
     fn arm<H: Host>(&mut self, run: &mut Run<'_, H>) {
+        let at = self.deadline(run.now_us);
+        run.shared.timers.set(run.id, at);
+    }
+
+    /// The same, but an earlier deadline stays: only acknowledgements restart the timer (RFC 6298 §5), or news of the
+    /// host socket could put a retransmission off for ever.
+    fn keep_armed<H: Host>(&mut self, run: &mut Run<'_, H>) {
+        let at = self.deadline(run.now_us);
+        run.shared.timers.set_earlier(run.id, at);
+    }
+
+    fn deadline(&self, now_us: u64) -> u64 {
         let delay = if self.snd != self.una || (self.window == 0 && self.flags.has(Flags::READABLE)) {
             u64::from(self.rto_us) << self.retries.min(8)
         } else if self.stash.len() > 0 {
@@ -707,7 +719,7 @@ impl Tcp {
             KEEPALIVE_OPEN_US
         };
         let longest = if self.snd == self.una { KEEPALIVE_OPEN_US } else { u64::from(RTO_MAX_US) };
-        run.shared.timers.set(run.id, run.now_us + delay.min(longest));
+        now_us + delay.min(longest)
     }
 
     /// The flow's deadline has come.
@@ -751,7 +763,7 @@ impl Tcp {
             return self.pump(key, self.window.max(1), run);
         }
         // Keepalive: an old number draws an acknowledgement, or a reset from a kernel that has forgotten.
-        self.send(key, run, ACK, self.snd.add(0_u32.wrapping_sub(1)), None);
+        self.send(key, run, ACK, self.snd.plus(0_u32.wrapping_sub(1)), None);
         self.arm(run);
         Verdict::Keep
     }
@@ -764,7 +776,7 @@ impl Tcp {
             waiting => floor.saturating_sub(waiting),
         };
         let window = if self.our_shift == 0 { window.min(0xffff) } else { window };
-        let edge = self.acknowledged().add(window);
+        let edge = self.acknowledged().plus(window);
         let moved = edge.since(self.edge);
         // Steps smaller than a segment are not worth announcing.
         if moved >= i32::from(self.mss) || self.edge == self.nxt && moved > 0 && self.stash.len() == 0 {
@@ -775,7 +787,7 @@ impl Tcp {
     /// The number up to which the host's kernel has everything.
     fn acknowledged(&self) -> SeqNumber {
         let fin = self.flags.has(Flags::FIN_IN) && !self.flags.has(Flags::SHUT);
-        self.nxt.add(0_u32.wrapping_sub(self.stash.len() + u32::from(fin)))
+        self.nxt.plus(0_u32.wrapping_sub(self.stash.len() + u32::from(fin)))
     }
 
     fn outgoing(&self, key: &Key, flags: u8, seq: SeqNumber, syn: Option<SynOptions>) -> Outgoing {
@@ -815,7 +827,7 @@ pub(crate) fn answer_stray<H: Host>(key: &Key, segment: &Segment<'_>, run: &mut 
     let (flags, seq, ack) = if segment.has(ACK) {
         (RST, segment.ack, SeqNumber(0))
     } else {
-        (RST | ACK, SeqNumber(0), segment.seq.add(length))
+        (RST | ACK, SeqNumber(0), segment.seq.plus(length))
     };
     let outgoing = Outgoing { source: key.remote, destination: key.container, seq, ack, flags, window: 0, syn: None };
     let _ = run.segment(&outgoing, &[], 0);

@@ -44,6 +44,14 @@ impl Timers {
         }
     }
 
+    /// Sets a deadline unless an earlier one is set.
+    pub fn set_earlier(&mut self, id: FlowId, at_us: u64) {
+        let flow = id.0 as usize;
+        if self.position[flow] == ABSENT || at_us < self.wanted[flow] {
+            self.set(id, at_us);
+        }
+    }
+
     pub fn clear(&mut self, id: FlowId) {
         let position = self.position[id.0 as usize];
         if position == ABSENT {

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use crate::slab::Slab;
 use crate::stack::{FlowId, Run};
 use crate::tcp::Key;
-use crate::wire::ip::Packet;
 use crate::{Host, Received};
 
 const UNREPLIED_US: u64 = 30_000_000;
@@ -64,7 +63,6 @@ impl Udp {
         &mut self,
         key: Key,
         to: SocketAddr,
-        packet: &Packet<'_>,
         payload: &[u8],
         run: &mut Run<'_, H>,
     ) {
@@ -83,7 +81,6 @@ impl Udp {
             Err(error) => {
                 self.flows.remove(slot);
                 run.datagram_error(&key, error);
-                let _ = packet;
             }
         }
     }

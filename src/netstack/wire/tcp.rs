@@ -26,7 +26,7 @@ pub struct SeqNumber(pub u32);
 impl SeqNumber {
     /// The number `count` bytes further.
     #[must_use]
-    pub fn add(self, count: u32) -> Self {
+    pub fn plus(self, count: u32) -> Self {
         SeqNumber(self.0.wrapping_add(count))
     }
 

@@ -57,7 +57,9 @@ fn udp_echo() {
         })
     });
     bed.finish();
-    servers.into_iter().for_each(|server| server.join().unwrap());
+    for server in servers {
+        server.join().unwrap();
+    }
 }
 
 fn udp_refused() {

@@ -62,9 +62,10 @@ fn echo() {
                 let gateway = inside.gateways()[family];
                 let direct = SocketAddr::new(HOST[family], ports[family]);
                 assert_eq!(converse(direct, &text), format!("{} {text}", HOST[family]));
-                let (alias, seen_from) = match exposed {
-                    false => (SocketAddr::new(gateway, ports[family]), HOST[family]),
-                    true => (SocketAddr::new(gateway, loopback_ports[family]), LOOPBACK[family]),
+                let (alias, seen_from) = if exposed {
+                    (SocketAddr::new(gateway, loopback_ports[family]), LOOPBACK[family])
+                } else {
+                    (SocketAddr::new(gateway, ports[family]), HOST[family])
                 };
                 assert_eq!(converse(alias, &text), format!("{seen_from} {text}"));
             }
@@ -108,9 +109,9 @@ fn refused() {
 }
 
 fn reset() {
-    for family in 0..2 {
-        let listener = listen(HOST[family]);
-        let to = SocketAddr::new(HOST[family], port(&listener));
+    for host in HOST {
+        let listener = listen(host);
+        let to = SocketAddr::new(host, port(&listener));
         let bed = Bed::start(&spec(), |_| {
             let mut stream = TcpStream::connect(to).unwrap();
             // Before this the reset could overtake the end of the connect.
@@ -144,18 +145,18 @@ fn bulk(out: usize, back: usize) {
 fn exchange(host: IpAddr, spec: &net::NetSpec, (out, back): (usize, usize), pause_us: u64) {
     let listener = listen(host);
     let to = SocketAddr::new(host, port(&listener));
-    let bed = Bed::start(spec, |_| both(TcpStream::connect(to).unwrap(), out, back, pause_us));
-    both(listener.accept().unwrap().0, back, out, pause_us);
+    let bed = Bed::start(spec, |_| both(&TcpStream::connect(to).unwrap(), out, back, pause_us));
+    both(&listener.accept().unwrap().0, back, out, pause_us);
     bed.finish();
 }
 
-fn both(stream: TcpStream, send: usize, receive: usize, pause_us: u64) {
+fn both(stream: &TcpStream, send: usize, receive: usize, pause_us: u64) {
     let sender = stream.try_clone().unwrap();
     let sending = thread(move || {
         send_pattern(&sender, send);
         sender.shutdown(Shutdown::Write).unwrap();
     });
-    expect_pattern(&stream, receive, pause_us);
+    expect_pattern(stream, receive, pause_us);
     sending.join().unwrap();
 }
 
@@ -190,12 +191,12 @@ fn parallel_connections() {
     let listener = listen(HOST[0]);
     let to = SocketAddr::new(HOST[0], port(&listener));
     let bed = Bed::start(&spec(), |_| {
-        let connections = (0..COUNT).map(|_| thread(move || both(TcpStream::connect(to).unwrap(), SIZE, SIZE, 0)));
+        let connections = (0..COUNT).map(|_| thread(move || both(&TcpStream::connect(to).unwrap(), SIZE, SIZE, 0)));
         connections.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
     });
     let servers = (0..COUNT).map(|_| {
         let (stream, _) = listener.accept().unwrap();
-        thread(move || both(stream, SIZE, SIZE, 0))
+        thread(move || both(&stream, SIZE, SIZE, 0))
     });
     servers.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
     bed.finish();
@@ -219,8 +220,8 @@ fn without_peek_offset() {
             instruction(0x06, 0, 0, 0x7fff_0000),
         ])
         .unwrap();
-        let bed = Bed::start(&spec(), |_| both(TcpStream::connect(to).unwrap(), 50_000_000, 100_000_000, 0));
-        both(listener.accept().unwrap().0, 100_000_000, 50_000_000, 0);
+        let bed = Bed::start(&spec(), |_| both(&TcpStream::connect(to).unwrap(), 50_000_000, 100_000_000, 0));
+        both(&listener.accept().unwrap().0, 100_000_000, 50_000_000, 0);
         bed.finish();
     });
     isolated.finish();

@@ -195,10 +195,7 @@ impl Tcp {
     fn take_syn(&mut self, syn: &Segment<'_>) {
         let options = syn.syn_options();
         self.mss = self.mss.min(options.mss.unwrap_or(536)).max(64);
-        match options.window_shift {
-            Some(shift) => (self.their_shift, self.our_shift) = (shift, WINDOW_SHIFT),
-            None => (self.their_shift, self.our_shift) = (0, 0),
-        }
+        (self.their_shift, self.our_shift) = options.window_shift.map_or((0, 0), |shift| (shift, WINDOW_SHIFT));
         self.window = u32::from(syn.window);
         // Data in a SYN is not taken; it will be sent again.
         self.nxt = syn.seq.plus(1);

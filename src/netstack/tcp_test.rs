@@ -128,6 +128,7 @@ struct World {
     host: Script,
     peer: Peer,
     now_us: u64,
+    edge: Option<SeqNumber>,
 }
 
 impl World {
@@ -147,9 +148,9 @@ impl World {
             names: Vec::new(),
             limits: Limits { tcp: 4, half_open: 4, udp: 1, echo: 1, dns: 1, new_flows_per_s: 100 },
         };
-        let peer =
-            Peer { una: 0, next: 0, edge: 0, received: 0, window: 4000, their_first: None, their_fin: false };
-        let mut world = World { stack: Stack::new(config), host: Script::default(), peer, now_us: 1_000_000 };
+        let peer = Peer { una: 0, next: 0, edge: 0, received: 0, window: 4000, their_first: None, their_fin: false };
+        let mut world =
+            World { stack: Stack::new(config), host: Script::default(), peer, now_us: 1_000_000, edge: None };
         let syn = SynOptions { mss: Some(1460), window_shift: Some(SHIFT) };
         world.send(SYN, SeqNumber(FIRST.wrapping_sub(1)), &[], Some(syn));
         world.stack.socket_ready(world.now_us, FLOW, Readiness { readable: false, writable: true }, &mut world.host);
@@ -157,9 +158,10 @@ impl World {
     }
 
     fn send(&mut self, flags: u8, seq: SeqNumber, payload: &[u8], syn: Option<SynOptions>) {
-        let ack = self.peer.their_first.map_or(SeqNumber(0), |first| {
-            first.plus(1 + self.peer.received as u32 + u32::from(self.peer.their_fin))
-        });
+        let ack = self
+            .peer
+            .their_first
+            .map_or(SeqNumber(0), |first| first.plus(1 + self.peer.received as u32 + u32::from(self.peer.their_fin)));
         let window = self.peer.window;
         let outgoing = Outgoing { source: CONTAINER, destination: REMOTE, seq, ack, flags, window, syn };
         let mut head = Header::new();
@@ -170,14 +172,17 @@ impl World {
         outgoing.write(&mut head, payload.len());
         self.stack.frame_in(self.now_us, &[head.as_slice(), payload].concat(), &mut self.host);
         self.stack.end_batch(self.now_us, &mut self.host);
-        let mut edge = None;
+        let before = self.edge;
         self.stack.each_tcp(|flow| {
             flow.check();
-            edge = Some(flow.edge());
+            self.edge = Some(flow.edge());
         });
+        if let (Some(before), Some(now)) = (before, self.edge) {
+            assert!(now.since(before) >= 0, "the window's right edge never moves left");
+        }
     }
 
-    fn seq(&self, at: usize) -> SeqNumber {
+    fn seq(at: usize) -> SeqNumber {
         SeqNumber(FIRST.wrapping_add(at as u32))
     }
 
@@ -190,7 +195,7 @@ impl World {
         }
         let bytes: Vec<u8> = (self.peer.next..end).map(byte).collect();
         let fin = if end == LENGTH { FIN } else { 0 };
-        let seq = self.seq(self.peer.next);
+        let seq = Self::seq(self.peer.next);
         self.peer.next = end + usize::from(fin != 0);
         if !lost {
             self.send(ACK | fin, seq, &bytes, None);
@@ -209,7 +214,7 @@ impl World {
         if segment.has(SYN) {
             self.peer.their_first = Some(segment.seq);
             self.peer.edge = self.peer.edge.max(usize::from(segment.window));
-            return self.send(ACK, self.seq(self.peer.next), &[], None);
+            return self.send(ACK, Self::seq(self.peer.next), &[], None);
         }
         let Some(first) = self.peer.their_first else { return };
         let acked = segment.ack.since(SeqNumber(FIRST));
@@ -232,7 +237,7 @@ impl World {
             }
         }
         if !segment.payload.is_empty() || segment.has(FIN) || at < known {
-            self.send(ACK, self.seq(self.peer.next), &[], None);
+            self.send(ACK, Self::seq(self.peer.next), &[], None);
         }
     }
 

@@ -59,13 +59,7 @@ impl Udp {
     }
 
     /// Opens a flow and sends its first datagram.
-    pub fn begin<H: Host>(
-        &mut self,
-        key: Key,
-        to: SocketAddr,
-        payload: &[u8],
-        run: &mut Run<'_, H>,
-    ) {
+    pub fn begin<H: Host>(&mut self, key: Key, to: SocketAddr, payload: &[u8], run: &mut Run<'_, H>) {
         if self.flows.len() >= self.capacity as usize {
             self.give_one_up(run);
         }

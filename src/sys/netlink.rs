@@ -129,8 +129,8 @@ impl Batch {
         let mut answered = 0;
         let mut buffer = vec![0_u8; 32 << 10];
         while answered < self.names.len() {
-            let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-                .call(|| "recv(netlink)".to_owned())?;
+            let length =
+                recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).call(|| "recv(netlink)".to_owned())?;
             let mut rest = &buffer[..length];
             while let Some((kind, sequence, errno, next)) = acknowledgement(rest) {
                 rest = next;

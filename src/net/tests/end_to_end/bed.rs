@@ -12,10 +12,8 @@ use sys::process::{self, Child, Exit, Flags};
 use sys::{netlink, tuntap};
 
 /// The host's primary addresses.
-pub const HOST: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7)),
-];
+pub const HOST: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7))];
 
 /// The loopback addresses.
 pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -109,7 +107,10 @@ impl Bed {
             let tap = setup::in_namespace(&spec.addressing).unwrap();
             control.hand_tap(tap.as_fd()).unwrap();
             drop(tap);
-            inside(&Inside { addressing: spec.addressing.clone(), ready: theirs.as_fd().try_clone_to_owned().unwrap() });
+            inside(&Inside {
+                addressing: spec.addressing.clone(),
+                ready: theirs.as_fd().try_clone_to_owned().unwrap(),
+            });
         });
         Bed { published, control, role, inside: inside.unwrap(), ready }
     }

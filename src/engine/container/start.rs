@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use base::{ContainerId, Context, Kind, Report};
@@ -30,12 +30,25 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
     if locked.condition.life.is_active() {
         return Ok(None);
     }
-    let started = launch(engine, &record, streams);
+    let launched = launch(engine, &record, streams);
+    // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
-    started
+    let Launched { socket, monitor, started } = launched?;
+    if let Err(report) = started {
+        sys::process::reap(monitor.as_fd(), true)?;
+        return Err(report);
+    }
+    Ok(streams.map(|streams| Attachment::new(socket, streams.clone(), Some(monitor))))
 }
 
-fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Option<Attachment>, Report> {
+/// A monitor that has given its word.
+struct Launched {
+    socket: OwnedFd,
+    monitor: OwnedFd,
+    started: Result<i32, Report>,
+}
+
+fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
     engine.paths().make_run()?;
     let base = rootfs::connect(engine, record)?;
     if let Some(line) = base.ladder.as_ref().and_then(base::Ladder::step_down) {
@@ -83,7 +96,7 @@ fn spawn(
     config: &monitor::role::Config,
     base: &rootfs::Base,
     streams: Option<&Streams>,
-) -> Result<Option<Attachment>, Report> {
+) -> Result<Launched, Report> {
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
@@ -109,12 +122,7 @@ fn spawn(
     let stdin = attach.is_some_and(|streams| streams.stdin);
     protocol::send(ours.as_fd(), &Frame::Attach { stdin }, None)?;
     let started = monitor::client::wait_started(ours.as_fd(), |line| engine.notice(line));
-    if let Err(report) = started {
-        // It records the failure and tidies up; then its word is complete.
-        sys::process::reap(child.pidfd.as_fd(), true)?;
-        return Err(report);
-    }
-    Ok(streams.map(|streams| Attachment::new(ours, streams.clone(), Some(child.pidfd))))
+    Ok(Launched { socket: ours, monitor: child.pidfd, started })
 }
 
 /// The container's ids in terms of the outer ones.

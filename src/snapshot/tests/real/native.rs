@@ -8,6 +8,7 @@ use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use snapshot::view_host::HostViewConfig;
 use snapshot::{native, owner_client};
 use sys::xattr::{self, Existing};
 
@@ -19,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("owner_role_survives_kill", survives_kill),
     ("owner_role_leaves_a_tidy_tree_alone", leaves_a_tidy_tree_alone),
     ("native_remove_removes_what_belongs_to_others", removes_what_belongs_to_others),
+    ("native_changes_against_the_host", changes_against_the_host),
 ];
 
 /// `struct vfs_cap_data` of revision 2 with `cap_net_raw` permitted and effective.
@@ -211,4 +213,37 @@ fn removes_what_belongs_to_others(outer: &Outer) {
         alone.unwrap();
     }
     assert!(!snaps.join("gone").exists());
+}
+
+fn changes_against_the_host(outer: &Outer) {
+    let upper = outer.scratch.path().join("host-upper");
+    std::fs::create_dir_all(upper.join("etc/new")).unwrap();
+    std::fs::create_dir_all(upper.join("tmp")).unwrap();
+    std::fs::create_dir_all(upper.join("usr")).unwrap();
+    for file in ["etc/group", "etc/new/file", "tmp/mine"] {
+        std::fs::write(upper.join(file), "x").unwrap();
+    }
+    // Linux lets everybody make whiteouts.
+    for gone in ["etc/passwd", "etc/never-there"] {
+        mknod(&upper.join(gone), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+    }
+    xattr::set(std::fs::File::open(upper.join("usr")).unwrap(), c"user.overlay.opaque", b"y", Existing::Any).unwrap();
+    std::fs::create_dir(upper.join("usr/share")).unwrap();
+    let config = HostViewConfig::new(outer.ids, false, &[]);
+    let changes = native::changes(&upper, &native::HostLower::open(&config).unwrap()).unwrap();
+    let shown: Vec<String> = changes.iter().map(|it| format!("{:?} {}", it.kind, it.path.display())).collect();
+    let (hidden, rest): (Vec<String>, Vec<String>) = shown.into_iter().partition(|it| it.starts_with("Deleted /usr/"));
+    assert!(hidden.contains(&"Deleted /usr/bin".to_owned()) && !hidden.contains(&"Deleted /usr/share".to_owned()));
+    let expected = [
+        "Changed /etc",
+        "Changed /etc/group",
+        "Added /etc/new",
+        "Added /etc/new/file",
+        "Deleted /etc/passwd",
+        "Changed /tmp",
+        "Added /tmp/mine",
+        "Changed /usr",
+        "Changed /usr/share",
+    ];
+    assert_eq!(rest, expected);
 }

@@ -2,7 +2,8 @@
 //! user, and with `--rm` everything goes.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
@@ -10,19 +11,25 @@ use serde::{Deserialize, Serialize};
 use crate::role::Config;
 
 /// What the engine wants done after the exit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
+    /// The snapshot whose files of subordinate ids are given back to the user.
+    pub reclaim: Option<PathBuf>,
     /// Arguments of our own binary that remove the container (`--rm`); executed in place of the monitor.
     pub remove: Option<Vec<String>>,
 }
 
 /// The last acts of a monitor. Failures have no listener left; what stays behind the next command repairs.
-pub fn after_exit(config: &Config, _outer: &OwnedFd) -> ExitCode {
+pub fn after_exit(config: &Config, outer: &OwnedFd) -> ExitCode {
     for name in ["sock", "stdout", "stderr", "pid.json"] {
         let _ = fs::remove_file(config.run_dir.join(name));
     }
     let _ = fs::remove_dir(config.run_dir.join("root"));
     let _ = fs::remove_dir(&config.run_dir);
+    if let Some(snapshot) = &config.after.reclaim {
+        // What could not be given back is tried again by the removal, which can delete it in any case.
+        let _ = snapshot::owner_client::reclaim(outer.as_fd(), snapshot);
+    }
     if let Some(arguments) = &config.after.remove {
         let _ = sys::role::execute_command(arguments);
     }

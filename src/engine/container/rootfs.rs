@@ -108,9 +108,8 @@ fn serve(
 
 /// The outer user namespace of any process that keeps one.
 pub(crate) fn find_outer(engine: &Engine, places: &FsPlaces<'_>) -> Option<OwnedFd> {
-    let names = |directory: PathBuf| {
-        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name())
-    };
+    let names =
+        |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     // What does not answer keeps nothing.
     let from_fs = names(places.run.to_owned()).find_map(|key| {
         let connection = try_connect(places, key.to_str()?).ok().flatten()?;

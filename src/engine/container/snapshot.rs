@@ -1,11 +1,12 @@
 //! The writable state of a container's root file system, kept by crate `snapshot`.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use base::{Context, Kind, Report};
-use runtime::outer::OuterMap;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, Native, NativeError};
+use snapshot::owner_client;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
 use sys::namespace::Extent;
@@ -13,12 +14,21 @@ use sys::namespace::Extent;
 use crate::Engine;
 use crate::container::diff::{Change, ChangeKind};
 use crate::container::record::Record;
-use crate::container::rootfs::outer_namespace;
+use crate::container::rootfs::{Base, outer_namespace};
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
 const OURS: [&str; 11] = [
-    "/dev", "/dev/console", "/dev/pts", "/dev/shm", "/dev/mqueue", "/proc", "/sys", "/etc/hosts", "/etc/hostname",
-    "/etc/resolv.conf", "/sys/fs",
+    "/dev",
+    "/dev/console",
+    "/dev/pts",
+    "/dev/shm",
+    "/dev/mqueue",
+    "/proc",
+    "/sys",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/sys/fs",
 ];
 
 /// The directories that take a container's changes. When real root runs the engine they belong to the container's
@@ -28,13 +38,22 @@ pub(crate) fn prepare(
     record: &Record,
     uid_map: &[Extent],
     gid_map: &[Extent],
-    outer: &OuterMap,
+    base: &Base,
 ) -> Result<Native, Report> {
-    let owner = nix::unistd::geteuid().is_root().then(|| {
-        (host_id(outside(uid_map), &outer.uids), host_id(outside(gid_map), &outer.gids))
-    });
-    native::prepare(&engine.paths().snapshots(), record.id.as_str(), owner)
-        .step(|| "preparing the container's own directory".to_owned())
+    let outer = &base.map;
+    let owner = nix::unistd::geteuid()
+        .is_root()
+        .then(|| (host_id(outside(uid_map), &outer.uids), host_id(outside(gid_map), &outer.gids)));
+    let native = native::prepare(&engine.paths().snapshots(), record.id.as_str(), owner)
+        .step(|| "preparing the container's own directory".to_owned())?;
+    owner_client::restore(base.connection.user_namespace.as_fd(), &directory(engine, record))
+        .step(|| "giving the container's files their owners again".to_owned())?;
+    Ok(native)
+}
+
+/// The directory of a container's snapshot.
+pub(crate) fn directory(engine: &Engine, record: &Record) -> PathBuf {
+    engine.paths().snapshots().join(record.id.as_str())
 }
 
 /// The outer id of a container's root.

@@ -57,7 +57,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let (run_dir, scratch) = rootfs::scratch(engine, record)?;
     let launchable = spec::spec(engine, record)?;
     let (uid_map, gid_map) = container_maps(record, &base.map)?;
-    let native = snapshot::prepare(engine, record, &uid_map, &gid_map, &base.map)?;
+    let native = snapshot::prepare(engine, record, &uid_map, &gid_map, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
@@ -85,7 +85,10 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         limits: limits(record),
         bus: engine.options().bus.clone(),
         strict: engine.options().strict,
-        after: After { remove: record.host.auto_remove.then(|| removal(engine, record)) },
+        after: After {
+            reclaim: (!record.host.auto_remove).then(|| snapshot::directory(engine, record)),
+            remove: record.host.auto_remove.then(|| removal(engine, record)),
+        },
     };
     spawn(engine, &config, &base, streams)
 }

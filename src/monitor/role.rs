@@ -209,9 +209,8 @@ impl Monitor {
             if self.config.terminal { (Streams::default(), PayloadEnds::default()) } else { self.fifos()? };
         let mut fds = vec![("outer", self.outer.as_fd())];
         fds.extend(self.view.as_ref().map(|view| ("view", view.as_fd())));
-        fds.extend(self.resources.cgroup_dir().map(|dir| ("cgroup", dir)));
         let launch = self.config.launch.as_bytes();
-        let main = Supervised::start("sublet-stage", self.config.id.short(), launch, &fds, ends.stdio(), streams)
+        let main = Supervised::start("sublet-stage", self.config.id.short(), launch, &fds, ends.stdio(), streams, self.resources.cgroup_dir())
             .step(|| "starting the stage".to_owned())?;
         self.processes.insert(MAIN, main);
         Ok(())
@@ -595,9 +594,8 @@ impl Monitor {
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let mut fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
-        fds.extend(self.resources.cgroup_dir().map(|dir| ("cgroup", dir)));
         let label = self.config.id.short();
-        let mut process = Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams)?;
+        let mut process = Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
         process.detached = request.detach;
         Ok(process)
     }

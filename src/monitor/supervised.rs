@@ -70,7 +70,7 @@ pub enum Event {
 
 impl Supervised {
     /// Starts a stage (`argv0` names its role) whose descriptors are `fds` and the channel, with these standard
-    /// streams for the payload.
+    /// streams for the payload, in `cgroup` (an open directory).
     pub fn start(
         argv0: &str,
         label: &str,
@@ -78,11 +78,12 @@ impl Supervised {
         fds: &[(&str, BorrowedFd<'_>)],
         stdio: [Option<BorrowedFd<'_>>; 3],
         streams: Streams,
+        cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Report> {
         let (ours, theirs) = Channel::pair()?;
         let mut all = vec![("channel", theirs.as_fd())];
         all.extend_from_slice(fds);
-        let spawn = Spawn { argv0, label, config, fds: &all, stdio, session: false, cgroup: None };
+        let spawn = Spawn { argv0, label, config, fds: &all, stdio, session: false, cgroup };
         let Child { pid, .. } = spawn.start()?;
         Ok(Supervised {
             stage: Some(pid),

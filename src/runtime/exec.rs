@@ -1,8 +1,8 @@
 //! The role exec: one more process in a running container.
 //!
 //! Steps: join the outer namespace, open the container's namespaces through its init (proved alive by pidfd after
-//! opening), join the inner user namespace and become its root, join the others, fork into the pid namespace and the
-//! cgroup as a child of the monitor, then the same end as `run`. From before the first join the process is
+//! opening), join the inner user namespace and become its root, join the others, fork into the pid namespace as a child
+//! of the monitor (which has already put us into the container's cgroup), then the same end as `run`. From before the first join the process is
 //! non-dumpable, so that nothing in the container may look into it (CVE-2016-9962).
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,14 +42,13 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let outer = inherited.fd("outer")?;
     let init = inherited.fd("init")?;
-    let cgroup = inherited.optional_fd("cgroup");
     let program = launch.seccomp.as_ref().map(seccomp::compile).transpose();
     let program = program.step(|| "compiling the seccomp profile".to_owned())?;
 
     stage::join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let mounts = join_container(launch.init_pid, &init).step(|| "joining the container's namespaces".to_owned())?;
-    let child = fork(Flags::PARENT, cgroup.as_ref().map(AsFd::as_fd), || {
+    let child = fork(Flags::PARENT, None, || {
         match become_payload(channel, &launch, program.as_deref(), &mounts) {
             Ok(code) => code,
             Err(report) => {

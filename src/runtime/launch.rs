@@ -51,7 +51,7 @@ pub enum Rootfs {
 
 /// The configuration of the role exec.
 ///
-/// Descriptors of the role, by name: `channel`, `outer`, `init` (pidfd of the container's init), `cgroup` (optional).
+/// Descriptors of the role, by name: `channel`, `outer`, `init` (pidfd of the container's init).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExecLaunch {
     /// What to run, in the words of the runtime specification.

@@ -1,6 +1,9 @@
 //! The role stage: milliseconds as root of the outer user namespace, to make one container's init.
 //!
-//! Steps: join the outer namespace, become its root, fork init into its namespaces and cgroup, write its id maps, give
+//! The stage is born in the container's cgroup, so that init is born there too and its cgroup namespace is rooted there;
+//! the monitor, as the user, has the right to do that, and the outer root may not have it.
+//!
+//! Steps: join the outer namespace, become its root, fork init into its namespaces, write its id maps, give
 //! the upper directory to its root, clone (and shift) the image's view, hand that over, end. Init is a child of the
 //! monitor (`CLONE_PARENT`), so nothing waits for the stage.
 
@@ -40,14 +43,13 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
-    let cgroup = inherited.optional_fd("cgroup");
     let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
     init::limits::apply(&launch.spec, channel)?;
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let flags = namespaces(&launch)?;
     let (to_init, from_stage) = sys::socket::pair()?;
-    let child = fork(flags | Flags::PARENT, cgroup.as_ref().map(AsFd::as_fd), || {
+    let child = fork(flags | Flags::PARENT, None, || {
         init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
     })
     .step(|| "making the container's namespaces".to_owned())?;

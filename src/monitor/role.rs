@@ -210,8 +210,16 @@ impl Monitor {
         let mut fds = vec![("outer", self.outer.as_fd())];
         fds.extend(self.view.as_ref().map(|view| ("view", view.as_fd())));
         let launch = self.config.launch.as_bytes();
-        let main = Supervised::start("sublet-stage", self.config.id.short(), launch, &fds, ends.stdio(), streams, self.resources.cgroup_dir())
-            .step(|| "starting the stage".to_owned())?;
+        let main = Supervised::start(
+            "sublet-stage",
+            self.config.id.short(),
+            launch,
+            &fds,
+            ends.stdio(),
+            streams,
+            self.resources.cgroup_dir(),
+        )
+        .step(|| "starting the stage".to_owned())?;
         self.processes.insert(MAIN, main);
         Ok(())
     }
@@ -593,9 +601,10 @@ impl Monitor {
             setgroups: self.config.setgroups,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
-        let mut fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
+        let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];
         let label = self.config.id.short();
-        let mut process = Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
+        let mut process =
+            Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
         process.detached = request.detach;
         Ok(process)
     }

@@ -48,13 +48,11 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     stage::join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let mounts = join_container(launch.init_pid, &init).step(|| "joining the container's namespaces".to_owned())?;
-    let child = fork(Flags::PARENT, None, || {
-        match become_payload(channel, &launch, program.as_deref(), &mounts) {
-            Ok(code) => code,
-            Err(report) => {
-                channel.fail(&report);
-                i32::from(report.kind().exit_code_of_run())
-            }
+    let child = fork(Flags::PARENT, None, || match become_payload(channel, &launch, program.as_deref(), &mounts) {
+        Ok(code) => code,
+        Err(report) => {
+            channel.fail(&report);
+            i32::from(report.kind().exit_code_of_run())
         }
     })
     .step(|| "entering the container".to_owned())?;

@@ -49,10 +49,9 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let flags = namespaces(&launch)?;
     let (to_init, from_stage) = sys::socket::pair()?;
-    let child = fork(flags | Flags::PARENT, None, || {
-        init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
-    })
-    .step(|| "making the container's namespaces".to_owned())?;
+    let child =
+        fork(flags | Flags::PARENT, None, || init::main(channel, &launch, program.as_deref(), from_stage.as_fd()))
+            .step(|| "making the container's namespaces".to_owned())?;
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
     prepare(&launch, child.pid, view, to_init.as_fd())
 }

@@ -54,8 +54,7 @@ pub fn send_memory(socket: BorrowedFd<'_>) -> Result<(u32, u32)> {
 /// Drops `count` bytes from a stream's receive queue without copying them (`MSG_TRUNC`, tcp(7)) and returns how many.
 pub fn discard(socket: BorrowedFd<'_>, count: usize) -> Result<usize> {
     // SAFETY: with MSG_TRUNC on TCP nothing is written to the (null) buffer.
-    let result = unsafe {
-        libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), count, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
-    };
+    let result =
+        unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), count, libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
     check(result as libc::c_long, || format!("recv(NULL, {count}, MSG_TRUNC)")).map(|count| count as usize)
 }

@@ -47,11 +47,8 @@ pub fn open() -> Result<OwnedFd> {
 /// Makes a TAP device of this name with a 10-byte little-endian virtio-net header before each frame. Needs
 /// `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
 pub fn make_tap(tun: BorrowedFd<'_>, name: &str) -> Result<()> {
-    let mut request = InterfaceRequest {
-        name: [0; libc::IFNAMSIZ],
-        flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
-        padding: [0; 22],
-    };
+    let mut request =
+        InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, padding: [0; 22] };
     if name.len() >= libc::IFNAMSIZ {
         return Err(SysError::new(format!("interface name {name:?}"), Errno::ENAMETOOLONG));
     }

@@ -17,7 +17,7 @@ use nix::unistd::{User, getuid};
 use serde_json::Value;
 
 use crate::debian;
-use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
+use crate::host::{self, USER_WITH_SUBIDS, musl_target};
 use crate::registry::Registry;
 use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
 use crate::tally::Tally;
@@ -50,6 +50,9 @@ pub fn run() -> Fallible<bool> {
     }
     let bed = Bed::make(&binary, &tests)?;
     bed.images(&mut tally)?;
+    for rung in ["one-id", "root"].iter().filter(|_| host::is_root()) {
+        tally.skip(format!("system tests ({rung}): not yet proven on this rung, issue 3"));
+    }
     for identity in identities()? {
         bed.run(&identity, &tests, &mut tally)?;
     }
@@ -120,11 +123,7 @@ struct Identity {
 fn identities() -> Fallible<Vec<Identity>> {
     let named = |name: &str| -> Fallible<User> { Ok(User::from_name(name)?.ok_or_else(|| format!("no user {name}"))?) };
     if host::is_root() {
-        return Ok(vec![
-            Identity { rung: "subuids", user: named(USER_WITH_SUBIDS)? },
-            Identity { rung: "one-id", user: named(USER_WITH_ONE_ID)? },
-            Identity { rung: "root", user: named("root")? },
-        ]);
+        return Ok(vec![Identity { rung: "subuids", user: named(USER_WITH_SUBIDS)? }]);
     }
     let user = User::from_uid(getuid())?.ok_or("the calling user has no entry in the user database")?;
     let text = fs::read_to_string("/etc/subuid").unwrap_or_default();

@@ -15,6 +15,7 @@ fn on_a_terminal(home: &Home, line: &str) -> String {
 }
 
 #[test]
+#[ignore = "not yet proven on the engine: issue 3"]
 fn standard_input_reaches_the_command_and_ends() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run_with_input(&["run", "--rm", "-i", &busybox(), "cat"], b"one\ntwo\n");
@@ -24,6 +25,7 @@ fn standard_input_reaches_the_command_and_ends() {
 }
 
 #[test]
+#[ignore = "not yet proven on the engine: issue 3"]
 fn a_terminal_is_a_terminal_inside() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let line = format!("{} run --rm -it {} sh -c 'test -t 0 && test -t 1 && tty'", home.bin().display(), busybox());
@@ -32,6 +34,7 @@ fn a_terminal_is_a_terminal_inside() {
 }
 
 #[test]
+#[ignore = "not yet proven on the engine: issue 3"]
 fn exec_has_a_terminal_too() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "t", &busybox(), "sleep", "600"]);
@@ -41,6 +44,7 @@ fn exec_has_a_terminal_too() {
 }
 
 #[test]
+#[ignore = "not yet proven on the engine: issue 3"]
 fn a_terminal_asked_for_without_one_is_an_error() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run_with_input(&["run", "--rm", "-it", &busybox(), "true"], b"x");

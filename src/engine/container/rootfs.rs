@@ -51,15 +51,12 @@ pub(crate) fn connect(engine: &Engine, record: &Record) -> Result<Base, Report> 
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| failed("opening", &path, error))?;
     exclusive(&file, &path)?;
-    let (namespace, map, ladder) = match find_outer(engine, &places) {
-        Some(namespace) => {
-            let map = read_map(namespace.as_fd())?;
-            (namespace, map, None)
-        }
-        None => {
-            let made = outer::make(&Caller::current())?;
-            (made.namespace, made.map, Some(made.ladder))
-        }
+    let (namespace, map, ladder) = if let Some(namespace) = find_outer(engine, &places) {
+        let map = read_map(namespace.as_fd())?;
+        (namespace, map, None)
+    } else {
+        let made = outer::make(&Caller::current())?;
+        (made.namespace, made.map, Some(made.ladder))
     };
     let connection = serve(engine, record, &places, &key, namespace.as_fd(), &map)?;
     Ok(Base { connection, map, ladder })

@@ -49,6 +49,9 @@ struct Launched {
 }
 
 fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
+    if record.host.storage_driver.as_deref().is_some_and(|driver| driver != "overlay") {
+        return Err(Report::new(Kind::Unsupported, "only the storage driver overlay can be selected yet"));
+    }
     engine.paths().make_run()?;
     let base = rootfs::connect(engine, record)?;
     if let Some(line) = base.ladder.as_ref().and_then(base::Ladder::step_down) {
@@ -197,7 +200,8 @@ fn limits(record: &Record) -> cgroup::Limits {
     let host = &record.host;
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),
-        cpu_quota_us: host.nano_cpus.map(|nano| cgroup::quota_of_cpus(nano as f64 / 1e9)),
+        // Billionths of a processor to microseconds of the default period, a tenth of a second.
+        cpu_quota_us: host.nano_cpus.map(|nano| (nano / 10_000).cast_signed()),
         pids_max: host.pids_limit.map(u64::cast_signed),
         ..cgroup::Limits::default()
     }

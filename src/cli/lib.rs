@@ -4,6 +4,9 @@
 //! engine requests, prints. Results go to standard output, everything else to standard error. This crate is the only
 //! one that reads the environment.
 
+// The words on an option are also its help text, where brackets mean "may be left out".
+#![allow(rustdoc::broken_intra_doc_links)]
+
 mod args;
 mod commands;
 mod environment;

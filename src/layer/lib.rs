@@ -1,6 +1,6 @@
 //! Layers as registries hand them out, made into what the store keeps: contents and indexes.
 //!
-//! [`apply`] takes the stream of one layer and publishes its index; layers do not depend on each other, so any number
+//! [`apply()`] takes the stream of one layer and publishes its index; layers do not depend on each other, so any number
 //! can be applied at once and in any order. [`merge_chain`] stacks them. This crate knows neither registries nor
 //! containers; it makes no mount and needs no privilege, because owners, devices and modes are only written down.
 

@@ -2,7 +2,7 @@
 //!
 //! A *view* is a read-only file system over something that exists (the merged index of an image chain, the host's own
 //! root); one process of the role `fs` serves it to all containers of the user. A *snapshot* is the writable state of
-//! one container above a view. Which kernel feature joins the two is a driver's affair ([`Snapshotter`]).
+//! one container above a view. Which kernel feature joins the two is a driver's affair.
 //!
 //! This crate knows neither containers nor networks; it returns a plan, and the container's own init mounts it.
 

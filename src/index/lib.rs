@@ -7,8 +7,8 @@
 //!
 //! - [`Index`] reads either kind from a mapped file without heap per inode, and survives any bytes.
 //! - [`TreeBuilder`] makes a layer index out of entries by path, in any order.
-//! - [`merge`] makes a chain index out of layer indexes.
-//! - [`format`] is the layout of the file.
+//! - [`merge()`] makes a chain index out of layer indexes.
+//! - [`mod@format`] is the layout of the file.
 //!
 //! This crate knows neither tar nor the store: it takes and gives bytes and descriptors.
 

@@ -1,7 +1,7 @@
 //! The mount API of Linux 5.2 and later: file system contexts, detached mounts, attributes, moving and pivoting.
 //!
 //! A *detached mount* is a mount held only by a descriptor; it is built and given its attributes before anybody can
-//! reach it by a path, and then attached with one [`move_mount`]. Sources: fsopen(2), fsconfig(2), fsmount(2),
+//! reach it by a path, and then attached with one [`attach`]. Sources: fsopen(2), fsconfig(2), fsmount(2),
 //! open_tree(2), move_mount(2), mount_setattr(2), pivot_root(2).
 
 use std::ffi::CStr;

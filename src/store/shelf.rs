@@ -58,10 +58,18 @@ impl Shelf {
     /// Opens a content for reading; `None` if it is not there. What a sweep has put in the trash comes back.
     pub fn open(&self, digest: &Digest) -> Result<Option<File>> {
         let path = self.path_of(digest);
-        match self.dir.open_file(&path)? {
-            None if self.rescue(digest)? => self.dir.open_file(&path),
-            found => Ok(found),
+        self.look(digest, || self.dir.open_file(&path))
+    }
+
+    /// Looks for a content in its place; where it is not there, in the trash, and then in its place once more: between
+    /// the first two looks, another may have brought it back.
+    fn look<T>(&self, digest: &Digest, in_place: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+        let found = in_place()?;
+        if found.is_some() {
+            return Ok(found);
         }
+        self.rescue(digest)?;
+        in_place()
     }
 
     /// The whole content, which must be there and no longer than this.
@@ -73,11 +81,7 @@ impl Shelf {
     /// The size of a content; `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path_of(digest);
-        let stat = match self.dir.stat(&path)? {
-            None if self.rescue(digest)? => self.dir.stat(&path)?,
-            found => found,
-        };
-        Ok(stat.map(|stat| stat.st_size as u64))
+        Ok(self.look(digest, || self.dir.stat(&path))?.map(|stat| stat.st_size as u64))
     }
 
     /// Whether a content is there.

@@ -23,7 +23,7 @@ use base::{Explain, Failure, Kind, Report};
 use fuse::{Features, Filesystem, FuserWire, Wire, WireError};
 use index::Index;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -250,6 +250,10 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), Fs
             return Ok(());
         }
     };
+    // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
+    let null =
+        open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).call(|| "open(/dev/null)".to_owned())?;
+    process::place(null.as_fd(), 2)?;
     let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
     let device = mount.device;
     let signal = Arc::clone(&ended);
@@ -327,7 +331,8 @@ impl Users {
                 match accept(&self.listen).and_then(|user| self.welcome(&user).map(|()| user)) {
                     Ok(user) if users.len() < USERS_MAX => users.push(user),
                     Ok(_too_many) => {}
-                    Err(error) => eprintln!("fs: a client was refused: {error}: {}", error.cause),
+                    // It sees the end of the stream; there is nobody else to tell.
+                    Err(_refused) => {}
                 }
             }
             if users.is_empty() && ready.iter().skip(1).any(|ready| *ready) {

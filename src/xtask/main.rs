@@ -18,6 +18,8 @@ mod tally;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test             install what is missing (root) or name it (plain user), build, run every test
+  test [NAME]… [--identity RUNG] [-- LIBTEST ARGUMENT…]
+                   the same for these test binaries (cli, store/store, vm/limits), one rung (subuids, one-id, root)
   check            licences, dependency count, unsafe code, machine paths; needs no network
   bench [TOPIC]…   measure beside the installed rivals: start files network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
@@ -27,14 +29,14 @@ fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let command = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
     let done = match command.as_str() {
-        "test" if arguments.is_empty() => suite::run(),
+        "test" => match suite::Selection::parse(&arguments) {
+            Some(selection) => suite::run(&selection),
+            None => return usage(),
+        },
         "check" if arguments.is_empty() => check::run(),
         "bench" => bench::run(&arguments),
         "rig" => rig::run(&arguments),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -49,4 +51,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }

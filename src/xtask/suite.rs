@@ -17,7 +17,7 @@ use nix::unistd::{User, getuid};
 use serde_json::Value;
 
 use crate::debian;
-use crate::host::{self, USER_WITH_SUBIDS, musl_target};
+use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
 use crate::registry::Registry;
 use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
 use crate::tally::Tally;
@@ -33,30 +33,64 @@ const LINGER_LIMIT: Duration = Duration::from_secs(45);
 /// Where cgroup v2 is in our mount namespace.
 const CGROUP: &str = "/sys/fs/cgroup";
 
+/// What to run: everything, or a part while one works on it.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Names of test binaries (`cli`, `store/store`), or of guest payloads behind `vm/`; none means all.
+    names: Vec<String>,
+    /// One rung of the ladder of ids; none means all that the caller has.
+    rung: Option<String>,
+    /// Passed on to each libtest binary.
+    libtest: Vec<String>,
+}
+
+impl Selection {
+    /// Reads `[NAME]… [--identity RUNG] [-- LIBTEST ARGUMENT…]`; `None` when it is something else.
+    pub fn parse(arguments: &[String]) -> Option<Self> {
+        let mut selection = Selection::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--" => selection.libtest = arguments.by_ref().cloned().collect(),
+                "--identity" => selection.rung = Some(arguments.next()?.clone()),
+                option if option.starts_with('-') => return None,
+                name => selection.names.push(name.to_owned()),
+            }
+        }
+        Some(selection)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+
+    fn has_rung(&self, rung: &str) -> bool {
+        self.rung.as_ref().is_none_or(|wanted| wanted == rung)
+    }
+}
+
 /// Runs the whole command; true when nothing failed.
-pub fn run() -> Fallible<bool> {
+pub fn run(selection: &Selection) -> Fallible<bool> {
     host::packages()?;
     host::rust_target()?;
     if host::is_root() {
         host::users_and_devices()?;
     }
     let binary = build_binary()?;
-    let tests = build_tests()?;
+    let mut tests = build_tests()?;
+    tests.retain(|test| selection.has(&test.name));
     let mut tally = Tally::default();
     for test in tests.iter().filter(|test| !test.system) {
         let mut command = Command::new(&test.executable);
-        command.current_dir(&test.package).env("CARGO_MANIFEST_DIR", &test.package);
+        command.current_dir(&test.package).env("CARGO_MANIFEST_DIR", &test.package).args(&selection.libtest);
         tally.run(&test.name, &mut command, UNIT_LIMIT)?;
     }
     let bed = Bed::make(&binary, &tests)?;
     bed.images(&mut tally)?;
-    for rung in ["one-id", "root"].iter().filter(|_| host::is_root()) {
-        tally.skip(format!("system tests ({rung}): not yet proven on this rung, issue 3"));
+    for identity in identities()?.iter().filter(|identity| selection.has_rung(identity.rung)) {
+        bed.run(identity, &tests, &selection.libtest, &mut tally)?;
     }
-    for identity in identities()? {
-        bed.run(&identity, &tests, &mut tally)?;
-    }
-    guest(&bed, &mut tally)?;
+    guest(&bed, selection, &mut tally)?;
     Ok(tally.finish())
 }
 
@@ -123,7 +157,11 @@ struct Identity {
 fn identities() -> Fallible<Vec<Identity>> {
     let named = |name: &str| -> Fallible<User> { Ok(User::from_name(name)?.ok_or_else(|| format!("no user {name}"))?) };
     if host::is_root() {
-        return Ok(vec![Identity { rung: "subuids", user: named(USER_WITH_SUBIDS)? }]);
+        return Ok(vec![
+            Identity { rung: "subuids", user: named(USER_WITH_SUBIDS)? },
+            Identity { rung: "one-id", user: named(USER_WITH_ONE_ID)? },
+            Identity { rung: "root", user: named("root")? },
+        ]);
     }
     let user = User::from_uid(getuid())?.ok_or("the calling user has no entry in the user database")?;
     let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
@@ -188,7 +226,7 @@ impl Bed {
     }
 
     /// Runs every system test under one identity.
-    fn run(&self, identity: &Identity, tests: &[TestBinary], tally: &mut Tally) -> Fallible<()> {
+    fn run(&self, identity: &Identity, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<()> {
         let mut place = Place::make(&self.directory, identity, self.has_cgroup)?;
         for test in tests.iter().filter(|test| test.system) {
             let skips = place.directory.join(format!("{}.skips", test.name));
@@ -208,6 +246,7 @@ impl Bed {
             }
             // Tests that kill roles look at every process of the user.
             command.arg(if test.name == "crash" { "--test-threads=1" } else { "--test-threads=2" });
+            command.args(libtest);
             let name = format!("{} ({})", test.name, identity.rung);
             tally.run(&name, &mut command, SYSTEM_LIMIT)?;
             tally.take_skips(&skips, &name)?;
@@ -339,9 +378,13 @@ fn remove_groups(group: &Path) {
 /// The tests that need systemd, in a QEMU guest: each directory of `tests/vm` with a `run.sh` is one payload. It runs
 /// with the binary beside it, prints what libtest would print, and is booted once for each user that its file `users`
 /// names (default: `dev`).
-fn guest(bed: &Bed, tally: &mut Tally) -> Fallible<()> {
+fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
     let script = workspace().join("tests/vm/guest");
-    let Some(payloads) = payloads(&workspace().join("tests/vm"))? else { return Ok(()) };
+    let mut payloads = payloads(&workspace().join("tests/vm"))?;
+    payloads.retain(|payload| selection.has(&format!("vm/{}", name_of(payload))));
+    if payloads.is_empty() {
+        return Ok(());
+    }
     if which("qemu-system-x86_64").is_none() || !host::is_root() {
         let reason =
             if host::is_root() { "qemu-system-x86_64 is not installed" } else { "root makes the guest's disks" };
@@ -374,12 +417,12 @@ fn guest(bed: &Bed, tally: &mut Tally) -> Fallible<()> {
     Ok(())
 }
 
-/// The payload directories in order of their names; `None` when there is none.
-fn payloads(directory: &Path) -> Fallible<Option<Vec<PathBuf>>> {
+/// The payload directories in order of their names.
+fn payloads(directory: &Path) -> Fallible<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| path.join("run.sh").exists());
     found.sort();
-    Ok(if found.is_empty() { None } else { Some(found) })
+    Ok(found)
 }
 
 fn name_of(path: &Path) -> String {

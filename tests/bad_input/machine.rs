@@ -25,7 +25,6 @@ fn without(device: &str) -> String {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn without_fuse_a_lower_rung_is_taken_and_named() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script =
@@ -37,7 +36,6 @@ fn without_fuse_a_lower_rung_is_taken_and_named() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn without_tun_the_network_says_so() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = format!("{}{} run --rm {} echo alive", without("/dev/net/tun"), home.bin().display(), busybox());
@@ -74,7 +72,6 @@ fn without_a_runtime_directory_another_is_taken() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_runtime_directory_of_somebody_else_is_refused() {
     let Some(home) = Home::with_busybox(&[Need::PlainUser]) else { return };
     let image = busybox();

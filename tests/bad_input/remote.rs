@@ -163,7 +163,6 @@ fn patch(tar: &mut [u8], from: &[u8], to: &[u8]) {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_full_disk_is_said_and_leaves_nothing() {
     let Some(home) = Home::new(&[]) else { return };
     let big = image(6 << 20);

@@ -41,7 +41,6 @@ fn an_attached_run_passes_the_signal_on() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_run_interrupted_at_any_moment_leaves_nothing_running() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let number = crate::support::unique();

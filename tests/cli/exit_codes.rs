@@ -41,7 +41,6 @@ fn a_signal_is_128_and_its_number() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn exec_has_the_same_codes() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "c", &busybox(), "sleep", "600"]);

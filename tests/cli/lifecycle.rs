@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use crate::support::{Home, busybox, end, eventually, read_until, start};
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_detached_container_outlives_its_command_and_is_removed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let id = home.ok(&["run", "-d", "--name", "web", &busybox(), "sh", "-c", "echo ready; sleep 600"]);
@@ -21,7 +20,6 @@ fn a_detached_container_outlives_its_command_and_is_removed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn stop_lets_the_command_end_by_itself() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
@@ -35,7 +33,6 @@ fn stop_lets_the_command_end_by_itself() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn wait_prints_the_code() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "w", &busybox(), "sh", "-c", "sleep 0.3; exit 5"]);
@@ -44,7 +41,6 @@ fn wait_prints_the_code() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn kill_sends_the_signal_it_is_told() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = "trap 'echo hup' HUP; echo ready; while :; do sleep 0.1; done";
@@ -57,7 +53,6 @@ fn kill_sends_the_signal_it_is_told() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn logs_are_followed_to_the_end() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&[
@@ -84,7 +79,6 @@ fn output_of_any_size_arrives_whole() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_running_container_is_removed_by_force_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "r", &busybox(), "sleep", "600"]);
@@ -94,7 +88,6 @@ fn a_running_container_is_removed_by_force_only() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_name_is_used_once() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "one", &busybox(), "sleep", "600"]);
@@ -115,7 +108,6 @@ fn commands_on_nothing_fail_by_name() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn changes_of_a_container_stay_its_own() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "--name", "a", &busybox(), "sh", "-c", "echo x >/etc/new; rm /etc/replaced"]);
@@ -124,7 +116,6 @@ fn changes_of_a_container_stay_its_own() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_attached_command_may_die_and_the_container_goes_on() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let image = busybox();

@@ -5,7 +5,6 @@ use serde_json::Value;
 use crate::support::{Home, busybox};
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn ps_has_dockers_columns() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "shown", "--label", "a=b", &busybox(), "sleep", "600"]);
@@ -20,7 +19,6 @@ fn ps_has_dockers_columns() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn ended_containers_are_shown_when_asked() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.run(&["run", "--name", "ended", &busybox(), "sh", "-c", "exit 4"]);
@@ -30,7 +28,6 @@ fn ended_containers_are_shown_when_asked() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn inspect_is_an_array_of_json() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "i", "-e", "A=b", "--memory", "64m", &busybox(), "sleep", "600"]);
@@ -48,7 +45,6 @@ fn inspect_is_an_array_of_json() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn images_are_listed_and_removed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let table = home.ok(&["images"]);
@@ -63,7 +59,6 @@ fn images_are_listed_and_removed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_engine_tells_what_it_is_and_what_it_found() {
     let Some(home) = Home::new(&[]) else { return };
     assert!(home.ok(&["version"]).contains(env!("CARGO_PKG_VERSION")));
@@ -75,7 +70,6 @@ fn the_engine_tells_what_it_is_and_what_it_found() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn help_names_every_command() {
     let Some(home) = Home::new(&[]) else { return };
     let help = home.ok(&["--help"]);

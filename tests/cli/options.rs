@@ -5,7 +5,6 @@ use std::fs;
 use crate::support::{Home, Need, busybox};
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn environment_directory_and_host_name() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home
@@ -14,7 +13,6 @@ fn environment_directory_and_host_name() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn variables_come_from_a_file_and_the_options_win() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let file = home.path("env");
@@ -24,7 +22,6 @@ fn variables_come_from_a_file_and_the_options_win() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_user_by_number_and_by_name() {
     let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
     assert_eq!(home.sh(&["-u", "1234:5678"], "id -u; id -g"), "1234\n5678\n");
@@ -32,7 +29,6 @@ fn a_user_by_number_and_by_name() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn an_entry_point_takes_the_commands_place() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home.ok(&["run", "--rm", "--entrypoint", "echo", &busybox(), "a", "b"]);
@@ -40,7 +36,6 @@ fn an_entry_point_takes_the_commands_place() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_host_directory_is_shared_and_can_be_read_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let directory = home.path("shared");
@@ -55,7 +50,6 @@ fn a_host_directory_is_shared_and_can_be_read_only() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_read_only_root_with_a_writable_tmpfs() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = "touch /etc/x 2>/dev/null || echo refused; touch /scratch/x && echo written";
@@ -63,7 +57,6 @@ fn a_read_only_root_with_a_writable_tmpfs() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn added_hosts_are_in_the_hosts_file() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home.sh(&["--add-host", "db:192.0.2.7"], "grep -w db /etc/hosts | tr -s '\\t ' ' '");
@@ -71,7 +64,6 @@ fn added_hosts_are_in_the_hosts_file() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_capability_set_is_dockers_and_can_be_changed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let effective = |options: &[&str]| home.sh(options, "grep CapEff /proc/self/status | cut -f2");
@@ -82,7 +74,6 @@ fn the_capability_set_is_dockers_and_can_be_changed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn system_calls_are_filtered_unless_asked() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let mode = "grep -w Seccomp /proc/self/status | cut -f2";
@@ -93,7 +84,6 @@ fn system_calls_are_filtered_unless_asked() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn sensitive_files_are_masked() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = "wc -c </proc/kcore; echo 1 2>/dev/null >/proc/sys/kernel/panic || echo refused";
@@ -102,7 +92,6 @@ fn sensitive_files_are_masked() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn with_init_the_command_is_not_process_one_and_orphans_are_reaped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     assert_eq!(home.sh(&[], "echo $$"), "1\n");
@@ -111,7 +100,6 @@ fn with_init_the_command_is_not_process_one_and_orphans_are_reaped() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn descriptors_of_the_caller_and_of_the_engine_do_not_leak_in() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     assert_eq!(home.sh(&[], "ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3 \n");

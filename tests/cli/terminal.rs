@@ -15,7 +15,6 @@ fn on_a_terminal(home: &Home, line: &str) -> String {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn standard_input_reaches_the_command_and_ends() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run_with_input(&["run", "--rm", "-i", &busybox(), "cat"], b"one\ntwo\n");
@@ -25,7 +24,6 @@ fn standard_input_reaches_the_command_and_ends() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_terminal_is_a_terminal_inside() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let line = format!("{} run --rm -it {} sh -c 'test -t 0 && test -t 1 && tty'", home.bin().display(), busybox());
@@ -34,7 +32,6 @@ fn a_terminal_is_a_terminal_inside() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn exec_has_a_terminal_too() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "t", &busybox(), "sleep", "600"]);
@@ -44,7 +41,6 @@ fn exec_has_a_terminal_too() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_terminal_asked_for_without_one_is_an_error() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run_with_input(&["run", "--rm", "-it", &busybox(), "true"], b"x");

@@ -42,7 +42,6 @@ fn assert_clean(home: &Home, number: &str) {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_monitor_is_killed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let number = unique();
@@ -56,7 +55,6 @@ fn the_monitor_is_killed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_monitor_is_killed_and_the_container_is_stopped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let number = unique();
@@ -70,7 +68,6 @@ fn the_monitor_is_killed_and_the_container_is_stopped() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_file_system_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
     let number = unique();
@@ -83,7 +80,6 @@ fn the_file_system_is_killed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_network_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let number = unique();
@@ -98,7 +94,6 @@ fn the_network_is_killed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn all_roles_are_killed_at_once() {
     let Some(home) = Home::with_busybox(&[Need::Fuse, Need::Tun]) else { return };
     let number = unique();
@@ -112,7 +107,6 @@ fn all_roles_are_killed_at_once() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_payload_is_killed_from_outside() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let number = unique();
@@ -125,7 +119,6 @@ fn the_payload_is_killed_from_outside() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_pull_killed_at_any_moment_is_repaired_by_the_next() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };
     for delay_ms in [1, 5, 10, 20, 40, 80] {

@@ -11,7 +11,6 @@ use std::path::Path;
 use support::{Home, Need};
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_hosts_programs_run_without_any_image() {
     let Some(home) = Home::new(&[Need::Fuse]) else { return };
     let seen = home.ok(&["run", "--rm", "host:", "sh", "-c", "id -u; cat /etc/os-release"]);
@@ -19,7 +18,6 @@ fn the_hosts_programs_run_without_any_image() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn changes_never_reach_the_host_and_are_listed() {
     let Some(home) = Home::new(&[Need::Fuse]) else { return };
     let name = format!("sublet-test-{}", support::unique());
@@ -32,7 +30,6 @@ fn changes_never_reach_the_host_and_are_listed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn homes_and_runtime_files_of_the_host_are_not_in_it() {
     let Some(home) = Home::new(&[Need::Fuse]) else { return };
     fs::write(home.path("secret"), "s").unwrap();
@@ -43,7 +40,6 @@ fn homes_and_runtime_files_of_the_host_are_not_in_it() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn what_the_caller_may_not_read_is_not_readable_inside() {
     let Some(home) = Home::new(&[Need::Fuse, Need::PlainUser]) else { return };
     let seen = home.ok(&["run", "--rm", "host:", "sh", "-c", "cat /etc/shadow 2>/dev/null || echo refused"]);

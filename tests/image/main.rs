@@ -20,7 +20,6 @@ fn with_debian(test: impl FnOnce(&Home)) {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn debian_runs_with_its_true_owners() {
     with_debian(|home| {
         let script = "cat /etc/os-release; id; stat -c \"%u %g\" /etc/shadow; touch /x && rm /x";
@@ -37,7 +36,6 @@ fn debian_runs_with_its_true_owners() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn packages_are_installed_from_the_hosts_mirror() {
     let Some(mirror) = support::variable("MIRROR") else { return support::skip("the host's apt has no mirror") };
     let reachable = mirror.strip_prefix("http://").and_then(|rest| rest.split('/').next().map(str::to_owned));
@@ -63,7 +61,6 @@ const TREE: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev \\)
                     -e '^/etc/hosts$' -e '^/etc/hostname$' -e '^/etc/resolv.conf$' -e '^/run' | sort | xargs stat -c '%n %u %g %a %F'";
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_small_image_is_the_one_that_was_pushed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let expected = "\
@@ -96,7 +93,6 @@ fn the_small_image_is_the_one_that_was_pushed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_second_pull_finds_everything_there() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home.ok(&["pull", &busybox()]);
@@ -105,7 +101,6 @@ fn a_second_pull_finds_everything_there() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn an_image_is_named_by_its_digest_and_by_localhost() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };
     let pulled = home.ok(&["pull", &busybox().replace("127.0.0.1", "localhost")]);
@@ -115,7 +110,6 @@ fn an_image_is_named_by_its_digest_and_by_localhost() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn run_pulls_what_is_not_there() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };
     let done = home.run(&["run", "--rm", &busybox(), "echo", "pulled"]);
@@ -124,7 +118,6 @@ fn run_pulls_what_is_not_there() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn two_pulls_at_once_share_the_work_and_both_succeed() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };
     let both = [(), ()].map(|()| support::start(&mut home.command(&["pull", &busybox()])));
@@ -136,7 +129,6 @@ fn two_pulls_at_once_share_the_work_and_both_succeed() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_store_holds_files_of_the_caller_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&[

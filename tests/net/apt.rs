@@ -46,7 +46,6 @@ fn repository(package: &[u8]) -> HashMap<String, Answer> {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_package_is_installed_through_the_builtin_network() {
     let Some(home) = Home::new(&[Need::Registry, Need::Debian, Need::Tun, Need::Subids]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };

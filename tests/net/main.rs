@@ -19,7 +19,6 @@ fn page(body: &[u8]) -> HashMap<String, Answer> {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_server_outside_is_reached() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
@@ -29,7 +28,6 @@ fn a_server_outside_is_reached() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_large_answer_arrives_whole() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
@@ -41,7 +39,6 @@ fn a_large_answer_arrives_whole() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn datagrams_go_out_and_come_back() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
@@ -58,7 +55,6 @@ fn datagrams_go_out_and_come_back() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_refused_connection_is_refused_inside() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
@@ -68,7 +64,6 @@ fn a_refused_connection_is_refused_inside() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn loopback_of_the_host_is_not_reached_unless_shared() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let server = Server::start(page(b"loopback\n"));
@@ -78,7 +73,6 @@ fn loopback_of_the_host_is_not_reached_unless_shared() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn without_a_network_there_is_loopback_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home.sh(&["--network", "none"], "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'");
@@ -86,7 +80,6 @@ fn without_a_network_there_is_loopback_only() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_published_port_answers_on_the_host() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let port = free_port();
@@ -101,7 +94,6 @@ fn a_published_port_answers_on_the_host() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn a_port_in_use_is_refused_and_nothing_is_left() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -113,7 +105,6 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn names_are_resolved_by_the_forwarder() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     // No name outside is asked for: that the forwarder answers at all, and for itself, is what is seen here.
@@ -123,7 +114,6 @@ fn names_are_resolved_by_the_forwarder() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_gateway_answers_echo_requests() {
     let Some(home) = Home::with_busybox(&[Need::Tun, Need::Subids]) else { return };
     let script = "gateway=$(ip route | awk '/^default/ {print $3}'); ping -c 1 -W 5 $gateway >/dev/null && echo alive";

@@ -8,7 +8,6 @@ mod support;
 use support::oracle::{same_as_podman, same_as_the_kernel};
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn files_directories_and_links() {
     same_as_the_kernel(
         "mkdir -p a/b; echo x >a/b/f; ln a/b/f l; ln -s a/b/f s; cat s; stat -c '%h %a %s' l; mv a c; ls -1R; \
@@ -17,7 +16,6 @@ fn files_directories_and_links() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn renames_over_files_and_directories() {
     same_as_the_kernel(
         "echo 1 >a; echo 2 >b; mv a b; cat b; mkdir d e; touch e/f; mv d e/; ls e; mkdir x y; touch y/z; \
@@ -26,7 +24,6 @@ fn renames_over_files_and_directories() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn permissions_and_times() {
     same_as_the_kernel(
         "touch -d '2020-02-02 02:02:02' f; TZ=UTC stat -c '%Y %a' f; chmod 4755 f; stat -c %a f; echo x >>f; \
@@ -35,7 +32,6 @@ fn permissions_and_times() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn holes_truncation_and_append() {
     same_as_the_kernel(
         "dd if=/dev/zero of=f bs=1 count=1 seek=1000000 2>/dev/null; stat -c %s f; truncate -s 10 f; wc -c <f; \
@@ -44,13 +40,11 @@ fn holes_truncation_and_append() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn an_open_file_lives_on_after_its_name() {
     same_as_the_kernel("echo kept >f; exec 3<f; rm f; cat <&3; exec 4>g; rm g; echo x >&4; ls | wc -l");
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn special_files_and_long_names() {
     same_as_the_kernel(
         "mkfifo p; stat -c %F p; (echo through >p &); cat p; n=$(printf '%0255d' 0); touch $n && ls | wc -l; \
@@ -59,7 +53,6 @@ fn special_files_and_long_names() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn many_files_in_a_directory() {
     same_as_the_kernel(
         "i=0; while [ $i -lt 3000 ]; do : >f$i; i=$((i+1)); done; ls | wc -l; ls | md5sum; rm f*; ls | wc -l",
@@ -67,13 +60,11 @@ fn many_files_in_a_directory() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_engine_passes_options_as_podman_does() {
     same_as_podman(&["-e", "A=b", "-w", "/var", "--hostname", "h"], "echo $A; pwd; hostname; id -u; cat /proc/1/comm");
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn the_engine_shows_the_image_as_podman_does() {
     same_as_podman(
         &[],
@@ -82,7 +73,6 @@ fn the_engine_shows_the_image_as_podman_does() {
 }
 
 #[test]
-#[ignore = "not yet proven on the engine: issue 3"]
 fn limits_and_masks_are_those_of_podman() {
     same_as_podman(
         &[],

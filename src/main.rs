@@ -12,7 +12,9 @@ use sys::role::Inherited;
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("sublet"));
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
-        Some("sublet-monitor") => role(monitor::role::main),
+        Some("sublet-monitor") => {
+            role(|inherited| monitor::role::main(inherited, engine::container::remove::after_exit))
+        }
         Some("sublet-stage") => role(runtime::stage::main),
         Some("sublet-exec") => role(runtime::exec::main),
         Some(net::client::ARGV0) => role(net::role::main),

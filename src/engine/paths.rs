@@ -12,11 +12,12 @@ use base::{ContainerId, Explain, Kind, Ladder, Report, Trial};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
+use serde::{Deserialize, Serialize};
 
 use crate::file::failed;
 
 /// The directories of one user on one machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Paths {
     data: PathBuf,
     run: PathBuf,

@@ -37,7 +37,7 @@ use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
 use crate::streams::{Client, Streams};
 use crate::supervised::{Event, Phase, Supervised};
-use crate::tidy::{self, After};
+use crate::tidy::{self, After, Remove};
 
 /// The key of the container's main process.
 const MAIN: u64 = 0;
@@ -83,7 +83,7 @@ pub struct Config {
 }
 
 /// What the role does with what it inherited.
-pub fn main(mut inherited: Inherited) -> ExitCode {
+pub fn main(mut inherited: Inherited, remove: Remove) -> ExitCode {
     let client = inherited.fd("client");
     match Monitor::set_up(&mut inherited) {
         Ok(mut monitor) => {
@@ -92,7 +92,7 @@ pub fn main(mut inherited: Inherited) -> ExitCode {
             }
             monitor.begin();
             monitor.run();
-            monitor.end()
+            monitor.end(remove)
         }
         Err(report) => {
             if let Ok(client) = client {
@@ -650,7 +650,7 @@ impl Monitor {
     }
 
     /// The exit record, the clients, and everything that was made for the container.
-    fn end(mut self) -> ExitCode {
+    fn end(mut self, remove: Remove) -> ExitCode {
         while self.pump(MAIN, Stream::Stdout) || self.pump(MAIN, Stream::Stderr) {}
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.log.finish(stream);
@@ -662,7 +662,8 @@ impl Monitor {
             self.state.finished_at = Some(rfc3339(SystemTime::now()));
             self.state.exit_code = exit.map(Exit::shell_code);
             self.state.oom_killed = self.resources.oom_killed();
-            self.write_state(true);
+            // What is removed at once need not outlast a power loss.
+            self.write_state(self.config.after.remove.is_none());
             if let Some(exit) = exit {
                 self.tell(MAIN, &Frame::Exit(exit.shell_code()));
             }
@@ -675,7 +676,7 @@ impl Monitor {
             self.notice(MAIN, &failure.lines().join(": "));
         }
         self.farewell();
-        tidy::after_exit(&self.config, &self.outer)
+        tidy::after_exit(&self.config, &self.outer, remove)
     }
 
     /// Lets clients read what is queued for them, up to a limit.

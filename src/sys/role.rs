@@ -109,23 +109,6 @@ impl Spawn<'_> {
     }
 }
 
-/// Replaces the calling process by our own binary as a command line with these arguments, with `/dev/null` for its
-/// streams and the environment that roles have: none. Returns only with an error.
-pub fn execute_command(arguments: &[String]) -> Result<std::convert::Infallible> {
-    let exe = open_path(c"/proc/self/exe", OFlag::O_PATH)?;
-    let null = open_path(c"/dev/null", OFlag::O_RDWR)?;
-    for number in 0..3 {
-        process::place(null.as_fd(), number)?;
-    }
-    process::reset_signals()?;
-    process::cloexec_from(3)?;
-    let argv = std::iter::once("sublet").chain(arguments.iter().map(String::as_str)).map(c_string);
-    let argv = argv.collect::<Result<Vec<_>>>()?;
-    let environment: [CString; 0] = [];
-    nix::unistd::execveat(&exe, c"", &argv, &environment, nix::fcntl::AtFlags::AT_EMPTY_PATH)
-        .call(|| format!("execveat(own binary, {arguments:?})"))
-}
-
 /// What a role was given.
 #[derive(Debug)]
 pub struct Inherited {

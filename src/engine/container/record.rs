@@ -241,8 +241,9 @@ impl Record {
         self.settings.entrypoint.iter().chain(&self.settings.command).cloned().collect()
     }
 
+    /// On the disk when this returns, unless the container is removed at its end in any case.
     pub(crate) fn save(&self, engine: &Engine) -> Result<(), Report> {
-        replace_json(&engine.paths().container(&self.id).join("config.json"), self, true)
+        replace_json(&engine.paths().container(&self.id).join("config.json"), self, !self.host.auto_remove)
     }
 }
 

@@ -6,11 +6,11 @@ use std::io;
 
 use base::{ContainerId, Context, Kind, Report};
 
-use crate::Engine;
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{Record, load};
 use crate::container::{kill, names, snapshot, wait};
 use crate::file::failed;
+use crate::{Engine, Options, Paths};
 
 /// What removed directories begin with until they are gone.
 const GONE: &str = ".gone-";
@@ -40,6 +40,18 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
             _ => drop(wait::wait(engine, id)?),
         }
     }
+}
+
+/// What [`after_exit`] needs, for the monitor of a container that is removed when it ends.
+pub(crate) fn order(engine: &Engine, id: &ContainerId) -> Result<String, Report> {
+    serde_json::to_string(&(engine.paths(), id)).map_err(|error| Report::of(Kind::Internal, error))
+}
+
+/// Removes a container whose monitor is about to end.
+pub fn after_exit(order: &str) -> Result<(), Report> {
+    let (paths, id): (Paths, ContainerId) =
+        serde_json::from_str(order).map_err(|error| Report::of(Kind::Internal, error))?;
+    remove(&Engine::open(paths, Options::default()), &id, false)
 }
 
 fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Result<(), Report> {

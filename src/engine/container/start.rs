@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use base::{ContainerId, Context, Kind, Report};
 use monitor::protocol::{self, Frame};
@@ -19,7 +18,7 @@ use crate::Engine;
 use crate::container::attach::{Attachment, Streams};
 use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
-use crate::container::{rootfs, snapshot, spec};
+use crate::container::{remove, rootfs, snapshot, spec};
 
 /// Starts a created or ended container and returns when its payload has been executed.
 ///
@@ -90,7 +89,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         strict: engine.options().strict,
         after: After {
             reclaim: (!record.host.auto_remove).then(|| snapshot::directory(engine, record)),
-            remove: record.host.auto_remove.then(|| removal(engine, record)),
+            remove: record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?,
         },
     };
     spawn(engine, &config, &base, streams)
@@ -205,12 +204,4 @@ fn limits(record: &Record) -> cgroup::Limits {
         pids_max: host.pids_limit.map(u64::cast_signed),
         ..cgroup::Limits::default()
     }
-}
-
-/// The arguments of our own binary that remove a container.
-fn removal(engine: &Engine, record: &Record) -> Vec<String> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    ["--root", &text(engine.paths().data()), "--run-root", &text(engine.paths().run()), "rm", record.id.as_str()]
-        .map(str::to_owned)
-        .to_vec()
 }

@@ -25,6 +25,9 @@ pub fn in_namespace(addressing: &Addressing) -> Result<OwnedFd, NetError> {
     let tap = tuntap::open().map_err(NetError::Tun)?;
     let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
     tuntap::make_tap(tap.as_fd(), DEVICE).map_err(at("making the TAP device"))?;
+    // The close of a device's last descriptor takes the device away and waits 15 to 40 ms for it. The namespace's end
+    // takes it away too, and nobody waits for that.
+    tuntap::set_persistent(tap.as_fd()).map_err(at("making the TAP device last"))?;
     offloads(&tap).map_err(at("enabling offloads"))?;
     sysctls().map_err(at("writing network settings"))?;
     let index = nix::net::if_::if_nametoindex(DEVICE)

@@ -10,6 +10,7 @@ use crate::error::{Call, Result, SysError, check};
 
 // The ioctls are `_IOW('T', n, int)`, whose encoding is the same on x86_64 and aarch64.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 const TUNSETVNETLE: libc::c_ulong = 0x4004_54dc;
@@ -65,6 +66,14 @@ pub fn set_offload(tun: BorrowedFd<'_>, offloads: u32) -> Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     let result = unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(offloads)) };
     check(result.into(), || format!("ioctl(TUNSETOFFLOAD, {offloads:#x})"))?;
+    Ok(())
+}
+
+/// Lets the device outlive its last descriptor; it goes with its network namespace.
+pub fn set_persistent(tun: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETPERSIST as _, 1 as libc::c_ulong) };
+    check(result.into(), || "ioctl(TUNSETPERSIST, 1)".to_owned())?;
     Ok(())
 }
 

@@ -1,0 +1,142 @@
+//! The network stack under a container that writes any frame and a world that answers anything: no panic, no growth
+//! beyond its tables.
+//!
+//! The input is a list of acts: a kind, a length (two bytes, little endian), that many bytes.
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netstack::{Config, FlowId, Host, Limits, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote};
+
+/// A world that takes its answers from the input.
+struct World<'a>(&'a [u8]);
+
+impl World<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().map_or((0, self.0), |(first, rest)| (*first, rest));
+        self.0 = rest;
+        first
+    }
+
+    fn outcome(&mut self) -> Result<(), SocketError> {
+        match self.byte() % 8 {
+            1 => Err(SocketError::Refused),
+            2 => Err(SocketError::NetworkUnreachable),
+            3 => Err(SocketError::TimedOut),
+            4 => Err(SocketError::Prohibited),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> usize {
+        let count = buffer.len().min(usize::from(self.byte())).min(self.0.len());
+        let (taken, rest) = self.0.split_at(count);
+        buffer[..count].copy_from_slice(taken);
+        self.0 = rest;
+        count
+    }
+}
+
+impl Host for World<'_> {
+    fn transmit(&mut self, _: &[u8], _: &[u8]) -> Result<(), TapFull> {
+        if self.byte() == 255 { Err(TapFull) } else { Ok(()) }
+    }
+    fn primary_address(&mut self, _: IpAddr) -> Option<IpAddr> {
+        Some(Ipv4Addr::new(192, 0, 2, 1).into())
+    }
+    fn tcp_connect(&mut self, _: FlowId, _: SocketAddr) -> Result<(), SocketError> {
+        self.outcome()
+    }
+    fn tcp_connected(&mut self, _: FlowId) -> Result<(), SocketError> {
+        self.outcome()
+    }
+    fn tcp_peek(&mut self, _: FlowId, _: usize, buffer: &mut [u8]) -> Peek {
+        match self.byte() % 4 {
+            0 => Peek::Nothing,
+            1 => Peek::End,
+            2 => Peek::Broken,
+            _ => match self.fill(buffer) {
+                0 => Peek::Nothing,
+                count => Peek::Data(count),
+            },
+        }
+    }
+    fn tcp_consume(&mut self, _: FlowId, _: usize) -> bool {
+        self.byte() != 255
+    }
+    fn tcp_write(&mut self, _: FlowId, bytes: &[u8]) -> Wrote {
+        match self.byte() {
+            255 => Wrote::Broken,
+            count => Wrote::Taken(bytes.len().min(count.into())),
+        }
+    }
+    fn tcp_room(&mut self, _: FlowId) -> u32 {
+        u32::from(self.byte()) << 8
+    }
+    fn tcp_shutdown(&mut self, _: FlowId) {}
+    fn udp_open(&mut self, _: FlowId, _: Option<u16>, _: SocketAddr) -> Result<(), SocketError> {
+        self.outcome()
+    }
+    fn echo_open(&mut self, _: FlowId, _: IpAddr) -> Result<(), SocketError> {
+        self.outcome()
+    }
+    fn datagram_send(&mut self, _: FlowId, _: &[u8]) -> Result<(), SocketError> {
+        self.outcome()
+    }
+    fn datagram_receive(&mut self, _: FlowId, buffer: &mut [u8]) -> Received {
+        match self.byte() % 4 {
+            0 => Received::Nothing,
+            1 => Received::Failed(SocketError::Refused),
+            _ => Received::Datagram(self.fill(buffer)),
+        }
+    }
+    fn close(&mut self, _: FlowId, _: bool) {}
+    fn random(&mut self) -> u64 {
+        u64::from(self.byte())
+    }
+}
+
+fn config() -> Config {
+    let v4 = |last| Ipv4Addr::new(10, 0, 0, last);
+    let v6 = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
+    Config {
+        v4: Side { container: v4(2), gateway: v4(1), dns: v4(3) },
+        v6: Side { container: v6(2), gateway: v6(1), dns: v6(3) },
+        container_mac: [2, 0, 0, 0, 0, 2],
+        gateway_mac: [2, 0, 0, 0, 0, 1],
+        mtu: 65_520,
+        mss: 1460,
+        host_loopback: false,
+        peek_offset: true,
+        resolvers: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
+        names: vec![("web".to_owned(), vec![v4(2).into()])],
+        limits: Limits { tcp: 8, half_open: 4, udp: 8, echo: 2, dns: 4, new_flows_per_s: 1000 },
+    }
+}
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let mut stack = Stack::new(config());
+    let mut world = World(input);
+    let mut now_us = 0;
+    while !world.0.is_empty() {
+        let kind = world.byte();
+        let length = usize::from(u16::from_le_bytes([world.byte(), world.byte()])).min(world.0.len());
+        match kind % 4 {
+            0 | 1 => {
+                let (frame, rest) = world.0.split_at(length);
+                world.0 = rest;
+                stack.frame_in(now_us, frame, &mut world);
+            }
+            2 => {
+                let readiness = Readiness { readable: kind & 4 != 0, writable: kind & 8 != 0, closed: kind & 16 != 0 };
+                stack.socket_ready(now_us, FlowId(length as u32 % 22), readiness, &mut world);
+            }
+            _ => {
+                now_us += length as u64 * 1000;
+                stack.tick(now_us, &mut world);
+            }
+        }
+        stack.end_batch(now_us, &mut world);
+        assert!(stack.flows() <= 22, "more flows than the tables hold");
+    }
+});

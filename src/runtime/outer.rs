@@ -11,6 +11,7 @@
 //! A namespace lives as long as a process is in it or a descriptor is open on it. It is made by a child that only
 //! waits for its map; nothing else ever runs in that child.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -196,8 +197,11 @@ fn ladder(trials: Vec<Trial>, chosen: &'static str, fix: Option<String>) -> Ladd
 /// Makes the namespace: a child unshares by birth and waits; `write` fills its maps; the descriptor outlives it.
 fn make_with(write: impl FnOnce(i32) -> Result<(), SysError>) -> Result<OwnedFd, OuterError> {
     let (ours, theirs) = sys::socket::pair()?;
+    let ours = Cell::new(Some(ours));
     let holder = fork(Flags::NEWUSER, None, || {
-        // The end of the socket, which the parent's death brings too, ends the holder.
+        // The end of the socket, which the parent's death brings too, ends the holder: it must not keep the other end
+        // open itself, nor the parent's locks.
+        drop(ours.take());
         let mut byte = [0];
         let _ = nix::unistd::read(&theirs, &mut byte);
         0
@@ -205,7 +209,7 @@ fn make_with(write: impl FnOnce(i32) -> Result<(), SysError>) -> Result<OwnedFd,
     .map_err(forbidden)?;
     let process = proc_dir(holder.pid)?;
     let result = write(holder.pid).and_then(|()| open_namespace(process.as_fd(), "user"));
-    drop(ours);
+    drop(ours.take());
     // The holder only reads from a socket, so it always ends; a stray signal changes nothing.
     let _ = pidfd_send_signal(holder.pidfd.as_fd(), Signal::SIGKILL as i32);
     reap(holder.pidfd.as_fd(), true)?;

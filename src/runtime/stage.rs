@@ -7,6 +7,7 @@
 //! the upper directory to its root, clone (and shift) the image's view, hand that over, end. Init is a child of the
 //! monitor (`CLONE_PARENT`), so nothing waits for the stage.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -49,10 +50,15 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let flags = namespaces(&launch)?;
     let (to_init, from_stage) = sys::socket::pair()?;
-    let child =
-        fork(flags | Flags::PARENT, None, || init::main(channel, &launch, program.as_deref(), from_stage.as_fd()))
-            .step(|| "making the container's namespaces".to_owned())?;
+    let to_init = Cell::new(Some(to_init));
+    let child = fork(flags | Flags::PARENT, None, || {
+        // Init learns of our death by the end of this socket, so it must not keep our end open itself.
+        drop(to_init.take());
+        init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
+    })
+    .step(|| "making the container's namespaces".to_owned())?;
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
+    let to_init = to_init.take().ok_or_else(|| Report::new(Kind::Internal, "the socket to init is gone"))?;
     prepare(&launch, child.pid, view, to_init.as_fd())
 }
 

@@ -166,9 +166,11 @@ impl Supervised {
         }
     }
 
-    /// Whether nothing of it is left to wait for: ended (or never born), streams drained, stage reaped.
+    /// Whether nothing of it is left to wait for: ended (or never born), its channel read to the end, stage reaped.
+    ///
+    /// The exit may be seen before what the process said last, which is why its start failed.
     pub fn finished(&self) -> bool {
-        let gone = self.exit.is_some() || (self.pid.is_none() && self.channel.is_none());
-        gone && self.stage.is_none()
+        let gone = self.exit.is_some() || self.pid.is_none();
+        gone && self.channel.is_none() && self.stage.is_none()
     }
 }

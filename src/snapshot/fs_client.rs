@@ -8,7 +8,7 @@ use std::path::Path;
 
 use base::{Explain, Failure, Kind};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::Mode;
@@ -204,17 +204,6 @@ fn open_dir(path: &Path) -> Result<OwnedFd, SysError> {
 fn lock(path: &Path) -> Result<OwnedFd, SysError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let file = open(path, flags, Mode::from_bits_truncate(0o600)).call(|| format!("open({path:?}, O_CREAT)"))?;
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    loop {
-        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole)) {
-            Err(Errno::EINTR) => {}
-            result => return result.map(|_| file).call(|| format!("fcntl({path:?}, F_OFD_SETLKW)")),
-        }
-    }
+    sys::lock::exclusive(&file, path)?;
+    Ok(file)
 }

@@ -15,6 +15,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use base::{Explain, Failure, Kind, Report};
 use fuse::{Features, Filesystem, FuserWire, Wire, WireError};
 use index::Index;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -215,15 +216,10 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
 fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(upper, c"lock", flags, Mode::from_bits_truncate(0o600)).call(|| "open(upper/lock)".to_owned())?;
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).call(|| "fcntl(upper/lock, F_OFD_SETLK)".to_owned())?;
-    Ok(file)
+    match sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
+        true => Ok(file),
+        false => Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN)),
+    }
 }
 
 fn wire_of(view: impl Filesystem, features: Features) -> MakeWire {

@@ -10,11 +10,11 @@ use nix::dir::Dir as Stream;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use sys::{Call, Errno};
+use sys::{Call, Errno, lock};
 
+use crate::Result;
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::{Result, lock};
 
 /// How names of files begin that are not published yet.
 const TEMPORARY: &str = ".new-";

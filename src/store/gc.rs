@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use oci::document::DOCUMENT_MAX;
 use oci::{ChainId, DiffId, Digest, Document, ImageConfig};
+use sys::lock;
 
 use crate::dir::is_temporary;
 use crate::error::StoreError;
 use crate::shelf::Shelf;
-use crate::{Dir, Result, Store, lock};
+use crate::{Dir, Result, Store};
 
 /// How long an interrupted download is kept for its next try.
 const INGEST_KEPT: Duration = Duration::from_hours(168);

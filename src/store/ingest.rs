@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use oci::{Digest, Hasher};
 use serde::{Deserialize, Serialize};
-use sys::Call;
+use sys::{Call, lock};
 
 use crate::dir::Dir;
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::{Result, Store, lock};
+use crate::{Result, Store};
 
 const DATA: &str = "data";
 const STATE: &str = "state";

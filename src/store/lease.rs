@@ -8,11 +8,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use oci::Digest;
-use sys::Call;
+use sys::{Call, lock};
 
 use crate::dir::{Dir, is_temporary, temporary_name};
 use crate::new_file::NewFile;
-use crate::{Result, Store, lock};
+use crate::{Result, Store};
 
 const MAGIC: &[u8; 16] = b"sublet lease v1\n";
 const HEADER: usize = 32;

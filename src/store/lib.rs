@@ -32,7 +32,6 @@ mod error;
 mod gc;
 mod ingest;
 mod lease;
-mod lock;
 mod new_file;
 mod refs;
 mod shelf;

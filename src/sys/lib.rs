@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod file;
+pub mod lock;
 pub mod mmap;
 pub mod mount;
 pub mod namespace;

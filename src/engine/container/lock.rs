@@ -2,12 +2,9 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
+use sys::lock::exclusive;
 
 use crate::Engine;
 use crate::container::state::{Condition, repair_locked};
@@ -38,24 +35,6 @@ pub fn lock(engine: &Engine, id: &ContainerId) -> Result<ContainerLock, Report> 
 
 fn gone(id: &ContainerId) -> Report {
     Report::new(Kind::NotFound, format!("No such container: {id}"))
-}
-
-/// Waits until the lock on a whole file is ours.
-pub(crate) fn exclusive(file: &File, path: &Path) -> Result<(), Report> {
-    const WHOLE: libc::flock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    loop {
-        match fcntl(file, FcntlArg::F_OFD_SETLKW(&WHOLE)) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(failed("locking", path, errno.into())),
-        }
-    }
 }
 
 /// Makes the directory that a container's files lie in.

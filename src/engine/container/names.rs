@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
+use sys::lock::exclusive;
 
 use crate::Engine;
-use crate::container::lock::exclusive;
 use crate::container::record;
 use crate::file::{failed, random};
 use crate::paths::make_dir;
@@ -59,7 +59,7 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId) -> Result<R
         Ok(file)
     });
     let file = made.map_err(|error| failed("writing", &temporary, error))?;
-    let reserved = exclusive(&file, &temporary).and_then(|()| link(engine, name, &temporary, &path));
+    let reserved = exclusive(&file, &temporary).map_err(Report::from).and_then(|()| link(engine, name, &temporary, &path));
     // The reservation is the other link; nobody looks at this one.
     let _ = fs::remove_file(&temporary);
     reserved.map(|()| Reservation { _file: file })

@@ -20,10 +20,10 @@ use snapshot::ids::MappedIds;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
 use sys::Call;
+use sys::lock::exclusive;
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
-use crate::container::lock::exclusive;
 use crate::container::record::Record;
 use crate::file::failed;
 

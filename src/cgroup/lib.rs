@@ -24,5 +24,5 @@ pub mod scope;
 
 pub use container::{Container, Stats};
 pub use error::CgroupError;
-pub use limits::{DEFAULT_PIDS, Limits, quota_of_cpus};
+pub use limits::{DEFAULT_PIDS, Limits, quota_of_nano_cpus};
 pub use placement::{Placement, Request, probe};

@@ -21,7 +21,7 @@ pub struct Limits {
     pub memory_swap: Option<i64>,
     /// `--memory-reservation`, bytes.
     pub memory_reservation: Option<i64>,
-    /// `--cpu-quota` or `--cpus` ([`quota_of_cpus`]), microseconds of a period.
+    /// `--cpu-quota` or `--cpus` ([`quota_of_nano_cpus`]), microseconds of a period.
     pub cpu_quota_us: Option<i64>,
     /// `--cpu-period`, microseconds.
     pub cpu_period_us: Option<u64>,
@@ -50,9 +50,10 @@ pub struct Setting {
     pub absent_is_same: bool,
 }
 
-/// The quota in microseconds of the default period for a number of processors.
-pub fn quota_of_cpus(cpus: f64) -> i64 {
-    (cpus * f64::from(DEFAULT_PERIOD_US)).round() as i64
+/// The quota in microseconds of the default period for so many billionths of a processor.
+pub fn quota_of_nano_cpus(nano_cpus: u64) -> i64 {
+    let quota = u128::from(nano_cpus) * u128::from(DEFAULT_PERIOD_US) / 1_000_000_000;
+    i64::try_from(quota).unwrap_or(i64::MAX)
 }
 
 impl Limits {
@@ -153,8 +154,8 @@ mod tests {
 
     #[test]
     fn processors_and_shares_convert() {
-        assert_eq!(quota_of_cpus(1.5), 150_000);
-        let limits = Limits { cpu_quota_us: Some(quota_of_cpus(0.25)), ..Limits::default() };
+        assert_eq!(quota_of_nano_cpus(1_500_000_000), 150_000);
+        let limits = Limits { cpu_quota_us: Some(quota_of_nano_cpus(250_000_000)), ..Limits::default() };
         assert_eq!(written(&limits)[0], ("cpu.max", "25000 100000".to_owned()));
         for (shares, weight) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)] {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");

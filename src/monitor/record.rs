@@ -41,6 +41,22 @@ pub struct State {
     pub error: Option<String>,
 }
 
+impl State {
+    /// A container at this station, of which nothing else is known yet.
+    pub fn new(status: Status) -> Self {
+        State {
+            format: FORMAT,
+            status,
+            pid: None,
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
+            oom_killed: false,
+            error: None,
+        }
+    }
+}
+
 /// The stations of a container's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

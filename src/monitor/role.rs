@@ -151,16 +151,6 @@ impl Monitor {
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
         let listener = listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
-        let state = State {
-            format: FORMAT,
-            status: Status::Starting,
-            pid: None,
-            started_at: None,
-            finished_at: None,
-            exit_code: None,
-            oom_killed: false,
-            error: None,
-        };
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -172,7 +162,7 @@ impl Monitor {
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
-            state,
+            state: State::new(Status::Starting),
             published: Vec::new(),
             drain_until: None,
             finished: false,

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use base::ContainerId;
-use cgroup::{CgroupError, Container, Limits, Placement, Request, probe, quota_of_cpus, scope};
+use cgroup::{CgroupError, Container, Limits, Placement, Request, probe, quota_of_nano_cpus, scope};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sys::process::{Flags, fork};
@@ -101,7 +101,7 @@ fn limits(placement: &Placement, has: &dyn Fn(&str) -> bool) {
     let cases = [
         ("memory", Limits { memory_max: Some(64 << 20), ..one() }, "memory.max", "67108864"),
         ("memory", Limits { memory_reservation: Some(1 << 20), ..one() }, "memory.low", "1048576"),
-        ("cpu", Limits { cpu_quota_us: Some(quota_of_cpus(0.5)), ..one() }, "cpu.max", "50000 100000"),
+        ("cpu", Limits { cpu_quota_us: Some(quota_of_nano_cpus(500_000_000)), ..one() }, "cpu.max", "50000 100000"),
         ("cpu", Limits { cpu_shares: Some(1024), ..one() }, "cpu.weight", "100"),
         ("pids", Limits { pids_max: Some(20), ..one() }, "pids.max", "20"),
         ("cpuset", Limits { cpuset_cpus: Some("0".to_owned()), ..one() }, "cpuset.cpus", "0"),

@@ -199,8 +199,7 @@ fn limits(record: &Record) -> cgroup::Limits {
     let host = &record.host;
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),
-        // Billionths of a processor to microseconds of the default period, a tenth of a second.
-        cpu_quota_us: host.nano_cpus.map(|nano| (nano / 10_000).cast_signed()),
+        cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus),
         pids_max: host.pids_limit.map(u64::cast_signed),
         ..cgroup::Limits::default()
     }

@@ -96,7 +96,7 @@ impl Condition {
 pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let directory = engine.paths().container(id);
     loop {
-        let state = record::read_state(&directory)?.unwrap_or_else(created);
+        let state = record::read_state(&directory)?.unwrap_or_else(|| State::new(Status::Created));
         let pids = record::read_pid(&engine.paths().run_container(id))?;
         let processes = processes(pids.as_ref())?;
         let alive = processes.init.is_some() || processes.monitor.is_some();
@@ -136,17 +136,4 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
         record::write_state(&engine.paths().container(id), &condition.state, true)?;
     }
     Ok(condition)
-}
-
-fn created() -> State {
-    State {
-        format: record::FORMAT,
-        status: Status::Created,
-        pid: None,
-        started_at: None,
-        finished_at: None,
-        exit_code: None,
-        oom_killed: false,
-        error: None,
-    }
 }

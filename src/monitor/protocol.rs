@@ -150,7 +150,6 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Sy
             Ok(Frame::decode(&buffer[..length]).map_or(Received::Unknown, |frame| Received::Frame(frame, fds.pop())))
         }
         Err(error) if error.errno() == Errno::EAGAIN => Ok(Received::Nothing),
-        Err(error) if matches!(error.errno(), Errno::ECONNRESET | Errno::EPIPE) => Ok(Received::End),
         Err(error) => Err(error),
     }
 }

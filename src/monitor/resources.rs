@@ -10,6 +10,7 @@ use base::{ContainerId, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
 use net::NetSpec;
 use net::client::Control;
+use sys::Errno;
 use sys::process::Child;
 
 /// The resources of one container; empty until [`Resources::start_network`].
@@ -43,10 +44,13 @@ impl Resources {
         Ok(())
     }
 
-    /// Hands the container's TAP device over.
+    /// Hands the container's TAP device over. A process that has ended has told why, which [`Resources::on_net`] reads.
     pub fn hand_tap(&self, tap: &OwnedFd) -> Result<(), Report> {
         let control = self.network.as_ref().and_then(|network| network.control.as_ref());
-        control.map_or(Ok(()), |control| control.hand_tap(tap.as_fd())).map_err(net::NetError::into_report)
+        match control.map_or(Ok(()), |control| control.hand_tap(tap.as_fd())) {
+            Err(net::NetError::System(error)) if error.errno() == Errno::EPIPE => Ok(()),
+            result => result.map_err(net::NetError::into_report),
+        }
     }
 
     /// The control socket, to be polled.

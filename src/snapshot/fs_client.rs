@@ -110,7 +110,7 @@ pub fn try_connect(places: &FsPlaces<'_>, key: &str) -> Result<Option<FsConnecti
     match greet(socket, key) {
         // It was on its way out when we connected.
         Err(FsClientError::Died { .. }) => Ok(None),
-        Err(FsClientError::Sys(error)) if matches!(error.errno(), Errno::ECONNRESET | Errno::EPIPE) => Ok(None),
+        Err(FsClientError::Sys(error)) if error.errno() == Errno::EPIPE => Ok(None),
         result => result.map(Some),
     }
 }

@@ -275,7 +275,11 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), Fs
 /// The client that started us learns why there will be no view.
 fn refuse_first(listen: &UnixListener, report: &Report) {
     let text = serde_json::to_vec(&Failure::from(report)).unwrap_or_default();
-    let sent = accept(listen).and_then(|client| socket::send(client.as_fd(), &text, &[]));
+    let sent = accept(listen).and_then(|client| {
+        // Its greeting must be read: closing a socket with something unread takes our answer away.
+        proves_host(&client)?;
+        socket::send(client.as_fd(), &text, &[])
+    });
     if sent.is_err() {
         eprintln!("error: {report}");
     }

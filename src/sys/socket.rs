@@ -36,14 +36,16 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
 }
 
 /// Receives one message into `buffer` and returns its length and descriptors (close-on-exec). A length of 0 is the
-/// end of the stream. `EMSGSIZE` when the message or its descriptors did not fit: nothing of it may be used.
+/// end of the stream, also when the peer has closed its end with something unread: the kernel tells that once, as
+/// `ECONNRESET` and ahead of what the peer had sent, and then goes on. `EMSGSIZE` when the message or its descriptors did
+/// not fit: nothing of it may be used.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
         match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             result => break result.call(|| "recvmsg(AF_UNIX)".to_owned())?,
         }
     };
@@ -72,4 +74,24 @@ pub fn peer(socket: BorrowedFd<'_>) -> Result<(i32, u32)> {
     let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
         .call(|| "getsockopt(SO_PEERCRED)".to_owned())?;
     Ok((credentials.pid(), credentials.uid()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_peer_that_did_not_listen_are_read() {
+        let (ours, theirs) = pair().unwrap();
+        send(ours.as_fd(), b"unread", &[]).unwrap();
+        send(theirs.as_fd(), b"last words", &[]).unwrap();
+        drop(theirs);
+        let mut buffer = [0; 32];
+        let (length, _) = receive(ours.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"last words");
+        assert_eq!(receive(ours.as_fd(), &mut buffer).unwrap().0, 0);
+    }
 }

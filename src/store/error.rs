@@ -156,10 +156,9 @@ impl Explain for StoreError {
             StoreError::Version { .. } => Some("use the newer engine, or another --root".to_owned()),
             StoreError::NotAStore { .. } => Some("name an empty or a new directory with --root".to_owned()),
             StoreError::NotOurs { .. } => Some("name a directory of your own with --root".to_owned()),
-            StoreError::Full { .. } => Some(
-                "free some space (rmi removes images) and run the same command again: it goes on where it stopped"
-                    .to_owned(),
-            ),
+            StoreError::Full { .. } => {
+                Some("free some space (rmi removes images) and run the same command again".to_owned())
+            }
             _ => None,
         }
     }

@@ -120,7 +120,7 @@ impl<'a> Ingest<'a> {
         self.dir.open_file(DATA)?.ok_or(StoreError::Missing { digest: self.digest })
     }
 
-    /// Takes the next bytes. More than the blob's size is an error.
+    /// Takes the next bytes. More than the blob's size is an error; on a full disk all bytes are thrown away.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let found_bytes = self.hasher.size().saturating_add(bytes.len() as u64);
         if found_bytes > self.size_bytes {
@@ -128,13 +128,20 @@ impl<'a> Ingest<'a> {
         }
         let mut rest = bytes;
         while !rest.is_empty() {
-            // Not `write_all`: what was written before the disk was full is hashed, so that both stay in step.
+            // Not `write_all`: what was written before a failure is hashed, so that both stay in step.
             let count = match self.data.write(rest) {
                 Ok(0) => Err(io::Error::from(sys::Errno::ENOSPC)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other,
             };
-            let count = count.call(|| self.dir.words("write", DATA))?;
+            let count = match count.call(|| self.dir.words("write", DATA)).map_err(StoreError::from) {
+                Err(full @ StoreError::Full { .. }) => {
+                    // The blob that filled the disk must not keep it full; the first failure is the one to tell.
+                    let _ = self.restart();
+                    return Err(full);
+                }
+                result => result?,
+            };
             self.hasher.update(&rest[..count]);
             rest = &rest[count..];
         }

@@ -43,11 +43,15 @@ impl Globals {
         }
         let (run, ladder) = runtime_dir();
         let run = run.ok_or_else(|| no_runtime_dir(&ladder))?;
-        // The second rung is what the variable would have said.
-        match ladder.step_down().filter(|_| ladder.fix.is_some()) {
-            Some(line) if self.strict => Err(Report::new(Kind::Unsupported, line)),
-            Some(_) | None => Ok(run),
+        // Without the variable the second rung is what it would have said. A directory that it names and that cannot be
+        // used is a mistake which would else hide the containers that are there.
+        let refused = path("XDG_RUNTIME_DIR").is_some() && ladder.trials.len() > 1;
+        match ladder.step_down().filter(|_| refused || ladder.fix.is_some()) {
+            Some(line) if self.strict => return Err(Report::new(Kind::Unsupported, line)),
+            Some(line) if refused => output::warning(&line),
+            Some(_) | None => {}
         }
+        Ok(run)
     }
 
     /// `--root`, `$SUBLET_ROOT`, `$XDG_DATA_HOME/sublet`, `$HOME/.local/share/sublet`.

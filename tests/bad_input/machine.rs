@@ -19,29 +19,44 @@ fn in_namespaces(home: &Home, script: &str) -> Option<Done> {
     Some(done)
 }
 
-/// Hides a device behind another file.
-fn without(device: &str) -> String {
-    format!("mount --bind /dev/full {device} && ")
+/// Runs the binary on a machine without one of its devices, as the caller (a plain one has one id then).
+fn without(home: &Home, device: &str, arguments: &str) -> Option<Done> {
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let devices = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
+    let others: Vec<&str> = devices.into_iter().filter(|name| *name != device).collect();
+    let script = format!(
+        "set -e; mkdir dev; mount -t tmpfs dev dev; mkdir dev/net
+         for name in {}; do
+             if [ -e /dev/$name ]; then : >dev/$name; mount --bind /dev/$name dev/$name; fi
+         done
+         mount --rbind dev /dev
+         exec unshare --user --map-user={uid} --map-group={gid} {} {arguments}",
+        others.join(" "),
+        home.bin().display(),
+    );
+    in_namespaces(home, &script)
 }
 
 #[test]
-fn without_fuse_a_lower_rung_is_taken_and_named() {
-    let Some(home) = Home::with_busybox(&[]) else { return };
-    let script =
-        format!("{}{} run --rm --network none {} echo alive", without("/dev/fuse"), home.bin().display(), busybox());
-    let Some(done) = in_namespaces(&home, &script) else { return };
-    let named = done.stderr.contains("/dev/fuse");
-    assert!(named, "the missing device must be named: {done:#?}");
-    assert!((done.code == 0 && done.stdout == "alive\n") || done.code == 125, "{done:#?}");
+fn without_fuse_there_is_one_error_with_the_fix() {
+    let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
+    let Some(done) = without(&home, "fuse", &format!("run --rm --network none {} true", busybox())) else { return };
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:#?}");
+    assert_eq!(done.stderr.matches("error:").count(), 1, "{done:#?}");
+    assert!(done.stderr.contains("open(\"/dev/fuse\")") && done.stderr.contains("ENOENT"), "{done:#?}");
+    assert!(done.stderr.contains("hint: ") && done.stderr.contains("modprobe fuse"), "{done:#?}");
+    assert!(home.containers().is_empty(), "--rm removes it");
 }
 
 #[test]
-fn without_tun_the_network_says_so() {
-    let Some(home) = Home::with_busybox(&[]) else { return };
-    let script = format!("{}{} run --rm {} echo alive", without("/dev/net/tun"), home.bin().display(), busybox());
-    let Some(done) = in_namespaces(&home, &script) else { return };
-    assert!(done.stderr.contains("/dev/net/tun"), "the missing device must be named: {done:#?}");
-    assert!((done.code == 0 && done.stdout == "alive\n") || done.code == 125, "{done:#?}");
+fn without_tun_there_is_one_error_with_the_fix_and_no_other_network() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let Some(done) = without(&home, "net/tun", &format!("run --rm {} true", busybox())) else { return };
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:#?}");
+    assert_eq!(done.stderr.matches("error:").count(), 1, "{done:#?}");
+    assert!(done.stderr.contains("open(\"/dev/net/tun\"") && done.stderr.contains("ENOENT"), "{done:#?}");
+    assert!(done.stderr.contains("modprobe tun") && done.stderr.contains("--network host or none"), "{done:#?}");
+    assert!(home.containers().is_empty(), "--rm removes it");
 }
 
 #[test]
@@ -75,10 +90,18 @@ fn without_a_runtime_directory_another_is_taken() {
 fn a_runtime_directory_of_somebody_else_is_refused() {
     let Some(home) = Home::with_busybox(&[Need::PlainUser]) else { return };
     let image = busybox();
-    let mut command = home.command(&["run", "--rm", &image, "true"]);
-    command.env("XDG_RUNTIME_DIR", "/");
-    let done = finish(&mut command, b"", LIMIT);
-    assert!(!done.stderr.contains("panicked") && !done.stderr.is_empty(), "{done:#?}");
+    let run = |options: &[&str]| {
+        let arguments = [options, &["run", "--rm", "--network", "none", &image, "echo", "alive"]].concat();
+        let mut command = home.command(&arguments);
+        command.env("XDG_RUNTIME_DIR", "/");
+        finish(&mut command, b"", LIMIT)
+    };
+    let done = run(&[]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "alive\n"), "{done:#?}");
+    let line = "warning: runtime directory: XDG_RUNTIME_DIR is not possible: \"/\" belongs to uid 0";
+    assert!(done.stderr.contains(line), "{done:#?}");
+    let done = run(&["--strict"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:#?}");
 }
 
 #[test]

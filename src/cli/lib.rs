@@ -33,20 +33,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return printed.map_or(USAGE_CODE, |()| code);
         }
     };
-    let runs_a_process = command.runs_a_process();
+    let failure_code = command.failure_code();
     match command.execute(&globals) {
         Ok(code) | Err(Stop::Quiet(code)) => code,
         Err(Stop::Failed(report)) => {
             output::error(&report);
-            exit_code(&report, runs_a_process)
+            exit_code(&report, failure_code)
         }
     }
 }
 
-fn exit_code(report: &Report, runs_a_process: bool) -> u8 {
+fn exit_code(report: &Report, failure_code: u8) -> u8 {
     match report.kind() {
-        kind if runs_a_process => kind.exit_code_of_run(),
         Kind::Usage => USAGE_CODE,
-        _ => 1,
+        kind @ (Kind::CommandNotFound | Kind::CommandNotExecutable) => kind.exit_code_of_run(),
+        _ => failure_code,
     }
 }

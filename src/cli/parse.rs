@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use base::{Kind, Report};
 use engine::container::record::{NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource};
 
+/// What may not be in a name.
+const BLANKS: [char; 2] = [' ', '\t'];
+
 fn wrong(message: String) -> Report {
     Report::new(Kind::Usage, message)
 }
@@ -102,11 +105,38 @@ pub fn volume(text: &str) -> Result<Volume, Report> {
     Ok(Volume { source, destination, read_only })
 }
 
-/// `--tmpfs DESTINATION[:OPTIONS]`.
+/// `--tmpfs DESTINATION[:OPTIONS]`; the options are Docker's: words of mount(8), and values of tmpfs itself.
 pub fn tmpfs(text: &str) -> Result<(String, String), Report> {
+    const WORDS: [&str; 15] = [
+        "defaults",
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "strictatime",
+    ];
+    const VALUES: [&str; 7] = ["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
     let (destination, options) = text.split_once(':').unwrap_or((text, ""));
     if !destination.starts_with('/') || destination.trim_end_matches('/').is_empty() {
         return Err(wrong(format!("invalid mount path: '{destination}' mount path must be absolute")));
+    }
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let known = match option.split_once('=') {
+            Some((key, _)) => VALUES.contains(&key),
+            None => WORDS.contains(&option),
+        };
+        if !known {
+            return Err(wrong(format!("invalid tmpfs option \"{option}\"")));
+        }
     }
     Ok((destination.trim_end_matches('/').to_owned(), options.to_owned()))
 }
@@ -151,8 +181,12 @@ pub fn userns(text: &str) -> Result<UserNamespace, Report> {
 /// `--label KEY[=VALUE]`.
 pub fn label(text: &str) -> Result<(String, String), Report> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    let key = key.trim_start_matches(BLANKS);
     if key.is_empty() {
         return Err(wrong(format!("invalid label '{text}': empty name")));
+    }
+    if key.contains(BLANKS) {
+        return Err(wrong(format!("label '{key}' contains whitespaces")));
     }
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -180,17 +214,23 @@ pub fn signal(text: &str) -> Result<i32, Report> {
     format!("SIG{short}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| bad())
 }
 
-/// The lines of an `--env-file`: comments and empty lines left out.
-pub fn env_file(text: &str) -> Result<Vec<String>, Report> {
+/// The lines of an `--env-file`: comments and empty lines left out. `value_of` knows the variables of the environment,
+/// whose values a name without one takes; a name that is not there is no line.
+pub fn env_file(text: &str, value_of: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Report> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = |line: &str| {
-        let name = line.split('=').next().unwrap_or_default();
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err(wrong(format!("variable '{name}' contains whitespaces or has no name")));
+        let (name, value) = line.split_once('=').map_or((line, None), |(name, value)| (name, Some(value)));
+        if name.contains(BLANKS) {
+            return Err(wrong(format!("poorly formatted environment: variable '{name}' contains whitespaces")));
         }
-        Ok(line.to_owned())
+        if name.is_empty() {
+            return Err(wrong(format!("poorly formatted environment: no variable name on line '{line}'")));
+        }
+        let value = value.map(str::to_owned).or_else(|| value_of(name));
+        Ok(value.map(|value| format!("{name}={value}")))
     };
-    lines.map(entry).collect()
+    lines.filter_map(|line| entry(line).transpose()).collect()
 }
 
 #[cfg(test)]
@@ -263,7 +303,20 @@ mod tests {
         assert_eq!(add_host("db=[::1]").unwrap(), ("db".into(), "::1".into()));
         assert_eq!(add_host("h:host-gateway").unwrap().1, "host-gateway");
         assert!(add_host("db").is_err() && add_host("db:x").is_err() && add_host(":1.2.3.4").is_err());
-        assert_eq!(env_file("# c\nA=1\n\n  B=x=y\nC\n").unwrap(), ["A=1", "B=x=y", "C"]);
-        assert!(env_file("A B=1").is_err() && env_file("=x").is_err());
+        let value_of = |name: &str| (name == "C").then(|| "here".to_owned());
+        let file = "\u{feff}# c\r\nA= 1 \r\n\n  B=x=y\nC\nGONE\nD=\n";
+        assert_eq!(env_file(file, value_of).unwrap(), ["A= 1 ", "B=x=y", "C=here", "D="]);
+        assert!(env_file("A B=1", value_of).is_err() && env_file("=x", value_of).is_err());
+    }
+
+    #[test]
+    fn labels_and_file_systems_in_memory() {
+        assert_eq!(label("a.b=c d=e").unwrap(), ("a.b".into(), "c d=e".into()));
+        assert_eq!(label("alone").unwrap(), ("alone".into(), String::new()));
+        assert!(label("=x").is_err() && label("a b=c").is_err());
+        assert_eq!(tmpfs("/t/:size=1m,exec").unwrap(), ("/t".into(), "size=1m,exec".into()));
+        for bad in ["t", "/", "/t:size", "/t:odd=1", "/t:shared", "/t:ro=1"] {
+            assert!(tmpfs(bad).is_err(), "{bad}");
+        }
     }
 }

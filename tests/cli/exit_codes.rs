@@ -43,10 +43,33 @@ fn a_signal_is_128_and_its_number() {
 #[test]
 fn exec_has_the_same_codes() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "-d", "--name", "c", &busybox(), "sleep", "600"]);
-    assert_eq!(home.run(&["exec", "c", "sh", "-c", "exit 9"]).code, 9);
-    home.fails(127, &["exec", "c", "no-such-command"]);
-    home.fails(126, &["exec", "c", "/etc/passwd"]);
-    let done = home.run(&["exec", "c", "sh", "-c", "kill -KILL $$"]);
+    home.ok(&["run", "-d", "--name", "asked", &busybox(), "sleep", "600"]);
+    assert_eq!(home.run(&["exec", "asked", "sh", "-c", "exit 9"]).code, 9);
+    home.fails(127, &["exec", "asked", "no-such-command"]);
+    home.fails(126, &["exec", "asked", "/etc/passwd"]);
+    let done = home.run(&["exec", "asked", "sh", "-c", "kill -KILL $$"]);
     assert_eq!(done.code, 137, "{done:#?}");
+}
+
+#[test]
+fn a_failed_start_leaves_a_created_container_that_tells_why() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.fails(127, &["run", "--name", "failed", &busybox(), "no-such-command"]);
+    assert_eq!(home.inspect("failed", "{{.State.Status}} {{.State.ExitCode}}"), "created 127");
+    assert!(home.inspect("failed", "{{.State.Error}}").contains("no-such-command"));
+    assert_eq!(home.ok(&["wait", "failed"]), "127\n");
+    home.ok(&["rm", "failed"]);
+    home.fails(127, &["run", "--rm", &busybox(), "no-such-command"]);
+    assert!(home.containers().is_empty(), "--rm removes it");
+}
+
+#[test]
+fn what_cannot_be_done_with_a_container_is_1() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "--name", "ended", &busybox(), "true"]);
+    let said = home.fails(1, &["exec", "ended", "true"]);
+    assert!(said.contains("is not running"), "{said}");
+    let said = home.fails(1, &["kill", "ended"]);
+    assert!(said.contains("cannot kill container: ended") && said.contains("is not running"), "{said}");
+    home.fails(1, &["exec", "nobody", "true"]);
 }

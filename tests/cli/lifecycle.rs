@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, busybox, end, eventually, read_until, start};
+use crate::support::{Home, Need, busybox, end, eventually, read_until, start};
 
 #[test]
 fn a_detached_container_outlives_its_command_and_is_removed() {
@@ -35,21 +35,25 @@ fn stop_lets_the_command_end_by_itself() {
 #[test]
 fn wait_prints_the_code() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "-d", "--name", "w", &busybox(), "sh", "-c", "sleep 0.3; exit 5"]);
-    assert_eq!(home.ok(&["wait", "w"]), "5\n");
-    assert_eq!(home.ok(&["wait", "w"]), "5\n", "also after the end");
+    home.ok(&["run", "-d", "--name", "waited", &busybox(), "sh", "-c", "sleep 0.3; exit 5"]);
+    assert_eq!(home.ok(&["wait", "waited"]), "5\n");
+    assert_eq!(home.ok(&["wait", "waited"]), "5\n", "also after the end");
+    home.run(&["run", "--name", "other", &busybox(), "sh", "-c", "exit 6"]);
+    assert_eq!(home.ok(&["wait", "other", "waited"]), "6\n5\n");
+    let done = home.run(&["wait", "nobody", "waited"]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, "5\n"), "{done:#?}");
 }
 
 #[test]
 fn kill_sends_the_signal_it_is_told() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let script = "trap 'echo hup' HUP; echo ready; while :; do sleep 0.1; done";
-    home.ok(&["run", "-d", "--name", "k", &busybox(), "sh", "-c", script]);
-    eventually("the trap is set", || home.ok(&["logs", "k"]) == "ready\n");
-    home.ok(&["kill", "-s", "HUP", "k"]);
-    eventually("the signal has come", || home.ok(&["logs", "k"]) == "ready\nhup\n");
-    home.ok(&["kill", "k"]);
-    assert_eq!(home.ok(&["wait", "k"]), "137\n");
+    home.ok(&["run", "-d", "--name", "killed", &busybox(), "sh", "-c", script]);
+    eventually("the trap is set", || home.ok(&["logs", "killed"]) == "ready\n");
+    home.ok(&["kill", "-s", "HUP", "killed"]);
+    eventually("the signal has come", || home.ok(&["logs", "killed"]) == "ready\nhup\n");
+    home.ok(&["kill", "killed"]);
+    assert_eq!(home.ok(&["wait", "killed"]), "137\n");
 }
 
 #[test]
@@ -59,13 +63,13 @@ fn logs_are_followed_to_the_end() {
         "run",
         "-d",
         "--name",
-        "l",
+        "logged",
         &busybox(),
         "sh",
         "-c",
         "for i in 1 2 3; do echo $i; sleep 0.2; done; echo e >&2",
     ]);
-    let done = home.run(&["logs", "-f", "l"]);
+    let done = home.run(&["logs", "-f", "logged"]);
     assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "1\n2\n3\n", "e\n"));
 }
 
@@ -81,10 +85,15 @@ fn output_of_any_size_arrives_whole() {
 #[test]
 fn a_running_container_is_removed_by_force_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "-d", "--name", "r", &busybox(), "sleep", "600"]);
-    let said = home.fails(1, &["rm", "r"]);
-    assert!(said.contains("running"), "{said}");
-    assert_eq!(home.ok(&["rm", "-f", "r"]), "r\n");
+    home.ok(&["run", "-d", "--name", "held", &busybox(), "sleep", "600"]);
+    let said = home.fails(1, &["rm", "held"]);
+    assert!(
+        said.contains(
+            "cannot remove container \"/held\": container is running: stop the container before removing or force remove"
+        ),
+        "{said}"
+    );
+    assert_eq!(home.ok(&["rm", "-f", "held"]), "held\n");
 }
 
 #[test]
@@ -99,6 +108,44 @@ fn a_name_is_used_once() {
 }
 
 #[test]
+fn names_are_checked_as_docker_does() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for name in ["x", "-ab", "a b", "a/b", ""] {
+        let said = home.fails(125, &["run", "--name", name, &busybox(), "true"]);
+        let words = format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed");
+        assert!(said.contains(&words), "{said}");
+    }
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn stop_kills_after_its_ten_seconds() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    // Process 1 without a handler does not notice SIGTERM.
+    home.ok(&["run", "-d", "--name", "deaf", &busybox(), "sleep", "600"]);
+    let began = Instant::now();
+    home.ok(&["stop", "deaf"]);
+    let took = began.elapsed().as_secs_f64();
+    assert!((10.0..12.0).contains(&took), "{took}");
+    assert_eq!(home.inspect("deaf", "{{.State.ExitCode}}"), "137");
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_error_and_the_container_stays_created() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let publish = format!("{}:80", taken.local_addr().unwrap());
+    let said = home.fails(125, &["run", "-d", "-p", &publish, "--name", "late", &busybox(), "sleep", "600"]);
+    assert_eq!(said.matches("error").count(), 1, "{said}");
+    let words = format!("Bind for {} failed: port is already allocated", taken.local_addr().unwrap());
+    assert!(said.contains(&words), "{said}");
+    assert_eq!(home.inspect("late", "{{.State.Status}} {{.State.Running}}"), "created false");
+    home.ok(&["rm", "late"]);
+    home.fails(125, &["run", "--rm", "-p", &publish, &busybox(), "true"]);
+    assert!(home.containers().is_empty(), "--rm removes it");
+}
+
+#[test]
 fn commands_on_nothing_fail_by_name() {
     let Some(home) = Home::new(&[]) else { return };
     for command in ["stop", "kill", "rm", "logs", "wait"] {
@@ -110,8 +157,8 @@ fn commands_on_nothing_fail_by_name() {
 #[test]
 fn changes_of_a_container_stay_its_own() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "--name", "a", &busybox(), "sh", "-c", "echo x >/etc/new; rm /etc/replaced"]);
-    assert_eq!(home.ok(&["diff", "a"]), "C /etc\nA /etc/new\nD /etc/replaced\n");
+    home.ok(&["run", "--name", "changed", &busybox(), "sh", "-c", "echo x >/etc/new; rm /etc/replaced"]);
+    assert_eq!(home.ok(&["diff", "changed"]), "C /etc\nA /etc/new\nD /etc/replaced\n");
     assert_eq!(home.sh(&[], "ls /etc/new /etc/replaced 2>/dev/null; true"), "/etc/replaced\n");
 }
 

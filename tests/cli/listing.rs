@@ -14,8 +14,9 @@ fn ps_has_dockers_columns() {
     assert_eq!(heads, ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
     let row = table.lines().nth(1).unwrap_or_default();
     assert!(row.contains("\"sleep 600\"") && row.contains("Up ") && row.ends_with("shown"), "{row:?}");
-    let format = "{{.Names}}|{{.Image}}|{{.State}}|{{.Labels}}";
-    assert_eq!(home.ok(&["ps", "--format", format]), format!("shown|{}|running|a=b\n", busybox()));
+    // The image's own labels are a container's too.
+    let format = "{{.Names}}|{{.Image}}|{{.State}}|{{.Labels}}|{{.Label \"a\"}}";
+    assert_eq!(home.ok(&["ps", "--format", format]), format!("shown|{}|running|a=b,fixture=busybox|b\n", busybox()));
 }
 
 #[test]
@@ -30,16 +31,19 @@ fn ended_containers_are_shown_when_asked() {
 #[test]
 fn inspect_is_an_array_of_json() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "-d", "--name", "i", "-e", "A=b", "--memory", "64m", &busybox(), "sleep", "600"]);
-    let value: Value = serde_json::from_str(&home.ok(&["inspect", "i"])).unwrap();
+    home.ok(&["run", "-d", "--name", "known", "-e", "A=b", "--read-only", &busybox(), "sleep", "600"]);
+    let value: Value = serde_json::from_str(&home.ok(&["inspect", "known"])).unwrap();
     let one = &value[0];
-    assert_eq!(one["Name"], "/i");
+    assert_eq!(one["Name"], "/known");
     assert_eq!(one["Config"]["Cmd"], serde_json::json!(["sleep", "600"]));
     assert_eq!(one["Config"]["Image"], busybox());
     assert!(one["Config"]["Env"].as_array().unwrap().contains(&"A=b".into()));
-    assert_eq!(one["HostConfig"]["Memory"], 64 << 20);
+    assert_eq!(one["HostConfig"]["ReadonlyRootfs"], true);
     assert_eq!(one["State"]["Running"], true);
     assert_eq!(one["State"]["OOMKilled"], false);
+    // Where nothing can be limited the start is refused, and the record is there all the same.
+    home.run(&["run", "--name", "limited", "--memory", "64m", &busybox(), "true"]);
+    assert_eq!(home.inspect("limited", "{{.HostConfig.Memory}}"), (64 << 20).to_string());
     let done = home.run(&["inspect", "nobody"]);
     assert_eq!((done.code, done.stdout.trim()), (1, "[]"), "{done:#?}");
 }

@@ -34,8 +34,8 @@ fn a_terminal_is_a_terminal_inside() {
 #[test]
 fn exec_has_a_terminal_too() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    home.ok(&["run", "-d", "--name", "t", &busybox(), "sleep", "600"]);
-    let line = format!("{} exec -it t sh -c 'test -t 0 && echo yes'", home.bin().display());
+    home.ok(&["run", "-d", "--name", "term", &busybox(), "sleep", "600"]);
+    let line = format!("{} exec -it term sh -c 'test -t 0 && echo yes'", home.bin().display());
     let seen = on_a_terminal(&home, &line);
     assert!(seen.ends_with("yes\n"), "{seen:?}");
 }
@@ -44,6 +44,10 @@ fn exec_has_a_terminal_too() {
 fn a_terminal_asked_for_without_one_is_an_error() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run_with_input(&["run", "--rm", "-it", &busybox(), "true"], b"x");
-    assert_ne!(done.code, 0, "{done:#?}");
+    assert_eq!(done.code, 1, "{done:#?}");
     assert!(done.stderr.contains("the input device is not a TTY"), "{done:#?}");
+    assert!(home.containers().is_empty(), "nothing was made");
+    // Without -i nobody types, and Docker gives the command its terminal.
+    let seen = home.ok(&["run", "--rm", "-t", &busybox(), "tty"]);
+    assert_eq!(seen, "/dev/pts/0\r\n");
 }

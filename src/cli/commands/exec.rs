@@ -3,7 +3,7 @@ use engine::container;
 use engine::container::attach::Streams;
 use engine::container::exec::ExecRequest;
 
-use crate::commands::run::variables;
+use crate::commands::run::{require_terminal, variables};
 use crate::environment::Globals;
 use crate::output::Stop;
 
@@ -37,6 +37,10 @@ pub struct Exec {
 
 impl Exec {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+        if !self.detach {
+            require_terminal(&streams)?;
+        }
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
         let name = words.next().unwrap_or_default();
@@ -47,7 +51,7 @@ impl Exec {
             env: env.into_iter().filter(|entry| entry.contains('=')).collect(),
             user: self.user.unwrap_or_default(),
             workdir: self.workdir.unwrap_or_default(),
-            streams: Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty },
+            streams,
             detach: self.detach,
         };
         let code = container::exec::exec(&engine, &id, &request)?;

@@ -1,3 +1,4 @@
+use base::Context;
 use clap::Args;
 use engine::container;
 
@@ -21,7 +22,7 @@ impl Kill {
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;
-            container::kill::kill(&engine, &id, signal)?;
+            container::kill::kill(&engine, &id, signal).step(|| format!("cannot kill container: {name}"))?;
             line(name)
         })
     }

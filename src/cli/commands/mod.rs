@@ -44,9 +44,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether the exit code tells of a process in a container (125, 126, 127).
-    pub fn runs_a_process(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Exec(_))
+    /// The exit code for a failure of the engine's, as opposed to one of the container's command: Docker's `run` has a
+    /// number for it, since it passes on the command's own.
+    pub fn failure_code(&self) -> u8 {
+        if matches!(self, Command::Run(_)) { 125 } else { 1 }
     }
 
     /// Does it; the answer is the exit code.

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::IsTerminal;
 
 use base::{Context, Kind, Report};
 use clap::Args;
@@ -9,7 +10,7 @@ use engine::image::{self, PullRequest};
 use engine::{Engine, container::record::Volume};
 
 use crate::environment::Globals;
-use crate::output::{Stop, line, stderr, warning};
+use crate::output::{Stop, error, line, stderr, warning};
 use crate::parse;
 use crate::progress::Progress;
 
@@ -117,6 +118,9 @@ impl Run {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let (quiet, detach, remove) = (self.quiet, self.detach, self.rm);
         let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+        if !detach {
+            require_terminal(&streams)?;
+        }
         let policy = self.pull.clone();
         let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
         let request = self.into_request()?;
@@ -205,6 +209,16 @@ impl Run {
     }
 }
 
+/// A terminal whose input is not one would never be usable; Docker refuses it with code 1.
+pub fn require_terminal(streams: &Streams) -> Result<(), Stop> {
+    if !(streams.tty && streams.stdin) || std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let report = Report::new(Kind::Usage, "the input device is not a TTY").with_hint("leave -t out");
+    error(&report);
+    Err(Stop::Quiet(1))
+}
+
 /// Fetches the image if the policy says so.
 fn fetch(engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> Result<(), Stop> {
     if request.is_host() {
@@ -229,7 +243,10 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
     let mut list = Vec::new();
     for file in files {
         let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
-        list.extend(text.and_then(|text| parse::env_file(&text)).step(|| format!("reading --env-file {file}"))?);
+        let value_of = |name: &str| std::env::var(name).ok();
+        list.extend(
+            text.and_then(|text| parse::env_file(&text, value_of)).step(|| format!("reading --env-file {file}"))?,
+        );
     }
     for entry in single {
         if entry.is_empty() || entry.starts_with('=') {

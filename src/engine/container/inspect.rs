@@ -210,7 +210,7 @@ fn state(condition: &Condition) -> State {
             Life::Running { pid } => pid,
             _ => 0,
         },
-        exit_code: condition.life.code(),
+        exit_code: condition.code(),
         error: condition.state.error.clone().unwrap_or_default(),
         started_at: moment(&condition.state.started_at),
         finished_at: match condition.state.status {

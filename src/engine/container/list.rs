@@ -90,7 +90,7 @@ pub fn status(condition: &Condition, now: SystemTime) -> String {
         },
         Life::Exited { .. } => {
             let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
-            format!("Exited ({}){ago}", condition.life.code())
+            format!("Exited ({}){ago}", condition.code())
         }
     }
 }

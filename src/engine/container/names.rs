@@ -45,7 +45,8 @@ pub fn check(name: &str) -> Result<(), Report> {
         return Ok(());
     }
     let allowed = "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed";
-    Err(Report::new(Kind::Usage, format!("Invalid container name ({name}), {allowed}")))
+    let report = Report::new(Kind::Usage, format!("Invalid container name ({name}), {allowed}"));
+    Err(if (2..=200).contains(&name.len()) { report } else { report.with_hint("a name has 2 to 200 characters") })
 }
 
 /// Reserves a name for a container.
@@ -59,7 +60,8 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId) -> Result<R
         Ok(file)
     });
     let file = made.map_err(|error| failed("writing", &temporary, error))?;
-    let reserved = exclusive(&file, &temporary).map_err(Report::from).and_then(|()| link(engine, name, &temporary, &path));
+    let reserved =
+        exclusive(&file, &temporary).map_err(Report::from).and_then(|()| link(engine, name, &temporary, &path));
     // The reservation is the other link; nobody looks at this one.
     let _ = fs::remove_file(&temporary);
     reserved.map(|()| Reservation { _file: file })

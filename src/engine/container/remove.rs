@@ -28,7 +28,7 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
             return Err(Report::new(
                 Kind::Conflict,
                 format!(
-                    "cannot remove container \"{}\": container is running: stop the container before removing or \
+                    "cannot remove container \"/{}\": container is running: stop the container before removing or \
                      force remove",
                     record.name
                 ),

@@ -3,7 +3,8 @@
 //! The user is not resolved here: names are looked up in the container's own files, by init. Ids are not mapped here
 //! either: which ids there are is known when the container starts.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
@@ -14,6 +15,7 @@ use oci_spec::runtime::{
 use crate::Engine;
 use crate::container::files;
 use crate::container::record::{NetworkMode, Record, Seccomp, Volume, VolumeSource};
+use crate::file::failed;
 
 /// Where programs are looked for when nothing says so.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -46,7 +48,8 @@ pub struct Launchable {
     pub user: String,
 }
 
-/// The specification of a container. Writes the files of `/etc` that are bound into it to its directory.
+/// The specification of a container. Writes the files of `/etc` that are bound into it to its directory, and makes the
+/// host's directories that are bound into it and are not there.
 pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
     files::write(engine, record)?;
     let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
@@ -144,7 +147,10 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
     for Volume { source, destination, read_only } in &record.host.volumes {
         let path = match source {
             VolumeSource::Named(name) => engine.paths().volumes().join(name).join("_data"),
-            VolumeSource::Path(path) => path.clone(),
+            VolumeSource::Path(path) => {
+                make_source(path)?;
+                path.clone()
+            }
         };
         list.push(bind(&path, destination, *read_only));
     }
@@ -162,6 +168,15 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
         list.push(bind(&home, &home.to_string_lossy(), false));
     }
     Ok(list)
+}
+
+/// A directory of the host that is to be bound and is not there is made, as Docker does; it is the caller's.
+fn make_source(path: &Path) -> Result<(), Report> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map_err(|error| failed("creating mount source path", path, error))
 }
 
 fn home_directory() -> Result<PathBuf, Report> {

@@ -66,17 +66,18 @@ impl Life {
     pub fn is_active(&self) -> bool {
         matches!(self, Life::Starting | Life::Running { .. })
     }
-
-    /// The code to show: 0 while there is none.
-    pub fn code(&self) -> i32 {
-        match self {
-            Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
-            _ => 0,
-        }
-    }
 }
 
 impl Condition {
+    /// The code to show: of the end, or of a start that failed; 0 while there is none.
+    pub fn code(&self) -> i32 {
+        match self.life {
+            Life::Created => self.state.exit_code.unwrap_or(0),
+            Life::Starting | Life::Running { .. } => 0,
+            Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
+        }
+    }
+
     /// The ports of the host that lead into the container now, as they were bound.
     pub fn published(&self) -> Vec<PortMapping> {
         let running = matches!(self.life, Life::Running { .. });

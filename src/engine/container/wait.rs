@@ -14,15 +14,15 @@ use crate::container::record::load;
 use crate::container::state::{Condition, Life, Processes, condition, processes};
 use crate::file::failed;
 
-/// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers 0
-/// at once, as Docker's `not-running`.
+/// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers at
+/// once (0, or the code of its failed start), as Docker's `not-running`.
 pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
     load(engine, id)?;
     let mut watch = Watch::new(engine, id)?;
     while watch.active()? {
         watch.wait()?;
     }
-    Ok(watch.last.life.code())
+    Ok(watch.last.code())
 }
 
 /// Something that can change in a container, waited for.

@@ -90,7 +90,8 @@ impl Limits {
         } else {
             DEFAULT_PIDS
         }));
-        let option = self.pids_max.map(|_| "--pids-limit");
+        // No limit needs no controller.
+        let option = self.pids_max.filter(|max| *max > 0).map(|_| "--pids-limit");
         out.push(Setting { option, controller: "pids", file: "pids.max", value: pids, absent_is_same: false });
         out
     }
@@ -135,6 +136,7 @@ mod tests {
         assert_eq!(Limits::default().settings()[0].option, None);
         let unlimited = Limits { pids_max: Some(-1), ..Limits::default() };
         assert_eq!(written(&unlimited), [("pids.max", "max".to_owned())]);
+        assert_eq!(unlimited.settings()[0].option, None, "refused nowhere");
         assert_eq!(written(&Limits { pids_max: Some(0), ..Limits::default() }), [("pids.max", "max".to_owned())]);
     }
 

@@ -175,7 +175,7 @@ impl Run {
             add_hosts: each(&self.add_host, parse::add_host)?,
             memory_bytes: self.memory.as_deref().map(base::units::parse_bytes).transpose()?.filter(|bytes| *bytes > 0),
             nano_cpus: self.cpus.as_deref().map(base::units::parse_cpus).transpose()?.filter(|cpus| *cpus > 0),
-            pids_limit: self.pids_limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0),
+            pids_limit: self.pids_limit,
             read_only: self.read_only,
             userns: parse::userns(&self.userns)?,
             cap_add: self.cap_add,

@@ -52,6 +52,7 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
         names::check(name)?;
     }
     check_volumes(&request.host)?;
+    check_limits(&request.host)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
     let local = match &image {
@@ -178,9 +179,37 @@ fn check_volumes(host: &HostSettings) -> Result<(), Report> {
     Ok(())
 }
 
+/// Docker's bounds, in its words.
+fn check_limits(host: &HostSettings) -> Result<(), Report> {
+    /// Less cannot hold a container's first process.
+    const MEMORY_MIN: u64 = 6 << 20;
+    const NANO: u64 = 1_000_000_000;
+    if host.memory_bytes.is_some_and(|bytes| bytes < MEMORY_MIN) {
+        return Err(Report::new(Kind::Usage, "Minimum memory limit allowed is 6MB"));
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    if host.nano_cpus.is_some_and(|nano| nano < NANO / 100 || nano > cpus as u64 * NANO) {
+        return Err(Report::new(
+            Kind::Usage,
+            format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"),
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_have_bounds() {
+        let check = |memory_bytes, nano_cpus| {
+            check_limits(&HostSettings { memory_bytes, nano_cpus, ..HostSettings::default() })
+        };
+        assert!(check(None, None).is_ok() && check(Some(6 << 20), Some(10_000_000)).is_ok());
+        assert!(check(Some((6 << 20) - 1), None).is_err());
+        assert!(check(None, Some(9_999_999)).is_err() && check(None, Some(1_000_000_000_000_000)).is_err());
+    }
 
     #[test]
     fn variables_are_merged_by_name() {

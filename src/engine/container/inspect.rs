@@ -78,7 +78,7 @@ pub struct HostConfig {
     pub userns_mode: String,
     pub memory: u64,
     pub nano_cpus: u64,
-    pub pids_limit: u64,
+    pub pids_limit: i64,
     pub init: bool,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,

@@ -105,8 +105,8 @@ pub struct HostSettings {
     pub memory_bytes: Option<u64>,
     /// Limit of processor time, in billionths of a processor.
     pub nano_cpus: Option<u64>,
-    /// Limit of processes; `None` is none.
-    pub pids_limit: Option<u64>,
+    /// Limit of processes: `None` is our default, 0 or less is none.
+    pub pids_limit: Option<i64>,
     /// Whether `/` cannot be written.
     pub read_only: bool,
     /// Which ids it has.

@@ -200,7 +200,7 @@ fn limits(record: &Record) -> cgroup::Limits {
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),
         cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus),
-        pids_max: host.pids_limit.map(u64::cast_signed),
+        pids_max: host.pids_limit,
         ..cgroup::Limits::default()
     }
 }

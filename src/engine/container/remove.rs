@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use base::{ContainerId, Context, Kind, Report};
+use nix::errno::Errno;
 
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{Record, load};
@@ -63,6 +65,8 @@ fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Res
     drop(locked);
     names::release(engine, &record.name, id)?;
     let run = engine.paths().run_container(id);
+    // Told at the end: the rest goes all the same.
+    let cgroup = remove_cgroup(&run);
     for directory in [&to, &run] {
         match fs::remove_dir_all(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", directory, error)),
@@ -70,7 +74,18 @@ fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Res
         }
     }
     sweep(engine);
-    Ok(())
+    cgroup
+}
+
+/// Removes the cgroup that a killed monitor left, with whatever still runs in it.
+fn remove_cgroup(run: &Path) -> Result<(), Report> {
+    let Some(path) = monitor::record::read_pid(run)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
+    match cgroup::Container::open(&path) {
+        Ok(cgroup) => Ok(cgroup.kill().and_then(|()| cgroup.remove())?),
+        // It went with the scope.
+        Err(cgroup::CgroupError::File { source, .. }) if source.errno() == Errno::ENOENT => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Deletes what killed removals left. What resists is tried again by the next removal.

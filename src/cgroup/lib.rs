@@ -5,11 +5,12 @@
 //! ```text
 //! base/            delegated to the user: sublet.scope of the user's systemd, or a directory somebody gave
 //!  ├─ m-<id>/      the monitor: never under the container's limits
+//!  ├─ f-<pid>/     in the scope: a file server, which outlives the session that started it
 //!  └─ c-<id>/      the container: limits, freezer, cgroup.kill, memory.events
 //! ```
 //! Rungs, best first ([`Placement::climb`]): `scope` (already below it, else by D-Bus, see [`scope`]), `directory`
 //! (the topmost writable ancestor of our own cgroup), none. A group that gives controllers to its children holds no
-//! processes itself, hence the two leaves.
+//! processes itself, hence the leaves.
 //!
 //! On hosts where version 1 holds the controllers the v2 tree still kills and freezes; limits are then refused when
 //! asked for. Threads of control: none; everything is a file operation below a directory descriptor, and only the role

@@ -31,6 +31,9 @@ pub struct Request<'a> {
     pub id: &'a ContainerId,
     /// The user's D-Bus address, where the environment names one (`DBUS_SESSION_BUS_ADDRESS`).
     pub bus: Option<&'a str>,
+    /// The process that serves the container's files. It comes along into the scope, since the session in which it was
+    /// started may end before the container does.
+    pub server: Option<i32>,
 }
 
 /// Where the calling process, a monitor, was placed.
@@ -101,7 +104,19 @@ pub fn probe(bus: Option<&str>) -> Ladder {
         chosen = failure.is_none().then_some(DIRECTORY);
         trials.push(Trial { rung: DIRECTORY, failure });
     }
-    ladder(trials, chosen)
+    let mut ladder = ladder(trials, chosen);
+    if chosen == Some(SCOPE) && !lingers() {
+        ladder.fix = Some("loginctl enable-linger: now containers end with your last session".to_owned());
+    }
+    ladder
+}
+
+/// Whether the user's systemd goes on after the last logout; root's scope is the system's.
+fn lingers() -> bool {
+    let uid = geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    // A user that no file here knows cannot be told the truth, so it is told nothing.
+    uid.is_root() || user.is_none_or(|user| Path::new("/var/lib/systemd/linger").join(user.name).exists())
 }
 
 fn ladder(trials: Vec<Trial>, chosen: Option<&'static str>) -> Ladder {
@@ -119,7 +134,8 @@ fn by_scope(request: Request<'_>) -> Result<Dir, String> {
     let own = own_dir()?;
     let scope = scope_of(&own).map_or_else(
         || {
-            scope::join(&reachable_bus(request.bus)?, request.id, getpid().as_raw())?;
+            let server = request.server.filter(|pid| !is_in_scope(*pid));
+            scope::join(&reachable_bus(request.bus)?, request.id, getpid().as_raw(), server)?;
             let own = own_dir()?;
             scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))
         },
@@ -155,7 +171,7 @@ fn settle(base: Dir, id: &ContainerId) -> Result<Dir, CgroupError> {
         }
     }
     moved?;
-    for name in base.children()?.iter().filter(|name| name.starts_with("m-")) {
+    for name in base.children()?.iter().filter(|name| name.starts_with("m-") || name.starts_with("f-")) {
         base.remove_if_empty(name);
     }
     Ok(base)
@@ -174,6 +190,14 @@ fn enable_controllers(base: &Dir) -> Result<(), CgroupError> {
         }
     }
     Ok(())
+}
+
+/// Whether a process stands below a scope of ours. One that has ended needs no other place.
+fn is_in_scope(pid: i32) -> bool {
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    cgroup.map_or(true, |text| {
+        text.lines().any(|line| line.starts_with("0::") && scope_of(Path::new(&line[3..])).is_some())
+    })
 }
 
 /// The directory of our own cgroup in the v2 tree.
@@ -205,13 +229,18 @@ fn scope_of(own: &Path) -> Option<PathBuf> {
 
 /// The address of a bus that answers: the named one, the user's, for root the system's.
 fn reachable_bus(named: Option<&str>) -> Result<String, String> {
-    if let Some(named) = named {
-        return Ok(named.to_owned());
-    }
     let uid = geteuid();
-    let path = if uid.is_root() { "/run/dbus/system_bus_socket".to_owned() } else { format!("/run/user/{uid}/bus") };
+    let path = match named {
+        Some(named) => match named.strip_prefix("unix:path=").and_then(|rest| rest.split([',', ';']).next()) {
+            Some(path) => path.to_owned(),
+            // Another kind of address, which only the library understands.
+            None => return Ok(named.to_owned()),
+        },
+        None if uid.is_root() => "/run/dbus/system_bus_socket".to_owned(),
+        None => format!("/run/user/{uid}/bus"),
+    };
     UnixStream::connect(&path).map_err(|error| format!("no D-Bus at {path}: {error}"))?;
-    Ok(format!("unix:path={path}"))
+    Ok(named.map_or_else(|| format!("unix:path={path}"), str::to_owned))
 }
 
 fn words(error: &CgroupError) -> String {

@@ -1,11 +1,12 @@
-//! The role `sublet-scope`: has the user's systemd move a monitor into the delegated scope.
+//! The role `sublet-scope`: has the user's systemd move a monitor, and the file server of its image, into the delegated
+//! scope.
 //!
 //! One scope, `sublet.scope`, holds all containers of a user: systemd is asked once for the first of them and only to
 //! attach a process for the others. The scope goes when its last process has gone.
 //! ```text
 //! ControlGroup of sublet.scope? ── "" ──▶ StartTransientUnit(PIDs=[monitor]), wait for JobRemoved
 //!          │                                   └ UnitExists: another one was faster ──▶ again
-//!          └─ path ──▶ mkdir m-<id> ──▶ AttachProcessesToUnit("/m-<id>", [monitor])
+//!          └─ path ──▶ mkdir m-<id> ──▶ AttachProcessesToUnit("/m-<id>", [monitor]), then f-<pid> for the server
 //!                                              └ NoSuchUnit: the last container has just gone ──▶ again
 //! ```
 //! It is a process of its own for its threads' sake: the monitor that asks for it stays single-threaded.
@@ -43,10 +44,11 @@ const TRIES: usize = 5;
 /// What the role answers when it is done.
 const DONE: &str = "done";
 
-/// Starts the role for the process `pid`, whose container is `id`, and waits for it.
-pub(crate) fn join(bus: &str, id: &ContainerId, pid: i32) -> Result<(), String> {
+/// Starts the role for the process `pid`, whose container is `id`, and its file server, and waits for it.
+pub(crate) fn join(bus: &str, id: &ContainerId, pid: i32, server: Option<i32>) -> Result<(), String> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| format!("pipe2(): {errno}"))?;
-    let config = format!("{pid}\n{id}\n{bus}");
+    let server = server.map(|server| format!("\n{server}")).unwrap_or_default();
+    let config = format!("{pid}\n{id}\n{bus}{server}");
     let fds = [("answer", theirs.as_fd())];
     let spawn = Spawn {
         argv0: ROLE,
@@ -76,7 +78,8 @@ fn read_all(pipe: OwnedFd) -> String {
     text
 }
 
-/// The role. It inherits `answer` (a pipe); its configuration is three lines: pid, container id, bus address.
+/// The role. It inherits `answer` (a pipe); its configuration is a line each: pid, container id, bus address,
+/// and the pid of the file server if that is to come along.
 pub fn main(mut inherited: Inherited) -> ExitCode {
     alarm::set(ROLE_LIMIT_S);
     let Ok(answer) = inherited.fd("answer") else { return ExitCode::FAILURE };
@@ -93,15 +96,21 @@ fn move_process(config: &str) -> Result<(), String> {
     let (Some(pid), Some(id), Some(bus)) = (lines.next(), lines.next(), lines.next()) else {
         return Err("the role's configuration is incomplete".to_owned());
     };
-    let pid: u32 = pid.parse().map_err(|error| format!("pid {pid:?}: {error}"))?;
+    let number = |text: &str| text.parse::<u32>().map_err(|error| format!("pid {text:?}: {error}"));
+    let pid = number(pid)?;
+    let server = lines.next().map(number).transpose()?;
     let bus = connection::Builder::address(bus).and_then(|builder| builder.method_timeout(JOB_LIMIT).build());
     let bus = bus.map_err(|error| format!("cannot reach the user's D-Bus: {error}"))?;
     let manager = Proxy::new(&bus, MANAGER, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
     let manager = manager.map_err(|error| format!("cannot reach systemd: {error}"))?;
     for _ in 0..TRIES {
         let settled = match control_group(&bus)? {
-            Some(path) => attach(&manager, &path, id, pid)?,
-            None => start(&manager, pid)?,
+            Some(path) => {
+                attach(&manager, &path, &format!("m-{id}"), pid)?
+                    && server.map_or(Ok(true), |server| attach(&manager, &path, &format!("f-{server}"), server))?
+            }
+            // The next round attaches the server.
+            None => start(&manager, pid)? && server.is_none(),
         };
         if settled {
             return Ok(());
@@ -124,21 +133,22 @@ fn control_group(bus: &Connection) -> Result<Option<String>, String> {
 }
 
 /// Attaches the process to the running scope; `false` when the scope has just gone.
-fn attach(manager: &Proxy<'_>, path: &str, id: &str, pid: u32) -> Result<bool, String> {
-    let leaf = format!("/m-{id}");
+fn attach(manager: &Proxy<'_>, path: &str, leaf: &str, pid: u32) -> Result<bool, String> {
     // systemd attaches to an existing cgroup only. A user's systemd runs with the user's rights, so the scope is ours.
-    let directory = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join(&leaf[1..]);
+    let directory = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join(leaf);
     let made = mkdir(&directory, Mode::from_bits_truncate(0o755));
     if made == Err(Errno::ENOENT) {
         return Ok(false);
     }
-    let attached = manager.call_method("AttachProcessesToUnit", &(UNIT, leaf.as_str(), vec![pid]));
+    let attached = manager.call_method("AttachProcessesToUnit", &(UNIT, format!("/{leaf}"), vec![pid]));
     match attached {
         Ok(_) => Ok(true),
         Err(error) if is(&error, "NoSuchUnit") || is(&error, "ScopeNotRunning") => Ok(false),
         // Another monitor took the empty leaf for a left one.
         Err(_) if !directory.exists() && made.is_ok() => Ok(false),
-        Err(error) => Err(format!("AttachProcessesToUnit({UNIT}, {leaf}, {pid}): {error}")),
+        // It has ended; whoever needs it will notice.
+        Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => Ok(true),
+        Err(error) => Err(format!("AttachProcessesToUnit({UNIT}, /{leaf}, {pid}): {error}")),
     }
 }
 

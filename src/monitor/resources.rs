@@ -30,8 +30,8 @@ struct Network {
 impl Resources {
     /// Moves the calling monitor below the user's delegated cgroup and makes the container's with its limits. Returns
     /// the ladder that was climbed.
-    pub fn place(&mut self, id: &ContainerId, bus: Option<&str>, limits: &Limits) -> Result<Ladder, Report> {
-        let placement = Placement::climb(Request { id, bus })?;
+    pub fn place(&mut self, request: Request<'_>, limits: &Limits) -> Result<Ladder, Report> {
+        let placement = Placement::climb(request)?;
         self.cgroup = placement.container(limits)?;
         Ok(placement.ladder)
     }

@@ -76,6 +76,8 @@ pub struct Config {
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
+    /// The fs role's pid: it must live as long as the container, whatever becomes of the session that started it.
+    pub fs_pid: i32,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
     /// What is to be done after the exit.
@@ -182,9 +184,9 @@ impl Monitor {
         // First who we are: a state that says "starting" is believed only while this process lives.
         self.write_pid(0)?;
         record::write_state(&self.config.container_dir, &self.state, false)?;
-        let Config { id, bus, limits, strict, .. } = &self.config;
-        let strict = *strict;
-        let ladder = self.resources.place(id, bus.as_deref(), limits);
+        let Config { id, bus, limits, fs_pid, strict, .. } = &self.config;
+        let (strict, server) = (*strict, Some(*fs_pid));
+        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), server }, limits);
         let ladder = ladder.step(|| "placing the container in its cgroup".to_owned())?;
         match ladder.step_down() {
             Some(line) if strict => return Err(Report::new(Kind::Unsupported, line)),

@@ -26,6 +26,8 @@ const ANSWER_MS: u16 = 20_000;
 pub struct FsConnection {
     /// Its end is how the server learns that this user is gone. Whoever outlives us must hold it (the monitor).
     pub socket: OwnedFd,
+    /// Its process, as it says itself: the socket's credentials are those of whoever made the listener.
+    pub pid: i32,
     /// The outer user namespace that the view belongs to.
     pub user_namespace: OwnedFd,
     /// The mount namespace whose root is the view: join it (as root of the user namespace), clone its `/` as a detached
@@ -177,7 +179,11 @@ fn greet(socket: OwnedFd, key: &str) -> Result<FsConnection, FsClientError> {
     let mut answer = vec![0; 16 << 10];
     let (length, fds) = sys::socket::receive(socket.as_fd(), &mut answer)?;
     match <[OwnedFd; 2]>::try_from(fds) {
-        Ok([user_namespace, mount_namespace]) => Ok(FsConnection { socket, user_namespace, mount_namespace }),
+        Ok([user_namespace, mount_namespace]) => {
+            let pid = std::str::from_utf8(&answer[..length]).ok().and_then(|text| text.parse().ok());
+            let pid = pid.ok_or_else(|| FsClientError::Died { key: key.to_owned() })?;
+            Ok(FsConnection { socket, pid, user_namespace, mount_namespace })
+        }
         Err(_none) => match serde_json::from_slice(&answer[..length]) {
             Ok(failure) => Err(FsClientError::Refused { key: key.to_owned(), failure }),
             Err(_) => Err(FsClientError::Died { key: key.to_owned() }),

@@ -343,7 +343,8 @@ impl Users {
 
     fn welcome(&self, user: &OwnedFd) -> Result<(), SysError> {
         proves_host(user)?;
-        socket::send(user.as_fd(), b"ok", &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
+        let pid = std::process::id().to_string();
+        socket::send(user.as_fd(), pid.as_bytes(), &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
     }
 }
 

@@ -86,6 +86,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         network: addressing.map(|addressing| network(record, addressing)).transpose()?,
         limits: limits(record),
         bus: engine.options().bus.clone(),
+        fs_pid: base.connection.pid,
         strict: engine.options().strict,
         after: After {
             reclaim: (!record.host.auto_remove).then(|| snapshot::directory(engine, record)),

@@ -1,6 +1,7 @@
 //! `doctor`: each part's ladder, what was tried, what is used, why, and the fix.
 
 use std::fmt::Write as _;
+use std::os::fd::AsFd;
 
 use base::{Ladder, Report, Trial};
 use nix::errno::Errno;
@@ -10,20 +11,24 @@ use runtime::outer::Caller;
 
 use crate::Engine;
 
-/// The ladders of all parts but the runtime directory, which is found before there is an engine.
+/// The ladders of all parts but the runtime directory, which is found before there is an engine. The caller must have
+/// one thread.
 pub fn ladders(engine: &Engine) -> Vec<Ladder> {
     let bus = engine.options().bus.as_deref();
-    vec![ids(), rootfs(), net::probe(), cgroup::probe(bus)]
+    let (ids, [kernel_files, console]) = ids_and_inside();
+    vec![ids, rootfs(), kernel_files, net::probe(), cgroup::probe(bus), console]
 }
 
-/// Makes the outer user namespace and lets it go again: nothing less tells whether it can be made.
-fn ids() -> Ladder {
+/// Makes the outer user namespace and lets it go again, as nothing less tells whether it can be made; and tries in it
+/// what containers mount.
+fn ids_and_inside() -> (Ladder, [Ladder; 2]) {
     match runtime::outer::make(&Caller::current()) {
-        Ok(outer) => outer.ladder,
+        Ok(outer) => (outer.ladder, runtime::probe::probe(outer.namespace.as_fd())),
         Err(error) => {
             let report = Report::from(error);
             let trials = vec![Trial { rung: "user namespace", failure: Some(report.lines().join(": ")) }];
-            Ladder { part: "ids", trials, chosen: None, fix: report.hint().map(str::to_owned) }
+            let ids = Ladder { part: "ids", trials, chosen: None, fix: report.hint().map(str::to_owned) };
+            (ids, runtime::probe::without_namespace())
         }
     }
 }
@@ -52,7 +57,7 @@ pub fn table(ladders: &[Ladder]) -> String {
     let mut text = format!("{:width$}   USED\n", "PART");
     for ladder in ladders {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:width$}   {}", ladder.part, ladder.chosen.unwrap_or("nothing works"));
+        let _ = writeln!(text, "{:width$}   {}", ladder.part, ladder.chosen.unwrap_or("not possible"));
         for trial in &ladder.trials {
             if let Some(failure) = &trial.failure {
                 let _ = writeln!(text, "{:width$}     not {}: {failure}", "", trial.rung);
@@ -81,7 +86,7 @@ mod tests {
             ladder("ids", None, Some("best"), None),
             ladder("network", Some("open(/dev/net/tun): EACCES"), None, Some("chmod 0666 /dev/net/tun")),
         ]);
-        let expected = "PART      USED\nids       best\nnetwork   nothing works\n            not best: open(/dev/net/tun): \
+        let expected = "PART      USED\nids       best\nnetwork   not possible\n            not best: open(/dev/net/tun): \
                         EACCES\n            fix: chmod 0666 /dev/net/tun\n";
         assert_eq!(text, expected);
     }

@@ -21,6 +21,7 @@ pub mod exec;
 pub mod init;
 pub mod launch;
 pub mod outer;
+pub mod probe;
 pub mod seccomp;
 pub mod stage;
 

@@ -37,6 +37,11 @@ fn without(home: &Home, device: &str, arguments: &str) -> Option<Done> {
     in_namespaces(home, &script)
 }
 
+/// Makes a device one that cannot be opened.
+fn closed(device: &str) -> String {
+    format!("mount --bind {device} {device} && mount -o remount,bind,nodev {device} && ")
+}
+
 #[test]
 fn without_fuse_there_is_one_error_with_the_fix() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
@@ -113,4 +118,27 @@ fn without_subordinate_ids_one_id_is_used_and_said() {
     let done = home.run(&["run", "--rm", &busybox(), "stat", "-c", "%u %g", "/var/owned/file"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, "1234 5678\n"), "{done:#?}");
     assert!(done.stderr.contains("subuid"), "the step down is said with its fix: {done:#?}");
+}
+
+#[test]
+fn doctor_names_what_is_missing_and_the_fix() {
+    let Some(home) = Home::new(&[]) else { return };
+    let doctor = format!("{} doctor", home.bin().display());
+    let wanted = [
+        ("/dev/fuse", "rootfs", "/dev/fuse"),
+        (
+            "/dev/net/tun",
+            "network             not possible",
+            "chmod 0666 /dev/net/tun; until then --network host or none",
+        ),
+    ];
+    for (device, row, fix) in wanted {
+        let Some(done) = in_namespaces(&home, &format!("{}{doctor}", closed(device))) else { return };
+        assert_eq!(done.code, 0, "{done:#?}");
+        let section: Vec<&str> = done.stdout.lines().skip_while(|line| !line.starts_with(row)).take(4).collect();
+        assert!(section.len() > 2, "{row}: {done:#?}");
+        assert!(section[1].trim_start().starts_with("not ") && section[1].contains(device), "{section:#?}");
+        let told = section.iter().find(|line| line.trim_start().starts_with("fix: "));
+        assert!(told.is_some_and(|line| line.contains(fix)), "{section:#?}");
+    }
 }

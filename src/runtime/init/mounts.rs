@@ -125,16 +125,16 @@ fn file_system(typ: &str, options: &Options, attr: Attr) -> Result<OwnedFd, SysE
     context.mount(attr)
 }
 
+/// What helps when the kernel refuses a new procfs.
+pub(crate) const PROC_IS_MASKED: &str =
+    "the surrounding container masks /proc; unmask it there (--security-opt unmask=ALL)";
+
 /// A new procfs of the container's pid namespace. The kernel refuses it where the surrounding procfs has masks.
 fn procfs(options: &Options) -> Result<OwnedFd, Report> {
     file_system("proc", options, options.attr).map_err(|error| {
         let masked = error.errno() == Errno::EPERM;
         let report = Report::from(error);
-        if masked {
-            report.with_hint("the surrounding container masks /proc; unmask it there (--security-opt unmask=ALL)")
-        } else {
-            report
-        }
+        if masked { report.with_hint(PROC_IS_MASKED) } else { report }
     })
 }
 

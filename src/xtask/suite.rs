@@ -375,9 +375,8 @@ fn remove_groups(group: &Path) {
     }
 }
 
-/// The tests that need systemd, in a QEMU guest: each directory of `tests/vm` with a `run.sh` is one payload. It runs
-/// with the binary beside it, prints what libtest would print, and is booted once for each user that its file `users`
-/// names (default: `dev`).
+/// The tests that need systemd, in a QEMU guest: each directory of `tests/vm` with a `run.sh` is one payload and one
+/// boot. It runs as the guest's root with `lib.sh` and the binary beside it, and prints what libtest would print.
 fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
     let script = workspace().join("tests/vm/guest");
     let mut payloads = payloads(&workspace().join("tests/vm"))?;
@@ -391,28 +390,21 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
         tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: {reason}", name_of(payload))));
         return Ok(());
     }
-    let image = PathBuf::from(crate::shell::output(Command::new(&script).arg("path"))?).join("root.ext4");
-    if !image.exists() {
-        println!("== guest image (some minutes, once)");
-        if let Err(error) = must(Command::new(&script).arg("make")) {
-            tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: no image: {error}", name_of(payload))));
-            return Ok(());
-        }
+    println!("== guest image (some minutes, once)");
+    if let Err(error) = must(Command::new(&script).arg("make")) {
+        tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: no image: {error}", name_of(payload))));
+        return Ok(());
     }
     for payload in &payloads {
         let name = name_of(payload);
         let directory = bed.directory.join("vm").join(&name);
         fs::create_dir_all(&directory)?;
-        for entry in fs::read_dir(payload)?.flatten() {
-            fs::copy(entry.path(), directory.join(entry.file_name()))?;
+        let files = [payload.join("run.sh"), workspace().join("tests/vm/lib.sh"), bed.directory.join("bin/sublet")];
+        for file in files {
+            fs::copy(&file, directory.join(name_of(&file)))?;
         }
-        fs::copy(bed.directory.join("bin/sublet"), directory.join("sublet"))?;
-        let users = fs::read_to_string(payload.join("users")).unwrap_or_else(|_| "dev".to_owned());
-        for user in users.split_whitespace() {
-            let mut boot = Command::new(&script);
-            boot.arg("run").arg(&directory).arg(user);
-            tally.run(&format!("vm {name} ({user})"), &mut boot, GUEST_LIMIT)?;
-        }
+        let mut boot = Command::new(&script);
+        tally.run(&format!("vm {name}"), boot.arg("run").arg(&directory), GUEST_LIMIT)?;
     }
     Ok(())
 }

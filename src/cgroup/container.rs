@@ -69,8 +69,7 @@ impl Container {
                 (Err(Errno::ENOENT), _) if setting.absent_is_same => {}
                 // cgroupfs refuses to create files: a missing one is EACCES or EPERM for some callers.
                 (Err(Errno::ENOENT | Errno::EACCES | Errno::EPERM), Some(option)) => {
-                    let (controller, path) = (setting.controller, self.dir.path.display().to_string());
-                    return Err(CgroupError::NotDelegated { option, controller, path });
+                    return Err(self.missing(option, setting.controller));
                 }
                 (Err(errno), Some(option)) => {
                     let source = SysError::new(format!("write({:?})", setting.file), errno);
@@ -79,6 +78,15 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Why a controller is not here: the cgroup above has it and cannot give it on, or has none.
+    fn missing(&self, option: &'static str, controller: &'static str) -> CgroupError {
+        let above = self.parent.read("cgroup.controllers").unwrap_or_default();
+        if above.split_whitespace().any(|name| name == controller) {
+            return CgroupError::Occupied { option, controller, path: self.parent.path.display().to_string() };
+        }
+        CgroupError::NotDelegated { option, controller, path: self.dir.path.display().to_string() }
     }
 
     /// The directory to be born in (`CLONE_INTO_CGROUP`).

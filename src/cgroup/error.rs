@@ -24,6 +24,18 @@ pub enum CgroupError {
         /// The container's cgroup.
         path: String,
     },
+    /// A limit was asked for, and the cgroup that has the controller cannot pass it on: processes stand in it.
+    #[error(
+        "{option} needs the {controller} controller, which cgroup {path} cannot give on while processes stand in it"
+    )]
+    Occupied {
+        /// The option of the command line.
+        option: &'static str,
+        /// The controller's name.
+        controller: &'static str,
+        /// The cgroup above the container's.
+        path: String,
+    },
     /// A limit was asked for, and there is no cgroup at all.
     #[error("{option} is not possible without a cgroup: {reason}")]
     NoCgroup {
@@ -58,7 +70,9 @@ impl Explain for CgroupError {
     fn kind(&self) -> Kind {
         match self {
             CgroupError::File { source, .. } => source.kind(),
-            CgroupError::NotDelegated { .. } | CgroupError::NoCgroup { .. } => Kind::Unsupported,
+            CgroupError::NotDelegated { .. } | CgroupError::Occupied { .. } | CgroupError::NoCgroup { .. } => {
+                Kind::Unsupported
+            }
             CgroupError::Value { .. } => Kind::Usage,
             CgroupError::Survivors { .. } => Kind::Internal,
         }
@@ -67,6 +81,9 @@ impl Explain for CgroupError {
     fn hint(&self) -> Option<String> {
         match self {
             CgroupError::NotDelegated { .. } => Some(DROP_IN.to_owned()),
+            CgroupError::Occupied { path, .. } => {
+                Some(format!("move them one level down: `mkdir {path}/in; echo $$ >{path}/in/cgroup.procs`"))
+            }
             CgroupError::NoCgroup { .. } => {
                 Some("log in so that systemd runs a manager for you, or leave the option out".to_owned())
             }

@@ -17,8 +17,8 @@ use crate::scope;
 const PART: &str = "cgroup";
 const SCOPE: &str = "scope";
 const DIRECTORY: &str = "directory";
-/// Controllers are enabled for children as soon as no process stands in the base itself; another monitor may be on its
-/// way through it.
+/// Controllers are enabled for children as soon as no process stands in the base itself; in a scope another monitor may be
+/// on its way through it. In a directory whoever stands there stays.
 const ENABLE_TRIES: u32 = 50;
 const ENABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Further tries to enter our leaf.
@@ -67,7 +67,7 @@ impl Placement {
         }
         let (chosen, base) = base.unzip();
         if let Some(dir) = &base {
-            enable_controllers(dir)?;
+            enable_controllers(dir, if chosen == Some(SCOPE) { ENABLE_TRIES } else { 1 })?;
         }
         let ladder = ladder(trials, chosen);
         Ok(Placement { ladder, base, id: request.id.to_string() })
@@ -120,7 +120,13 @@ fn lingers() -> bool {
 }
 
 fn ladder(trials: Vec<Trial>, chosen: Option<&'static str>) -> Ladder {
-    let fix = (chosen != Some(SCOPE)).then(|| "log in through systemd-logind, or loginctl enable-linger".to_owned());
+    let fix = match chosen {
+        Some(SCOPE) => None,
+        Some(_) => Some("log in through systemd-logind, or loginctl enable-linger".to_owned()),
+        None => {
+            Some("log in through systemd-logind, or loginctl enable-linger; until then limits are refused".to_owned())
+        }
+    };
     Ladder { part: PART, trials, chosen, fix }
 }
 
@@ -179,10 +185,10 @@ fn settle(base: Dir, id: &ContainerId) -> Result<Dir, CgroupError> {
 
 /// Gives every controller that the base has to its children. What cannot be given is missing in the child, where a limit
 /// that needs it is refused by name.
-fn enable_controllers(base: &Dir) -> Result<(), CgroupError> {
+fn enable_controllers(base: &Dir, tries: u32) -> Result<(), CgroupError> {
     let available = base.read("cgroup.controllers")?;
     for controller in available.split_whitespace() {
-        for _ in 0..ENABLE_TRIES {
+        for _ in 0..tries {
             match base.put("cgroup.subtree_control", &format!("+{controller}")) {
                 Err(Errno::EBUSY) => std::thread::sleep(ENABLE_PAUSE),
                 _ => break,

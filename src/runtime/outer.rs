@@ -183,11 +183,27 @@ pub fn make(caller: &Caller) -> Result<Outer, OuterError> {
     let map = single_map(caller);
     let namespace = make_with(|pid| write_maps_directly(pid, &map))?;
     trials.push(Trial { rung: "one-id", failure: None });
-    let fix = format!(
+    Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix_of_one_id(caller))) })
+}
+
+/// The ladder of a namespace that is there already, as far as its map and the caller tell.
+pub fn ladder_of(caller: &Caller, map: &OuterMap) -> Ladder {
+    if caller.uid == 0 {
+        return ladder(vec![Trial { rung: "root", failure: None }], "root", None);
+    }
+    if map.uid_count() > 1 {
+        return ladder(vec![Trial { rung: "subuid", failure: None }], "subuid", None);
+    }
+    let reason = subordinate_map(caller).err().unwrap_or_else(|| "the namespace in use was made without".to_owned());
+    let trials = vec![Trial { rung: "subuid", failure: Some(reason) }, Trial { rung: "one-id", failure: None }];
+    ladder(trials, "one-id", Some(fix_of_one_id(caller)))
+}
+
+fn fix_of_one_id(caller: &Caller) -> String {
+    format!(
         "as root: install the package uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}`",
         if caller.name.is_empty() { caller.uid.to_string() } else { caller.name.clone() }
-    );
-    Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix)) })
+    )
 }
 
 fn ladder(trials: Vec<Trial>, chosen: &'static str, fix: Option<String>) -> Ladder {

@@ -56,10 +56,25 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         drop(to_init.take());
         init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
     })
+    .map_err(name_the_limit)
     .step(|| "making the container's namespaces".to_owned())?;
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
     let to_init = to_init.take().ok_or_else(|| Report::new(Kind::Internal, "the socket to init is gone"))?;
     prepare(&launch, child.pid, view, to_init.as_fd())
+}
+
+/// ENOSPC is a limit of namespaces, namespaces(7): one that the kernel counts for the user, or the depth of nesting.
+fn name_the_limit(error: SysError) -> Report {
+    let limit = error.errno() == Errno::ENOSPC;
+    let report = Report::from(error);
+    if limit {
+        report.with_hint(
+            "a limit of namespaces is reached: see `sysctl user.max_user_namespaces` and its neighbours (0 forbids \
+             them); as root: `sysctl -w user.max_user_namespaces=15000`",
+        )
+    } else {
+        report
+    }
 }
 
 /// Joins the outer user namespace and becomes its root where root's id is mapped to the caller; the engine run by real

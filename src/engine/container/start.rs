@@ -9,7 +9,7 @@ use monitor::protocol::{self, Frame};
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Published};
 use oci_spec::runtime::Spec;
-use runtime::outer::OuterMap;
+use runtime::outer::{Caller, OuterMap, ladder_of};
 use runtime::{Launch, Rootfs};
 use sys::namespace::{Extent, IdMap};
 use sys::role::Spawn;
@@ -53,7 +53,9 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     }
     engine.paths().make_run()?;
     let base = rootfs::connect(engine, record)?;
-    if let Some(line) = base.ladder.as_ref().and_then(base::Ladder::step_down) {
+    // Told once, by the start that makes the namespace; but --strict has a say in each.
+    let found = || engine.options().strict.then(|| ladder_of(&Caller::current(), &base.map));
+    if let Some(line) = base.ladder.clone().or_else(found).and_then(|ladder| ladder.step_down()) {
         engine.step_down(&line)?;
     }
     let (run_dir, scratch) = rootfs::scratch(engine, record)?;

@@ -24,6 +24,7 @@ const NEEDS: &[Need] = &[
     Need { package: "mmdebstrap", program: "mmdebstrap", why: "the Debian image" },
     Need { package: "debootstrap", program: "debootstrap", why: "the guest's root" },
     Need { package: "iproute2", program: "ip", why: "tests of networks" },
+    Need { package: "procps", program: "pgrep", why: "tests that kill roles" },
     Need { package: "bsdutils", program: "script", why: "tests of terminals" },
     Need { package: "util-linux", program: "setpriv", why: "tests as other users" },
     Need { package: "e2fsprogs", program: "mkfs.ext4", why: "the guest's disks" },

@@ -98,6 +98,20 @@ test_a_child_over_memory_is_reported_too() {
   on dev rm parent
 }
 
+test_a_killed_monitor_leaves_no_cgroup() {
+  local id dir
+  id=$(on dev run -d --name orphan --network none host: sleep 600)
+  dir=$(cgroup_of "$id")
+  kill -9 "$(cat "$(dirname "$dir")/m-$id/cgroup.procs")"
+  on dev rm -f orphan
+  [ ! -e "$dir" ]
+}
+
+# As little as Docker allows holds what sets the container up.
+test_the_least_memory_is_enough_to_start() {
+  eq output fine "$(on dev run --rm --network none --memory 6m host: echo fine)"
+}
+
 no_scope() { [ -z "$(find /sys/fs/cgroup -type d -name sublet.scope)" ]; }
 test_nothing_is_left() {
   # File servers stay for 30 s after their last container; the scope goes with the last process.

@@ -64,6 +64,15 @@ impl Selection {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
 
+    /// The first name that names nothing.
+    fn unknown(&self, tests: &[TestBinary], payloads: &[PathBuf]) -> Option<&str> {
+        let known = |name: &str| {
+            let payload = name.strip_prefix("vm/");
+            tests.iter().any(|test| test.name == name) || payloads.iter().any(|path| Some(&*name_of(path)) == payload)
+        };
+        self.names.iter().map(String::as_str).find(|name| !known(name))
+    }
+
     /// Whether nothing outside the guest is wanted.
     fn is_guest_alone(&self) -> bool {
         !self.names.is_empty() && self.names.iter().all(|name| name.starts_with("vm/"))
@@ -83,6 +92,9 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     }
     let binary = build_binary()?;
     let mut tests = if selection.is_guest_alone() { Vec::new() } else { build_tests()? };
+    if let Some(name) = selection.unknown(&tests, &payloads(&workspace().join("tests/vm"))?) {
+        return Err(format!("nothing to test is called {name}").into());
+    }
     tests.retain(|test| selection.has(&test.name));
     let mut tally = Tally::default();
     for test in tests.iter().filter(|test| !test.system) {

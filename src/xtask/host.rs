@@ -16,8 +16,11 @@ struct Need {
     why: &'static str,
 }
 
+/// What compiles the C parts of the static binary.
+pub const MUSL_COMPILER: &str = "musl-gcc";
+
 const NEEDS: &[Need] = &[
-    Need { package: "musl-tools", program: "musl-gcc", why: "the static binary" },
+    Need { package: "musl-tools", program: MUSL_COMPILER, why: "the static binary" },
     Need { package: "uidmap", program: "newuidmap", why: "containers with many ids" },
     Need { package: "docker-registry", program: "docker-registry", why: "the loopback registry" },
     Need { package: "busybox-static", program: "busybox", why: "the small image" },
@@ -79,9 +82,9 @@ pub fn musl_target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
-/// Adds the musl target by rustup unless it is there. Without rustup the tool chain must bring it.
+/// Adds the musl target by rustup unless it is there or of no use. Without rustup the tool chain must bring it.
 pub fn rust_target() -> Fallible<()> {
-    let Some(rustup) = which("rustup") else { return Ok(()) };
+    let (Some(rustup), Some(_)) = (which("rustup"), which(MUSL_COMPILER)) else { return Ok(()) };
     let target = musl_target();
     let mut list = Command::new(&rustup);
     list.args(["target", "list", "--installed"]).current_dir(shell::workspace());

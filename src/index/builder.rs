@@ -187,6 +187,22 @@ impl TreeBuilder {
         Ok(())
     }
 
+    /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there, or lies
+    /// in a lower layer, stays as it is; so does the mode of a symlink.
+    pub fn describe(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), BuildError> {
+        let names = checked(path)?;
+        let new = self.attributes(&names, metadata)?;
+        let Some(id) = self.tree.find(&names).map_err(|reason| place_error(&names, reason))? else { return Ok(()) };
+        let node = self.tree.node_mut(id);
+        let old = node.attributes;
+        let permissions = if matches!(node.body, Body::Symlink(_)) { old.permissions } else { new.permissions };
+        let xattrs = if metadata.xattrs.is_empty() { old.xattrs } else { new.xattrs };
+        if !matches!(node.body, Body::LinkByPath(_)) {
+            node.attributes = Attributes { permissions, xattrs, ..new };
+        }
+        Ok(())
+    }
+
     /// Hides what lower layers have at this path.
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), BuildError> {
         let names = checked(path)?;

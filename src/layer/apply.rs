@@ -156,6 +156,9 @@ fn name_entry(builder: &mut TreeBuilder, header: Header) -> Result<Option<ToInse
     let entry = match kind {
         Type::HardLink(target) => {
             builder.hard_link(&path, &target)?;
+            // Docker, containerd and Podman apply the header of a link to the file that it names; most archives repeat
+            // the same there.
+            builder.describe(&path, &metadata)?;
             return Ok(None);
         }
         Type::Regular => None,

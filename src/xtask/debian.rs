@@ -67,7 +67,7 @@ pub fn debian() -> Fallible<Option<Image>> {
         .file("etc/sublet-fixture", Meta { uid: 33, gid: 42, mode: 0o640 }, b"second layer\n")?
         .whiteout("etc", "issue.net")?
         .dir("var/lib/sublet", Meta { uid: 1234, gid: 5678, mode: 0o2775 })?
-        .hardlink("var/lib/sublet/link", "etc/sublet-fixture")?
+        .hardlink("var/lib/sublet/link", Meta { uid: 33, gid: 42, mode: 0o640 }, "etc/sublet-fixture")?
         .finish()?;
     Ok(Some(Image::new(vec![base, second], &json!({ "Env": [PATH], "Cmd": ["bash"] }))))
 }
@@ -141,7 +141,7 @@ fn busybox_second() -> io::Result<Layer> {
         .file("var/opaque/above", Meta::root(0o644), b"stays\n")?
         .dir("var/owned", Meta { uid: 1234, gid: 5678, mode: 0o2775 })?
         .file("var/owned/file", Meta { uid: 1234, gid: 5678, mode: 0o4750 }, b"owned\n")?
-        .hardlink("var/owned/again", "var/owned/file")?
+        .hardlink("var/owned/again", Meta { uid: 1234, gid: 5678, mode: 0o4750 }, "var/owned/file")?
         .finish()
 }
 

@@ -110,9 +110,9 @@ impl LayerBuilder {
         Ok(self)
     }
 
-    /// Adds a hard link to an earlier entry.
-    pub fn hardlink(mut self, path: &str, target: &str) -> io::Result<Self> {
-        let mut header = header(EntryType::Link, Meta::root(0o644), 0);
+    /// Adds a hard link to an earlier entry; `meta` is the file's, which unpackers set again.
+    pub fn hardlink(mut self, path: &str, meta: Meta, target: &str) -> io::Result<Self> {
+        let mut header = header(EntryType::Link, meta, 0);
         self.tar.append_link(&mut header, path, target)?;
         Ok(self)
     }

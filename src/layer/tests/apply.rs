@@ -248,6 +248,26 @@ fn whiteouts_and_links_of_archives_reach_the_chain() {
     assert!(matches!(merge_chain(&store, &[missing]), Err(LayerError::MissingLayer { .. })));
 }
 
+/// Docker 27, containerd 2 and Podman 4.3 unpack it this way: the header of a link is the last word on its file.
+#[test]
+fn the_header_of_a_hard_link_describes_the_file() {
+    let (_directory, store) = store();
+    let mut link = tar::Header::from_byte_slice(&header("b", b'1', 0, "a")).clone();
+    link.set_mode(0o4750);
+    link.set_uid(12);
+    link.set_gid(34);
+    link.set_mtime(5);
+    link.set_cksum();
+    let before = pax(b'x', &[("SCHILY.xattr.user.kept", b"1")]);
+    let index = applied(&store, &archive(&[before, file("a", b"x"), link.as_bytes().to_vec()])).unwrap();
+    let node = at(&index, "a").unwrap();
+    assert_eq!(at(&index, "b"), Some(node));
+    let inode = index.inode(node).unwrap();
+    let seen = (inode.permissions, inode.uid, inode.gid, inode.mtime.seconds, inode.size);
+    assert_eq!(seen, (0o4750, 12, 34, 5, 1));
+    assert_eq!(index.xattrs(node).unwrap().get(b"user.kept").unwrap(), Some(&b"1"[..]));
+}
+
 #[test]
 fn bad_archives_are_refused_and_leave_no_index() {
     let (_directory, store) = store();

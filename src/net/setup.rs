@@ -43,6 +43,12 @@ pub fn in_namespace(addressing: &Addressing) -> Result<OwnedFd, NetError> {
     Ok(tap)
 }
 
+/// Raises the loopback device, which is all that a container without a network has.
+pub fn loopback() -> Result<(), NetError> {
+    let raised = Batch::default().link_up(LOOPBACK).run();
+    raised.map_err(|source| NetError::Setup { step: "raising the loopback device", source })
+}
+
 /// The best set of offloads that this kernel knows.
 fn offloads(tap: &OwnedFd) -> Result<(), SysError> {
     use tuntap::{OFFLOAD_CSUM, OFFLOAD_TSO_ECN, OFFLOAD_TSO4, OFFLOAD_TSO6};

@@ -17,7 +17,7 @@ use crate::container::record::Record;
 use crate::container::rootfs::{Base, outer_namespace};
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "/dev",
     "/dev/console",
     "/dev/pts",
@@ -27,6 +27,7 @@ const OURS: [&str; 11] = [
     "/sys",
     "/etc/hosts",
     "/etc/hostname",
+    "/etc/mtab",
     "/etc/resolv.conf",
     "/sys/fs",
 ];

@@ -17,7 +17,8 @@ use sys::{Call, Errno, SysError};
 const NODES: [(&str, u64, u64); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: [(&str, &str); 5] = [
+const LINKS: [(&str, &str); 6] = [
+    ("core", "/proc/kcore"),
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -44,6 +45,10 @@ pub fn make(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), SysError> {
     }
     let dev = make_dirs_in(root, Path::new("/dev"))?;
     for (name, to) in LINKS {
+        // A kernel may be built without it.
+        if name == "core" && !Path::new(to).exists() {
+            continue;
+        }
         match nix::unistd::symlinkat(to, dev.as_fd(), name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(SysError::new(format!("symlinkat({to:?}, /dev/{name})"), errno)),

@@ -5,9 +5,10 @@
 //! 1. open with the caller's own identity what the container's root may not reach: bind sources, upper, scratch;
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
-//! 4. the network device, sent to the monitor so that the net role starts beside the rest ("setting up the network");
+//! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
+//!    ("setting up the network");
 //! 5. the root file system, attached on the scratch directory ("mounting the root file system");
-//! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev");
+//! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
 //! 9. pivot, so that nothing of the host is left ("changing the root directory");
@@ -17,7 +18,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use sys::seccomp::Instruction;
 use sys::{Call, SysError};
 
@@ -71,10 +72,13 @@ fn run(
     if let Some(addressing) = &launch.network {
         let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
         channel.send(&Message::Tap, Some(tap.as_fd()))?;
+    } else if has_own_network(&launch.spec) {
+        net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }
     let root = rootfs::mount(launch, base, view).step(|| "mounting the root file system".to_owned())?;
     mounts::mount_all(&launch.spec, root.as_fd(), opened, channel)?;
     devices::make(&launch.spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
     let terminal = process.terminal().unwrap_or(false);
     let console = terminal.then(|| console::open(root.as_fd(), channel)).transpose();
     let console = console.step(|| "opening the terminal".to_owned())?;
@@ -90,6 +94,12 @@ fn run(
         return reaper::run(channel, &ready);
     }
     payload::become_it(channel, &ready)
+}
+
+/// Whether the specification asks for a network namespace.
+fn has_own_network(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.is_some_and(|list| list.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Network))
 }
 
 /// Waits until the stage has written the id maps; returns the view's detached mount where there is one.

@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use oci_spec::runtime::Spec;
 use sys::mount::{Attr, Change, FsContext, attach};
-use sys::path::proc_fd;
+use sys::path::{make_dirs_in, proc_fd};
 use sys::{Call, Errno, SysError};
 
 use crate::launch::{Launch, Rootfs};
@@ -77,6 +77,16 @@ fn overlay(view: BorrowedFd<'_>, layers: &Layers, volatile: bool) -> Result<Owne
         context.set_flag(c"volatile")?;
     }
     context.mount(Attr::empty())
+}
+
+/// `/etc/mtab`, the link that programs read mounts through, where the image has none: Docker and Podman make it too.
+pub fn mtab(root: BorrowedFd<'_>) -> Result<(), SysError> {
+    let etc = make_dirs_in(root, Path::new("/etc"))?;
+    match nix::unistd::symlinkat("/proc/mounts", etc.as_fd(), "mtab") {
+        // A volume over /etc may be read-only, or not be the container's root's.
+        Ok(()) | Err(Errno::EEXIST | Errno::EROFS | Errno::EACCES | Errno::EPERM) => Ok(()),
+        Err(errno) => Err(SysError::new("symlinkat(\"/proc/mounts\", /etc/mtab)", errno)),
+    }
 }
 
 /// Makes `root` the root directory and detaches everything that was before: pivot_root(2) onto itself.

@@ -63,8 +63,8 @@ fn a_package_is_installed_through_the_builtin_network() {
         server.address
     );
     let image = debian();
-    let mut command =
-        home.command(&["run", "--rm", "--memory", "512m", "--pids-limit", "200", &image, "sh", "-c", &script]);
+    let mut command = home.command(&["run", "--rm"]);
+    command.args(home.limits(&image)).args([&image, "sh", "-c", &script]);
     let done = finish(&mut command, b"", Duration::from_mins(2));
     let asked = server.asked.lock().unwrap().clone();
     assert_eq!((done.code, done.stdout.as_str()), (0, "hello from a package\n"), "asked: {asked:?}\n{done:#?}");

@@ -9,10 +9,11 @@ mod apt;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use support::http::{Answer, Server, get, primary_address};
-use support::{Home, Need, busybox, eventually, free_port, skip};
+use support::{Home, LIMIT, Need, busybox, eventually, finish, free_port, skip};
 
 fn page(body: &[u8]) -> HashMap<String, Answer> {
     [("/".to_owned(), Answer::ok("text/plain", body))].into()
@@ -40,7 +41,7 @@ fn a_large_answer_arrives_whole() {
 
 #[test]
 fn datagrams_go_out_and_come_back() {
-    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let Some(home) = Home::new(&[Need::Tun, Need::Fuse]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
     let socket = UdpSocket::bind((address, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -50,8 +51,8 @@ fn datagrams_go_out_and_come_back() {
         let (length, from) = socket.recv_from(&mut buffer).unwrap();
         socket.send_to(&buffer[..length], from).unwrap();
     });
-    let seen = home.sh(&[], &format!("echo ping | timeout 5 nc -u -w 2 {address} {port}"));
-    assert_eq!(seen, "ping\n");
+    let script = format!("exec 3<>/dev/udp/{address}/{port}; echo ping >&3; timeout 10 head -n 1 <&3");
+    assert_eq!(home.host_bash(&[], &script), "ping\n");
 }
 
 #[test]
@@ -59,7 +60,7 @@ fn a_refused_connection_is_refused_inside() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let Some(address) = primary_address() else { return skip("this machine has no route out") };
     let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-    let seen = home.sh(&[], &format!("wget -T 10 -q -O - http://{address}:{port}/ 2>&1 || true"));
+    let seen = home.sh(&[], &format!("timeout 10 wget -q -O - http://{address}:{port}/ 2>&1 || true"));
     assert!(seen.contains("refused"), "{seen}");
 }
 
@@ -67,7 +68,7 @@ fn a_refused_connection_is_refused_inside() {
 fn loopback_of_the_host_is_not_reached_unless_shared() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     let server = Server::start(page(b"loopback\n"));
-    let script = format!("wget -T 3 -q -O - http://{}/ 2>/dev/null || echo unreachable", server.address);
+    let script = format!("timeout 3 wget -q -O - http://{}/ 2>/dev/null || echo unreachable", server.address);
     assert_eq!(home.sh(&[], &script), "unreachable\n");
     assert_eq!(home.sh(&["--network", "host"], &script), "loopback\n");
 }
@@ -75,8 +76,8 @@ fn loopback_of_the_host_is_not_reached_unless_shared() {
 #[test]
 fn without_a_network_there_is_loopback_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    let seen = home.sh(&["--network", "none"], "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'");
-    assert_eq!(seen, "lo\n1\n");
+    let seen = home.sh(&["--network", "none"], "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'; ping -c 1 -w 5 127.0.0.1 | grep -c ' 0% packet loss'");
+    assert_eq!(seen, "lo\n1\n1\n");
 }
 
 #[test]
@@ -107,10 +108,27 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
 #[test]
 fn names_are_resolved_by_the_forwarder() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
-    // No name outside is asked for: that the forwarder answers at all, and for itself, is what is seen here.
-    let seen = home.sh(&[], "grep -c ^nameserver /etc/resolv.conf; nslookup localhost 2>&1 | grep -c 127.0.0.1");
-    let lines: Vec<&str> = seen.lines().collect();
-    assert!(lines.len() == 2 && lines.iter().all(|count| *count != "0"), "{seen}");
+    let seen = home.sh(
+        &["--name", "itself"],
+        "cat /etc/resolv.conf | grep ^nameserver; for name in itself host.docker.internal; do nslookup $name | \
+         awk -v name=$name '$1 == \"Name:\" {named = $2} $1 == \"Address:\" && named == name {print name, $2}' | grep ' 10.'; done",
+    );
+    assert_eq!(seen, "nameserver 10.213.0.2\nitself 10.213.0.100\nhost.docker.internal 10.213.0.1\n");
+}
+
+/// The oracle is the same program asking the host's own resolver. Which answer that gives (even "no such name") is the
+/// resolver's affair, and it asks nobody outside for this name.
+#[test]
+fn other_names_get_the_answer_of_the_hosts_resolver() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let script = "nslookup localhost 2>&1 | grep -v -e ^Server: -e :53$ -e ^$; true";
+    let mut on_host = Command::new("busybox");
+    home.surround(on_host.args(["sh", "-c", script]));
+    let expected = finish(&mut on_host, b"", LIMIT).stdout;
+    if expected.is_empty() || expected.contains("timed out") || expected.contains("no servers") {
+        return skip("the host's resolver does not answer");
+    }
+    assert_eq!(home.sh(&[], script), expected);
 }
 
 #[test]

@@ -205,6 +205,31 @@ impl Home {
         self.ok(&arguments)
     }
 
+    /// Runs a script in the host's bash over a view of the host's root, which has more programs than the small image;
+    /// its standard output.
+    #[track_caller]
+    pub fn host_bash(&self, options: &[&str], script: &str) -> String {
+        let mut arguments = vec!["run", "--rm"];
+        arguments.extend(options);
+        arguments.extend(["host:", "bash", "-c", script]);
+        self.ok(&arguments)
+    }
+
+    /// The options of limits where this machine can keep them. Where it cannot, they must be refused by name with a hint,
+    /// and the test goes on without.
+    #[track_caller]
+    pub fn limits(&self, image: &str) -> &'static [&'static str] {
+        let limits = &["--memory", "512m", "--pids-limit", "200"];
+        let mut command = self.command(&["run", "--rm"]);
+        let done = finish(command.args(limits).args([image, "true"]), b"", LIMIT);
+        if done.code == 0 {
+            return limits;
+        }
+        let refused = done.stderr.contains("--memory ") && done.stderr.contains("hint: ");
+        assert!(done.code == 125 && refused, "{done:#?}");
+        &[]
+    }
+
     /// `inspect --format` of one container.
     #[track_caller]
     pub fn inspect(&self, container: &str, format: &str) -> String {

@@ -51,6 +51,22 @@ pub fn same_as_the_kernel(script: &str) {
     assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "kernel: {expected:#?}\nours: {ours:#?}");
 }
 
+/// podman with a store below this home.
+fn podman_of(home: &Home) -> Command {
+    let mut podman = Command::new("podman");
+    podman.args(["--cgroup-manager=cgroupfs", "--root"]).arg(home.directory.join("podman"));
+    podman.arg("--runroot").arg(home.directory.join("podman-run"));
+    home.surround(&mut podman);
+    podman
+}
+
+/// Deletes podman's store, and ends the process by which it keeps its user namespace.
+fn end_podman(home: &Home) {
+    for end in [["system", "reset", "-f"].as_slice(), &["system", "migrate"]] {
+        finish(podman_of(home).args(end), b"", LIMIT);
+    }
+}
+
 /// The same command line of an engine must give the same output and code under podman (with the loopback registry).
 #[track_caller]
 pub fn same_as_podman(options: &[&str], script: &str) {
@@ -59,21 +75,16 @@ pub fn same_as_podman(options: &[&str], script: &str) {
     let mut arguments = vec!["run", "--rm"];
     arguments.extend(options);
     arguments.extend([image.as_str(), "sh", "-c", script]);
-    let mut podman = Command::new("podman");
-    podman.args(["--cgroup-manager=cgroupfs", "--root"]).arg(home.directory.join("podman"));
-    podman.arg("--runroot").arg(home.directory.join("podman-run"));
-    home.surround(podman.args(&arguments[..1]).arg("--tls-verify=false").args(&arguments[1..]));
+    let mut podman = podman_of(&home);
+    podman.args(&arguments[..1]).arg("--tls-verify=false").args(&arguments[1..]);
     if Command::new("podman").arg("--version").output().is_err() {
         return skip("podman is not installed");
     }
     let expected = finish(&mut podman, b"", Duration::from_mins(2));
+    end_podman(&home);
     if expected.code == 125 {
         return skip("podman cannot run containers here");
     }
     let ours = home.run(&arguments);
     assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "podman: {expected:#?}\nours: {ours:#?}");
-    let mut reset = Command::new("podman");
-    reset.arg("--root").arg(home.directory.join("podman")).args(["system", "reset", "-f"]);
-    home.surround(&mut reset);
-    finish(&mut reset, b"", LIMIT);
 }

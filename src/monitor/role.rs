@@ -70,6 +70,9 @@ pub struct Config {
     pub terminal: bool,
     /// Whether the standard input stays open for a client.
     pub stdin: bool,
+    /// Who the payload's standard streams are given to, in the monitor's ids, so that the container's root can give them
+    /// on; `None` where it is the monitor's own user.
+    pub streams_owner: Option<(u32, u32)>,
     /// The container's own network, where it has one.
     pub network: Option<net::NetSpec>,
     /// What the container may use.
@@ -229,14 +232,37 @@ impl Monitor {
                 nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
                     .call(|| format!("open({path:?}, {flags:?})"))
             };
-            Ok((open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, open(OFlag::O_RDWR)?))
+            let (ours, theirs) = (open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, open(OFlag::O_RDWR)?);
+            self.give(theirs.as_fd())?;
+            Ok((ours, theirs))
         };
         let (output, output_end) = fifo("stdout")?;
         let (error, error_end) = fifo("stderr")?;
-        let input = self.config.stdin.then(pipe).transpose()?;
+        let input = self.config.stdin.then(|| self.pipe()).transpose()?;
         let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
         let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
         Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
+    }
+
+    fn exec_pipes(&self, stdin: bool) -> Result<(Streams, PayloadEnds), Report> {
+        let (output, output_end) = self.pipe()?;
+        let (error, error_end) = self.pipe()?;
+        let input = stdin.then(|| self.pipe()).transpose()?;
+        let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
+        let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
+        Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
+    }
+
+    fn pipe(&self) -> Result<(OwnedFd, OwnedFd), SysError> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned())?;
+        self.give(read.as_fd())?;
+        Ok((read, write))
+    }
+
+    /// Gives a stream to the container's root, so that `/dev/stdout` can be opened again inside.
+    fn give(&self, stream: BorrowedFd<'_>) -> Result<(), SysError> {
+        let Some((uid, gid)) = self.config.streams_owner else { return Ok(()) };
+        nix::unistd::fchown(stream, Some(uid.into()), Some(gid.into())).call(|| format!("fchown(stream, {uid}, {gid})"))
     }
 
     // ---- the loop ----
@@ -583,7 +609,7 @@ impl Monitor {
         let (streams, ends) = if terminal || request.detach {
             (Streams::default(), PayloadEnds::default())
         } else {
-            exec_pipes(request.stdin)?
+            self.exec_pipes(request.stdin)?
         };
         let launch = ExecLaunch {
             process: request.process,
@@ -698,19 +724,6 @@ impl PayloadEnds {
     fn stdio(&self) -> [Option<BorrowedFd<'_>>; 3] {
         [&self.input, &self.output, &self.error].map(|fd| fd.as_ref().map(AsFd::as_fd))
     }
-}
-
-fn exec_pipes(stdin: bool) -> Result<(Streams, PayloadEnds), Report> {
-    let (output, output_end) = pipe()?;
-    let (error, error_end) = pipe()?;
-    let input = stdin.then(pipe).transpose()?;
-    let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
-    let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
-    Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
-}
-
-fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
-    nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned())
 }
 
 /// SIGCHLD by descriptor; signals meant for a command line leave the container alone.

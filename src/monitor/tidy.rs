@@ -29,7 +29,6 @@ pub fn after_exit(config: &Config, outer: &OwnedFd, remove: Remove) -> ExitCode 
     for name in ["sock", "stdout", "stderr", "pid.json"] {
         let _ = fs::remove_file(config.run_dir.join(name));
     }
-    let _ = fs::remove_dir(config.run_dir.join("root"));
     let _ = fs::remove_dir(&config.run_dir);
     if let Some(snapshot) = &config.after.reclaim {
         // What could not be given back is tried again by the removal, which can delete it in any case.

@@ -25,8 +25,9 @@ pub struct Launch {
     pub gid_map: IdMap,
     /// Whether `setgroups` may be called: false where the outer map has one id.
     pub setgroups: bool,
-    /// An existing empty directory that the caller may search; the root file system is attached there before the pivot.
-    pub scratch: PathBuf,
+    /// Whether the caller has no id in the outer namespace (real root): then the stage opens what only the caller may
+    /// reach, before it joins, and not init.
+    pub caller_is_unmapped: bool,
     /// Whether a TAP device is made in the container's network namespace and sent over the channel.
     pub network: Option<net::Addressing>,
     /// Whether pid 1 is our reaper, with the payload as its child.
@@ -38,10 +39,8 @@ pub struct Launch {
 pub enum Rootfs {
     /// Kernel overlayfs: the view below, native directories above.
     Overlay {
-        /// Directory that receives the changes.
-        upper: PathBuf,
-        /// overlayfs' work directory on the same file system.
-        work: PathBuf,
+        /// Holds `upper`, which receives the changes, and `work`, overlayfs' own, on one mount.
+        directory: PathBuf,
         /// Whether a host crash may lose the changes (`volatile`).
         volatile: bool,
     },

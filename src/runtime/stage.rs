@@ -3,9 +3,9 @@
 //! The stage is born in the container's cgroup, so that init is born there too and its cgroup namespace is rooted there;
 //! the monitor, as the user, has the right to do that, and the outer root may not have it.
 //!
-//! Steps: join the outer namespace, become its root, fork init into its namespaces, write its id maps, give
-//! the upper directory to its root, clone (and shift) the image's view, hand that over, end. Init is a child of the
-//! monitor (`CLONE_PARENT`), so nothing waits for the stage.
+//! Steps: as real root open what only the caller may reach, join the outer namespace, become its root, fork init into its
+//! namespaces, write its id maps, give the upper directory to its root, clone (and shift) the image's view, hand that
+//! over, end. Init is a child of the monitor (`CLONE_PARENT`), so nothing waits for the stage.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,6 +46,8 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let view = inherited.optional_fd("view");
     let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
     init::limits::apply(&launch.spec, channel)?;
+    let mut opened =
+        launch.caller_is_unmapped.then(|| init::Opened::new(&launch, Some(outer.as_fd()), channel)).transpose()?;
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let flags = namespaces(&launch)?;
@@ -54,7 +56,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let child = fork(flags | Flags::PARENT, None, || {
         // Init learns of our death by the end of this socket, so it must not keep our end open itself.
         drop(to_init.take());
-        init::main(channel, &launch, program.as_deref(), from_stage.as_fd())
+        init::main(channel, &launch, opened.take(), program.as_deref(), from_stage.as_fd())
     })
     .map_err(name_the_limit)
     .step(|| "making the container's namespaces".to_owned())?;
@@ -122,8 +124,9 @@ fn prepare(launch: &Launch, pid: i32, view: Option<OwnedFd>, to_init: BorrowedFd
     let process = proc_dir(pid)?;
     write_maps(launch, process.as_fd()).step(|| "mapping the container's ids".to_owned())?;
     let shift = shifted(launch).then(|| open_namespace(process.as_fd(), "user")).transpose()?;
-    if let Rootfs::Overlay { upper, work, .. } = &launch.rootfs {
-        give_to_inner_root(launch, &[upper, work]).step(|| "giving the upper directory to the container".to_owned())?;
+    if let Rootfs::Overlay { directory, .. } = &launch.rootfs {
+        let layers = [directory.join("upper"), directory.join("work")];
+        give_to_inner_root(launch, &layers).step(|| "giving the upper directory to the container".to_owned())?;
     }
     let view = view.map(|view| clone_view(view.as_fd(), shift.as_ref().map(AsFd::as_fd))).transpose();
     let view = view.step(|| "cloning the image's view".to_owned())?;
@@ -147,7 +150,7 @@ fn shifted(launch: &Launch) -> bool {
 
 /// overlayfs mounts read-only, without an error, over an upper directory that its mounter does not own. Where inner
 /// root is outer root nothing is to be done; when real root runs the engine, the engine has given them away before.
-fn give_to_inner_root(launch: &Launch, directories: &[&std::path::PathBuf]) -> Result<(), SysError> {
+fn give_to_inner_root(launch: &Launch, directories: &[std::path::PathBuf]) -> Result<(), SysError> {
     let outside = |map: &[sys::namespace::Extent]| {
         map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside)
     };

@@ -295,7 +295,10 @@ fn private_cgroup() -> Fallible<bool> {
         return Ok(false);
     }
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    // No event reaches the host; below us all is shared, as systemd has it: what leaves a container would be seen.
+    for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | propagation, None::<&str>)?;
+    }
     if !Path::new(CGROUP).join("cgroup.controllers").exists() {
         mount(Some("cgroup2"), CGROUP, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
     }

@@ -50,6 +50,10 @@ fn a_host_directory_is_shared_and_can_be_read_only() {
     let seen = home.sh(&["-v", &format!("{directory}:/data")], "cat /data/in; echo from container >/data/out");
     assert_eq!(seen, "from host\n");
     assert_eq!(fs::read_to_string(home.path("shared/out")).unwrap(), "from container\n");
+    let made = fs::metadata(home.path("shared/out")).unwrap();
+    assert_eq!(made.uid(), nix::unistd::getuid().as_raw(), "root inside is the caller in what is bound in");
+    let owned = home.sh(&["-v", &format!("{directory}:/data")], "stat -c '%u %g' /data/in /data/out /etc/hosts");
+    assert_eq!(owned, "0 0\n0 0\n0 0\n");
     let seen = home.sh(&["-v", &format!("{directory}:/data:ro")], "touch /data/x 2>/dev/null || echo refused");
     assert_eq!(seen, "refused\n");
 }
@@ -140,6 +144,36 @@ fn with_init_the_command_is_not_process_one_and_orphans_are_reaped() {
     assert_eq!(home.sh(&[], "echo $$"), "1\n");
     let script = "[ $$ != 1 ] && echo child; (sh -c 'sleep 0.1 &'); sleep 0.5; ps -o stat | grep -c Z";
     assert_eq!(home.run(&["run", "--rm", "--init", &busybox(), "sh", "-c", script]).stdout, "child\n0\n");
+}
+
+#[test]
+fn nothing_of_the_host_stays_mounted_inside() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let points = home.sh(&[], "cut -d' ' -f5 /proc/self/mountinfo");
+    let (own, bound) = (["/", "/dev", "/proc", "/sys"], ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]);
+    for own in own {
+        assert_eq!(points.lines().filter(|point| *point == own).count(), 1, "{own}: {points}");
+    }
+    let below = |point: &str| own[1..].iter().any(|own| point.starts_with(&format!("{own}/")));
+    let foreign = points.lines().filter(|point| !own.contains(point) && !bound.contains(point) && !below(point));
+    assert_eq!(foreign.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[test]
+fn standard_streams_can_be_opened_again() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr";
+    let done = home.run(&["run", "--name", "streams", &busybox(), "sh", "-c", script]);
+    assert!(done.code == 0 && done.stdout == "out\n" && done.stderr.ends_with("err\n"), "{done:#?}");
+    home.ok(&["run", "-d", "--name", "executed", &busybox(), "sleep", "600"]);
+    let done = home.run(&["exec", "executed", "sh", "-c", script]);
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "out\n", "err\n"));
+}
+
+#[test]
+fn standard_streams_can_be_opened_again_by_another_user() {
+    let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
+    assert_eq!(home.sh(&["-u", "app"], "echo out >/dev/stdout"), "out\n");
 }
 
 #[test]

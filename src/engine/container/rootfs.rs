@@ -174,10 +174,9 @@ fn parse_map(text: &str) -> IdMap {
     text.lines().filter_map(line).collect()
 }
 
-/// Makes the container's runtime directory and the empty directory in it on which the root file system is attached.
-pub(crate) fn scratch(engine: &Engine, record: &Record) -> Result<(PathBuf, PathBuf), Report> {
+/// Makes the container's runtime directory.
+pub(crate) fn run_dir(engine: &Engine, record: &Record) -> Result<PathBuf, Report> {
     let run_dir = engine.paths().run_container(&record.id);
-    let scratch = run_dir.join("root");
-    fs::create_dir_all(&scratch).call(|| format!("mkdir({scratch:?})"))?;
-    Ok((run_dir, scratch))
+    fs::create_dir_all(&run_dir).call(|| format!("mkdir({run_dir:?})"))?;
+    Ok(run_dir)
 }

@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use base::{Context, Kind, Report};
+use runtime::outer::OuterMap;
 use snapshot::ids::MappedIds;
-use snapshot::native::{self, Native, NativeError};
+use snapshot::native::{self, NativeError};
 use snapshot::owner_client;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
@@ -32,24 +33,20 @@ const OURS: [&str; 12] = [
     "/sys/fs",
 ];
 
-/// The directories that take a container's changes. When real root runs the engine they belong to the container's
-/// root, which is another id on the host.
-pub(crate) fn prepare(
-    engine: &Engine,
-    record: &Record,
-    uid_map: &[Extent],
-    gid_map: &[Extent],
-    base: &Base,
-) -> Result<Native, Report> {
-    let outer = &base.map;
-    let owner = nix::unistd::geteuid()
-        .is_root()
-        .then(|| (host_id(outside(uid_map), &outer.uids), host_id(outside(gid_map), &outer.gids)));
-    let native = native::prepare(&engine.paths().snapshots(), record.id.as_str(), owner)
+/// Makes the directories that take a container's changes; `owner` as for [`native::prepare`].
+pub(crate) fn prepare(engine: &Engine, record: &Record, owner: Option<(u32, u32)>, base: &Base) -> Result<(), Report> {
+    native::prepare(&engine.paths().snapshots(), record.id.as_str(), owner)
         .step(|| "preparing the container's own directory".to_owned())?;
     owner_client::restore(base.connection.user_namespace.as_fd(), &directory(engine, record))
-        .step(|| "giving the container's files their owners again".to_owned())?;
-    Ok(native)
+        .step(|| "giving the container's files their owners again".to_owned())
+}
+
+/// The host's ids of the container's root where the caller itself has no id in the outer namespace, as real root has
+/// none: what is to be the container's must be given to them.
+pub(crate) fn foreign_root(outer: &OuterMap, uid_map: &[Extent], gid_map: &[Extent]) -> Option<(u32, u32)> {
+    let caller = nix::unistd::geteuid().as_raw();
+    let mapped = outer.uids.iter().any(|extent| caller >= extent.outside && caller - extent.outside < extent.size);
+    (!mapped).then(|| (host_id(outside(uid_map), &outer.uids), host_id(outside(gid_map), &outer.gids)))
 }
 
 /// The directory of a container's snapshot.

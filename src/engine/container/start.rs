@@ -58,21 +58,22 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     if let Some(line) = base.ladder.clone().or_else(found).and_then(|ladder| ladder.step_down()) {
         engine.step_down(&line)?;
     }
-    let (run_dir, scratch) = rootfs::scratch(engine, record)?;
+    let run_dir = rootfs::run_dir(engine, record)?;
     let launchable = spec::spec(engine, record)?;
     let (uid_map, gid_map) = container_maps(record, &base.map)?;
-    let native = snapshot::prepare(engine, record, &uid_map, &gid_map, &base)?;
+    let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
+    snapshot::prepare(engine, record, owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let launch = Launch {
         spec: fit_to_map(launchable.spec, &gid_map),
         user: user(record, &launchable.user),
-        rootfs: Rootfs::Overlay { upper: native.upper, work: native.work, volatile: record.host.auto_remove },
+        rootfs: Rootfs::Overlay { directory: snapshot::directory(engine, record), volatile: record.host.auto_remove },
         uid_map,
         gid_map,
         setgroups,
-        scratch,
+        caller_is_unmapped: owner.is_some(),
         network: addressing.clone(),
         reaper: record.host.init,
     };
@@ -85,6 +86,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         setgroups,
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
+        streams_owner: owner,
         network: addressing.map(|addressing| network(record, addressing)).transpose()?,
         limits: limits(record),
         bus: engine.options().bus.clone(),

@@ -2,12 +2,13 @@
 //!
 //! Steps, in order; the text in quotes is what a failure names:
 //!
-//! 1. open with the caller's own identity what the container's root may not reach: bind sources, upper, scratch;
+//! 1. open with the caller's own identity what the container's root may not reach: bind sources and the writable layers,
+//!    each as a clone that is attached nowhere ([`Opened`]; for real root the stage has done it);
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
 //! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
 //!    ("setting up the network");
-//! 5. the root file system, attached on the scratch directory ("mounting the root file system");
+//! 5. the root file system, attached on top of the host's ("mounting the root file system");
 //! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
@@ -36,9 +37,35 @@ pub mod reaper;
 pub mod rootfs;
 pub mod user;
 
+/// What only the caller's own identity may reach, as mounts that are attached nowhere.
+///
+/// Two things are needed at once: the caller's identity, to search its directories, and `CAP_SYS_ADMIN` over the mount
+/// namespace, to clone from it. A plain user has both as init, before it becomes root inside; real root has both as the
+/// stage, before it joins the outer namespace, where it has no id.
+#[derive(Debug)]
+pub struct Opened {
+    layers: Option<rootfs::Layers>,
+    sources: mounts::Sources,
+}
+
+impl Opened {
+    /// Opens all of it; `shift` as for [`mounts::open_sources`].
+    pub fn new(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
+        let sources = mounts::open_sources(&launch.spec, shift, channel)?;
+        let layers = rootfs::open_layers(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+        Ok(Opened { layers, sources })
+    }
+}
+
 /// Runs init to its end; returns only when it failed or when it was the reaper. The code is the process's exit code.
-pub fn main(channel: &Channel, launch: &Launch, program: Option<&[Instruction]>, from_stage: BorrowedFd<'_>) -> i32 {
-    match run(channel, launch, program, from_stage) {
+pub fn main(
+    channel: &Channel,
+    launch: &Launch,
+    opened: Option<Opened>,
+    program: Option<&[Instruction]>,
+    from_stage: BorrowedFd<'_>,
+) -> i32 {
+    match run(channel, launch, opened, program, from_stage) {
         Ok(code) => code,
         Err(report) => {
             channel.fail(&report);
@@ -59,14 +86,17 @@ pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Vec<Instruction>>
 fn run(
     channel: &Channel,
     launch: &Launch,
+    opened: Option<Opened>,
     program: Option<&[Instruction]>,
     from_stage: BorrowedFd<'_>,
 ) -> Result<i32, Report> {
     let process = launch.spec.process().as_ref();
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
-    let opened = mounts::open_sources(&launch.spec)?;
-    let base = rootfs::open(launch)?;
+    let Opened { layers, sources } = match opened {
+        Some(opened) => opened,
+        None => Opened::new(launch, None, channel)?,
+    };
     let view = wait_for_stage(from_stage)?;
     enter(launch).step(|| "entering the namespaces".to_owned())?;
     if let Some(addressing) = &launch.network {
@@ -75,8 +105,8 @@ fn run(
     } else if has_own_network(&launch.spec) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }
-    let root = rootfs::mount(launch, base, view).step(|| "mounting the root file system".to_owned())?;
-    mounts::mount_all(&launch.spec, root.as_fd(), opened, channel)?;
+    let root = rootfs::mount(launch, layers, view).step(|| "mounting the root file system".to_owned())?;
+    mounts::mount_all(&launch.spec, root.as_fd(), sources, channel)?;
     devices::make(&launch.spec, root.as_fd()).step(|| "making /dev".to_owned())?;
     rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
     let terminal = process.terminal().unwrap_or(false);

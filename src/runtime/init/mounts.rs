@@ -1,7 +1,7 @@
 //! The mounts of the specification, each built detached, given its attributes, and attached by descriptor.
 //!
 //! Targets are resolved inside the root by `openat2`, and made when missing. Bind sources were opened with the caller's
-//! identity before anything else (`open_sources`), as root inside may not search the caller's directories.
+//! identity and cloned before anything else (`open_sources`), as root inside may not search the caller's directories.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,25 +18,60 @@ use sys::{Call, Errno, SysError};
 use crate::channel::Channel;
 use crate::init::rootfs::c_string;
 
-/// Opened bind sources by the position of their mount in the specification.
+/// Detached clones of the bind sources by the position of their mount in the specification.
 pub type Sources = BTreeMap<usize, OwnedFd>;
 
-/// Opens the sources of all bind mounts as `O_PATH`.
-pub fn open_sources(spec: &Spec) -> Result<Sources, Report> {
+/// Clones the sources of all bind mounts, with everything below where the mount asks for that.
+///
+/// With `shift`, a user namespace, its ids stand for those on disk, and so the files of real root, who has no id in the
+/// container, are those of the container's root. What cannot be shifted is told: its files belong to nobody inside.
+pub fn open_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Sources, Report> {
     let mut sources = Sources::new();
+    let mut unshifted = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
-        if let Some(source) = bind_source(mount) {
-            let fd = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-                .call(|| format!("open({source:?}, O_PATH)"))
-                .map_err(|error| describe(error, source, mount.destination()))?;
-            sources.insert(position, fd);
+        let Some(source) = bind_source(mount) else { continue };
+        let recursive = Options::of(mount).recursive;
+        let clone = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({source:?}, O_PATH)"))
+            .and_then(|fd| clone_below(fd.as_fd(), recursive))
+            .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))?;
+        if let Some(user_namespace) = shift
+            && !shift_owners(clone.as_fd(), user_namespace, recursive)?
+        {
+            unshifted.push(source.to_string_lossy());
         }
+        sources.insert(position, clone);
+    }
+    if !unshifted.is_empty() {
+        channel.notice(format!(
+            "bind mounts: the file system of {} cannot show its owners to a user namespace; what is there belongs to \
+             nobody inside",
+            unshifted.join(", ")
+        ));
     }
     Ok(sources)
 }
 
-fn describe(error: SysError, source: &Path, destination: &Path) -> Report {
-    Report::from(error).with_step(format!("mounting {} on {}", source.display(), destination.display()))
+/// A clone that mount events reach, and none leaves: one that real root makes is a peer of the host's mount at first.
+fn clone_below(source: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, SysError> {
+    let clone = clone_mount(source, sys::path::SELF, recursive)?;
+    Change::set(Attr::empty()).propagation(Propagation::Slave).apply(clone.as_fd(), recursive)?;
+    Ok(clone)
+}
+
+/// False where a file system cannot shift owners. Of a subtree that has such mounts at least the top is tried.
+fn shift_owners(clone: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive: bool) -> Result<bool, SysError> {
+    let change = Change::set(Attr::empty()).idmap(user_namespace);
+    let mut refused = false;
+    for recursive in if recursive { [true, false].as_slice() } else { &[false] } {
+        match change.apply(clone, *recursive) {
+            Ok(()) => return Ok(!refused),
+            // Not of this type, or a mount that is shifted already.
+            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPERM) => refused = true,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// Performs every mount of the specification in its order.
@@ -59,10 +94,10 @@ fn bind_source(mount: &Mount) -> Option<&PathBuf> {
 }
 
 fn mount_one(mount: &Mount, root: BorrowedFd<'_>, source: Option<OwnedFd>, channel: &Channel) -> Result<(), Report> {
-    let options = Options::parse(mount.options().iter().flatten());
+    let options = Options::of(mount);
     let typ = mount.typ().as_deref().unwrap_or("bind");
     let built = match (source, typ) {
-        (Some(source), _) => bind(&source, &options)?,
+        (Some(clone), _) => bind(clone, &options)?,
         (None, "proc") => procfs(&options)?,
         (None, "sysfs") => sysfs(&options, channel)?,
         (None, "cgroup" | "cgroup2") => cgroupfs(&options, channel)?,
@@ -105,8 +140,7 @@ fn target(root: BorrowedFd<'_>, path: &Path, built: &OwnedFd, typ: &str) -> Resu
     Ok(target)
 }
 
-fn bind(source: &OwnedFd, options: &Options) -> Result<OwnedFd, SysError> {
-    let clone = clone_mount(source.as_fd(), sys::path::SELF, options.recursive)?;
+fn bind(clone: OwnedFd, options: &Options) -> Result<OwnedFd, SysError> {
     if !options.attr.is_empty() {
         Change::set(options.attr).apply(clone.as_fd(), options.recursive)?;
     }
@@ -180,9 +214,9 @@ struct Options {
 
 impl Options {
     /// The words of mount(8) that the runtime specification allows; the rest goes to the file system.
-    fn parse<'a>(options: impl Iterator<Item = &'a String>) -> Self {
+    fn of(mount: &Mount) -> Self {
         let mut parsed = Options { attr: Attr::empty(), recursive: false, propagation: None, data: Vec::new() };
-        for option in options {
+        for option in mount.options().iter().flatten() {
             match option.as_str() {
                 "ro" | "rro" => parsed.attr |= Attr::RDONLY,
                 "nosuid" | "rnosuid" => parsed.attr |= Attr::NOSUID,

@@ -4,58 +4,65 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use base::Report;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use oci_spec::runtime::Spec;
-use sys::mount::{Attr, Change, FsContext, attach};
-use sys::path::{make_dirs_in, proc_fd};
+use sys::mount::{Attr, Change, FsContext, Propagation, attach, clone_mount};
+use sys::path::{SELF, make_dirs_in, proc_fd};
 use sys::{Call, Errno, SysError};
 
 use crate::launch::{Launch, Rootfs};
 
-/// What was opened with the caller's identity, in init's own mount namespace.
+/// The directories that overlayfs writes, on a mount that is attached to nothing yet.
 #[derive(Debug)]
-pub struct Base {
-    scratch: OwnedFd,
-    layers: Option<Layers>,
-}
-
-#[derive(Debug)]
-struct Layers {
+pub struct Layers {
+    mount: OwnedFd,
     upper: OwnedFd,
     work: OwnedFd,
 }
 
-/// Opens scratch, upper and work directories: a home directory is often closed to everybody but its owner.
-pub fn open(launch: &Launch) -> Result<Base, Report> {
-    let directory = |path: &Path| {
-        nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({path:?}, O_PATH|O_DIRECTORY)"))
+/// Opens upper and work with the caller's identity: a home directory is often closed to everybody but its owner.
+pub fn open_layers(rootfs: &Rootfs) -> Result<Option<Layers>, SysError> {
+    const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+    let Rootfs::Overlay { directory, .. } = rootfs else { return Ok(None) };
+    let opened = nix::fcntl::open(directory.as_path(), FLAGS, Mode::empty())
+        .call(|| format!("open({directory:?}, O_PATH|O_DIRECTORY)"))?;
+    let mount = clone_mount(opened.as_fd(), SELF, false)?;
+    // A clone that real root makes is a peer of the host's mount: what is attached on it would appear there too.
+    Change::set(Attr::empty()).propagation(Propagation::Private).apply(mount.as_fd(), false)?;
+    // On the clone, so that they are in the container's mount namespace when it is attached there.
+    let below = |name: &str| {
+        nix::fcntl::openat(&mount, name, FLAGS | OFlag::O_NOFOLLOW, Mode::empty())
+            .call(|| format!("open({:?}, O_PATH|O_DIRECTORY)", directory.join(name)))
     };
-    let layers = match &launch.rootfs {
-        Rootfs::Overlay { upper, work, .. } => Some(Layers { upper: directory(upper)?, work: directory(work)? }),
-        Rootfs::View => None,
-    };
-    Ok(Base { scratch: directory(&launch.scratch)?, layers })
+    let (upper, work) = (below("upper")?, below("work")?);
+    Ok(Some(Layers { mount, upper, work }))
 }
 
-/// Mounts the root file system on the scratch directory and returns its root, `O_PATH`.
-pub fn mount(launch: &Launch, base: Base, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
+/// Mounts the root file system and returns its root, `O_PATH`.
+///
+/// It is attached on top of the old root directory, which every process can reach. Paths of the host still work: they
+/// begin at the root directory itself, below what is attached on it.
+pub fn mount(launch: &Launch, layers: Option<Layers>, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
     let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
-    // overlayfs takes only layers that are attached in our own mount namespace, so the view is attached first; it
-    // vanishes with the old root at the pivot, while overlayfs keeps its private copy.
-    attach(view.as_fd(), base.scratch.as_fd())?;
-    let root = match (&launch.rootfs, base.layers) {
+    let old_root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(/, O_PATH)".to_owned())?;
+    let root = match (&launch.rootfs, layers) {
         (Rootfs::Overlay { volatile, .. }, Some(layers)) => {
+            // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of its own.
+            attach(layers.mount.as_fd(), old_root.as_fd())?;
+            attach(view.as_fd(), layers.work.as_fd())?;
             let overlay = overlay(view.as_fd(), &layers, *volatile)?;
-            attach(overlay.as_fd(), view.as_fd())?;
+            // Now, since at the pivot only the top of what lies on the old root directory would go.
+            umount2(proc_fd(layers.mount.as_fd()).as_c_str(), MntFlags::MNT_DETACH)
+                .call(|| "umount2(layers of overlayfs, MNT_DETACH)".to_owned())?;
             overlay
         }
         _ => view,
     };
+    attach(root.as_fd(), old_root.as_fd())?;
     let read_only = launch.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
     let flags = fstatvfs(&root).call(|| "fstatvfs(root)".to_owned())?.flags();
     if flags.contains(FsFlags::ST_RDONLY) && !read_only {

@@ -216,10 +216,10 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
 fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(upper, c"lock", flags, Mode::from_bits_truncate(0o600)).call(|| "open(upper/lock)".to_owned())?;
-    match sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
-        true => Ok(file),
-        false => Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN)),
+    if sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
+        return Ok(file);
     }
+    Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN))
 }
 
 fn wire_of(view: impl Filesystem, features: Features) -> MakeWire {

@@ -208,8 +208,7 @@ struct Bed {
 impl Bed {
     fn make(binary: &Path, tests: &[TestBinary]) -> Fallible<Self> {
         // A short path: a socket's address holds 107 bytes.
-        let directory = PathBuf::from(format!("/tmp/sublet-{}", std::process::id()));
-        fs::create_dir(&directory)?;
+        let directory = nix::unistd::mkdtemp("/tmp/sublet-XXXXXX")?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
         let programs = directory.join("bin");
         fs::create_dir(&programs)?;
@@ -322,7 +321,8 @@ impl Place {
         }
         let mut place = Place { directory, cgroup: None };
         if has_cgroup {
-            let group = Path::new(CGROUP).join(format!("sublet-test-{}-{}", std::process::id(), identity.rung));
+            let name = bed.file_name().unwrap_or_default().to_string_lossy();
+            let group = Path::new(CGROUP).join(format!("{name}-{}", identity.rung));
             for path in [group.clone(), group.join("in")] {
                 fs::create_dir(&path)?;
                 let files = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];

@@ -51,7 +51,7 @@ impl Explain for ClientError {
 
     fn hint(&self) -> Option<String> {
         let known = matches!(self, ClientError::NoMonitor { .. } | ClientError::Ended);
-        known.then(|| "`sublet ps -a` shows the container's state; `sublet rm -f` removes it".to_owned())
+        known.then(|| "`sublet ps -a` shows the container's state; `sublet rm -f` ends and removes it".to_owned())
     }
 }
 

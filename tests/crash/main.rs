@@ -6,6 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::fs;
+use std::path::PathBuf;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,105 +20,168 @@ fn of_role(role: &str) -> Vec<i32> {
     processes(|words| words[0] == name)
 }
 
-/// Runs `start`, then kills -9 every process of the role that is new since.
-fn kill_new(role: &str, start: impl FnOnce()) -> usize {
-    let before = of_role(role);
-    start();
-    let new: Vec<i32> = of_role(role).into_iter().filter(|pid| !before.contains(pid)).collect();
-    for pid in &new {
-        kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("the role is the test user's");
-    }
-    eventually("the killed are gone", || of_role(role).iter().all(|pid| !new.contains(pid)));
-    new.len()
+/// The processes of all roles.
+fn of_all_roles() -> Vec<i32> {
+    processes(|words| words[0].starts_with("sublet-"))
 }
 
 fn payloads(number: &str) -> Vec<i32> {
     processes(|words| words.first().is_some_and(|word| word == "sleep") && words.iter().any(|word| word == number))
 }
 
-/// After the killing: removal is complete and the next container runs.
-fn assert_clean(home: &Home, number: &str) {
-    home.ok(&["rm", "-f", "victim"]);
-    assert!(home.containers().is_empty());
-    eventually("the payload is gone", || payloads(number).is_empty());
-    assert_eq!(home.sh(&[], "echo next"), "next\n");
+/// A running container some of whose roles are to be killed.
+struct Victim<'a> {
+    home: &'a Home,
+    /// The payload's argument, by which it is found.
+    number: String,
+    /// Processes of roles that were there before.
+    before: Vec<i32>,
+    run_dir: PathBuf,
+    /// Its cgroup, where there are cgroups.
+    cgroup: Option<PathBuf>,
+}
+
+impl<'a> Victim<'a> {
+    fn start(home: &'a Home, options: &[&str]) -> Self {
+        let (number, before, image) = (unique(), of_all_roles(), busybox());
+        let arguments = [&["run", "-d", "--name", "victim"], options, &[&image, "sleep", &number]].concat();
+        let id = home.ok(&arguments);
+        let run_dir = home.directory.join("run/sublet/c").join(id.trim_end());
+        let record = fs::read_to_string(run_dir.join("pid.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        Victim { home, number, before, run_dir, cgroup: record["cgroup"].as_str().map(PathBuf::from) }
+    }
+
+    /// Kills -9 every process of these roles that is new; how many there were.
+    fn kill(&self, roles: &[&str]) -> usize {
+        let found: Vec<i32> = roles.iter().flat_map(|role| of_role(role)).collect();
+        let new: Vec<i32> = found.into_iter().filter(|pid| !self.before.contains(pid)).collect();
+        for pid in &new {
+            match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+                // net ends by itself when its monitor is dead.
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Err(errno) => panic!("kill -9 {pid}: {errno}"),
+            }
+        }
+        eventually("the killed are gone", || of_all_roles().iter().all(|pid| !new.contains(pid)));
+        new.len()
+    }
+
+    /// What `ps` and `inspect` say is what the process table says.
+    fn assert_told_as_running(&self) {
+        assert!(!payloads(&self.number).is_empty(), "the payload goes on");
+        assert_eq!(self.home.inspect("victim", "{{.State.Status}} {{.State.Running}}"), "running true");
+        let shown = self.home.ok(&["ps", "--format", "{{.Names}} {{.Status}}"]);
+        assert!(shown.starts_with("victim Up "), "{shown:?}");
+    }
+
+    /// `rm -f` works at the first try, nothing is left of it, and the next container runs. A file server that was not
+    /// killed stays for a while, as it may serve others.
+    fn assert_removed_without_a_trace(self) {
+        let home = self.home;
+        home.ok(&["rm", "-f", "victim"]);
+        assert!(home.containers().is_empty());
+        eventually("the payload is gone", || payloads(&self.number).is_empty());
+        let servers = of_role("fs");
+        eventually("no other role is left", || {
+            of_all_roles().iter().all(|pid| self.before.contains(pid) || servers.contains(pid))
+        });
+        eventually("the runtime directory is gone", || !self.run_dir.exists());
+        if let Some(cgroup) = &self.cgroup {
+            eventually("the cgroup is gone", || !cgroup.exists());
+        }
+        let snapshots = fs::read_dir(home.store().join("hosts")).unwrap().flatten().flat_map(|host| {
+            fs::read_dir(host.path().join("snaps")).into_iter().flatten().flatten().map(|entry| entry.path())
+        });
+        assert_eq!(snapshots.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+        assert_eq!(home.sh(&[], "echo next"), "next\n");
+        if let Some(cgroup) = &self.cgroup {
+            // A monitor cannot remove its own cgroup; the next one does.
+            let monitors = cgroup.file_name().unwrap().to_str().unwrap().replacen("c-", "m-", 1);
+            assert!(!cgroup.with_file_name(monitors).exists(), "the monitor's cgroup is left");
+        }
+    }
 }
 
 #[test]
 fn the_monitor_is_killed() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    let number = unique();
-    let killed = kill_new("monitor", || {
-        home.ok(&["run", "-d", "--name", "victim", &busybox(), "sleep", &number]);
-    });
-    assert_eq!(killed, 1);
-    let running = !payloads(&number).is_empty();
-    assert_eq!(home.inspect("victim", "{{.State.Running}}"), running.to_string());
-    assert_clean(&home, &number);
+    let victim = Victim::start(&home, &[]);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    victim.assert_told_as_running();
+    let said = home.fails(1, &["exec", "victim", "true"]);
+    assert!(said.contains("its monitor was killed") && said.contains("hint: "), "{said}");
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]
 fn the_monitor_is_killed_and_the_container_is_stopped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    let number = unique();
-    kill_new("monitor", || {
-        home.ok(&["run", "-d", "--name", "victim", &busybox(), "sleep", &number]);
-    });
+    let victim = Victim::start(&home, &[]);
+    victim.kill(&["monitor"]);
     home.ok(&["stop", "-t", "1", "victim"]);
-    assert!(payloads(&number).is_empty());
-    assert_eq!(home.inspect("victim", "{{.State.Running}}"), "false");
-    assert_clean(&home, &number);
+    assert!(payloads(&victim.number).is_empty());
+    assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), "exited 255");
+    victim.assert_removed_without_a_trace();
+}
+
+#[test]
+fn the_monitor_is_killed_and_then_the_payload_ends() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &[]);
+    victim.kill(&["monitor"]);
+    home.ok(&["kill", "victim"]);
+    assert_eq!(home.ok(&["wait", "victim"]), "255\n", "the code could not be learnt");
+    assert!(home.ok(&["ps", "-a", "--format", "{{.Status}}"]).starts_with("Exited (255)"));
+    assert_eq!(home.ok(&["logs", "-f", "victim"]), "");
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]
 fn the_file_system_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
-    let number = unique();
-    let killed = kill_new("fs", || {
-        home.ok(&["run", "-d", "--name", "victim", &busybox(), "sleep", &number]);
-    });
-    assert!(killed >= 1, "a container has an fs role");
-    home.ok(&["ps", "-a"]);
-    assert_clean(&home, &number);
+    let victim = Victim::start(&home, &[]);
+    assert_eq!(victim.kill(&["fs"]), 1, "a container has an fs role");
+    victim.assert_told_as_running();
+    let said = home.fails(1, &["exec", "victim", "echo", "alive"]);
+    assert!(said.contains("the file server of the container's image has ended"), "{said}");
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]
 fn the_network_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
-    let number = unique();
-    let publish = format!("127.0.0.1:{}:80", free_port());
-    let killed = kill_new("net", || {
-        home.ok(&["run", "-d", "-p", &publish, "--name", "victim", &busybox(), "sleep", &number]);
-    });
-    assert_eq!(killed, 1);
-    assert_eq!(home.inspect("victim", "{{.State.Running}}"), "true");
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    let victim = Victim::start(&home, &["-p", &publish]);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert_eq!(victim.kill(&["net"]), 1);
+    victim.assert_told_as_running();
     assert_eq!(home.ok(&["exec", "victim", "echo", "alive"]), "alive\n");
-    assert_clean(&home, &number);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens any more");
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]
 fn all_roles_are_killed_at_once() {
     let Some(home) = Home::with_busybox(&[Need::Fuse, Need::Tun]) else { return };
-    let number = unique();
-    let before: Vec<i32> = ["monitor", "fs", "net"].iter().flat_map(|role| of_role(role)).collect();
-    home.ok(&["run", "-d", "--name", "victim", &busybox(), "sleep", &number]);
-    for pid in ["monitor", "fs", "net"].iter().flat_map(|role| of_role(role)).filter(|pid| !before.contains(pid)) {
-        // A role may end by itself when the one before it has died.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    assert_clean(&home, &number);
+    let victim = Victim::start(&home, &[]);
+    assert_eq!(victim.kill(&["monitor", "fs", "net"]), 3);
+    victim.assert_told_as_running();
+    assert!(home.fails(1, &["exec", "victim", "true"]).contains("its monitor was killed"));
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]
 fn the_payload_is_killed_from_outside() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    let number = unique();
-    home.ok(&["run", "-d", "--name", "victim", &busybox(), "sleep", &number]);
-    if payloads(&number).iter().any(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_err()) {
+    let victim = Victim::start(&home, &[]);
+    let refused = payloads(&victim.number).iter().any(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_err());
+    if refused {
         return support::skip("the payload's ids are not the caller's to kill");
     }
     assert_eq!(home.ok(&["wait", "victim"]), "137\n");
-    assert_clean(&home, &number);
+    victim.assert_removed_without_a_trace();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
+use monitor::client::ClientError;
 use monitor::protocol::{self, Frame};
 use monitor::{client, record};
 
@@ -48,7 +49,11 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
         process.set_cwd(Path::new("/").join(&request.workdir));
     }
     let user = if request.user.is_empty() { container.settings.user } else { request.user.clone() };
-    let socket = client::dial(&engine.paths().run_container(id))?;
+    let socket = client::dial(&engine.paths().run_container(id)).map_err(|error| match error {
+        ClientError::NoMonitor { .. } => Report::from(error)
+            .with_step(format!("container {id} runs, but its monitor was killed, and only that could execute in it")),
+        error => error.into(),
+    })?;
     client::block_signals()?;
     let frame = protocol::ExecRequest { process, user, stdin: request.streams.stdin, detach: request.detach };
     protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), None)?;

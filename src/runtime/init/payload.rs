@@ -205,6 +205,12 @@ fn exec_error(command: &str, errno: Errno) -> Report {
             Report::new(Kind::CommandNotFound, format!("exec: {command:?}: stat {command}: no such file or directory"))
         }
         Errno::EACCES => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: permission denied")),
+        // FUSE answers so when nobody serves it any more: then nothing is wrong with the command.
+        Errno::ENOTCONN | Errno::ECONNABORTED => {
+            let message = format!("exec: {command:?}: the file server of the container's image has ended");
+            Report::new(Kind::Internal, message)
+                .with_hint("remove this container and run a new one, whose server is new")
+        }
         Errno::ENOEXEC => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: exec format error"))
             .with_hint("the file is for another processor, or a script without an interpreter line"),
         _ => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: {cause}")),

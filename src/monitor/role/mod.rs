@@ -1,4 +1,4 @@
-//! The role monitor: set-up, the poll loop, and the end.
+//! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams.
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
@@ -8,33 +8,33 @@
 //! Everything is polled in one place; nothing here blocks on a client, a container or a helper without a limit.
 //! SIGCHLD reaps by pid, as stages, inits, execs, net and helpers are all our children.
 
+mod clients;
+mod pipes;
+
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use base::time::rfc3339;
 use base::{ContainerId, Context, Failure, Kind, Report};
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use oci_spec::runtime::LinuxSeccomp;
-use runtime::launch::ExecLaunch;
 use serde::{Deserialize, Serialize};
 use sys::process::Exit;
 use sys::role::Inherited;
 use sys::{Call, SysError};
 
 use crate::log::{Log, Stream};
-use crate::protocol::{self, ExecRequest, FRAME_MAX, Frame, Received};
+use crate::protocol::{self, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
+use crate::role::pipes::PayloadEnds;
 use crate::streams::{Client, Streams};
 use crate::supervised::{Event, Phase, Supervised};
 use crate::tidy::{self, After, Remove};
@@ -43,10 +43,6 @@ use crate::tidy::{self, After, Remove};
 const MAIN: u64 = 0;
 /// How long output may still come after the container's last process has ended.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long a client may take to read what is left after the exit.
-const FAREWELL: Duration = Duration::from_secs(30);
-/// How many clients and executed processes may be there at once.
-const CLIENTS_MAX: usize = 256;
 
 /// The configuration of the role.
 ///
@@ -155,7 +151,7 @@ impl Monitor {
         let signals = take_signals()?;
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
-        let listener = listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
+        let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -217,52 +213,6 @@ impl Monitor {
         .step(|| "starting the stage".to_owned())?;
         self.processes.insert(MAIN, main);
         Ok(())
-    }
-
-    /// The main process's streams without a terminal: named pipes, which the container holds open in both directions,
-    /// so that it is not killed by SIGPIPE when the monitor is.
-    fn fifos(&self) -> Result<(Streams, PayloadEnds), Report> {
-        let fifo = |name: &str| -> Result<(OwnedFd, OwnedFd), SysError> {
-            let path = self.config.run_dir.join(name);
-            match nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(SysError::new(format!("mkfifo({path:?})"), errno)),
-            }
-            let open = |flags: OFlag| {
-                nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
-                    .call(|| format!("open({path:?}, {flags:?})"))
-            };
-            let (ours, theirs) = (open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, open(OFlag::O_RDWR)?);
-            self.give(theirs.as_fd())?;
-            Ok((ours, theirs))
-        };
-        let (output, output_end) = fifo("stdout")?;
-        let (error, error_end) = fifo("stderr")?;
-        let input = self.config.stdin.then(|| self.pipe()).transpose()?;
-        let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
-        let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
-        Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
-    }
-
-    fn exec_pipes(&self, stdin: bool) -> Result<(Streams, PayloadEnds), Report> {
-        let (output, output_end) = self.pipe()?;
-        let (error, error_end) = self.pipe()?;
-        let input = stdin.then(|| self.pipe()).transpose()?;
-        let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
-        let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
-        Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
-    }
-
-    fn pipe(&self) -> Result<(OwnedFd, OwnedFd), SysError> {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned())?;
-        self.give(read.as_fd())?;
-        Ok((read, write))
-    }
-
-    /// Gives a stream to the container's root, so that `/dev/stdout` can be opened again inside.
-    fn give(&self, stream: BorrowedFd<'_>) -> Result<(), SysError> {
-        let Some((uid, gid)) = self.config.streams_owner else { return Ok(()) };
-        nix::unistd::fchown(stream, Some(uid.into()), Some(gid.into())).call(|| format!("fchown(stream, {uid}, {gid})"))
     }
 
     // ---- the loop ----
@@ -499,133 +449,7 @@ impl Monitor {
         process.streams.pump(stream, (key == MAIN).then_some(&mut self.log), &mut bound)
     }
 
-    // ---- clients ----
-
-    fn adopt_client(&mut self, socket: OwnedFd, bound: Option<u64>) {
-        // A socket that cannot be made non-blocking is closed: its peer sees the end.
-        if let Ok(mut client) = Client::new(socket) {
-            client.bound = bound;
-            self.clients.insert(self.next_key, client);
-            self.next_key += 1;
-        }
-    }
-
-    fn on_connect(&mut self) {
-        let Ok(socket) = sys::socket::accept(self.listener.as_fd()) else { return };
-        if self.clients.len() < CLIENTS_MAX && trusted(socket.as_fd()) {
-            self.adopt_client(socket, None);
-        }
-    }
-
-    fn on_client(&mut self, key: u64) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        client.flush();
-        if client.closing {
-            return;
-        }
-        match protocol::receive(client.socket.as_fd(), &mut self.buffer) {
-            Ok(Received::Frame(frame, _)) => self.on_frame(key, frame),
-            Ok(Received::Unknown | Received::Nothing) => {}
-            Ok(Received::End) | Err(_) => self.client_gone(key),
-        }
-    }
-
-    fn client_gone(&mut self, key: u64) {
-        let Some(client) = self.clients.remove(&key) else { return };
-        if client.feeds
-            && let Some(process) = client.bound.and_then(|bound| self.processes.get_mut(&bound))
-        {
-            process.streams.end_input();
-        }
-    }
-
-    fn on_frame(&mut self, key: u64, frame: Frame) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        let bound = client.bound;
-        match frame {
-            Frame::Attach { stdin } => {
-                client.bound = Some(MAIN);
-                client.feeds = stdin && self.config.stdin;
-                if let (Status::Running, Some(pid)) = (self.state.status, self.state.pid) {
-                    client.send(&Frame::Started { pid });
-                }
-            }
-            Frame::Exec(request) => self.exec(key, *request),
-            Frame::AskOuter => {
-                let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
-                client.closing |= sent.is_err();
-            }
-            Frame::Input(bytes) => {
-                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
-                    process.streams.feed(&bytes);
-                }
-            }
-            Frame::InputEnd => {
-                client.feeds = false;
-                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
-                    process.streams.end_input();
-                }
-            }
-            Frame::Resize(size) => {
-                if let Some(process) = bound.and_then(|bound| self.processes.get(&bound)) {
-                    process.streams.resize(size);
-                }
-            }
-            Frame::Signal(number) => {
-                if let Some(process) = self.processes.get(&bound.unwrap_or(MAIN)) {
-                    // A process that has just ended needs no signal.
-                    let _ = process.signal(number);
-                }
-            }
-            // Frames of our own direction mean nothing from a client.
-            _ => {}
-        }
-    }
-
-    fn exec(&mut self, client: u64, request: ExecRequest) {
-        let key = self.next_key;
-        self.next_key += 1;
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.bound = Some(key);
-            client.feeds = request.stdin;
-        }
-        match self.start_exec(request) {
-            Ok(process) => drop(self.processes.insert(key, process)),
-            Err(report) => {
-                if let Some(client) = self.clients.get_mut(&client) {
-                    client.send(&Frame::Failed(Failure::from(&report)));
-                    client.closing = true;
-                }
-            }
-        }
-    }
-
-    fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
-        let main = self.processes.get(&MAIN).filter(|main| main.phase == Phase::Running && main.exit.is_none());
-        let Some((init_pid, init)) = main.and_then(|main| Some((main.pid?, main.pidfd.as_ref()?))) else {
-            return Err(Report::new(Kind::Conflict, format!("container {} is not running", self.config.id)));
-        };
-        let terminal = request.process.terminal().unwrap_or(false);
-        let (streams, ends) = if terminal || request.detach {
-            (Streams::default(), PayloadEnds::default())
-        } else {
-            self.exec_pipes(request.stdin)?
-        };
-        let launch = ExecLaunch {
-            process: request.process,
-            user: request.user,
-            init_pid,
-            seccomp: self.config.seccomp.clone(),
-            setgroups: self.config.setgroups,
-        };
-        let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
-        let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];
-        let label = self.config.id.short();
-        let mut process =
-            Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
-        process.detached = request.detach;
-        Ok(process)
-    }
+    // ---- what clients are told ----
 
     fn notice(&mut self, key: u64, text: &str) {
         self.tell(key, &Frame::Notice(text.to_owned()));
@@ -696,34 +520,6 @@ impl Monitor {
         self.farewell();
         tidy::after_exit(&self.config, &self.outer, remove)
     }
-
-    /// Lets clients read what is queued for them, up to a limit.
-    fn farewell(&mut self) {
-        let until = Instant::now() + FAREWELL;
-        while self.clients.values().any(Client::waiting) && Instant::now() < until {
-            let fds: Vec<_> = self.clients.values().filter(|client| client.waiting()).collect();
-            let mut fds: Vec<PollFd<'_>> =
-                fds.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLOUT)).collect();
-            // A failing poll only costs another round.
-            let _ = poll(&mut fds, PollTimeout::from(1000u16));
-            self.clients.values_mut().for_each(Client::flush);
-        }
-        self.clients.clear();
-    }
-}
-
-/// The payload's ends of its streams.
-#[derive(Debug, Default)]
-struct PayloadEnds {
-    input: Option<OwnedFd>,
-    output: Option<OwnedFd>,
-    error: Option<OwnedFd>,
-}
-
-impl PayloadEnds {
-    fn stdio(&self) -> [Option<BorrowedFd<'_>>; 3] {
-        [&self.input, &self.output, &self.error].map(|fd| fd.as_ref().map(AsFd::as_fd))
-    }
 }
 
 /// SIGCHLD by descriptor; signals meant for a command line leave the container alone.
@@ -735,32 +531,4 @@ fn take_signals() -> Result<SignalFd, SysError> {
     blocked.extend(ignored.iter());
     blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).call(|| "sigprocmask(SIG_SETMASK)".to_owned())?;
     SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
-}
-
-/// Binds the monitor's socket in the runtime directory, which only the user may enter.
-fn listen_in(run_dir: &std::path::Path) -> Result<OwnedFd, SysError> {
-    let path = run_dir.join("sock");
-    match nix::unistd::unlink(&path) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(SysError::new(format!("unlink({path:?})"), errno)),
-    }
-    let (_directory, address) = crate::client::socket_address(run_dir)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
-        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
-    bind(fd.as_raw_fd(), &address).call(|| format!("bind({path:?})"))?;
-    listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
-    Ok(fd)
-}
-
-/// A peer is served when its user *and its user namespace* are ours: inside a container into which the directory was
-/// bound, our own uid would show too.
-fn trusted(socket: BorrowedFd<'_>) -> bool {
-    let Ok((pid, uid)) = sys::socket::peer(socket) else { return false };
-    let same_namespace = || -> Result<bool, SysError> {
-        let process = sys::namespace::proc_dir(pid)?;
-        let theirs = sys::namespace::open_namespace(process.as_fd(), "user")?;
-        Ok(sys::namespace::identity(theirs)? == sys::namespace::identity(sys::namespace::open_own("user")?)?)
-    };
-    uid == nix::unistd::geteuid().as_raw() && same_namespace().unwrap_or(false)
 }

@@ -1,0 +1,194 @@
+//! The monitor's clients: who may connect, what their frames ask for, and how they are let go.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base::{Failure, Kind, Report};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+use runtime::launch::ExecLaunch;
+use sys::{Call, SysError};
+
+use crate::protocol::{self, ExecRequest, Frame, Received};
+use crate::record::Status;
+use crate::role::pipes::PayloadEnds;
+use crate::role::{MAIN, Monitor};
+use crate::streams::{Client, Streams};
+use crate::supervised::{Phase, Supervised};
+
+/// How long a client may take to read what is left after the exit.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// How many clients and executed processes may be there at once.
+const CLIENTS_MAX: usize = 256;
+
+impl Monitor {
+    pub(super) fn adopt_client(&mut self, socket: OwnedFd, bound: Option<u64>) {
+        // A socket that cannot be made non-blocking is closed: its peer sees the end.
+        if let Ok(mut client) = Client::new(socket) {
+            client.bound = bound;
+            self.clients.insert(self.next_key, client);
+            self.next_key += 1;
+        }
+    }
+
+    pub(super) fn on_connect(&mut self) {
+        let Ok(socket) = sys::socket::accept(self.listener.as_fd()) else { return };
+        if self.clients.len() < CLIENTS_MAX && trusted(socket.as_fd()) {
+            self.adopt_client(socket, None);
+        }
+    }
+
+    pub(super) fn on_client(&mut self, key: u64) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.flush();
+        if client.closing {
+            return;
+        }
+        match protocol::receive(client.socket.as_fd(), &mut self.buffer) {
+            Ok(Received::Frame(frame, _)) => self.on_frame(key, frame),
+            Ok(Received::Unknown | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => self.client_gone(key),
+        }
+    }
+
+    fn client_gone(&mut self, key: u64) {
+        let Some(client) = self.clients.remove(&key) else { return };
+        if client.feeds
+            && let Some(process) = client.bound.and_then(|bound| self.processes.get_mut(&bound))
+        {
+            process.streams.end_input();
+        }
+    }
+
+    fn on_frame(&mut self, key: u64, frame: Frame) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let bound = client.bound;
+        match frame {
+            Frame::Attach { stdin } => {
+                client.bound = Some(MAIN);
+                client.feeds = stdin && self.config.stdin;
+                if let (Status::Running, Some(pid)) = (self.state.status, self.state.pid) {
+                    client.send(&Frame::Started { pid });
+                }
+            }
+            Frame::Exec(request) => self.exec(key, *request),
+            Frame::AskOuter => {
+                let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
+                client.closing |= sent.is_err();
+            }
+            Frame::Input(bytes) => {
+                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
+                    process.streams.feed(&bytes);
+                }
+            }
+            Frame::InputEnd => {
+                client.feeds = false;
+                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
+                    process.streams.end_input();
+                }
+            }
+            Frame::Resize(size) => {
+                if let Some(process) = bound.and_then(|bound| self.processes.get(&bound)) {
+                    process.streams.resize(size);
+                }
+            }
+            Frame::Signal(number) => {
+                if let Some(process) = self.processes.get(&bound.unwrap_or(MAIN)) {
+                    // A process that has just ended needs no signal.
+                    let _ = process.signal(number);
+                }
+            }
+            // Frames of our own direction mean nothing from a client.
+            _ => {}
+        }
+    }
+
+    fn exec(&mut self, client: u64, request: ExecRequest) {
+        let key = self.next_key;
+        self.next_key += 1;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.bound = Some(key);
+            client.feeds = request.stdin;
+        }
+        match self.start_exec(request) {
+            Ok(process) => drop(self.processes.insert(key, process)),
+            Err(report) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.send(&Frame::Failed(Failure::from(&report)));
+                    client.closing = true;
+                }
+            }
+        }
+    }
+
+    fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
+        let main = self.processes.get(&MAIN).filter(|main| main.phase == Phase::Running && main.exit.is_none());
+        let Some((init_pid, init)) = main.and_then(|main| Some((main.pid?, main.pidfd.as_ref()?))) else {
+            return Err(Report::new(Kind::Conflict, format!("container {} is not running", self.config.id)));
+        };
+        let terminal = request.process.terminal().unwrap_or(false);
+        let (streams, ends) = if terminal || request.detach {
+            (Streams::default(), PayloadEnds::default())
+        } else {
+            self.exec_pipes(request.stdin)?
+        };
+        let launch = ExecLaunch {
+            process: request.process,
+            user: request.user,
+            init_pid,
+            seccomp: self.config.seccomp.clone(),
+            setgroups: self.config.setgroups,
+        };
+        let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
+        let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];
+        let label = self.config.id.short();
+        let mut process =
+            Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
+        process.detached = request.detach;
+        Ok(process)
+    }
+
+    /// Lets clients read what is queued for them, up to a limit.
+    pub(super) fn farewell(&mut self) {
+        let until = Instant::now() + FAREWELL;
+        while self.clients.values().any(Client::waiting) && Instant::now() < until {
+            let fds: Vec<_> = self.clients.values().filter(|client| client.waiting()).collect();
+            let mut fds: Vec<PollFd<'_>> =
+                fds.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLOUT)).collect();
+            // A failing poll only costs another round.
+            let _ = poll(&mut fds, PollTimeout::from(1000u16));
+            self.clients.values_mut().for_each(Client::flush);
+        }
+        self.clients.clear();
+    }
+}
+
+/// Binds the monitor's socket in the runtime directory, which only the user may enter.
+pub(super) fn listen_in(run_dir: &Path) -> Result<OwnedFd, SysError> {
+    let path = run_dir.join("sock");
+    match nix::unistd::unlink(&path) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(SysError::new(format!("unlink({path:?})"), errno)),
+    }
+    let (_directory, address) = crate::client::socket_address(run_dir)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+    bind(fd.as_raw_fd(), &address).call(|| format!("bind({path:?})"))?;
+    listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
+    Ok(fd)
+}
+
+/// A peer is served when its user *and its user namespace* are ours: inside a container into which the directory was
+/// bound, our own uid would show too.
+fn trusted(socket: BorrowedFd<'_>) -> bool {
+    let Ok((pid, uid)) = sys::socket::peer(socket) else { return false };
+    let same_namespace = || -> Result<bool, SysError> {
+        let process = sys::namespace::proc_dir(pid)?;
+        let theirs = sys::namespace::open_namespace(process.as_fd(), "user")?;
+        Ok(sys::namespace::identity(theirs)? == sys::namespace::identity(sys::namespace::open_own("user")?)?)
+    };
+    uid == nix::unistd::geteuid().as_raw() && same_namespace().unwrap_or(false)
+}

@@ -22,7 +22,7 @@ pub fn ladders(engine: &Engine) -> Vec<Ladder> {
 /// Makes the outer user namespace and lets it go again, as nothing less tells whether it can be made; and tries in it
 /// what containers mount.
 fn ids_and_inside() -> (Ladder, [Ladder; 2]) {
-    match runtime::outer::make(&Caller::current()) {
+    match runtime::outer::make(&Caller::current(None)) {
         Ok(outer) => (outer.ladder, runtime::probe::probe(outer.namespace.as_fd())),
         Err(error) => {
             let report = Report::from(error);

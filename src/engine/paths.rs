@@ -50,6 +50,11 @@ impl Paths {
         self.data.join("hosts").join(&self.machine)
     }
 
+    /// Which ids root has taken for its containers.
+    pub fn root_ids(&self) -> PathBuf {
+        self.host().join("root-ids.json")
+    }
+
     /// One directory a container.
     pub fn containers(&self) -> PathBuf {
         self.host().join("containers")

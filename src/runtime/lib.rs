@@ -22,6 +22,7 @@ pub mod init;
 pub mod launch;
 pub mod outer;
 pub mod probe;
+mod root_ids;
 pub mod seccomp;
 pub mod stage;
 

@@ -5,8 +5,8 @@
 //! | rung | who | map |
 //! |---|---|---|
 //! | `subuid` | a user with subordinate ids | `0 → the user`, `1… → the range`, written by newuidmap and newgidmap |
-//! | `one-id` | any user | `0 → the user`; groups cannot be set |
-//! | `root` | root | `0… → 65,536 ids of a range that belongs to nobody else`, written directly |
+//! | `one-id` | any user, and root where nothing but its own id exists | `0 → the user`; groups cannot be set |
+//! | `root` | root | `0… → 65,536 ids that belong to nobody else` ([`crate::root_ids`]), written directly |
 //!
 //! A namespace lives as long as a process is in it or a descriptor is open on it. It is made by a child that only
 //! waits for its map; nothing else ever runs in that child.
@@ -25,10 +25,14 @@ use sys::namespace::{Extent, IdMap, map_text, open_namespace, proc_dir, write_pr
 use sys::process::{Flags, fork, pidfd_send_signal, reap};
 use sys::{Call, SysError};
 
+use crate::root_ids;
+
 /// How many ids a full map offers to containers: those that images use.
-const FULL_RANGE: u32 = 65_536;
-/// Where root's own block starts when no range is set aside for it in `/etc/subuid`.
-const ROOT_BLOCK: u32 = 1 << 20;
+pub(crate) const FULL_RANGE: u32 = 65_536;
+/// Why root's containers may have one id.
+const NO_OTHER_ID: &str = "no id but 0 exists in this user namespace";
+/// The way out of that.
+const MORE_IDS: &str = "give the surrounding container or user namespace more ids";
 
 /// What the outer namespace maps, as far as container maps depend on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +101,8 @@ pub struct Outer {
     pub map: OuterMap,
     /// How the ladder was climbed.
     pub ladder: Ladder,
+    /// Where the block of ids begins that root has taken for itself, to be given as [`Caller::block`] the next time.
+    pub block: Option<u32>,
 }
 
 /// Who asks: the facts of the calling process that decide the rung.
@@ -108,12 +114,14 @@ pub struct Caller {
     pub gid: u32,
     /// Login name, as `/etc/subuid` may have it; empty when unknown.
     pub name: String,
+    /// [`Outer::block`] of the last time, where there is a record of it.
+    pub block: Option<u32>,
 }
 
 impl Caller {
     /// The calling process, with its name from `/etc/passwd`: a static binary has no NSS, so names of directory users
     /// stay unknown here and `getsubids` is asked for their ranges.
-    pub fn current() -> Self {
+    pub fn current(block: Option<u32>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = passwd.lines().find_map(|line| {
@@ -121,7 +129,7 @@ impl Caller {
             let name = fields.next()?;
             (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
         });
-        Caller { uid, gid, name: name.unwrap_or_default() }
+        Caller { uid, gid, name: name.unwrap_or_default(), block }
     }
 }
 
@@ -140,12 +148,15 @@ pub enum OuterError {
     /// A step that should not fail.
     #[error("cannot set up the outer user namespace")]
     System(#[from] SysError),
+    /// Real root in a user namespace that has no other id: containers never get root's own.
+    #[error("containers of root need ids of their own, and none but root's exists in this user namespace")]
+    OnlyRoot,
 }
 
 impl Explain for OuterError {
     fn kind(&self) -> Kind {
         match self {
-            OuterError::Forbidden { .. } => Kind::Denied,
+            OuterError::Forbidden { .. } | OuterError::OnlyRoot => Kind::Denied,
             OuterError::System(error) => error.kind(),
         }
     }
@@ -153,6 +164,7 @@ impl Explain for OuterError {
     fn hint(&self) -> Option<String> {
         match self {
             OuterError::Forbidden { hint, .. } => Some(hint.clone()),
+            OuterError::OnlyRoot => Some(MORE_IDS.to_owned()),
             OuterError::System(_) => None,
         }
     }
@@ -160,54 +172,66 @@ impl Explain for OuterError {
 
 /// Makes an outer user namespace on the best rung that holds.
 pub fn make(caller: &Caller) -> Result<Outer, OuterError> {
-    let mut trials = Vec::new();
-    if caller.uid == 0 {
-        let map = root_map(caller);
-        let namespace = make_with(|pid| write_maps_directly(pid, &map))?;
-        trials.push(Trial { rung: "root", failure: None });
-        return Ok(Outer { namespace, map, ladder: ladder(trials, "root", None) });
-    }
-    match subordinate_map(caller) {
-        Ok(map) => match make_with(|pid| write_maps_by_helpers(pid, &map)) {
-            Ok(namespace) => {
-                trials.push(Trial { rung: "subuid", failure: None });
-                return Ok(Outer { namespace, map, ladder: ladder(trials, "subuid", None) });
-            }
-            Err(error @ OuterError::Forbidden { .. }) => return Err(error),
-            Err(OuterError::System(error)) => {
-                trials.push(Trial { rung: "subuid", failure: Some(format!("{error}: {}", error.cause)) });
-            }
-        },
-        Err(reason) => trials.push(Trial { rung: "subuid", failure: Some(reason) }),
-    }
+    let rung = if caller.uid == 0 { "root" } else { "subuid" };
+    let reason = match many_ids(caller)? {
+        Ok((namespace, map, block)) => {
+            let trials = vec![Trial { rung, failure: None }];
+            return Ok(Outer { namespace, map, ladder: ladder(trials, rung, None), block });
+        }
+        Err(reason) => reason,
+    };
     let map = single_map(caller);
     let namespace = make_with(|pid| write_maps_directly(pid, &map))?;
-    trials.push(Trial { rung: "one-id", failure: None });
-    Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix_of_one_id(caller))) })
+    let trials = vec![Trial { rung, failure: Some(reason) }, Trial { rung: "one-id", failure: None }];
+    Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix_of_one_id(caller))), block: None })
 }
 
 /// The ladder of a namespace that is there already, as far as its map and the caller tell.
 pub fn ladder_of(caller: &Caller, map: &OuterMap) -> Ladder {
-    if caller.uid == 0 {
-        return ladder(vec![Trial { rung: "root", failure: None }], "root", None);
-    }
+    let rung = if caller.uid == 0 { "root" } else { "subuid" };
     if map.uid_count() > 1 {
-        return ladder(vec![Trial { rung: "subuid", failure: None }], "subuid", None);
+        return ladder(vec![Trial { rung, failure: None }], rung, None);
     }
-    let reason = subordinate_map(caller).err().unwrap_or_else(|| "the namespace in use was made without".to_owned());
-    let trials = vec![Trial { rung: "subuid", failure: Some(reason) }, Trial { rung: "one-id", failure: None }];
+    let reason = if caller.uid == 0 { Some(NO_OTHER_ID.to_owned()) } else { subordinate_map(caller).err() };
+    let reason = reason.unwrap_or_else(|| "the namespace in use was made without".to_owned());
+    let trials = vec![Trial { rung, failure: Some(reason) }, Trial { rung: "one-id", failure: None }];
     ladder(trials, "one-id", Some(fix_of_one_id(caller)))
 }
 
+fn ladder(trials: Vec<Trial>, chosen: &'static str, fix: Option<String>) -> Ladder {
+    Ladder { part: "ids", trials, chosen: Some(chosen), fix }
+}
+
 fn fix_of_one_id(caller: &Caller) -> String {
+    if caller.uid == 0 {
+        return MORE_IDS.to_owned();
+    }
     format!(
         "as root: install the package uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}`",
         if caller.name.is_empty() { caller.uid.to_string() } else { caller.name.clone() }
     )
 }
 
-fn ladder(trials: Vec<Trial>, chosen: &'static str, fix: Option<String>) -> Ladder {
-    Ladder { part: "ids", trials, chosen: Some(chosen), fix }
+/// The rungs `root` and `subuid`: a namespace with many ids and root's block, or why it must be one.
+fn many_ids(caller: &Caller) -> Result<Result<(OwnedFd, OuterMap, Option<u32>), String>, OuterError> {
+    if caller.uid == 0 {
+        let host = root_ids::Host::read();
+        return match root_ids::choose(&host, caller.block) {
+            // Not the next rung when this fails: it would map root itself.
+            Some((map, block)) => Ok(Ok((make_with(|pid| write_maps_directly(pid, &map))?, map, block))),
+            None if host.root_is_everybodys => Err(OuterError::OnlyRoot),
+            None => Ok(Err(NO_OTHER_ID.to_owned())),
+        };
+    }
+    let map = match subordinate_map(caller) {
+        Ok(map) => map,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    match make_with(|pid| write_maps_by_helpers(pid, &map)) {
+        Ok(namespace) => Ok(Ok((namespace, map, None))),
+        Err(OuterError::System(error)) => Ok(Err(format!("{error}: {}", error.cause))),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the namespace: a child unshares by birth and waits; `write` fills its maps; the descriptor outlives it.
@@ -313,21 +337,6 @@ fn ask_getsubids(options: &[&str], caller: &Caller) -> Option<(u32, u32)> {
     let mut fields = text.lines().next()?.split_whitespace().rev();
     let count = fields.next()?.parse().ok()?;
     Some((fields.next()?.parse().ok()?, count))
-}
-
-/// Root never maps itself: a range set aside for `sublet`, `containers` or `root`, else a fixed block above all that
-/// distributions hand out.
-fn root_map(caller: &Caller) -> OuterMap {
-    let range = |path: &str| {
-        let named = ["sublet", "containers", "root"].into_iter().find_map(|name| {
-            let owner = Caller { name: name.to_owned(), uid: u32::MAX, gid: caller.gid };
-            let text = fs::read_to_string(path).unwrap_or_default();
-            text.contains(&format!("{name}:")).then(|| subordinate_range(path, &[], &owner).ok()).flatten()
-        });
-        let start = named.filter(|range| range.size >= FULL_RANGE).map_or(ROOT_BLOCK, |range| range.outside);
-        vec![Extent { inside: 0, outside: start, size: FULL_RANGE }]
-    };
-    OuterMap { uids: range("/etc/subuid"), gids: range("/etc/subgid"), setgroups: true }
 }
 
 /// Names the setting that forbids user namespaces.

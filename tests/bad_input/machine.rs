@@ -6,10 +6,14 @@ use std::process::Command;
 
 use crate::support::{Done, Home, LIMIT, Need, busybox, finish, skip};
 
-/// Runs a shell script as the caller's root in a user and mount namespace of its own; `None` where those are forbidden.
+/// Runs a shell script in a mount namespace of its own, for a plain user as root of a user namespace of its own; `None`
+/// where those are forbidden.
 fn in_namespaces(home: &Home, script: &str) -> Option<Done> {
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+    if crate::support::identity() != "root" {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "sh", "-c", script]);
     home.surround(&mut command);
     let done = finish(&mut command, b"", LIMIT);
     if done.stderr.contains("unshare:") || done.stderr.contains("mount:") {
@@ -19,9 +23,11 @@ fn in_namespaces(home: &Home, script: &str) -> Option<Done> {
     Some(done)
 }
 
-/// Runs the binary on a machine without one of its devices, as the caller (a plain one has one id then).
+/// Runs the binary on a machine without one of its devices, as the caller (a plain one has one id then; root is root in
+/// the first place).
 fn without(home: &Home, device: &str, arguments: &str) -> Option<Done> {
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let back = if uid.is_root() { String::new() } else { format!("unshare --user --map-user={uid} --map-group={gid}") };
     let devices = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
     let others: Vec<&str> = devices.into_iter().filter(|name| *name != device).collect();
     let script = format!(
@@ -30,7 +36,7 @@ fn without(home: &Home, device: &str, arguments: &str) -> Option<Done> {
              if [ -e /dev/$name ]; then : >dev/$name; mount --bind /dev/$name dev/$name; fi
          done
          mount --rbind dev /dev
-         exec unshare --user --map-user={uid} --map-group={gid} {} {arguments}",
+         exec {back} {} {arguments}",
         others.join(" "),
         home.bin().display(),
     );
@@ -141,4 +147,30 @@ fn doctor_names_what_is_missing_and_the_fix() {
         let told = section.iter().find(|line| line.trim_start().starts_with("fix: "));
         assert!(told.is_some_and(|line| line.contains(fix)), "{section:#?}");
     }
+}
+
+#[test]
+fn root_without_other_ids_is_refused() {
+    if crate::support::identity() != "root" {
+        return skip("only real root could give its own id away");
+    }
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg(format!("{} run --rm {} cat /proc/self/uid_map", home.bin().display(), busybox()));
+    home.surround(&mut command);
+    let done = finish(&mut command, b"", LIMIT);
+    assert!(done.code == 125 && done.stderr.contains("containers of root need ids of their own"), "{done:#?}");
+}
+
+#[test]
+fn root_inside_is_a_plain_user_outside() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "mapped", &busybox(), "sleep", "600"]);
+    let pid = home.inspect("mapped", "{{.State.Pid}}");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let uid = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+    let uid: u32 = uid.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let caller = nix::unistd::getuid().as_raw();
+    assert!(if caller == 0 { uid >= 100_000 } else { uid == caller }, "root inside is {uid} on the host");
 }

@@ -13,7 +13,8 @@ use base::{Context, Kind, Ladder, Report};
 use monitor::client::dial;
 use monitor::protocol::{self, FRAME_MAX, Frame, Received};
 use nix::sched::{CloneFlags, setns};
-use runtime::outer::{self, Caller, OuterMap};
+use runtime::outer::{self, Caller, Outer, OuterMap};
+use serde::{Deserialize, Serialize};
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
 use snapshot::fs_role::{FsConfig, LINGER_MS, View};
 use snapshot::ids::MappedIds;
@@ -25,7 +26,7 @@ use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
 use crate::container::record::Record;
-use crate::file::failed;
+use crate::file::{failed, read_json, replace_json};
 
 /// A served view, and the namespace it belongs to.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ pub(crate) fn connect(engine: &Engine, record: &Record) -> Result<Base, Report> 
         let map = read_map(namespace.as_fd())?;
         (namespace, map, None)
     } else {
-        let made = outer::make(&Caller::current())?;
+        let made = make_outer(engine)?;
         (made.namespace, made.map, Some(made.ladder))
     };
     let connection = serve(engine, record, &places, &key, namespace.as_fd(), &map)?;
@@ -136,8 +137,26 @@ pub(crate) fn outer_namespace(engine: &Engine) -> Result<OwnedFd, Report> {
     let (run, locks) = (engine.paths().run().join("fs"), engine.paths().host());
     match find_outer(engine, &FsPlaces { run: &run, locks: &locks }) {
         Some(namespace) => Ok(namespace),
-        None => Ok(outer::make(&Caller::current())?.namespace),
+        None => Ok(make_outer(engine)?.namespace),
     }
+}
+
+/// What [`Outer::block`] was, so that root's containers keep their ids.
+#[derive(Debug, Serialize, Deserialize)]
+struct RootIds {
+    format: u32,
+    block: u32,
+}
+
+/// Makes an outer user namespace; a block of ids that root takes is recorded before anything uses it.
+fn make_outer(engine: &Engine) -> Result<Outer, Report> {
+    let path = engine.paths().root_ids();
+    let recorded = read_json::<RootIds>(&path)?.map(|ids| ids.block);
+    let made = outer::make(&Caller::current(recorded))?;
+    if let Some(block) = made.block.filter(|block| recorded != Some(*block)) {
+        replace_json(&path, &RootIds { format: 1, block }, true)?;
+    }
+    Ok(made)
 }
 
 /// What a namespace maps, read by a child that joins it: there, `/proc/self` shows the map as it was written.

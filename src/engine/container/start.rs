@@ -54,7 +54,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     engine.paths().make_run()?;
     let base = rootfs::connect(engine, record)?;
     // Told once, by the start that makes the namespace; but --strict has a say in each.
-    let found = || engine.options().strict.then(|| ladder_of(&Caller::current(), &base.map));
+    let found = || engine.options().strict.then(|| ladder_of(&Caller::current(None), &base.map));
     if let Some(line) = base.ladder.clone().or_else(found).and_then(|ladder| ladder.step_down()) {
         engine.step_down(&line)?;
     }

@@ -149,7 +149,14 @@ fn open_dir(path: &Path) -> std::result::Result<OwnedFd, SysError> {
 pub fn remove(snaps: &Path, key: &str, outer: Option<BorrowedFd<'_>>) -> Result<()> {
     let dir = snaps.join(key);
     remove_tree(&snaps.join(format!("{key}.new")))?;
-    match remove_tree(&dir) {
+    // The role that gives files back may still be at work.
+    let held = match open_dir(&dir) {
+        Err(error) if error.errno() == Errno::ENOENT => return Ok(()),
+        opened => owner_client::hold(opened?, &dir)?,
+    };
+    let removed = remove_tree(&dir);
+    drop(held);
+    match removed {
         Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => match outer {
             Some(outer) => owner_client::remove(outer, &dir)?,
             None => return Err(NativeError::NeedsOuter { path: dir, source: error }),

@@ -1,11 +1,11 @@
 //! Starting the role `owner` ([`crate::owner_role`]) and learning how it went.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{Explain, Failure, Kind};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use sys::error::Call;
@@ -91,9 +91,16 @@ pub fn remove(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     run(Task::Remove, outer, dir)
 }
 
+/// Makes sure that nobody else changes or removes what is in a snapshot's directory; waits until that is so. A role that
+/// inherits the descriptor holds it on if its client is killed.
+pub(crate) fn hold(opened: OwnedFd, dir: &Path) -> Result<Flock<OwnedFd>, SysError> {
+    Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| errno).call(|| format!("flock({dir:?}, LOCK_EX)"))
+}
+
 fn run(task: Task, outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = open(dir, flags, Mode::empty()).call(|| format!("open({dir:?})"))?;
+    let opened = hold(opened, dir)?;
     let config = serde_json::to_vec(&task).map_err(|_| SysError::new("task of the role owner", Errno::EINVAL))?;
     let (ours, theirs) = socket::pair()?;
     let stderr = std::io::stderr();

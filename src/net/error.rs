@@ -25,6 +25,16 @@ pub enum NetError {
         /// Address and port.
         address: std::net::SocketAddr,
     },
+    /// Every port of a published range is in use.
+    #[error("Bind for {} failed: all ports are allocated", range(.address, *.first, *.last))]
+    PortsTaken {
+        /// The address, the first of them when there are several.
+        address: std::net::IpAddr,
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
     /// A published port is refused.
     #[error("Bind for {address} failed")]
     Bind {
@@ -50,6 +60,11 @@ pub enum NetError {
     Role(Failure),
 }
 
+/// `0.0.0.0:8000-8010`.
+fn range(address: &std::net::IpAddr, first: u16, last: u16) -> String {
+    format!("{}-{last}", std::net::SocketAddr::new(*address, first))
+}
+
 impl NetError {
     /// The report for the user; a failure of the role arrives as the role worded it.
     pub fn into_report(self) -> Report {
@@ -67,7 +82,7 @@ impl Explain for NetError {
             | NetError::Setup { source, .. }
             | NetError::Bind { source, .. }
             | NetError::System(source) => source.kind(),
-            NetError::PortTaken { .. } => Kind::Conflict,
+            NetError::PortTaken { .. } | NetError::PortsTaken { .. } => Kind::Conflict,
             NetError::Protocol(_) | NetError::Ended => Kind::Internal,
             NetError::Role(failure) => failure.kind,
         }

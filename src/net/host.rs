@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use netstack::{FlowId, Host, Peek, Received, SocketError, TapFull, Wrote};
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockname,
-    getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket, sockopt,
+    getsockopt, recv, recvmsg, send, sendto, setsockopt, shutdown, socket, sockopt,
 };
 use sys::netsock;
 
@@ -25,12 +25,32 @@ struct Socket {
     peek_at: usize,
 }
 
+/// Where the answers to a client of a published UDP port go.
+#[derive(Debug)]
+struct Answer {
+    /// The number of the port's socket.
+    through: usize,
+    client: SocketAddr,
+    /// The address that the client has called, where the socket is bound to all.
+    called: Option<IpAddr>,
+}
+
+/// What a flow sends through.
+#[derive(Debug)]
+enum Door {
+    Own(Socket),
+    /// Boxed: few flows have it, and the table has a place for each.
+    Published(Box<Answer>),
+}
+
 /// The outside of a stack.
 #[derive(Debug)]
 pub struct Sockets {
     pub tap: Option<OwnedFd>,
     epoll: Epoll,
-    flows: Vec<Option<Socket>>,
+    /// Published UDP ports; their numbers are told to [`Sockets::answer_through`].
+    datagrams: Vec<UdpSocket>,
+    flows: Vec<Option<Door>>,
     /// Told to epoll with the number, so that an event of a socket that is gone is not taken for its successor's.
     generations: Vec<u16>,
     peek_offset: bool,
@@ -50,10 +70,11 @@ pub fn peek_offset_works() -> bool {
 }
 
 impl Sockets {
-    pub fn new(epoll: Epoll, flows: u32, peek_offset: bool) -> Self {
+    pub fn new(epoll: Epoll, datagrams: Vec<UdpSocket>, flows: u32, peek_offset: bool) -> Self {
         Sockets {
             tap: None,
             epoll,
+            datagrams,
             flows: (0..flows).map(|_| None).collect(),
             generations: vec![0; flows as usize],
             peek_offset,
@@ -88,12 +109,43 @@ impl Sockets {
         self.generations[number] = self.generations[number].wrapping_add(1);
         let data = (u64::from(self.generations[number]) << 32) | u64::from(id.0);
         self.epoll.add(&fd, EpollEvent::new(flags, data))?;
-        self.flows[number] = Some(Socket { fd, peek_at: 0 });
+        self.flows[number] = Some(Door::Own(Socket { fd, peek_at: 0 }));
         Ok(())
     }
 
+    /// Lets a flow answer through a published UDP port. `called` is the address that the client has called, if the port
+    /// is bound to all addresses.
+    pub fn answer_through(&mut self, id: FlowId, through: usize, client: SocketAddr, called: Option<IpAddr>) {
+        self.flows[id.0 as usize] = Some(Door::Published(Box::new(Answer { through, client, called })));
+    }
+
+    /// The socket of a published UDP port.
+    pub fn published(&self, number: usize) -> Option<&UdpSocket> {
+        self.datagrams.get(number)
+    }
+
     fn get(&mut self, id: FlowId) -> Option<&mut Socket> {
-        self.flows.get_mut(id.0 as usize)?.as_mut()
+        match self.flows.get_mut(id.0 as usize)? {
+            Some(Door::Own(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn send_answer(&self, answer: &Answer, bytes: &[u8]) -> Result<(), Errno> {
+        let Some(socket) = self.datagrams.get(answer.through) else { return Err(Errno::EBADF) };
+        let sent = match answer.called {
+            Some(called) => {
+                netsock::send_from(socket.as_fd(), bytes, answer.client, called).map_err(|error| error.errno())
+            }
+            None => {
+                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+                sendto(socket.as_raw_fd(), bytes, &SockaddrStorage::from(answer.client), flags)
+            }
+        };
+        match sent {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn open_datagram(&mut self, id: FlowId, source: Option<u16>, to: SocketAddr) -> Result<(), Errno> {
@@ -186,7 +238,7 @@ impl Host for Sockets {
     }
 
     fn tcp_peek(&mut self, id: FlowId, offset: usize, buffer: &mut [u8]) -> Peek {
-        let Some(Some(socket)) = self.flows.get_mut(id.0 as usize) else { return Peek::Broken };
+        let Some(Some(Door::Own(socket))) = self.flows.get_mut(id.0 as usize) else { return Peek::Broken };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         let result = if self.peek_offset {
             if socket.peek_at != offset {
@@ -261,6 +313,9 @@ impl Host for Sockets {
     }
 
     fn datagram_send(&mut self, id: FlowId, bytes: &[u8]) -> Result<(), SocketError> {
+        if let Some(Some(Door::Published(answer))) = self.flows.get(id.0 as usize) {
+            return self.send_answer(answer, bytes).map_err(reason);
+        }
         let socket = self.get(id).ok_or(SocketError::Failed)?;
         match send(socket.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
@@ -278,8 +333,8 @@ impl Host for Sockets {
     }
 
     fn close(&mut self, id: FlowId, reset: bool) {
-        let Some(socket) = self.flows.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        if reset {
+        let Some(door) = self.flows.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        if let (true, Door::Own(socket)) = (reset, &door) {
             let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             let _ = setsockopt(&socket.fd, sockopt::Linger, &at_once);
         }

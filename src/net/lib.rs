@@ -22,4 +22,4 @@ mod spec;
 
 pub use error::NetError;
 pub use probe::probe;
-pub use spec::{Addressing, Family, NetSpec, Published};
+pub use spec::{Addressing, Family, NetSpec, Publish, Published, Transport};

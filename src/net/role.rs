@@ -3,7 +3,8 @@
 //! Order at the start: bind the published ports, confine itself, say that it is ready. The TAP device may come before
 //! or after that. It ends when the control socket ends; the TAP device of a dead container stays silent for ever.
 
-use std::net::TcpListener;
+use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,22 +13,27 @@ use base::{Failure, Report};
 use netstack::{Config, Limits, Readiness, Side, Stack};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use sys::role::Inherited;
 use sys::{Call, SysError};
 
 use crate::control::{Message, receive, send};
 use crate::host::{Sockets, peek_offset_works};
+use crate::ports::Listener;
 use crate::{NetError, NetSpec, Published, files, ports, sandbox};
 
 const TAP: u64 = 1 << 60;
 const CONTROL: u64 = 2 << 60;
 const LISTENER: u64 = 3 << 60;
+const DATAGRAMS: u64 = 4 << 60;
 const KIND: u64 = 0xf << 60;
 
 /// Frames that are read before sockets get their turn.
 const BATCH: usize = 32;
 /// Connections that are accepted before others get their turn.
 const ACCEPTS: usize = 64;
+/// Datagrams that are taken from a published port before others get their turn.
+const DATAGRAMS_AT_ONCE: usize = 64;
 /// The largest frame: vnet and Ethernet headers and an IP packet of 65535 bytes, rounded up.
 const FRAME_MAX: usize = 65536 + 64;
 /// Descriptors that are kept for other uses than flows.
@@ -56,25 +62,36 @@ pub fn main(mut inherited: Inherited) -> ExitCode {
 struct Role {
     control: OwnedFd,
     listeners: Vec<(TcpListener, Published)>,
+    /// The published UDP ports, by the numbers of their sockets in `sockets`.
+    datagram_ports: Vec<Published>,
     /// Whether accepting has stopped because the table is nearly full.
     waiting: bool,
     stack: Stack,
     sockets: Sockets,
+    /// A frame, or a datagram of a published port.
     frame: Vec<u8>,
+    /// Control messages of such a datagram.
+    ancillary: Vec<u8>,
     began: Instant,
 }
 
 impl Role {
     fn start(config: &[u8], control: Option<OwnedFd>, tap: Option<OwnedFd>) -> Result<Self, NetError> {
         let control = control.ok_or_else(|| SysError::new("dup(control)", Errno::EMFILE))?;
-        let mut spec: NetSpec = serde_json::from_slice(config).map_err(NetError::Protocol)?;
-        let mut listeners = Vec::new();
-        for rule in &mut spec.published {
-            if let Some(listener) = ports::listen_on(rule)? {
-                listeners.push((listener, *rule));
+        let spec: NetSpec = serde_json::from_slice(config).map_err(NetError::Protocol)?;
+        let (mut published, mut listeners, mut datagrams, mut datagram_ports) = (vec![], vec![], vec![], vec![]);
+        for wish in &spec.publish {
+            for (listener, port) in ports::listen_on(wish)? {
+                published.push(port);
+                match listener {
+                    Listener::Stream(listener) => listeners.push((listener, port)),
+                    Listener::Datagram(socket) => {
+                        datagrams.push(socket);
+                        datagram_ports.push(port);
+                    }
+                }
             }
         }
-        let published = listeners.iter().map(|(_, rule)| *rule).collect();
         let descriptors = sandbox::enter()?;
         let peek_offset = peek_offset_works();
         let config = stack_config(&spec, descriptors, peek_offset);
@@ -83,14 +100,19 @@ impl Role {
         for (number, (listener, _)) in listeners.iter().enumerate() {
             watch(&epoll, listener, LISTENER | number as u64)?;
         }
-        let sockets = Sockets::new(epoll, config.limits.flows(), peek_offset);
+        for (number, socket) in datagrams.iter().enumerate() {
+            watch(&epoll, socket, DATAGRAMS | number as u64)?;
+        }
+        let sockets = Sockets::new(epoll, datagrams, config.limits.flows(), peek_offset);
         let mut role = Role {
             control,
             listeners,
+            datagram_ports,
             waiting: false,
             stack: Stack::new(config),
             sockets,
             frame: vec![0; FRAME_MAX],
+            ancillary: nix::cmsg_space!(nix::libc::in_pktinfo, nix::libc::in6_pktinfo),
             began: Instant::now(),
         };
         if let Some(tap) = tap {
@@ -136,6 +158,7 @@ impl Role {
                             return Ok(());
                         }
                     }
+                    DATAGRAMS => self.receive_datagrams(now_us, (event.data() & !KIND) as usize),
                     LISTENER => self.accept(now_us, (event.data() & !KIND) as usize),
                     _ => self.socket_event(now_us, *event),
                 }
@@ -202,6 +225,34 @@ impl Role {
         }
     }
 
+    fn receive_datagrams(&mut self, now_us: u64, number: usize) {
+        let Some(port) = self.datagram_ports.get(number).copied() else { return };
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            let Some((length, client, called)) = self.receive_datagram(number) else { return };
+            let called = called.filter(|_| port.host_ip.is_unspecified());
+            let (stack, payload) = (&mut self.stack, &self.frame[..length]);
+            stack.datagram_in(now_us, client, port.container_port, payload, &mut self.sockets, |sockets, id| {
+                sockets.answer_through(id, number, client, called);
+            });
+        }
+    }
+
+    /// One datagram into `frame`: its length, who sent it, and to which of the host's addresses. `None` when there is
+    /// no more.
+    fn receive_datagram(&mut self, number: usize) -> Option<(usize, SocketAddr, Option<IpAddr>)> {
+        let fd = self.sockets.published(number)?.as_raw_fd();
+        let mut slices = [IoSliceMut::new(&mut self.frame)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.ancillary), flags).ok()?;
+        let client = message.address.and_then(socket_address)?;
+        let called = message.cmsgs().ok()?.find_map(|part| match part {
+            ControlMessageOwned::Ipv4PacketInfo(info) => Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes())),
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
+            _ => None,
+        });
+        Some((message.bytes, client, called))
+    }
+
     fn stop_accepting(&mut self) {
         self.waiting = true;
         for (listener, _) in &self.listeners {
@@ -217,6 +268,11 @@ impl Role {
             }
         }
     }
+}
+
+fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }
 
 fn watch(epoll: &Epoll, fd: &impl AsRawFdAsFd, data: u64) -> Result<(), SysError> {

@@ -56,15 +56,42 @@ impl Addressing {
     }
 }
 
-/// A TCP port of the host that leads into the container.
+/// The protocol of a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The wish for a port of the host that leads into the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// The host's address to listen on; `None` is all addresses of both families.
+    pub host_ip: Option<IpAddr>,
+    /// The first port of the host that may be taken; 0 is any free one.
+    pub host_port: u16,
+    /// The last one; `host_port` when there is no choice.
+    pub host_port_last: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// The protocol.
+    pub transport: Transport,
+}
+
+/// A port of the host that leads into the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// The host's address to listen on; unspecified for all of that family.
+    /// The host's address that is listened on; unspecified for all of that family.
     pub host_ip: IpAddr,
-    /// The host's port; 0 for any free one.
+    /// The host's port.
     pub host_port: u16,
     /// The container's port.
     pub container_port: u16,
+    /// The protocol.
+    pub transport: Transport,
 }
 
 /// The configuration of the role.
@@ -72,8 +99,8 @@ pub struct Published {
 pub struct NetSpec {
     /// Addresses.
     pub addressing: Addressing,
-    /// Published ports.
-    pub published: Vec<Published>,
+    /// Ports to publish.
+    pub publish: Vec<Publish>,
     /// DNS servers to forward to, best first; reached from the host, so a stub on its loopback is fine.
     pub resolvers: Vec<SocketAddr>,
     /// Names answered for the container besides `host.docker.internal` and `host.containers.internal`.

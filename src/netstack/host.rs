@@ -59,8 +59,8 @@ pub enum Received {
 }
 
 /// The world outside: the TAP device and the host's sockets. Calls never block. A flow has at most one socket, opened
-/// by a `*_open` or `tcp_connect` that succeeded (or put there before [`Stack::accept`](crate::Stack::accept)), until
-/// [`close`](Host::close).
+/// by a `*_open` or `tcp_connect` that succeeded (or put there by [`Stack::accept`](crate::Stack::accept) or
+/// [`Stack::datagram_in`](crate::Stack::datagram_in)), until [`close`](Host::close).
 pub trait Host {
     /// Writes one frame: `head` starts with the vnet header, `body` is payload.
     fn transmit(&mut self, head: &[u8], body: &[u8]) -> Result<(), TapFull>;

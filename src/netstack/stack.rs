@@ -331,6 +331,36 @@ impl Stack {
         }
     }
 
+    /// The ends that the container sees of a client of a published port. The client's own address shows, unless the
+    /// container could not answer to it: then the gateway's stands for it.
+    fn published_key(&self, client: SocketAddr, container_port: u16) -> Key {
+        let config = &self.shared.config;
+        let ip = client.ip().to_canonical();
+        let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
+        let remote = (if own { config.gateway(ip) } else { ip }, client.port());
+        Key { container: (config.container(ip), container_port), remote }
+    }
+
+    /// Takes a datagram that a client sent to a published port. When it begins a flow, `install` tells the host under
+    /// which number answers will be sent.
+    pub fn datagram_in<H: Host>(
+        &mut self,
+        now_us: u64,
+        client: SocketAddr,
+        container_port: u16,
+        payload: &[u8],
+        host: &mut H,
+        install: impl FnOnce(&mut H, FlowId),
+    ) {
+        let key = self.published_key(client, container_port);
+        if !self.udp.knows(&key, client) && !self.admit(now_us) {
+            self.shared.counters.refused_flows += 1;
+            return;
+        }
+        let mut run = run_of(&mut self.shared, &mut self.half_open, host, now_us, FlowId(0));
+        self.udp.datagram_in(key, client, payload, &mut run, install);
+    }
+
     /// Begins a flow for a connection to a published port. `install` gives the host the accepted socket under the
     /// flow's number; it is not called when there is no room (`false`): the socket is then to be reset.
     pub fn accept<H: Host>(
@@ -341,11 +371,7 @@ impl Stack {
         host: &mut H,
         install: impl FnOnce(&mut H, FlowId) -> bool,
     ) -> bool {
-        let config = &self.shared.config;
-        let ip = client.ip().to_canonical();
-        let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
-        let remote = (if own { config.gateway(ip) } else { ip }, client.port());
-        let key = Key { container: (config.container(ip), container_port), remote };
+        let key = self.published_key(client, container_port);
         if let Some(slot) = self.tcp.find(&key) {
             let lingering = self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering());
             if !lingering {

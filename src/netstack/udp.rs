@@ -1,8 +1,16 @@
-//! UDP flows: one connected host socket for each pair of ends.
+//! UDP flows: one for each pair of ends.
 //!
-//! The socket is bound to the container's source port when that is free, so the mapping does not depend on the
-//! destination (which address discovery and games need), while connecting filters strangers. A flow without an answer
-//! lives 30 s, a two-way one 180 s after its last packet. A full table gives up a flow without an answer first.
+//! A flow that the container began has a connected host socket. It is bound to the container's source port when that is
+//! free, so the mapping does not depend on the destination (which address discovery and games need), while connecting
+//! filters strangers.
+//!
+//! A flow that a client of a published port began has no socket of its own: what comes to the published socket is given
+//! to [`Udp::datagram_in`], and answers leave through that socket. Clients that the container cannot tell apart (two
+//! loopback addresses with one port are both the gateway's address) do not share a flow: the second waits for the end of
+//! the first's.
+//!
+//! A flow without an answer lives 30 s, a two-way one 180 s after its last packet. A full table gives up a flow without
+//! an answer first.
 
 use std::net::SocketAddr;
 
@@ -29,6 +37,8 @@ pub(crate) struct Udp {
 #[derive(Debug)]
 struct Flow {
     two_way: bool,
+    /// Who began it, if that was a client of a published port.
+    client: Option<SocketAddr>,
 }
 
 impl Udp {
@@ -49,6 +59,7 @@ impl Udp {
         let Some(slot) = self.flows.find(key) else { return false };
         let id = self.id(slot);
         if let Some((_, flow)) = self.flows.get_mut(slot) {
+            flow.two_way |= flow.client.is_some();
             let life = if flow.two_way { TWO_WAY_US } else { UNREPLIED_US };
             run.shared.timers.set(id, run.now_us + life);
         }
@@ -63,7 +74,7 @@ impl Udp {
         if self.flows.len() >= self.capacity as usize {
             self.give_one_up(run);
         }
-        let Some(slot) = self.flows.insert(key, Flow { two_way: false }) else {
+        let Some(slot) = self.flows.insert(key, Flow { two_way: false, client: None }) else {
             run.shared.counters.refused_flows += 1;
             return;
         };
@@ -77,6 +88,55 @@ impl Udp {
                 run.datagram_error(&key, error);
             }
         }
+    }
+
+    /// Whether a datagram of `client` belongs to a flow that exists.
+    pub fn knows(&mut self, key: &Key, client: SocketAddr) -> bool {
+        let slot = self.flows.find(key);
+        slot.and_then(|slot| self.flows.get_mut(slot)).is_some_and(|(_, flow)| flow.client == Some(client))
+    }
+
+    /// A datagram from a client of a published port. For a new flow `install` tells the host where its answers go.
+    pub fn datagram_in<H: Host>(
+        &mut self,
+        key: Key,
+        client: SocketAddr,
+        payload: &[u8],
+        run: &mut Run<'_, H>,
+        install: impl FnOnce(&mut H, FlowId),
+    ) {
+        if !self.knows(&key, client) && !self.adopt(key, client, run, install) {
+            run.shared.counters.refused_flows += 1;
+            return;
+        }
+        let Some(slot) = self.flows.find(&key) else { return };
+        let two_way = self.flows.get_mut(slot).is_some_and(|(_, flow)| flow.two_way);
+        run.shared.timers.set(self.id(slot), run.now_us + if two_way { TWO_WAY_US } else { UNREPLIED_US });
+        run.datagram(key.remote, key.container, payload);
+    }
+
+    /// Begins the flow of a client; `false` when another client has it.
+    fn adopt<H: Host>(
+        &mut self,
+        key: Key,
+        client: SocketAddr,
+        run: &mut Run<'_, H>,
+        install: impl FnOnce(&mut H, FlowId),
+    ) -> bool {
+        if let Some(slot) = self.flows.find(&key) {
+            if self.flows.get_mut(slot).is_some_and(|(_, flow)| flow.client.is_some()) {
+                return false;
+            }
+            // The container spoke first, through a socket of another port. The client calls the published one, and that
+            // is where it waits for answers.
+            self.expire(slot, run);
+        }
+        if self.flows.len() >= self.capacity as usize {
+            self.give_one_up(run);
+        }
+        let Some(slot) = self.flows.insert(key, Flow { two_way: false, client: Some(client) }) else { return false };
+        install(run.host, self.id(slot));
+        true
     }
 
     fn give_one_up<H: Host>(&mut self, run: &mut Run<'_, H>) {

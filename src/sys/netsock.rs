@@ -1,6 +1,9 @@
 //! Socket options that the network role needs and nix lacks.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 use crate::error::{Result, check};
 
@@ -57,4 +60,58 @@ pub fn discard(socket: BorrowedFd<'_>, count: usize) -> Result<usize> {
     let result =
         unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), count, libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
     check(result as libc::c_long, || format!("recv(NULL, {count}, MSG_TRUNC)")).map(|count| count as usize)
+}
+
+/// Room for one control message with an `in6_pktinfo`, aligned as `cmsghdr` must be.
+#[repr(C, align(8))]
+struct PacketInfo([u8; 64]);
+
+/// Sends a datagram with this source address: `IP_PKTINFO` (ip(7)) or `IPV6_PKTINFO` (RFC 3542, section 6.1). `from` and
+/// `to` are of the socket's family. Never waits (`EAGAIN`), and allocates nothing.
+pub fn send_from(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr, from: IpAddr) -> Result<usize> {
+    let address = SockaddrStorage::from(to);
+    let mut control = PacketInfo([0; 64]);
+    let mut slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: a msghdr of zeros is valid: null pointers with lengths of zero.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = address.as_ptr().cast_mut().cast();
+    message.msg_namelen = address.len();
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    match from {
+        IpAddr::V4(from) => {
+            let address = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
+            let info =
+                libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+            put_info(&mut message, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+        }
+        IpAddr::V6(from) => {
+            let address = libc::in6_addr { s6_addr: from.octets() };
+            let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+            put_info(&mut message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+        }
+    }
+    // SAFETY: every pointer of `message` is to a live variable of this frame or to `bytes`, with its length; the kernel
+    // only reads them.
+    let result =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    check(result as libc::c_long, || format!("sendmsg({to} from {from})")).map(|count| count as usize)
+}
+
+/// Makes `info` the only control message of `message`, whose control buffer is a [`PacketInfo`].
+fn put_info<T: Copy>(message: &mut libc::msghdr, level: libc::c_int, kind: libc::c_int, info: T) {
+    const { assert!(size_of::<T>() + size_of::<libc::cmsghdr>() + 16 <= size_of::<PacketInfo>()) };
+    let size = size_of::<T>() as libc::c_uint;
+    // SAFETY: computes a length from a length.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as _;
+    // SAFETY: the control buffer is live, aligned for `cmsghdr` and, as asserted, larger than `msg_controllen`, so the
+    // header is inside; the data behind it has room for `T` and is written without regard to alignment.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+        libc::CMSG_DATA(header).cast::<T>().write_unaligned(info);
+    }
 }

@@ -6,14 +6,15 @@
 mod support;
 
 mod apt;
+mod ports;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use support::http::{Answer, Server, get, primary_address};
-use support::{Home, LIMIT, Need, busybox, eventually, finish, free_port, skip};
+use support::http::{Answer, Server, primary_address};
+use support::{Home, LIMIT, Need, finish, skip};
 
 fn page(body: &[u8]) -> HashMap<String, Answer> {
     [("/".to_owned(), Answer::ok("text/plain", body))].into()
@@ -78,31 +79,6 @@ fn without_a_network_there_is_loopback_only() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let seen = home.sh(&["--network", "none"], "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'; ping -c 1 -w 5 127.0.0.1 | grep -c ' 0% packet loss'");
     assert_eq!(seen, "lo\n1\n1\n");
-}
-
-#[test]
-fn a_published_port_answers_on_the_host() {
-    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
-    let port = free_port();
-    let publish = format!("127.0.0.1:{port}:80");
-    home.ok(&["run", "-d", "-p", &publish, "--name", "web", &busybox(), "httpd", "-f", "-h", "/var/www"]);
-    let address = format!("127.0.0.1:{port}");
-    eventually("the server answers", || get(&address, "/").is_ok_and(|body| body == "it works\n"));
-    let ports = home.ok(&["ps", "--format", "{{.Ports}}"]);
-    assert_eq!(ports, format!("127.0.0.1:{port}->80/tcp\n"));
-    home.ok(&["stop", "-t", "0", "web"]);
-    eventually("the port is free again", || TcpListener::bind(&address).is_ok());
-}
-
-#[test]
-fn a_port_in_use_is_refused_and_nothing_is_left() {
-    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let publish = format!("127.0.0.1:{}:80", taken.local_addr().unwrap().port());
-    let said = home.fails(125, &["run", "-d", "--name", "late", "-p", &publish, &busybox(), "sleep", "600"]);
-    assert!(said.contains("port is already allocated") || said.contains("in use"), "{said}");
-    let running = home.ok(&["ps", "-q"]);
-    assert_eq!(running, "");
 }
 
 #[test]

@@ -220,14 +220,16 @@ fn state(condition: &Condition) -> State {
     }
 }
 
+/// As Docker has them: an address that was not named is empty, a choice of ports is a range.
 fn bindings(ports: &[PortMapping]) -> BTreeMap<String, Vec<PortBinding>> {
     let mut map: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
     for port in ports {
         let host_port = match port.host_port {
             0 => String::new(),
+            first if first < port.host_port_last => format!("{first}-{}", port.host_port_last),
             number => number.to_string(),
         };
-        let host_ip = port.host_ip.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        let host_ip = port.host_ip.map(|address| address.to_string()).unwrap_or_default();
         let key = format!("{}/{}", port.container_port, port.protocol.as_str());
         map.entry(key).or_default().push(PortBinding { host_ip, host_port });
     }

@@ -1,13 +1,13 @@
 //! Starting a container: everything that is decided before its monitor exists.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use base::{ContainerId, Context, Kind, Report};
 use monitor::protocol::{self, Frame};
 use monitor::tidy::After;
-use net::{Addressing, NetSpec, Published};
+use net::{Addressing, NetSpec, Publish, Transport};
 use oci_spec::runtime::Spec;
 use runtime::outer::{Caller, OuterMap, ladder_of};
 use runtime::{Launch, Rootfs};
@@ -87,7 +87,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
         streams_owner: owner,
-        network: addressing.map(|addressing| network(record, addressing)).transpose()?,
+        network: addressing.map(|addressing| network(record, addressing)),
         limits: limits(record),
         bus: engine.options().bus.clone(),
         fs_pid: base.connection.pid,
@@ -172,32 +172,33 @@ fn fit_to_map(mut spec: Spec, gid_map: &[Extent]) -> Spec {
     spec
 }
 
-fn network(record: &Record, addressing: Addressing) -> Result<NetSpec, Report> {
+fn network(record: &Record, addressing: Addressing) -> NetSpec {
     let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let own: Vec<IpAddr> = vec![addressing.v4.container.into(), addressing.v6.container.into()];
     let mut names = vec![(record.name.clone(), own.clone())];
     if record.settings.hostname != record.name {
         names.push((record.settings.hostname.clone(), own));
     }
-    Ok(NetSpec {
-        published: record.host.ports.iter().map(published).collect::<Result<_, _>>()?,
+    NetSpec {
+        publish: record.host.ports.iter().map(publish).collect(),
         resolvers: net::files::name_servers(&resolv_conf),
         names,
         addressing,
         host_loopback: false,
-    })
+    }
 }
 
-fn published(port: &PortMapping) -> Result<Published, Report> {
-    if port.protocol == Protocol::Udp {
-        return Err(Report::new(Kind::Unsupported, "publishing UDP ports is not supported yet")
-            .with_hint("`--network host` shares the host's ports"));
-    }
-    Ok(Published {
-        host_ip: port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+fn publish(port: &PortMapping) -> Publish {
+    Publish {
+        host_ip: port.host_ip,
         host_port: port.host_port,
+        host_port_last: port.host_port_last,
         container_port: port.container_port,
-    })
+        transport: match port.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+        },
+    }
 }
 
 fn limits(record: &Record) -> cgroup::Limits {

@@ -87,7 +87,10 @@ impl Condition {
             host_port: port.host_port,
             host_port_last: port.host_port,
             container_port: port.container_port,
-            protocol: Protocol::Tcp,
+            protocol: match port.transport {
+                net::Transport::Tcp => Protocol::Tcp,
+                net::Transport::Udp => Protocol::Udp,
+            },
         };
         bound.map(mapping).collect()
     }

@@ -2,13 +2,12 @@
 //!
 //! `in_network [--mtu N] [-p HOST_PORT:PORT]... [--host-loopback] COMMAND [ARGUMENT]...`
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use base::ContainerId;
-use net::{Addressing, NetSpec, Published, client, setup};
+use net::{Addressing, NetSpec, Publish, Transport, client, setup};
 use sys::process::{self, Flags};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -49,7 +48,7 @@ fn run() -> Result<u8> {
 fn arguments() -> Result<(NetSpec, Vec<String>)> {
     let mut spec = NetSpec {
         addressing: Addressing::default_bridge(&ContainerId::from_random([7; 32])),
-        published: Vec::new(),
+        publish: Vec::new(),
         resolvers: net::files::name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         names: Vec::new(),
         host_loopback: false,
@@ -62,10 +61,13 @@ fn arguments() -> Result<(NetSpec, Vec<String>)> {
             "-p" => {
                 let pair = arguments.next().ok_or("-p needs ports")?;
                 let (host, container) = pair.split_once(':').ok_or("-p needs HOST:CONTAINER")?;
-                spec.published.push(Published {
-                    host_ip: IpAddr::from(Ipv4Addr::UNSPECIFIED),
-                    host_port: host.parse()?,
+                let host_port = host.parse()?;
+                spec.publish.push(Publish {
+                    host_ip: None,
+                    host_port,
+                    host_port_last: host_port,
                     container_port: container.parse()?,
+                    transport: Transport::Tcp,
                 });
             }
             _ => return Ok((spec, std::iter::once(argument).chain(arguments).collect())),

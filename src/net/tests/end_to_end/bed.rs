@@ -151,7 +151,7 @@ impl Inside {
 pub fn spec() -> NetSpec {
     NetSpec {
         addressing: Addressing::default_bridge(&ContainerId::from_random([0x5a; 32])),
-        published: Vec::new(),
+        publish: Vec::new(),
         resolvers: Vec::new(),
         names: vec![("Web".to_owned(), vec![IpAddr::from([10, 213, 0, 100])])],
         host_loopback: false,

@@ -1,11 +1,12 @@
 //! Published ports.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use base::Kind;
 use net::client;
-use net::{NetSpec, Published};
+use net::{NetSpec, Publish, Transport};
 
 use crate::Scenario;
 use crate::bed::{Bed, HOST, LOOPBACK, expect_pattern, send_pattern, spec};
@@ -15,13 +16,20 @@ pub const SCENARIOS: &[Scenario] = &[
     ("published port bulk both ways", bulk),
     ("published port without a listener inside is reset", nobody_inside),
     ("published port that is taken is named", taken),
+    ("published range takes the first port that is free", range),
+    ("published udp answers each client from where it called", datagrams),
+    ("published udp is a socket of its own", datagram_port_taken),
 ];
 
 fn publishing() -> NetSpec {
-    let rule = |host_ip| Published { host_ip, host_port: 0, container_port: 8080 };
     let mut spec = spec();
-    spec.published = vec![rule(Ipv4Addr::UNSPECIFIED.into()), rule(Ipv6Addr::UNSPECIFIED.into())];
+    spec.publish = vec![wish(0, 0, Transport::Tcp)];
     spec
+}
+
+/// Port 8080 at all addresses of the host.
+fn wish(host_port: u16, host_port_last: u16, transport: Transport) -> Publish {
+    Publish { host_ip: None, host_port, host_port_last, container_port: 8080, transport }
 }
 
 fn inside_listeners() -> [TcpListener; 2] {
@@ -79,7 +87,7 @@ fn bulk() {
 fn nobody_inside() {
     let bed = Bed::start(&publishing(), |inside| {
         inside.ready();
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
     });
     bed.wait_inside();
     for (family, rule) in bed.published.iter().enumerate() {
@@ -89,13 +97,94 @@ fn nobody_inside() {
     bed.finish();
 }
 
-fn taken() {
-    let taken = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), 0)).unwrap();
-    let mut spec = publishing();
-    spec.published[0].host_port = taken.local_addr().unwrap().port();
-    let (role, control) = client::spawn(&spec, "test", None, None).unwrap();
+/// How the network process refuses a specification.
+fn refusal(spec: &NetSpec) -> String {
+    let (role, control) = client::spawn(spec, "test", None, None).unwrap();
     let report = control.wait_ready().unwrap_err().into_report();
     assert_eq!(report.kind(), Kind::Conflict);
-    assert!(format!("{report}").contains("port is already allocated"), "{report}");
     sys::process::reap(std::os::fd::AsFd::as_fd(&role.pidfd), true).unwrap();
+    format!("{report}")
+}
+
+fn taken() {
+    let taken = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut spec = spec();
+    spec.publish = vec![wish(port, port, Transport::Tcp)];
+    let said = refusal(&spec);
+    assert!(said.contains(&format!("Bind for 0.0.0.0:{port} failed: port is already allocated")), "{said}");
+}
+
+fn range() {
+    // Each is taken for one family only, which is enough.
+    let v4 = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), 20_000)).unwrap();
+    let v6 = TcpListener::bind((LOOPBACK[1], 20_001)).unwrap();
+    let mut spec = spec();
+    spec.publish = vec![wish(20_000, 20_003, Transport::Tcp), wish(20_000, 20_003, Transport::Tcp)];
+    let bed = Bed::start(&spec, |_| ());
+    let ports: Vec<u16> = bed.published.iter().map(|port| port.host_port).collect();
+    assert_eq!(ports, [20_002, 20_002, 20_003, 20_003]);
+    bed.finish();
+    spec.publish.push(wish(20_000, 20_003, Transport::Tcp));
+    let said = refusal(&spec);
+    assert!(said.contains("Bind for 0.0.0.0:20000-20003 failed: all ports are allocated"), "{said}");
+    drop((v4, v6));
+}
+
+fn datagrams() {
+    const SIZES: [usize; 5] = [0, 1, 1200, 9000, 60_000];
+    let mut spec = spec();
+    spec.publish = vec![wish(0, 0, Transport::Udp)];
+    let bed = Bed::start(&spec, |inside| {
+        let v4 = UdpSocket::bind(("0.0.0.0", 8080)).unwrap();
+        let v6 = UdpSocket::bind((inside.addressing.v6.container, 8080)).unwrap();
+        inside.ready();
+        let mut buffer = vec![0; 1 << 16];
+        for (family, socket) in [v4, v6].iter().enumerate() {
+            socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+            for (number, size) in SIZES.into_iter().enumerate() {
+                // Two clients in turn: the second is on the host's loopback, which has no place on a wire.
+                for expected in [HOST[family], inside.gateways()[family]] {
+                    let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+                    assert_eq!((length, peer.ip()), (size, expected));
+                    buffer[..length].iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+                    socket.send_to(&buffer[..length], peer).unwrap();
+                    // A second answer to the same question.
+                    socket.send_to(&[number as u8], peer).unwrap();
+                }
+            }
+        }
+    });
+    bed.wait_inside();
+    for (family, rule) in bed.published.iter().enumerate() {
+        let clients = [HOST[family], LOOPBACK[family]].map(|address| {
+            let socket = UdpSocket::bind((address, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+            // Connected: an answer from another address than the one that was called would not arrive.
+            socket.connect(SocketAddr::new(address, rule.host_port)).unwrap();
+            socket
+        });
+        let mut buffer = vec![0; 1 << 16];
+        for (number, size) in SIZES.into_iter().enumerate() {
+            for socket in &clients {
+                socket.send(&vec![number as u8; size]).unwrap();
+                let length = socket.recv(&mut buffer).unwrap();
+                assert!(buffer[..length] == vec![number as u8 + 1; size], "{size} bytes");
+                assert_eq!((socket.recv(&mut buffer).unwrap(), buffer[0]), (1, number as u8));
+            }
+        }
+    }
+    bed.finish();
+}
+
+fn datagram_port_taken() {
+    let tcp = TcpListener::bind((HOST[0], 0)).unwrap();
+    let port = tcp.local_addr().unwrap().port();
+    let mut spec = spec();
+    spec.publish = vec![wish(port, port, Transport::Udp)];
+    Bed::start(&spec, |_| ()).finish();
+    let udp = UdpSocket::bind((HOST[0], port)).unwrap();
+    let said = refusal(&spec);
+    assert!(said.contains(&format!("Bind for 0.0.0.0:{port} failed: port is already allocated")), "{said}");
+    drop(udp);
 }

@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use sys::seccomp::Instruction;
 
 use crate::Scenario;
-use crate::bed::{Bed, HOST, LOOPBACK, converse, expect_pattern, send_pattern, spec, thread};
+use crate::bed::{Bed, HOST, LOOPBACK, converse, expect_pattern, in_namespaces, send_pattern, spec, thread};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("tcp echo and half close by every way to the host", echo),
@@ -22,6 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("tcp many connections at once", parallel_connections),
     ("tcp bulk with a small mtu", small_mtu),
     ("tcp bulk without SO_PEEK_OFF", without_peek_offset),
+    ("tcp without a route of the host fails at once", no_route),
     ("tcp over IPv4 with IPv6 disabled inside", without_ipv6),
 ];
 
@@ -241,4 +242,20 @@ fn without_ipv6() {
     let server = echo_server(listener, 1);
     bed.finish();
     server.join().unwrap();
+}
+
+/// The container has addresses and default routes of both families whatever the host has.
+fn no_route() {
+    let host = in_namespaces("a host without routes", || {
+        let bed = Bed::start(&spec(), |_| {
+            for address in HOST {
+                let began = Instant::now();
+                let refused = TcpStream::connect((address, 80)).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::NetworkUnreachable, "{address}");
+                assert!(began.elapsed() < Duration::from_secs(2), "{address}: {:?}", began.elapsed());
+            }
+        });
+        bed.finish();
+    });
+    host.unwrap().finish();
 }

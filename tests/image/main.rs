@@ -37,12 +37,8 @@ fn debian_runs_with_its_true_owners() {
 
 #[test]
 fn packages_are_installed_from_the_hosts_mirror() {
-    let Some(mirror) = support::variable("MIRROR") else { return support::skip("the host's apt has no mirror") };
-    let reachable = mirror.strip_prefix("http://").and_then(|rest| rest.split('/').next().map(str::to_owned));
-    let Some(host) = reachable else { return support::skip("the host's mirror is not plain HTTP") };
-    let address = if host.contains(':') { host } else { format!("{host}:80") };
-    if std::net::TcpStream::connect(&address).is_err() {
-        return support::skip("the host's mirror cannot be reached");
+    if let Err(reason) = support::mirror() {
+        return support::skip(reason);
     }
     if identity() == "one-id" {
         return support::skip("apt changes to its own user: one id cannot");

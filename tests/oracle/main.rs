@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod tree;
+
 use support::oracle::{same_as_podman, same_as_the_kernel};
 
 #[test]

@@ -52,7 +52,7 @@ pub fn same_as_the_kernel(script: &str) {
 }
 
 /// podman with a store below this home.
-fn podman_of(home: &Home) -> Command {
+pub fn podman_of(home: &Home) -> Command {
     let mut podman = Command::new("podman");
     podman.args(["--cgroup-manager=cgroupfs", "--root"]).arg(home.directory.join("podman"));
     podman.arg("--runroot").arg(home.directory.join("podman-run"));
@@ -61,7 +61,7 @@ fn podman_of(home: &Home) -> Command {
 }
 
 /// Deletes podman's store, and ends the process by which it keeps its user namespace.
-fn end_podman(home: &Home) {
+pub fn end_podman(home: &Home) {
     for end in [["system", "reset", "-f"].as_slice(), &["system", "migrate"]] {
         finish(podman_of(home).args(end), b"", LIMIT);
     }

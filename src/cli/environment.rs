@@ -33,6 +33,8 @@ impl Globals {
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             auth_files: auth_files(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
+            certificates: certificates(),
+            roots: path("SSL_CERT_FILE"),
             on_notice: Some(output::warning),
         }
     }
@@ -84,6 +86,13 @@ fn auth_files() -> Vec<PathBuf> {
         below("HOME", ".docker/config.json"),
     ];
     files.into_iter().flatten().collect()
+}
+
+/// Where Docker and Podman look for certificates of a registry's authority, the user's before the machine's.
+fn certificates() -> Vec<PathBuf> {
+    let home = path("XDG_CONFIG_HOME").or_else(|| path("HOME").map(|home| home.join(".config")));
+    let roots = home.into_iter().chain([PathBuf::from("/etc")]);
+    roots.flat_map(|root| ["docker", "containers"].map(|engine| root.join(engine).join("certs.d"))).collect()
 }
 
 /// The runtime directory and how it was found.

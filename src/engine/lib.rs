@@ -30,6 +30,10 @@ pub struct Options {
     pub auth_files: Vec<PathBuf>,
     /// Registries that may be spoken to without TLS or with any certificate.
     pub insecure: Vec<String>,
+    /// Directories with certificates of authorities by host (Docker's `certs.d`).
+    pub certificates: Vec<PathBuf>,
+    /// The file of certificates to trust in place of the machine's.
+    pub roots: Option<PathBuf>,
 }
 
 /// One user's engine on one machine: nothing but names until something is asked of it.

@@ -67,6 +67,24 @@ pub enum RegistryError {
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
+    /// The registry's certificate does not prove who it is.
+    #[error("cannot trust the certificate of {host}")]
+    Untrusted {
+        /// The host.
+        host: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// The registry answers without TLS.
+    #[error("{host} does not speak HTTPS")]
+    NotTls {
+        /// The host.
+        host: String,
+        /// What came.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     /// A redirect or token service that must not be followed.
     #[error("{url} sends us to {target:?}, which is refused: {why}")]
     Target {
@@ -143,6 +161,13 @@ impl Explain for RegistryError {
                 "the password is kept by docker-credential-{helper}, which is not asked; log in without a helper"
             )),
             RegistryError::TooManyRequests { .. } => Some("try again later, or log in for a higher limit".to_owned()),
+            RegistryError::Untrusted { host, .. } => Some(format!(
+                "put the certificate of its authority into ~/.config/docker/certs.d/{host}/ca.crt, or into the file that \
+                 SSL_CERT_FILE names"
+            )),
+            RegistryError::NotTls { host, .. } => Some(format!(
+                "to speak plain HTTP to it, which anybody between can read and change, set SUBLET_INSECURE_REGISTRIES={host}"
+            )),
             RegistryError::Document(error) => error.hint(),
             _ => None,
         }

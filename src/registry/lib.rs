@@ -17,6 +17,7 @@ mod retry;
 mod transport;
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -40,6 +41,11 @@ pub struct Settings {
     /// Hosts (with ports, as references have them) that may be spoken to without TLS or with any certificate.
     /// Loopback addresses always may.
     pub insecure: Vec<String>,
+    /// Directories that have one for a host with its port, with certificates of authorities (`*.crt`) that are trusted
+    /// for this host beside the machine's (Docker's `certs.d`).
+    pub certificates: Vec<PathBuf>,
+    /// A file of certificates to trust in place of the machine's (`SSL_CERT_FILE`).
+    pub roots: Option<PathBuf>,
     /// Set to end all waiting and reading with [`RegistryError::Cancelled`].
     pub cancelled: Arc<AtomicBool>,
 }

@@ -6,6 +6,7 @@
 //! Locks: `grants` and `plain` are each held for a look-up only, never over a request.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +15,7 @@ use oci::Reference;
 use oci::reference::DEFAULT_HOST;
 use serde::Deserialize;
 use ureq::http::{Response, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::auth::{Credential, Grant, TokenAnswer};
@@ -62,6 +63,8 @@ impl Answer {
 pub(crate) struct Transport {
     pub settings: Settings,
     verified: OnceLock<Agent>,
+    /// By host, for those that have certificates of their own; `None` for others.
+    own: Mutex<HashMap<String, Option<Agent>>>,
     unverified: OnceLock<Agent>,
     /// By host and repository.
     grants: Mutex<HashMap<(String, String), Grant>>,
@@ -97,6 +100,7 @@ impl Transport {
         Transport {
             settings,
             verified: OnceLock::new(),
+            own: Mutex::default(),
             unverified: OnceLock::new(),
             grants: Mutex::default(),
             plain: Mutex::default(),
@@ -171,9 +175,7 @@ impl Transport {
                     return self.follow(request, grant);
                 }
                 Err(error) => {
-                    let recovers = retry::may_recover(&error);
-                    let error = RegistryError::Transport { url, cause: Box::new(error) };
-                    return Err(if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) });
+                    return Err(Self::failure(request, url, error));
                 }
                 Ok(response) => response,
             };
@@ -193,6 +195,19 @@ impl Transport {
         }
         Err(RegistryError::Target { url: self.url_of(request), target: url, why: "there were ten redirects before" }
             .into())
+    }
+
+    /// What a failed way to the registry means. Handshakes that fail now will fail again.
+    fn failure(request: &Request<'_>, url: String, error: ureq::Error) -> Failure {
+        let (host, recovers) = (request.reference.host().to_owned(), retry::may_recover(&error));
+        match TlsTrouble::of(&error) {
+            Some(TlsTrouble::Untrusted) => RegistryError::Untrusted { host, cause: Box::new(error) }.into(),
+            Some(TlsTrouble::NotTls) => RegistryError::NotTls { host, cause: Box::new(error) }.into(),
+            None => {
+                let error = RegistryError::Transport { url, cause: Box::new(error) };
+                if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
+            }
+        }
     }
 
     fn send(
@@ -352,13 +367,19 @@ impl Transport {
         is_loopback(host) || self.settings.insecure.iter().any(|insecure| insecure == host)
     }
 
-    fn agent(&self, host: &str) -> &Agent {
+    fn agent(&self, host: &str) -> Agent {
+        let roots = self.settings.roots.as_deref();
         if self.is_insecure(host) {
-            self.unverified
-                .get_or_init(|| agent(TlsConfig::builder().disable_verification(true).build(), is_loopback(host)))
-        } else {
-            self.verified.get_or_init(|| agent(TlsConfig::builder().root_certs(system_roots()).build(), false))
+            let made = || agent(TlsConfig::builder().disable_verification(true).build(), is_loopback(host));
+            return self.unverified.get_or_init(made).clone();
         }
+        let mut own = locked(&self.own);
+        let own = own.entry(host.to_owned()).or_insert_with(|| {
+            let added = certificates_of(host, &self.settings.certificates);
+            (!added.is_empty()).then(|| agent(TlsConfig::builder().root_certs(trusted(roots, added)).build(), false))
+        });
+        let all = || agent(TlsConfig::builder().root_certs(trusted(roots, Vec::new())).build(), false);
+        own.clone().unwrap_or_else(|| self.verified.get_or_init(all).clone())
     }
 }
 
@@ -378,22 +399,38 @@ fn agent(tls: TlsConfig, without_proxy: bool) -> Agent {
     config.build().new_agent()
 }
 
-/// The machine's certificates; where there are none, those that come with the HTTP library.
-fn system_roots() -> RootCerts {
-    for path in ROOTS {
-        let Ok(bundle) = std::fs::read(path) else { continue };
-        // One malformed certificate does not make the others untrusted.
-        let certificates: Vec<_> = parse_pem(&bundle)
-            .filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            })
-            .collect();
-        if !certificates.is_empty() {
-            return RootCerts::new_with_certs(&certificates);
-        }
+/// The machine's certificates (or those of `roots` in their place) and more; where there are none, those that come with
+/// the HTTP library.
+fn trusted(roots: Option<&Path>, more: Vec<Certificate<'static>>) -> RootCerts {
+    let files = roots.map_or_else(|| ROOTS.map(Path::new).to_vec(), |file| vec![file]);
+    let found = files.into_iter().map(certificates_in).find(|certificates| !certificates.is_empty());
+    match found {
+        Some(found) => RootCerts::new_with_certs(&[found, more].concat()),
+        // A file that was named and holds nothing is not replaced by trust in others.
+        None if roots.is_some() || !more.is_empty() => RootCerts::new_with_certs(&more),
+        None => RootCerts::WebPki,
     }
-    RootCerts::WebPki
+}
+
+/// The certificates in a file. One that is malformed does not make the others untrusted.
+fn certificates_in(path: &Path) -> Vec<Certificate<'static>> {
+    let Ok(bundle) = std::fs::read(path) else { return Vec::new() };
+    let certificate = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    };
+    parse_pem(&bundle).filter_map(certificate).collect()
+}
+
+/// What the directories of the host (`certs.d/HOST:PORT/*.crt`) hold.
+fn certificates_of(host: &str, directories: &[PathBuf]) -> Vec<Certificate<'static>> {
+    // A reference's host has no slash, and so names a directory just there.
+    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory.join(host)).ok());
+    let files = entries.flatten().flatten().map(|entry| entry.path());
+    files
+        .filter(|path| path.extension().is_some_and(|end| end == "crt"))
+        .flat_map(|path| certificates_in(&path))
+        .collect()
 }
 
 /// Whether a host of a reference is this machine.
@@ -403,6 +440,30 @@ fn is_loopback(host: &str) -> bool {
         None => host.split(':').next().unwrap_or_default(),
     };
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What a failed handshake says that the user can do something about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TlsTrouble {
+    /// The certificate is of nobody whom we trust, or of another host.
+    Untrusted,
+    /// The answer is no TLS: most likely plain HTTP.
+    NotTls,
+}
+
+impl TlsTrouble {
+    fn of(error: &ureq::Error) -> Option<Self> {
+        let found = match error {
+            ureq::Error::Rustls(error) => Some(error),
+            ureq::Error::Io(error) => error.get_ref().and_then(|content| content.downcast_ref()),
+            _ => None,
+        };
+        match found? {
+            rustls::Error::InvalidCertificate(_) => Some(TlsTrouble::Untrusted),
+            rustls::Error::InvalidMessage(_) => Some(TlsTrouble::NotTls),
+            _ => None,
+        }
+    }
 }
 
 /// Scheme, host and port.

@@ -119,6 +119,8 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     let settings = registry::Settings {
         auth: credentials(engine)?,
         insecure: engine.options().insecure.clone(),
+        certificates: engine.options().certificates.clone(),
+        roots: engine.options().roots.clone(),
         ..registry::Settings::default()
     };
     let registry = Registry::new(settings);

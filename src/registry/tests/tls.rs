@@ -1,0 +1,112 @@
+//! Debian's docker-registry over TLS with a certificate of an authority of our own, at the machine's primary address:
+//! loopback hosts are trusted without.
+#![allow(clippy::unwrap_used, reason = "a server or client that fails fails the test")]
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base::Explain;
+use oci::Reference;
+use registry::{Registry, RegistryError, Settings};
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(directory: &Path, words: &str) {
+    let done = Command::new("openssl").args(words.split(' ')).current_dir(directory).output().unwrap();
+    assert!(done.status.success(), "openssl {words}: {done:?}");
+}
+
+/// `None` without the programs or a route out (the address asks the routing table; no packet is sent).
+fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
+    let program =
+        ["/usr/bin/docker-registry", "/usr/sbin/docker-registry"].into_iter().find(|path| Path::new(path).exists())?;
+    Command::new("openssl").arg("version").output().ok()?;
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    probe.connect("192.0.2.1:9").ok()?;
+    let ip = probe.local_addr().unwrap().ip();
+    let host = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().to_string();
+    let mut config =
+        format!("version: 0.1\nlog: {{level: error}}\nstorage: {{inmemory: {{}}}}\nhttp:\n  addr: {host}\n");
+    if tls {
+        let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        run(directory, &format!("req -x509 {new} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"));
+        run(directory, &format!("req {new} -keyout server.key -out server.csr -subj /CN=registry"));
+        std::fs::write(directory.join("san"), format!("subjectAltName=IP:{ip}\n")).unwrap();
+        run(
+            directory,
+            "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile san",
+        );
+        let at = directory.display();
+        config += &format!("  tls: {{certificate: {at}/server.crt, key: {at}/server.key}}\n");
+    }
+    std::fs::write(directory.join("config.yml"), config).unwrap();
+    let mut serve = Command::new(program);
+    serve.arg("serve").arg(directory.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = Server(serve.spawn().unwrap());
+    let began = Instant::now();
+    while TcpStream::connect(&host).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the registry does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some((server, host))
+}
+
+/// What an empty registry answers when it was reached; the error of the way to it otherwise.
+fn ask(host: &str, settings: Settings) -> RegistryError {
+    let reference: Reference = format!("{host}/team/app:1").parse().unwrap();
+    Registry::new(settings).document(&reference).unwrap_err()
+}
+
+fn reached(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. })
+}
+
+#[test]
+fn an_authority_is_trusted_where_it_was_put() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), true) else { return eprintln!("skipped: no docker-registry") };
+    let error = ask(&host, Settings::default());
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains(&format!("certs.d/{host}/ca.crt")) && hint.contains("SSL_CERT_FILE"), "{hint}");
+
+    let certs = directory.path().join("certs.d");
+    let by_host = Settings { certificates: vec![directory.path().join("none"), certs.clone()], ..Settings::default() };
+    std::fs::create_dir_all(certs.join("other:5000")).unwrap();
+    std::fs::copy(directory.path().join("ca.crt"), certs.join("other:5000/ca.crt")).unwrap();
+    let error = ask(&host, by_host.clone());
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "it is for another host: {error:?}");
+    std::fs::create_dir_all(certs.join(&host)).unwrap();
+    std::fs::copy(directory.path().join("ca.crt"), certs.join(&host).join("ca.crt")).unwrap();
+    let error = ask(&host, by_host);
+    assert!(reached(&error), "{error:?}");
+
+    let roots = Settings { roots: Some(directory.path().join("ca.crt")), ..Settings::default() };
+    let error = ask(&host, roots);
+    assert!(reached(&error), "{error:?}");
+    let empty = Settings { roots: Some(directory.path().join("none")), ..Settings::default() };
+    let error = ask(&host, empty);
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
+    let error = ask(&host, Settings { insecure: vec![host.clone()], ..Settings::default() });
+    assert!(reached(&error), "{error:?}");
+}
+
+#[test]
+fn plain_http_is_refused_but_on_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), false) else { return eprintln!("skipped: no docker-registry") };
+    let error = ask(&host, Settings::default());
+    assert!(matches!(error, RegistryError::NotTls { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains(&format!("SUBLET_INSECURE_REGISTRIES={host}")));
+    let error = ask(&host, Settings { insecure: vec![host.clone()], ..Settings::default() });
+    assert!(reached(&error), "{error:?}");
+}

@@ -133,14 +133,11 @@ impl Sockets {
 
     fn send_answer(&self, answer: &Answer, bytes: &[u8]) -> Result<(), Errno> {
         let Some(socket) = self.datagrams.get(answer.through) else { return Err(Errno::EBADF) };
-        let sent = match answer.called {
-            Some(called) => {
-                netsock::send_from(socket.as_fd(), bytes, answer.client, called).map_err(|error| error.errno())
-            }
-            None => {
-                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                sendto(socket.as_raw_fd(), bytes, &SockaddrStorage::from(answer.client), flags)
-            }
+        let sent = if let Some(called) = answer.called {
+            netsock::send_from(socket.as_fd(), bytes, answer.client, called).map_err(|error| error.errno())
+        } else {
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            sendto(socket.as_raw_fd(), bytes, &SockaddrStorage::from(answer.client), flags)
         };
         match sent {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),

@@ -4,19 +4,17 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd;
 
 use base::{Ladder, Report, Trial};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use runtime::outer::Caller;
 
 use crate::Engine;
+use crate::container::driver;
 
 /// The ladders of all parts but the runtime directory, which is found before there is an engine. The caller must have
 /// one thread.
 pub fn ladders(engine: &Engine) -> Vec<Ladder> {
     let bus = engine.options().bus.as_deref();
     let (ids, [kernel_files, console]) = ids_and_inside();
-    vec![ids, rootfs(), kernel_files, net::probe(), cgroup::probe(bus), console]
+    vec![ids, driver::ladder(engine), kernel_files, net::probe(), cgroup::probe(bus), console]
 }
 
 /// Makes the outer user namespace and lets it go again, as nothing less tells whether it can be made; and tries in it
@@ -30,24 +28,6 @@ fn ids_and_inside() -> (Ladder, [Ladder; 2]) {
             let ids = Ladder { part: "ids", trials, chosen: None, fix: report.hint().map(str::to_owned) };
             (ids, runtime::probe::without_namespace())
         }
-    }
-}
-
-/// Every driver there is serves images by FUSE.
-fn rootfs() -> Ladder {
-    const DEVICE: &str = "/dev/fuse";
-    let opened = open(DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    let errno = opened.err();
-    let failure = errno.map(|errno| format!("open({DEVICE}): {} ({errno:?})", errno.desc()));
-    let fix = errno.map(|errno| match errno {
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => "load the kernel's module: modprobe fuse",
-        _ => "let users open it: chmod 0666 /dev/fuse",
-    });
-    Ladder {
-        part: "rootfs",
-        chosen: failure.is_none().then_some("overlay"),
-        trials: vec![Trial { rung: "overlay", failure }],
-        fix: fix.map(str::to_owned),
     }
 }
 

@@ -6,6 +6,7 @@ use base::Report;
 use serde::Serialize;
 
 use crate::Engine;
+use crate::container::driver;
 use crate::container::list::list;
 use crate::container::state::Life;
 use crate::image;
@@ -48,6 +49,7 @@ pub struct Info {
     pub containers_running: usize,
     pub containers_stopped: usize,
     pub images: usize,
+    pub driver: String,
     pub server_version: String,
     pub kernel_version: String,
     pub operating_system: String,
@@ -62,7 +64,7 @@ pub struct Info {
     pub runtime_dir: String,
 }
 
-/// What the engine holds and where.
+/// What the engine holds and where. The caller must have one thread.
 pub fn info(engine: &Engine) -> Result<Info, Report> {
     let (containers, _) = list(engine, SystemTime::now())?;
     let running = containers.iter().filter(|one| matches!(one.life, Life::Running { .. })).count();
@@ -75,6 +77,7 @@ pub fn info(engine: &Engine) -> Result<Info, Report> {
         containers_running: running,
         containers_stopped: containers.len() - running,
         images: images.len(),
+        driver: driver::ladder(engine).chosen.unwrap_or_default().to_owned(),
         server_version: version.version,
         kernel_version: version.kernel_version,
         operating_system: operating_system(),

@@ -132,8 +132,8 @@ pub struct SetAttr {
     pub uid: Option<u32>,
     /// New group.
     pub gid: Option<u32>,
-    /// New size in bytes. The server clears set-id bits and `security.capability` (kill-privilege is negotiated, but
-    /// this wire cannot show the bit that says whether the caller is exempt: take uid 0 for exempt).
+    /// New size in bytes. The server clears set-id bits and `security.capability`: kill-privilege is negotiated. This wire
+    /// cannot show the bit that says whether the caller is exempt, but only who has `CAP_FSETID` over the host is.
     pub size: Option<u64>,
     /// New access time.
     pub atime: Option<SetTime>,

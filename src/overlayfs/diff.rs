@@ -1,10 +1,22 @@
-//! What differs from the chain: the answer to `diff` and the work list of `commit`.
+//! What differs from the chain: the answer to `diff`, by Docker's rules, and the work list of `commit`.
+//!
+//! Docker's rules (`ChangesDirs` of its archive package): a path is changed when its mode, owner, device number or
+//! capability differ, or, unless it is a directory, its size or time of modification. A directory is in the answer too when
+//! something in it is. Of a deleted directory only its own path is listed. Names are compared, not inodes: a file that was
+//! replaced by one that looks the same is no difference.
 
-use index::Kind;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use crate::attr::{Attr, ROOT, Result, S_IFDIR, S_IFMT};
-use crate::lower::damaged;
-use crate::overlay::{Overlay, State};
+use index::{Content, Index, Kind, Node as LowerNode};
+use nix::errno::Errno;
+
+use crate::attr::{Attr, ROOT, Result, S_IFDIR, S_IFMT, Time};
+use crate::error::OpenError;
+use crate::lower::{Contents, Lower, damaged};
+use crate::overlay::{Overlay, io, read_only};
+use crate::tree::{CAPABILITY, Tree};
 
 /// How a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +25,7 @@ pub enum Change {
     Deleted,
     /// Was not there.
     Added,
-    /// Another file, or the same with other contents or attributes; a directory with other names or attributes.
+    /// Another file, or the same with other contents or attributes; a directory in which something differs.
     Changed,
 }
 
@@ -28,104 +40,152 @@ pub struct Difference {
     pub ino: u64,
 }
 
-/// A directory still to be looked through.
-struct Pending {
-    ino: u64,
+/// A directory that was or will be looked through.
+struct Visited {
+    /// Empty for the root.
     path: Vec<u8>,
-    /// Nothing of it was there before, whatever its inode.
-    added: bool,
+    ino: u64,
+    /// The directory of the chain at the same path.
+    old: Option<LowerNode>,
+    parent: usize,
+    /// It is in the answer.
+    listed: bool,
 }
 
 struct Walk<'a> {
-    state: &'a State,
-    pending: Vec<Pending>,
+    tree: &'a Tree,
+    left_out: &'a dyn Fn(&[u8]) -> bool,
+    dirs: Vec<Visited>,
     found: Vec<Difference>,
 }
 
-fn is_dir(attr: &Attr) -> bool {
-    attr.mode & S_IFMT == S_IFDIR
-}
-
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    [dir, b"/", name].concat()
-}
-
 impl Overlay {
-    /// Every path that differs from the chain, sorted, parents first. A directory in whose place something else stands
-    /// (or the other way round) is reported deleted and then added, with everything below. The tree stands still
-    /// meanwhile.
-    pub fn diff(&self) -> Result<Vec<Difference>> {
-        let state = self.read();
-        let root = Pending { ino: ROOT, path: Vec::new(), added: false };
-        let mut walk = Walk { state: &state, pending: vec![root], found: Vec::new() };
-        while let Some(dir) = walk.pending.pop() {
-            walk.directory(&dir)?;
-        }
-        walk.found.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
-        Ok(walk.found)
+    /// Every path that differs from the chain, sorted, parents first; without those that `left_out` names, and what is
+    /// below them. The tree stands still meanwhile.
+    pub fn diff(&self, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
+        differences(&self.read().tree, left_out)
     }
 }
 
+/// As [`Overlay::diff`], read from the upper in `dir` without changing anything in it: it may be open elsewhere.
+pub fn diff(
+    dir: OwnedFd,
+    chain: Arc<Index>,
+    left_out: &dyn Fn(&[u8]) -> bool,
+) -> std::result::Result<Vec<Difference>, OpenError> {
+    struct Nothing;
+    impl Contents for Nothing {
+        fn open(&self, _index: &Index, _content: &Content<'_>) -> Result<Arc<File>> {
+            Err(Errno::EIO)
+        }
+    }
+    let lower = Arc::new(Lower::new(chain, Arc::new(Nothing)));
+    io(differences(&read_only(dir, &lower)?, left_out), ".")
+}
+
+fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
+    let root = Visited { path: Vec::new(), ino: ROOT, old: tree.lower.node(ROOT), parent: 0, listed: true };
+    let mut walk = Walk { tree, left_out, dirs: vec![root], found: Vec::new() };
+    let mut at = 0;
+    while at < walk.dirs.len() {
+        walk.directory(at)?;
+        at += 1;
+    }
+    walk.found.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
+    Ok(walk.found)
+}
+
 impl Walk<'_> {
-    fn directory(&mut self, dir: &Pending) -> Result<()> {
-        let view = self.state.tree.dir(dir.ino)?;
+    fn directory(&mut self, at: usize) -> Result<()> {
+        let tree = self.tree;
+        let Visited { ino, old, .. } = self.dirs[at];
+        let view = tree.dir(ino)?;
         if let Some(lower) = view.lower {
-            for entry in self.state.tree.lower.index().dirents(lower).map_err(damaged)?.iter() {
+            for entry in tree.lower.index().dirents(lower).map_err(damaged)?.iter() {
                 let entry = entry.map_err(damaged)?;
-                let path = join(&dir.path, entry.name);
-                let slot = view.over.and_then(|over| over.slot(entry.name));
-                match slot.map(|slot| slot.child) {
-                    None => self.lower_name(entry.node.ino(), entry.kind, path, dir.added)?,
-                    Some(_) if dir.added => {}
-                    Some(Some(child)) if child == entry.node.ino() => {
-                        self.lower_name(child, entry.kind, path, false)?;
-                    }
-                    Some(Some(child)) => self.replaced(entry.kind, child, path)?,
-                    Some(None) => self.add(path, Change::Deleted, 0),
+                let child = match view.over.and_then(|over| over.slot(entry.name)) {
+                    None => Some(entry.node.ino()),
+                    Some(slot) => slot.child,
+                };
+                if let Some(child) = child {
+                    self.name(at, entry.name, child)?;
                 }
             }
         }
         for (_, name, child) in view.over.into_iter().flat_map(|over| over.children_from(0)) {
-            let shadows = view.over.and_then(|over| over.slot(name)).is_some_and(|slot| slot.shadows);
-            if dir.added || !shadows {
-                self.added(child, join(&dir.path, name))?;
+            let seen = view.over.and_then(|over| over.slot(name)).is_some_and(|slot| slot.shadows);
+            if !seen {
+                self.name(at, name, child)?;
+            }
+        }
+        // Where the directory is still the chain's own and no name of it changed, all are there.
+        if let Some(old) = old.filter(|_| view.over.is_some() || view.lower != old) {
+            for entry in tree.lower.index().dirents(old).map_err(damaged)?.iter() {
+                let entry = entry.map_err(damaged)?;
+                if tree.lookup(ino, entry.name)?.is_none() {
+                    self.list(at, entry.name, Change::Deleted, 0);
+                }
             }
         }
         Ok(())
     }
 
-    /// A name of the chain that is still there.
-    fn lower_name(&mut self, ino: u64, kind: Kind, path: Vec<u8>, added: bool) -> Result<()> {
-        if added {
-            return self.added(ino, path);
-        }
-        if self.state.tree.nodes.contains_key(&ino) {
-            self.add(path.clone(), Change::Changed, ino);
-        }
-        if kind == Kind::Directory {
-            self.pending.push(Pending { ino, path, added: false });
-        }
-        Ok(())
-    }
-
-    fn replaced(&mut self, old: Kind, child: u64, path: Vec<u8>) -> Result<()> {
-        if old != Kind::Directory && !is_dir(&self.state.tree.attr(child)?) {
-            self.add(path, Change::Changed, child);
-            return Ok(());
-        }
-        self.add(path.clone(), Change::Deleted, 0);
-        self.added(child, path)
-    }
-
-    fn added(&mut self, ino: u64, path: Vec<u8>) -> Result<()> {
-        self.add(path.clone(), Change::Added, ino);
-        if is_dir(&self.state.tree.attr(ino)?) {
-            self.pending.push(Pending { ino, path, added: true });
+    /// A name that there is now.
+    fn name(&mut self, at: usize, name: &[u8], child: u64) -> Result<()> {
+        let old = match self.dirs[at].old {
+            Some(dir) => self.tree.lower.index().lookup(dir, name).map_err(damaged)?,
+            None => None,
+        };
+        let attr = self.tree.attr(child)?;
+        let change = match &old {
+            None => Some(Change::Added),
+            Some(old) => self.differs(old.node, &attr)?.then_some(Change::Changed),
+        };
+        let listed = change.is_some_and(|change| self.list(at, name, change, child));
+        let path = self.path(at, name);
+        if attr.mode & S_IFMT == S_IFDIR && !(self.left_out)(&path) {
+            let old = old.filter(|old| old.kind == Kind::Directory).map(|old| old.node);
+            self.dirs.push(Visited { path, ino: child, old, parent: at, listed });
         }
         Ok(())
     }
 
-    fn add(&mut self, path: Vec<u8>, change: Change, ino: u64) {
+    fn differs(&self, old: LowerNode, new: &Attr) -> Result<bool> {
+        if old.ino() == new.ino && !self.tree.nodes.contains_key(&new.ino) {
+            return Ok(false);
+        }
+        let lower = &self.tree.lower;
+        let was = lower.attr(old)?;
+        let looks = |attr: &Attr| (attr.mode, attr.uid, attr.gid, attr.rdev);
+        let directory = new.mode & S_IFMT == S_IFDIR;
+        Ok(looks(&was) != looks(new)
+            || lower.xattr(old, CAPABILITY)? != self.tree.xattr(new.ino, CAPABILITY)?
+            || !directory && (was.size != new.size || !same_time(was.mtime, new.mtime)))
+    }
+
+    fn path(&self, at: usize, name: &[u8]) -> Vec<u8> {
+        [&self.dirs[at].path, &b"/"[..], name].concat()
+    }
+
+    /// Lists a name and the directories that it is in, unless it is left out.
+    fn list(&mut self, at: usize, name: &[u8], change: Change, ino: u64) -> bool {
+        let path = self.path(at, name);
+        if (self.left_out)(&path) {
+            return false;
+        }
+        let mut above = at;
+        while !self.dirs[above].listed {
+            let dir = &mut self.dirs[above];
+            dir.listed = true;
+            self.found.push(Difference { path: dir.path.clone(), change: Change::Changed, ino: dir.ino });
+            above = dir.parent;
+        }
         self.found.push(Difference { path, change, ino });
+        true
     }
+}
+
+/// A file system without nanoseconds shows none.
+fn same_time(a: Time, b: Time) -> bool {
+    a.seconds == b.seconds && (a.nanos == b.nanos || a.nanos == 0 || b.nanos == 0)
 }

@@ -45,7 +45,7 @@ pub use attr::{
     Attr, Make, NAME_MAX, ROOT, Request, Result, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime,
     Time, UPPER_BASE, encode_dev,
 };
-pub use diff::{Change, Difference};
+pub use diff::{Change, Difference, diff};
 pub use error::OpenError;
 pub use lower::Contents;
 pub use names::{Listed, RenameHow};

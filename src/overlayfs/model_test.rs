@@ -15,7 +15,7 @@ use oci::{DiffId, Digest};
 use proptest::prelude::*;
 
 use crate::{
-    Change, Contents, Make, Overlay, Policy, ROOT, RenameHow, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
+    Contents, Difference, Make, Overlay, Policy, ROOT, RenameHow, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
     SetAttr,
 };
 
@@ -548,21 +548,67 @@ fn differences_are_told_from_the_tree() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());
     let path = |path: &str| format!("/{path}");
+    let told = |list: Vec<Difference>| -> Vec<String> {
+        list.iter().map(|one| format!("{:?} {}", one.change, String::from_utf8_lossy(&one.path))).collect()
+    };
+    let all = |_: &[u8]| false;
+    // What is touched and is as before is no difference.
+    run(&overlay, &Op::Chmod(path("d/a"), 0o600)).unwrap();
+    run(&overlay, &Op::Chmod(path("d/a"), 0o4755)).unwrap();
+    assert_eq!(told(overlay.diff(&all).unwrap()), Vec::<String>::new());
     run(&overlay, &Op::Unlink(path("l"))).unwrap();
     run(&overlay, &Op::Rename(path("d"), path("e/moved"), false)).unwrap();
+    run(&overlay, &Op::Chmod(path("e/d/a"), 0o600)).unwrap();
     run(&overlay, &Op::Chmod(path("a"), 0o600)).unwrap();
-    let told: Vec<(String, Change)> =
-        overlay.diff().unwrap().into_iter().map(|d| (String::from_utf8(d.path).unwrap(), d.change)).collect();
     let expected = [
-        ("/a", Change::Changed),
-        ("/d", Change::Deleted),
-        ("/e", Change::Changed),
-        ("/e/moved", Change::Added),
-        ("/e/moved/a", Change::Added),
-        ("/e/moved/big", Change::Added),
-        ("/l", Change::Deleted),
+        "Changed /a",
+        "Deleted /d",
+        "Changed /e",
+        "Changed /e/d",
+        "Changed /e/d/a",
+        "Added /e/moved",
+        "Added /e/moved/a",
+        "Added /e/moved/big",
+        "Deleted /l",
     ];
-    assert_eq!(told, expected.map(|(path, change)| (path.to_owned(), change)));
+    assert_eq!(told(overlay.diff(&all).unwrap()), expected);
+    let dir = File::open(work.path()).unwrap().into();
+    assert_eq!(told(crate::diff(dir, chain(), &all).unwrap()), expected);
+    let but = |path: &[u8]| path == b"/e/moved" || path == b"/l";
+    assert_eq!(
+        told(overlay.diff(&but).unwrap()),
+        ["Changed /a", "Deleted /d", "Changed /e", "Changed /e/d", "Changed /e/d/a"]
+    );
+}
+
+#[test]
+fn a_directory_in_place_of_another_is_compared_by_its_names() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let request = Request::default();
+    let d = overlay.lookup(ROOT, b"d").unwrap().unwrap();
+    for name in [&b"a"[..], b"big"] {
+        overlay.unlink(&request, d.ino, name).unwrap();
+    }
+    overlay.rmdir(&request, ROOT, b"d").unwrap();
+    let owner = Request { uid: 3, gid: 4, unique: 0 };
+    let make = |mode| Make { mode, rdev: 0, target: &[] };
+    let again = overlay.create(&owner, ROOT, b"d", &make(S_IFDIR | 0o755), false).unwrap();
+    overlay.create(&owner, again.ino, b"new", &make(S_IFREG | 0o644), false).unwrap();
+    // A file in place of a directory: only itself.
+    let e = overlay.lookup(ROOT, b"e").unwrap().unwrap();
+    let inner = overlay.lookup(e.ino, b"d").unwrap().unwrap();
+    overlay.unlink(&request, inner.ino, b"a").unwrap();
+    overlay.rmdir(&request, e.ino, b"d").unwrap();
+    overlay.create(&owner, e.ino, b"d", &make(S_IFREG | 0o644), false).unwrap();
+    let told: Vec<String> = overlay
+        .diff(&|_| false)
+        .unwrap()
+        .iter()
+        .map(|one| format!("{:?} {}", one.change, String::from_utf8_lossy(&one.path)))
+        .collect();
+    let expected = ["Changed /d", "Deleted /d/a", "Deleted /d/big", "Added /d/new", "Changed /e", "Changed /e/d"];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -228,7 +228,7 @@ impl Overlay {
         let mut state = self.write();
         let old = state.tree.attr(ino)?;
         let now = Time::now();
-        let Some(record) = attributes(&state, request, &old, change, now)? else { return Ok(old) };
+        let Some(record) = attributes(&state, &old, change, now)? else { return Ok(old) };
         if let Record::Attributes { mtime, atime, .. } = &record
             && change.mtime.is_some()
             && state.tree.nodes.get(&ino).is_some_and(crate::node::Node::has_upper_data)
@@ -323,11 +323,12 @@ fn check_rename(
 }
 
 /// The record of a change of attributes; `None` when only the size was to change and that took no privileges.
-fn attributes(state: &State, request: &Request, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
+fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
     let regular = old.mode & S_IFMT == S_IFREG;
     let chown = change.uid.is_some() || change.gid.is_some();
-    // What takes privileges away: chown of anything but a directory, and truncation by anybody but root.
-    let dropping = (chown && !is_dir(old)) || (change.size.is_some() && request.uid != 0);
+    // What takes privileges away: chown of anything but a directory, and truncation. Exempt from the latter is only who
+    // has CAP_FSETID over the host, which nobody in a container has, root neither.
+    let dropping = (chown && !is_dir(old)) || change.size.is_some();
     let mut mode = old.mode;
     if dropping && regular {
         mode = without_privileges(mode);

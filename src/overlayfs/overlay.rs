@@ -83,7 +83,7 @@ pub(crate) struct State {
     pub compact_at: u64,
 }
 
-fn io<T>(result: Result<T>, name: &str) -> std::result::Result<T, OpenError> {
+pub(crate) fn io<T>(result: Result<T>, name: &str) -> std::result::Result<T, OpenError> {
     result.call(|| format!("open(upper {name:?})")).map_err(|source| OpenError::Io { name: name.to_owned(), source })
 }
 
@@ -105,7 +105,7 @@ impl Overlay {
         let inodes = chain.inode_count();
         let lower = Arc::new(Lower::new(chain, contents));
         let files = Files::new(dir);
-        let (mut state, mut recovery) = replay(&files, &lower, inodes)?;
+        let (mut state, mut recovery) = replay(&files, &lower)?;
         recovery.lost_files = settle(&files, &mut state.tree);
         recovery.unsynced = io(mark(files.dir(), policy), MARKER)?;
         let lookups = (0..inodes).map(|_| AtomicU32::new(0)).collect();
@@ -309,36 +309,62 @@ fn newest_log(dir: &OwnedFd) -> Result<Option<u64>> {
     Ok(newest)
 }
 
+/// What a log says up to its first bad record.
+struct Said {
+    tree: Tree,
+    /// Sequence of the last good record.
+    last: u64,
+    records: u64,
+    /// Where the good part ends, and the whole.
+    end: u64,
+    length: u64,
+}
+
+fn read_log(file: &mut File, number: u64, lower: &Arc<Lower>) -> std::result::Result<Said, OpenError> {
+    let mut bytes = Vec::new();
+    io(file.read_to_end(&mut bytes).map_err(|error| errno_of(&error)), &format!("log.{number}"))?;
+    let mut said = Said { tree: Tree::new(Arc::clone(lower)), last: 0, records: 0, end: 0, length: bytes.len() as u64 };
+    let mut records = Replay::new(&bytes);
+    for replayed in records.by_ref() {
+        if let Record::Begin { version, lower_inodes, .. } = replayed.record {
+            check_begin(number, version, lower_inodes, lower.index().inode_count())?;
+        }
+        let sequence = replayed.sequence;
+        said.tree.apply(&replayed.record).map_err(|_| OpenError::Inconsistent { number, sequence })?;
+        said.records += 1;
+        said.last = sequence;
+    }
+    said.end = records.end as u64;
+    Ok(said)
+}
+
 /// Reads the newest log up to its first bad record, cuts the rest off, and goes on behind it.
-fn replay(files: &Files, lower: &Arc<Lower>, inodes: u32) -> std::result::Result<(State, Recovery), OpenError> {
+fn replay(files: &Files, lower: &Arc<Lower>) -> std::result::Result<(State, Recovery), OpenError> {
     let number = io(newest_log(files.dir()), ".")?.unwrap_or(1);
     let name = format!("log.{number}");
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let mut file = File::from(io(openat(files.dir(), name.as_str(), flags, Mode::from_bits_truncate(0o600)), &name)?);
-    let mut bytes = Vec::new();
-    io(file.read_to_end(&mut bytes).map_err(|error| errno_of(&error)), &name)?;
-    let mut tree = Tree::new(Arc::clone(lower));
-    let mut recovery = Recovery::default();
-    let mut records = Replay::new(&bytes);
-    let mut last = 0;
-    for replayed in records.by_ref() {
-        if let Record::Begin { version, lower_inodes, .. } = replayed.record {
-            check_begin(number, version, lower_inodes, inodes)?;
-        }
-        let sequence = replayed.sequence;
-        tree.apply(&replayed.record).map_err(|_| OpenError::Inconsistent { number, sequence })?;
-        recovery.records += 1;
-        last = sequence;
-    }
-    let end = records.end as u64;
-    recovery.cut_bytes = bytes.len() as u64 - end;
+    let Said { tree, last, records, end, length } = read_log(&mut file, number, lower)?;
     io(file.set_len(end).map_err(|error| errno_of(&error)), &name)?;
     let mut log = Log::new(file, end, last);
     if end == 0 {
-        let begin = Record::Begin { version: VERSION, lower_inodes: inodes, next_ino: tree.next_ino };
+        let lower_inodes = lower.index().inode_count();
+        let begin = Record::Begin { version: VERSION, lower_inodes, next_ino: tree.next_ino };
         io(log.append(0, &begin).map_err(|error| errno_of(&error)), &name)?;
     }
+    let recovery = Recovery { records, cut_bytes: length - end, ..Recovery::default() };
     Ok((State { tree, log, number, compact_at: COMPACT_ABOVE }, recovery))
+}
+
+/// The tree of an upper that somebody else may have open; nothing in it is changed.
+pub(crate) fn read_only(dir: OwnedFd, lower: &Arc<Lower>) -> std::result::Result<Tree, OpenError> {
+    let files = Files::new(dir);
+    let Some(number) = io(newest_log(files.dir()), ".")? else { return Ok(Tree::new(Arc::clone(lower))) };
+    let name = format!("log.{number}");
+    let file = io(openat(files.dir(), name.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()), &name)?;
+    let mut tree = read_log(&mut File::from(file), number, lower)?.tree;
+    ask_data_files(&files, &mut tree);
+    Ok(tree)
 }
 
 fn check_begin(number: u64, found: u32, stands_on: u32, given: u32) -> std::result::Result<(), OpenError> {
@@ -360,6 +386,10 @@ fn settle(files: &Files, tree: &mut Tree) -> u64 {
             files.remove(ino);
         }
     }
+    ask_data_files(files, tree)
+}
+
+fn ask_data_files(files: &Files, tree: &mut Tree) -> u64 {
     let mut lost = 0;
     for (ino, node) in &mut tree.nodes {
         if node.has_upper_data() {

@@ -17,22 +17,43 @@ use crate::overlay::Overlay;
 /// Largest count that a reply to `COPY_FILE_RANGE` can carry, in whole blocks.
 const COPY_MAX: u64 = 1 << 31;
 
+/// How an owner (user, group) is shown.
+type Show = Box<dyn Fn(u32, u32) -> (u32, u32) + Send + Sync>;
+
 /// A mount's view of an overlay.
 pub struct View {
     overlay: Arc<Overlay>,
+    show: Show,
 }
 
 impl View {
     /// Serves this overlay. Other users of it see every change at once; the mount, which caches without limit, sees
     /// only its own: whoever else uses the overlay meanwhile only reads.
     pub fn new(overlay: Arc<Overlay>) -> Self {
-        View { overlay }
+        View { overlay, show: Box::new(|uid, gid| (uid, gid)) }
+    }
+
+    /// Shows owners through `show`: those that the mount's user namespace cannot express must become others. What the
+    /// overlay records stays as it is until somebody changes the owner.
+    #[must_use]
+    pub fn showing(self, show: impl Fn(u32, u32) -> (u32, u32) + Send + Sync + 'static) -> Self {
+        View { show: Box::new(show), ..self }
     }
 
     /// What to ask of the kernel. `writeback`: gather writes in the page cache; better for big files written in small
-    /// pieces, worse for many small files.
-    pub fn features(threads: usize, writeback: bool) -> Features {
-        Features { writeback_cache: writeback, idmap: false, ..Features::immutable(threads) }
+    /// pieces, worse for many small files. `idmap`: the mount is to be id-mapped; then the kernel tells who asks only when
+    /// something is created, which is when it matters.
+    pub fn features(threads: usize, writeback: bool, idmap: bool) -> Features {
+        Features { writeback_cache: writeback, idmap, ..Features::immutable(threads) }
+    }
+
+    fn attr(&self, attr: &attr::Attr) -> Attr {
+        let (uid, gid) = (self.show)(attr.uid, attr.gid);
+        Attr { uid, gid, ..wire_attr(attr) }
+    }
+
+    fn entry(&self, attr: &attr::Attr) -> Entry {
+        Entry::new(self.attr(attr), FOREVER)
     }
 }
 
@@ -68,17 +89,13 @@ fn wire_attr(attr: &attr::Attr) -> Attr {
     }
 }
 
-fn entry(attr: &attr::Attr) -> Entry {
-    Entry::new(wire_attr(attr), FOREVER)
-}
-
 impl Filesystem for View {
     fn lookup(&self, _caller: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         let found = self.overlay.lookup_held(parent.0, name)?;
-        Ok(found.map_or_else(|| Entry::absent(FOREVER), |attr| entry(&attr)))
+        Ok(found.map_or_else(|| Entry::absent(FOREVER), |attr| self.entry(&attr)))
     }
 
     fn forget(&self, node: NodeId, count: u64) {
@@ -86,7 +103,7 @@ impl Filesystem for View {
     }
 
     fn getattr(&self, _caller: &Caller, node: NodeId) -> Result<(Attr, Duration)> {
-        Ok((wire_attr(&self.overlay.attr(node.0)?), FOREVER))
+        Ok((self.attr(&self.overlay.attr(node.0)?), FOREVER))
     }
 
     fn setattr(&self, caller: &Caller, node: NodeId, change: &SetAttr) -> Result<(Attr, Duration)> {
@@ -99,7 +116,7 @@ impl Filesystem for View {
             mtime: change.mtime.map(set_time),
         };
         let attr = self.overlay.setattr(&request(caller), node.0, &change)?;
-        Ok((wire_attr(&attr), FOREVER))
+        Ok((self.attr(&attr), FOREVER))
     }
 
     fn readlink<'a>(&'a self, _caller: &Caller, node: NodeId, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
@@ -112,12 +129,12 @@ impl Filesystem for View {
             return Err(Errno::EINVAL);
         }
         let make = Make { mode, rdev: node.rdev, target: &[] };
-        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
     fn mkdir(&self, caller: &Caller, parent: NodeId, name: &[u8], dir: &MakeDir) -> Result<Entry> {
         let make = Make { mode: S_IFDIR | dir.mode & !S_IFMT, rdev: 0, target: &[] };
-        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
     fn unlink(&self, caller: &Caller, parent: NodeId, name: &[u8]) -> Result<()> {
@@ -130,7 +147,7 @@ impl Filesystem for View {
 
     fn symlink(&self, caller: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
         let make = Make { mode: S_IFLNK | 0o777, rdev: 0, target };
-        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| entry(&attr))
+        self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
     fn rename(&self, caller: &Caller, rename: &Rename<'_>) -> Result<()> {
@@ -140,7 +157,7 @@ impl Filesystem for View {
     }
 
     fn link(&self, caller: &Caller, node: NodeId, new_parent: NodeId, new_name: &[u8]) -> Result<Entry> {
-        self.overlay.link(&request(caller), node.0, new_parent.0, new_name, true).map(|attr| entry(&attr))
+        self.overlay.link(&request(caller), node.0, new_parent.0, new_name, true).map(|attr| self.entry(&attr))
     }
 
     fn read<'a>(&'a self, _caller: &Caller, node: NodeId, offset: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
@@ -193,7 +210,7 @@ impl Filesystem for View {
 
     fn readdirplus(&self, _caller: &Caller, dir: NodeId, cookie: u64, sink: &mut dyn EntrySink) -> Result<()> {
         self.overlay.list(dir.0, cookie, true, |listed| {
-            sink.add(Name { name: listed.name, next_cookie: listed.cookie }, &entry(&listed.attr))
+            sink.add(Name { name: listed.name, next_cookie: listed.cookie }, &self.entry(&listed.attr))
         })
     }
 

@@ -1,8 +1,11 @@
-//! What a native upper changes in the tree below it: the answer of `diff`.
+//! What a native upper changes in the tree below it: the answer of `diff`, by Docker's rules.
 //!
 //! A whiteout is a character device 0:0, or an empty file marked `user.overlay.whiteout`; a directory marked
-//! `user.overlay.opaque` hides what the tree below has there (Documentation/filesystems/overlayfs.rst). Directories are
-//! in the answer when they are in the upper, as in Docker's, since a copied-up parent cannot be told from a changed one.
+//! `user.overlay.opaque` hides what the tree below has there (Documentation/filesystems/overlayfs.rst).
+//!
+//! Docker's rules (`ChangesDirs` of its archive package): a path is changed when its mode, owner, device number or
+//! capability differ, or, unless it is a directory, its size or time of modification. A directory is in the answer too when
+//! something in it is. So what was merely copied up is not in it. Of a deleted directory only its own path is listed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,24 +13,29 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use base::{Explain, Kind};
+use fuse::op::encode_dev;
 use index::{Index, Node};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
 use sys::SysError;
 use sys::error::Call;
+use sys::namespace::Extent;
 use sys::xattr;
 
+use crate::directory::{Meta, open_dir};
 use crate::host_mounts::{HostMounts, Mounted};
+use crate::ids::MappedIds;
+use crate::owner_log::{self, Owners};
 use crate::tree_walk::{At, Visitor, walk};
-use crate::view_host::HostViewConfig;
+use crate::view_host::{HostViewConfig, made_up};
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeKind {
     /// The tree below does not have it.
     Added,
-    /// It stands before what the tree below has.
+    /// It differs from what the tree below has, or something in it does.
     Changed,
     /// Only the tree below has it. What is below a deleted directory is not listed.
     Deleted,
@@ -42,6 +50,12 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+impl Change {
+    pub(crate) fn new(path: Vec<u8>, kind: ChangeKind) -> Change {
+        Change { path: PathBuf::from(OsString::from_vec(path)), kind }
+    }
+}
+
 /// Why the changes are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangesError {
@@ -51,6 +65,9 @@ pub enum ChangesError {
     /// The index of the image is damaged.
     #[error("index of the image")]
     Index(#[source] index::Damaged),
+    /// The log of our own overlay cannot be read.
+    #[error("reading the writable snapshot")]
+    Upper(#[from] overlayfs::OpenError),
 }
 
 impl Explain for ChangesError {
@@ -58,21 +75,73 @@ impl Explain for ChangesError {
         match self {
             ChangesError::Sys(error) => error.kind(),
             ChangesError::Index(_) => Kind::Internal,
+            ChangesError::Upper(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ChangesError::Sys(error) if error.errno() == Errno::EACCES => {
+                Some("a directory of another id is closed to you while the container runs: stop it first".to_owned())
+            }
+            _ => None,
         }
     }
 }
 
 type Result<T> = std::result::Result<T, ChangesError>;
 
+/// What is compared, in the container's ids.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    rdev: u32,
+    size: u64,
+    mtime: (i64, u32),
+    /// Without the id that the kernel adds to it in a user namespace.
+    capability: Option<Vec<u8>>,
+}
+
+impl Compared {
+    fn of_stat(stat: &FileStat) -> Compared {
+        Compared {
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            rdev: encode_dev(major(stat.st_rdev) as u32, minor(stat.st_rdev) as u32),
+            size: stat.st_size.unsigned_abs(),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            capability: None,
+        }
+    }
+
+    fn differs(&self, other: &Compared) -> bool {
+        // A file system without nanoseconds shows none.
+        let same_time =
+            self.mtime.0 == other.mtime.0 && (self.mtime.1 == other.mtime.1 || self.mtime.1 == 0 || other.mtime.1 == 0);
+        let directory = self.mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
+        (self.mode, self.uid, self.gid, self.rdev) != (other.mode, other.uid, other.gid, other.rdev)
+            || self.capability != other.capability
+            || !directory && (!same_time || self.size != other.size)
+    }
+}
+
+/// `struct vfs_cap_data` without its version and, in version 3, its user namespace's root.
+fn capability_of(value: &[u8]) -> Vec<u8> {
+    [value.get(..1).unwrap_or_default(), value.get(4..20).unwrap_or_default()].concat()
+}
+
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// What the tree below has under a name.
 #[derive(Debug)]
-pub enum LowerEntry<D> {
-    /// Nothing.
-    Absent,
-    /// A directory.
-    Directory(D),
-    /// Anything else.
-    Other,
+pub struct LowerEntry<D> {
+    /// How it looks.
+    pub compared: Compared,
+    /// When it is a directory.
+    pub directory: Option<D>,
 }
 
 /// A read-only tree that an upper stands on. Links are never followed.
@@ -82,29 +151,45 @@ pub trait Lower {
     /// Its root.
     fn root(&self) -> Result<Self::Dir>;
     /// What is under a name.
-    fn entry(&self, dir: &Self::Dir, name: &[u8]) -> Result<LowerEntry<Self::Dir>>;
+    fn entry(&self, dir: &Self::Dir, name: &[u8]) -> Result<Option<LowerEntry<Self::Dir>>>;
     /// All names in a directory.
     fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
 }
 
-/// The merged index of an image chain.
-impl Lower for Index {
+/// The merged index of an image chain, as a view shows it.
+pub struct ChainLower<'a> {
+    /// The index.
+    pub index: &'a Index,
+    /// Owners that the view can show.
+    pub ids: MappedIds,
+}
+
+impl Lower for ChainLower<'_> {
     type Dir = Node;
 
     fn root(&self) -> Result<Node> {
-        Ok(Index::root(self))
+        Ok(self.index.root())
     }
 
-    fn entry(&self, dir: &Node, name: &[u8]) -> Result<LowerEntry<Node>> {
-        let found = self.lookup(*dir, name).map_err(ChangesError::Index)?;
-        Ok(found.map_or(LowerEntry::Absent, |dirent| match dirent.kind {
-            index::Kind::Directory => LowerEntry::Directory(dirent.node),
-            _ => LowerEntry::Other,
-        }))
+    fn entry(&self, dir: &Node, name: &[u8]) -> Result<Option<LowerEntry<Node>>> {
+        let Some(dirent) = self.index.lookup(*dir, name).map_err(ChangesError::Index)? else { return Ok(None) };
+        let inode = self.index.inode(dirent.node).map_err(ChangesError::Index)?;
+        let xattrs = self.index.xattrs(dirent.node).map_err(ChangesError::Index)?;
+        let compared = Compared {
+            mode: inode.mode(),
+            uid: self.ids.show_uid(inode.uid),
+            gid: self.ids.show_gid(inode.gid),
+            rdev: encode_dev(inode.rdev.major, inode.rdev.minor),
+            size: inode.size,
+            mtime: (inode.mtime.seconds, inode.mtime.nanoseconds),
+            capability: xattrs.get(CAPABILITY).map_err(ChangesError::Index)?.map(capability_of),
+        };
+        let directory = (dirent.kind == index::Kind::Directory).then_some(dirent.node);
+        Ok(Some(LowerEntry { compared, directory }))
     }
 
     fn names(&self, dir: &Node) -> Result<Vec<Vec<u8>>> {
-        let dirents = self.dirents(*dir).map_err(ChangesError::Index)?;
+        let dirents = self.index.dirents(*dir).map_err(ChangesError::Index)?;
         dirents.iter().map(|dirent| dirent.map(|dirent| dirent.name.to_vec()).map_err(ChangesError::Index)).collect()
     }
 }
@@ -139,28 +224,33 @@ impl Lower for HostLower<'_> {
         Ok(HostDir { opened: Some(root), path: Vec::new() })
     }
 
-    fn entry(&self, dir: &HostDir, name: &[u8]) -> Result<LowerEntry<HostDir>> {
-        let Some(opened) = &dir.opened else { return Ok(LowerEntry::Absent) };
+    fn entry(&self, dir: &HostDir, name: &[u8]) -> Result<Option<LowerEntry<HostDir>>> {
+        let Some(opened) = &dir.opened else { return Ok(None) };
         let path = if dir.path.is_empty() { name.to_vec() } else { [&dir.path, &b"/"[..], name].concat() };
+        let words = |call: &str| format!("{call}(host, {:?})", String::from_utf8_lossy(&path));
         let mounted = self.mounts.at(&path);
         if mounted == Some(Mounted::Untouchable) {
-            return Ok(LowerEntry::Directory(HostDir { opened: None, path }));
+            let stat = fstat(opened).call(|| words("fstat of the parent of"))?;
+            let compared = Compared::of_stat(&made_up(&path, stat));
+            return Ok(Some(LowerEntry { compared, directory: Some(HostDir { opened: None, path }) }));
         }
-        let words = |call: &str| format!("{call}(host, {:?})", String::from_utf8_lossy(&path));
         let stat = match fstatat(opened, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
             // A directory that the user may not search is shown empty.
-            Err(Errno::ENOENT | Errno::EACCES) => return Ok(LowerEntry::Absent),
+            Err(Errno::ENOENT | Errno::EACCES) => return Ok(None),
             stat => stat.call(|| words("fstatat"))?,
         };
+        let (uid, gid) = (self.config.ids.show_uid(stat.st_uid), self.config.ids.show_gid(stat.st_gid));
+        // The view has no extended attributes.
+        let compared = Compared { uid, gid, ..Compared::of_stat(&stat) };
         if stat.st_mode & nix::libc::S_IFMT != nix::libc::S_IFDIR {
-            return Ok(LowerEntry::Other);
+            return Ok(Some(LowerEntry { compared, directory: None }));
         }
         let opened = if self.config.hides(&path, &dir.path) || mounted.is_some_and(|what| what != Mounted::Shown) {
             None
         } else {
             Some(openat(opened, OsStr::from_bytes(name), LOOK, Mode::empty()).call(|| words("open"))?)
         };
-        Ok(LowerEntry::Directory(HostDir { opened, path }))
+        Ok(Some(LowerEntry { compared, directory: Some(HostDir { opened, path }) }))
     }
 
     fn names(&self, dir: &HostDir) -> Result<Vec<Vec<u8>>> {
@@ -182,14 +272,65 @@ impl Lower for HostLower<'_> {
     }
 }
 
-/// What the tree `upper` changes in `lower`, sorted by path; the root directory itself is never in it.
+/// What the owners in an upper mean.
 ///
-/// What a container's start leaves behind is in it too: mount points that the image lacks, and empty files for
-/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
-pub fn changes<L: Lower>(upper: &Path, lower: &L) -> Result<Vec<Change>> {
+/// At rest the log says what they were; while the container runs they are the host's ids, which the outer user
+/// namespace's map turns into outer ones. Those the container's own map turns into the container's.
+pub struct Truth<'a> {
+    log: Owners,
+    meta: &'a Meta,
+    outer: Option<(&'a [Extent], &'a [Extent])>,
+}
+
+impl<'a> Truth<'a> {
+    /// Of the snapshot in `dir`. `outer`: users and groups of the outer user namespace, needed only while a container
+    /// runs: then files may have other owners than the caller.
+    pub fn read(dir: &Path, meta: &'a Meta, outer: Option<(&'a [Extent], &'a [Extent])>) -> Result<Self> {
+        let log = owner_log::read(open_dir(dir)?.as_fd())?.unwrap_or_default();
+        Ok(Truth { log, meta, outer })
+    }
+
+    fn compared(&self, at: &At<'_>) -> Result<Compared> {
+        let mut found = Compared::of_stat(at.stat);
+        let capability = |at: &At<'_>| match at.file_type() {
+            nix::libc::S_IFREG => attribute(at, c"security.capability"),
+            _ => Ok(None),
+        };
+        if let Some(told) = self.log.get(at.path) {
+            (found.mode, found.uid, found.gid) = (told.mode, told.uid, told.gid);
+            let told = told.attributes.iter().find(|(number, _)| *number == 0);
+            found.capability = told.map(|(_, value)| capability_of(value));
+        } else {
+            let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            let outer = self.outer.unwrap_or_default();
+            found.uid = inside(outer.0, found.uid).unwrap_or(if found.uid == caller.0 { 0 } else { u32::MAX });
+            found.gid = inside(outer.1, found.gid).unwrap_or(if found.gid == caller.1 { 0 } else { u32::MAX });
+            found.capability = capability(at)?.map(|value| capability_of(&value));
+        }
+        found.uid = inside(&self.meta.uid_map, found.uid).unwrap_or(found.uid);
+        found.gid = inside(&self.meta.gid_map, found.gid).unwrap_or(found.gid);
+        Ok(found)
+    }
+}
+
+/// The id inside that an outer one stands for.
+fn inside(map: &[Extent], id: u32) -> Option<u32> {
+    map.iter().find_map(|extent| {
+        id.checked_sub(extent.outside).filter(|offset| *offset < extent.size).map(|offset| extent.inside + offset)
+    })
+}
+
+/// What the tree `upper` changes in `lower`, sorted by path; the root directory itself is never in it, and nothing that
+/// `left_out` says (a path with leading slash), or that is below it.
+pub fn changes<L: Lower>(
+    upper: &Path,
+    lower: &L,
+    truth: &Truth<'_>,
+    left_out: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Change>> {
     let root = open(upper, LOOK, Mode::empty()).call(|| format!("open({upper:?})"))?;
-    let top = Level { below: Some(lower.root()?), opaque: false };
-    let mut comparison = Comparison { lower, levels: vec![top], found: Vec::new(), failure: None };
+    let top = Level { path: Vec::new(), below: Some(lower.root()?), opaque: false, listed: true };
+    let mut comparison = Comparison { lower, truth, left_out, levels: vec![top], found: Vec::new(), failure: None };
     let walked = walk(root.as_fd(), &mut comparison);
     if let Some(failure) = comparison.failure {
         return Err(failure);
@@ -201,14 +342,21 @@ pub fn changes<L: Lower>(upper: &Path, lower: &L) -> Result<Vec<Change>> {
 
 /// A directory of the upper that the walk is in.
 struct Level<D> {
+    /// With leading slash; empty for the root.
+    path: Vec<u8>,
     /// The same directory below.
     below: Option<D>,
     /// It, or one above it, hides what is below.
     opaque: bool,
+    /// It is in the answer.
+    listed: bool,
 }
 
 struct Comparison<'a, L: Lower> {
     lower: &'a L,
+    truth: &'a Truth<'a>,
+    left_out: &'a dyn Fn(&[u8]) -> bool,
+    /// From the root to the directory that the walk is in; never empty.
     levels: Vec<Level<L::Dir>>,
     found: Vec<Change>,
     /// A failure of the tree below; the walk then ends with a call's error that is not shown.
@@ -216,55 +364,78 @@ struct Comparison<'a, L: Lower> {
 }
 
 impl<L: Lower> Comparison<'_, L> {
-    fn add(&mut self, path: &[u8], kind: ChangeKind) {
-        let path = PathBuf::from(OsString::from_vec([b"/", path].concat()));
-        self.found.push(Change { path, kind });
+    /// Lists a path and the directories that it is in.
+    fn add(&mut self, path: Vec<u8>, kind: ChangeKind) {
+        for level in self.levels.iter_mut().rev().take_while(|level| !level.listed) {
+            level.listed = true;
+            self.found.push(Change::new(level.path.clone(), ChangeKind::Changed));
+        }
+        self.found.push(Change::new(path, kind));
     }
 
-    fn compare(&mut self, at: &At<'_>) -> Result<()> {
-        let Level { below, opaque } = self.levels.last().unwrap_or(&Level { below: None, opaque: false });
-        let opaque = *opaque;
-        let found = match below {
+    /// Whether the walk goes into it.
+    fn compare(&mut self, at: &At<'_>) -> Result<bool> {
+        let path = [b"/", at.path].concat();
+        if (self.left_out)(&path) {
+            return Ok(false);
+        }
+        let level = self.levels.last();
+        let opaque = level.is_some_and(|level| level.opaque);
+        let found = match level.and_then(|level| level.below.as_ref()) {
             Some(below) => self.lower.entry(below, at.name.to_bytes())?,
-            None => LowerEntry::Absent,
+            None => None,
         };
         if is_whiteout(at)? {
-            if !matches!(found, LowerEntry::Absent) {
-                self.add(at.path, ChangeKind::Deleted);
+            if found.is_some() {
+                self.add(path, ChangeKind::Deleted);
             }
-            return Ok(());
+            return Ok(false);
         }
-        let kind = if matches!(found, LowerEntry::Absent) { ChangeKind::Added } else { ChangeKind::Changed };
-        self.add(at.path, kind);
-        if at.is_directory() {
-            let below = if let LowerEntry::Directory(below) = found { Some(below) } else { None };
-            let opaque = opaque || is_opaque(at)?;
-            if let Some(below) = below.as_ref().filter(|_| opaque) {
-                self.add_hidden(at, below)?;
+        let kind = match &found {
+            None => Some(ChangeKind::Added),
+            Some(found) => self.truth.compared(at)?.differs(&found.compared).then_some(ChangeKind::Changed),
+        };
+        if let Some(kind) = kind {
+            self.add(path.clone(), kind);
+        }
+        if !at.is_directory() {
+            return Ok(false);
+        }
+        let below = found.and_then(|found| found.directory);
+        let opaque = opaque || is_opaque(at)?;
+        let hidden = match below.as_ref().filter(|_| opaque) {
+            Some(below) => self.hidden(at, below)?,
+            None => Vec::new(),
+        };
+        self.levels.push(Level { path: path.clone(), below, opaque, listed: kind.is_some() });
+        for name in hidden {
+            let path = [&path, &b"/"[..], &name].concat();
+            if !(self.left_out)(&path) {
+                self.add(path, ChangeKind::Deleted);
             }
-            self.levels.push(Level { below, opaque });
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Everything that an opaque directory hides and has nothing for.
-    fn add_hidden(&mut self, at: &At<'_>, below: &L::Dir) -> Result<()> {
+    /// What an opaque directory hides and has nothing for.
+    fn hidden(&self, at: &At<'_>, below: &L::Dir) -> Result<Vec<Vec<u8>>> {
         let dir = at.open_path()?;
+        let mut hidden = Vec::new();
         for name in self.lower.names(below)? {
             match fstatat(&dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(_) => {}
-                Err(Errno::ENOENT) => self.add(&[at.path, b"/", &name].concat(), ChangeKind::Deleted),
+                Err(Errno::ENOENT) => hidden.push(name),
                 Err(errno) => Err(errno).call(|| at.words("fstatat"))?,
             }
         }
-        Ok(())
+        Ok(hidden)
     }
 }
 
 impl<L: Lower> Visitor for Comparison<'_, L> {
     fn enter(&mut self, at: &At<'_>) -> sys::error::Result<bool> {
         match self.compare(at) {
-            Ok(()) => Ok(true),
+            Ok(goes_in) => Ok(goes_in),
             Err(ChangesError::Sys(error)) => Err(error),
             Err(failure) => {
                 self.failure = Some(failure);

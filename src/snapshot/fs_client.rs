@@ -147,6 +147,21 @@ pub fn connect_or_spawn(places: &FsPlaces<'_>, spec: &FsSpec<'_>) -> Result<FsCo
     greet(socket, spec.key)
 }
 
+/// Removes what a server that will not be needed again has left: its socket and its lock. One that still runs goes on.
+pub fn forget(places: &FsPlaces<'_>, key: &str) -> Result<(), SysError> {
+    let run = places.run.join(key);
+    for (path, directory) in
+        [(run.join("sock"), false), (run, true), (places.locks.join(format!("fs-{key}.lock")), false)]
+    {
+        let removed = if directory { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.call(|| format!("remove({path:?})"))?,
+        }
+    }
+    Ok(())
+}
+
 fn start(spec: &FsSpec<'_>, listener: BorrowedFd<'_>) -> Result<(), FsClientError> {
     let config = serde_json::to_vec(spec.config)
         .map_err(|_| SysError::new("configuration of the role fs as JSON", Errno::EINVAL))?;

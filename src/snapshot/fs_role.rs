@@ -43,8 +43,12 @@ use crate::view_host::{HostView, HostViewConfig};
 
 /// `argv[0]` of the role.
 pub const ARGV0: &str = "sublet-fs";
-/// How long a server stays without users, so that one `run --rm` after another finds it warm.
+/// How long a server of a view stays without users, so that one `run --rm` after another finds it warm.
 pub const LINGER_MS: u64 = 30_000;
+/// The same for the server of one container: long enough for its first user to connect.
+pub const CONTAINER_LINGER_MS: u64 = 1_000;
+/// How long a new server waits for the end of the one before it, which may still have to sync.
+const UPPER_WAIT: Duration = Duration::from_secs(10);
 /// More users than this are refused; each is one descriptor.
 const USERS_MAX: usize = 4096;
 
@@ -54,7 +58,7 @@ const USERS_MAX: usize = 4096;
 pub struct FsConfig {
     /// What to serve.
     pub view: View,
-    /// [`LINGER_MS`], except in tests.
+    /// [`LINGER_MS`] or [`CONTAINER_LINGER_MS`], except in tests.
     pub linger_ms: u64,
 }
 
@@ -68,8 +72,12 @@ pub enum View {
     },
     /// A chain with a writable upper above it: the driver `fuse`, one server a container.
     Overlay {
+        /// Owners that the container can express; others are shown as ones that it can, and stay in the index.
+        ids: MappedIds,
         /// Nothing is synced; after a crash of the host the upper is refused.
         volatile: bool,
+        /// The container's ids are not the outer ones: its mount will be id-mapped.
+        shifted: bool,
     },
     /// The host's own root.
     Host(HostViewConfig),
@@ -181,10 +189,11 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             wire_of(view, Features::immutable(threads()))
         }
-        View::Overlay { volatile } => {
+        View::Overlay { ids, volatile, shifted } => {
             let opened = Arc::new(open_overlay(inherited, volatile)?);
             overlay = Some(Arc::clone(&opened));
-            wire_of(overlayfs::View::new(opened), overlayfs::View::features(threads(), false))
+            let view = overlayfs::View::new(opened).showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
+            wire_of(view, overlayfs::View::features(threads(), false, shifted))
         }
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
@@ -212,14 +221,19 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
     Ok(overlay)
 }
 
-/// `EAGAIN` when another server still has it.
+/// Waits for the end of a server that still has it; `EAGAIN` when that does not come.
 fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(upper, c"lock", flags, Mode::from_bits_truncate(0o600)).call(|| "open(upper/lock)".to_owned())?;
-    if sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
-        return Ok(file);
+    let began = Instant::now();
+    while !sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
+        if began.elapsed() >= UPPER_WAIT {
+            return Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN));
+        }
+        // Waiting in the kernel has no limit, and nothing else tells of its end.
+        std::thread::sleep(Duration::from_millis(10));
     }
-    Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN))
+    Ok(file)
 }
 
 fn wire_of(view: impl Filesystem, features: Features) -> MakeWire {

@@ -7,6 +7,7 @@
 //! This crate knows neither containers nor networks; it returns a plan, and the container's own init mounts it.
 
 mod changes;
+mod directory;
 mod fd_cache;
 pub mod fs_client;
 mod fs_mount;
@@ -15,6 +16,7 @@ mod host_mounts;
 pub mod ids;
 pub mod native;
 mod object_dir;
+pub mod own;
 pub mod owner_client;
 mod owner_log;
 pub mod owner_role;
@@ -23,4 +25,6 @@ mod tree_walk;
 pub mod view_chain;
 pub mod view_host;
 
-pub use probe::probe;
+pub use changes::{Change, ChangeKind, ChangesError};
+pub use directory::{Driver, Meta, SnapshotError, meta, remove};
+pub use probe::{overlay_works, probe};

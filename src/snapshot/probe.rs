@@ -35,6 +35,12 @@ pub fn probe(snaps: &Path) -> Ladder {
     Ladder { part: "rootfs", trials, chosen, fix }
 }
 
+/// The answer of [`probe`] where overlayfs is known to work.
+pub fn overlay_works() -> Ladder {
+    let trials = vec![Trial { rung: "overlay", failure: None }];
+    Ladder { part: "rootfs", trials, chosen: Some("overlay"), fix: None }
+}
+
 fn fix_of(error: &SysError) -> String {
     match error.errno() {
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO if error.call.contains("/dev/fuse") => {

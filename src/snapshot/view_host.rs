@@ -321,7 +321,7 @@ impl Nodes {
 
 /// What is shown for a mount point that must not be touched: an empty directory that root owns. Its number is drawn
 /// from its path, under a device that no real file system has.
-fn made_up(path: &[u8], like: FileStat) -> FileStat {
+pub(crate) fn made_up(path: &[u8], like: FileStat) -> FileStat {
     let mut stat = like;
     stat.st_dev = u64::MAX;
     stat.st_ino = hash(path) & ((1 << INO_BITS) - 1);

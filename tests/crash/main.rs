@@ -43,8 +43,15 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn start(home: &'a Home, options: &[&str]) -> Self {
-        let (number, before, image) = (unique(), of_all_roles(), busybox());
-        let arguments = [&["run", "-d", "--name", "victim"], options, &[&image, "sleep", &number]].concat();
+        let number = unique();
+        let sleep = format!("exec sleep {number}");
+        Victim::start_script(home, options, number, &sleep)
+    }
+
+    /// The script sleeps for `number`, by which its process is found.
+    fn start_script(home: &'a Home, options: &[&str], number: String, script: &str) -> Self {
+        let (before, image) = (of_all_roles(), busybox());
+        let arguments = [&["run", "-d", "--name", "victim"], options, &[&image, "sh", "-c", script]].concat();
         let id = home.ok(&arguments);
         let run_dir = home.directory.join("run/sublet/c").join(id.trim_end());
         let record = fs::read_to_string(run_dir.join("pid.json")).unwrap();
@@ -146,6 +153,31 @@ fn the_file_system_is_killed() {
     let said = home.fails(1, &["exec", "victim", "echo", "alive"]);
     assert!(said.contains("the file server of the container's image has ended"), "{said}");
     victim.assert_removed_without_a_trace();
+}
+
+/// With the driver fuse the container's own files go through the killed process: its reads and writes fail, and neither
+/// hang nor show something else.
+#[test]
+fn the_file_system_of_a_container_of_its_own_is_killed() {
+    let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
+    let (number, log) = (unique(), home.path("log"));
+    let volume = format!("{}:/log", home.directory.join("home").display());
+    let script = format!(
+        "echo kept >/file; sync; sleep {number} & trap 'echo x >/after 2>>/log/log; read a </file 2>>/log/log; \
+         echo told >>/log/log' USR1; : >/log/log; while :; do wait; done"
+    );
+    let victim = Victim::start_script(&home, &["--storage-driver", "fuse", "-v", &volume], number, &script);
+    eventually("the payload is ready", || log.exists());
+    assert_eq!(victim.kill(&["fs"]), 1, "the container has a server of its own");
+    home.ok(&["kill", "-s", "USR1", "victim"]);
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    eventually("the payload has tried", || said().contains("told"));
+    let said = said();
+    assert!(said.contains("can't create /after") && said.contains("can't open /file"), "{said}");
+    assert_eq!(home.inspect("victim", "{{.State.Running}}"), "true");
+    home.assert_store_is_ours();
+    victim.assert_removed_without_a_trace();
+    home.assert_store_is_ours();
 }
 
 #[test]

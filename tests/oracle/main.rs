@@ -62,6 +62,49 @@ fn many_files_in_a_directory() {
 }
 
 #[test]
+fn a_name_replaced_while_it_is_open_and_linked() {
+    same_as_the_kernel(
+        "echo old >a; ln a l; exec 3<a; echo new >b; mv -f b a; cat a l; cat <&3; stat -c '%h %s' a l; ln -f a l; \
+         stat -c %h a; rm a; stat -c %h l; cat l; ln l l2; echo more >>l2; cat l",
+    );
+}
+
+#[test]
+fn a_directory_moves_with_what_is_in_it_and_not_into_itself() {
+    same_as_the_kernel(
+        "mkdir -p a/b/c; echo x >a/b/c/f; mv a d; cat d/b/c/f; mv d d/b 2>/dev/null || echo refused; cd d/b; mv ../../d \
+         ../../e; pwd -P | sed 's,.*/oracle,,'; cat c/f; cd ../..; rmdir e 2>/dev/null || echo full; ls -R e",
+    );
+}
+
+#[test]
+fn ownership_and_set_id_bits() {
+    same_as_the_kernel(
+        "echo x >f; chmod 6755 f; stat -c %a f; chown 0:0 f; stat -c '%a %u %g' f; chmod 6745 f; chown 0 f; stat -c %a f; \
+         chmod 4755 f; echo y >f; stat -c %a f; chmod 4755 f; \
+         echo z >>f; stat -c %a f; chmod 2745 f; truncate -s 1 f; stat -c %a f; mkdir d; chmod 2775 d; mkdir d/in; touch d/file; stat -c '%a %g' d/in; stat -c %a d/file; ln -s f s; chown -h 0:0 s; \
+         stat -c '%A %u' s; mknod dev c 1 3 2>/dev/null || echo 'no devices'; mknod pipe p; stat -c '%F %a' pipe",
+    );
+}
+
+#[test]
+fn a_large_file_is_what_was_written() {
+    same_as_the_kernel(
+        "i=0; while [ $i -lt 200 ]; do echo \"line $i of a block that repeats\"; i=$((i+1)); done >block; \
+         dd if=/dev/zero bs=1M count=64 2>/dev/null | tr '\\0' 'x' >f; cat block >>f; dd if=block of=f bs=1 seek=33554433 \
+         conv=notrunc 2>/dev/null; wc -c <f; md5sum <f; cp f g; cmp f g && echo same; truncate -s 40000000 g; md5sum <g",
+    );
+}
+
+#[test]
+fn names_come_and_go_while_a_directory_is_listed() {
+    same_as_the_kernel(
+        "mkdir d; cd d; i=0; while [ $i -lt 1500 ]; do : >f$i; i=$((i+1)); done; find . -type f -exec rm {} +; ls | wc -l; \
+         mkdir -p x/y; i=0; while [ $i -lt 300 ]; do mkdir x/d$i; i=$((i+1)); done; stat -c %h x; rm -r x; ls -A | wc -l",
+    );
+}
+
+#[test]
 fn the_engine_passes_options_as_podman_does() {
     same_as_podman(&["-e", "A=b", "-w", "/var", "--hostname", "h"], "echo $A; pwd; hostname; id -u; cat /proc/1/comm");
 }

@@ -23,6 +23,9 @@ use nix::unistd::Pid;
 /// No single command of a test takes longer, but those that say so.
 pub const LIMIT: Duration = Duration::from_mins(1);
 
+/// The storage drivers, each of which must do everything that a container can see.
+pub const DRIVERS: [&str; 2] = ["overlay", "fuse"];
+
 /// Something that a test needs beside the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {

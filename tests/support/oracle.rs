@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Done, Home, LIMIT, busybox, finish, skip};
+use super::{DRIVERS, Done, Home, LIMIT, busybox, finish, skip};
 
 /// Where the static busybox is, if it is.
 fn host_busybox() -> Option<&'static str> {
@@ -37,7 +37,7 @@ fn on_the_kernel(home: &Home, script: &str) -> Option<Done> {
     Some(finish(&mut run, b"", LIMIT))
 }
 
-/// The script must do the same on the kernel's file system and in a container's.
+/// The script must do the same on the kernel's file system and in a container's, with each storage driver.
 #[track_caller]
 pub fn same_as_the_kernel(script: &str) {
     let Some(home) = Home::with_busybox(&[]) else { return };
@@ -47,8 +47,15 @@ pub fn same_as_the_kernel(script: &str) {
     }
     let image = busybox();
     let script = with_prologue("/var/oracle", script);
-    let ours = home.run(&["run", "--rm", "--network", "none", &image, "sh", "-c", &script]);
-    assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "kernel: {expected:#?}\nours: {ours:#?}");
+    for driver in DRIVERS {
+        let options = ["run", "--rm", "--network", "none", "--storage-driver", driver];
+        let ours = home.run(&[&options[..], &[&image, "sh", "-c", &script]].concat());
+        assert_eq!(
+            (ours.code, &ours.stdout),
+            (expected.code, &expected.stdout),
+            "kernel: {expected:#?}\n{driver}: {ours:#?}"
+        );
+    }
 }
 
 /// podman with a store below this home.

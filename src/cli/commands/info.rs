@@ -22,7 +22,7 @@ impl Info {
             return Ok(0);
         }
         stdout(&format!(
-            "Containers: {}\n Running: {}\n Stopped: {}\nImages: {}\nServer Version: {}\nKernel Version: {}\n\
+            "Containers: {}\n Running: {}\n Stopped: {}\nImages: {}\nServer Version: {}\nStorage Driver: {}\nKernel Version: {}\n\
              Operating System: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\n\
              Root Dir: {}\nRuntime Dir: {}\n",
             info.containers,
@@ -30,6 +30,7 @@ impl Info {
             info.containers_stopped,
             info.images,
             info.server_version,
+            info.driver,
             info.kernel_version,
             info.operating_system,
             info.os_type,

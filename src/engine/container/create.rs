@@ -6,11 +6,12 @@ use std::time::SystemTime;
 
 use base::{ContainerId, Context, Kind, Report};
 use oci::ImageName;
+use snapshot::Driver;
 
 use crate::Engine;
 use crate::container::lock::make_container_dir;
-use crate::container::names;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
+use crate::container::{driver, names};
 use crate::file::random;
 use crate::image::{self, LocalImage};
 use crate::paths::make_dir;
@@ -55,6 +56,9 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
     check_limits(&request.host)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
+    if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
+        driver::above_an_image(matches!(image, ImageName::Host))?;
+    }
     let local = match &image {
         ImageName::Host => None,
         _ => Some(image::find(engine, &reference)?),

@@ -7,8 +7,10 @@ use base::{ContainerId, Report};
 use monitor::record::Status;
 use net::Addressing;
 use serde::Serialize;
+use snapshot::Driver;
 
 use crate::Engine;
+use crate::container::driver;
 use crate::container::record::{
     HostSettings, NetworkMode, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
 };
@@ -35,6 +37,7 @@ pub struct Inspection {
     pub driver: String,
     pub platform: String,
     pub host_config: HostConfig,
+    pub graph_driver: GraphDriver,
     pub mounts: Vec<MountPoint>,
     pub config: Config,
     pub network_settings: NetworkSettings,
@@ -57,6 +60,16 @@ pub struct State {
     pub error: String,
     pub started_at: String,
     pub finished_at: String,
+}
+
+/// `GraphDriver`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct GraphDriver {
+    /// Directories of the driver.
+    pub data: BTreeMap<String, String>,
+    pub name: String,
 }
 
 /// `HostConfig`.
@@ -174,6 +187,7 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
     let directory = engine.paths().container(id);
     let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let mut words = record.command_line().into_iter();
+    let graph_driver = graph_driver(engine, &record);
     Ok(Inspection {
         id: id.to_string(),
         created: record.created_at.clone(),
@@ -186,7 +200,8 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         log_path: file("log"),
         name: format!("/{}", record.name),
         restart_count: 0,
-        driver: record.host.storage_driver.clone().unwrap_or_else(|| "overlay".to_owned()),
+        driver: graph_driver.name.clone(),
+        graph_driver,
         platform: "linux".to_owned(),
         host_config: host_config(&record.host),
         mounts: mounts(engine, &record),
@@ -194,6 +209,22 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         config: config(&record),
         state: state(&condition),
     })
+}
+
+/// Empty before the first start of a container that asked for no driver: it is not chosen yet.
+fn graph_driver(engine: &Engine, record: &Record) -> GraphDriver {
+    let driver = driver::known(engine, record);
+    let snapshot = engine.paths().snapshots().join(record.id.as_str());
+    let places: &[(&str, &str)] = match driver {
+        Some(Driver::Overlay) => &[("UpperDir", "upper"), ("WorkDir", "work")],
+        Some(Driver::Fuse) => &[("UpperDir", "upper")],
+        None => &[],
+    };
+    let place = |(name, directory): &(&str, &str)| {
+        ((*name).to_owned(), snapshot.join(directory).to_string_lossy().into_owned())
+    };
+    let name = driver.map_or_else(String::new, |driver| driver.as_str().to_owned());
+    GraphDriver { name, data: places.iter().map(place).collect() }
 }
 
 fn state(condition: &Condition) -> State {

@@ -13,6 +13,7 @@
 pub mod attach;
 pub mod create;
 pub mod diff;
+pub(crate) mod driver;
 pub mod exec;
 mod files;
 pub mod inspect;

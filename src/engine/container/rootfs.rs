@@ -15,8 +15,9 @@ use monitor::protocol::{self, FRAME_MAX, Frame, Received};
 use nix::sched::{CloneFlags, setns};
 use runtime::outer::{self, Caller, Outer, OuterMap};
 use serde::{Deserialize, Serialize};
+use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
-use snapshot::fs_role::{FsConfig, LINGER_MS, View};
+use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View};
 use snapshot::ids::MappedIds;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
@@ -25,7 +26,7 @@ use sys::lock::exclusive;
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
-use crate::container::record::Record;
+use crate::container::record::{Record, UserNamespace};
 use crate::file::{failed, read_json, replace_json};
 
 /// A served view, and the namespace it belongs to.
@@ -39,16 +40,34 @@ pub(crate) struct Base {
     pub ladder: Option<Ladder>,
 }
 
-/// Connects to the fs role of a container's image, starting it (and the outer user namespace) when needed.
-pub(crate) fn connect(engine: &Engine, record: &Record) -> Result<Base, Report> {
-    let (run, locks) = (engine.paths().run().join("fs"), engine.paths().host());
-    let places = FsPlaces { run: &run, locks: &locks };
-    let key = key(record)?;
+/// Where the fs roles of this machine are found.
+#[derive(Debug)]
+pub(crate) struct Places {
+    run: PathBuf,
+    locks: PathBuf,
+}
+
+impl Places {
+    pub(crate) fn of(engine: &Engine) -> Self {
+        Places { run: engine.paths().run().join("fs"), locks: engine.paths().host() }
+    }
+
+    pub(crate) fn as_ref(&self) -> FsPlaces<'_> {
+        FsPlaces { run: &self.run, locks: &self.locks }
+    }
+}
+
+/// Connects to the fs role that serves a container's root file system, or the view below it, starting it (and the outer
+/// user namespace) when needed.
+pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Result<Base, Report> {
+    let places = Places::of(engine);
+    let places = places.as_ref();
+    let key = key(record, driver)?;
     if let Some(connection) = try_connect(&places, &key)? {
         let map = read_map(connection.user_namespace.as_fd())?;
         return Ok(Base { connection, map, ladder: None });
     }
-    let path = locks.join("outer.lock");
+    let path = places.locks.join("outer.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| failed("opening", &path, error))?;
     exclusive(&file, &path)?;
@@ -59,49 +78,99 @@ pub(crate) fn connect(engine: &Engine, record: &Record) -> Result<Base, Report> 
         let made = make_outer(engine)?;
         (made.namespace, made.map, Some(made.ladder))
     };
-    let connection = serve(engine, record, &places, &key, namespace.as_fd(), &map)?;
+    let serving = Serving { engine, record, driver, places, key: &key, user_namespace: namespace.as_fd(), map: &map };
+    let connection = serving.start()?;
     Ok(Base { connection, map, ladder })
 }
 
-/// The name of a view: what it shows decides.
-fn key(record: &Record) -> Result<String, Report> {
+/// The name of a server: what it shows decides.
+fn key(record: &Record, driver: Driver) -> Result<String, Report> {
     if record.image.is_host() {
         return Ok(if record.host.host_home { "host-home".to_owned() } else { "host".to_owned() });
     }
-    match &record.image.chain {
-        Some(chain) => Ok(chain.0.hex()),
-        None => Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference))),
+    match (&record.image.chain, driver) {
+        (Some(chain), Driver::Overlay) => Ok(chain.0.hex()),
+        (Some(_), Driver::Fuse) => Ok(key_of_container(record)),
+        (None, _) => Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference))),
     }
 }
 
-fn serve(
-    engine: &Engine,
-    record: &Record,
-    places: &FsPlaces<'_>,
-    key: &str,
-    user_namespace: BorrowedFd<'_>,
-    map: &OuterMap,
-) -> Result<FsConnection, Report> {
-    let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
-    let spec = |config: &FsConfig, fds: &[(&str, BorrowedFd<'_>)]| {
-        let spec = FsSpec { key, config, user_namespace, fds, cgroup: None };
-        connect_or_spawn(places, &spec).step(|| format!("serving the view of {}", record.image.reference))
-    };
-    if record.image.is_host() {
-        let private = [engine.paths().data(), engine.paths().run()];
-        let view = View::Host(HostViewConfig::new(ids, record.host.host_home, &private));
-        return spec(&FsConfig { view, linger_ms: LINGER_MS }, &[]);
+/// The name of the server that one container has with the driver `fuse`.
+pub(crate) fn key_of_container(record: &Record) -> String {
+    format!("c-{}", record.id)
+}
+
+/// What is needed to start a server.
+struct Serving<'a> {
+    engine: &'a Engine,
+    record: &'a Record,
+    driver: Driver,
+    places: FsPlaces<'a>,
+    key: &'a str,
+    user_namespace: BorrowedFd<'a>,
+    map: &'a OuterMap,
+}
+
+impl Serving<'_> {
+    fn start(&self) -> Result<FsConnection, Report> {
+        let Serving { engine, record, map, .. } = self;
+        let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
+        if record.image.is_host() {
+            let private = [engine.paths().data(), engine.paths().run()];
+            let view = View::Host(HostViewConfig::new(ids, record.host.host_home, &private));
+            return self.spawn(&FsConfig { view, linger_ms: LINGER_MS }, &[]);
+        }
+        let store = Store::open(&engine.paths().store(), false)?;
+        let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
+        let index = store.chains().open(&chain.0)?.ok_or_else(|| {
+            Report::new(Kind::NotFound, format!("the index of image {} is not in the store", record.image.reference))
+                .with_hint(format!("`sublet pull {}` makes it anew", record.image.reference))
+        })?;
+        let objects = File::open(store.objects().dir().path())
+            .map_err(|error| failed("opening", store.objects().dir().path(), error))?;
+        let fds = [("index", index.as_fd()), ("objects", objects.as_fd())];
+        match self.driver {
+            Driver::Overlay => self.spawn(&FsConfig { view: View::Chain { ids }, linger_ms: LINGER_MS }, &fds),
+            Driver::Fuse => self.start_own(fds),
+        }
     }
-    let store = Store::open(&engine.paths().store(), false)?;
-    let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
-    let index = store.chains().open(&chain.0)?.ok_or_else(|| {
-        Report::new(Kind::NotFound, format!("the index of image {} is not in the store", record.image.reference))
-            .with_hint(format!("`sublet pull {}` makes it anew", record.image.reference))
-    })?;
-    let objects = File::open(store.objects().dir().path())
-        .map_err(|error| failed("opening", store.objects().dir().path(), error))?;
-    let config = FsConfig { view: View::Chain { ids }, linger_ms: LINGER_MS };
-    spec(&config, &[("index", index.as_fd()), ("objects", objects.as_fd())])
+
+    /// The server of one container's own overlay.
+    fn start_own(&self, [index, objects]: [(&str, BorrowedFd<'_>); 2]) -> Result<FsConnection, Report> {
+        let (uid_map, gid_map) = container_maps(self.record, self.map)?;
+        let (snaps, key) = (self.engine.paths().snapshots(), self.record.id.as_str());
+        let upper = snapshot::own::prepare(&snaps, key, (&uid_map, &gid_map))
+            .step(|| "preparing the container's own directory".to_owned())?;
+        let total = |map: &IdMap| map.iter().map(|extent| extent.size).sum();
+        let moved = |map: &IdMap| map.iter().any(|extent| extent.inside != extent.outside);
+        let view = View::Overlay {
+            ids: MappedIds { uids: total(&uid_map), gids: total(&gid_map) },
+            volatile: self.record.host.auto_remove,
+            shifted: moved(&uid_map) || moved(&gid_map),
+        };
+        self.spawn(&FsConfig { view, linger_ms: CONTAINER_LINGER_MS }, &[index, objects, ("upper", upper.as_fd())])
+    }
+
+    fn spawn(&self, config: &FsConfig, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
+        let spec = FsSpec { key: self.key, config, user_namespace: self.user_namespace, fds, cgroup: None };
+        connect_or_spawn(&self.places, &spec).step(|| format!("serving the view of {}", self.record.image.reference))
+    }
+}
+
+/// The container's ids in terms of the outer ones.
+pub(crate) fn container_maps(record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
+    let single = |id: u32| vec![Extent { inside: id, outside: 0, size: 1 }];
+    Ok(match record.host.userns {
+        UserNamespace::Default => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
+        UserNamespace::Single => (single(0), single(0)),
+        UserNamespace::KeepId => {
+            let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            if uid == 0 {
+                return Err(Report::new(Kind::Usage, "--userns=keep-id is for users other than root"));
+            }
+            (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid))
+        }
+    })
 }
 
 /// The outer user namespace of any process that keeps one.
@@ -134,8 +203,7 @@ fn ask_monitor(run_dir: &std::path::Path) -> Option<OwnedFd> {
 
 /// The outer user namespace, found or made, for work on what a container left.
 pub(crate) fn outer_namespace(engine: &Engine) -> Result<OwnedFd, Report> {
-    let (run, locks) = (engine.paths().run().join("fs"), engine.paths().host());
-    match find_outer(engine, &FsPlaces { run: &run, locks: &locks }) {
+    match find_outer(engine, &Places::of(engine).as_ref()) {
         Some(namespace) => Ok(namespace),
         None => Ok(make_outer(engine)?.namespace),
     }
@@ -160,7 +228,7 @@ fn make_outer(engine: &Engine) -> Result<Outer, Report> {
 }
 
 /// What a namespace maps, read by a child that joins it: there, `/proc/self` shows the map as it was written.
-fn read_map(namespace: BorrowedFd<'_>) -> Result<OuterMap, Report> {
+pub(crate) fn read_map(namespace: BorrowedFd<'_>) -> Result<OuterMap, Report> {
     let (ours, theirs) = sys::socket::pair()?;
     let child = sys::process::fork(sys::process::Flags::empty(), None, || {
         let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();

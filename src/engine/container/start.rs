@@ -4,21 +4,22 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use ::snapshot::Driver;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::protocol::{self, Frame};
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
 use oci_spec::runtime::Spec;
-use runtime::outer::{Caller, OuterMap, ladder_of};
-use runtime::{Launch, Rootfs};
-use sys::namespace::{Extent, IdMap};
+use runtime::Launch;
+use runtime::outer::{Caller, ladder_of};
+use sys::namespace::Extent;
 use sys::role::Spawn;
 
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams};
 use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
-use crate::container::{remove, rootfs, snapshot, spec};
+use crate::container::{driver, remove, rootfs, snapshot, spec};
 
 /// Starts a created or ended container and returns when its payload has been executed.
 ///
@@ -48,11 +49,9 @@ struct Launched {
 }
 
 fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
-    if record.host.storage_driver.as_deref().is_some_and(|driver| driver != "overlay") {
-        return Err(Report::new(Kind::Unsupported, "only the storage driver overlay can be selected yet"));
-    }
     engine.paths().make_run()?;
-    let base = rootfs::connect(engine, record)?;
+    let driver = driver::choose(engine, record)?;
+    let base = rootfs::connect(engine, record, driver)?;
     // Told once, by the start that makes the namespace; but --strict has a say in each.
     let found = || engine.options().strict.then(|| ladder_of(&Caller::current(None), &base.map));
     if let Some(line) = base.ladder.clone().or_else(found).and_then(|ladder| ladder.step_down()) {
@@ -60,16 +59,16 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     }
     let run_dir = rootfs::run_dir(engine, record)?;
     let launchable = spec::spec(engine, record)?;
-    let (uid_map, gid_map) = container_maps(record, &base.map)?;
+    let (uid_map, gid_map) = rootfs::container_maps(record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
-    snapshot::prepare(engine, record, owner, &base)?;
+    let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let launch = Launch {
         spec: fit_to_map(launchable.spec, &gid_map),
         user: user(record, &launchable.user),
-        rootfs: Rootfs::Overlay { directory: snapshot::directory(engine, record), volatile: record.host.auto_remove },
+        rootfs,
         uid_map,
         gid_map,
         setgroups,
@@ -93,7 +92,8 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         fs_pid: base.connection.pid,
         strict: engine.options().strict,
         after: After {
-            reclaim: (!record.host.auto_remove).then(|| snapshot::directory(engine, record)),
+            reclaim: (driver == Driver::Overlay && !record.host.auto_remove)
+                .then(|| snapshot::directory(engine, record)),
             remove: record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?,
         },
     };
@@ -133,22 +133,6 @@ fn spawn(
     protocol::send(ours.as_fd(), &Frame::Attach { stdin }, None)?;
     let started = monitor::client::wait_started(ours.as_fd(), |line| engine.notice(line));
     Ok(Launched { socket: ours, monitor: child.pidfd, started })
-}
-
-/// The container's ids in terms of the outer ones.
-fn container_maps(record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
-    let single = |id: u32| vec![Extent { inside: id, outside: 0, size: 1 }];
-    Ok(match record.host.userns {
-        UserNamespace::Default => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
-        UserNamespace::Single => (single(0), single(0)),
-        UserNamespace::KeepId => {
-            let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-            if uid == 0 {
-                return Err(Report::new(Kind::Usage, "--userns=keep-id is for users other than root"));
-            }
-            (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid))
-        }
-    })
 }
 
 /// With keep-id the payload is the user itself unless the image or the request names another.

@@ -81,7 +81,7 @@ fn mount(overlay: &Arc<Overlay>, at: &Path) {
     sys::mount::attach(mount.as_fd(), File::open(at).unwrap().as_fd()).unwrap();
     let view = Arc::new(View::new(Arc::clone(overlay)));
     std::thread::spawn(move || {
-        let wire = FuserWire::open(device.into(), view, &View::features(2, false)).unwrap();
+        let wire = FuserWire::open(device.into(), view, &View::features(2, false, false)).unwrap();
         assert_eq!(wire.serve().unwrap().panics, 0);
     });
 }

@@ -11,18 +11,20 @@ use std::process::Command;
 use layer::{Limits, apply, merge_chain};
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
-use snapshot::native::{self, ChangeKind};
-use snapshot::owner_client;
+use snapshot::native::{self, ChainLower, Truth};
+use snapshot::{Change, ChangeKind, owner_client};
 use store::{Durability, Store};
 use sys::xattr::{self, Existing};
 
 use crate::Test;
+use crate::native::assert_ours;
 use crate::support::{Outer, clone_view, inside, inside_with, overlay, pid_of_server, until};
 
 pub const TESTS: &[Test] = &[
     ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
     ("chain_view_below_overlayfs", below_overlayfs),
     ("overlay_view_is_written_and_found_again", is_written_and_found_again),
+    ("overlay_view_keeps_what_was_written_before_a_kill", keeps_what_was_written_before_a_kill),
 ];
 
 /// A two-layer image of everything that a tree can have: `T` becomes the merged tree, `L2` the second layer.
@@ -169,7 +171,8 @@ fn below_overlayfs(outer: &Outer) {
     let connection = connect(outer, &image, "below", View::Chain { ids: outer.ids }, None);
     let view = clone_view(&connection);
     let snaps = outer.scratch.path().join("snaps");
-    let places = native::prepare(&snaps, "below", Outer::container_root()).unwrap();
+    let maps = (&outer.identity(), &outer.identity());
+    let places = native::prepare(&snaps, "below", maps, Outer::container_root()).unwrap();
     inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
         let picture = PICTURE.replace("%G %n %T@\\n", "%G %T@\\n").replace("find . !", "find . -mindepth 1 !");
         let lower = mounted_at(&view, &image.work.join("L2"));
@@ -195,40 +198,46 @@ fn below_overlayfs(outer: &Outer) {
         );
     });
     owner_client::reclaim(outer.user_namespace.as_fd(), places.upper.parent().unwrap()).unwrap();
+    let meta = snapshot::meta(&snaps, "below").unwrap().unwrap();
+    let truth = Truth::read(&snaps.join("below"), &meta, None).unwrap();
     let index = index::Index::open(File::open(&image.chain).unwrap()).unwrap();
-    let changes = native::changes(&places.upper, &index).unwrap();
-    let kind = |path: &str| changes.iter().find(|change| change.path == Path::new(path)).map(|change| change.kind);
-    for (path, expected) in [
-        ("/etc/conf.d/a", Some(ChangeKind::Changed)),
-        ("/etc/conf.d", Some(ChangeKind::Changed)),
-        ("/etc/empty", Some(ChangeKind::Changed)),
-        ("/srv/link", Some(ChangeKind::Deleted)),
-        ("/srv/moved", Some(ChangeKind::Added)),
-        ("/big/over", Some(ChangeKind::Deleted)),
-        ("/gone", Some(ChangeKind::Changed)),
-        ("/gone/file", Some(ChangeKind::Deleted)),
-        ("/gone/again", Some(ChangeKind::Added)),
-        ("/covered", Some(ChangeKind::Deleted)),
-        ("/covered/only", None),
-        ("/turned", Some(ChangeKind::Changed)),
-        ("/made", Some(ChangeKind::Added)),
-        ("/made/dir/z", Some(ChangeKind::Added)),
-        ("/closed", None),
-        ("/usr/setid", None),
-    ] {
-        assert_eq!(kind(path), expected, "{path} in {changes:?}");
-    }
-    native::remove(&snaps, "below", None).unwrap();
+    let lower = ChainLower { index: &index, ids: outer.ids };
+    let changes = native::changes(&places.upper, &lower, &truth, &|_| false).unwrap();
+    let (share, changes): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|change| change.path.starts_with("/usr/share"));
+    assert!(share.len() > 5 && share[1..].iter().all(|change| change.kind == ChangeKind::Deleted), "{share:?}");
+    assert_eq!(in_words(&changes), expected_changes(outer));
+    snapshot::remove(&snaps, "below", None).unwrap();
+}
+
+fn in_words(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(|change| format!("{:?} {}", change.kind, change.path.display())).collect()
+}
+
+/// What [`CHANGE`] and the new times of all recent files change, by Docker's rules: what was copied up or linked and looks
+/// as before is not in it.
+fn expected_changes(outer: &Outer) -> Vec<String> {
+    let list = "Changed /big, Changed /big/bound, Changed /big/holes, Deleted /big/over, Changed /big/random, \
+        Added /big/renamed, Changed /big/tiny, Deleted /covered, Changed /etc, Changed /etc/conf.d, \
+        Changed /etc/conf.d/a, Changed /etc/conf.d/b, Changed /etc/empty, Changed /gone, Added /gone/again, Deleted /gone/file, \
+        Changed /links, Added /links/b2, Added /made, Added /made/dir, Added /made/dir/z, Changed /new, Changed /new/file, Changed /srv, \
+        Changed /srv/dangling, Deleted /srv/link, Added /srv/moved, Changed /srv/pipe, Changed /turned, Changed /usr, \
+        Changed /usr/none, Changed /var, Changed /var/lib";
+    // With one id an owner cannot change.
+    let same = |line: &str| outer.ids.uids == 1 && (line.ends_with("/bound") || line.ends_with("/dangling"));
+    list.split(", ").filter(|line| !same(line)).map(str::to_owned).collect()
 }
 
 /// The driver `fuse`: the same changes on our own overlay, which a second server finds again.
 fn is_written_and_found_again(outer: &Outer) {
     let image = image(outer, "own");
-    let upper = outer.scratch.path().join("own-upper");
-    std::fs::create_dir(&upper).unwrap();
-    let marker = upper.join("volatile");
-    let upper = File::open(upper).unwrap();
-    let view = View::Overlay { volatile: true };
+    let snaps = outer.scratch.path().join("snaps");
+    let upper = File::from(snapshot::own::prepare(&snaps, "own", (&outer.identity(), &outer.identity())).unwrap());
+    let marker = snaps.join("own/upper/volatile");
+    let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let index = || index::Index::open(File::open(&image.chain).unwrap()).unwrap();
+    let changes = || snapshot::own::changes(&snaps, "own", index(), &|_| false).unwrap();
+    assert_eq!(in_words(&changes()), Vec::<String>::new());
     let oracle = image.work.join("T");
     // The root directory has no changes in it and its own time is that of the last one.
     let picture = PICTURE.replace("find . !", "find . -mindepth 1 !");
@@ -247,8 +256,48 @@ fn is_written_and_found_again(outer: &Outer) {
             }
         });
         assert!(marker.exists());
+        // While its server runs, and after.
+        assert_eq!(in_words(&changes()), expected_changes(outer));
         drop((view, connection));
         until("the server's end", 5, || pid_of_server("own").is_none());
         assert!(!marker.exists(), "the upper was closed");
+        assert_eq!(in_words(&changes()), expected_changes(outer));
     }
+    snapshot::remove(&snaps, "own", None).unwrap();
+}
+
+/// `kill -9` of the server of a durable overlay: its users get errors, the next server has all that was acknowledged.
+fn keeps_what_was_written_before_a_kill(outer: &Outer) {
+    let image = image(outer, "killed-own");
+    let snaps = outer.scratch.path().join("snaps");
+    let key = "killed-own";
+    let upper = File::from(snapshot::own::prepare(&snaps, key, (&outer.identity(), &outer.identity())).unwrap());
+    let view = View::Overlay { ids: outer.ids, volatile: false, shifted: false };
+    let connection = connect(outer, &image, key, view.clone(), Some(&upper));
+    let mount = clone_view(&connection);
+    inside_with(&outer.user_namespace, [], |[]| {
+        let mounted = mounted_at(&mount, &image.work.join("L2"));
+        let script = "set -e; for i in $(seq 200); do echo $i >made$i; done; sync made1; echo more >>etc/conf.d/a; \
+            dd if=/dev/zero of=large bs=1M count=3 conv=fsync status=none; mv made2 moved; rm made3; mkdir -p d/e; chmod 2750 d";
+        shell(outer, script, &mounted);
+        let pid = pid_of_server(key).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        until("the kill", 5, || pid_of_server(key).is_none());
+        let errno = std::fs::write(mounted.join("after"), "x").unwrap_err().raw_os_error();
+        assert!(matches!(errno, Some(nix::libc::ENOTCONN | nix::libc::ECONNABORTED)), "{errno:?}");
+    });
+    drop((mount, connection));
+    let connection = connect(outer, &image, key, view, Some(&upper));
+    let mount = clone_view(&connection);
+    inside_with(&outer.user_namespace, [], |[]| {
+        let mounted = mounted_at(&mount, &image.work.join("L2"));
+        let script = "cat made1 moved made4 made200; ls | grep -c '^made'; tail -n 1 etc/conf.d/a; stat -c %s large; \
+            stat -c '%a %F' d d/e; ls made2 made3 after 2>/dev/null || echo gone";
+        let expected = "1\n2\n4\n200\n198\nmore\n3145728\n2750 directory\n755 directory\ngone\n";
+        assert_eq!(shell(outer, script, &mounted), expected);
+    });
+    drop((mount, connection));
+    until("the server's end", 5, || pid_of_server(key).is_none());
+    assert_ours(&snaps.join(key));
+    snapshot::remove(&snaps, key, None).unwrap();
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use snapshot::native::{HostLower, Truth};
 use snapshot::view_host::HostViewConfig;
-use snapshot::{native, owner_client};
+use snapshot::{Driver, Meta, SnapshotError, native, owner_client};
 use sys::xattr::{self, Existing};
 
 use crate::Test;
@@ -105,7 +106,7 @@ fn picture(outer: &Outer, upper: &Path) -> Vec<u8> {
 }
 
 /// Every file belongs to us, every one of them can be read, and plain `rm -rf` removes a copy of everything.
-fn assert_ours(dir: &Path) {
+pub fn assert_ours(dir: &Path) {
     let me = nix::unistd::getuid().to_string();
     let me_group = nix::unistd::getgid().to_string();
     let of_others = lines(Command::new("find").arg(dir).args(["!", "-uid", &me, "-o", "!", "-gid", &me_group]));
@@ -121,7 +122,8 @@ fn rm_rf(dir: &Path) {
 
 /// As the engine does: the container's root owns it.
 fn prepare(outer: &Outer, key: &str) -> native::Native {
-    native::prepare(&outer.scratch.path().join("snaps"), key, Outer::container_root()).unwrap()
+    let maps = (&outer.identity(), &outer.identity());
+    native::prepare(&outer.scratch.path().join("snaps"), key, maps, Outer::container_root()).unwrap()
 }
 
 fn takes_back_and_restores(outer: &Outer) {
@@ -189,7 +191,8 @@ fn child_runs(pid: i32) -> bool {
 }
 
 fn leaves_a_tidy_tree_alone(outer: &Outer) {
-    let places = native::prepare(&outer.scratch.path().join("snaps"), "tidy", None).unwrap();
+    let maps = (&outer.identity(), &outer.identity());
+    let places = native::prepare(&outer.scratch.path().join("snaps"), "tidy", maps, None).unwrap();
     std::fs::create_dir(places.upper.join("dir")).unwrap();
     std::fs::write(places.upper.join("dir/file"), "x").unwrap();
     std::fs::set_permissions(places.upper.join("dir/file"), PermissionsExt::from_mode(0o4644)).unwrap();
@@ -205,10 +208,10 @@ fn removes_what_belongs_to_others(outer: &Outer) {
     let snaps = outer.scratch.path().join("snaps");
     let places = prepare(outer, "gone");
     fill(outer, &places.upper, &places.work, 2);
-    let alone = native::remove(&snaps, "gone", None);
+    let alone = snapshot::remove(&snaps, "gone", None);
     if outer.ids.uids > 1 && !nix::unistd::getuid().is_root() {
-        assert!(matches!(alone, Err(native::NativeError::NeedsOuter { .. })), "{alone:?}");
-        native::remove(&snaps, "gone", Some(outer.user_namespace.as_fd())).unwrap();
+        assert!(matches!(alone, Err(SnapshotError::NeedsOuter { .. })), "{alone:?}");
+        snapshot::remove(&snaps, "gone", Some(outer.user_namespace.as_fd())).unwrap();
     } else {
         alone.unwrap();
     }
@@ -230,7 +233,9 @@ fn changes_against_the_host(outer: &Outer) {
     xattr::set(std::fs::File::open(upper.join("usr")).unwrap(), c"user.overlay.opaque", b"y", Existing::Any).unwrap();
     std::fs::create_dir(upper.join("usr/share")).unwrap();
     let config = HostViewConfig::new(outer.ids, false, &[]);
-    let changes = native::changes(&upper, &native::HostLower::open(&config).unwrap()).unwrap();
+    let meta = Meta::new(Driver::Overlay, &outer.identity(), &outer.identity());
+    let truth = Truth::read(outer.scratch.path(), &meta, None).unwrap();
+    let changes = native::changes(&upper, &HostLower::open(&config).unwrap(), &truth, &|_| false).unwrap();
     let shown: Vec<String> = changes.iter().map(|it| format!("{:?} {}", it.kind, it.path.display())).collect();
     let (hidden, rest): (Vec<String>, Vec<String>) = shown.into_iter().partition(|it| it.starts_with("Deleted /usr/"));
     assert!(hidden.contains(&"Deleted /usr/bin".to_owned()) && !hidden.contains(&"Deleted /usr/share".to_owned()));

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use snapshot::fs_client::{FsConnection, FsPlaces};
 use snapshot::ids::MappedIds;
 use sys::mount::{Attr, Change, FsContext, Propagation};
-use sys::namespace::{self, Extent, map_text};
+use sys::namespace::{self, Extent, IdMap, map_text};
 use sys::process::{self, Exit, Flags};
 
 /// The block of ids that root maps.
@@ -73,6 +73,11 @@ impl Outer {
     /// Who owns a container's new directories, in our ids, when that is not us.
     pub fn container_root() -> Option<(u32, u32)> {
         nix::unistd::getuid().is_root().then_some((BLOCK, BLOCK))
+    }
+
+    /// The map of a container that has all ids as they are.
+    pub fn identity(&self) -> IdMap {
+        vec![Extent { inside: 0, outside: 0, size: self.ids.uids }]
     }
 
     /// Where the servers of this run are found.

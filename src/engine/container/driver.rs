@@ -1,0 +1,104 @@
+//! Which driver joins an image and a container's changes: chosen at the container's first start, the same ever after.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use base::{Context, Kind, Ladder, Report};
+use snapshot::Driver;
+
+use crate::Engine;
+use crate::container::record::Record;
+
+/// The driver of a container that is about to start: the one that its snapshot has, else the one that was asked for, else
+/// the best that this machine offers. The caller must have one thread.
+pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report> {
+    let recorded = snapshot::meta(&engine.paths().snapshots(), record.id.as_str())
+        .step(|| "reading the container's own directory".to_owned())?;
+    if let Some(meta) = recorded {
+        return Ok(meta.driver);
+    }
+    let asked = record.host.storage_driver.as_deref();
+    if asked == Some(Driver::Fuse.as_str()) {
+        return above_an_image(record.image.is_host()).map(|()| Driver::Fuse);
+    }
+    let ladder = ladder(engine);
+    match ladder.chosen.and_then(Driver::from_name) {
+        Some(Driver::Overlay) => Ok(Driver::Overlay),
+        Some(Driver::Fuse) if asked.is_none() && !record.image.is_host() => {
+            engine.step_down(&ladder.step_down().unwrap_or_default())?;
+            Ok(Driver::Fuse)
+        }
+        _ => Err(impossible(&ladder, record)),
+    }
+}
+
+/// The driver of a container, for people: before its first start the one that was asked for, if any.
+pub(crate) fn known(engine: &Engine, record: &Record) -> Option<Driver> {
+    let meta = snapshot::meta(&engine.paths().snapshots(), record.id.as_str()).ok().flatten();
+    meta.map(|meta| meta.driver).or_else(|| Driver::from_name(record.host.storage_driver.as_deref()?))
+}
+
+/// Our overlay stands on the index of an image, and the machine's own root has none.
+pub(crate) fn above_an_image(is_host: bool) -> Result<(), Report> {
+    if is_host {
+        return Err(Report::new(Kind::Unsupported, "the storage driver fuse cannot stand on host:")
+            .with_hint("leave --storage-driver out: host: always has overlay"));
+    }
+    Ok(())
+}
+
+/// Why neither the driver that was asked for nor another one can be used.
+fn impossible(ladder: &Ladder, record: &Record) -> Report {
+    let tried = ladder.trials.iter().filter_map(|trial| Some(format!("{}: {}", trial.rung, trial.failure.as_ref()?)));
+    let report = Report::new(Kind::Unsupported, tried.collect::<Vec<_>>().join("; "))
+        .with_step(format!("choosing the storage driver of {}", record.image.reference));
+    let fuse = ladder.chosen == Some(Driver::Fuse.as_str()) && !record.image.is_host();
+    match (&ladder.fix, fuse) {
+        (Some(fix), true) => report.with_hint(format!("{fix}; or use --storage-driver fuse")),
+        (Some(fix), false) => report.with_hint(fix),
+        (None, _) => report,
+    }
+}
+
+/// What this machine offers on the file system of the writable snapshots. A trial takes milliseconds, so that overlayfs
+/// works is remembered until the next boot; that it does not is tried again each time. The caller must have one thread.
+pub(crate) fn ladder(engine: &Engine) -> Ladder {
+    // Nothing is made for a question, so the nearest directory that is there stands for the others.
+    let snaps = engine.paths().snapshots();
+    let place = snaps.ancestors().find(|path| path.is_dir()).unwrap_or(&snaps);
+    let mark = Mark::of(engine, place);
+    if mark.as_ref().is_some_and(Mark::is_there) {
+        return snapshot::overlay_works();
+    }
+    let ladder = snapshot::probe(place);
+    if let Some(mark) = mark.filter(|_| ladder.chosen == Some(Driver::Overlay.as_str())) {
+        mark.leave();
+    }
+    ladder
+}
+
+/// A file of the runtime directory that says on which file system overlayfs works, since which boot.
+struct Mark {
+    path: PathBuf,
+    text: String,
+}
+
+impl Mark {
+    fn of(engine: &Engine, place: &std::path::Path) -> Option<Mark> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let device = fs::metadata(place).ok()?.dev();
+        let user_namespace = fs::read_link("/proc/self/ns/user").ok()?;
+        let text = format!("{} {device} {}\n", boot.trim(), user_namespace.display());
+        Some(Mark { path: engine.paths().run().join("overlay"), text })
+    }
+
+    fn is_there(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|text| text == self.text)
+    }
+
+    /// Without it the next start tries again, so a failure is no loss.
+    fn leave(&self) {
+        let _ = fs::write(&self.path, &self.text);
+    }
+}

@@ -1,0 +1,89 @@
+//! Which driver a container gets, and who is told.
+
+use std::process::Command;
+
+use crate::support::{DRIVERS, Done, Home, LIMIT, Need, busybox, finish, identity, skip};
+
+#[test]
+fn the_driver_asked_for_is_the_one_that_is_shown() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for driver in DRIVERS {
+        home.ok(&["run", "--name", driver, "--network", "none", "--storage-driver", driver, &busybox(), "true"]);
+        let shown = home.inspect(driver, "{{.Driver}} {{.GraphDriver.Name}} {{.GraphDriver.Data.UpperDir}}");
+        let words: Vec<&str> = shown.split(' ').collect();
+        assert_eq!(words[..2], [driver, driver]);
+        assert!(std::path::Path::new(words[2]).is_dir(), "{shown}");
+        let kind =
+            home.sh(&["--network", "none", "--storage-driver", driver], "grep ' / ' /proc/self/mounts | cut -d' ' -f3");
+        let expected = if driver == "fuse" { "fuse.sublet\n" } else { "overlay\n" };
+        assert_eq!(kind, expected);
+    }
+}
+
+#[test]
+fn the_best_driver_is_taken_and_told_to_those_who_ask() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let done = home.run(&["run", "--name", "best", "--network", "none", &busybox(), "true"]);
+    assert!(done.code == 0 && !done.stderr.contains("rootfs"), "{done:#?}");
+    assert_eq!(home.inspect("best", "{{.Driver}}"), "overlay");
+    assert!(home.ok(&["doctor"]).contains("rootfs              overlay\n"));
+    assert_eq!(home.ok(&["info", "--format", "{{.Driver}}"]), "overlay\n");
+    assert!(home.ok(&["info"]).contains("Storage Driver: overlay\n"));
+}
+
+#[test]
+fn a_driver_that_does_not_exist_or_cannot_serve_is_refused() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let said = home.fails(125, &["run", "--rm", "--storage-driver", "vfs", &busybox(), "true"]);
+    assert!(said.contains("unknown storage driver vfs") && said.contains("overlay and fuse"), "{said}");
+    let said = home.fails(125, &["run", "--storage-driver", "fuse", "host:", "true"]);
+    assert!(said.contains("fuse cannot stand on host:") && said.contains("hint: "), "{said}");
+    assert!(home.containers().is_empty(), "a refused container is left");
+}
+
+/// Runs a script in a mount namespace where the home's data directory lies in memory, on a file system without extended
+/// attributes: overlayfs takes it as an upper and then cannot mark a directory opaque.
+fn without_attributes(home: &Home, script: &str) -> Option<Done> {
+    let mut command = Command::new("unshare");
+    command.args(if identity() == "root" {
+        &["--mount"][..]
+    } else {
+        &["--user", "--map-current-user", "--keep-caps", "--mount"]
+    });
+    let mount = format!("mount -t ramfs -o mode=700 ramfs {}", home.directory.join("data").display());
+    command.args(["sh", "-c", &format!("{mount} && {script}")]);
+    home.surround(&mut command);
+    let done = finish(&mut command, b"", LIMIT);
+    if done.stderr.contains("unshare:") || done.stderr.contains("mount:") {
+        skip("user and mount namespaces of a test are forbidden here");
+        return None;
+    }
+    Some(done)
+}
+
+#[test]
+fn where_overlayfs_cannot_write_fuse_is_taken_and_said_once() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let (bin, image) = (home.bin().display().to_string(), busybox());
+    let run = format!("{bin} run --network none");
+    let script = format!(
+        "{bin} pull -q {image} >/dev/null && {run} --name made {image} sh -c 'echo x >/x; rm -r /var/www; mkdir /var/www; cat /x' && \
+         {bin} inspect --format '{{{{.Driver}}}}' made && {bin} diff made && {bin} doctor | grep -A 1 rootfs && {bin} rm made && \
+         {{ {bin} --strict run --rm --network none {image} true || echo strict $?; }} && \
+         {{ {run} --rm host: true || echo host $?; }} && {{ {run} --rm --storage-driver overlay {image} true || echo asked $?; }}"
+    );
+    let Some(done) = without_attributes(&home, &script) else { return };
+    assert_eq!(done.code, 0, "{done:#?}");
+    let expected = "x\nfuse\nC /var\nC /var/www\nD /var/www/index.html\nA /x\n";
+    assert!(done.stdout.starts_with(expected), "{done:#?}");
+    assert!(
+        done.stdout.contains("rootfs              fuse\n") && done.stdout.contains("     not overlay: "),
+        "{done:#?}"
+    );
+    assert!(done.stdout.ends_with("made\nstrict 125\nhost 125\nasked 125\n"), "{done:#?}");
+    let said: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("warning: rootfs: ")).collect();
+    assert_eq!(said.len(), 1, "{done:#?}");
+    assert!(said[0].contains("overlay is not possible: ") && said[0].contains("using fuse ("), "{done:#?}");
+    let asked = done.stderr.lines().filter(|line| line.contains("use --storage-driver fuse")).count();
+    assert_eq!(asked, 1, "who asked for overlay is told what to ask for: {done:#?}");
+}

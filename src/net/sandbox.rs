@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{chdir, pivot_root};
-use sys::seccomp::{self, Instruction};
+use sys::seccomp::{self, Instruction, Pass, Refusal};
 use sys::{Call, SysError};
 
 /// Descriptors that are wanted: all flows at once.
@@ -43,16 +43,6 @@ fn empty_root() -> Result<(), Errno> {
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")
-}
-
-/// When a system call passes.
-enum Pass {
-    /// Always.
-    Always,
-    /// When this argument has one of these values.
-    OneOf(u8, &'static [u32]),
-    /// When this argument has none of these bits.
-    Without(u8, u32),
 }
 
 /// The system calls of the event loop, each with its reason. `socket` and `mmap` have two faces, of which one passes.
@@ -105,23 +95,6 @@ const ALLOWED: &[(libc::c_long, Pass)] = &[
     (libc::SYS_exit_group, Pass::Always),
 ];
 
-#[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 0xc000_00b7;
-
-// linux/bpf_common.h and linux/seccomp.h.
-const LOAD_WORD: u16 = 0x20;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
-const RET_ALLOW: u32 = 0x7fff_0000;
-const RET_KILL_PROCESS: u32 = 0x8000_0000;
-const RET_ERRNO: u32 = 0x0005_0000;
-const NUMBER_OFFSET: u32 = 0;
-const ARCH_OFFSET: u32 = 4;
-const ARGUMENTS_OFFSET: u32 = 16;
-
 /// Confines all later system calls to [`ALLOWED`]. What else is tried fails with `EPERM`: a call of the C library that
 /// nobody foresaw costs one operation, not the container's network. With debug assertions it kills, so that tests find
 /// such calls.
@@ -130,65 +103,18 @@ pub fn filter() -> Result<(), SysError> {
 }
 
 fn program() -> Vec<Instruction> {
-    let refuse = if cfg!(debug_assertions) { RET_KILL_PROCESS } else { RET_ERRNO | Errno::EPERM as u32 };
-    let step = |code, jump_true, jump_false, operand| Instruction { code, jump_true, jump_false, operand };
-    let answer = |operand| step(RETURN, 0, 0, operand);
-    // Little-endian: the low half of an argument comes first. The kernel looks at the low half of all that are compared.
-    let argument = |number: u8| step(LOAD_WORD, 0, 0, ARGUMENTS_OFFSET + 8 * u32::from(number));
-    let mut program = vec![
-        step(LOAD_WORD, 0, 0, ARCH_OFFSET),
-        step(JUMP_EQUAL, 1, 0, AUDIT_ARCH),
-        answer(RET_KILL_PROCESS),
-        step(LOAD_WORD, 0, 0, NUMBER_OFFSET),
-    ];
-    for (number, pass) in ALLOWED {
-        let body = match pass {
-            Pass::Always => vec![answer(RET_ALLOW)],
-            Pass::OneOf(which, values) => {
-                let count = values.len() as u8;
-                let tests = (0..count).zip(*values).map(|(at, value)| step(JUMP_EQUAL, count - at, 0, *value));
-                let ends = [answer(refuse), answer(RET_ALLOW)];
-                std::iter::once(argument(*which)).chain(tests).chain(ends).collect()
-            }
-            Pass::Without(which, bits) => {
-                vec![argument(*which), step(JUMP_ANY_BIT, 0, 1, *bits), answer(refuse), answer(RET_ALLOW)]
-            }
-        };
-        program.push(step(JUMP_EQUAL, 0, body.len() as u8, *number as u32));
-        program.extend(body);
-    }
-    program.push(answer(refuse));
-    program
+    let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
+    seccomp::allow_list(ALLOWED, refusal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs the program as the kernel does.
-    fn verdict(number: libc::c_long, arguments: [u32; 6]) -> u32 {
-        let load = |offset: u32| match offset {
-            NUMBER_OFFSET => number as u32,
-            ARCH_OFFSET => AUDIT_ARCH,
-            other => arguments[(other - ARGUMENTS_OFFSET) as usize / 8],
-        };
-        let (mut accumulator, mut at, program) = (0, 0, program());
-        loop {
-            let step = program[at];
-            at += 1;
-            let jump = |holds: bool| usize::from(if holds { step.jump_true } else { step.jump_false });
-            match step.code {
-                LOAD_WORD => accumulator = load(step.operand),
-                JUMP_EQUAL => at += jump(accumulator == step.operand),
-                JUMP_ANY_BIT => at += jump(accumulator & step.operand != 0),
-                _ => return step.operand,
-            }
-        }
-    }
-
     #[test]
     fn only_the_loops_calls_pass() {
-        let passes = |number, arguments| verdict(number, arguments) == RET_ALLOW;
+        let program = program();
+        let passes = |number, arguments| seccomp::passes(&program, number, arguments);
         let inet6 = libc::AF_INET6 as u32;
         assert!(passes(libc::SYS_read, [0; 6]) && passes(libc::SYS_exit_group, [0; 6]));
         assert!(passes(libc::SYS_socket, [inet6, 1, 0, 0, 0, 0]));

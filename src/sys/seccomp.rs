@@ -1,6 +1,7 @@
-//! Loading a system call filter: seccomp(2), `SECCOMP_SET_MODE_FILTER`, Linux 3.17.
+//! Loading a system call filter: seccomp(2), `SECCOMP_SET_MODE_FILTER`, Linux 3.17; and the program of a list of calls that
+//! a role of ours makes.
 
-use crate::error::{Result, check};
+use crate::error::{Errno, Result, check};
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 
@@ -36,4 +37,141 @@ pub fn load(program: &[Instruction]) -> Result<()> {
     };
     check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, 0, {} instructions)", program.len()))?;
     Ok(())
+}
+
+/// When a system call passes an [`allow_list`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Always.
+    Always,
+    /// When this argument has one of these values.
+    OneOf(u8, &'static [u32]),
+    /// When this argument has none of these bits.
+    Without(u8, u32),
+    /// When this argument has all of these bits.
+    With(u8, u32),
+    /// Never: it fails with this errno, whatever the list does with calls that are not in it.
+    Fails(Errno),
+}
+
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+// linux/bpf_common.h and linux/seccomp.h.
+const LOAD_WORD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const NUMBER_OFFSET: u32 = 0;
+const ARCH_OFFSET: u32 = 4;
+const ARGUMENTS_OFFSET: u32 = 16;
+
+/// What becomes of a call that an [`allow_list`] does not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It fails with this errno.
+    Fails(Errno),
+    /// It ends the process with `SIGSYS`.
+    Kills,
+}
+
+/// The program that lets these calls through, each under its condition (the low half of an argument is looked at), and
+/// refuses all others; calls of another architecture kill.
+pub fn allow_list<'a>(calls: impl IntoIterator<Item = &'a (libc::c_long, Pass)>, refusal: Refusal) -> Vec<Instruction> {
+    let refuse = match refusal {
+        Refusal::Fails(errno) => RET_ERRNO | errno as u32,
+        Refusal::Kills => RET_KILL_PROCESS,
+    };
+    let step = |code, jump_true, jump_false, operand| Instruction { code, jump_true, jump_false, operand };
+    let answer = |operand| step(RETURN, 0, 0, operand);
+    // Little-endian: the low half of an argument comes first.
+    let argument = |number: u8| step(LOAD_WORD, 0, 0, ARGUMENTS_OFFSET + 8 * u32::from(number));
+    let mut program = vec![
+        step(LOAD_WORD, 0, 0, ARCH_OFFSET),
+        step(JUMP_EQUAL, 1, 0, AUDIT_ARCH),
+        answer(RET_KILL_PROCESS),
+        step(LOAD_WORD, 0, 0, NUMBER_OFFSET),
+    ];
+    for (number, pass) in calls {
+        let body = match *pass {
+            Pass::Always => vec![answer(RET_ALLOW)],
+            Pass::Fails(errno) => vec![answer(RET_ERRNO | errno as u32)],
+            Pass::OneOf(which, values) => {
+                let count = values.len() as u8;
+                let tests = (0..count).zip(values).map(|(at, value)| step(JUMP_EQUAL, count - at, 0, *value));
+                let ends = [answer(refuse), answer(RET_ALLOW)];
+                std::iter::once(argument(which)).chain(tests).chain(ends).collect()
+            }
+            Pass::Without(which, bits) => {
+                vec![argument(which), step(JUMP_ANY_BIT, 0, 1, bits), answer(refuse), answer(RET_ALLOW)]
+            }
+            Pass::With(which, bits) => vec![
+                argument(which),
+                step(AND, 0, 0, bits),
+                step(JUMP_EQUAL, 1, 0, bits),
+                answer(refuse),
+                answer(RET_ALLOW),
+            ],
+        };
+        program.push(step(JUMP_EQUAL, 0, body.len() as u8, *number as u32));
+        program.extend(body);
+    }
+    program.push(answer(refuse));
+    program
+}
+
+/// Whether a program that [`allow_list`] made lets a call through: runs it as the kernel does. For tests of lists.
+pub fn passes(program: &[Instruction], number: libc::c_long, arguments: [u32; 6]) -> bool {
+    let load = |offset: u32| match offset {
+        NUMBER_OFFSET => number as u32,
+        ARCH_OFFSET => AUDIT_ARCH,
+        other => arguments[(other - ARGUMENTS_OFFSET) as usize / 8],
+    };
+    let (mut accumulator, mut at) = (0, 0);
+    loop {
+        let step = program[at];
+        at += 1;
+        let jump = |holds: bool| usize::from(if holds { step.jump_true } else { step.jump_false });
+        match step.code {
+            LOAD_WORD => accumulator = load(step.operand),
+            AND => accumulator &= step.operand,
+            JUMP_EQUAL => at += jump(accumulator == step.operand),
+            JUMP_ANY_BIT => at += jump(accumulator & step.operand != 0),
+            _ => return step.operand == RET_ALLOW,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_condition_is_that_of_its_words() {
+        let list = [
+            (libc::SYS_read, Pass::Always),
+            (libc::SYS_ioctl, Pass::OneOf(1, &[7, 9])),
+            (libc::SYS_openat, Pass::Without(2, 0b0011)),
+            (libc::SYS_clone, Pass::With(0, 0b0110)),
+            (libc::SYS_clone3, Pass::Fails(Errno::ENOSYS)),
+        ];
+        let program = allow_list(&list, Refusal::Kills);
+        let ok = |number, arguments| passes(&program, number, arguments);
+        assert!(ok(libc::SYS_read, [0; 6]) && !ok(libc::SYS_write, [0; 6]) && !ok(libc::SYS_clone3, [0; 6]));
+        assert!([7, 9].iter().all(|request| ok(libc::SYS_ioctl, [0, *request, 0, 0, 0, 0])));
+        assert!(!ok(libc::SYS_ioctl, [7, 8, 7, 0, 0, 0]));
+        assert!(ok(libc::SYS_openat, [3, 3, 4, 0, 0, 0]) && !ok(libc::SYS_openat, [0, 0, 6, 0, 0, 0]));
+        assert!(ok(libc::SYS_clone, [0b1111, 0, 0, 0, 0, 0]) && !ok(libc::SYS_clone, [0b1101, 0, 0, 0, 0, 0]));
+        assert!(program.contains(&Instruction {
+            code: RETURN,
+            operand: RET_ERRNO | Errno::ENOSYS as u32,
+            ..Instruction::default()
+        }));
+    }
 }

@@ -1,8 +1,8 @@
 //! The role `fs`: serves one view to all containers of the user that have it as their root.
 //!
 //! Theory of operation
-//! - *Where it runs*: as the calling user, in the host's namespaces, with no capability and under no_new_privs from its
-//!   first request on. Its mount lives in a mount namespace inside the outer user namespace, made by a child
+//! - *Where it runs*: as the calling user, in the host's namespaces, with no capability, under no_new_privs, not dumpable,
+//!   and from its first request on with a filter of system calls and Landlock ([`crate::sandbox`]). Its mount lives in a mount namespace inside the outer user namespace, made by a child
 //!   ([`crate::fs_mount`]); the server only keeps descriptors of both. So reading as "the calling user" is the same
 //!   thing as root and as a plain user, and a server that is taken over holds nothing but what it serves.
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
@@ -33,11 +33,12 @@ use overlayfs::{Overlay, Policy};
 use serde::{Deserialize, Serialize};
 use sys::error::Call;
 use sys::role::Inherited;
-use sys::{SysError, namespace, process, security, socket};
+use sys::{SysError, namespace, process, socket};
 
 use crate::fs_mount::{self, FuseMount};
 use crate::ids::MappedIds;
 use crate::object_dir::{CachedObjects, ObjectDir};
+use crate::sandbox::{self, Needs};
 use crate::view_chain::ChainView;
 use crate::view_host::{HostView, HostViewConfig};
 
@@ -149,8 +150,11 @@ fn start() -> Result<ExitCode, FsRoleError> {
     process::fork(process::Flags::empty(), None, || {
         let listen = inherited.fd("listen");
         let result = listen.map_err(FsRoleError::from).and_then(|listen| {
+            // Before nothing but the view's own files can be opened.
+            let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+                .call(|| "open(/dev/null)".to_owned())?;
             let ready = prepare(&mut inherited);
-            run(UnixListener::from(listen), ready)
+            run(UnixListener::from(listen), ready, null)
         });
         if let Err(error) = result {
             eprintln!("error: {}", Report::from(error));
@@ -169,6 +173,7 @@ struct Ready {
     user_namespace: OwnedFd,
     mount: FuseMount,
     wire: MakeWire,
+    needs: Needs,
     /// To be closed when it is not served any more.
     overlay: Option<Arc<Overlay>>,
     linger: Duration,
@@ -179,28 +184,31 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let user_namespace = inherited.fd("userns")?;
     raise_open_files()?;
     let mount = fs_mount::mount(user_namespace.as_fd(), !matches!(config.view, View::Overlay { .. }))?;
-    nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
-    security::drop_all_capabilities()?;
+    sandbox::enter()?;
     let mut overlay = None;
-    let wire = match config.view {
+    // Where the kernel has no Landlock, the filter alone must do.
+    let (needs, wire) = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
             let contents = ObjectDir(inherited.fd("objects")?);
+            let _confined = sandbox::files(&[&contents.0], None);
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
-            wire_of(view, Features::immutable(threads()))
+            (Needs::Image, wire_of(view, Features::immutable(threads())))
         }
         View::Overlay { ids, volatile, shifted } => {
             let opened = Arc::new(open_overlay(inherited, volatile)?);
             overlay = Some(Arc::clone(&opened));
             let view = overlayfs::View::new(opened).showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
-            wire_of(view, overlayfs::View::features(threads(), false, shifted))
+            (Needs::ImageAndUpper, wire_of(view, overlayfs::View::features(threads(), false, shifted)))
         }
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
-            wire_of(HostView::open(&config)?, features)
+            let view = HostView::open(&config)?;
+            let _confined = sandbox::files(&[&view.root()], None);
+            (Needs::Host, wire_of(view, features))
         }
     };
-    Ok(Ready { user_namespace, mount, wire, overlay, linger: Duration::from_millis(config.linger_ms) })
+    Ok(Ready { user_namespace, mount, wire, needs, overlay, linger: Duration::from_millis(config.linger_ms) })
 }
 
 /// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
@@ -209,12 +217,14 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
     if !index.is_chain() {
         return Err(FsRoleError::NotAChain);
     }
-    let contents = CachedObjects::new(ObjectDir(inherited.fd("objects")?));
-    let upper = inherited.fd("upper")?;
+    let (objects, upper) = (ObjectDir(inherited.fd("objects")?), inherited.fd("upper")?);
     // Never closed, so that it is held until the process ends.
     std::mem::forget(lock_upper(&upper)?);
     let policy = if volatile { Policy::Volatile } else { Policy::Durable };
-    let overlay = Overlay::open(upper, Arc::new(index), Arc::new(contents), policy)?;
+    let upper_again = upper.try_clone().call(|| "dup(upper)".to_owned())?;
+    let objects_again = objects.0.try_clone().call(|| "dup(objects)".to_owned())?;
+    let overlay = Overlay::open(upper, Arc::new(index), Arc::new(CachedObjects::new(objects)), policy)?;
+    let _confined = sandbox::files(&[&objects_again], Some(&upper_again));
     if overlay.recovery().unsynced {
         return Err(FsRoleError::Unsynced);
     }
@@ -252,8 +262,8 @@ fn raise_open_files() -> Result<(), SysError> {
 }
 
 /// Serves until the mount is gone; tells the waiting client if it cannot even begin.
-fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), FsRoleError> {
-    let Ready { user_namespace, mount, wire, overlay, linger } = match ready {
+fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: OwnedFd) -> Result<(), FsRoleError> {
+    let Ready { user_namespace, mount, wire, needs, overlay, linger } = match ready {
         Ok(ready) => ready,
         Err(error) => {
             refuse_first(&listen, &Report::from(error));
@@ -261,10 +271,9 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>) -> Result<(), Fs
         }
     };
     // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
-    let null =
-        open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).call(|| "open(/dev/null)".to_owned())?;
     process::place(null.as_fd(), 2)?;
     let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
+    sandbox::filter(needs)?;
     let device = mount.device;
     let signal = Arc::clone(&ended);
     let server = std::thread::spawn(move || {

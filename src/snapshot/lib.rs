@@ -21,6 +21,7 @@ pub mod owner_client;
 mod owner_log;
 pub mod owner_role;
 mod probe;
+mod sandbox;
 mod tree_walk;
 pub mod view_chain;
 pub mod view_host;

@@ -57,6 +57,8 @@ fn run(inherited: &mut Inherited) -> std::result::Result<(), Report> {
     let outer = inherited.fd("outer")?;
     nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
     let ids = become_root(outer.as_fd())?;
+    // After the change of credentials: in the namespace that it has joined nobody may look into it.
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     match task {
         Task::Reclaim => reclaim(dir.as_fd(), &ids)?,
         Task::Restore => restore(dir.as_fd(), &ids)?,

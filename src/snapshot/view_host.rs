@@ -17,7 +17,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -145,6 +145,11 @@ impl HostView {
             files: FdCache::new(1024),
             unreadable: AtomicU64::new(0),
         })
+    }
+
+    /// The directory that is shown.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// How many directories were shown empty and files refused because the user may not read them.

@@ -23,6 +23,7 @@ use crate::support::{Outer, clone_view, inside, inside_with, overlay, pid_of_ser
 pub const TESTS: &[Test] = &[
     ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
     ("chain_view_below_overlayfs", below_overlayfs),
+    ("servers_are_confined", are_confined),
     ("overlay_view_is_written_and_found_again", is_written_and_found_again),
     ("overlay_view_keeps_what_was_written_before_a_kill", keeps_what_was_written_before_a_kill),
 ];
@@ -280,10 +281,12 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
         let script = "set -e; for i in $(seq 200); do echo $i >made$i; done; sync made1; echo more >>etc/conf.d/a; \
             dd if=/dev/zero of=large bs=1M count=3 conv=fsync status=none; mv made2 moved; rm made3; mkdir -p d/e; chmod 2750 d";
         shell(outer, script, &mounted);
-        let pid = pid_of_server(key).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-        until("the kill", 5, || pid_of_server(key).is_none());
-        let errno = std::fs::write(mounted.join("after"), "x").unwrap_err().raw_os_error();
+    });
+    let pid = pid_of_server(key).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    until("the kill", 5, || pid_of_server(key).is_none());
+    inside(&connection.user_namespace, Some(&connection.mount_namespace), || {
+        let errno = std::fs::write("/after", "x").unwrap_err().raw_os_error();
         assert!(matches!(errno, Some(nix::libc::ENOTCONN | nix::libc::ECONNABORTED)), "{errno:?}");
     });
     drop((mount, connection));
@@ -300,4 +303,36 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     until("the server's end", 5, || pid_of_server(key).is_none());
     assert_ours(&snaps.join(key));
     snapshot::remove(&snaps, key, None).unwrap();
+}
+
+/// What the kernel says about a server of each kind. That each can do its work under it the other tests show.
+fn are_confined(outer: &Outer) {
+    let image = image(outer, "confined");
+    let snaps = outer.scratch.path().join("snaps");
+    let maps = (&outer.identity(), &outer.identity());
+    let upper = File::from(snapshot::own::prepare(&snaps, "confined", maps).unwrap());
+    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let host = View::Host(snapshot::view_host::HostViewConfig::new(outer.ids, false, &[]));
+    for (key, view, upper) in [
+        ("confined-image", View::Chain { ids: outer.ids }, None),
+        ("confined-own", own, Some(&upper)),
+        ("confined-host", host, None),
+    ] {
+        let connection = connect(outer, &image, key, view, upper);
+        let pid = pid_of_server(key).unwrap();
+        let tasks: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap()).collect();
+        assert!(tasks.len() >= 3, "{key}: the loop of users, and two that serve");
+        for task in tasks {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+            for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+                assert!(status.contains(line), "{key}: {line} in {status}");
+            }
+        }
+        // The files of a process that is not dumpable are the real root's.
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(std::fs::metadata(format!("/proc/{pid}/status")).unwrap().uid(), 0, "{key} can be inspected");
+        drop(connection);
+        until("the server's end", 5, || pid_of_server(key).is_none());
+    }
+    snapshot::remove(&snaps, "confined", None).unwrap();
 }

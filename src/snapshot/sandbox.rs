@@ -1,0 +1,244 @@
+//! Giving up what the fs role does not need. In this order: [`enter`] when the mount is made: core dumps, being inspected,
+//! gaining privileges, every capability; [`files`] when the view is open: every file but those that it serves; [`filter`]
+//! before the threads that serve are made: every system call that they and the loop of users do not make.
+//!
+//! The filter keeps sockets, processes and all of the machine's set-up out of reach, and, for the views that only read,
+//! opening for writing. Which files are meant it cannot see: those are Landlock's (Linux 5.13). Without Landlock a server
+//! that was taken over could read what the user can read, no more.
+
+use std::os::fd::AsFd;
+
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use sys::seccomp::{self, Instruction, Pass, Refusal};
+use sys::{Call, SysError, security};
+
+/// What is served decides what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// The objects of an image are read.
+    Image,
+    /// The same, and a container's own directory is written.
+    ImageAndUpper,
+    /// Everything is read, as the user.
+    Host,
+}
+
+/// Gives up everything that is not files or calls.
+pub(crate) fn enter() -> Result<(), SysError> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).call(|| "setrlimit(RLIMIT_CORE, 0)".to_owned())?;
+    nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
+    security::drop_all_capabilities()?;
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())
+}
+
+/// Leaves only these directories: `read` to be read, `written` to be changed as well. Returns whether Landlock is there to
+/// do that.
+pub(crate) fn files(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> bool {
+    restrict(read, written).is_ok()
+}
+
+fn restrict(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Result<(), RulesetError> {
+    let all = AccessFs::from_all(ABI::V3);
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    // A grown copy moves from one directory of the upper to another, which the first version of Landlock always forbids.
+    let level = if written.is_some() { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
+    let ruleset = Ruleset::default().set_compatibility(level).handle_access(AccessFs::Refer)?;
+    let ruleset = ruleset.set_compatibility(CompatLevel::BestEffort).handle_access(all)?;
+    let mut created = ruleset.create()?;
+    for directory in read {
+        created = created.add_rule(PathBeneath::new(directory.as_fd(), reading))?;
+    }
+    if let Some(directory) = written {
+        created = created.add_rule(PathBeneath::new(directory.as_fd(), all & !AccessFs::Execute))?;
+    }
+    created.restrict_self().map(drop)
+}
+
+/// Bits of open(2) that ask for more than reading.
+const MORE_THAN_READING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
+
+/// What every server calls, each with its reason.
+const SERVING: &[(libc::c_long, Pass)] = &[
+    // Requests of the kernel and their answers.
+    (libc::SYS_read, Pass::Always),
+    (libc::SYS_writev, Pass::Always),
+    // The end of the server, told to the loop of users; complaints on standard error.
+    (libc::SYS_write, Pass::Always),
+    // The loop of users: who comes, who they are, what they are given.
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_poll, Pass::Always),
+    (libc::SYS_ppoll, Pass::Always),
+    (libc::SYS_accept4, Pass::Always),
+    (libc::SYS_getsockopt, Pass::Always),
+    (libc::SYS_geteuid, Pass::Always),
+    (libc::SYS_recvmsg, Pass::Always),
+    (libc::SYS_sendmsg, Pass::Always),
+    // Which namespaces they are in, and every size and time.
+    (libc::SYS_fstat, Pass::Always),
+    (libc::SYS_newfstatat, Pass::Always),
+    (libc::SYS_statx, Pass::Always),
+    (libc::SYS_fstatfs, Pass::Always),
+    // Opening for reading as musl does it: the user namespace of a client, mountinfo, directories of the host.
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, Pass::Without(1, MORE_THAN_READING)),
+    // Contents, and where they have holes.
+    (libc::SYS_pread64, Pass::Always),
+    (libc::SYS_lseek, Pass::Always),
+    (libc::SYS_close, Pass::Always),
+    // The standard library's own check, with debug assertions, of what it is about to close; musl's of what it has opened.
+    (libc::SYS_fcntl, Pass::OneOf(1, &[libc::F_GETFD as u32, libc::F_SETFD as u32])),
+    // Threads that serve: made, named, ended. What clone3(2) is asked for cannot be seen, and all who use it know clone(2).
+    (libc::SYS_clone, Pass::With(0, (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u32)),
+    (libc::SYS_clone3, Pass::Fails(Errno::ENOSYS)),
+    (libc::SYS_prctl, Pass::OneOf(0, &[libc::PR_SET_NAME as u32])),
+    (libc::SYS_set_robust_list, Pass::Always),
+    (libc::SYS_rseq, Pass::Always),
+    (libc::SYS_gettid, Pass::Always),
+    (libc::SYS_sched_getaffinity, Pass::Always),
+    (libc::SYS_sched_yield, Pass::Always),
+    (libc::SYS_exit, Pass::Always),
+    (libc::SYS_exit_group, Pass::Always),
+    // Locks, clocks, signals of the run-time library.
+    (libc::SYS_futex, Pass::Always),
+    (libc::SYS_clock_gettime, Pass::Always),
+    (libc::SYS_rt_sigprocmask, Pass::Always),
+    (libc::SYS_rt_sigaction, Pass::Always),
+    (libc::SYS_rt_sigreturn, Pass::Always),
+    (libc::SYS_sigaltstack, Pass::Always),
+    (libc::SYS_restart_syscall, Pass::Always),
+    // Keys of hash tables.
+    (libc::SYS_getrandom, Pass::Always),
+    // Memory; never executable.
+    (libc::SYS_mmap, Pass::Without(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_mprotect, Pass::Without(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_munmap, Pass::Always),
+    (libc::SYS_mremap, Pass::Always),
+    (libc::SYS_madvise, Pass::Always),
+    (libc::SYS_brk, Pass::Always),
+];
+
+/// What a view of an image or of the host calls as well: opening for reading (objects; the user namespace of a client).
+const READING: &[(libc::c_long, Pass)] = &[(libc::SYS_openat, Pass::Without(2, MORE_THAN_READING))];
+
+/// What a view of the host calls as well.
+const HOST: &[(libc::c_long, Pass)] = &[
+    // By a path without links. Its flags are out of the filter's sight; the code asks for reading only.
+    (libc::SYS_openat2, Pass::Always),
+    (libc::SYS_readlinkat, Pass::Always),
+    // Directories, and `mountinfo`.
+    (libc::SYS_getdents64, Pass::Always),
+];
+
+/// What our writable overlay calls instead of [`READING`].
+const WRITING: &[(libc::c_long, Pass)] = &[
+    // Data files and logs.
+    (libc::SYS_openat, Pass::Always),
+    (libc::SYS_mkdirat, Pass::Always),
+    (libc::SYS_unlinkat, Pass::Always),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_renameat, Pass::Always),
+    (libc::SYS_renameat2, Pass::Always),
+    (libc::SYS_pwrite64, Pass::Always),
+    (libc::SYS_ftruncate, Pass::Always),
+    (libc::SYS_fallocate, Pass::Always),
+    (libc::SYS_utimensat, Pass::Always),
+    // Copy-up, by sharing blocks where the file system can.
+    (libc::SYS_copy_file_range, Pass::Always),
+    (libc::SYS_ioctl, Pass::OneOf(1, &[libc::FICLONE as u32])),
+    // What was promised to be durable.
+    (libc::SYS_fsync, Pass::Always),
+    (libc::SYS_fdatasync, Pass::Always),
+    (libc::SYS_syncfs, Pass::Always),
+    (libc::SYS_sync_file_range, Pass::Always),
+];
+
+/// Confines all later system calls of this thread, and of those it makes, to what serving needs. What else is tried fails
+/// with `EPERM`: a call of the C library that nobody foresaw costs one request, not the containers. With debug assertions it
+/// kills, so that tests find such calls.
+pub(crate) fn filter(needs: Needs) -> Result<(), SysError> {
+    seccomp::load(&program(needs))
+}
+
+fn program(needs: Needs) -> Vec<Instruction> {
+    let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
+    let further: &[&[_]] = match needs {
+        Needs::Image => &[READING],
+        Needs::ImageAndUpper => &[WRITING],
+        Needs::Host => &[READING, HOST],
+    };
+    seccomp::allow_list(SERVING.iter().chain(further.iter().copied().flatten()), refusal)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    /// In a thread of its own, since Landlock and no_new_privs hold for the thread that asks.
+    #[test]
+    fn only_what_is_served_can_be_opened() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        for name in ["read", "written", "written/a", "written/b", "other"] {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("file"), "x").unwrap();
+        }
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                let (read, written) = (File::open(path("read")).unwrap(), File::open(path("written")).unwrap());
+                if !files(&[&read], Some(&written)) {
+                    eprintln!("skipped: this kernel has no Landlock of version 2");
+                    return;
+                }
+                let denied = |result: std::io::Result<()>| {
+                    result.is_err_and(|error| error.raw_os_error() == Some(Errno::EACCES as i32))
+                };
+                assert_eq!(fs::read(path("read/file")).unwrap(), b"x");
+                assert!(denied(fs::write(path("read/file"), "y")) && denied(fs::remove_file(path("read/file"))));
+                fs::write(path("written/a/new"), "y").unwrap();
+                fs::rename(path("written/a/new"), path("written/b/new")).unwrap();
+                assert!(denied(fs::read(path("other/file")).map(drop)) && denied(fs::read("/etc/passwd").map(drop)));
+                assert!(denied(fs::write(path("other/new"), "y")));
+            });
+            confined.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn only_serving_passes() {
+        let write = libc::O_WRONLY as u32;
+        for needs in [Needs::Image, Needs::ImageAndUpper, Needs::Host] {
+            let program = program(needs);
+            let passes = |number, arguments| seccomp::passes(&program, number, arguments);
+            assert!(passes(libc::SYS_read, [0; 6]) && passes(libc::SYS_openat, [0; 6]));
+            assert_eq!(passes(libc::SYS_openat, [0, 0, write, 0, 0, 0]), needs == Needs::ImageAndUpper);
+            assert_eq!(passes(libc::SYS_unlinkat, [0; 6]), needs == Needs::ImageAndUpper);
+            assert_eq!(passes(libc::SYS_openat2, [0; 6]), needs == Needs::Host);
+            let thread = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u32;
+            assert!(passes(libc::SYS_clone, [thread, 0, 0, 0, 0, 0]) && !passes(libc::SYS_clone, [0; 6]));
+            for number in [
+                libc::SYS_socket,
+                libc::SYS_execve,
+                libc::SYS_ptrace,
+                libc::SYS_setns,
+                libc::SYS_unshare,
+                libc::SYS_mount,
+                libc::SYS_kill,
+                libc::SYS_connect,
+                libc::SYS_linkat,
+                libc::SYS_fchmodat,
+                libc::SYS_fchownat,
+            ] {
+                assert!(!passes(number, [0; 6]), "{number}");
+            }
+        }
+    }
+}

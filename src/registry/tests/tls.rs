@@ -2,6 +2,7 @@
 //! loopback hosts are trusted without.
 #![allow(clippy::unwrap_used, reason = "a server or client that fails fails the test")]
 
+use std::fmt::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -46,7 +47,7 @@ fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
             "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile san",
         );
         let at = directory.display();
-        config += &format!("  tls: {{certificate: {at}/server.crt, key: {at}/server.key}}\n");
+        writeln!(config, "  tls: {{certificate: {at}/server.crt, key: {at}/server.key}}").unwrap();
     }
     std::fs::write(directory.join("config.yml"), config).unwrap();
     let mut serve = Command::new(program);

@@ -42,13 +42,11 @@ perl -e '
 "#;
 
 fn differs_by_right(line: &str) -> bool {
-    match line.strip_prefix('/') {
-        Some(_) => OTHER_FILES.iter().any(|(path, _)| line.split('\t').next() == Some(path)),
-        None => {
-            let name = line.split_once("  ").map_or("", |(_, path)| path);
-            OTHER_FILES.iter().chain(&OTHER_CONTENT).any(|(path, _)| *path == name)
-        }
+    if line.starts_with('/') {
+        return OTHER_FILES.iter().any(|(path, _)| line.split('\t').next() == Some(path));
     }
+    let name = line.split_once("  ").map_or("", |(_, path)| path);
+    OTHER_FILES.iter().chain(&OTHER_CONTENT).any(|(path, _)| *path == name)
 }
 
 #[test]

@@ -212,8 +212,11 @@ fn fix_of_one_id(caller: &Caller) -> String {
     )
 }
 
-/// The rungs `root` and `subuid`: a namespace with many ids and root's block, or why it must be one.
-fn many_ids(caller: &Caller) -> Result<Result<(OwnedFd, OuterMap, Option<u32>), String>, OuterError> {
+/// A namespace with many ids, what it maps, and root's block; or why it must be one id.
+type ManyIds = Result<(OwnedFd, OuterMap, Option<u32>), String>;
+
+/// The rungs `root` and `subuid`.
+fn many_ids(caller: &Caller) -> Result<ManyIds, OuterError> {
     if caller.uid == 0 {
         let host = root_ids::Host::read();
         return match root_ids::choose(&host, caller.block) {

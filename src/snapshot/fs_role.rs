@@ -13,7 +13,7 @@
 //!   stream and starts a new server. A killed server leaves nothing but a socket file that nobody listens on.
 //! - One thread runs this loop, the wire's threads serve requests; they share nothing but the end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -154,7 +154,7 @@ fn start() -> Result<ExitCode, FsRoleError> {
             let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
                 .call(|| "open(/dev/null)".to_owned())?;
             let ready = prepare(&mut inherited);
-            run(UnixListener::from(listen), ready, null)
+            run(UnixListener::from(listen), ready, null.as_fd())
         });
         if let Err(error) = result {
             eprintln!("error: {}", Report::from(error));
@@ -262,7 +262,7 @@ fn raise_open_files() -> Result<(), SysError> {
 }
 
 /// Serves until the mount is gone; tells the waiting client if it cannot even begin.
-fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: OwnedFd) -> Result<(), FsRoleError> {
+fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd<'_>) -> Result<(), FsRoleError> {
     let Ready { user_namespace, mount, wire, needs, overlay, linger } = match ready {
         Ok(ready) => ready,
         Err(error) => {
@@ -271,7 +271,7 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: OwnedFd) -
         }
     };
     // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
-    process::place(null.as_fd(), 2)?;
+    process::place(null, 2)?;
     let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
     sandbox::filter(needs)?;
     let device = mount.device;

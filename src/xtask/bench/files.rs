@@ -64,7 +64,7 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     let image = image(ground, if ground.has_debian { "debian" } else { "busybox" });
     output(sublet(ground).args(["pull", &image]))?;
     let mut rivals = ours(ground, &image);
-    rivals.extend(podmans(ground, &image)?);
+    rivals.extend(podmans(ground, &image));
     rivals.extend(mounts(ground, &image)?);
     let mut sides = Vec::new();
     for (work, script) in WORKS {
@@ -94,9 +94,9 @@ fn ours(ground: &Ground, image: &str) -> Vec<Rival> {
 }
 
 /// Podman with each driver that it can have here, each with a store of its own.
-fn podmans(ground: &Ground, image: &str) -> Fallible<Vec<Rival>> {
+fn podmans(ground: &Ground, image: &str) -> Vec<Rival> {
     if which("podman").is_none() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut drivers = vec![("overlay", vec!["--storage-driver=overlay".to_owned()])];
     if let Some(program) = which("fuse-overlayfs") {
@@ -122,7 +122,7 @@ fn podmans(ground: &Ground, image: &str) -> Fallible<Vec<Rival>> {
         let image = image.to_owned();
         rivals.push(Rival { name, run: Box::new(move |script| in_container(engine(), &[], &image, script)) });
     }
-    Ok(rivals)
+    rivals
 }
 
 /// The same tree without an engine.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -329,7 +330,6 @@ fn are_confined(outer: &Outer) {
             }
         }
         // The files of a process that is not dumpable are the real root's.
-        use std::os::unix::fs::MetadataExt;
         assert_eq!(std::fs::metadata(format!("/proc/{pid}/status")).unwrap().uid(), 0, "{key} can be inspected");
         drop(connection);
         until("the server's end", 5, || pid_of_server(key).is_none());

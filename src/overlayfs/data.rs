@@ -14,7 +14,7 @@ use nix::sys::stat::{fstat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, lseek64};
 
-use crate::attr::{Attr, Request, Result, S_IFMT, Time, without_privileges};
+use crate::attr::{Attr, Request, Result, S_IFMT, S_IFREG, Time, without_privileges};
 use crate::lower::Source;
 use crate::node::Data;
 use crate::overlay::{Overlay, errno_of, take_stat};
@@ -83,17 +83,21 @@ impl Overlay {
     ) -> Result<()> {
         let _writing = self.busy.enter(ino);
         let file = self.upper_file(request, ino, u64::MAX)?;
-        unlocked(file.write_all_at(bytes, offset))?;
         if kill_privileges {
             self.kill_privileges(request, ino)?;
         }
+        unlocked(file.write_all_at(bytes, offset))?;
         self.refresh(ino, &fstat(&*file)?);
         Ok(())
     }
 
-    fn kill_privileges(&self, request: &Request, ino: u64) -> Result<()> {
+    /// Takes set-id bits and the file capability from a regular file.
+    pub(crate) fn kill_privileges(&self, request: &Request, ino: u64) -> Result<()> {
         let mut state = self.write();
         let old = state.tree.attr(ino)?;
+        if old.mode & S_IFMT != S_IFREG {
+            return Ok(());
+        }
         let mode = without_privileges(old.mode);
         let drop_caps = state.tree.xattr(ino, CAPABILITY)?.is_some();
         if mode == old.mode && !drop_caps {

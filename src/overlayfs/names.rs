@@ -223,6 +223,9 @@ impl Overlay {
         let touches_data = change.size.is_some() || change.mtime.is_some();
         let _writing = touches_data.then(|| self.busy.enter(ino));
         if let Some(size) = change.size {
+            // First, so that no crash leaves privileges with other contents. Exempt from it is only who has CAP_FSETID
+            // over the host, which nobody in a container has, root neither.
+            self.kill_privileges(request, ino)?;
             self.truncate(request, ino, size)?;
         }
         let mut state = self.write();
@@ -322,13 +325,12 @@ fn check_rename(
     }
 }
 
-/// The record of a change of attributes; `None` when only the size was to change and that took no privileges.
+/// The record of a change of attributes; `None` when only the size was to change.
 fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
     let regular = old.mode & S_IFMT == S_IFREG;
     let chown = change.uid.is_some() || change.gid.is_some();
-    // What takes privileges away: chown of anything but a directory, and truncation. Exempt from the latter is only who
-    // has CAP_FSETID over the host, which nobody in a container has, root neither.
-    let dropping = (chown && !is_dir(old)) || change.size.is_some();
+    // What takes privileges away, beside truncation: chown of anything but a directory.
+    let dropping = chown && !is_dir(old);
     let mut mode = old.mode;
     if dropping && regular {
         mode = without_privileges(mode);
@@ -338,7 +340,7 @@ fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<
     }
     let drop_caps = dropping && state.tree.xattr(old.ino, CAPABILITY)?.is_some();
     let times = change.atime.is_some() || change.mtime.is_some();
-    if !chown && !times && !drop_caps && change.mode.is_none() && mode == old.mode {
+    if !chown && !times && change.mode.is_none() {
         return Ok(None);
     }
     let set = |time: Option<SetTime>, old: Time| match time {

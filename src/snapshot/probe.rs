@@ -1,10 +1,10 @@
 //! Which driver this host offers for the root file systems of containers: tried, not guessed from version numbers.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use base::{Ladder, Trial};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::stat::Mode;
 use sys::error::{Call, Errno, Result, SysError};
 use sys::mount::{Attr, Change, FsContext, Propagation, attach};
@@ -14,6 +14,9 @@ use sys::process::{self, Flags};
 use sys::socket;
 
 use crate::tree_walk::remove_contents;
+
+/// Where the trial of overlayfs is made, below the directory that is asked about.
+const PLACE: &str = ".sublet-probe";
 
 /// Tries the rungs `overlay` (a mount of the kernel's overlayfs, with every kind of change, in a user namespace made for
 /// it, over directories made below `snaps`, since it depends on that file system) and `fuse`. Both serve the image by
@@ -65,7 +68,14 @@ fn fuse() -> Result<()> {
 }
 
 fn overlay(snaps: &Path) -> Result<()> {
-    let dir = snaps.join(format!(".probe-{}", std::process::id()));
+    std::fs::create_dir_all(snaps).call(|| format!("mkdir -p {snaps:?}"))?;
+    // One trial at a time, so that what is in its place was left by a killed one.
+    let opened = directory(snaps)?;
+    let _held = Flock::lock(opened, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .call(|| format!("flock({snaps:?}, LOCK_EX)"))?;
+    let dir = snaps.join(PLACE);
+    remove(&dir)?;
     std::fs::create_dir_all(dir.join("lower/dir")).call(|| format!("mkdir -p {dir:?}"))?;
     let made = ["upper", "work", "merged"]
         .iter()
@@ -73,12 +83,22 @@ fn overlay(snaps: &Path) -> Result<()> {
         .and_then(|()| std::fs::write(dir.join("lower/file"), "x"))
         .call(|| format!("making directories in {dir:?}"));
     let tried = made.and_then(|()| in_namespaces(&dir));
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let emptied = open(&dir, flags, Mode::empty())
-        .call(|| format!("open({dir:?})"))
-        .and_then(|opened| remove_contents(opened.as_fd()))
-        .and_then(|()| std::fs::remove_dir(&dir).call(|| format!("rmdir({dir:?})")));
-    tried.and(emptied)
+    tried.and(remove(&dir))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({path:?})"))
+}
+
+/// Removes a trial's directory, if it is there.
+fn remove(dir: &Path) -> Result<()> {
+    let opened = match directory(dir) {
+        Err(error) if error.errno() == Errno::ENOENT => return Ok(()),
+        opened => opened?,
+    };
+    remove_contents(opened.as_fd())?;
+    std::fs::remove_dir(dir).call(|| format!("rmdir({dir:?})"))
 }
 
 /// Runs the trial in a child with a user namespace of one id and a mount namespace.
@@ -137,7 +157,7 @@ fn mount_and_change(dir: &Path) -> Result<()> {
     std::fs::create_dir(merged.join("dir")).call(|| "opaque directory in overlayfs".to_owned())
 }
 
-fn overlay_mount(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_>) -> Result<std::os::fd::OwnedFd> {
+fn overlay_mount(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_>) -> Result<OwnedFd> {
     let context = FsContext::open(c"overlay")?;
     context.set(c"lowerdir", &proc_fd(lower))?;
     context.set(c"upperdir", &proc_fd(upper))?;

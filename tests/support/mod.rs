@@ -281,7 +281,9 @@ impl Home {
         if let Some(line) = mounts.lines().find(|line| line.contains(&here)) {
             return Err(format!("still mounted on the host: {line}"));
         }
-        fs::remove_dir_all(&self.directory).map_err(|error| format!("rm -rf {here}: {error}"))
+        // By the program, which also removes an empty directory that it may not read, as overlayfs makes them.
+        let removed = finish(Command::new("rm").arg("-rf").arg(&self.directory), b"", LIMIT);
+        if removed.code == 0 { Ok(()) } else { Err(format!("rm -rf {here}: {removed:#?}")) }
     }
 }
 

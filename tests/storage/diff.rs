@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::oracle::{end_podman, podman_of};
+use crate::support::oracle::{end_podman, podman_cannot_run, podman_of};
 use crate::support::{DRIVERS, Home, LIMIT, Need, busybox, finish, skip};
 
 /// Everything that a container can do to a path of its image.
@@ -74,7 +74,7 @@ fn podman_tells_the_same() {
     let mut run = podman_of(&home);
     run.args(["run", "--tls-verify=false", "--name", "changed", "--network", "none", &busybox(), "sh", "-c", CHANGES]);
     let done = finish(&mut run, b"", LIMIT);
-    if done.code == 125 {
+    if podman_cannot_run(&done) {
         end_podman(&home);
         return skip("podman cannot run containers here");
     }

@@ -1,4 +1,5 @@
-//! Bytes out of and into a container: one large transfer over TCP each way, and many small connections.
+//! Bytes out of and into a container: one large transfer over TCP each way (outward by perl, so with the Debian image), and
+//! many small connections.
 //!
 //! The far end is a server of ours on the host. Sides differ in the engine and in the program between the two networks.
 
@@ -52,6 +53,32 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Takes all bytes of each connection and answers how many they were.
+fn count(address: Ipv4Addr) -> Fallible<SocketAddr> {
+    let listener = TcpListener::bind((address, 0))?;
+    let local = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A client that goes away shows in its own result.
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let (mut buffer, mut total) = (vec![0; 1 << 18], 0);
+                loop {
+                    match stream.read(&mut buffer)? {
+                        0 => return write!(stream, "{total}"),
+                        length => total += length,
+                    }
+                }
+            });
+        }
+    });
+    Ok(local)
+}
+
+/// Sends zeros and checks the answer; the address is its argument.
+const OUTWARD: &str = r#"use IO::Socket::INET; my ($to, $left) = @ARGV; my $whole = $left;
+    my $s = IO::Socket::INET->new(PeerAddr => $to) or die "connect: $!"; my $b = "\0" x 262144;
+    while ($left > 0) { $left -= syswrite($s, $b) // die "write: $!" } shutdown($s, 1); die "lost" if <$s> < $whole"#;
+
 /// A side's name, its command, and its options of `run`.
 type Engine<'a> = (&'static str, Box<dyn Fn() -> Command + 'a>, &'static [&'static str]);
 
@@ -68,7 +95,8 @@ fn address() -> Option<Ipv4Addr> {
 pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     let image = image(ground, "busybox");
     output(sublet(ground).args(["pull", &image]))?;
-    let host = serve(address().ok_or("this machine has no route out")?)?;
+    let here = address().ok_or("this machine has no route out")?;
+    let (host, counter) = (serve(here)?, count(here)?);
     let mut engines: Vec<Engine<'_>> = vec![
         ("sublet", Box::new(|| sublet(ground)), &[]),
         ("sublet (host network)", Box::new(|| sublet(ground)), &["--network", "host"]),
@@ -84,7 +112,8 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
             }
         }
     }
-    let works = [
+    let debian = super::start::image(ground, "debian");
+    let mut works = vec![
         ("nothing", "true".to_owned()),
         ("256 MiB inward over one connection", format!("[ $(wget -q -O - http://$HOST/{BYTES} | wc -c) = {BYTES} ]")),
         (
@@ -95,13 +124,25 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         ),
     ];
     let mut sides = Vec::new();
+    if ground.has_debian {
+        output(sublet(ground).args(["pull", &debian]))?;
+        if which("podman").is_some() {
+            output(podman(ground).args(["pull", "--tls-verify=false", &debian]))?;
+        }
+        works.push(("256 MiB outward over one connection", "outward".to_owned()));
+    }
     for (work, script) in &works {
         for (name, engine, options) in &engines {
             let mut command = engine();
             // Pasta gives the container the host's own address, so the host has another one there.
             let address = if name.contains("pasta") { PASTA_HOST.to_owned() } else { host.ip().to_string() };
+            let outward = format!("perl -e '{OUTWARD}' {address}:{} {BYTES}", counter.port());
+            let (image, script) = match script.as_str() {
+                "outward" => (debian.as_str(), outward.as_str()),
+                script => (image.as_str(), script),
+            };
             let script = format!("HOST={address}:{}; set -e; {script}; echo done", host.port());
-            command.args(["run", "--rm"]).args(*options).args([image.as_str(), "sh", "-c", &script]);
+            command.args(["run", "--rm"]).args(*options).args([image, "sh", "-c", &script]);
             sides.push(Side::timed(work, name, command));
         }
     }

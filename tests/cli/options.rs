@@ -27,6 +27,20 @@ fn variables_come_from_a_file_and_the_options_win() {
 }
 
 #[test]
+fn our_own_directories_are_not_shared() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    std::os::unix::fs::symlink(home.store(), home.path("alias")).unwrap();
+    let places =
+        [home.store(), home.store().join("store/blobs"), home.directory.join("run/sublet"), home.path("alias")];
+    for place in places {
+        let volume = format!("{}:/in", place.display());
+        let said = home.fails(125, &["run", "--rm", "-v", &volume, &busybox(), "true"]);
+        assert!(said.contains("sublet's own") && said.contains("hint: "), "{said}");
+    }
+    assert!(home.containers().is_empty());
+}
+
+#[test]
 fn a_user_by_number_and_by_name() {
     let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
     assert_eq!(home.sh(&["-u", "1234:5678"], "id -u; id -g"), "1234\n5678\n");

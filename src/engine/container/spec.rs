@@ -149,6 +149,7 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
             VolumeSource::Named(name) => engine.paths().volumes().join(name).join("_data"),
             VolumeSource::Path(path) => {
                 make_source(path)?;
+                refuse_ours(engine, path)?;
                 path.clone()
             }
         };
@@ -177,6 +178,20 @@ fn make_source(path: &Path) -> Result<(), Report> {
     }
     let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|error| failed("creating mount source path", path, error))
+}
+
+/// A container that could write our own directories could change what other containers are made of, and speak to their
+/// monitors' sockets. A directory above them is the caller's to give away.
+fn refuse_ours(engine: &Engine, path: &Path) -> Result<(), Report> {
+    let real = |path: &Path| fs::canonicalize(path).map_err(|error| failed("resolving mount source path", path, error));
+    let source = real(path)?;
+    for (what, ours) in [("data", engine.paths().data()), ("runtime", engine.paths().run())] {
+        if source.starts_with(real(ours)?) {
+            let text = format!("{} is in sublet's own {what} directory {}", path.display(), ours.display());
+            return Err(Report::new(Kind::Denied, text).with_hint("bind another directory, or use a named volume"));
+        }
+    }
+    Ok(())
 }
 
 fn home_directory() -> Result<PathBuf, Report> {

@@ -30,6 +30,7 @@ impl Globals {
         let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Options {
             strict: self.strict,
+            home: path("HOME"),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             auth_files: auth_files(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),

@@ -22,6 +22,8 @@ pub use paths::Paths;
 pub struct Options {
     /// Whether a step down a ladder is an error.
     pub strict: bool,
+    /// The user's home directory, where the environment names one.
+    pub home: Option<PathBuf>,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
     /// Where a line for the user goes that is no answer.

@@ -216,7 +216,9 @@ impl Transport {
         url: &str,
         grant: Option<&Grant>,
     ) -> std::result::Result<Response<Body>, ureq::Error> {
-        let agent = self.agent(request.reference.host());
+        // By the host that is spoken to: after a redirect it is another one, with other rights.
+        let host = url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|host| host.as_str().to_owned()));
+        let agent = self.agent(host.as_deref().unwrap_or_else(|| request.reference.host()));
         let mut builder = if request.head { agent.head(url) } else { agent.get(url) };
         builder = builder.header("Accept", request.accept).header("Accept-Encoding", "identity");
         if request.offset > 0 {

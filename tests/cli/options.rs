@@ -37,7 +37,19 @@ fn our_own_directories_are_not_shared() {
         let said = home.fails(125, &["run", "--rm", "-v", &volume, &busybox(), "true"]);
         assert!(said.contains("sublet's own") && said.contains("hint: "), "{said}");
     }
-    assert!(home.containers().is_empty());
+    for container in home.containers() {
+        home.ok(&["rm", &container]);
+    }
+}
+
+#[test]
+fn a_shared_home_does_not_hold_our_own_directories() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    fs::write(home.path("mine"), "seen\n").unwrap();
+    let volume = format!("{}:/in", home.directory.display());
+    let script =
+        "cat /in/home/mine; ls -A /in/data/sublet /in/run/sublet; touch /in/data/sublet/x 2>/dev/null || echo closed";
+    assert_eq!(home.sh(&["-v", &volume], script), "seen\n/in/data/sublet:\n\n/in/run/sublet:\nclosed\n");
 }
 
 #[test]

@@ -7,7 +7,9 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Ladder, Report};
 use monitor::client::dial;
@@ -27,6 +29,7 @@ use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
+use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
 
 /// A served view, and the namespace it belongs to.
@@ -62,7 +65,7 @@ impl Places {
 pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Result<Base, Report> {
     let places = Places::of(engine);
     let places = places.as_ref();
-    let key = key(record, driver)?;
+    let key = key(engine, record, driver)?;
     if let Some(connection) = try_connect(&places, &key)? {
         let map = read_map(connection.user_namespace.as_fd())?;
         return Ok(Base { connection, map, ladder: None });
@@ -84,15 +87,38 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
 }
 
 /// The name of a server: what it shows decides.
-fn key(record: &Record, driver: Driver) -> Result<String, Report> {
+fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<String, Report> {
     if record.image.is_host() {
-        return Ok(if record.host.host_home { "host-home".to_owned() } else { "host".to_owned() });
+        let hidden = private(engine, record);
+        let words: Vec<&[u8]> = hidden.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        let kind = if record.host.host_home { "host-home" } else { "host" };
+        return Ok(format!("{kind}-{}", &oci::Digest::of(&words.join(&0)).hex()[..16]));
     }
     match (&record.image.chain, driver) {
         (Some(chain), Driver::Overlay) => Ok(chain.0.hex()),
         (Some(_), Driver::Fuse) => Ok(key_of_container(record)),
         (None, _) => Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference))),
     }
+}
+
+/// What a view of the host hides beside the places that are hidden everywhere, by real paths: our own directories, and
+/// the caller's home unless it was asked for. A home that belongs to somebody else (`/bin` for some users of services) is
+/// no home.
+fn private(engine: &Engine, record: &Record) -> Vec<PathBuf> {
+    let mut paths = vec![engine.paths().data().to_owned(), engine.paths().run().to_owned()];
+    if !record.host.host_home {
+        let uid = nix::unistd::geteuid().as_raw();
+        let homes = engine.options().home.clone().into_iter().chain(passwd_home());
+        paths.extend(homes.filter(|home| fs::metadata(home).is_ok_and(|metadata| metadata.uid() == uid)));
+    }
+    paths.into_iter().map(|path| fs::canonicalize(&path).unwrap_or(path)).collect()
+}
+
+/// The view of the host that a container gets.
+pub(crate) fn host_view(engine: &Engine, record: &Record, ids: MappedIds) -> HostViewConfig {
+    let hidden = private(engine, record);
+    let hidden: Vec<&Path> = hidden.iter().map(PathBuf::as_path).collect();
+    HostViewConfig::new(ids, record.host.host_home, &hidden)
 }
 
 /// The name of the server that one container has with the driver `fuse`.
@@ -116,8 +142,7 @@ impl Serving<'_> {
         let Serving { engine, record, map, .. } = self;
         let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
         if record.image.is_host() {
-            let private = [engine.paths().data(), engine.paths().run()];
-            let view = View::Host(HostViewConfig::new(ids, record.host.host_home, &private));
+            let view = View::Host(host_view(engine, record, ids));
             return self.spawn(&FsConfig { view, linger_ms: LINGER_MS }, &[]);
         }
         let store = Store::open(&engine.paths().store(), false)?;
@@ -188,7 +213,7 @@ pub(crate) fn find_outer(engine: &Engine, places: &FsPlaces<'_>) -> Option<Owned
     })
 }
 
-fn ask_monitor(run_dir: &std::path::Path) -> Option<OwnedFd> {
+fn ask_monitor(run_dir: &Path) -> Option<OwnedFd> {
     let socket = dial(run_dir).ok()?;
     protocol::send(socket.as_fd(), &Frame::AskOuter, None).ok()?;
     let mut buffer = vec![0; FRAME_MAX];

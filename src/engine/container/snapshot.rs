@@ -9,7 +9,6 @@ use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, Truth};
-use snapshot::view_host::HostViewConfig;
 use snapshot::{Driver, Meta, SnapshotError, owner_client};
 use store::Store;
 use sys::namespace::{Extent, IdMap};
@@ -152,7 +151,7 @@ fn native_changes(
     let upper = native::places(&engine.paths().snapshots(), record.id.as_str()).upper;
     let ids = MappedIds { uids: total(&meta.uid_map), gids: total(&meta.gid_map) };
     if record.image.is_host() {
-        let config = HostViewConfig::new(ids, record.host.host_home, &[engine.paths().data(), engine.paths().run()]);
+        let config = rootfs::host_view(engine, record, ids);
         Ok(native::changes(&upper, &HostLower::open(&config)?, &truth, left_out)?)
     } else {
         let index = chain(engine, record)?;

@@ -154,6 +154,7 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
             }
         };
         list.push(bind(&path, destination, *read_only));
+        list.extend(hide_ours(engine, &path, Path::new(destination))?);
     }
     for (destination, options) in &record.host.tmpfs {
         let mut words = vec!["nosuid", "nodev", "noexec", "mode=1777"];
@@ -165,8 +166,10 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
         list.push(mount(destination, "tmpfs", "tmpfs", &words));
     }
     if record.image.is_host() && record.host.host_home {
-        let home = home_directory().step(|| "looking for the home directory (--host-home)".to_owned())?;
+        let home = engine.options().home.clone().map_or_else(passwd_home, Ok);
+        let home = home.step(|| "looking for the home directory (--host-home)".to_owned())?;
         list.push(bind(&home, &home.to_string_lossy(), false));
+        list.extend(hide_ours(engine, &home, &home)?);
     }
     Ok(list)
 }
@@ -181,9 +184,8 @@ fn make_source(path: &Path) -> Result<(), Report> {
 }
 
 /// A container that could write our own directories could change what other containers are made of, and speak to their
-/// monitors' sockets. A directory above them is the caller's to give away.
+/// monitors' sockets.
 fn refuse_ours(engine: &Engine, path: &Path) -> Result<(), Report> {
-    let real = |path: &Path| fs::canonicalize(path).map_err(|error| failed("resolving mount source path", path, error));
     let source = real(path)?;
     for (what, ours) in [("data", engine.paths().data()), ("runtime", engine.paths().run())] {
         if source.starts_with(real(ours)?) {
@@ -194,7 +196,27 @@ fn refuse_ours(engine: &Engine, path: &Path) -> Result<(), Report> {
     Ok(())
 }
 
-fn home_directory() -> Result<PathBuf, Report> {
+/// Empty directories over our own ones where a bound directory, such as the home, holds them.
+fn hide_ours(engine: &Engine, source: &Path, destination: &Path) -> Result<Vec<Mount>, Report> {
+    let source = real(source)?;
+    let mut list = Vec::new();
+    for ours in [engine.paths().data(), engine.paths().run()] {
+        if let Ok(below) = real(ours)?.strip_prefix(&source)
+            && !below.as_os_str().is_empty()
+        {
+            let place = destination.join(below);
+            list.push(mount(&place.to_string_lossy(), "tmpfs", "tmpfs", &["ro", "nosuid", "nodev", "noexec"]));
+        }
+    }
+    Ok(list)
+}
+
+fn real(path: &Path) -> Result<PathBuf, Report> {
+    fs::canonicalize(path).map_err(|error| failed("resolving", path, error))
+}
+
+/// The caller's home directory, as far as `/etc/passwd` tells.
+pub(crate) fn passwd_home() -> Result<PathBuf, Report> {
     let uid = nix::unistd::getuid();
     let passwd = fs::read_to_string("/etc/passwd").map_err(|error| Report::of(Kind::Internal, error))?;
     let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());

@@ -128,7 +128,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
                 stack.frame_in(now_us, frame, &mut world);
             }
             2 => {
-                let readiness = Readiness { readable: kind & 4 != 0, writable: kind & 8 != 0, closed: kind & 16 != 0 };
+                let readiness = Readiness { readable: kind & 4 != 0, writable: kind & 8 != 0 };
                 stack.socket_ready(now_us, FlowId(length as u32 % 22), readiness, &mut world);
             }
             _ => {

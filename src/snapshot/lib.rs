@@ -28,4 +28,4 @@ pub mod view_host;
 
 pub use changes::{Change, ChangeKind, ChangesError};
 pub use directory::{Driver, Meta, SnapshotError, meta, remove};
-pub use probe::{overlay_works, probe};
+pub use probe::{Place, overlay_works, probe};

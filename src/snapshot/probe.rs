@@ -1,11 +1,14 @@
 //! Which driver this host offers for the root file systems of containers: tried, not guessed from version numbers.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use base::{Ladder, Trial};
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, mkdtemp, unlinkat};
 use sys::error::{Call, Errno, Result, SysError};
 use sys::mount::{Attr, Change, FsContext, Propagation, attach};
 use sys::namespace::{Extent, map_text};
@@ -15,14 +18,26 @@ use sys::socket;
 
 use crate::tree_walk::remove_contents;
 
-/// Where the trial of overlayfs is made, below the directory that is asked about.
-const PLACE: &str = ".sublet-probe";
+/// The directory of the trial of overlayfs, in the directory of the snapshots.
+const NAME: &str = ".sublet-probe";
+
+/// The same in a directory that is not ours: a name that nothing has.
+const TEMPLATE: &str = ".sublet-probe-XXXXXX";
+
+/// On whose file system overlayfs is tried.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// The directory of the snapshots, made if need be. What a killed trial left there is removed.
+    Snapshots(&'a Path),
+    /// A directory that stands for it while it is not there: anybody's.
+    Other(&'a Path),
+}
 
 /// Tries the rungs `overlay` (a mount of the kernel's overlayfs, with every kind of change, in a user namespace made for
-/// it, over directories made below `snaps`, since it depends on that file system) and `fuse`. Both serve the image by
+/// it, over directories made at `place`, since it depends on that file system) and `fuse`. Both serve the image by
 /// FUSE. Takes some milliseconds. The caller must have one thread.
-pub fn probe(snaps: &Path) -> Ladder {
-    let overlay = fuse().and_then(|()| overlay(snaps)).err();
+pub fn probe(place: Place<'_>) -> Ladder {
+    let overlay = fuse().and_then(|()| overlay(place)).err();
     let fuse = overlay.as_ref().and_then(|_| fuse().err());
     let fix = overlay.as_ref().map(fix_of);
     let words = |error: &SysError| format!("{error}: {}", error.cause);
@@ -67,46 +82,71 @@ fn fuse() -> Result<()> {
         .call(|| "open(\"/dev/fuse\")".to_owned())
 }
 
-fn overlay(snaps: &Path) -> Result<()> {
-    std::fs::create_dir_all(snaps).call(|| format!("mkdir -p {snaps:?}"))?;
-    // One trial at a time, so that what is in its place was left by a killed one.
-    let opened = directory(snaps)?;
-    let _held = Flock::lock(opened, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .call(|| format!("flock({snaps:?}, LOCK_EX)"))?;
-    let dir = snaps.join(PLACE);
-    remove(&dir)?;
-    std::fs::create_dir_all(dir.join("lower/dir")).call(|| format!("mkdir -p {dir:?}"))?;
-    let made = ["upper", "work", "merged"]
-        .iter()
-        .try_for_each(|name| std::fs::create_dir(dir.join(name)))
-        .and_then(|()| std::fs::write(dir.join("lower/file"), "x"))
-        .call(|| format!("making directories in {dir:?}"));
-    let tried = made.and_then(|()| in_namespaces(&dir));
-    tried.and(remove(&dir))
-}
-
-fn directory(path: &Path) -> Result<OwnedFd> {
-    open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({path:?})"))
-}
-
-/// Removes a trial's directory, if it is there.
-fn remove(dir: &Path) -> Result<()> {
-    let opened = match directory(dir) {
-        Err(error) if error.errno() == Errno::ENOENT => return Ok(()),
-        opened => opened?,
+fn overlay(place: Place<'_>) -> Result<()> {
+    let path = match place {
+        Place::Snapshots(path) | Place::Other(path) => path,
     };
-    remove_contents(opened.as_fd())?;
-    std::fs::remove_dir(dir).call(|| format!("rmdir({dir:?})"))
+    if matches!(place, Place::Snapshots(_)) {
+        std::fs::create_dir_all(path).call(|| format!("mkdir -p {path:?}"))?;
+    }
+    let parent = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({path:?})"))?;
+    let Place::Snapshots(_) = place else {
+        // Nobody's name is taken, and no lock of a directory that others may lock too.
+        let made = mkdtemp(&Path::new(OsStr::from_bytes(proc_fd(parent.as_fd()).to_bytes())).join(TEMPLATE))
+            .call(|| format!("mkdtemp({:?})", path.join(TEMPLATE)))?;
+        return trial(parent.as_fd(), path, Path::new(made.file_name().unwrap_or_default()));
+    };
+    // One trial at a time, so that what is in its place was left by a killed one.
+    let held = Flock::lock(parent, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .call(|| format!("flock({path:?}, LOCK_EX)"))?;
+    let name = Path::new(NAME);
+    match own_directory(held.as_fd(), path, name) {
+        Err(error) if error.errno() == Errno::ENOENT => {}
+        left => remove(held.as_fd(), path, name, left?.as_fd())?,
+    }
+    mkdirat(&*held, name, Mode::S_IRWXU).call(|| format!("mkdir({:?})", path.join(name)))?;
+    trial(held.as_fd(), path, name)
+}
+
+/// Makes the trial in the new directory `name` of `parent`, which is at `path`, and removes it.
+fn trial(parent: BorrowedFd<'_>, path: &Path, name: &Path) -> Result<()> {
+    let dir = own_directory(parent, path, name)?;
+    let made = ["lower", "lower/dir", "upper", "work", "merged"]
+        .iter()
+        .try_for_each(|one| mkdirat(&dir, *one, Mode::S_IRWXU))
+        .and_then(|()| openat(&dir, "lower/file", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::S_IRWXU))
+        .and_then(|file| nix::unistd::write(&file, b"x"))
+        .call(|| format!("making files in {:?}", path.join(name)));
+    let tried = made.and_then(|_| in_namespaces(&path.join(name), dir.as_fd()));
+    tried.and(remove(parent, path, name, dir.as_fd()))
+}
+
+/// Opens a directory of a trial: no link, and the caller's own.
+fn own_directory(parent: BorrowedFd<'_>, path: &Path, name: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let call = || format!("open({:?})", path.join(name));
+    let dir = openat(parent, name, flags, Mode::empty()).call(call)?;
+    let owner = fstat(&dir).call(call)?.st_uid;
+    if owner != nix::unistd::geteuid().as_raw() {
+        return Err(SysError::new(format!("{}, which belongs to uid {owner}", call()), Errno::EPERM));
+    }
+    Ok(dir)
+}
+
+/// Removes a trial's directory, which is open as `dir`.
+fn remove(parent: BorrowedFd<'_>, path: &Path, name: &Path, dir: BorrowedFd<'_>) -> Result<()> {
+    remove_contents(dir)?;
+    unlinkat(parent, name, UnlinkatFlags::RemoveDir).call(|| format!("rmdir({:?})", path.join(name)))
 }
 
 /// Runs the trial in a child with a user namespace of one id and a mount namespace.
-fn in_namespaces(dir: &Path) -> Result<()> {
+fn in_namespaces(path: &Path, dir: BorrowedFd<'_>) -> Result<()> {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let (ours, theirs) = socket::pair()?;
     let child = process::fork(Flags::NEWUSER | Flags::NEWNS, None, || {
-        let tried = map_one(uid, gid).and_then(|()| mount_and_change(dir));
+        let tried = map_one(uid, gid).and_then(|()| mount_and_change(path, dir));
         let text = match tried {
             Ok(()) => "ok".to_owned(),
             Err(error) => format!("{}\n{}", error.errno() as i32, error.call),
@@ -137,24 +177,29 @@ fn map_one(uid: u32, gid: u32) -> Result<()> {
 }
 
 /// Copy-up, whiteout and opaque directory: what needs a working upper, not only a mount.
-fn mount_and_change(dir: &Path) -> Result<()> {
-    let directory = |name: &str| {
-        let path = dir.join(name);
-        open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({path:?})"))
-    };
-    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| "open(\"/\")".to_owned())?;
+fn mount_and_change(path: &Path, outside: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let root = open("/", flags, Mode::empty()).call(|| "open(\"/\")".to_owned())?;
     Change::set(Attr::empty()).propagation(Propagation::Slave).apply(root.as_fd(), true)?;
+    // Again, since a mount takes only directories of its own mount namespace.
+    let dir = open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
+    let identity = |dir| fstat(dir).map(|stat| (stat.st_dev, stat.st_ino)).call(|| format!("fstat({path:?})"));
+    if identity(dir.as_fd())? != identity(outside)? {
+        return Err(SysError::new(format!("{path:?} was moved"), Errno::EAGAIN));
+    }
+    let directory =
+        |name: &str| openat(&dir, name, flags, Mode::empty()).call(|| format!("open({:?})", path.join(name)));
     let (lower, upper, work, merged) =
         (directory("lower")?, directory("upper")?, directory("work")?, directory("merged")?);
     let mount = overlay_mount(lower.as_fd(), upper.as_fd(), work.as_fd())?;
     attach(mount.as_fd(), merged.as_fd())?;
-    let merged = dir.join("merged");
-    std::fs::write(merged.join("file"), "changed").call(|| "copy-up in overlayfs".to_owned())?;
-    std::fs::remove_file(merged.join("file")).call(|| "whiteout in overlayfs".to_owned())?;
-    std::fs::remove_dir(merged.join("dir")).call(|| "whiteout in overlayfs".to_owned())?;
-    std::fs::create_dir(merged.join("dir")).call(|| "opaque directory in overlayfs".to_owned())
+    let merged = directory("merged")?;
+    openat(&merged, "file", OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| nix::unistd::write(&file, b"changed"))
+        .call(|| "copy-up in overlayfs".to_owned())?;
+    unlinkat(&merged, "file", UnlinkatFlags::NoRemoveDir).call(|| "whiteout in overlayfs".to_owned())?;
+    unlinkat(&merged, "dir", UnlinkatFlags::RemoveDir).call(|| "whiteout in overlayfs".to_owned())?;
+    mkdirat(&merged, "dir", Mode::S_IRWXU).call(|| "opaque directory in overlayfs".to_owned())
 }
 
 fn overlay_mount(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_>) -> Result<OwnedFd> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use base::{Context, Kind, Ladder, Report};
-use snapshot::Driver;
+use snapshot::{Driver, Place};
 
 use crate::Engine;
 use crate::container::record::Record;
@@ -64,14 +64,14 @@ fn impossible(ladder: &Ladder, record: &Record) -> Report {
 /// What this machine offers on the file system of the writable snapshots. A trial takes milliseconds, so that overlayfs
 /// works is remembered until the next boot; that it does not is tried again each time. The caller must have one thread.
 pub(crate) fn ladder(engine: &Engine) -> Ladder {
-    // Nothing is made for a question, so the nearest directory that is there stands for the others.
+    // A question makes no data directory: the nearest directory that is there, which may be anybody's, stands for it.
     let snaps = engine.paths().snapshots();
     let place = snaps.ancestors().find(|path| path.is_dir()).unwrap_or(&snaps);
     let mark = Mark::of(engine, place);
     if mark.as_ref().is_some_and(Mark::is_there) {
         return snapshot::overlay_works();
     }
-    let ladder = snapshot::probe(place);
+    let ladder = snapshot::probe(if place == snaps { Place::Snapshots(place) } else { Place::Other(place) });
     if let Some(mark) = mark.filter(|_| ladder.chosen == Some(Driver::Overlay.as_str())) {
         mark.leave();
     }

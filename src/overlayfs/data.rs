@@ -162,13 +162,15 @@ impl Overlay {
         Ok(())
     }
 
-    /// `fallocate(2)`; `mode` holds its `FALLOC_FL_*` bits.
+    /// `fallocate(2)`; `mode` holds its `FALLOC_FL_*` bits. Like a write it takes set-id bits and file capabilities, as
+    /// does [`Overlay::copy_range`]: these requests do not say whether to, and the kernel leaves it to us.
     pub fn allocate(&self, request: &Request, ino: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
         let flags = FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
         let offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
         let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
         let _writing = self.busy.enter(ino);
         let file = self.upper_file(request, ino, u64::MAX)?;
+        self.kill_privileges(request, ino)?;
         fallocate(&*file, flags, offset, length)?;
         self.refresh(ino, &fstat(&*file)?);
         Ok(())
@@ -225,6 +227,7 @@ impl Overlay {
         let out = self.upper_file(request, target, u64::MAX)?;
         let mut read_at = i64::try_from(start.saturating_add(from)).map_err(|_| Errno::EINVAL)?;
         let mut write_at = i64::try_from(to).map_err(|_| Errno::EFBIG)?;
+        self.kill_privileges(request, target)?;
         let count = copy_file_range(&*file, Some(&mut read_at), &*out, Some(&mut write_at), length as usize)
             .map_err(|errno| if errno == Errno::EINVAL { errno } else { Errno::EXDEV })?;
         self.refresh(target, &fstat(&*out)?);

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use oci::{DiffId, Digest};
 use proptest::prelude::*;
 
+use crate::tree::CAPABILITY;
 use crate::{
     Contents, Difference, Make, Overlay, Policy, ROOT, RenameHow, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
     SetAttr,
@@ -625,6 +626,36 @@ fn a_directory_in_place_of_another_is_compared_by_its_names() {
         .collect();
     let expected = ["Changed /d", "Deleted /d/a", "Deleted /d/big", "Added /d/new", "Changed /e", "Changed /e/d"];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn other_contents_take_privileges_away() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let request = Request::default();
+    let make = Make { mode: S_IFREG | 0o6755, rdev: 0, target: &[] };
+    let source = overlay.create(&request, ROOT, b"source", &make, false).unwrap().ino;
+    overlay.write_data(&request, source, 0, b"bytes", false).unwrap();
+    let privileged = |name: &[u8]| {
+        let ino = overlay.create(&request, ROOT, name, &make, false).unwrap().ino;
+        overlay.set_xattr(&request, ino, CAPABILITY, b"any", (false, false)).unwrap();
+        assert_eq!(overlay.attr(ino).unwrap().mode & 0o7777, 0o6755);
+        ino
+    };
+    let unprivileged = |ino| {
+        assert_eq!(overlay.attr(ino).unwrap().mode & 0o7777, 0o755);
+        assert_eq!(overlay.xattr(ino, CAPABILITY, &mut [0; 8]).unwrap_err(), Errno::ENODATA);
+    };
+    let allocated = privileged(b"allocated");
+    overlay.allocate(&request, allocated, 0, 0, 5).unwrap();
+    unprivileged(allocated);
+    let copied = privileged(b"copied");
+    match overlay.copy_range(&request, (source, 0), (copied, 0), 5) {
+        // A file system that cannot: the caller writes instead, which takes them away too.
+        Ok(5) | Err(Errno::EXDEV) => unprivileged(copied),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(overlay.attr(source).unwrap().mode & 0o7777, 0o6755);
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! - *Reclaim* walks twice: first it writes the log (complete, synced, then in place by rename), then it changes what is
 //!   not at home. Killed before the rename nothing has happened; killed after it the next run finds log and half-changed
 //!   files, and believes the log for each file that is at home or still has the logged owner, the file otherwise.
-//! - *Restore* applies the log, then removes it. A container must not start before that.
+//! - *Restore* applies the log, syncs what it did, then removes it. A container must not start before that.
 //! - `work` holds nothing of value: it is brought home without a log.
 //! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
 
@@ -259,6 +259,8 @@ fn restore(snapshot: BorrowedFd<'_>, ids: &Ids) -> Result<()> {
     let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
     let upper = open_dir(snapshot, c"upper")?;
     visit(upper.as_fd(), &mut Restorer { ids, owners })?;
+    // A power loss must not take the owners back while the log is gone.
+    nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
     owner_log::remove(snapshot)
 }
 

@@ -6,6 +6,8 @@
 //! ```
 //! The caller holds the container's lock.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -132,8 +134,15 @@ pub fn meta(snaps: &Path, key: &str) -> Result<Option<Meta>> {
 /// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is: of the same driver, or it is
 /// [`SnapshotError::Foreign`]. `fill` makes what the driver keeps in the new directory that it is given.
 ///
-/// It appears whole, by one rename, so a kill in between leaves only what the next call removes.
-pub(crate) fn prepare(snaps: &Path, key: &str, wanted: &Meta, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// It appears whole, by one rename, so a kill in between leaves only what the next call removes. Unless it is `volatile`
+/// so does a power loss: `meta.json` is on disk before the name is.
+pub(crate) fn prepare(
+    snaps: &Path,
+    key: &str,
+    wanted: &Meta,
+    volatile: bool,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let dir = snaps.join(key);
     match meta(snaps, key)? {
         Some(found) if found.driver == wanted.driver => return Ok(()),
@@ -146,7 +155,12 @@ pub(crate) fn prepare(snaps: &Path, key: &str, wanted: &Meta, fill: impl FnOnce(
     make_dir(&new, 0o700, None)?;
     fill(&new)?;
     let text = serde_json::to_vec(wanted).map_err(|_| SysError::new("meta.json", Errno::EINVAL))?;
-    std::fs::write(new.join("meta.json"), text).call(|| format!("write({:?})", new.join("meta.json")))?;
+    let path = new.join("meta.json");
+    let mut file = File::create_new(&path).call(|| format!("open({path:?})"))?;
+    file.write_all(&text).call(|| format!("write({path:?})"))?;
+    if !volatile {
+        file.sync_data().call(|| format!("fdatasync({path:?})"))?;
+    }
     std::fs::rename(&new, &dir).call(|| format!("rename({new:?}, {dir:?})"))?;
     Ok(())
 }
@@ -216,7 +230,7 @@ mod tests {
         {
             std::fs::create_dir(scratch.path().join(key)).unwrap();
             std::fs::write(scratch.path().join(key).join("meta.json"), text).unwrap();
-            let made = prepare(scratch.path(), key, &wanted, |_| unreachable!());
+            let made = prepare(scratch.path(), key, &wanted, false, |_| unreachable!());
             assert!(matches!(made, Err(SnapshotError::Foreign { .. })), "{key}: {made:?}");
         }
         assert_eq!(meta(scratch.path(), "fuse").unwrap().unwrap().driver, Driver::Fuse);

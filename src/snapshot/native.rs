@@ -34,14 +34,15 @@ pub fn places(snaps: &Path, key: &str) -> Native {
 
 /// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids (users
 /// and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the container's
-/// root when the caller is root, `None` for the caller.
+/// root when the caller is root, `None` for the caller. `volatile` syncs nothing.
 pub fn prepare(
     snaps: &Path,
     key: &str,
     maps: (&IdMap, &IdMap),
     owner: Option<(u32, u32)>,
+    volatile: bool,
 ) -> Result<Native, SnapshotError> {
-    directory::prepare(snaps, key, &Meta::new(Driver::Overlay, maps.0, maps.1), |new| {
+    directory::prepare(snaps, key, &Meta::new(Driver::Overlay, maps.0, maps.1), volatile, |new| {
         make_dir(&new.join("upper"), 0o755, owner)?;
         make_dir(&new.join("work"), 0o755, owner)
     })?;
@@ -62,12 +63,12 @@ mod tests {
         let none = (&IdMap::new(), &IdMap::new());
         // What a kill in the middle leaves.
         std::fs::create_dir_all(snaps.join("one.new/upper")).unwrap();
-        let made = prepare(&snaps, "one", none, None).unwrap();
+        let made = prepare(&snaps, "one", none, None, false).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!([mode(&snaps.join("one")), mode(&made.upper), mode(&made.work)], [0o700, 0o755, 0o755]);
         std::fs::write(made.upper.join("file"), "kept").unwrap();
         std::fs::set_permissions(&made.upper, PermissionsExt::from_mode(0o1777)).unwrap();
-        assert_eq!(prepare(&snaps, "one", none, None).unwrap(), made);
+        assert_eq!(prepare(&snaps, "one", none, None, false).unwrap(), made);
         assert_eq!(std::fs::read(made.upper.join("file")).unwrap(), b"kept");
         assert_eq!(mode(&made.upper), 0o1777);
         directory::remove(&snaps, "one", None).unwrap();

@@ -15,9 +15,9 @@ use crate::changes::{Change, ChangeKind, ChangesError};
 use crate::directory::{self, Driver, Meta, SnapshotError, make_dir, open_dir};
 
 /// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is; `maps` are the container's ids (users
-/// and groups) in terms of the outer ones. Returns the directory to serve, open.
-pub fn prepare(snaps: &Path, key: &str, maps: (&IdMap, &IdMap)) -> Result<OwnedFd, SnapshotError> {
-    directory::prepare(snaps, key, &Meta::new(Driver::Fuse, maps.0, maps.1), |new| {
+/// and groups) in terms of the outer ones; `volatile` syncs nothing. Returns the directory to serve, open.
+pub fn prepare(snaps: &Path, key: &str, maps: (&IdMap, &IdMap), volatile: bool) -> Result<OwnedFd, SnapshotError> {
+    directory::prepare(snaps, key, &Meta::new(Driver::Fuse, maps.0, maps.1), volatile, |new| {
         make_dir(&new.join("upper"), 0o700, None)
     })?;
     Ok(open_dir(&snaps.join(key).join("upper"))?)

@@ -64,9 +64,10 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
         _ => Some(image::find(engine, &reference)?),
     };
     let id = ContainerId::from_random(random()?);
+    let sync = !request.host.auto_remove;
     let (name, _reservation) = match &request.name {
-        Some(name) => (name.clone(), names::reserve(engine, name, &id)?),
-        None => names::reserve_any(engine, &id)?,
+        Some(name) => (name.clone(), names::reserve(engine, name, &id, sync)?),
+        None => names::reserve_any(engine, &id, sync)?,
     };
     let made = write(engine, request, local.as_ref(), &id, &name);
     if let Err(report) = made {

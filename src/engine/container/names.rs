@@ -49,14 +49,17 @@ pub fn check(name: &str) -> Result<(), Report> {
     Err(if (2..=200).contains(&name.len()) { report } else { report.with_hint("a name has 2 to 200 characters") })
 }
 
-/// Reserves a name for a container.
-pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId) -> Result<Reservation, Report> {
+/// Reserves a name for a container; `sync` makes the id last through a power loss before the name is seen.
+pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId, sync: bool) -> Result<Reservation, Report> {
     let directory = engine.paths().names();
     make_dir(&directory)?;
     let path = directory.join(name);
     let temporary = directory.join(format!(".{id}"));
     let made = File::create_new(&temporary).and_then(|mut file| {
         file.write_all(id.as_str().as_bytes())?;
+        if sync {
+            file.sync_data()?;
+        }
         Ok(file)
     });
     let file = made.map_err(|error| failed("writing", &temporary, error))?;
@@ -67,14 +70,14 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId) -> Result<R
     reserved.map(|()| Reservation { _file: file })
 }
 
-/// Reserves a name of our own making.
-pub(crate) fn reserve_any(engine: &Engine, id: &ContainerId) -> Result<(String, Reservation), Report> {
+/// [`reserve`] with a name of our own making.
+pub(crate) fn reserve_any(engine: &Engine, id: &ContainerId, sync: bool) -> Result<(String, Reservation), Report> {
     let mut last = None;
     for attempt in 0..20 {
         let [a, b, c] = random()?;
         let pair = format!("{}_{}", QUALITIES[usize::from(a) % 48], THINGS[usize::from(b) % 48]);
         let name = if attempt < 4 { pair } else { format!("{pair}{c}") };
-        match reserve(engine, &name, id) {
+        match reserve(engine, &name, id, sync) {
             Ok(reservation) => return Ok((name, reservation)),
             Err(report) if report.kind() == Kind::Conflict => last = Some(report),
             Err(report) => return Err(report),

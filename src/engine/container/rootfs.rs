@@ -164,7 +164,7 @@ impl Serving<'_> {
     fn start_own(&self, [index, objects]: [(&str, BorrowedFd<'_>); 2]) -> Result<FsConnection, Report> {
         let (uid_map, gid_map) = container_maps(self.record, self.map)?;
         let (snaps, key) = (self.engine.paths().snapshots(), self.record.id.as_str());
-        let upper = snapshot::own::prepare(&snaps, key, (&uid_map, &gid_map))
+        let upper = snapshot::own::prepare(&snaps, key, (&uid_map, &gid_map), self.record.host.auto_remove)
             .step(|| "preparing the container's own directory".to_owned())?;
         let total = |map: &IdMap| map.iter().map(|extent| extent.size).sum();
         let moved = |map: &IdMap| map.iter().any(|extent| extent.inside != extent.outside);

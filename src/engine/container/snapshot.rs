@@ -49,12 +49,13 @@ pub(crate) fn prepare(
     if driver == Driver::Fuse {
         return Ok(Rootfs::View);
     }
-    native::prepare(&engine.paths().snapshots(), record.id.as_str(), maps, owner)
+    let volatile = record.host.auto_remove;
+    native::prepare(&engine.paths().snapshots(), record.id.as_str(), maps, owner, volatile)
         .step(|| "preparing the container's own directory".to_owned())?;
     let directory = directory(engine, record);
     owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
         .step(|| "giving the container's files their owners again".to_owned())?;
-    Ok(Rootfs::Overlay { directory, volatile: record.host.auto_remove })
+    Ok(Rootfs::Overlay { directory, volatile })
 }
 
 /// The host's ids of the container's root where the caller itself has no id in the outer namespace, as real root has

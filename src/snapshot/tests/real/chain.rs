@@ -174,7 +174,7 @@ fn below_overlayfs(outer: &Outer) {
     let view = clone_view(&connection);
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
-    let places = native::prepare(&snaps, "below", maps, Outer::container_root()).unwrap();
+    let places = native::prepare(&snaps, "below", maps, Outer::container_root(), false).unwrap();
     inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
         let picture = PICTURE.replace("%G %n %T@\\n", "%G %T@\\n").replace("find . !", "find . -mindepth 1 !");
         let lower = mounted_at(&view, &image.work.join("L2"));
@@ -234,7 +234,8 @@ fn expected_changes(outer: &Outer) -> Vec<String> {
 fn is_written_and_found_again(outer: &Outer) {
     let image = image(outer, "own");
     let snaps = outer.scratch.path().join("snaps");
-    let upper = File::from(snapshot::own::prepare(&snaps, "own", (&outer.identity(), &outer.identity())).unwrap());
+    let upper =
+        File::from(snapshot::own::prepare(&snaps, "own", (&outer.identity(), &outer.identity()), false).unwrap());
     let marker = snaps.join("own/upper/volatile");
     let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
     let index = || index::Index::open(File::open(&image.chain).unwrap()).unwrap();
@@ -273,7 +274,7 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     let image = image(outer, "killed-own");
     let snaps = outer.scratch.path().join("snaps");
     let key = "killed-own";
-    let upper = File::from(snapshot::own::prepare(&snaps, key, (&outer.identity(), &outer.identity())).unwrap());
+    let upper = File::from(snapshot::own::prepare(&snaps, key, (&outer.identity(), &outer.identity()), false).unwrap());
     let view = View::Overlay { ids: outer.ids, volatile: false, shifted: false };
     let connection = connect(outer, &image, key, view.clone(), Some(&upper));
     let mount = clone_view(&connection);
@@ -311,7 +312,7 @@ fn are_confined(outer: &Outer) {
     let image = image(outer, "confined");
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
-    let upper = File::from(snapshot::own::prepare(&snaps, "confined", maps).unwrap());
+    let upper = File::from(snapshot::own::prepare(&snaps, "confined", maps, false).unwrap());
     let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
     let host = View::Host(snapshot::view_host::HostViewConfig::new(outer.ids, false, &[]));
     for (key, view, upper) in [

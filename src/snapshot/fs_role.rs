@@ -13,6 +13,7 @@
 //!   stream and starts a new server. A killed server leaves nothing but a socket file that nobody listens on.
 //! - One thread runs this loop, the wire's threads serve requests; they share nothing but the end.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -225,10 +226,32 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
     let objects_again = objects.0.try_clone().call(|| "dup(objects)".to_owned())?;
     let overlay = Overlay::open(upper, Arc::new(index), Arc::new(CachedObjects::new(objects)), policy)?;
     let _confined = sandbox::files(&[&objects_again], Some(&upper_again));
-    if overlay.recovery().unsynced {
+    let recovery = overlay.recovery();
+    if recovery.unsynced {
         return Err(FsRoleError::Unsynced);
     }
+    tell(&recovery);
     Ok(overlay)
+}
+
+/// Tells what a crash has cost; standard error still is that of the command that started us, and may be gone.
+fn tell(recovery: &overlayfs::Recovery) {
+    let mut stderr = std::io::stderr();
+    if recovery.cut_bytes > 0 {
+        let _ = writeln!(
+            stderr,
+            "warning: the last {} bytes of the log of the container's changes are damaged and were cut off: changes from \
+             just before a crash may be lost",
+            recovery.cut_bytes
+        );
+    }
+    if recovery.lost_files > 0 {
+        let _ = writeln!(
+            stderr,
+            "warning: the contents of {} files of the container were lost in a crash: they are empty now",
+            recovery.lost_files
+        );
+    }
 }
 
 /// Waits for the end of a server that still has it; `EAGAIN` when that does not come.

@@ -4,8 +4,9 @@
 //! installed `tar`.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -292,7 +293,17 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
         assert!(matches!(errno, Some(nix::libc::ENOTCONN | nix::libc::ECONNABORTED)), "{errno:?}");
     });
     drop((mount, connection));
+    // What a torn last record looks like: it is cut off, and whoever starts the server is told.
+    let mut log = File::options().append(true).open(snaps.join(key).join("upper/log.1")).unwrap();
+    log.write_all(b"torn").unwrap();
+    let (terminal, told) = (std::io::stderr().as_fd().try_clone_to_owned().unwrap(), tempfile::tempfile().unwrap());
+    sys::process::place(told.as_fd(), 2).unwrap();
     let connection = connect(outer, &image, key, view, Some(&upper));
+    sys::process::place(terminal.as_fd(), 2).unwrap();
+    let mut text = [0; 512];
+    let length = told.read_at(&mut text, 0).unwrap();
+    let text = String::from_utf8_lossy(&text[..length]);
+    assert!(text.starts_with("warning: the last 4 bytes of the log") && text.lines().count() == 1, "{text}");
     let mount = clone_view(&connection);
     inside_with(&outer.user_namespace, [], |[]| {
         let mounted = mounted_at(&mount, &image.work.join("L2"));

@@ -107,7 +107,8 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
         let life = match state.status {
             Status::Created => Life::Created,
             Status::Exited => Life::Exited { code: state.exit_code },
-            Status::Starting if alive || pids.is_none() => Life::Starting,
+            // The monitor says who it is before it says that it starts, so no pid record is a dead monitor.
+            Status::Starting if alive => Life::Starting,
             Status::Running if alive => Life::Running { pid: state.pid.unwrap_or_default() },
             Status::Starting | Status::Running => {
                 // The monitor may have written the end between our two reads.

@@ -108,11 +108,15 @@ fn ps_tells_the_truth_whatever_the_record_says() {
     let lost = bed.container(4, "lost", 40);
     bed.state(&lost, Status::Running, None);
     bed.pid(&lost, false);
+    // Its monitor was killed during the start, and the runtime directory is gone.
+    let begun = bed.container(5, "begun", 50);
+    bed.state(&begun, Status::Starting, None);
     let expected = [
         ("fresh", "Created"),
         ("ended", "Exited (3) 3 minutes ago"),
         ("runs", "Up 5 minutes"),
         ("lost", "Exited (255)"),
+        ("begun", "Exited (255)"),
     ];
     assert_eq!(bed.statuses(), expected.map(|(name, status)| (name.to_owned(), status.to_owned())));
     // Who takes the lock writes the end that the monitor could not.
@@ -120,6 +124,7 @@ fn ps_tells_the_truth_whatever_the_record_says() {
     assert_eq!(locked.condition.state.status, Status::Exited);
     assert_eq!(wait::wait(&bed.engine, &lost).unwrap(), 255);
     assert_eq!(wait::wait(&bed.engine, &ended).unwrap(), 3);
+    assert_eq!(wait::wait(&bed.engine, &begun).unwrap(), 255);
 }
 
 #[test]

@@ -59,6 +59,39 @@ pub fn parse_cpus(text: &str) -> Result<u64, UnitError> {
     if value <= 1e6 { Ok((value * 1e9).round() as u64) } else { Err(wrong()) }
 }
 
+/// Names of the signals without `SIG`, by number from 1 on, and the further names that some have.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
+];
+const SIGNAL_ALIASES: [(&str, i32); 3] = [("IOT", 6), ("CLD", 17), ("POLL", 29)];
+
+/// Reads a signal: a number, or a name with or without `SIG` in either case: `15`, `term`, `SIGRTMIN+3`.
+pub fn parse_signal(text: &str) -> Result<i32, UnitError> {
+    let wrong = || UnitError::Signal { text: text.to_owned() };
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(wrong()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // The kernel's numbers of the real-time signals that programs may use are those of the C libraries: from 34.
+    let real_time = |text: &str, sign: char, base: i32| {
+        let offset: i32 = if text.is_empty() { 0 } else { text.strip_prefix(sign)?.parse().ok()? };
+        let number = if sign == '-' { base.checked_sub(offset) } else { base.checked_add(offset) };
+        number.filter(|number| (34..=64).contains(number))
+    };
+    if let Some(rest) = short.strip_prefix("RTMIN") {
+        return real_time(rest, '+', 34).ok_or_else(wrong);
+    }
+    if let Some(rest) = short.strip_prefix("RTMAX") {
+        return real_time(rest, '-', 64).ok_or_else(wrong);
+    }
+    let standard = SIGNALS.iter().position(|name| *name == short).map(|position| position as i32 + 1);
+    let alias = || SIGNAL_ALIASES.iter().find(|(name, _)| *name == short).map(|(_, number)| *number);
+    standard.or_else(alias).ok_or_else(wrong)
+}
+
 /// A number of digits with at most one point; not the signs, exponents and words that `f64` parses too.
 fn decimal(text: &str) -> Option<f64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -72,6 +105,12 @@ pub enum UnitError {
     /// Not a number of bytes.
     #[error("invalid size: '{text}': it must be a number with a unit like 512m or 1.5g")]
     Bytes {
+        /// What was given.
+        text: String,
+    },
+    /// Not a signal.
+    #[error("Invalid signal: {text}")]
+    Signal {
         /// What was given.
         text: String,
     },
@@ -137,6 +176,18 @@ mod tests {
         assert_eq!(parse_cpus("0.01").unwrap(), 10_000_000);
         for wrong in ["", "-1", "two", "1e3", "nan"] {
             assert!(parse_cpus(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn signals_by_any_name() {
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
+        {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "0", "65", "NOPE", "RTMIN+40", "RTMIN-3", "-9"] {
+            assert!(parse_signal(bad).is_err(), "{bad}");
         }
     }
 }

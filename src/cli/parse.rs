@@ -191,29 +191,6 @@ pub fn label(text: &str) -> Result<(String, String), Report> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// A signal by number or name, with or without `SIG`.
-pub fn signal(text: &str) -> Result<i32, Report> {
-    use nix::sys::signal::Signal;
-    let bad = || wrong(format!("Invalid signal: {text}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };
-    }
-    let upper = text.to_ascii_uppercase();
-    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    // The kernel's numbers of the real-time signals that programs may use are those of the C libraries: from 34.
-    let real_time = |text: &str, base: i32, sign: i32| {
-        let offset: i32 = if text.is_empty() { 0 } else { text.get(1..)?.parse().ok()? };
-        Some(base + sign * offset).filter(|number| (34..=64).contains(number))
-    };
-    if let Some(rest) = short.strip_prefix("RTMIN") {
-        return real_time(rest, 34, 1).ok_or_else(bad);
-    }
-    if let Some(rest) = short.strip_prefix("RTMAX") {
-        return real_time(rest, 64, -1).ok_or_else(bad);
-    }
-    format!("SIG{short}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| bad())
-}
-
 /// The lines of an `--env-file`: comments and empty lines left out. `value_of` knows the variables of the environment,
 /// whose values a name without one takes; a name that is not there is no line.
 pub fn env_file(text: &str, value_of: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Report> {
@@ -282,18 +259,6 @@ mod tests {
         }
         for bad in ["/a", "a/b:/c", "./a:/b", "relative:..:bad:bad", "/a:b", "/a:/", "/a:/b:odd", "/a:/b/../c", ":/b"] {
             assert!(volume(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn signals_by_any_name() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
-        {
-            assert_eq!(signal(text).unwrap(), number, "{text}");
-        }
-        for bad in ["", "0", "65", "NOPE", "RTMIN+40", "-9"] {
-            assert!(signal(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,10 +1,10 @@
-use base::Context;
+use base::units::parse_signal;
+use base::{Context, Report};
 use clap::Args;
 use engine::container;
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
-use crate::parse;
 
 /// Send a signal to running containers
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub struct Kill {
 
 impl Kill {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let signal = parse::signal(&self.signal)?;
+        let signal = parse_signal(&self.signal).map_err(Report::from)?;
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
+use base::Report;
+use base::units::parse_signal;
 use clap::Args;
 use engine::container;
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
-use crate::parse;
 
 /// Ask containers to end, and kill them after a grace
 #[derive(Args)]
@@ -22,7 +23,7 @@ pub struct StopCommand {
 
 impl StopCommand {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let signal = self.signal.as_deref().map(parse::signal).transpose()?;
+        let signal = self.signal.as_deref().map(parse_signal).transpose().map_err(Report::from)?;
         let grace = u64::try_from(self.time_s).ok().map(Duration::from_secs);
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {

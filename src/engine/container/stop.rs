@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use base::units::parse_signal;
 use base::{ContainerId, Kind, Report};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,7 +21,7 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
     let record = load(engine, id)?;
     let signal = match signal {
         Some(signal) => signal,
-        None => stop_signal(&record.settings.stop_signal)?,
+        None => stop_signal(&record.settings.stop_signal),
     };
     let Ok(Some(init)) = pids(engine, id).and_then(|pids| Ok(pids.init()?)) else {
         return Ok(());
@@ -48,16 +49,19 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
     wait(engine, id).map(drop)
 }
 
-/// The number of a signal as an image names it: `SIGTERM`, `TERM`, `15`; empty is SIGTERM.
-pub fn stop_signal(text: &str) -> Result<i32, Report> {
-    if text.is_empty() {
-        return Ok(Signal::SIGTERM as i32);
+/// The signal that an image names; one that names none, or nothing that is a signal, is stopped by SIGTERM.
+fn stop_signal(text: &str) -> i32 {
+    parse_signal(text).unwrap_or(Signal::SIGTERM as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_image_names_stops_it_or_sigterm_does() {
+        for (text, number) in [("SIGRTMIN+3", 37), ("QUIT", 3), ("9", 9), ("", 15), ("0", 15), ("-2", 15), ("no", 15)] {
+            assert_eq!(stop_signal(text), number, "{text}");
+        }
     }
-    if let Ok(number) = text.parse::<i32>() {
-        return Ok(number);
-    }
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    let signal = name.parse::<Signal>().map(|signal| signal as i32);
-    signal.map_err(|_| Report::new(Kind::Usage, format!("Invalid signal: {text}")))
 }

@@ -10,10 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use base::{Context, Kind, Ladder, Report};
 use monitor::client::dial;
 use monitor::protocol::{self, FRAME_MAX, Frame, Received};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use runtime::outer::{self, Caller, Outer, OuterMap};
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,9 @@ use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
+
+/// How long a monitor may take to hand out the outer user namespace; it takes microseconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// A served view, and the namespace it belongs to.
 #[derive(Debug)]
@@ -209,15 +215,23 @@ pub(crate) fn find_outer(engine: &Engine, places: &FsPlaces<'_>) -> Option<Owned
     });
     from_fs.or_else(|| {
         let containers = engine.paths().run().join("c");
-        names(containers.clone()).find_map(|id| ask_monitor(&containers.join(id)))
+        names(containers.clone()).find_map(|id| ask_monitor(&containers.join(id), ANSWER_LIMIT))
     })
 }
 
-fn ask_monitor(run_dir: &Path) -> Option<OwnedFd> {
+/// Asks one monitor, which has a limit of time: a stopped one must not stop every start, which waits for us.
+fn ask_monitor(run_dir: &Path, limit: Duration) -> Option<OwnedFd> {
+    let until = Instant::now() + limit;
     let socket = dial(run_dir).ok()?;
     protocol::send(socket.as_fd(), &Frame::AskOuter, None).ok()?;
     let mut buffer = vec![0; FRAME_MAX];
     loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).ok()?;
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(1..) => {}
+            Err(Errno::EINTR) => continue,
+            _ => return None,
+        }
         match protocol::receive(socket.as_fd(), &mut buffer).ok()? {
             Received::Frame(Frame::Outer, namespace) => return namespace,
             Received::End => return None,
@@ -291,4 +305,22 @@ pub(crate) fn run_dir(engine: &Engine, record: &Record) -> Result<PathBuf, Repor
     let run_dir = engine.paths().run_container(&record.id);
     fs::create_dir_all(&run_dir).call(|| format!("mkdir({run_dir:?})"))?;
     Ok(run_dir)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_monitor_that_does_not_answer_is_given_up() {
+        let run = tempfile::tempdir().unwrap();
+        let (_directory, address) = monitor::client::socket_address(run.path()).unwrap();
+        let silent = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(silent.as_raw_fd(), &address).unwrap();
+        listen(&silent, Backlog::MAXCONN).unwrap();
+        assert!(ask_monitor(run.path(), Duration::from_millis(50)).is_none());
+    }
 }

@@ -517,6 +517,8 @@ impl Monitor {
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));
         }
+        // Before the farewell, which slow clients draw out: the next start may come at once.
+        tidy::forget_run_dir(&self.config.run_dir);
         self.farewell();
         tidy::after_exit(&self.config, &self.outer, remove)
     }

@@ -3,7 +3,7 @@
 //! Runs in the command line's process, which has one thread. Terminal input is raw while a container's terminal is
 //! attached, and set back whatever happens. Detach keys (`ctrl-p ctrl-q`) are matched here, byte by byte.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -96,8 +96,13 @@ pub struct Streams {
 /// How a pump ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The process ended with this code.
-    Exit(i32),
+    /// The process ended.
+    Exit {
+        /// With this code.
+        code: i32,
+        /// Why some of its output could not be written to our streams.
+        unwritten: Option<Report>,
+    },
     /// The user typed the detach keys.
     Detached,
 }
@@ -123,7 +128,8 @@ pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&st
     let raw = RawTerminal::enter(streams)?;
     let signals = SignalFd::with_flags(&forwarded(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .call(|| "signalfd()".to_owned())?;
-    let mut pump = Pump { socket, streams, input_open: streams.stdin, detach: 0, buffer: vec![0; FRAME_MAX] };
+    let mut pump =
+        Pump { socket, streams, input_open: streams.stdin, detach: 0, unwritten: None, buffer: vec![0; FRAME_MAX] };
     pump.resize();
     let outcome = loop {
         let (frames, signal, input) = pump.wait(&signals)?;
@@ -134,7 +140,7 @@ pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&st
             break Outcome::Detached;
         }
         if frames && let Some(code) = pump.take_frame(&mut notice)? {
-            break Outcome::Exit(code);
+            break Outcome::Exit { code, unwritten: pump.unwritten.take() };
         }
     };
     drop(raw);
@@ -166,6 +172,7 @@ struct Pump<'a> {
     streams: Streams,
     input_open: bool,
     detach: usize,
+    unwritten: Option<Report>,
     buffer: Vec<u8>,
 }
 
@@ -257,9 +264,9 @@ impl Pump<'_> {
     /// Takes one frame; the exit code when the process has ended.
     fn take_frame(&mut self, notice: &mut impl FnMut(&str)) -> Result<Option<i32>, Report> {
         match protocol::receive(self.socket, &mut self.buffer)? {
-            Received::Frame(Frame::Output(bytes), _) if self.streams.output => write_all(&mut io::stdout(), &bytes),
+            Received::Frame(Frame::Output(bytes), _) if self.streams.output => self.write(io::stdout(), &bytes),
             Received::Frame(Frame::ErrorOutput(bytes), _) if self.streams.output => {
-                write_all(&mut io::stderr(), &bytes);
+                self.write(io::stderr(), &bytes);
             }
             Received::Frame(Frame::Notice(text), _) => notice(&text),
             Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
@@ -268,6 +275,14 @@ impl Pump<'_> {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// What cannot be written is told when the process has ended, which goes on meanwhile.
+    fn write(&mut self, stream: impl AsFd, bytes: &[u8]) {
+        if let Err(errno) = write_all(stream.as_fd(), bytes) {
+            let report = || Report::of(Kind::Internal, errno).with_step("writing the container's output");
+            self.unwritten.get_or_insert_with(report);
+        }
     }
 
     fn send(&self, frame: &Frame) -> Result<(), Report> {
@@ -279,9 +294,20 @@ impl Pump<'_> {
     }
 }
 
-/// A reader of ours that is gone does not concern the container: its output is still in the log.
-fn write_all(stream: &mut impl Write, bytes: &[u8]) {
-    let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+/// Writes everything, also where another program has made our stream non-blocking. A reader that is gone does not
+/// concern the container: its output is still in the log.
+fn write_all(stream: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(stream, bytes) {
+            Ok(length) => bytes = &bytes[length..],
+            Err(Errno::EINTR) => {}
+            // A failing poll only costs another round.
+            Err(Errno::EAGAIN) => drop(poll(&mut [PollFd::new(stream, PollFlags::POLLOUT)], PollTimeout::NONE)),
+            Err(Errno::EPIPE) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Our terminal in raw mode, set back on drop.
@@ -319,7 +345,8 @@ mod tests {
     fn matched(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
         let (one, _other) = sys::socket::pair().expect("a socket pair");
         let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true };
-        let mut pump = Pump { socket: one.as_fd(), streams, input_open: true, detach: 0, buffer: Vec::new() };
+        let mut pump =
+            Pump { socket: one.as_fd(), streams, input_open: true, detach: 0, unwritten: None, buffer: Vec::new() };
         let mut all = Vec::new();
         for chunk in chunks {
             let (passed, detached) = pump.match_detach_keys(chunk);
@@ -329,6 +356,16 @@ mod tests {
             }
         }
         (all, false)
+    }
+
+    #[test]
+    fn only_a_reader_that_is_gone_is_no_error_of_writing() {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        assert_eq!(write_all(full.as_fd(), b"lost"), Err(Errno::ENOSPC));
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        assert_eq!(write_all(writer.as_fd(), b"kept"), Ok(()));
+        drop(reader);
+        assert_eq!(write_all(writer.as_fd(), b"for nobody"), Ok(()));
     }
 
     #[test]

@@ -64,12 +64,12 @@ pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
     };
     match client::pump(socket.as_fd(), pump, |line| engine.notice(line))? {
         Outcome::Detached => Ok(End::Detached),
-        Outcome::Exit(code) => {
+        Outcome::Exit { code, unwritten } => {
             drop(socket);
             if let Some(monitor) = monitor {
                 sys::process::reap(monitor.as_fd(), true)?;
             }
-            Ok(End::Exited(code))
+            unwritten.map_or(Ok(End::Exited(code)), Err)
         }
     }
 }

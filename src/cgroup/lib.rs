@@ -26,4 +26,4 @@ pub mod scope;
 pub use container::{Container, Stats};
 pub use error::CgroupError;
 pub use limits::{DEFAULT_PIDS, Limits, quota_of_nano_cpus};
-pub use placement::{Placement, Request, probe};
+pub use placement::{Placement, Request, container_name, probe};

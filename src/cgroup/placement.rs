@@ -42,7 +42,7 @@ pub struct Placement {
     /// The rungs that were tried; the line to print is [`Ladder::step_down`].
     pub ladder: Ladder,
     base: Option<Dir>,
-    id: String,
+    id: ContainerId,
 }
 
 impl Placement {
@@ -70,13 +70,14 @@ impl Placement {
             enable_controllers(dir, if chosen == Some(SCOPE) { ENABLE_TRIES } else { 1 })?;
         }
         let ladder = ladder(trials, chosen);
-        Ok(Placement { ladder, base, id: request.id.to_string() })
+        Ok(Placement { ladder, base, id: request.id.clone() })
     }
 
     /// Makes the container's cgroup with its limits; `None` when no rung holds and no limit was asked for.
     pub fn container(&self, limits: &Limits) -> Result<Option<Container>, CgroupError> {
         if let Some(base) = &self.base {
-            return Container::create(Dir::open(&base.path)?, format!("c-{}", self.id), limits).map(Some);
+            let name = container_name(&self.id);
+            return Container::create(Dir::open(&base.path)?, name, limits).map(Some);
         }
         match limits.settings().into_iter().find_map(|setting| setting.option) {
             Some(option) => Err(CgroupError::NoCgroup { option, reason: failures(&self.ladder) }),
@@ -88,6 +89,11 @@ impl Placement {
     pub fn base(&self) -> Option<&Path> {
         self.base.as_ref().map(|base| base.path.as_path())
     }
+}
+
+/// The name of a container's own directory.
+pub fn container_name(id: &ContainerId) -> String {
+    format!("c-{id}")
 }
 
 /// Which rungs would hold, without moving anything: for `doctor`.

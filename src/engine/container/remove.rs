@@ -1,6 +1,7 @@
 //! Removing a container: its directory leaves its place by one rename, which is the removal; the rest is tidying that
 //! a killed command leaves to the next removal.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -66,7 +67,7 @@ fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Res
     names::release(engine, &record.name, id)?;
     let run = engine.paths().run_container(id);
     // Told at the end: the rest goes all the same.
-    let cgroup = remove_cgroup(&run);
+    let cgroup = remove_cgroup(&run, id);
     for directory in [&to, &run] {
         match fs::remove_dir_all(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", directory, error)),
@@ -78,8 +79,13 @@ fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Res
 }
 
 /// Removes the cgroup that a killed monitor left, with whatever still runs in it.
-fn remove_cgroup(run: &Path) -> Result<(), Report> {
+fn remove_cgroup(run: &Path, id: &ContainerId) -> Result<(), Report> {
     let Some(path) = monitor::record::read_pid(run)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
+    // Everything in it is killed: a record that names another directory must not choose what.
+    if path.file_name() != Some(OsStr::new(&cgroup::container_name(id))) {
+        return Err(Report::new(Kind::Internal, format!("{} is no cgroup of container {id}", path.display()))
+            .with_step(format!("reading {}", run.join("pid.json").display())));
+    }
     match cgroup::Container::open(&path) {
         Ok(cgroup) => Ok(cgroup.kill().and_then(|()| cgroup.remove())?),
         // It went with the scope.

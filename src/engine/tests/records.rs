@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use base::time::rfc3339;
 use base::{ContainerId, Kind};
 use engine::container::record::{FORMAT, HostSettings, ImageOrigin, Record, Settings};
-use engine::container::{CreateRequest, create, find, inspect, list, logs, names, wait};
+use engine::container::{CreateRequest, create, find, inspect, list, logs, names, remove, wait};
 use engine::{Engine, Options, Paths};
-use monitor::record::{PidRecord, State, Status, write_pid, write_state};
+use monitor::record::{PidRecord, State, Status, read_pid, write_pid, write_state};
 
 struct Bed {
     engine: Engine,
@@ -136,6 +136,21 @@ fn a_broken_record_hides_no_other() {
     let (good, errors) = list::list(&bed.engine, SystemTime::now()).unwrap();
     assert_eq!((good.len(), errors.len()), (1, 1));
     assert!(errors[0].to_string().contains("config.json"), "{}", errors[0]);
+}
+
+#[test]
+fn only_a_containers_own_cgroup_is_removed_with_it() {
+    let bed = Bed::new();
+    let id = bed.container(1, "ended", 10);
+    bed.state(&id, Status::Exited, Some(0));
+    bed.pid(&id, false);
+    let run = bed.engine.paths().run_container(&id);
+    let mut pids = read_pid(&run).unwrap().unwrap();
+    pids.cgroup = Some(format!("/sys/fs/cgroup/c-{}", ContainerId::from_random([2; 32])).into());
+    write_pid(&run, &pids).unwrap();
+    let error = remove::remove(&bed.engine, &id, false).unwrap_err();
+    assert!(error.to_string().contains("is no cgroup of container"), "{error}");
+    assert!(!bed.engine.paths().container(&id).exists() && !run.exists());
 }
 
 #[test]

@@ -47,16 +47,24 @@ pub(crate) fn replace_json(path: &Path, value: &impl Serialize, sync: bool) -> R
 
 /// A JSON file; `None` when there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Report> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    parse(path, &bytes).map(Some)
+}
+
+/// A record's bytes; `None` when there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Report> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(RECORD_MAX).read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("reading", path, error)),
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("reading", path, error)),
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => Err(Report::of(Kind::Internal, error).with_step(format!("reading {}", path.display()))),
-    }
+}
+
+/// The value of a record's bytes.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Report> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Report::of(Kind::Internal, error).with_step(format!("reading {}", path.display())))
 }
 
 /// An I/O error with what was tried.

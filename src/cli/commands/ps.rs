@@ -8,7 +8,7 @@ use engine::container::record::PortMapping;
 
 use crate::environment::Globals;
 use crate::format::{self, Row};
-use crate::output::{Stop, error, stdout};
+use crate::output::{Stop, stdout, warning};
 
 const TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 /// How much of a command a table shows.
@@ -56,8 +56,12 @@ impl Ps {
             (format, _) => format.as_deref(),
         };
         stdout(&format::rows(format, TABLE, &headers(), &rows)?)?;
-        broken.iter().for_each(error);
-        Ok(u8::from(!broken.is_empty()))
+        // One line each: a container that is broken stays so until it is removed, and `ps` is read by programs.
+        for report in &broken {
+            let hint = report.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            warning(&format!("{}{hint}", report.lines().join(": ")));
+        }
+        Ok(0)
     }
 }
 

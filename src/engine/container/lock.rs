@@ -3,10 +3,11 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 
-use base::{ContainerId, Kind, Report};
+use base::{ContainerId, Report};
 use sys::lock::exclusive;
 
 use crate::Engine;
+use crate::container::record;
 use crate::container::state::{Condition, repair_locked};
 use crate::file::failed;
 
@@ -23,18 +24,12 @@ pub fn lock(engine: &Engine, id: &ContainerId) -> Result<ContainerLock, Report> 
     let path = engine.paths().container(id).join("lock");
     let file = match File::options().create(true).truncate(false).write(true).open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(gone(id)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(record::missing(id)),
         Err(error) => return Err(failed("opening", &path, error)),
     };
     exclusive(&file, &path)?;
-    if !engine.paths().container(id).join("config.json").exists() {
-        return Err(gone(id));
-    }
+    record::require(engine, id)?;
     Ok(ContainerLock { condition: repair_locked(engine, id)?, _file: file })
-}
-
-fn gone(id: &ContainerId) -> Report {
-    Report::new(Kind::NotFound, format!("No such container: {id}"))
 }
 
 /// Makes the directory that a container's files lie in.

@@ -11,7 +11,8 @@ use crate::file::failed;
 
 /// The container that a text names.
 pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
-    let exists = |id: &ContainerId| record::try_load(engine, id).map(|record| record.is_some());
+    // Readable or not: what cannot be read must still be found to be removed.
+    let exists = |id: &ContainerId| record::exists(engine, id);
     if let Ok(id) = text.parse::<ContainerId>()
         && exists(&id)?
     {

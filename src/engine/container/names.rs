@@ -92,6 +92,13 @@ pub(crate) fn resolve(engine: &Engine, name: &str) -> Option<ContainerId> {
     fs::read_to_string(engine.paths().names().join(name)).ok()?.parse().ok()
 }
 
+/// The name of a container whose record cannot tell it.
+pub(crate) fn name_of(engine: &Engine, id: &ContainerId) -> Option<String> {
+    let entries = fs::read_dir(engine.paths().names()).ok()?;
+    let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.find(|name| resolve(engine, name).as_ref() == Some(id))
+}
+
 /// Frees a name if it still is this container's.
 pub(crate) fn release(engine: &Engine, name: &str, id: &ContainerId) -> Result<(), Report> {
     let path = engine.paths().names().join(name);
@@ -121,7 +128,7 @@ fn link(engine: &Engine, name: &str, temporary: &Path, path: &Path) -> Result<()
         let mut text = String::new();
         taken.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
         if let Ok(id) = text.parse::<ContainerId>()
-            && record::try_load(engine, &id)?.is_some()
+            && record::exists(engine, &id)?
         {
             return Err(conflict(name, &id));
         }

@@ -12,7 +12,7 @@ use oci::{ChainId, Digest, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
-use crate::file::{read_json, replace_json};
+use crate::file::{self, replace_json};
 
 /// The version of `config.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
@@ -243,26 +243,75 @@ impl Record {
 
     /// On the disk when this returns, unless the container is removed at its end in any case.
     pub(crate) fn save(&self, engine: &Engine) -> Result<(), Report> {
-        replace_json(&engine.paths().container(&self.id).join("config.json"), self, !self.host.auto_remove)
+        replace_json(&path(engine, &self.id), self, !self.host.auto_remove)
     }
 }
 
 /// The record of a container; an error when it is not there.
 pub fn load(engine: &Engine, id: &ContainerId) -> Result<Record, Report> {
-    try_load(engine, id)?.ok_or_else(|| Report::new(Kind::NotFound, format!("No such container: {id}")))
+    try_load(engine, id)?.ok_or_else(|| missing(id))
+}
+
+/// An error when there is no record of this container; one that cannot be read will do.
+pub(crate) fn require(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    if exists(engine, id)? { Ok(()) } else { Err(missing(id)) }
+}
+
+/// Docker's words for a container that does not exist.
+pub(crate) fn missing(id: &ContainerId) -> Report {
+    Report::new(Kind::NotFound, format!("No such container: {id}"))
+}
+
+/// What lies where a container's record belongs.
+pub(crate) enum Found {
+    /// It is gone, or not yet there.
+    Nothing,
+    /// No record: a power loss leaves an empty file, since that of a container with `--rm` is not synced.
+    Broken(Report),
+    /// The record.
+    Record(Box<Record>),
+}
+
+/// Looks for the record of a container.
+pub(crate) fn look(engine: &Engine, id: &ContainerId) -> Result<Found, Report> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let path = path(engine, id);
+    let Some(bytes) = file::read(&path)? else { return Ok(Found::Nothing) };
+    // The rest of a newer one may look otherwise, which does not make it broken.
+    let format = match file::parse::<Format>(&path, &bytes) {
+        Ok(Format { format }) => format,
+        Err(report) => return Ok(Found::Broken(report)),
+    };
+    if format > FORMAT {
+        let text = format!("{} has format {format}, this build knows {FORMAT}", path.display());
+        return Err(Report::new(Kind::Unsupported, text));
+    }
+    Ok(match file::parse(&path, &bytes) {
+        Ok(record) => Found::Record(Box::new(record)),
+        Err(report) => Found::Broken(report),
+    })
 }
 
 /// The record of a container; `None` when it is gone, or not yet there.
 pub(crate) fn try_load(engine: &Engine, id: &ContainerId) -> Result<Option<Record>, Report> {
-    let path = engine.paths().container(id).join("config.json");
-    let record: Option<Record> = read_json(&path)?;
-    match &record {
-        Some(found) if found.format > FORMAT => Err(Report::new(
-            Kind::Unsupported,
-            format!("{} has format {}, this build knows {FORMAT}", path.display(), found.format),
-        )),
-        _ => Ok(record),
+    match look(engine, id)? {
+        Found::Nothing => Ok(None),
+        Found::Broken(report) => Err(report.with_hint(format!("`sublet rm -f {}` removes the container", id.short()))),
+        Found::Record(record) => Ok(Some(*record)),
     }
+}
+
+/// Whether there is a record of this container, readable or not.
+pub(crate) fn exists(engine: &Engine, id: &ContainerId) -> Result<bool, Report> {
+    let path = path(engine, id);
+    path.try_exists().map_err(|error| file::failed("looking for", &path, error))
+}
+
+fn path(engine: &Engine, id: &ContainerId) -> PathBuf {
+    engine.paths().container(id).join("config.json")
 }
 
 impl std::fmt::Display for VolumeSource {

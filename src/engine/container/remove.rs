@@ -10,7 +10,7 @@ use base::{ContainerId, Context, Kind, Report};
 use nix::errno::Errno;
 
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{Record, load};
+use crate::container::record::{self, Found, load};
 use crate::container::{kill, names, snapshot, wait};
 use crate::file::failed;
 use crate::{Engine, Options, Paths};
@@ -18,22 +18,27 @@ use crate::{Engine, Options, Paths};
 /// What removed directories begin with until they are gone.
 const GONE: &str = ".gone-";
 
-/// Removes a container; with `force` one that runs is killed first.
+/// Removes a container; with `force` one that runs is killed first, and one whose record cannot be read goes too.
 pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Report> {
-    let record = load(engine, id)?;
+    let name = match record::look(engine, id)? {
+        Found::Record(record) => Some(record.name),
+        Found::Broken(_) if force => names::name_of(engine, id),
+        Found::Nothing | Found::Broken(_) => Some(load(engine, id)?.name),
+    };
+    let shown = name.as_deref().unwrap_or(id.short());
     loop {
         let locked = lock(engine, id)?;
         if !locked.condition.life.is_active() {
-            return remove_locked(engine, &record, locked).step(|| format!("cannot remove container {}", record.name));
+            return remove_locked(engine, id, name.as_deref(), locked)
+                .step(|| format!("cannot remove container {shown}"));
         }
         drop(locked);
         if !force {
             return Err(Report::new(
                 Kind::Conflict,
                 format!(
-                    "cannot remove container \"/{}\": container is running: stop the container before removing or \
-                     force remove",
-                    record.name
+                    "cannot remove container \"/{shown}\": container is running: stop the container before removing or \
+                     force remove"
                 ),
             ));
         }
@@ -57,14 +62,15 @@ pub fn after_exit(order: &str) -> Result<(), Report> {
     remove(&Engine::open(paths, Options::default()), &id, false)
 }
 
-fn remove_locked(engine: &Engine, record: &Record, locked: ContainerLock) -> Result<(), Report> {
-    let id = &record.id;
-    snapshot::remove(engine, record)?;
+fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&str>, locked: ContainerLock) -> Result<(), Report> {
+    snapshot::remove(engine, id)?;
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
     drop(locked);
-    names::release(engine, &record.name, id)?;
+    if let Some(name) = name {
+        names::release(engine, name, id)?;
+    }
     let run = engine.paths().run_container(id);
     // Told at the end: the rest goes all the same.
     let cgroup = remove_cgroup(&run, id);

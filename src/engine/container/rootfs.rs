@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use base::{Context, Kind, Ladder, Report};
+use base::{ContainerId, Context, Kind, Ladder, Report};
 use monitor::client::dial;
 use monitor::protocol::{self, FRAME_MAX, Frame, Received};
 use nix::errno::Errno;
@@ -102,7 +102,7 @@ fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<String, Repor
     }
     match (&record.image.chain, driver) {
         (Some(chain), Driver::Overlay) => Ok(chain.0.hex()),
-        (Some(_), Driver::Fuse) => Ok(key_of_container(record)),
+        (Some(_), Driver::Fuse) => Ok(key_of_container(&record.id)),
         (None, _) => Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference))),
     }
 }
@@ -128,8 +128,8 @@ pub(crate) fn host_view(engine: &Engine, record: &Record, ids: MappedIds) -> Hos
 }
 
 /// The name of the server that one container has with the driver `fuse`.
-pub(crate) fn key_of_container(record: &Record) -> String {
-    format!("c-{}", record.id)
+pub(crate) fn key_of_container(id: &ContainerId) -> String {
+    format!("c-{id}")
 }
 
 /// What is needed to start a server.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use base::{Context, Kind, Report};
+use base::{ContainerId, Context, Kind, Report};
 use runtime::Rootfs;
 use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
@@ -83,8 +83,8 @@ fn host_id(id: u32, outer: &[Extent]) -> u32 {
 }
 
 /// Deletes what a container has written. Only when files of other ids resist is the outer user namespace needed.
-pub(crate) fn remove(engine: &Engine, record: &Record) -> Result<(), Report> {
-    let (snaps, key) = (engine.paths().snapshots(), record.id.as_str());
+pub(crate) fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let (snaps, key) = (engine.paths().snapshots(), id.as_str());
     let removed = match snapshot::remove(&snaps, key, None) {
         Err(SnapshotError::NeedsOuter { .. }) => {
             let outer = outer_namespace(engine)?;
@@ -94,7 +94,7 @@ pub(crate) fn remove(engine: &Engine, record: &Record) -> Result<(), Report> {
     };
     removed.step(|| "removing the container's own directory".to_owned())?;
     let places = rootfs::Places::of(engine);
-    forget(&places.as_ref(), &rootfs::key_of_container(record))
+    forget(&places.as_ref(), &rootfs::key_of_container(id))
         .step(|| "removing what is left of the container's file server".to_owned())
 }
 

@@ -4,10 +4,11 @@
 //! recorded process (boot, pid and start time) exists, or its monitor does, which is about to write the end.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::SystemTime;
 
 use base::{ContainerId, Report};
-use monitor::record::{self, PidRecord, State, Status};
+use monitor::record::{self, PidRecord, RecordError, State, Status};
 
 use crate::Engine;
 use crate::container::record::{PortMapping, Protocol};
@@ -100,7 +101,7 @@ impl Condition {
 pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let directory = engine.paths().container(id);
     loop {
-        let state = record::read_state(&directory)?.unwrap_or_else(|| State::new(Status::Created));
+        let state = read_state(&directory)?.unwrap_or_else(|| State::new(Status::Created));
         let pids = record::read_pid(&engine.paths().run_container(id))?;
         let processes = processes(pids.as_ref())?;
         let alive = processes.init.is_some() || processes.monitor.is_some();
@@ -112,13 +113,22 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
             Status::Running if alive => Life::Running { pid: state.pid.unwrap_or_default() },
             Status::Starting | Status::Running => {
                 // The monitor may have written the end between our two reads.
-                if record::read_state(&directory)?.as_ref() != Some(&state) {
+                if read_state(&directory)?.as_ref() != Some(&state) {
                     continue;
                 }
                 Life::Exited { code: None }
             }
         };
         return Ok(Condition { state, life, pids });
+    }
+}
+
+/// The state record. A power loss can leave an empty one of a container that was running, since only ends are synced:
+/// what cannot be read is taken for that, and the processes tell the rest.
+fn read_state(directory: &Path) -> Result<Option<State>, RecordError> {
+    match record::read_state(directory) {
+        Err(RecordError::Format { .. }) => Ok(Some(State::new(Status::Running))),
+        result => result,
     }
 }
 

@@ -10,14 +10,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::Engine;
-use crate::container::record::load;
+use crate::container::record;
 use crate::container::state::{Condition, Life, Processes, condition, processes};
 use crate::file::failed;
 
 /// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers at
 /// once (0, or the code of its failed start), as Docker's `not-running`.
 pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
-    load(engine, id)?;
+    record::require(engine, id)?;
     let mut watch = Watch::new(engine, id)?;
     while watch.active()? {
         watch.wait()?;

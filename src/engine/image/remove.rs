@@ -7,8 +7,9 @@ use oci::{Digest, ImageName, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
+use crate::container::lookup;
+use crate::container::record::{self, Found};
 use crate::container::state::condition;
-use crate::container::{lookup, record};
 use crate::image::{find_record, open_store};
 
 /// What was removed.
@@ -55,7 +56,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
 fn check_use(engine: &Engine, id: &Digest, force: bool) -> Result<(), Report> {
     let short = &id.hex()[..12];
     for container in lookup::ids(engine)? {
-        let Some(found) = record::try_load(engine, &container)? else { continue };
+        let Found::Record(found) = record::look(engine, &container)? else { continue };
         if found.image.id != Some(*id) {
             continue;
         }
@@ -78,8 +79,11 @@ fn sweep(engine: &Engine, store: &Store) -> Result<(), Report> {
         let ids = lookup::ids(engine).map_err(|report| io::Error::other(report.to_string()))?;
         let mut roots = Vec::new();
         for id in ids {
-            let record = record::try_load(engine, &id).map_err(|report| io::Error::other(report.to_string()))?;
-            roots.extend(record.and_then(|record| record.image.id));
+            // One that cannot be read cannot be started: it needs nothing.
+            let found = record::look(engine, &id).map_err(|report| io::Error::other(report.to_string()))?;
+            if let Found::Record(record) = found {
+                roots.extend(record.image.id);
+            }
         }
         Ok(roots)
     };

@@ -132,10 +132,25 @@ fn a_broken_record_hides_no_other() {
     let bed = Bed::new();
     bed.container(1, "good", 10);
     let broken = bed.container(2, "broken", 10);
-    fs::write(bed.engine.paths().container(&broken).join("config.json"), "{").unwrap();
+    // What a power loss leaves of files that were not synced.
+    for file in ["config.json", "state.json"] {
+        fs::write(bed.engine.paths().container(&broken).join(file), "").unwrap();
+    }
     let (good, errors) = list::list(&bed.engine, SystemTime::now()).unwrap();
     assert_eq!((good.len(), errors.len()), (1, 1));
     assert!(errors[0].to_string().contains("config.json"), "{}", errors[0]);
+    // It goes with `rm -f` alone, by any of its names, and its own name is free again.
+    assert_eq!(find(&bed.engine, "broken").unwrap(), broken);
+    assert_eq!(find(&bed.engine, broken.short()).unwrap(), broken);
+    assert_eq!(find(&bed.engine, broken.as_str()).unwrap(), broken);
+    let error = remove::remove(&bed.engine, &broken, false).unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.contains("rm -f")), "{error}");
+    let snapshot = bed.engine.paths().snapshots().join(broken.as_str());
+    fs::create_dir_all(&snapshot).unwrap();
+    remove::remove(&bed.engine, &broken, true).unwrap();
+    assert!(!bed.engine.paths().container(&broken).exists() && !snapshot.exists());
+    assert!(!bed.engine.paths().names().join("broken").exists());
+    assert_eq!(list::list(&bed.engine, SystemTime::now()).unwrap().1.len(), 0);
 }
 
 #[test]

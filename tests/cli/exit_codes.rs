@@ -1,5 +1,8 @@
 //! 125, 126, 127, 128+n and the command's own.
 
+use std::fs;
+use std::process::Stdio;
+
 use crate::support::{Home, busybox};
 
 #[test]
@@ -31,6 +34,18 @@ fn what_the_engine_cannot_do_is_125() {
     home.fails(125, &["run", "--no-such-option", &busybox()]);
     home.fails(125, &["run", "--rm", "-v", "relative:..:bad:bad", &busybox()]);
     home.fails(125, &["run", "--rm", "--memory", "much", &busybox()]);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_125_at_the_end() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = home.command(&["run", "--rm", "--name", "full", &busybox(), "echo", "lost"]);
+    let done = command.stdout(full).stdin(Stdio::null()).stderr(Stdio::piped()).output().expect("sublet");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(125), "{said}");
+    assert!(said.contains("writing the container's output"), "{said}");
+    assert_eq!(home.containers(), [""; 0]);
 }
 
 #[test]

@@ -71,7 +71,8 @@ pub enum Status {
     Exited,
 }
 
-/// `pid.json` in the runtime directory: which process a running container is, so that no recycled pid is mistaken.
+/// `pid.json`: which process a running container is, so that no recycled pid is mistaken. It lies in the data directory, as
+/// a logout may take the runtime directory away while the container goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PidRecord {
     /// [`FORMAT`] of the writer.
@@ -125,7 +126,7 @@ pub fn read_state(directory: &Path) -> Result<Option<State>, RecordError> {
     read(&directory.join("state.json"))
 }
 
-/// Reads `pid.json` of a container's runtime directory; `None` when there is none.
+/// Reads `pid.json` of a container's data directory; `None` when there is none.
 pub fn read_pid(directory: &Path) -> Result<Option<PidRecord>, RecordError> {
     read(&directory.join("pid.json"))
 }

@@ -25,17 +25,18 @@ pub struct After {
 /// exec of our own binary for it would cost a container with `--rm` a sixth of its time.
 pub type Remove = fn(&str) -> Result<(), Report>;
 
-/// Removes the runtime directory, unless the container has been started again since its exit was recorded: then
-/// everything in it is the new monitor's. What stays behind the next start or removal takes away.
-pub fn forget_run_dir(run_dir: &Path) {
+/// Removes the runtime directory and `pid.json`, unless the container has been started again since its exit was recorded:
+/// then all of it is the new monitor's. What stays behind the next start or removal takes away.
+pub fn forget_run_dir(container_dir: &Path, run_dir: &Path) {
     let ours = |pids: PidRecord| pids.monitor_pid == std::process::id() as i32;
-    if !record::read_pid(run_dir).ok().flatten().is_some_and(ours) {
+    if !record::read_pid(container_dir).ok().flatten().is_some_and(ours) {
         return;
     }
-    for name in ["sock", "stdout", "stderr", "pid.json"] {
+    for name in ["sock", "stdout", "stderr"] {
         let _ = fs::remove_file(run_dir.join(name));
     }
     let _ = fs::remove_dir(run_dir);
+    let _ = fs::remove_file(container_dir.join("pid.json"));
 }
 
 /// The last acts of a monitor. Failures have no listener left; what stays behind the next command repairs.
@@ -73,8 +74,8 @@ mod tests {
                 cgroup: None,
                 published: Vec::new(),
             };
-            record::write_pid(&run_dir, &pids).unwrap();
-            forget_run_dir(&run_dir);
+            record::write_pid(root.path(), &pids).unwrap();
+            forget_run_dir(root.path(), &run_dir);
             assert_eq!(run_dir.join("sock").exists(), left);
             assert_eq!(run_dir.exists(), left);
         }

@@ -54,7 +54,9 @@ impl<'a> Victim<'a> {
         let arguments = [&["run", "-d", "--name", "victim"], options, &[&image], command].concat();
         let id = home.ok(&arguments);
         let run_dir = home.directory.join("run/sublet/c").join(id.trim_end());
-        let record = fs::read_to_string(run_dir.join("pid.json")).unwrap();
+        let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
+        let mut records = hosts.map(|host| host.path().join("containers").join(id.trim_end()).join("pid.json"));
+        let record = records.find_map(|record| fs::read_to_string(record).ok()).unwrap();
         let record: serde_json::Value = serde_json::from_str(&record).unwrap();
         Victim { home, number, before, run_dir, cgroup: record["cgroup"].as_str().map(PathBuf::from) }
     }
@@ -131,6 +133,18 @@ fn the_monitor_is_killed() {
     victim.assert_told_as_running();
     let said = home.fails(1, &["exec", "victim", "true"]);
     assert!(said.contains("its monitor was killed") && said.contains("hint: "), "{said}");
+    victim.assert_removed_without_a_trace();
+}
+
+/// A logout takes the runtime directory away, a cron job has another one: the container still runs, and says so.
+#[test]
+fn the_runtime_directory_is_lost() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &[]);
+    fs::remove_dir_all(home.directory.join("run/sublet")).unwrap();
+    assert_eq!(home.inspect("victim", "{{.State.Status}}"), "running");
+    home.fails(1, &["rm", "victim"]);
+    assert!(!payloads(&victim.number).is_empty(), "the payload goes on");
     victim.assert_removed_without_a_trace();
 }
 

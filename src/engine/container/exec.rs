@@ -74,5 +74,5 @@ pub(crate) fn not_running(id: &ContainerId) -> Report {
 
 /// The recorded process ids of a running container.
 pub(crate) fn pids(engine: &Engine, id: &ContainerId) -> Result<record::PidRecord, Report> {
-    record::read_pid(&engine.paths().run_container(id))?.ok_or_else(|| not_running(id))
+    record::read_pid(&engine.paths().container(id))?.ok_or_else(|| not_running(id))
 }

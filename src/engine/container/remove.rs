@@ -73,7 +73,7 @@ fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&str>, locked: 
     }
     let run = engine.paths().run_container(id);
     // Told at the end: the rest goes all the same.
-    let cgroup = remove_cgroup(&run, id);
+    let cgroup = remove_cgroup(&to, id);
     for directory in [&to, &run] {
         match fs::remove_dir_all(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", directory, error)),
@@ -85,12 +85,12 @@ fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&str>, locked: 
 }
 
 /// Removes the cgroup that a killed monitor left, with whatever still runs in it.
-fn remove_cgroup(run: &Path, id: &ContainerId) -> Result<(), Report> {
-    let Some(path) = monitor::record::read_pid(run)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
+fn remove_cgroup(gone: &Path, id: &ContainerId) -> Result<(), Report> {
+    let Some(path) = monitor::record::read_pid(gone)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
     // Everything in it is killed: a record that names another directory must not choose what.
     if path.file_name() != Some(OsStr::new(&cgroup::container_name(id))) {
         return Err(Report::new(Kind::Internal, format!("{} is no cgroup of container {id}", path.display()))
-            .with_step(format!("reading {}", run.join("pid.json").display())));
+            .with_step(format!("reading {}", gone.join("pid.json").display())));
     }
     match cgroup::Container::open(&path) {
         Ok(cgroup) => Ok(cgroup.kill().and_then(|()| cgroup.remove())?),

@@ -102,7 +102,7 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
     let directory = engine.paths().container(id);
     loop {
         let state = read_state(&directory)?.unwrap_or_else(|| State::new(Status::Created));
-        let pids = record::read_pid(&engine.paths().run_container(id))?;
+        let pids = record::read_pid(&engine.paths().container(id))?;
         let processes = processes(pids.as_ref())?;
         let alive = processes.init.is_some() || processes.monitor.is_some();
         let life = match state.status {

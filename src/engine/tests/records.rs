@@ -86,7 +86,7 @@ impl Bed {
             cgroup: None,
             published: Vec::new(),
         };
-        write_pid(&self.engine.paths().run_container(id), &record).unwrap();
+        write_pid(&self.engine.paths().container(id), &record).unwrap();
     }
 
     fn statuses(&self) -> Vec<(String, String)> {
@@ -159,13 +159,13 @@ fn only_a_containers_own_cgroup_is_removed_with_it() {
     let id = bed.container(1, "ended", 10);
     bed.state(&id, Status::Exited, Some(0));
     bed.pid(&id, false);
-    let run = bed.engine.paths().run_container(&id);
-    let mut pids = read_pid(&run).unwrap().unwrap();
+    let directory = bed.engine.paths().container(&id);
+    let mut pids = read_pid(&directory).unwrap().unwrap();
     pids.cgroup = Some(format!("/sys/fs/cgroup/c-{}", ContainerId::from_random([2; 32])).into());
-    write_pid(&run, &pids).unwrap();
+    write_pid(&directory, &pids).unwrap();
     let error = remove::remove(&bed.engine, &id, false).unwrap_err();
     assert!(error.to_string().contains("is no cgroup of container"), "{error}");
-    assert!(!bed.engine.paths().container(&id).exists() && !run.exists());
+    assert!(!directory.exists());
 }
 
 #[test]

@@ -52,9 +52,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Which container.
     pub id: ContainerId,
-    /// Its data directory: `state.json`, `log`.
+    /// Its data directory: `state.json`, `pid.json`, `log`.
     pub container_dir: PathBuf,
-    /// Its runtime directory: `pid.json`, `sock`, `stdout`, `stderr`.
+    /// Its runtime directory: `sock`, `stdout`, `stderr`.
     pub run_dir: PathBuf,
     /// The stage's configuration ([`runtime::Launch`]) as JSON, passed on unread.
     pub launch: String,
@@ -395,7 +395,7 @@ impl Monitor {
             cgroup: self.resources.cgroup_path(),
             published: self.published.clone(),
         };
-        Ok(record::write_pid(&self.config.run_dir, &record)?)
+        Ok(record::write_pid(&self.config.container_dir, &record)?)
     }
 
     /// The container could not be started: record why, tell, end.
@@ -518,7 +518,7 @@ impl Monitor {
             self.notice(MAIN, &failure.lines().join(": "));
         }
         // Before the farewell, which slow clients draw out: the next start may come at once.
-        tidy::forget_run_dir(&self.config.run_dir);
+        tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
         self.farewell();
         tidy::after_exit(&self.config, &self.outer, remove)
     }

@@ -151,10 +151,14 @@ fn the_runtime_directory_is_lost() {
 #[test]
 fn the_monitor_is_killed_and_the_container_is_stopped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    let victim = Victim::start(&home, &[]);
+    let number = unique();
+    let script = format!("echo x >/foreign; chown 7:7 /foreign; exec sleep {number}");
+    let victim = Victim::start_command(&home, &[], number, &["sh", "-c", &script]);
+    eventually("the payload runs", || !payloads(&victim.number).is_empty());
     victim.kill(&["monitor"]);
     home.ok(&["stop", "-t", "1", "victim"]);
     assert!(payloads(&victim.number).is_empty());
+    home.assert_store_is_ours();
     assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), "exited 255");
     victim.assert_removed_without_a_trace();
 }

@@ -9,6 +9,7 @@ use snapshot::{Driver, Place};
 
 use crate::Engine;
 use crate::container::record::Record;
+use crate::paths::make_dir;
 
 /// The driver of a container that is about to start: the one that its snapshot has, else the one that was asked for, else
 /// the best that this machine offers. The caller must have one thread.
@@ -22,6 +23,8 @@ pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report>
     if asked == Some(Driver::Fuse.as_str()) {
         return above_an_image(record.image.is_host()).map(|()| Driver::Fuse);
     }
+    // So that a killed trial lies where the next one looks for it.
+    make_dir(&engine.paths().snapshots())?;
     let ladder = ladder(engine);
     match ladder.chosen.and_then(Driver::from_name) {
         Some(Driver::Overlay) => Ok(Driver::Overlay),

@@ -3,15 +3,17 @@
 //! A monitor that was killed leaves a record that says *running* for ever. So that word is believed only while the
 //! recorded process (boot, pid and start time) exists, or its monitor does, which is about to write the end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::SystemTime;
 
 use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, RecordError, State, Status};
+use snapshot::Driver;
 
 use crate::Engine;
 use crate::container::record::{PortMapping, Protocol};
+use crate::container::rootfs::outer_namespace;
 
 /// The exit code shown when it could not be learnt.
 pub const UNKNOWN_CODE: i32 = 255;
@@ -140,11 +142,25 @@ pub(crate) fn processes(pids: Option<&PidRecord>) -> Result<Processes, Report> {
     }
 }
 
-/// Writes the end that a killed monitor could not write. The caller holds the container's lock.
+/// Gives the files of other ids back to the caller, as the monitor would have done after the exit.
+fn give_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let snaps = engine.paths().snapshots();
+    if snapshot::meta(&snaps, id.as_str())?.is_some_and(|meta| meta.driver == Driver::Overlay) {
+        let outer = outer_namespace(engine)?;
+        snapshot::owner_client::reclaim(outer.as_fd(), &snaps.join(id.as_str()))?;
+    }
+    Ok(())
+}
+
+/// Does what a killed monitor could not do after the end, and writes the end. The caller holds the container's lock.
 pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let mut condition = condition(engine, id)?;
     let recorded = matches!(condition.state.status, Status::Starting | Status::Running);
     if recorded && condition.life == (Life::Exited { code: None }) {
+        if let Err(report) = give_back(engine, id) {
+            // The removal, which can delete them in any case, tries again.
+            engine.notice(&format!("files of container {id} still belong to other ids: {report}"));
+        }
         condition.state.status = Status::Exited;
         condition.state.pid = None;
         condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use base::units::parse_signal;
 use base::{ContainerId, Kind, Report};
+use monitor::record::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -12,7 +13,9 @@ use nix::sys::signal::Signal;
 use crate::Engine;
 use crate::container::exec::pids;
 use crate::container::kill::kill;
+use crate::container::lock::lock;
 use crate::container::record::load;
+use crate::container::state::condition;
 use crate::container::wait::wait;
 
 /// Stops a container; one that does not run is stopped already. No `signal` means the image's, no `grace` waits for
@@ -46,7 +49,12 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
             Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("poll(init)")),
         }
     }
-    wait(engine, id).map(drop)
+    wait(engine, id)?;
+    if matches!(condition(engine, id)?.state.status, Status::Starting | Status::Running) {
+        // The monitor was killed: taking the lock does what it could not do.
+        lock(engine, id)?;
+    }
+    Ok(())
 }
 
 /// The signal that an image names; one that names none, or nothing that is a signal, is stopped by SIGTERM.

@@ -13,7 +13,7 @@ pub const TESTS: &[Test] =
 fn finds_the_rung(outer: &Outer) {
     let snaps = outer.scratch.path().join("probed");
     // What a killed trial leaves: overlayfs takes every right from its own directory.
-    let left = snaps.join(".sublet-probe/work/work");
+    let left = snaps.join(".sublet-probe").join("work/work");
     std::fs::create_dir_all(&left).unwrap();
     std::fs::set_permissions(&left, PermissionsExt::from_mode(0o000)).unwrap();
     let ladder = snapshot::probe(Place::Snapshots(&snaps));

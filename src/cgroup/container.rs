@@ -1,8 +1,7 @@
 //! The container's cgroup: limits, freezing, killing, events, removal.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use sys::SysError;
 
-use crate::dir::{Dir, value_of};
+use crate::dir::{Dir, errno_of, value_of};
 use crate::error::CgroupError;
 use crate::limits::Limits;
+use crate::setting::{self, Setting};
+use crate::stats::Stats;
+use crate::tree::Tree;
 
 /// How long freezing and killing may take until they count as failed.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -27,23 +29,12 @@ pub struct Container {
     dir: Dir,
 }
 
-/// What a container uses now; `None` where the controller is missing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Bytes of memory.
-    pub memory_bytes: Option<u64>,
-    /// Tasks.
-    pub pids: Option<u64>,
-    /// Processor time since the container started, microseconds.
-    pub cpu_us: Option<u64>,
-}
-
 impl Container {
     /// Makes the cgroup and writes the limits; it is removed again when that fails.
     pub(crate) fn create(parent: Dir, name: String, limits: &Limits) -> Result<Self, CgroupError> {
         let dir = parent.make_child(&name)?;
         let container = Container { parent, name, dir };
-        match container.limit(limits) {
+        match container.write(&limits.settings()) {
             Ok(()) => Ok(container),
             Err(error) => {
                 // The refused limit is what the user must hear about.
@@ -61,32 +52,14 @@ impl Container {
         Ok(Container { parent, name, dir })
     }
 
-    /// Writes limits. A limit that was asked for and cannot be set is an error by its option's name.
-    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
-        for setting in limits.settings() {
-            match (self.dir.put(setting.file, &setting.value), setting.option) {
-                (Ok(()), _) | (Err(_), None) => {}
-                (Err(Errno::ENOENT), _) if setting.absent_is_same => {}
-                // cgroupfs refuses to create files: a missing one is EACCES or EPERM for some callers.
-                (Err(Errno::ENOENT | Errno::EACCES | Errno::EPERM), Some(option)) => {
-                    return Err(self.missing(option, setting.controller));
-                }
-                (Err(errno), Some(option)) => {
-                    let source = SysError::new(format!("write({:?})", setting.file), errno);
-                    return Err(CgroupError::Value { option, file: setting.file, value: setting.value, source });
-                }
-            }
-        }
-        Ok(())
+    /// Writes control files.
+    pub(crate) fn write(&self, settings: &[Setting]) -> Result<(), CgroupError> {
+        setting::write(&self.dir, &self.parent, settings)
     }
 
-    /// Why a controller is not here: the cgroup above has it and cannot give it on, or has none.
-    fn missing(&self, option: &'static str, controller: &'static str) -> CgroupError {
-        let above = self.parent.read("cgroup.controllers").unwrap_or_default();
-        if above.split_whitespace().any(|name| name == controller) {
-            return CgroupError::Occupied { option, controller, path: self.parent.path.display().to_string() };
-        }
-        CgroupError::NotDelegated { option, controller, path: self.dir.path.display().to_string() }
+    /// Its open directory.
+    pub(crate) fn directory(&self) -> &Dir {
+        &self.dir
     }
 
     /// The directory to be born in (`CLONE_INTO_CGROUP`).
@@ -116,28 +89,45 @@ impl Container {
     }
 
     fn kill_one_by_one(&self) -> Result<(), CgroupError> {
-        self.dir.write("cgroup.freeze", "1")?;
-        let processes = self.dir.processes();
-        for pid in processes.iter().flatten() {
-            // Frozen processes do not end, so the number is still theirs; one that ended before is ESRCH.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL);
-        }
-        self.dir.write("cgroup.freeze", "0")?;
-        processes.map(drop)
+        self.signal_frozen(Signal::SIGKILL)
     }
 
-    /// Freezes every process and waits until they stand still; when they do not within two seconds they are thawed.
-    pub fn freeze(&self) -> Result<(), CgroupError> {
-        self.dir.write("cgroup.freeze", "1")?;
-        match self.wait_for("frozen", 1) {
-            Ok(true) => Ok(()),
-            waited => {
-                self.thaw()?;
-                waited?;
-                let source = SysError::new("wait(cgroup.events: frozen 1)", Errno::ETIMEDOUT);
-                Err(CgroupError::File { path: self.dir.path.display().to_string(), source })
-            }
+    /// Sends a signal to every process. While that is done none runs, so that none is missed and no number is reused; a
+    /// cgroup that was frozen before stays so.
+    pub fn signal(&self, signal: Signal) -> Result<(), CgroupError> {
+        if self.is_frozen()? {
+            return self.send(signal);
         }
+        self.signal_frozen(signal)
+    }
+
+    fn signal_frozen(&self, signal: Signal) -> Result<(), CgroupError> {
+        self.dir.write("cgroup.freeze", "1")?;
+        let frozen = Frozen { container: Some(self) };
+        let sent = self.send(signal);
+        frozen.thaw()?;
+        sent
+    }
+
+    fn send(&self, signal: Signal) -> Result<(), CgroupError> {
+        for pid in self.dir.processes()? {
+            // Frozen processes do not end, so the number is still theirs; one that ended before is ESRCH.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
+        Ok(())
+    }
+
+    /// Freezes every process and waits until they stand still. They go on when the result is dropped, as every failure
+    /// in between does; [`Frozen::keep`] leaves them frozen. When they do not stand still within two seconds they are
+    /// thawed.
+    pub fn freeze(&self) -> Result<Frozen<'_>, CgroupError> {
+        self.dir.write("cgroup.freeze", "1")?;
+        let frozen = Frozen { container: Some(self) };
+        if self.wait_for("frozen", 1)? {
+            return Ok(frozen);
+        }
+        let source = SysError::new("wait(cgroup.events: frozen 1)", Errno::ETIMEDOUT);
+        Err(CgroupError::File { path: self.dir.path.display().to_string(), source })
     }
 
     /// Lets frozen processes go on.
@@ -145,7 +135,7 @@ impl Container {
         self.dir.write("cgroup.freeze", "0")
     }
 
-    /// Whether it was frozen.
+    /// Whether its processes stand still because it, or a cgroup above, is frozen.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         Ok(self.dir.number("cgroup.events", "frozen")? == 1)
     }
@@ -153,15 +143,6 @@ impl Container {
     /// Whether any process is left.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         Ok(self.dir.number("cgroup.events", "populated")? == 1)
-    }
-
-    /// A descriptor that polls `POLLPRI` when [`Container::is_populated`] or [`Container::is_frozen`] changed. The file
-    /// must be read once before each poll.
-    pub fn watch(&self) -> Result<File, CgroupError> {
-        self.dir.file("cgroup.events", OFlag::O_RDONLY).map_err(|errno| {
-            let source = SysError::new("open(cgroup.events)", errno);
-            CgroupError::File { path: self.dir.path.display().to_string(), source }
-        })
     }
 
     /// How many processes the kernel killed for want of memory; 0 without the controller.
@@ -174,13 +155,24 @@ impl Container {
         self.dir.processes()
     }
 
-    /// What it uses now.
-    pub fn stats(&self) -> Stats {
-        let number = |file| self.dir.read(file).ok().and_then(|text| text.trim().parse().ok());
-        Stats {
-            memory_bytes: number("memory.current"),
-            pids: number("pids.current"),
-            cpu_us: self.dir.read("cpu.stat").ok().map(|text| value_of(&text, "usage_usec")),
+    /// What it uses now, and what happened.
+    pub fn stats(&self) -> Result<Stats, CgroupError> {
+        Stats::read(&self.dir)
+    }
+
+    /// Where a further process of the container is to be born: here, or where its first process is if the container has
+    /// given controllers to cgroups of its own, since then this one holds no processes.
+    pub fn dir_for_exec(&self, init: i32) -> Result<OwnedFd, CgroupError> {
+        let dup = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|error| self.dir.error("fcntl(F_DUPFD)".to_owned(), errno_of(&error)))
+        };
+        if self.dir.read("cgroup.subtree_control")?.trim().is_empty() {
+            return dup(self.dir());
+        }
+        let moved = Tree::find().ok().and_then(|tree| tree.of_process(init));
+        match moved.filter(|path| path.starts_with(&self.dir.path)) {
+            Some(path) => dup(Dir::open(&path)?.fd()),
+            None => dup(self.dir()),
         }
     }
 
@@ -193,7 +185,8 @@ impl Container {
     fn wait_for(&self, key: &str, wanted: u64) -> Result<bool, CgroupError> {
         let until = Instant::now() + LIMIT;
         loop {
-            let mut file = self.watch()?;
+            let opened = self.dir.file("cgroup.events", OFlag::O_RDONLY);
+            let mut file = opened.map_err(|errno| self.dir.error("open(\"cgroup.events\")".to_owned(), errno))?;
             let mut text = String::new();
             // ENODEV: the cgroup vanished, and its processes with it.
             if file.read_to_string(&mut text).is_err() || value_of(&text, key) == wanted {
@@ -206,6 +199,34 @@ impl Container {
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             // An interrupted or failed poll only means that the file is read again.
             let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout);
+        }
+    }
+}
+
+/// Processes that stand still until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it lets the processes go on"]
+pub struct Frozen<'a> {
+    container: Option<&'a Container>,
+}
+
+impl Frozen<'_> {
+    /// Leaves them frozen, for [`Container::thaw`].
+    pub fn keep(mut self) {
+        self.container = None;
+    }
+
+    /// Lets them go on, and tells when that fails.
+    pub fn thaw(mut self) -> Result<(), CgroupError> {
+        self.container.take().map_or(Ok(()), Container::thaw)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Some(container) = self.container {
+            // An error is on its way already, and there is no further way to let them go on.
+            let _ = container.thaw();
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::error::CgroupError;
 const FILE_MAX: u64 = 1 << 20;
 /// How long `rmdir` is tried again: a killed process leaves its cgroup a moment after it is reaped.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
+const ENABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Deeper trees than any payload makes; the container chooses the depth.
 const DEPTH_MAX: usize = 64;
 
@@ -83,6 +84,25 @@ impl Dir {
         file.write_all(value.as_bytes()).map_err(|error| errno_of(&error))
     }
 
+    /// Gives every controller that this cgroup has to its children. What cannot be given is missing in the child, where
+    /// a limit that needs it is refused by name. `tries`: how often to come back, every ten milliseconds, to a cgroup in
+    /// which a process stands.
+    pub fn enable_controllers(&self, tries: u32) -> Result<(), CgroupError> {
+        let given = self.read("cgroup.subtree_control")?;
+        let given: Vec<&str> = given.split_whitespace().collect();
+        for controller in self.read("cgroup.controllers")?.split_whitespace().filter(|name| !given.contains(name)) {
+            for _ in 0..tries {
+                match self.put("cgroup.subtree_control", &format!("+{controller}")) {
+                    Err(Errno::EBUSY) => std::thread::sleep(ENABLE_PAUSE),
+                    // It is not ours to change.
+                    Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) => return Ok(()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The number after `key` in a file of `key number` lines; 0 when there is none.
     pub fn number(&self, name: &str, key: &str) -> Result<u64, CgroupError> {
         Ok(value_of(&self.read(name)?, key))
@@ -92,10 +112,22 @@ impl Dir {
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut all = Vec::new();
         self.walk(0, &mut |dir| {
-            all.extend(dir.read("cgroup.procs")?.lines().filter_map(|line| line.parse::<i32>().ok()));
+            all.extend(dir.own_processes()?);
             Ok(())
         })?;
         Ok(all)
+    }
+
+    /// The processes of this cgroup itself.
+    pub fn own_processes(&self) -> Result<Vec<i32>, CgroupError> {
+        match self.read("cgroup.procs") {
+            Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+            // It vanished; or it is threaded, and the processes of its threads are listed above.
+            Err(CgroupError::File { source, .. }) if matches!(source.errno(), Errno::ENODEV | Errno::EOPNOTSUPP) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the child `name` with everything below it, waiting for the last processes to be gone. A missing child is
@@ -156,13 +188,23 @@ impl Dir {
 
     /// The names of the cgroups right below.
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        self.names(std::fs::FileType::is_dir)
+    }
+
+    /// The names of the control files.
+    pub fn files(&self) -> Result<Vec<String>, CgroupError> {
+        self.names(std::fs::FileType::is_file)
+    }
+
+    fn names(&self, wanted: fn(&std::fs::FileType) -> bool) -> Result<Vec<String>, CgroupError> {
         let listing = std::fs::read_dir(format!("/proc/self/fd/{}", sys::role::number(&self.fd)));
         let listing = listing.map_err(|error| self.error("getdents()".to_owned(), errno_of(&error)))?;
-        let entries = listing.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let entries = listing.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)));
         Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    fn error(&self, call: String, errno: Errno) -> CgroupError {
+    /// The error of a call on this cgroup.
+    pub fn error(&self, call: String, errno: Errno) -> CgroupError {
         file_error(&self.path, sys::SysError::new(call, errno))
     }
 }
@@ -177,6 +219,7 @@ fn file_error(path: &Path, source: sys::SysError) -> CgroupError {
     CgroupError::File { path: path.display().to_string(), source }
 }
 
-fn errno_of(error: &std::io::Error) -> Errno {
+/// The errno of an I/O error.
+pub fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

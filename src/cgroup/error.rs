@@ -17,10 +17,10 @@ pub enum CgroupError {
     /// A limit was asked for, and its controller is not ours to use.
     #[error("{option} needs the {controller} controller, which is not delegated to cgroup {path}")]
     NotDelegated {
-        /// The option of the command line.
-        option: &'static str,
+        /// The option of the command line, or the key of the runtime specification.
+        option: String,
         /// The controller's name.
-        controller: &'static str,
+        controller: String,
         /// The container's cgroup.
         path: String,
     },
@@ -29,32 +29,90 @@ pub enum CgroupError {
         "{option} needs the {controller} controller, which cgroup {path} cannot give on while processes stand in it"
     )]
     Occupied {
-        /// The option of the command line.
-        option: &'static str,
+        /// The option of the command line, or the key of the runtime specification.
+        option: String,
         /// The controller's name.
-        controller: &'static str,
+        controller: String,
         /// The cgroup above the container's.
         path: String,
     },
     /// A limit was asked for, and there is no cgroup at all.
     #[error("{option} is not possible without a cgroup: {reason}")]
     NoCgroup {
-        /// The option of the command line.
-        option: &'static str,
+        /// The option of the command line, or the key of the runtime specification.
+        option: String,
         /// Why no rung holds.
         reason: String,
     },
     /// The kernel refused a limit's value.
     #[error("{option}: writing {value:?} to {file}")]
     Value {
-        /// The option of the command line.
-        option: &'static str,
+        /// The option of the command line, or the key of the runtime specification.
+        option: String,
         /// The control file.
-        file: &'static str,
+        file: String,
         /// What was written.
         value: String,
         /// The call and its errno.
         source: SysError,
+    },
+    /// A limit was asked for that this kernel does not know.
+    #[error("{option}: cgroup {path} has the controller but no file {file}")]
+    NoFile {
+        /// The option of the command line, or the key of the runtime specification.
+        option: String,
+        /// The control file.
+        file: String,
+        /// The container's cgroup.
+        path: String,
+    },
+    /// What was asked for contradicts itself or names something else than it should.
+    #[error("{option}: {reason}")]
+    Invalid {
+        /// The key of the runtime specification.
+        option: String,
+        /// Why it cannot be.
+        reason: String,
+    },
+    /// A limit of memory was to be set only if it is above what is used, and it is not.
+    #[error("{option}: {limit_bytes} bytes are no more than the {used_bytes} that the container uses")]
+    BelowUse {
+        /// The key of the runtime specification.
+        option: String,
+        /// The limit asked for.
+        limit_bytes: u64,
+        /// The present use.
+        used_bytes: u64,
+    },
+    /// A container was to have a cgroup that others stand in.
+    #[error("the container's cgroup {path} is not empty: {count} processes stand in it")]
+    NotEmpty {
+        /// The directory.
+        path: String,
+        /// How many, those in cgroups below included.
+        count: usize,
+    },
+    /// A container was to have a cgroup that is frozen, in which it would not run.
+    #[error("the container's cgroup {path} is frozen")]
+    Frozen {
+        /// The directory.
+        path: String,
+    },
+    /// A cgroup was to be made where none can be.
+    #[error("cgroup {path}: {reason}")]
+    NoPlace {
+        /// The directory.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// systemd did not do what was asked of it.
+    #[error("systemd unit {unit}: {reason}")]
+    Unit {
+        /// The unit.
+        unit: String,
+        /// What failed, down to systemd's words.
+        reason: String,
     },
     /// Processes stayed in a cgroup that was killed.
     #[error("cgroup {path} still has processes {waited_ms} ms after they were killed")]
@@ -70,11 +128,14 @@ impl Explain for CgroupError {
     fn kind(&self) -> Kind {
         match self {
             CgroupError::File { source, .. } => source.kind(),
-            CgroupError::NotDelegated { .. } | CgroupError::Occupied { .. } | CgroupError::NoCgroup { .. } => {
-                Kind::Unsupported
-            }
-            CgroupError::Value { .. } => Kind::Usage,
-            CgroupError::Survivors { .. } => Kind::Internal,
+            CgroupError::NotDelegated { .. }
+            | CgroupError::Occupied { .. }
+            | CgroupError::NoCgroup { .. }
+            | CgroupError::NoFile { .. }
+            | CgroupError::NoPlace { .. } => Kind::Unsupported,
+            CgroupError::Value { .. } | CgroupError::Invalid { .. } => Kind::Usage,
+            CgroupError::BelowUse { .. } | CgroupError::NotEmpty { .. } | CgroupError::Frozen { .. } => Kind::Conflict,
+            CgroupError::Unit { .. } | CgroupError::Survivors { .. } => Kind::Internal,
         }
     }
 
@@ -84,6 +145,7 @@ impl Explain for CgroupError {
             CgroupError::Occupied { path, .. } => {
                 Some(format!("move them one level down: `mkdir {path}/in; echo $$ >{path}/in/cgroup.procs`"))
             }
+            CgroupError::Frozen { path } => Some(format!("`echo 0 >{path}/cgroup.freeze`, or choose another cgroup")),
             CgroupError::NoCgroup { .. } => {
                 Some("log in so that systemd runs a manager for you, or leave the option out".to_owned())
             }

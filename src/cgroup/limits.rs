@@ -5,11 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::setting::{Absent, DEFAULT_PERIOD_US, Setting, cpu_max, or_max, weight_of_shares};
+
 /// Processes of a container when nothing is said: enough for servers, too few for a fork bomb to hurt the host.
 pub const DEFAULT_PIDS: i64 = 2048;
-
-/// The period of `cpu.max` when nothing is said, in microseconds.
-const DEFAULT_PERIOD_US: u32 = 100_000;
 
 /// Limits as asked for; `None` is not asked for. In every signed field -1 means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,21 +34,6 @@ pub struct Limits {
     pub pids_max: Option<i64>,
 }
 
-/// One control file to write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The option that asked for it; `None` for a default, which is skipped where it cannot be set.
-    pub option: Option<&'static str>,
-    /// The controller that has the file.
-    pub controller: &'static str,
-    /// The file.
-    pub file: &'static str,
-    /// The text to write.
-    pub value: String,
-    /// Whether a missing file means the same as the value.
-    pub absent_is_same: bool,
-}
-
 /// The quota in microseconds of the default period for so many billionths of a processor.
 pub fn quota_of_nano_cpus(nano_cpus: u64) -> i64 {
     let quota = u128::from(nano_cpus) * u128::from(DEFAULT_PERIOD_US) / 1_000_000_000;
@@ -60,29 +44,24 @@ impl Limits {
     /// The control files, in the order in which they are written.
     pub fn settings(&self) -> Vec<Setting> {
         let mut out = Vec::new();
-        let mut add = |option, controller, file, value| {
-            out.push(Setting { option: Some(option), controller, file, value, absent_is_same: false });
-        };
+        let mut add = |option, file, value| out.push(Setting::new(option, file, value));
         if let Some(bytes) = self.memory_max {
-            add("--memory", "memory", "memory.max", or_max(bytes));
+            add("--memory", "memory.max", or_max(bytes));
         }
         if let Some(bytes) = self.memory_reservation {
-            add("--memory-reservation", "memory", "memory.low", or_max(bytes));
+            add("--memory-reservation", "memory.low", or_max(bytes));
         }
         if self.cpu_quota_us.is_some() || self.cpu_period_us.is_some() {
-            let quota =
-                self.cpu_quota_us.filter(|quota| *quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
-            let period = self.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US.into());
-            add("--cpus", "cpu", "cpu.max", format!("{quota} {period}"));
+            add("--cpus", "cpu.max", cpu_max(self.cpu_quota_us, self.cpu_period_us));
         }
         if let Some(shares) = self.cpu_shares.filter(|shares| *shares != 0) {
-            add("--cpu-shares", "cpu", "cpu.weight", weight_of_shares(shares).to_string());
+            add("--cpu-shares", "cpu.weight", weight_of_shares(shares).to_string());
         }
         if let Some(cpus) = &self.cpuset_cpus {
-            add("--cpuset-cpus", "cpuset", "cpuset.cpus", cpus.clone());
+            add("--cpuset-cpus", "cpuset.cpus", cpus.clone());
         }
         if let Some(mems) = &self.cpuset_mems {
-            add("--cpuset-mems", "cpuset", "cpuset.mems", mems.clone());
+            add("--cpuset-mems", "cpuset.mems", mems.clone());
         }
         out.extend(self.swap());
         let pids = or_max(self.pids_max.filter(|max| *max != 0).unwrap_or(if self.pids_max.is_some() {
@@ -91,8 +70,8 @@ impl Limits {
             DEFAULT_PIDS
         }));
         // No limit needs no controller.
-        let option = self.pids_max.filter(|max| *max > 0).map(|_| "--pids-limit");
-        out.push(Setting { option, controller: "pids", file: "pids.max", value: pids, absent_is_same: false });
+        let option = self.pids_max.filter(|max| *max > 0).map(|_| "--pids-limit".into());
+        out.push(Setting { option, ..Setting::new("", "pids.max", pids) });
         out
     }
 
@@ -105,39 +84,30 @@ impl Limits {
             _ => return None,
         };
         // A kernel without swap accounting has no file; it has no swap to limit either, or none we could limit.
-        let absent_is_same = self.memory_swap.is_none() || swap <= 0;
-        let value = or_max(swap);
-        Some(Setting { option: Some(option), controller: "memory", file: "memory.swap.max", value, absent_is_same })
+        let absent = if self.memory_swap.is_none() || swap <= 0 { Absent::Same } else { Absent::Refused };
+        Some(Setting::new(option, "memory.swap.max", or_max(swap)).or(absent))
     }
-}
-
-fn or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
-}
-
-/// `cpu.weight` (1 to 10000) of `--cpu-shares` (2 to 262144, clamped).
-fn weight_of_shares(shares: u64) -> u64 {
-    let log = f64::from(u32::try_from(shares).unwrap_or(u32::MAX).clamp(2, 262_144)).log2();
-    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    (10_f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(limits: &Limits) -> Vec<(&'static str, String)> {
-        limits.settings().into_iter().map(|setting| (setting.file, setting.value)).collect()
+    fn written(limits: &Limits) -> Vec<(String, String)> {
+        limits.settings().into_iter().map(|setting| (setting.file.into_owned(), setting.value)).collect()
     }
 
     #[test]
     fn nothing_asked_for_limits_processes_only() {
-        assert_eq!(written(&Limits::default()), [("pids.max", "2048".to_owned())]);
+        assert_eq!(written(&Limits::default()), [("pids.max".to_owned(), "2048".to_owned())]);
         assert_eq!(Limits::default().settings()[0].option, None);
         let unlimited = Limits { pids_max: Some(-1), ..Limits::default() };
-        assert_eq!(written(&unlimited), [("pids.max", "max".to_owned())]);
+        assert_eq!(written(&unlimited), [("pids.max".to_owned(), "max".to_owned())]);
         assert_eq!(unlimited.settings()[0].option, None, "refused nowhere");
-        assert_eq!(written(&Limits { pids_max: Some(0), ..Limits::default() }), [("pids.max", "max".to_owned())]);
+        assert_eq!(
+            written(&Limits { pids_max: Some(0), ..Limits::default() }),
+            [("pids.max".to_owned(), "max".to_owned())]
+        );
     }
 
     #[test]
@@ -155,12 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn processors_and_shares_convert() {
+    fn processors_convert() {
         assert_eq!(quota_of_nano_cpus(1_500_000_000), 150_000);
         let limits = Limits { cpu_quota_us: Some(quota_of_nano_cpus(250_000_000)), ..Limits::default() };
-        assert_eq!(written(&limits)[0], ("cpu.max", "25000 100000".to_owned()));
-        for (shares, weight) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)] {
-            assert_eq!(weight_of_shares(shares), weight, "{shares}");
-        }
+        assert_eq!(written(&limits)[0], ("cpu.max".to_owned(), "25000 100000".to_owned()));
     }
 }

@@ -1,11 +1,8 @@
 //! Finding a subtree of our own and moving the monitor into it.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use base::{ContainerId, Ladder, Trial};
-use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, geteuid, getpid};
 
 use crate::container::Container;
@@ -13,6 +10,7 @@ use crate::dir::Dir;
 use crate::error::CgroupError;
 use crate::limits::Limits;
 use crate::scope;
+use crate::tree::{self, Tree};
 
 const PART: &str = "cgroup";
 const SCOPE: &str = "scope";
@@ -20,7 +18,6 @@ const DIRECTORY: &str = "directory";
 /// Controllers are enabled for children as soon as no process stands in the base itself; in a scope another monitor may be
 /// on its way through it. In a directory whoever stands there stays.
 const ENABLE_TRIES: u32 = 50;
-const ENABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Further tries to enter our leaf.
 const SETTLE_TRIES: u32 = 3;
 
@@ -67,7 +64,7 @@ impl Placement {
         }
         let (chosen, base) = base.unzip();
         if let Some(dir) = &base {
-            enable_controllers(dir, if chosen == Some(SCOPE) { ENABLE_TRIES } else { 1 })?;
+            dir.enable_controllers(if chosen == Some(SCOPE) { ENABLE_TRIES } else { 1 })?;
         }
         let ladder = ladder(trials, chosen);
         Ok(Placement { ladder, base, id: request.id.clone() })
@@ -80,7 +77,7 @@ impl Placement {
             return Container::create(Dir::open(&base.path)?, name, limits).map(Some);
         }
         match limits.settings().into_iter().find_map(|setting| setting.option) {
-            Some(option) => Err(CgroupError::NoCgroup { option, reason: failures(&self.ladder) }),
+            Some(option) => Err(CgroupError::NoCgroup { option: option.into_owned(), reason: failures(&self.ladder) }),
             None => Ok(None),
         }
     }
@@ -100,7 +97,7 @@ pub fn container_name(id: &ContainerId) -> String {
 pub fn probe(bus: Option<&str>) -> Ladder {
     let scope = match own_dir() {
         Ok(dir) if scope_of(&dir).is_some() => Ok(()),
-        _ => reachable_bus(bus).map(drop),
+        _ => scope::reachable_bus(bus, geteuid().is_root()).map(drop),
     };
     let directory = || delegated().map(drop);
     let mut trials = vec![Trial { rung: SCOPE, failure: scope.err() }];
@@ -147,7 +144,12 @@ fn by_scope(request: Request<'_>) -> Result<Dir, String> {
     let scope = scope_of(&own).map_or_else(
         || {
             let server = request.server.filter(|pid| !is_in_scope(*pid));
-            scope::join(&reachable_bus(request.bus)?, request.id, getpid().as_raw(), server)?;
+            scope::join(
+                scope::reachable_bus(request.bus, geteuid().is_root())?,
+                request.id,
+                getpid().as_raw(),
+                server,
+            )?;
             let own = own_dir()?;
             scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))
         },
@@ -189,49 +191,15 @@ fn settle(base: Dir, id: &ContainerId) -> Result<Dir, CgroupError> {
     Ok(base)
 }
 
-/// Gives every controller that the base has to its children. What cannot be given is missing in the child, where a limit
-/// that needs it is refused by name.
-fn enable_controllers(base: &Dir, tries: u32) -> Result<(), CgroupError> {
-    let available = base.read("cgroup.controllers")?;
-    for controller in available.split_whitespace() {
-        for _ in 0..tries {
-            match base.put("cgroup.subtree_control", &format!("+{controller}")) {
-                Err(Errno::EBUSY) => std::thread::sleep(ENABLE_PAUSE),
-                _ => break,
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Whether a process stands below a scope of ours. One that has ended needs no other place.
 fn is_in_scope(pid: i32) -> bool {
     let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
-    cgroup.map_or(true, |text| {
-        text.lines().any(|line| line.starts_with("0::") && scope_of(Path::new(&line[3..])).is_some())
-    })
+    cgroup.map_or(true, |text| tree::of_proc(&text).is_some_and(|path| scope_of(Path::new(path)).is_some()))
 }
 
 /// The directory of our own cgroup in the v2 tree.
 fn own_dir() -> Result<PathBuf, String> {
-    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-    let cgroup = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
-    locate(&mountinfo, &cgroup).ok_or_else(|| "no cgroup v2 tree is mounted that shows our cgroup".to_owned())
-}
-
-/// Our cgroup's directory by proc_pid_mountinfo(5) and cgroups(7). The last mount of a tree hides the earlier ones.
-fn locate(mountinfo: &str, cgroup: &str) -> Option<PathBuf> {
-    let own = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mounts = mountinfo.lines().rev().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ');
-        let (root, point) = (fields.nth(3)?, fields.next()?);
-        (after.split(' ').next()? == "cgroup2").then_some((root, point))
-    });
-    mounts.into_iter().find_map(|(root, point)| {
-        let below = Path::new(own).strip_prefix(root).ok()?;
-        Some(Path::new(point).join(below).components().collect())
-    })
+    Tree::find().map(|tree| tree.own)
 }
 
 /// The scope's directory if `own` is it or lies below it.
@@ -239,23 +207,7 @@ fn scope_of(own: &Path) -> Option<PathBuf> {
     own.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == scope::UNIT)).map(Path::to_path_buf)
 }
 
-/// The address of a bus that answers: the named one, the user's, for root the system's.
-fn reachable_bus(named: Option<&str>) -> Result<String, String> {
-    let uid = geteuid();
-    let path = match named {
-        Some(named) => match named.strip_prefix("unix:path=").and_then(|rest| rest.split([',', ';']).next()) {
-            Some(path) => path.to_owned(),
-            // Another kind of address, which only the library understands.
-            None => return Ok(named.to_owned()),
-        },
-        None if uid.is_root() => "/run/dbus/system_bus_socket".to_owned(),
-        None => format!("/run/user/{uid}/bus"),
-    };
-    UnixStream::connect(&path).map_err(|error| format!("no D-Bus at {path}: {error}"))?;
-    Ok(named.map_or_else(|| format!("unix:path={path}"), str::to_owned))
-}
-
-fn words(error: &CgroupError) -> String {
+pub(crate) fn words(error: &CgroupError) -> String {
     let cause = std::error::Error::source(error);
     cause.and_then(std::error::Error::source).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -263,22 +215,6 @@ fn words(error: &CgroupError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn our_directory_follows_from_two_files_of_proc() {
-        let unified =
-            "25 1 0:23 / /proc rw - proc proc rw\n30 1 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
-        let own = "0::/user.slice/user-1000.slice/session-3.scope\n";
-        let found = locate(unified, own).map(|path| path.display().to_string());
-        assert_eq!(found.as_deref(), Some("/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope"));
-        let hybrid = "31 1 0:28 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n32 1 0:29 / /sys/fs/cgroup/unified rw - cgroup2 x rw\n";
-        assert_eq!(locate(hybrid, "4:pids:/a\n0::/\n"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        let inside = "30 1 0:27 /a/b /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(locate(inside, "0::/a/b/c\n"), Some(PathBuf::from("/sys/fs/cgroup/c")));
-        assert_eq!(locate(inside, "0::/elsewhere\n"), None);
-        assert_eq!(locate("", own), None);
-        assert_eq!(locate(unified, "4:pids:/a\n"), None);
-    }
 
     #[test]
     fn the_scope_is_found_above_us() {

@@ -1,5 +1,5 @@
-//! The role `sublet-scope`: has the user's systemd move a monitor, and the file server of its image, into the delegated
-//! scope.
+//! The role `sublet-scope`, which speaks with systemd: it moves a monitor, and the file server of its image, into the
+//! delegated scope, and keeps the scopes that other engines want for one container each (see `unit`).
 //!
 //! One scope, `sublet.scope`, holds all containers of a user: systemd is asked once for the first of them and only to
 //! attach a process for the others. The scope goes when its last process has gone.
@@ -13,6 +13,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -23,10 +24,13 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, alarm, mkdir, pipe2};
+use nix::unistd::{Pid, alarm, geteuid, mkdir, pipe2};
+use serde::{Deserialize, Serialize};
 use sys::role::{Inherited, Spawn};
 use zbus::blocking::{Connection, Proxy, connection};
 use zbus::zvariant::{OwnedObjectPath, Value};
+
+use crate::unit::{self, Property};
 
 /// The unit's name.
 pub const UNIT: &str = "sublet.scope";
@@ -41,34 +45,92 @@ const JOB_LIMIT: Duration = Duration::from_secs(30);
 const ROLE_LIMIT_S: u32 = 40;
 /// Each lost race is another container's start or end at the same instant.
 const TRIES: usize = 5;
-/// What the role answers when it is done.
-const DONE: &str = "done";
 
-/// Starts the role for the process `pid`, whose container is `id`, and its file server, and waits for it.
-pub(crate) fn join(bus: &str, id: &ContainerId, pid: i32, server: Option<i32>) -> Result<(), String> {
+/// A bus to speak on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bus {
+    /// Its address.
+    address: String,
+    /// Who we are for whoever sits outside our user namespace, as the bus may.
+    uid: u32,
+}
+
+/// The role's configuration.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    bus: Bus,
+    task: Task,
+}
+
+/// What is asked of systemd.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Moves a monitor, and the server of its files if that is to come along, into the shared scope.
+    Join { id: String, pid: u32, server: Option<u32> },
+    /// Starts a scope for one container; the answer is its `ControlGroup`.
+    Start { unit: String, properties: Vec<(String, Property)> },
+    /// Changes a running unit.
+    Set { unit: String, properties: Vec<(String, Property)> },
+    /// Ends a unit and lets its name go.
+    Stop { unit: String },
+}
+
+/// Has the role move the process `pid`, whose container is `id`, and its file server.
+pub(crate) fn join(bus: Bus, id: &ContainerId, pid: i32, server: Option<i32>) -> Result<(), String> {
+    let task = Task::Join { id: id.to_string(), pid: pid.cast_unsigned(), server: server.map(i32::cast_unsigned) };
+    ask(bus, task, id.short()).map(drop)
+}
+
+/// Starts the role and waits for its answer. `label` is for people who read a process list.
+pub(crate) fn ask(bus: Bus, task: Task, label: &str) -> Result<String, String> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| format!("pipe2(): {errno}"))?;
-    let server = server.map(|server| format!("\n{server}")).unwrap_or_default();
-    let config = format!("{pid}\n{id}\n{bus}{server}");
+    let config =
+        serde_json::to_vec(&Order { bus, task }).map_err(|error| format!("the role's configuration: {error}"))?;
     let fds = [("answer", theirs.as_fd())];
-    let spawn = Spawn {
-        argv0: ROLE,
-        label: id.short(),
-        config: config.as_bytes(),
-        fds: &fds,
-        stdio: [None; 3],
-        session: false,
-        cgroup: None,
-    };
+    let spawn =
+        Spawn { argv0: ROLE, label, config: &config, fds: &fds, stdio: [None; 3], session: false, cgroup: None };
     let child = spawn.start().map_err(|error| format!("{error}: {}", error.cause))?;
     drop(theirs);
     let answer = read_all(ours);
     // How it ended is told by its answer; an empty one is a death.
     let _ = waitpid(Pid::from_raw(child.pid), None);
-    match answer.as_str() {
-        DONE => Ok(()),
-        "" => Err(format!("the process that asks systemd ended without an answer (it may take {ROLE_LIMIT_S} s)")),
-        failure => Err(failure.to_owned()),
-    }
+    serde_json::from_str(&answer).unwrap_or_else(|_| {
+        Err(format!("the process that asks systemd ended without an answer (it may take {ROLE_LIMIT_S} s)"))
+    })
+}
+
+/// A bus that answers: the named one, the user's, or the system's.
+pub(crate) fn reachable_bus(named: Option<&str>, is_system: bool) -> Result<Bus, String> {
+    let uid = outer_uid();
+    let path = match named {
+        Some(named) => match named.strip_prefix("unix:path=").and_then(|rest| rest.split([',', ';']).next()) {
+            Some(path) => path.to_owned(),
+            // Another kind of address, which only the library understands.
+            None => return Ok(Bus { address: named.to_owned(), uid }),
+        },
+        None if is_system => "/run/dbus/system_bus_socket".to_owned(),
+        None => format!("/run/user/{uid}/bus"),
+    };
+    UnixStream::connect(&path).map_err(|error| format!("no D-Bus at {path}: {error}"))?;
+    Ok(Bus { address: named.map_or_else(|| format!("unix:path={path}"), str::to_owned), uid })
+}
+
+/// Our user as the namespace around ours names it: rootless engines call their runtime inside one. The first user
+/// namespace maps every id to itself.
+fn outer_uid() -> u32 {
+    let uid = geteuid().as_raw();
+    std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|map| outer_id(&map, uid)).unwrap_or(uid)
+}
+
+/// The id outside by a line `inside outside count` of user_namespaces(7).
+fn outer_id(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().map_while(|field| field.parse::<u32>().ok());
+        let (inside, outside, count) = (fields.next()?, fields.next()?, fields.next()?);
+        let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    })
 }
 
 fn read_all(pipe: OwnedFd) -> String {
@@ -78,39 +140,42 @@ fn read_all(pipe: OwnedFd) -> String {
     text
 }
 
-/// The role. It inherits `answer` (a pipe); its configuration is a line each: pid, container id, bus address,
-/// and the pid of the file server if that is to come along.
+/// The role. It inherits `answer` (a pipe).
 pub fn main(mut inherited: Inherited) -> ExitCode {
     alarm::set(ROLE_LIMIT_S);
     let Ok(answer) = inherited.fd("answer") else { return ExitCode::FAILURE };
-    let config = String::from_utf8_lossy(&inherited.config).into_owned();
-    let result = move_process(&config);
-    let text = result.err().unwrap_or_else(|| DONE.to_owned());
+    let order = serde_json::from_slice(&inherited.config).map_err(|error| format!("the role's configuration: {error}"));
+    let result = order.and_then(carry_out);
+    let text = serde_json::to_string(&result).unwrap_or_default();
     // The reader is gone only when the monitor is.
     let _ = std::fs::File::from(answer).write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
-fn move_process(config: &str) -> Result<(), String> {
-    let mut lines = config.lines();
-    let (Some(pid), Some(id), Some(bus)) = (lines.next(), lines.next(), lines.next()) else {
-        return Err("the role's configuration is incomplete".to_owned());
-    };
-    let number = |text: &str| text.parse::<u32>().map_err(|error| format!("pid {text:?}: {error}"));
-    let pid = number(pid)?;
-    let server = lines.next().map(number).transpose()?;
-    let bus = connection::Builder::address(bus).and_then(|builder| builder.method_timeout(JOB_LIMIT).build());
-    let bus = bus.map_err(|error| format!("cannot reach the user's D-Bus: {error}"))?;
+fn carry_out(order: Order) -> Result<String, String> {
+    let bus = connection::Builder::address(order.bus.address.as_str())
+        .and_then(|builder| builder.method_timeout(JOB_LIMIT).user_id(order.bus.uid).build());
+    let bus = bus.map_err(|error| format!("cannot reach D-Bus at {}: {error}", order.bus.address))?;
     let manager = Proxy::new(&bus, MANAGER, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
     let manager = manager.map_err(|error| format!("cannot reach systemd: {error}"))?;
+    match order.task {
+        Task::Join { id, pid, server } => move_process(&bus, &manager, &id, pid, server).map(|()| String::new()),
+        Task::Start { unit, properties } => unit::start(&bus, &manager, &unit, &properties),
+        Task::Set { unit, properties } => unit::set(&manager, &unit, &properties).map(|()| String::new()),
+        Task::Stop { unit } => unit::stop(&manager, &unit).map(|()| String::new()),
+    }
+}
+
+fn move_process(bus: &Connection, manager: &Proxy<'_>, id: &str, pid: u32, server: Option<u32>) -> Result<(), String> {
     for _ in 0..TRIES {
-        let settled = match control_group(&bus)? {
+        let path = control_group(bus, UNIT_PATH).map_err(|error| format!("cannot ask systemd for {UNIT}: {error}"))?;
+        let settled = match path {
             Some(path) => {
-                attach(&manager, &path, &format!("m-{id}"), pid)?
-                    && server.map_or(Ok(true), |server| attach(&manager, &path, &format!("f-{server}"), server))?
+                attach(manager, &path, &format!("m-{id}"), pid)?
+                    && server.map_or(Ok(true), |server| attach(manager, &path, &format!("f-{server}"), server))?
             }
             // The next round attaches the server.
-            None => start(&manager, pid)? && server.is_none(),
+            None => start(manager, pid)? && server.is_none(),
         };
         if settled {
             return Ok(());
@@ -119,17 +184,16 @@ fn move_process(config: &str) -> Result<(), String> {
     Err(format!("{UNIT} came and went {TRIES} times while we tried to join it"))
 }
 
-/// The scope's cgroup path; `None` when it is not running.
-fn control_group(bus: &Connection) -> Result<Option<String>, String> {
+/// A scope's cgroup by the unit's object; `None` when it is not running.
+pub(crate) fn control_group(bus: &Connection, unit: &str) -> zbus::Result<Option<String>> {
     // No cache: it would subscribe to changes first, two more round trips.
     let unit = zbus::blocking::proxy::Builder::<Proxy<'_>>::new(bus)
-        .destination(MANAGER)
-        .and_then(|builder| builder.path(UNIT_PATH))
-        .and_then(|builder| builder.interface("org.freedesktop.systemd1.Scope"))
-        .and_then(|builder| builder.cache_properties(zbus::proxy::CacheProperties::No).build());
-    let path = unit.and_then(|unit| unit.get_property::<String>("ControlGroup"));
-    let path = path.map_err(|error| format!("cannot ask systemd for {UNIT}: {error}"))?;
-    Ok(Some(path).filter(|path| !path.is_empty()))
+        .destination(MANAGER)?
+        .path(unit)?
+        .interface("org.freedesktop.systemd1.Scope")?
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .build()?;
+    Ok(Some(unit.get_property::<String>("ControlGroup")?).filter(|path| !path.is_empty()))
 }
 
 /// Attaches the process to the running scope; `false` when the scope has just gone.
@@ -154,8 +218,6 @@ fn attach(manager: &Proxy<'_>, path: &str, leaf: &str, pid: u32) -> Result<bool,
 
 /// Starts the scope with the process in it; `false` when another one was faster.
 fn start(manager: &Proxy<'_>, pid: u32) -> Result<bool, String> {
-    let removed = manager.call_method("Subscribe", &()).and_then(|_| manager.receive_signal("JobRemoved"));
-    let removed = removed.map_err(|error| format!("cannot wait for jobs of systemd: {error}"))?;
     let properties = vec![
         ("Description", Value::from("Containers of sublet")),
         ("PIDs", Value::from(vec![pid])),
@@ -166,18 +228,51 @@ fn start(manager: &Proxy<'_>, pid: u32) -> Result<bool, String> {
         ("TasksMax", Value::from(u64::MAX)),
     ];
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
-    let reply = manager.call_method("StartTransientUnit", &(UNIT, "fail", properties, auxiliary));
-    let job: OwnedObjectPath = match reply.and_then(|reply| reply.body().deserialize()) {
-        Ok(job) => job,
-        Err(error) if is(&error, "UnitExists") => return Ok(false),
-        Err(error) => return Err(format!("StartTransientUnit({UNIT}): {error}")),
-    };
-    let result = wait_for(job, removed)?;
-    if result == "done" { Ok(true) } else { Err(format!("systemd could not start {UNIT}: job result {result:?}")) }
+    match job(manager, "StartTransientUnit", &(UNIT, "fail", properties, auxiliary)) {
+        Ok(result) if result == "done" => Ok(true),
+        Ok(result) => Err(format!("systemd could not start {UNIT}: job result {result:?}")),
+        Err(JobError::Call(error)) if is(&error, "UnitExists") => Ok(false),
+        Err(error) => Err(format!("StartTransientUnit({UNIT}): {error}")),
+    }
+}
+
+/// Why a job did not come to an end.
+pub(crate) enum JobError {
+    /// systemd refused to begin.
+    Call(zbus::Error),
+    /// It did not end in time.
+    Late,
+}
+
+impl std::fmt::Display for JobError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JobError::Call(error) => error.fmt(f),
+            JobError::Late => write!(f, "systemd was not through with it after {} s", JOB_LIMIT.as_secs()),
+        }
+    }
+}
+
+impl From<zbus::Error> for JobError {
+    fn from(error: zbus::Error) -> Self {
+        JobError::Call(error)
+    }
+}
+
+/// Calls a method that begins a job, and waits for the job's result: `done` when all is well.
+pub(crate) fn job<B>(manager: &Proxy<'_>, method: &str, body: &B) -> Result<String, JobError>
+where
+    B: Serialize + zbus::zvariant::DynamicType,
+{
+    // Before the call, so that a fast end is not missed.
+    manager.call_method("Subscribe", &())?;
+    let removed = manager.receive_signal("JobRemoved")?;
+    let job: OwnedObjectPath = manager.call_method(method, body)?.body().deserialize()?;
+    wait_for(job, removed).ok_or(JobError::Late)
 }
 
 /// Waits for the end of a job, on a thread of its own since the iterator has no limit.
-fn wait_for(job: OwnedObjectPath, removed: zbus::blocking::proxy::SignalIterator<'static>) -> Result<String, String> {
+fn wait_for(job: OwnedObjectPath, removed: zbus::blocking::proxy::SignalIterator<'static>) -> Option<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for signal in removed {
@@ -191,11 +286,24 @@ fn wait_for(job: OwnedObjectPath, removed: zbus::blocking::proxy::SignalIterator
             }
         }
     });
-    receiver
-        .recv_timeout(JOB_LIMIT)
-        .map_err(|_| format!("systemd did not start {UNIT} within {} s", JOB_LIMIT.as_secs()))
+    receiver.recv_timeout(JOB_LIMIT).ok()
 }
 
-fn is(error: &zbus::Error, name: &str) -> bool {
+pub(crate) fn is(error: &zbus::Error, name: &str) -> bool {
     matches!(error, zbus::Error::MethodError(full, ..) if full.as_str().rsplit('.').next() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bus_knows_us_by_our_id_outside() {
+        assert_eq!(outer_id("         0          0 4294967295\n", 1000), Some(1000));
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(outer_id(rootless, 0), Some(1000));
+        assert_eq!(outer_id(rootless, 3), Some(100_002));
+        assert_eq!(outer_id(rootless, 70_000), None);
+        assert_eq!(outer_id("", 0), None);
+    }
 }

@@ -71,7 +71,7 @@ fn scenario(id: &ContainerId, note: &Path) {
 fn without_cgroup(placement: &Placement) {
     assert!(placement.container(&Limits::default()).unwrap().is_none());
     let asked = Limits { memory_max: Some(1 << 26), ..Limits::default() };
-    assert!(matches!(placement.container(&asked), Err(CgroupError::NoCgroup { option: "--memory", .. })));
+    assert!(matches!(placement.container(&asked), Err(CgroupError::NoCgroup { option, .. }) if option == "--memory"));
 }
 
 /// Populated, frozen, thawed, killed, with a cgroup below that the container made.
@@ -81,14 +81,18 @@ fn life(container: &Container) {
     assert!(container.is_populated().unwrap());
     assert_eq!(container.processes().unwrap(), [child]);
     assert!(!container.is_frozen().unwrap());
-    container.freeze().unwrap();
+    let frozen = container.freeze().unwrap();
+    assert!(container.is_frozen().unwrap());
+    drop(frozen);
+    assert!(!container.is_frozen().unwrap(), "a failure thaws");
+    container.freeze().unwrap().keep();
     assert!(container.is_frozen().unwrap());
     container.thaw().unwrap();
     std::fs::create_dir(container.path().join("below")).unwrap();
     std::fs::write(container.path().join("below/cgroup.procs"), child.to_string()).unwrap();
     assert_eq!(container.processes().unwrap(), [child]);
     let reopened = Container::open(container.path()).unwrap();
-    reopened.freeze().unwrap();
+    reopened.freeze().unwrap().keep();
     // A frozen container dies all the same. The killed one is a zombie of ours until it is reaped, which no longer counts.
     reopened.kill().unwrap();
     assert!(matches!(waited(child), WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGKILL, _)));
@@ -132,7 +136,7 @@ fn out_of_memory(placement: &Placement) {
     assert!(matches!(waited(child), WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGKILL, _)));
     println!("oom_kill {}", container.oom_kills());
     assert!(container.oom_kills() >= 1);
-    assert!(container.stats().memory_bytes.is_some());
+    assert!(container.stats().unwrap().memory.unwrap().usage.current > 0);
     container.remove().unwrap();
 }
 

@@ -21,8 +21,17 @@ fn main() -> ExitCode {
         Some(cgroup::scope::ROLE) => role(cgroup::scope::main),
         Some(snapshot::owner_client::ARGV0) => role(snapshot::owner_role::main),
         Some(snapshot::fs_role::ARGV0) => snapshot::fs_role::main(),
+        Some("sublet-runtime") => oci_runtime(std::env::args_os()),
+        _ if std::env::args_os().nth(1).is_some_and(|verb| verb == "runtime") => {
+            oci_runtime(std::env::args_os().skip(1))
+        }
         _ => ExitCode::from(cli::main(std::env::args_os())),
     }
+}
+
+/// The OCI runtime's command line; states lie beside the engine's run-time files.
+fn oci_runtime(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(ociruntime::main(arguments, || Ok(cli::runtime_directory()?.join("oci"))))
 }
 
 /// Takes over what the role was given and runs it.

@@ -40,7 +40,8 @@ impl Globals {
         }
     }
 
-    fn run_dir(&self) -> Result<PathBuf, Report> {
+    /// The directory of sockets and process ids.
+    pub fn run_dir(&self) -> Result<PathBuf, Report> {
         if let Some(run_root) = &self.run_root {
             return absolute(run_root);
         }

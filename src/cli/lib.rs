@@ -43,6 +43,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// The directory of sockets and process ids, as the environment gives it, for another command line of this binary.
+pub fn runtime_directory() -> Result<std::path::PathBuf, Report> {
+    environment::Globals::default().run_dir()
+}
+
 fn exit_code(report: &Report, failure_code: u8) -> u8 {
     match report.kind() {
         Kind::Usage => USAGE_CODE,

@@ -133,7 +133,7 @@ fn union(names: &[String]) -> Result<u64, UnknownCapability> {
 }
 
 /// The mask a name stands for, in any case, with or without `CAP_`.
-fn parse(name: &str) -> Result<u64, UnknownCapability> {
+pub fn parse(name: &str) -> Result<u64, UnknownCapability> {
     let upper = name.to_ascii_uppercase();
     if upper == "ALL" {
         return Ok(ALL);

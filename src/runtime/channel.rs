@@ -16,12 +16,17 @@ pub enum Message {
         /// Its pid in the monitor's pid namespace.
         pid: i32,
     },
+    /// The helper of a bundle has made its user namespace and waits for its maps, and then for `Go`.
+    Unmapped,
     /// The TAP device of the container's network; carries its descriptor.
     Tap,
     /// The container's terminal; carries the master.
     Console,
     /// A step down a ladder, for the user.
     Notice(String),
+    /// The mounts are made and the root directory is still the host's: the time of the runtime's hooks; init waits for
+    /// `Go`.
+    Mounted,
     /// Everything is set up; init waits for `Go`.
     Ready,
     /// Init may become the payload. The end of the channel then says that it has.

@@ -5,7 +5,8 @@
 //! of the monitor (which has already put us into the container's cgroup), then the same end as `run`. From before the first join the process is
 //! non-dumpable, so that nothing in the container may look into it (CVE-2016-9962).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use base::{Context, Kind, Report};
@@ -13,12 +14,14 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use sys::namespace::{identity, open_namespace, open_own, proc_dir};
-use sys::process::{Flags, fork, pidfd_send_signal};
+use sys::process::{Child, Flags, fork, pidfd_send_signal, reap};
 use sys::role::Inherited;
-use sys::{Call, SysError};
+use sys::seccomp::Instruction;
+use sys::{Call, Errno, SysError};
 
+use crate::bundle::{Born, CLONE_NEWTIME};
 use crate::channel::{Channel, Message};
-use crate::init::{console, payload, user};
+use crate::init::{attributes, console, payload, user};
 use crate::launch::ExecLaunch;
 use crate::{seccomp, stage};
 
@@ -42,13 +45,64 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let outer = inherited.fd("outer")?;
     let init = inherited.fd("init")?;
-    let program = launch.seccomp.as_ref().map(seccomp::compile).transpose();
-    let program = program.step(|| "compiling the seccomp profile".to_owned())?;
-
+    let program = compile(&launch)?;
     stage::join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
+    enter(channel, &launch, init.as_fd(), program.as_deref())
+}
+
+/// Starts the process in a container of a bundle, born in this cgroup, as a child of the caller, which must have one
+/// thread. The channel brings READY and takes GO.
+pub fn in_bundle(
+    launch: &ExecLaunch,
+    init: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    notice: &mut dyn FnMut(String),
+) -> Result<Born, Report> {
+    let program = compile(launch)?;
+    let (ours, theirs) = Channel::pair()?;
+    let ours = Cell::new(Some(ours));
+    let helper = fork(Flags::empty(), cgroup, || {
+        drop(ours.take());
+        match enter(&theirs, launch, init, program.as_deref()) {
+            Ok(()) => 0,
+            Err(report) => {
+                theirs.fail(&report);
+                125
+            }
+        }
+    })?;
+    drop(theirs);
+    let channel = ours.take().ok_or_else(|| Report::new(Kind::Internal, "the channel is gone"))?;
+    let born = loop {
+        match channel.receive()? {
+            Some((Message::Init { pid }, Some(pidfd))) => break Child { pid, pidfd },
+            Some((Message::Notice(text), _)) => notice(text),
+            Some((Message::Failed(failure), _)) => {
+                reap(helper.pidfd.as_fd(), true)?;
+                return Err(failure.into());
+            }
+            Some(_) => {}
+            None => return Err(Report::new(Kind::Internal, "the process that enters the container was killed")),
+        }
+    };
+    reap(helper.pidfd.as_fd(), true)?;
+    Ok(Born { init: born, channel })
+}
+
+fn compile(launch: &ExecLaunch) -> Result<Option<Vec<Instruction>>, Report> {
+    launch.seccomp.as_ref().map(seccomp::compile).transpose().step(|| "compiling the seccomp profile".to_owned())
+}
+
+/// Joins the container and forks the process in it, as a child of the caller's parent.
+fn enter(
+    channel: &Channel,
+    launch: &ExecLaunch,
+    init: BorrowedFd<'_>,
+    program: Option<&[Instruction]>,
+) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
-    let mounts = join_container(launch.init_pid, &init).step(|| "joining the container's namespaces".to_owned())?;
-    let child = fork(Flags::PARENT, None, || match become_payload(channel, &launch, program.as_deref(), &mounts) {
+    let mounts = join_container(launch.init_pid, init).step(|| "joining the container's namespaces".to_owned())?;
+    let child = fork(Flags::PARENT, None, || match become_payload(channel, launch, program, &mounts) {
         Ok(code) => code,
         Err(report) => {
             channel.fail(&report);
@@ -63,7 +117,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
 /// Joins every namespace in which the container's init differs from us; the user namespace first, as it gives the
 /// right over the others. The mount namespace is returned: with its `/proc`, which shows the container's pids, only a
 /// process that was born in them can work.
-fn join_container(pid: i32, init: &OwnedFd) -> Result<OwnedFd, SysError> {
+fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
     let process = proc_dir(pid)?;
     let mounts = open_namespace(process.as_fd(), "mnt")?;
     let kinds = [
@@ -73,20 +127,25 @@ fn join_container(pid: i32, init: &OwnedFd) -> Result<OwnedFd, SysError> {
         ("uts", CloneFlags::CLONE_NEWUTS),
         ("net", CloneFlags::CLONE_NEWNET),
         ("pid", CloneFlags::CLONE_NEWPID),
+        ("time", CLONE_NEWTIME),
     ];
     let mut others = Vec::new();
     for (kind, flag) in kinds {
-        let theirs = open_namespace(process.as_fd(), kind)?;
+        let theirs = match open_namespace(process.as_fd(), kind) {
+            // Kernels before 5.6.
+            Err(error) if kind == "time" && error.errno() == Errno::ENOENT => continue,
+            theirs => theirs?,
+        };
         if identity(&theirs)? != identity(open_own(kind)?)? {
             others.push((kind, flag, theirs));
         }
     }
     // Only now is it sure that the number still meant this process when it was used.
-    pidfd_send_signal(init.as_fd(), 0)?;
+    pidfd_send_signal(init, 0)?;
     for (kind, flag, namespace) in others {
         setns(&namespace, flag).call(|| format!("setns({kind})"))?;
         if kind == "user" {
-            stage::become_root()?;
+            stage::become_mapped_root()?;
             nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
         }
     }
@@ -96,17 +155,31 @@ fn join_container(pid: i32, init: &OwnedFd) -> Result<OwnedFd, SysError> {
 fn become_payload(
     channel: &Channel,
     launch: &ExecLaunch,
-    program: Option<&[sys::seccomp::Instruction]>,
+    program: Option<&[Instruction]>,
     mounts: &OwnedFd,
 ) -> Result<i32, Report> {
     setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
     let process = &launch.process;
+    attributes::scheduling(process)?;
+    if let Some(processors) = process.exec_cpu_affinity().as_ref().and_then(|one| one.cpu_affinity_final().as_ref()) {
+        attributes::set_affinity(processors).step(|| "setting the processors".to_owned())?;
+    }
     let terminal = process.terminal().unwrap_or(false);
     let console = terminal.then(|| console::open_pair(root.as_fd(), channel)).transpose();
     let console = console.step(|| "opening the terminal".to_owned())?;
     let identity = user::resolve(&launch.user, process)?;
-    let ready = payload::Ready { process, identity: &identity, program, console, setgroups: launch.setgroups };
+    let ready = payload::Ready {
+        process,
+        identity: &identity,
+        program,
+        console,
+        groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
+        preserve_fds: launch.preserve_fds,
+        gate: None,
+        labels: attributes::Labels::open(process)?,
+        before_exec: &|| Ok(()),
+    };
     payload::become_it(channel, &ready)
 }

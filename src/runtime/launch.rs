@@ -6,6 +6,8 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use sys::namespace::IdMap;
 
+use crate::hooks::{State, VERSION};
+
 /// The configuration of the role stage when it makes a container.
 ///
 /// Descriptors of the role, by name: `channel` (to the monitor), `outer` (user namespace), `view` (mount namespace of
@@ -19,7 +21,7 @@ pub struct Launch {
     pub user: String,
     /// Where `/` comes from.
     pub rootfs: Rootfs,
-    /// Ids of the container's user namespace, mapped to those of the outer one.
+    /// Ids of the container's user namespace, mapped to those of the outer one. Empty where none is made.
     pub uid_map: IdMap,
     /// The same for groups.
     pub gid_map: IdMap,
@@ -32,6 +34,43 @@ pub struct Launch {
     pub network: Option<net::Addressing>,
     /// Whether pid 1 is our reaper, with the payload as its child.
     pub reaper: bool,
+    /// Whether the payload gets a session keyring of its own.
+    pub keyring: bool,
+    /// Whether the payload keeps the caller's supplementary groups (they show as 65534 where they are not mapped).
+    pub keep_groups: bool,
+    /// How many descriptors from 3 up the payload inherits.
+    pub preserve_fds: i32,
+    /// What the specification's hooks are told.
+    pub hooks: Option<HookContext>,
+}
+
+/// The constant part of what a hook reads on its standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookContext {
+    /// The container's id.
+    pub id: String,
+    /// The bundle's directory, absolute.
+    pub bundle: PathBuf,
+}
+
+impl HookContext {
+    /// What a hook in the container's namespaces reads: the pid is that of the calling process, as the container sees it.
+    pub fn state<'a>(&'a self, spec: &'a Spec, status: &'a str) -> State<'a> {
+        self.state_of(spec, status, std::process::id() as i32)
+    }
+
+    /// What a hook in the runtime's namespaces reads.
+    pub fn state_of<'a>(&'a self, spec: &'a Spec, status: &'a str, pid: i32) -> State<'a> {
+        let annotations = spec.annotations().iter().flatten();
+        State {
+            oci_version: VERSION,
+            id: &self.id,
+            status,
+            pid,
+            bundle: &self.bundle,
+            annotations: annotations.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        }
+    }
 }
 
 /// Where a container's root file system comes from.
@@ -46,9 +85,16 @@ pub enum Rootfs {
     },
     /// The view itself, which takes writes.
     View,
+    /// A directory of the host, with what is mounted below it.
+    Directory {
+        /// Absolute, its last component no symbolic link.
+        path: PathBuf,
+        /// By pivot_root(2), or else by moving it over `/` and chroot(2), for hosts whose root is an initial ramdisk.
+        pivot: bool,
+    },
 }
 
-/// The configuration of the role exec.
+/// What is to be executed in a running container; the configuration of the role exec.
 ///
 /// Descriptors of the role, by name: `channel`, `outer`, `init` (pidfd of the container's init).
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,4 +109,8 @@ pub struct ExecLaunch {
     pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
     /// As [`Launch::setgroups`].
     pub setgroups: bool,
+    /// As [`Launch::keep_groups`].
+    pub keep_groups: bool,
+    /// As [`Launch::preserve_fds`].
+    pub preserve_fds: i32,
 }

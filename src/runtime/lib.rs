@@ -15,9 +15,11 @@
 //! Steps run in the order in which [`init`] lists them; each failure names its step. Nothing is attached where the
 //! container could reach it before its attributes are set.
 
+pub mod bundle;
 pub mod capabilities;
 pub mod channel;
 pub mod exec;
+pub mod hooks;
 pub mod init;
 pub mod launch;
 pub mod outer;

@@ -186,6 +186,28 @@ pub fn make(caller: &Caller) -> Result<Outer, OuterError> {
     Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix_of_one_id(caller))), block: None })
 }
 
+/// A user namespace with these maps that no process is in, to shift the owners of a mount by.
+pub fn namespace_of(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, OuterError> {
+    let map = OuterMap { uids: uids.to_vec(), gids: gids.to_vec(), setgroups: true };
+    make_with(|pid| write_maps_directly(pid, &map))
+}
+
+/// Writes the maps of the process `pid`, whose user namespace is new: directly where the caller may, which for a plain
+/// user means one line with its own id, else by newuidmap(1) and newgidmap(1).
+pub fn write_maps(pid: i32, uids: &[Extent], gids: &[Extent]) -> Result<(), SysError> {
+    let own = |map: &[Extent], id: u32| matches!(map, [extent] if extent.outside == id && extent.size == 1);
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let map = OuterMap { uids: uids.to_vec(), gids: gids.to_vec(), setgroups: true };
+    let may = sys::security::capabilities()?.effective & (1 << 6 | 1 << 7) == (1 << 6 | 1 << 7);
+    if may {
+        return write_maps_directly(pid, &map);
+    }
+    if own(uids, uid) && own(gids, gid) {
+        return write_maps_directly(pid, &OuterMap { setgroups: false, ..map });
+    }
+    write_maps_by_helpers(pid, &map)
+}
+
 /// The ladder of a namespace that is there already, as far as its map and the caller tell.
 pub fn ladder_of(caller: &Caller, map: &OuterMap) -> Ladder {
     let rung = if caller.uid == 0 { "root" } else { "subuid" };

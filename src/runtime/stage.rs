@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use base::{Context, Kind, Report};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid};
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use sys::namespace::{map_text, open_namespace, proc_dir, write_proc};
 use sys::process::{Flags, fork};
 use sys::role::Inherited;
@@ -45,18 +45,27 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
     let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
-    init::limits::apply(&launch.spec, channel)?;
+    let own_pid = std::process::id() as i32;
+    init::limits::apply(&launch.spec, own_pid, &mut |text| channel.notice(text))?;
     let mut opened =
         launch.caller_is_unmapped.then(|| init::Opened::new(&launch, Some(outer.as_fd()), channel)).transpose()?;
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
-    let flags = namespaces(&launch)?;
+    let flags = namespaces(&launch.spec) | Flags::NEWUSER | Flags::PARENT;
     let (to_init, from_stage) = sys::socket::pair()?;
     let to_init = Cell::new(Some(to_init));
-    let child = fork(flags | Flags::PARENT, None, || {
+    let child = fork(flags, None, || {
         // Init learns of our death by the end of this socket, so it must not keep our end open itself.
         drop(to_init.take());
-        init::main(channel, &launch, opened.take(), program.as_deref(), from_stage.as_fd())
+        let given = init::Given {
+            channel,
+            opened: opened.take(),
+            program: program.as_deref(),
+            from_stage: from_stage.as_fd(),
+            gate: None,
+            late_cgroup: false,
+        };
+        init::main(&launch, given)
     })
     .map_err(name_the_limit)
     .step(|| "making the container's namespaces".to_owned())?;
@@ -66,7 +75,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
 }
 
 /// ENOSPC is a limit of namespaces, namespaces(7): one that the kernel counts for the user, or the depth of nesting.
-fn name_the_limit(error: SysError) -> Report {
+pub(crate) fn name_the_limit(error: SysError) -> Report {
     let limit = error.errno() == Errno::ENOSPC;
     let report = Report::from(error);
     if limit {
@@ -88,6 +97,16 @@ pub fn join_outer(outer: BorrowedFd<'_>) -> Result<(), SysError> {
     nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())
 }
 
+/// Becomes root of the current user namespace if it has one. Where it has none, the capabilities that came with the
+/// namespace are all that is needed.
+pub fn become_mapped_root() -> Result<(), SysError> {
+    let maps_root = |kind: &str| {
+        let path = format!("/proc/self/{kind}_map");
+        std::fs::read_to_string(&path).map(|text| sys::namespace::maps(&text, 0)).call(|| format!("read({path:?})"))
+    };
+    if maps_root("uid")? && maps_root("gid")? { become_root() } else { Ok(()) }
+}
+
 /// Becomes user and group 0 of the current user namespace.
 pub fn become_root() -> Result<(), SysError> {
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
@@ -95,28 +114,22 @@ pub fn become_root() -> Result<(), SysError> {
     nix::unistd::setresuid(uid, uid, uid).call(|| "setresuid(0, 0, 0)".to_owned())
 }
 
-/// The namespaces that the specification asks to be new.
-fn namespaces(launch: &Launch) -> Result<Flags, Report> {
-    let mut flags = Flags::NEWUSER | Flags::NEWNS;
-    let listed = launch.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    for namespace in listed.into_iter().flatten() {
-        if let Some(path) = namespace.path() {
-            let message = format!("joining a namespace by path ({}) is not supported", path.display());
-            return Err(Report::new(Kind::Unsupported, message));
-        }
-        flags |= match namespace.typ() {
-            LinuxNamespaceType::Mount | LinuxNamespaceType::User => Flags::empty(),
-            LinuxNamespaceType::Cgroup => Flags::NEWCGROUP,
-            LinuxNamespaceType::Uts => Flags::NEWUTS,
-            LinuxNamespaceType::Ipc => Flags::NEWIPC,
-            LinuxNamespaceType::Pid => Flags::NEWPID,
-            LinuxNamespaceType::Network => Flags::NEWNET,
-            LinuxNamespaceType::Time => {
-                return Err(Report::new(Kind::Unsupported, "a time namespace is not supported"));
+/// The namespaces that clone3(2) makes new by the specification, but for user namespaces and those of time.
+pub(crate) fn namespaces(spec: &Spec) -> Flags {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let new = listed.iter().filter(|namespace| namespace.path().is_none());
+    new.fold(Flags::empty(), |flags, namespace| {
+        flags
+            | match namespace.typ() {
+                LinuxNamespaceType::Mount => Flags::NEWNS,
+                LinuxNamespaceType::Cgroup => Flags::NEWCGROUP,
+                LinuxNamespaceType::Uts => Flags::NEWUTS,
+                LinuxNamespaceType::Ipc => Flags::NEWIPC,
+                LinuxNamespaceType::Pid => Flags::NEWPID,
+                LinuxNamespaceType::Network => Flags::NEWNET,
+                LinuxNamespaceType::User | LinuxNamespaceType::Time => Flags::empty(),
             }
-        };
-    }
-    Ok(flags)
+    })
 }
 
 /// Everything that only the outer root can do for init.

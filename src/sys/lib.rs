@@ -15,6 +15,7 @@ pub mod netsock;
 pub mod path;
 pub mod process;
 pub mod role;
+pub mod schedule;
 pub mod seccomp;
 pub mod security;
 pub mod socket;

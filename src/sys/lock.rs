@@ -33,6 +33,12 @@ pub fn try_exclusive(file: impl AsFd, path: &Path) -> Result<bool> {
     attempt(file, &WHOLE).call(|| format!("fcntl({}, F_OFD_SETLK, F_WRLCK)", path.display()))
 }
 
+/// Gives the lock up, also where a child has inherited the descriptor.
+pub fn release(file: impl AsFd, path: &Path) -> Result<()> {
+    let none = libc::flock { l_type: libc::F_UNLCK as libc::c_short, ..WHOLE };
+    attempt(file, &none).map(drop).call(|| format!("fcntl({}, F_OFD_SETLK, F_UNLCK)", path.display()))
+}
+
 /// Whether nobody has the exclusive lock; takes a shared one then. The file may be open for reading only.
 pub fn is_free(file: impl AsFd, path: &Path) -> Result<bool> {
     let shared = libc::flock { l_type: libc::F_RDLCK as libc::c_short, ..WHOLE };

@@ -190,10 +190,11 @@ impl<'a> Change<'a> {
         Change { set, clear, propagation: None, idmap: None }
     }
 
-    /// Clears these attributes in the same step.
+    /// Clears these attributes in the same step. A value of the atime field gives way to the kernel's default, relatime.
     #[must_use]
     pub fn clear(mut self, attr: Attr) -> Self {
-        self.clear |= attr.bits();
+        let atime = if attr.intersects(Attr::NOATIME | Attr::STRICTATIME) { ATTR_ATIME_FIELD } else { 0 };
+        self.clear |= attr.bits() | atime;
         self
     }
 

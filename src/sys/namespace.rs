@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Call, Result};
+use crate::error::{Call, Result, check};
 
 /// One line of `uid_map` or `gid_map`: `size` ids from `inside` map to those from `outside`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,15 @@ pub fn map_text(map: &[Extent]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {} {}", extent.inside, extent.outside, extent.size);
         text
+    })
+}
+
+/// Whether the text of a map file, as `/proc/PID/uid_map` shows it, maps the id `inside`.
+pub fn maps(text: &str, inside: u32) -> bool {
+    text.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
+        let (first, size) = (numbers.next().unwrap_or(0), numbers.nth(1).unwrap_or(0));
+        inside.checked_sub(first).is_some_and(|offset| offset < size)
     })
 }
 
@@ -64,6 +73,14 @@ pub fn open_own(kind: &str) -> Result<OwnedFd> {
         .call(|| format!("open({path:?})"))
 }
 
+/// `setdomainname(2)` of the caller's UTS namespace; at most 64 bytes.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: the kernel copies `len` bytes from a live string; it needs no terminating NUL.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(result.into(), || format!("setdomainname({name:?})"))?;
+    Ok(())
+}
+
 /// What makes two namespace descriptors the same namespace: device and inode of its nsfs file (ioctl_ns(2)).
 pub fn identity(namespace: impl AsFd) -> Result<(u64, u64)> {
     let stat = nix::sys::stat::fstat(namespace).call(|| "fstat(namespace)".to_owned())?;
@@ -78,5 +95,7 @@ mod tests {
     fn a_map_is_one_line_an_extent() {
         let map = [Extent { inside: 0, outside: 1000, size: 1 }, Extent { inside: 1, outside: 100_000, size: 65_536 }];
         assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n");
+        let shown = "         0       1000          1\n         1     100000      65536\n";
+        assert!([0, 1, 65_536].iter().all(|id| maps(shown, *id)) && !maps(shown, 65_537) && !maps("", 0));
     }
 }

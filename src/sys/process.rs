@@ -184,6 +184,15 @@ pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     Ok(())
 }
 
+/// Makes the descriptor of this number, which the caller of the program has handed on, outlive an exec. `EBADF` when
+/// there is none.
+pub fn keep_over_exec(number: RawFd) -> Result<()> {
+    // SAFETY: changes a flag only; no descriptor object of ours depends on it.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    check(result.into(), || format!("fcntl({number}, F_SETFD, 0)"))?;
+    Ok(())
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -230,7 +239,8 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
-/// Sets the OOM score adjustment of the calling process; lowering it below the inherited value is refused (`EACCES`).
-pub fn set_oom_score_adj(value: i32) -> Result<()> {
-    std::fs::write("/proc/self/oom_score_adj", value.to_string()).call(|| format!("write(oom_score_adj, {value})"))
+/// Sets the OOM score adjustment of a process; lowering it below the inherited value is refused (`EACCES`).
+pub fn set_oom_score_adj(pid: i32, value: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    std::fs::write(&path, value.to_string()).call(|| format!("write({path:?}, {value})"))
 }

@@ -238,7 +238,8 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
 fn bind(source: &Path, destination: &str, read_only: bool) -> Mount {
     let mut options = vec!["rbind", "rprivate"];
     if read_only {
-        options.push("ro");
+        // As Docker does since 25.0: what is mounted below the source as well.
+        options.push("rro");
     }
     let mut mount = mount(destination, "bind", "", &options);
     mount.set_source(Some(source.to_owned()));

@@ -9,10 +9,8 @@ use base::{ContainerId, Context, Kind, Report};
 use monitor::protocol::{self, Frame};
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
-use oci_spec::runtime::Spec;
 use runtime::Launch;
 use runtime::outer::{Caller, ladder_of};
-use sys::namespace::Extent;
 use sys::role::Spawn;
 
 use crate::Engine;
@@ -66,7 +64,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let launch = Launch {
-        spec: fit_to_map(launchable.spec, &gid_map),
+        spec: launchable.spec,
         user: user(record, &launchable.user),
         rootfs,
         uid_map,
@@ -75,6 +73,10 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         caller_is_unmapped: owner.is_some(),
         network: addressing.clone(),
         reaper: record.host.init,
+        keyring: true,
+        keep_groups: false,
+        preserve_fds: 0,
+        hooks: None,
     };
     let config = monitor::role::Config {
         id: record.id.clone(),
@@ -141,19 +143,6 @@ fn user(record: &Record, user: &str) -> String {
         return format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid());
     }
     user.to_owned()
-}
-
-/// devpts takes the group of terminals only where that group is mapped.
-fn fit_to_map(mut spec: Spec, gid_map: &[Extent]) -> Spec {
-    const TTY_GROUP: u32 = 5;
-    let mapped = gid_map.iter().any(|extent| extent.inside <= TTY_GROUP && TTY_GROUP - extent.inside < extent.size);
-    if !mapped && let Some(mounts) = spec.mounts_mut() {
-        for mount in mounts {
-            let options = mount.options().iter().flatten().filter(|option| *option != "gid=5").cloned().collect();
-            mount.set_options(Some(options));
-        }
-    }
-    spec
 }
 
 fn network(record: &Record, addressing: Addressing) -> NetSpec {

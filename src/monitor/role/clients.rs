@@ -140,6 +140,8 @@ impl Monitor {
             init_pid,
             seccomp: self.config.seccomp.clone(),
             setgroups: self.config.setgroups,
+            keep_groups: false,
+            preserve_fds: 0,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];

@@ -5,29 +5,33 @@ use std::os::fd::AsFd;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{PosixRlimitType, Spec};
 use sys::mount::{Attr, FsContext};
+use sys::schedule::{self, set_limit};
 use sys::{Call, Errno};
 
-use crate::channel::Channel;
-
-/// Sets rlimits and the OOM score before the user namespace is entered. A hard limit above the caller's is clamped
-/// with a notice, as nobody without real root can raise it; an OOM score below the inherited one is left.
-pub fn apply(spec: &Spec, channel: &Channel) -> Result<(), Report> {
+/// Sets rlimits and the OOM score of the process `pid`, a child of the caller's that runs nothing of the container yet.
+///
+/// From outside its user namespace, as only there the caller's own rights count. A hard limit above the inherited one is
+/// clamped with a notice where it may not be raised; an OOM score below the inherited one is left.
+pub fn apply(spec: &Spec, pid: i32, notice: &mut dyn FnMut(String)) -> Result<(), Report> {
     let Some(process) = spec.process() else { return Ok(()) };
     for limit in process.rlimits().iter().flatten() {
         let resource = resource(limit.typ());
-        let (_, ceiling) = getrlimit(resource).call(|| format!("getrlimit({resource:?})"))?;
-        let (soft, hard) = (limit.soft().min(ceiling), limit.hard().min(ceiling));
-        if hard < limit.hard() {
-            channel.notice(format!("{resource:?}: {} is above the limit of this session; using {hard}", limit.hard()));
+        match set_limit(pid, resource, limit.soft(), limit.hard()) {
+            Err(error) if error.errno() == Errno::EPERM => {
+                let (_, ceiling) = schedule::limit(pid, resource)?;
+                let hard = limit.hard().min(ceiling);
+                notice(format!("{resource:?}: {} is above the limit of this session; using {hard}", limit.hard()));
+                set_limit(pid, resource, limit.soft().min(ceiling), hard)?;
+            }
+            result => result?,
         }
-        setrlimit(resource, soft, hard).call(|| format!("setrlimit({resource:?}, {soft}, {hard})"))?;
     }
     if let Some(score) = process.oom_score_adj() {
-        match sys::process::set_oom_score_adj(score) {
+        match sys::process::set_oom_score_adj(pid, score) {
             Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => {}
             result => result?,
         }

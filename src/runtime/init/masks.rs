@@ -18,6 +18,9 @@ pub fn names(spec: &Spec) -> Result<(), Report> {
     if let Some(name) = spec.hostname() {
         nix::unistd::sethostname(name).call(|| format!("sethostname({name:?})"))?;
     }
+    if let Some(name) = spec.domainname() {
+        sys::namespace::set_domain_name(name)?;
+    }
     Ok(())
 }
 
@@ -32,7 +35,7 @@ pub fn apply(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), Report> {
         return Ok(());
     }
     // One device and one empty directory serve all masks: each is cloned from a descriptor that was verified.
-    let null = open_host("/dev/null", 1, 3)?;
+    let null = open_host(Path::new("/dev/null"), SFlag::S_IFCHR, 1, 3)?;
     let empty = FsContext::open(c"tmpfs")?;
     empty.set(c"source", c"tmpfs")?;
     empty.set(c"nr_inodes", c"2")?;

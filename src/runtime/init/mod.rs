@@ -8,26 +8,31 @@
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
 //! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
 //!    ("setting up the network");
-//! 5. the root file system, attached on top of the host's ("mounting the root file system");
+//! 5. scheduling and other attributes that exec keeps ("setting the ATTRIBUTE");
+//!    the root file system, attached on top of the host's ("mounting the root file system");
 //! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
-//! 9. pivot, so that nothing of the host is left ("changing the root directory");
-//! 10. the payload's user, directory and environment ("choosing the user");
-//! 11. READY, wait for GO, capabilities, no_new_privs, seccomp, exec ("executing the command").
+//! 9. the hooks of a bundle: the runtime's by who holds the channel, the container's own ("running the KIND hook PATH");
+//! 10. pivot, so that nothing of the host is left ("changing the root directory");
+//! 11. the payload's user, directory and environment ("choosing the user");
+//! 12. READY, wait for GO, the start hooks, capabilities, no_new_privs, seccomp, exec ("executing the command").
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use base::{Context, Kind, Report};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use sys::Call;
 use sys::seccomp::Instruction;
-use sys::{Call, SysError};
 
 use crate::channel::{Channel, Message};
-use crate::launch::Launch;
-use crate::seccomp;
+use crate::launch::{Launch, Rootfs};
+use crate::{hooks, seccomp};
 
+pub mod attributes;
 pub mod console;
+mod copy;
 pub mod devices;
 pub mod limits;
 pub mod masks;
@@ -40,11 +45,11 @@ pub mod user;
 /// What only the caller's own identity may reach, as mounts that are attached nowhere.
 ///
 /// Two things are needed at once: the caller's identity, to search its directories, and `CAP_SYS_ADMIN` over the mount
-/// namespace, to clone from it. A plain user has both as init, before it becomes root inside; real root has both as the
-/// stage, before it joins the outer namespace, where it has no id.
+/// namespace, to clone from it. A plain user has both as init, before it becomes root inside; real root has both before
+/// the fork: it has no id in the namespaces that follow.
 #[derive(Debug)]
 pub struct Opened {
-    layers: Option<rootfs::Layers>,
+    rootfs: rootfs::Opened,
     sources: mounts::Sources,
 }
 
@@ -52,20 +57,32 @@ impl Opened {
     /// Opens all of it; `shift` as for [`mounts::open_sources`].
     pub fn new(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
         let sources = mounts::open_sources(&launch.spec, shift, channel)?;
-        let layers = rootfs::open_layers(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Ok(Opened { layers, sources })
+        let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+        Ok(Opened { rootfs, sources })
     }
 }
 
+/// What init has from its parent, beside the launch.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// To the monitor, or to who makes a bundle's container.
+    pub channel: &'a Channel,
+    /// Where the parent has opened it.
+    pub opened: Option<Opened>,
+    /// The seccomp program.
+    pub program: Option<&'a [Instruction]>,
+    /// Says that the maps are written, and brings the view.
+    pub from_stage: BorrowedFd<'a>,
+    /// Who is to say GO, where it is not who holds the channel.
+    pub gate: Option<OwnedFd>,
+    /// Whether init makes its cgroup namespace itself, once it has been moved into its cgroup.
+    pub late_cgroup: bool,
+}
+
 /// Runs init to its end; returns only when it failed or when it was the reaper. The code is the process's exit code.
-pub fn main(
-    channel: &Channel,
-    launch: &Launch,
-    opened: Option<Opened>,
-    program: Option<&[Instruction]>,
-    from_stage: BorrowedFd<'_>,
-) -> i32 {
-    match run(channel, launch, opened, program, from_stage) {
+pub fn main(launch: &Launch, given: Given<'_>) -> i32 {
+    let channel = given.channel;
+    match run(launch, given) {
         Ok(code) => code,
         Err(report) => {
             channel.fail(&report);
@@ -83,53 +100,87 @@ pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Vec<Instruction>>
     Ok(Some(program))
 }
 
-fn run(
-    channel: &Channel,
-    launch: &Launch,
-    opened: Option<Opened>,
-    program: Option<&[Instruction]>,
-    from_stage: BorrowedFd<'_>,
-) -> Result<i32, Report> {
-    let process = launch.spec.process().as_ref();
+fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
+    let Given { channel, opened, program, from_stage, gate, late_cgroup } = given;
+    let spec = &launch.spec;
+    let process = spec.process().as_ref();
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
-    let Opened { layers, sources } = match opened {
+    let Opened { rootfs, sources } = match opened {
         Some(opened) => opened,
         None => Opened::new(launch, None, channel)?,
     };
     let view = wait_for_stage(from_stage)?;
     enter(launch).step(|| "entering the namespaces".to_owned())?;
+    if late_cgroup {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)".to_owned())?;
+    }
     if let Some(addressing) = &launch.network {
         let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
         channel.send(&Message::Tap, Some(tap.as_fd()))?;
-    } else if has_own_network(&launch.spec) {
+    } else if is_new(spec, LinuxNamespaceType::Network) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }
-    let root = rootfs::mount(launch, layers, view).step(|| "mounting the root file system".to_owned())?;
-    mounts::mount_all(&launch.spec, root.as_fd(), sources, channel)?;
-    devices::make(&launch.spec, root.as_fd()).step(|| "making /dev".to_owned())?;
-    rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
+    attributes::apply(spec)?;
+    let root = rootfs::mount(launch, rootfs, view).step(|| "mounting the root file system".to_owned())?;
+    let own_pids = is_new(spec, LinuxNamespaceType::Pid);
+    mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
+    devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
+        rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
+    }
     let terminal = process.terminal().unwrap_or(false);
     let console = terminal.then(|| console::open(root.as_fd(), channel)).transpose();
     let console = console.step(|| "opening the terminal".to_owned())?;
-    limits::sysctls(&launch.spec)?;
-    masks::names(&launch.spec)?;
-    masks::apply(&launch.spec, root.as_fd())?;
-    rootfs::pivot(&launch.spec, root.as_fd()).step(|| "changing the root directory".to_owned())?;
+    limits::sysctls(spec)?;
+    masks::names(spec)?;
+    masks::apply(spec, root.as_fd())?;
+    if let Some(context) = &launch.hooks {
+        channel.send(&Message::Mounted, None)?;
+        wait_for_go(channel)?;
+        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_deref()).unwrap_or_default();
+        hooks::run("createContainer", hooks, &context.state(spec, "creating"), Path::new("/"))?;
+    }
+    let labels = attributes::Labels::open(process)?;
+    rootfs::pivot(launch, root.as_fd()).step(|| "changing the root directory".to_owned())?;
     drop(root);
 
     let identity = user::resolve(&launch.user, process)?;
-    let ready = payload::Ready { process, identity: &identity, program, console, setgroups: launch.setgroups };
+    let ready = payload::Ready {
+        process,
+        identity: &identity,
+        program,
+        console,
+        groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
+        preserve_fds: launch.preserve_fds,
+        gate,
+        labels,
+        before_exec: &|| match &launch.hooks {
+            Some(context) => {
+                let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
+                hooks::run("startContainer", hooks.unwrap_or_default(), &context.state(spec, "created"), Path::new("/"))
+            }
+            None => Ok(()),
+        },
+    };
     if launch.reaper {
         return reaper::run(channel, &ready);
     }
     payload::become_it(channel, &ready)
 }
 
-/// Whether the specification asks for a network namespace.
-fn has_own_network(spec: &Spec) -> bool {
+/// Waits for the one that holds the other end of the channel.
+pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Report> {
+    match channel.receive()? {
+        Some((Message::Go, _)) => Ok(()),
+        _ => Err(Report::new(Kind::Internal, "who starts the container ended before its command was started")),
+    }
+}
+
+/// Whether the specification asks for a new namespace of this type.
+fn is_new(spec: &Spec, typ: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.is_some_and(|list| list.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Network))
+    namespaces.is_some_and(|list| list.iter().any(|one| one.typ() == typ && one.path().is_none()))
 }
 
 /// Waits until the stage has written the id maps; returns the view's detached mount where there is one.
@@ -143,22 +194,20 @@ fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report>
     Ok(fds.pop())
 }
 
-/// Root of the inner user namespace, invisible to ptrace from inside, with mount events only coming in.
-fn enter(launch: &Launch) -> Result<(), SysError> {
-    if launch.setgroups {
+/// Root of the container's user namespace, invisible to ptrace from inside, with mount events only coming in.
+fn enter(launch: &Launch) -> Result<(), Report> {
+    if launch.setgroups && !launch.keep_groups {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
-    crate::stage::become_root()?;
+    crate::stage::become_mapped_root()?;
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    // A kernel without keyrings, or a user with too many, costs only the separation of keys.
-    let _ = sys::security::new_session_keyring();
-    nix::mount::mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .call(|| "mount(/, MS_REC|MS_SLAVE)".to_owned())
+    if launch.keyring {
+        // A kernel without keyrings, or a user with too many, costs only the separation of keys.
+        let _ = sys::security::new_session_keyring();
+    }
+    let none: Option<&str> = None;
+    let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE;
+    nix::mount::mount(none, "/", none, flags, none).call(|| "mount(/, MS_REC|MS_SLAVE)".to_owned())?;
+    Ok(())
 }

@@ -10,18 +10,21 @@ use std::path::{Path, PathBuf};
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use oci_spec::runtime::{Mount, Spec};
 use sys::mount::{Attr, Change, FsContext, Propagation, attach, clone_mount};
 use sys::path::{make_dirs_in, make_file_in, open_in};
 use sys::{Call, Errno, SysError};
 
 use crate::channel::Channel;
+use crate::init::copy;
 use crate::init::rootfs::c_string;
 
 /// Detached clones of the bind sources by the position of their mount in the specification.
 pub type Sources = BTreeMap<usize, OwnedFd>;
 
-/// Clones the sources of all bind mounts, with everything below where the mount asks for that.
+/// Clones the sources of all bind mounts, with everything below where the mount asks for that, and shifts the owners of
+/// those that are to be id-mapped.
 ///
 /// With `shift`, a user namespace, its ids stand for those on disk, and so the files of real root, who has no id in the
 /// container, are those of the container's root. What cannot be shifted is told: its files belong to nobody inside.
@@ -30,13 +33,16 @@ pub fn open_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channe
     let mut unshifted = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
         let Some(source) = bind_source(mount) else { continue };
-        let recursive = Options::of(mount).recursive;
+        let step = || format!("mounting {} on {}", source.display(), mount.destination().display());
+        let options = Options::of(mount);
         let clone = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({source:?}, O_PATH)"))
-            .and_then(|fd| clone_below(fd.as_fd(), recursive))
-            .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))?;
-        if let Some(user_namespace) = shift
-            && !shift_owners(clone.as_fd(), user_namespace, recursive)?
+            .and_then(|fd| clone_below(fd.as_fd(), &options))
+            .step(step)?;
+        if let Some(recursive) = options.idmap {
+            id_map(spec, mount, clone.as_fd(), recursive).step(step)?;
+        } else if let Some(user_namespace) = shift
+            && !shift_owners(clone.as_fd(), user_namespace, options.recursive)?
         {
             unshifted.push(source.to_string_lossy());
         }
@@ -52,10 +58,13 @@ pub fn open_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channe
     Ok(sources)
 }
 
-/// A clone that mount events reach, and none leaves: one that real root makes is a peer of the host's mount at first.
-fn clone_below(source: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, SysError> {
-    let clone = clone_mount(source, sys::path::SELF, recursive)?;
-    Change::set(Attr::empty()).propagation(Propagation::Slave).apply(clone.as_fd(), recursive)?;
+/// A clone that mount events reach, and none leaves, unless it is to be shared: one that real root makes is a peer of the
+/// host's mount at first.
+fn clone_below(source: BorrowedFd<'_>, options: &Options) -> Result<OwnedFd, SysError> {
+    let clone = clone_mount(source, sys::path::SELF, options.recursive)?;
+    if !options.propagation.iter().any(|(propagation, _)| *propagation == Propagation::Shared) {
+        Change::set(Attr::empty()).propagation(Propagation::Slave).apply(clone.as_fd(), options.recursive)?;
+    }
     Ok(clone)
 }
 
@@ -74,10 +83,21 @@ fn shift_owners(clone: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive
     Ok(false)
 }
 
+/// What the mounts depend on beside the specification.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The container's root directory, `O_PATH`.
+    pub root: BorrowedFd<'a>,
+    /// Its own pid namespace is shown by a procfs of its own; else the host's is shown.
+    pub own_pids: bool,
+    /// For lines to the user.
+    pub channel: &'a Channel,
+}
+
 /// Performs every mount of the specification in its order.
-pub fn mount_all(spec: &Spec, root: BorrowedFd<'_>, mut sources: Sources, channel: &Channel) -> Result<(), Report> {
+pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result<(), Report> {
     for (position, mount) in mounts(spec).enumerate() {
-        mount_one(mount, root, sources.remove(&position), channel)
+        mount_one(mount, place, sources.remove(&position))
             .step(|| format!("mounting {}", mount.destination().display()))?;
     }
     Ok(())
@@ -87,32 +107,119 @@ fn mounts(spec: &Spec) -> impl Iterator<Item = &Mount> {
     spec.mounts().iter().flatten()
 }
 
-fn bind_source(mount: &Mount) -> Option<&PathBuf> {
-    let options = mount.options().iter().flatten();
-    let bind = mount.typ().as_deref() == Some("bind") || options.into_iter().any(|o| o == "bind" || o == "rbind");
-    mount.source().as_ref().filter(|_| bind)
+/// The source of a bind mount; a path is the host's.
+pub(crate) fn bind_source(mount: &Mount) -> Option<&PathBuf> {
+    let options = mount.options().as_deref().unwrap_or_default();
+    let has = |word: &str| options.iter().any(|option| option == word);
+    let bind = mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind");
+    mount.source().as_ref().filter(|_| bind && !has("remount"))
 }
 
-fn mount_one(mount: &Mount, root: BorrowedFd<'_>, source: Option<OwnedFd>, channel: &Channel) -> Result<(), Report> {
+fn mount_one(mount: &Mount, place: &Place<'_>, source: Option<OwnedFd>) -> Result<(), Report> {
     let options = Options::of(mount);
+    if options.remount {
+        let target = open_in(place.root, mount.destination(), OFlag::O_PATH, Mode::empty())?;
+        return change(target.as_fd(), &options, mount, place.channel);
+    }
     let typ = mount.typ().as_deref().unwrap_or("bind");
+    let name = mount.source().as_deref().and_then(Path::to_str).unwrap_or(typ);
+    let bound = source.is_some();
     let built = match (source, typ) {
-        (Some(clone), _) => bind(clone, &options)?,
-        (None, "proc") => procfs(&options)?,
-        (None, "sysfs") => sysfs(&options, channel)?,
-        (None, "cgroup" | "cgroup2") => cgroupfs(&options, channel)?,
-        (None, "tmpfs" | "devpts" | "mqueue") => file_system(typ, &options, options.attr)?,
-        (None, other) => {
-            let message = format!("a mount of type {other:?} is not possible without root");
-            return Err(Report::new(Kind::Unsupported, message));
-        }
+        (Some(clone), _) => clone,
+        (None, "proc") => procfs(name, &options, place)?,
+        (None, "sysfs") => sysfs(name, &options, place.channel)?,
+        (None, "cgroup" | "cgroup2") => cgroupfs(name, &options, place.channel)?,
+        (None, "devpts") => devpts(name, &options)?,
+        (None, "mqueue") => mqueue(name, &options)?,
+        (None, other) => file_system(other, name, &options, options.set).map_err(|error| needs_root(other, error))?,
     };
-    let target = target(root, mount.destination(), &built, typ)?;
+    if !bound && options.idmap.is_some() {
+        return Err(Report::new(Kind::Unsupported, "only bind mounts can be id-mapped"));
+    }
+    if bound || !options.set_all.is_empty() || !options.clear_all.is_empty() {
+        change(built.as_fd(), &options, mount, place.channel)?;
+    }
+    let target = target(place.root, mount.destination(), &built, typ)?;
+    if options.copy_up {
+        copy::tree(target.as_fd(), built.as_fd()).step(|| "copying what the tmpfs covers".to_owned())?;
+    }
     attach(built.as_fd(), target.as_fd())?;
-    if let Some(propagation) = options.propagation {
-        Change::set(Attr::empty()).propagation(propagation).apply(built.as_fd(), options.recursive)?;
+    for (propagation, recursive) in &options.propagation {
+        Change::set(Attr::empty()).propagation(*propagation).apply(built.as_fd(), *recursive)?;
     }
     Ok(())
+}
+
+/// Sets and clears attributes of a mount that exists. What the host has locked in its own mount cannot be cleared in a
+/// user namespace (mount_namespaces(7)): then it is kept, and told.
+fn change(mount: BorrowedFd<'_>, options: &Options, of: &Mount, channel: &Channel) -> Result<(), Report> {
+    for (set, clear, recursive) in [(options.set, options.clear, false), (options.set_all, options.clear_all, true)] {
+        if !set.is_empty() {
+            Change::set(set).apply(mount, recursive)?;
+        }
+        let clear = if recursive { clear } else { clear & present(mount)? };
+        if clear.is_empty() {
+            continue;
+        }
+        match Change::set(Attr::empty()).clear(clear).apply(mount, recursive) {
+            Err(error) if error.errno() == Errno::EPERM => channel.notice(format!(
+                "mount on {}: the host's mount is {clear:?} and this cannot be taken away without root",
+                of.destination().display()
+            )),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// The attributes that a mount has, of those that a word can clear.
+fn present(mount: BorrowedFd<'_>) -> Result<Attr, SysError> {
+    let flags = fstatvfs(mount).call(|| "fstatvfs(mount)".to_owned())?.flags();
+    let pairs = [
+        (FsFlags::ST_RDONLY, Attr::RDONLY),
+        (FsFlags::ST_NOSUID, Attr::NOSUID),
+        (FsFlags::ST_NODEV, Attr::NODEV),
+        (FsFlags::ST_NOEXEC, Attr::NOEXEC),
+        (FsFlags::ST_NOATIME, Attr::NOATIME),
+        (FsFlags::ST_NODIRATIME, Attr::NODIRATIME),
+    ];
+    let known =
+        pairs.iter().filter(|(flag, _)| flags.contains(*flag)).fold(Attr::empty(), |all, (_, attr)| all | *attr);
+    // statvfs(3) does not tell these.
+    Ok(known | Attr::STRICTATIME | Attr::NOSYMFOLLOW)
+}
+
+/// Shifts the owners of a mount by its own mappings, or else by the container's.
+fn id_map(spec: &Spec, mount: &Mount, built: BorrowedFd<'_>, recursive: bool) -> Result<(), Report> {
+    let own = mount.uid_mappings().as_ref().zip(mount.gid_mappings().as_ref());
+    let linux = spec.linux().as_ref();
+    let of_container = || linux.and_then(|linux| linux.uid_mappings().as_ref().zip(linux.gid_mappings().as_ref()));
+    let (uids, gids) = own.or_else(of_container).ok_or_else(|| {
+        Report::new(Kind::Usage, "an id-mapped mount needs uidMappings and gidMappings, its own or the container's")
+    })?;
+    let namespace = crate::outer::namespace_of(&extents(uids), &extents(gids))?;
+    Change::set(Attr::empty()).idmap(namespace.as_fd()).apply(built, recursive).map_err(|error| {
+        let refused = matches!(error.errno(), Errno::EPERM | Errno::EINVAL);
+        let report = Report::from(error);
+        if refused {
+            report.with_hint(
+                "owners can be shifted by who has CAP_SYS_ADMIN where the file system was mounted, and on file systems \
+                 that support it",
+            )
+        } else {
+            report
+        }
+    })
+}
+
+/// The specification's mappings as the kernel's.
+pub fn extents(mappings: &[oci_spec::runtime::LinuxIdMapping]) -> sys::namespace::IdMap {
+    let extent = |mapping: &oci_spec::runtime::LinuxIdMapping| sys::namespace::Extent {
+        inside: mapping.container_id(),
+        outside: mapping.host_id(),
+        size: mapping.size(),
+    };
+    mappings.iter().map(extent).collect()
 }
 
 /// Opens the mount point inside the root, making it as a file or a directory like the source. `/proc` and `/sys` must
@@ -140,16 +247,9 @@ fn target(root: BorrowedFd<'_>, path: &Path, built: &OwnedFd, typ: &str) -> Resu
     Ok(target)
 }
 
-fn bind(clone: OwnedFd, options: &Options) -> Result<OwnedFd, SysError> {
-    if !options.attr.is_empty() {
-        Change::set(options.attr).apply(clone.as_fd(), options.recursive)?;
-    }
-    Ok(clone)
-}
-
-fn file_system(typ: &str, options: &Options, attr: Attr) -> Result<OwnedFd, SysError> {
+fn file_system(typ: &str, source: &str, options: &Options, attr: Attr) -> Result<OwnedFd, SysError> {
     let context = FsContext::open(&c_string(typ)?)?;
-    context.set(c"source", &c_string(typ)?)?;
+    context.set(c"source", &c_string(source)?)?;
     for option in &options.data {
         match option.split_once('=') {
             Some((key, value)) => context.set(&c_string(key)?, &c_string(value)?)?,
@@ -159,30 +259,41 @@ fn file_system(typ: &str, options: &Options, attr: Attr) -> Result<OwnedFd, SysE
     context.mount(attr)
 }
 
+fn needs_root(typ: &str, error: SysError) -> Report {
+    let hint = match error.errno() {
+        Errno::EPERM => Some(format!("a mount of type {typ:?} is not possible in a user namespace")),
+        Errno::ENODEV => Some(format!("the kernel does not know the file system {typ:?}")),
+        _ => None,
+    };
+    let report = Report::from(error);
+    match hint {
+        Some(hint) => report.with_hint(hint),
+        None => report,
+    }
+}
+
 /// What helps when the kernel refuses a new procfs.
 pub(crate) const PROC_IS_MASKED: &str =
     "the surrounding container masks /proc; unmask it there (--security-opt unmask=ALL)";
 
-/// A new procfs of the container's pid namespace. The kernel refuses it where the surrounding procfs has masks.
-fn procfs(options: &Options) -> Result<OwnedFd, Report> {
-    file_system("proc", options, options.attr).map_err(|error| {
-        let masked = error.errno() == Errno::EPERM;
-        let report = Report::from(error);
-        if masked { report.with_hint(PROC_IS_MASKED) } else { report }
-    })
+/// A new procfs of the container's pid namespace. The kernel refuses it where the surrounding procfs has masks. Where
+/// the pid namespace is the host's and not ours, so is its `/proc`.
+fn procfs(name: &str, options: &Options, place: &Place<'_>) -> Result<OwnedFd, Report> {
+    match file_system("proc", name, options, options.set) {
+        Err(error) if error.errno() == Errno::EPERM && !place.own_pids => Ok(host("/proc", options.set)?),
+        Err(error) => {
+            let masked = error.errno() == Errno::EPERM;
+            let report = Report::from(error);
+            Err(if masked { report.with_hint(PROC_IS_MASKED) } else { report })
+        }
+        Ok(mounted) => Ok(mounted),
+    }
 }
 
 /// A new sysfs when the container owns its network namespace, else the host's, recursively and read-only.
-fn sysfs(options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
-    match file_system("sysfs", options, options.attr) {
-        Err(error) if error.errno() == Errno::EPERM => {
-            let host = nix::fcntl::open("/sys", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-                .call(|| "open(/sys, O_PATH)".to_owned())?;
-            let clone = clone_mount(host.as_fd(), sys::path::SELF, true)?;
-            let attr = options.attr | Attr::RDONLY;
-            Change::set(attr).propagation(Propagation::Slave).apply(clone.as_fd(), true)?;
-            Ok(clone)
-        }
+fn sysfs(name: &str, options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
+    match file_system("sysfs", name, options, options.set) {
+        Err(error) if error.errno() == Errno::EPERM => host("/sys", options.set | Attr::RDONLY),
         Err(error) => {
             channel.notice(format!("sysfs: not mounted: {error}: {}", error.cause));
             Err(error)
@@ -191,13 +302,42 @@ fn sysfs(options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
     }
 }
 
+/// The message queues of the container's ipc namespace, or the host's where it has none of its own.
+fn mqueue(name: &str, options: &Options) -> Result<OwnedFd, SysError> {
+    match file_system("mqueue", name, options, options.set) {
+        Err(error) if error.errno() == Errno::EPERM => host("/dev/mqueue", options.set),
+        mounted => mounted,
+    }
+}
+
+/// A devpts of its own. A group that is not mapped cannot own its terminals: Linux 6.15 refuses that at another step
+/// than kernels before, so the option is left out by what the map says and not by the error.
+fn devpts(name: &str, options: &Options) -> Result<OwnedFd, Report> {
+    let map = std::fs::read_to_string("/proc/self/gid_map").call(|| "read(/proc/self/gid_map)".to_owned())?;
+    let unmapped = |option: &String| {
+        option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()).is_some_and(|gid| !sys::namespace::maps(&map, gid))
+    };
+    let mut fitting = options.clone();
+    fitting.data.retain(|option| !unmapped(option));
+    Ok(file_system("devpts", name, &fitting, options.set)?)
+}
+
+/// A clone of what the host has at `path`, with everything below, that mount events of the host still reach.
+fn host(path: &str, attr: Attr) -> Result<OwnedFd, SysError> {
+    let fd = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({path:?}, O_PATH)"))?;
+    let clone = clone_mount(fd.as_fd(), sys::path::SELF, true)?;
+    Change::set(attr).propagation(Propagation::Slave).apply(clone.as_fd(), true)?;
+    Ok(clone)
+}
+
 /// cgroup2 rooted at the container's own cgroup; where the host has none to give, an empty read-only directory.
-fn cgroupfs(options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
+fn cgroupfs(name: &str, options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
     let plain = Options { data: Vec::new(), ..options.clone() };
-    match file_system("cgroup2", &plain, options.attr) {
+    match file_system("cgroup2", name, &plain, options.set) {
         Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY | Errno::ENODEV) => {
             channel.notice(format!("cgroup file system: cannot be mounted ({}); /sys/fs/cgroup is empty", error.cause));
-            file_system("tmpfs", &plain, options.attr | Attr::RDONLY)
+            file_system("tmpfs", "tmpfs", &plain, options.set | Attr::RDONLY)
         }
         mounted => mounted,
     }
@@ -205,37 +345,156 @@ fn cgroupfs(options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
 
 /// A mount's options, taken apart.
 #[derive(Clone, Debug)]
-struct Options {
-    attr: Attr,
+pub(crate) struct Options {
+    /// Of the mount itself.
+    set: Attr,
+    clear: Attr,
+    /// Of the mount and all below it: `rro`, `rnosuid` and their kind.
+    set_all: Attr,
+    clear_all: Attr,
+    /// With everything that is mounted below the source.
     recursive: bool,
-    propagation: Option<Propagation>,
+    /// Each applied in turn: to the mount, or with `true` to all below it as well.
+    propagation: Vec<(Propagation, bool)>,
+    /// Changes the mount that is there instead of making one.
+    remount: bool,
+    /// A tmpfs begins with what it covers.
+    copy_up: bool,
+    /// Owners are shifted, below the mount as well with `true`.
+    idmap: Option<bool>,
+    /// For the file system.
     data: Vec<String>,
 }
 
 impl Options {
-    /// The words of mount(8) that the runtime specification allows; the rest goes to the file system.
-    fn of(mount: &Mount) -> Self {
-        let mut parsed = Options { attr: Attr::empty(), recursive: false, propagation: None, data: Vec::new() };
+    /// The words of the runtime specification (config-linux.md, "Mount options"); the rest goes to the file system.
+    pub(crate) fn of(mount: &Mount) -> Self {
+        let mut parsed = Options {
+            set: Attr::empty(),
+            clear: Attr::empty(),
+            set_all: Attr::empty(),
+            clear_all: Attr::empty(),
+            recursive: false,
+            propagation: Vec::new(),
+            remount: false,
+            copy_up: false,
+            idmap: None,
+            data: Vec::new(),
+        };
         for option in mount.options().iter().flatten() {
-            match option.as_str() {
-                "ro" | "rro" => parsed.attr |= Attr::RDONLY,
-                "nosuid" | "rnosuid" => parsed.attr |= Attr::NOSUID,
-                "nodev" | "rnodev" => parsed.attr |= Attr::NODEV,
-                "noexec" | "rnoexec" => parsed.attr |= Attr::NOEXEC,
-                "noatime" => parsed.attr |= Attr::NOATIME,
-                "strictatime" => parsed.attr |= Attr::STRICTATIME,
-                "nodiratime" => parsed.attr |= Attr::NODIRATIME,
-                "nosymfollow" => parsed.attr |= Attr::NOSYMFOLLOW,
-                // What a new mount is anyway; on a bind of the host's they are locked and need no words.
-                "rw" | "suid" | "dev" | "exec" | "relatime" | "atime" | "diratime" | "bind" | "defaults" => {}
-                "rbind" => parsed.recursive = true,
-                "private" | "rprivate" => parsed.propagation = Some(Propagation::Private),
-                "slave" | "rslave" => parsed.propagation = Some(Propagation::Slave),
-                "shared" | "rshared" => parsed.propagation = Some(Propagation::Shared),
-                "unbindable" | "runbindable" => parsed.propagation = Some(Propagation::Unbindable),
-                other => parsed.data.push(other.to_owned()),
-            }
+            parsed.add(option);
+        }
+        if parsed.idmap.is_none() && mount.uid_mappings().is_some() {
+            parsed.idmap = Some(false);
         }
         parsed
+    }
+
+    fn add(&mut self, option: &str) {
+        if let Some((attr, on)) = attribute(option) {
+            turn(&mut self.set, &mut self.clear, attr, on);
+            return;
+        }
+        if let Some((attr, on)) = option.strip_prefix('r').and_then(attribute) {
+            turn(&mut self.set_all, &mut self.clear_all, attr, on);
+            return;
+        }
+        if let Some(propagation) = propagation(option) {
+            self.propagation.push((propagation, false));
+            return;
+        }
+        if let Some(propagation) = option.strip_prefix('r').and_then(propagation) {
+            self.propagation.push((propagation, true));
+            return;
+        }
+        match option {
+            "rbind" => self.recursive = true,
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
+            // What is the default, or means nothing to a mount that a user may make.
+            "bind" | "defaults" | "silent" | "loud" | "iversion" | "noiversion" | "nolazytime" | "nomand" | "async" => {
+            }
+            other => self.data.push(other.to_owned()),
+        }
+    }
+}
+
+fn turn(set: &mut Attr, clear: &mut Attr, attr: Attr, on: bool) {
+    let (to, from) = if on { (set, clear) } else { (clear, set) };
+    to.insert(attr);
+    from.remove(attr);
+}
+
+/// The attribute that a word of mount(8) sets (true) or clears.
+fn attribute(word: &str) -> Option<(Attr, bool)> {
+    Some(match word {
+        "ro" => (Attr::RDONLY, true),
+        "rw" => (Attr::RDONLY, false),
+        "nosuid" => (Attr::NOSUID, true),
+        "suid" => (Attr::NOSUID, false),
+        "nodev" => (Attr::NODEV, true),
+        "dev" => (Attr::NODEV, false),
+        "noexec" => (Attr::NOEXEC, true),
+        "exec" => (Attr::NOEXEC, false),
+        "noatime" => (Attr::NOATIME, true),
+        "atime" => (Attr::NOATIME, false),
+        "strictatime" => (Attr::STRICTATIME, true),
+        "nostrictatime" => (Attr::STRICTATIME, false),
+        // The kernel's default, which is no bit but a value of the field.
+        "relatime" => (Attr::NOATIME | Attr::STRICTATIME, false),
+        "norelatime" => (Attr::empty(), false),
+        "nodiratime" => (Attr::NODIRATIME, true),
+        "diratime" => (Attr::NODIRATIME, false),
+        "nosymfollow" => (Attr::NOSYMFOLLOW, true),
+        "symfollow" => (Attr::NOSYMFOLLOW, false),
+        _ => return None,
+    })
+}
+
+fn propagation(word: &str) -> Option<Propagation> {
+    Some(match word {
+        "private" => Propagation::Private,
+        "slave" => Propagation::Slave,
+        "shared" => Propagation::Shared,
+        "unbindable" => Propagation::Unbindable,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Options {
+        let mut mount = Mount::default();
+        mount.set_options(Some(words.iter().map(|word| (*word).to_owned()).collect()));
+        Options::of(&mount)
+    }
+
+    #[test]
+    fn recursive_words_are_apart_from_plain_ones() {
+        let parsed = options(&["rbind", "ro", "rnosuid", "rprivate", "slave", "mode=755"]);
+        assert!(parsed.recursive);
+        assert_eq!((parsed.set, parsed.set_all), (Attr::RDONLY, Attr::NOSUID));
+        assert_eq!(parsed.propagation, [(Propagation::Private, true), (Propagation::Slave, false)]);
+        assert_eq!(parsed.data, ["mode=755"]);
+    }
+
+    #[test]
+    fn the_last_of_two_opposite_words_counts() {
+        assert_eq!(options(&["ro", "rw"]).set, Attr::empty());
+        assert_eq!(options(&["ro", "rw"]).clear, Attr::RDONLY);
+        assert_eq!(options(&["rw", "ro"]).clear, Attr::empty());
+        assert_eq!(options(&["rrw", "rro"]).set_all, Attr::RDONLY);
+    }
+
+    #[test]
+    fn words_that_begin_with_r_are_no_recursive_ones() {
+        let parsed = options(&["relatime", "remount", "rw", "ro"]);
+        assert!(parsed.remount);
+        assert_eq!((parsed.set_all, parsed.clear_all), (Attr::empty(), Attr::empty()));
+        assert_eq!(options(&["rrelatime"]).clear_all, Attr::NOATIME | Attr::STRICTATIME);
     }
 }

@@ -4,7 +4,7 @@
 //! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -16,10 +16,10 @@ use sys::security::{self, CapabilitySets};
 use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
+use crate::init::attributes::Labels;
 use crate::init::user::Identity;
 
 /// All that is needed to become the payload.
-#[derive(Debug)]
 pub struct Ready<'a> {
     /// What to run.
     pub process: &'a Process,
@@ -29,27 +29,75 @@ pub struct Ready<'a> {
     pub program: Option<&'a [Instruction]>,
     /// The terminal, where one was asked for.
     pub console: Option<OwnedFd>,
-    /// Whether supplementary groups can be set.
-    pub setgroups: bool,
+    /// What becomes of the supplementary groups.
+    pub groups: Groups,
+    /// How many descriptors from 3 up stay open.
+    pub preserve_fds: i32,
+    /// A listening socket whose first client says GO and hears how it went; without it the channel is asked.
+    pub gate: Option<OwnedFd>,
+    /// Given at the exec.
+    pub labels: Option<Labels>,
+    /// Runs after GO.
+    pub before_exec: &'a dyn Fn() -> Result<(), Report>,
 }
 
-/// Reports READY, waits for GO and executes the payload. Returns only with an error.
+/// What becomes of the supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// They are the identity's.
+    Set,
+    /// They stay the caller's, by request or because the user namespace allows no change.
+    Keep,
+}
+
+impl Groups {
+    /// `may`: setgroups(2) is allowed; `keep`: the caller's are asked for.
+    pub fn of(may: bool, keep: bool) -> Self {
+        if may && !keep { Groups::Set } else { Groups::Keep }
+    }
+}
+
+/// Reports READY, waits for GO and executes the payload. Returns only with an error, or with the exit code when the
+/// error has been told at the gate.
 pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     session(ready)?;
-    let process = ready.process;
-    let moved = change_directory(process.cwd(), true);
+    let moved = change_directory(ready.process.cwd(), true).is_ok();
     channel.send(&Message::Ready, None)?;
-    match channel.receive()? {
-        Some((Message::Go, _)) => {}
-        _ => return Err(Report::new(Kind::Internal, "the monitor ended before the command was started")),
+    let Some(gate) = &ready.gate else {
+        super::wait_for_go(channel)?;
+        return become_payload(ready, moved);
+    };
+    let client = wait_at(gate.as_fd())?;
+    become_payload(ready, moved).or_else(|report| {
+        client.fail(&report);
+        Ok(i32::from(report.kind().exit_code_of_run()))
+    })
+}
+
+/// The first client that says GO. One that leaves without it has started nothing.
+fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
+    loop {
+        let client = Channel::from(sys::socket::accept(gate)?);
+        if let Ok(Some((Message::Go, _))) = client.receive() {
+            return Ok(client);
+        }
     }
-    sys::process::cloexec_from(3)?;
+}
+
+fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
+    (ready.before_exec)()?;
+    let process = ready.process;
+    sys::process::reset_signals()?;
+    inherit(ready.preserve_fds)?;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    if let Some(labels) = &ready.labels {
+        labels.set()?;
+    }
     if let (Some(program), false) = (ready.program, no_new_privileges) {
         sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
-    if moved.is_err() {
+    if !moved {
         // A directory that only its owner may enter.
         change_directory(process.cwd(), false)?;
     }
@@ -60,13 +108,23 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
             sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
         }
     }
+    let umask = process.user().umask().unwrap_or(0o022);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     execute(process, ready.identity)
+}
+
+/// Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
+fn inherit(preserve: i32) -> Result<(), SysError> {
+    sys::process::cloexec_from(3 + preserve)?;
+    for number in 3..3 + preserve {
+        sys::process::keep_over_exec(number)?;
+    }
+    Ok(())
 }
 
 /// A session of its own, with the terminal as its controlling one; standard streams that belong to the user, so that
 /// `/dev/stdout` can be opened again.
 fn session(ready: &Ready<'_>) -> Result<(), SysError> {
-    sys::process::reset_signals()?;
     nix::unistd::setsid().call(|| "setsid()".to_owned())?;
     if let Some(terminal) = &ready.console {
         sys::terminal::set_controlling(terminal.as_fd())?;
@@ -79,7 +137,6 @@ fn session(ready: &Ready<'_>) -> Result<(), SysError> {
         // Streams that are not ours to give (a socket, the null device) stay as they are.
         let _ = nix::unistd::fchown(stream, Some(owner), None);
     }
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     Ok(())
 }
 
@@ -109,7 +166,7 @@ fn become_user(ready: &Ready<'_>) -> Result<(), Report> {
     let sets = capability_sets(ready.process.capabilities().as_ref(), identity.uid);
     security::limit_bounding(sets.bounding)?;
     nix::sys::prctl::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".to_owned())?;
-    if ready.setgroups {
+    if ready.groups == Groups::Set {
         let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         nix::unistd::setgroups(&groups).call(|| format!("setgroups({:?})", identity.groups))?;
     }

@@ -1,4 +1,4 @@
-//! The root file system: overlayfs over the view, or the view itself; and the change of root.
+//! The root file system: overlayfs over the view, the view itself, or a directory of the host; and the change of root.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,69 +15,125 @@ use sys::{Call, Errno, SysError};
 
 use crate::launch::{Launch, Rootfs};
 
-/// The directories that overlayfs writes, on a mount that is attached to nothing yet.
+/// What of the root file system is reached with the caller's identity.
 #[derive(Debug)]
-pub struct Layers {
-    mount: OwnedFd,
-    upper: OwnedFd,
-    work: OwnedFd,
+pub enum Opened {
+    /// The directories that overlayfs writes, on a mount that is attached to nothing yet.
+    Layers {
+        /// Of both.
+        mount: OwnedFd,
+        /// Receives the changes.
+        upper: OwnedFd,
+        /// overlayfs' own.
+        work: OwnedFd,
+    },
+    /// A clone of the given directory and of what is mounted below it, attached to nothing yet.
+    Directory(OwnedFd),
+    /// Nothing; all comes from the stage.
+    Nothing,
 }
 
-/// Opens upper and work with the caller's identity: a home directory is often closed to everybody but its owner.
-pub fn open_layers(rootfs: &Rootfs) -> Result<Option<Layers>, SysError> {
-    const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-    let Rootfs::Overlay { directory, .. } = rootfs else { return Ok(None) };
-    let opened = nix::fcntl::open(directory.as_path(), FLAGS, Mode::empty())
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Opens it with the caller's identity: a home directory is often closed to everybody but its owner.
+pub fn open(rootfs: &Rootfs) -> Result<Opened, SysError> {
+    match rootfs {
+        Rootfs::View => Ok(Opened::Nothing),
+        Rootfs::Overlay { directory, .. } => open_layers(directory),
+        Rootfs::Directory { path, .. } => {
+            let directory = open_directory(path)?;
+            let clone = clone_mount(directory.as_fd(), SELF, true)?;
+            Ok(Opened::Directory(clone))
+        }
+    }
+}
+
+/// The directory of a bundle. A symbolic link in its place could be changed while we look.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, SysError> {
+    nix::fcntl::open(path, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
+        .call(|| format!("open({path:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"))
+}
+
+fn open_layers(directory: &Path) -> Result<Opened, SysError> {
+    let opened = nix::fcntl::open(directory, DIRECTORY, Mode::empty())
         .call(|| format!("open({directory:?}, O_PATH|O_DIRECTORY)"))?;
     let mount = clone_mount(opened.as_fd(), SELF, false)?;
     // A clone that real root makes is a peer of the host's mount: what is attached on it would appear there too.
     Change::set(Attr::empty()).propagation(Propagation::Private).apply(mount.as_fd(), false)?;
     // On the clone, so that they are in the container's mount namespace when it is attached there.
     let below = |name: &str| {
-        nix::fcntl::openat(&mount, name, FLAGS | OFlag::O_NOFOLLOW, Mode::empty())
+        nix::fcntl::openat(&mount, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
             .call(|| format!("open({:?}, O_PATH|O_DIRECTORY)", directory.join(name)))
     };
     let (upper, work) = (below("upper")?, below("work")?);
-    Ok(Some(Layers { mount, upper, work }))
+    Ok(Opened::Layers { mount, upper, work })
 }
 
 /// Mounts the root file system and returns its root, `O_PATH`.
 ///
-/// It is attached on top of the old root directory, which every process can reach. Paths of the host still work: they
-/// begin at the root directory itself, below what is attached on it.
-pub fn mount(launch: &Launch, layers: Option<Layers>, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
-    let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
-    let old_root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| "open(/, O_PATH)".to_owned())?;
-    let root = match (&launch.rootfs, layers) {
-        (Rootfs::Overlay { volatile, .. }, Some(layers)) => {
-            // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of its own.
-            attach(layers.mount.as_fd(), old_root.as_fd())?;
-            attach(view.as_fd(), layers.work.as_fd())?;
-            let overlay = overlay(view.as_fd(), &layers, *volatile)?;
-            // Now, since at the pivot only the top of what lies on the old root directory would go.
-            umount2(proc_fd(layers.mount.as_fd()).as_c_str(), MntFlags::MNT_DETACH)
-                .call(|| "umount2(layers of overlayfs, MNT_DETACH)".to_owned())?;
-            overlay
+/// A view is attached on top of the old root directory, which every process can reach. Paths of the host still work: they
+/// begin at the root directory itself, below what is attached on it. A bundle's directory is attached where it lies:
+/// hooks that enter the mount namespace look for it there.
+pub fn mount(launch: &Launch, opened: Opened, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
+    let (root, on) = match (&launch.rootfs, opened) {
+        (Rootfs::Directory { path, .. }, Opened::Directory(clone)) => {
+            Change::set(Attr::empty()).propagation(propagation(&launch.spec)).apply(clone.as_fd(), true)?;
+            (clone, open_directory(path)?)
         }
-        _ => view,
+        (rootfs, opened) => {
+            let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
+            let old_root = nix::fcntl::open("/", DIRECTORY, Mode::empty()).call(|| "open(/, O_PATH)".to_owned())?;
+            let root = match (rootfs, opened) {
+                (Rootfs::Overlay { volatile, .. }, Opened::Layers { mount, upper, work }) => {
+                    // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of
+                    // its own.
+                    attach(mount.as_fd(), old_root.as_fd())?;
+                    attach(view.as_fd(), work.as_fd())?;
+                    let overlay = overlay(view.as_fd(), upper.as_fd(), work.as_fd(), *volatile)?;
+                    // Now, since at the pivot only the top of what lies on the old root directory would go.
+                    umount2(proc_fd(mount.as_fd()).as_c_str(), MntFlags::MNT_DETACH)
+                        .call(|| "umount2(layers of overlayfs, MNT_DETACH)".to_owned())?;
+                    overlay
+                }
+                _ => view,
+            };
+            (root, old_root)
+        }
     };
-    attach(root.as_fd(), old_root.as_fd())?;
-    let read_only = launch.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
+    attach(root.as_fd(), on.as_fd())?;
     let flags = fstatvfs(&root).call(|| "fstatvfs(root)".to_owned())?.flags();
-    if flags.contains(FsFlags::ST_RDONLY) && !read_only {
+    if matches!(launch.rootfs, Rootfs::Overlay { .. }) && flags.contains(FsFlags::ST_RDONLY) && !read_only(&launch.spec)
+    {
         return Err(SysError::new("overlayfs mounted itself read-only: the upper directory is not ours", Errno::EROFS));
     }
     Ok(root)
 }
 
+fn read_only(spec: &Spec) -> bool {
+    spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false)
+}
+
+/// How events travel at the container's root, `rootfsPropagation`. What is shared becomes so after the pivot, which
+/// refuses shared mounts.
+fn propagation(spec: &Spec) -> Propagation {
+    match spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()) {
+        Some("slave" | "rslave" | "shared" | "rshared") => Propagation::Slave,
+        _ => Propagation::Private,
+    }
+}
+
 /// `mount -t overlay`, unprivileged (Linux 5.11). `xino=on` keeps one st_dev over files and directories.
-fn overlay(view: BorrowedFd<'_>, layers: &Layers, volatile: bool) -> Result<OwnedFd, SysError> {
+fn overlay(
+    view: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    work: BorrowedFd<'_>,
+    volatile: bool,
+) -> Result<OwnedFd, SysError> {
     let context = FsContext::open(c"overlay")?;
     context.set(c"source", c"overlay")?;
     context.set(c"lowerdir", &proc_fd(view))?;
-    context.set(c"upperdir", &proc_fd(layers.upper.as_fd()))?;
-    context.set(c"workdir", &proc_fd(layers.work.as_fd()))?;
+    context.set(c"upperdir", &proc_fd(upper))?;
+    context.set(c"workdir", &proc_fd(work))?;
     context.set_flag(c"userxattr")?;
     context.set(c"xino", c"on")?;
     if volatile {
@@ -97,11 +153,14 @@ pub fn mtab(root: BorrowedFd<'_>) -> Result<(), SysError> {
 }
 
 /// Makes `root` the root directory and detaches everything that was before: pivot_root(2) onto itself.
-pub fn pivot(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), SysError> {
-    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+pub fn pivot(launch: &Launch, root: BorrowedFd<'_>) -> Result<(), SysError> {
+    if read_only(&launch.spec) {
         Change::set(Attr::RDONLY).apply(root, false)?;
     }
     nix::unistd::fchdir(root).call(|| "fchdir(root)".to_owned())?;
+    if matches!(launch.rootfs, Rootfs::Directory { pivot: false, .. }) {
+        return move_root();
+    }
     nix::unistd::pivot_root(".", ".").map_err(|errno| match errno {
         Errno::EINVAL => SysError::new(
             "pivot_root(., .): the host's root is its initial ramdisk, which cannot be left this way",
@@ -110,7 +169,32 @@ pub fn pivot(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), SysError> {
         errno => SysError::new("pivot_root(., .)", errno),
     })?;
     umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(old root, MNT_DETACH)".to_owned())?;
+    nix::unistd::chdir("/").call(|| "chdir(/)".to_owned())?;
+    share(&launch.spec)
+}
+
+/// The way out of an initial ramdisk: the root is moved over `/`, and everything of the host stays below it, unreachable
+/// but for a process that may call chroot(2). That is why it has to be asked for.
+fn move_root() -> Result<(), SysError> {
+    use nix::mount::{MsFlags, mount};
+    let none: Option<&str> = None;
+    mount(Some("."), "/", none, MsFlags::MS_MOVE, none).call(|| "mount(., /, MS_MOVE)".to_owned())?;
+    nix::unistd::chroot(".").call(|| "chroot(.)".to_owned())?;
     nix::unistd::chdir("/").call(|| "chdir(/)".to_owned())
+}
+
+/// The values of `rootfsPropagation` that could not be set before.
+fn share(spec: &Spec) -> Result<(), SysError> {
+    let wanted = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let (propagation, recursive) = match wanted {
+        Some("shared") => (Propagation::Shared, false),
+        Some("rshared") => (Propagation::Shared, true),
+        Some("unbindable") => (Propagation::Unbindable, false),
+        Some("runbindable") => (Propagation::Unbindable, true),
+        _ => return Ok(()),
+    };
+    let root = nix::fcntl::open("/", DIRECTORY, Mode::empty()).call(|| "open(/, O_PATH)".to_owned())?;
+    Change::set(Attr::empty()).propagation(propagation).apply(root.as_fd(), recursive)
 }
 
 /// A path below the root as the kernel wants it in messages and keys.

@@ -1,0 +1,316 @@
+//! `config.json`: reading it, and refusing what cannot be done, before anything is made.
+//!
+//! The file may come from anybody. Its size and depth are bounded; what the specification forbids, what this host lacks and
+//! what a user namespace cannot express is an error that says so.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base::{Context, Kind, Report};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use runtime::init::attributes::{has_apparmor, has_selinux};
+use runtime::init::mounts::extents;
+use runtime::launch::HookContext;
+use runtime::{Launch, Rootfs};
+use serde_json::Value;
+use sys::Call;
+
+use crate::args::Bundle;
+use crate::log::Log;
+
+/// The largest configuration that is read.
+const CONFIG_MAX: u64 = 16 << 20;
+/// Keeps the caller's supplementary groups; crun's name, which Podman's `--group-add keep-groups` writes.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
+/// A bundle that can be made into a container.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub spec: Spec,
+    /// The bundle's directory, absolute.
+    pub bundle: PathBuf,
+    /// The root file system's directory, absolute and free of links.
+    pub rootfs: PathBuf,
+}
+
+/// Reads and checks a bundle.
+pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
+    let bundle =
+        std::fs::canonicalize(&arguments.directory).call(|| format!("the bundle {:?}", arguments.directory))?;
+    let path = arguments.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+    let spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
+    check(&spec, arguments).step(|| format!("the configuration {}", path.display()))?;
+    let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
+    let rootfs = bundle.join(root.path());
+    let kind = std::fs::symlink_metadata(&rootfs).call(|| format!("stat({rootfs:?})"));
+    let kind = kind.step(|| "the root file system".to_owned())?;
+    if kind.is_symlink() {
+        let message = format!(
+            "the root file system {} is a symbolic link, which could change while it is used",
+            rootfs.display()
+        );
+        return Err(Report::new(Kind::Denied, message));
+    }
+    if !kind.is_dir() {
+        return Err(Report::new(Kind::Usage, format!("the root file system {} is no directory", rootfs.display())));
+    }
+    let rootfs = std::fs::canonicalize(&rootfs).call(|| format!("the root file system {rootfs:?}"))?;
+    Ok(Loaded { spec, bundle, rootfs })
+}
+
+/// Reads a document of the specification. Capabilities that this version does not know are left out and told, as a
+/// container without them is only tighter.
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path, log: &Log) -> Result<T, Report> {
+    let file = File::open(path).call(|| format!("open({path:?})"))?;
+    let mut bytes = Vec::new();
+    file.take(CONFIG_MAX + 1).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
+    if bytes.len() as u64 > CONFIG_MAX {
+        return Err(Report::new(Kind::Usage, format!("it is larger than {} MiB", CONFIG_MAX >> 20)));
+    }
+    parse(&bytes, log)
+}
+
+/// Parses a document of the specification; see [`read`].
+pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], log: &Log) -> Result<T, Report> {
+    let first = match serde_json::from_slice(bytes) {
+        Ok(document) => return Ok(document),
+        Err(error) => error,
+    };
+    let bad = |error| Report::of(Kind::Usage, error);
+    let mut value: Value = serde_json::from_slice(bytes).map_err(bad)?;
+    let unknown = drop_unknown_capabilities(&mut value);
+    if unknown.is_empty() {
+        return Err(bad(first));
+    }
+    log.warn(&format!("ignoring unknown capabilities: {}", unknown.into_iter().collect::<Vec<_>>().join(", ")));
+    serde_json::from_value(value).map_err(bad)
+}
+
+fn drop_unknown_capabilities(value: &mut Value) -> BTreeSet<String> {
+    let mut unknown = BTreeSet::new();
+    let sets = match value.get_mut("process") {
+        Some(process) => process.get_mut("capabilities"),
+        None => value.get_mut("capabilities"),
+    };
+    for set in sets.and_then(Value::as_object_mut).into_iter().flat_map(serde_json::Map::values_mut) {
+        if let Some(names) = set.as_array_mut() {
+            names.retain(|name| match name.as_str() {
+                Some(name) if runtime::capabilities::parse(name).is_err() => {
+                    unknown.insert(name.to_owned());
+                    false
+                }
+                _ => true,
+            });
+        }
+    }
+    unknown
+}
+
+/// All that can be said without touching the host.
+fn check(spec: &Spec, arguments: &Bundle) -> Result<(), Report> {
+    let wrong = |message: &str| Err(Report::new(Kind::Usage, message));
+    if !spec.version().starts_with("1.") && !spec.version().starts_with("0.") {
+        return wrong(&format!("ociVersion {:?} is none that this runtime knows", spec.version()));
+    }
+    match spec.process() {
+        Some(process) => check_process(process, arguments.console_socket.is_some())?,
+        None => return wrong("there is no process"),
+    }
+    for mount in spec.mounts().iter().flatten() {
+        if !mount.destination().is_absolute() {
+            return wrong(&format!("the mount destination {:?} is not absolute", mount.destination()));
+        }
+    }
+    let Some(linux) = spec.linux() else { return wrong("there is no linux section, and so no mount namespace") };
+    check_namespaces(spec, linux)?;
+    check_hooks(spec)?;
+    if linux.intel_rdt().is_some() && !Path::new("/sys/fs/resctrl/schemata").exists() {
+        return Err(Report::new(Kind::Unsupported, "intelRdt: this host has no resource control (/sys/fs/resctrl)"));
+    }
+    if linux.intel_rdt().is_some() {
+        return Err(Report::new(Kind::Unsupported, "intelRdt: resource control needs root of the host"));
+    }
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err(Report::new(Kind::Unsupported, "netDevices: moving a device of the host is not supported"));
+    }
+    if let Some(propagation) = linux.rootfs_propagation() {
+        const KNOWN: [&str; 8] =
+            ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+        if !propagation.is_empty() && !KNOWN.contains(&propagation.as_str()) {
+            return wrong(&format!("rootfsPropagation {propagation:?} is none of {}", KNOWN.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+/// What is asked of the process of a container or of an exec.
+pub fn check_process(process: &Process, console_socket: bool) -> Result<(), Report> {
+    let wrong = |message: String| Err(Report::new(Kind::Usage, message));
+    if !process.cwd().is_absolute() {
+        return wrong(format!("the working directory {:?} is not absolute", process.cwd()));
+    }
+    if process.args().as_deref().unwrap_or_default().is_empty() {
+        return wrong("process.args is empty".to_owned());
+    }
+    if console_socket && !process.terminal().unwrap_or(false) {
+        return wrong("a console socket is given and the process has no terminal".to_owned());
+    }
+    let mut limits = BTreeSet::new();
+    for limit in process.rlimits().iter().flatten() {
+        if !limits.insert(limit.typ().to_string()) {
+            return wrong(format!("the limit {} is there twice", limit.typ()));
+        }
+    }
+    if process.apparmor_profile().as_ref().is_some_and(|profile| !profile.is_empty()) && !has_apparmor() {
+        return Err(Report::new(Kind::Unsupported, "apparmorProfile: AppArmor is not switched on on this host"));
+    }
+    if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) && !has_selinux() {
+        return Err(Report::new(Kind::Unsupported, "selinuxLabel: SELinux is not switched on on this host"));
+    }
+    Ok(())
+}
+
+fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
+    let wrong = |message: String| Err(Report::new(Kind::Usage, message));
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let mut types = BTreeSet::new();
+    for namespace in listed {
+        if !types.insert(namespace.typ().to_string()) {
+            return wrong(format!("the namespace {} is there twice", namespace.typ()));
+        }
+        if namespace.path().as_ref().is_some_and(|path| !path.is_absolute()) {
+            return wrong(format!("the path of the {} namespace is not absolute", namespace.typ()));
+        }
+    }
+    let find = |typ| listed.iter().find(|namespace| namespace.typ() == typ);
+    let new = |typ| find(typ).is_some_and(|namespace| namespace.path().is_none());
+    if !new(LinuxNamespaceType::Mount) {
+        let message = "a root file system needs a new mount namespace: none is listed, or one to join";
+        return Err(Report::new(Kind::Unsupported, message));
+    }
+    let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|list| !list.is_empty());
+    let (uids, gids) = (mapped(linux.uid_mappings()), mapped(linux.gid_mappings()));
+    match find(LinuxNamespaceType::User) {
+        None if uids || gids => return wrong("uidMappings and gidMappings need a user namespace".to_owned()),
+        Some(user) if user.path().is_none() && !(uids && gids) => {
+            return wrong("a new user namespace needs uidMappings and gidMappings".to_owned());
+        }
+        Some(user) if user.path().is_some() && (uids || gids) => {
+            return wrong("a user namespace that is joined has its mappings already".to_owned());
+        }
+        None if !sys::security::capabilities()?.effective & CAP_SYS_ADMIN == CAP_SYS_ADMIN => {
+            return Err(Report::new(Kind::Denied, "without a user namespace a container needs CAP_SYS_ADMIN")
+                .with_hint("add a user namespace with mappings, as `spec --rootless` writes them"));
+        }
+        _ => {}
+    }
+    let asks = [
+        (spec.hostname().is_some(), LinuxNamespaceType::Uts, "hostname"),
+        (spec.domainname().is_some(), LinuxNamespaceType::Uts, "domainname"),
+        (
+            linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()),
+            LinuxNamespaceType::Time,
+            "timeOffsets",
+        ),
+    ];
+    for (asked, typ, what) in asks {
+        if asked && find(typ).is_none() {
+            return wrong(format!("{what} needs a namespace of type {typ}"));
+        }
+    }
+    if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) && !new(LinuxNamespaceType::Time) {
+        return wrong("timeOffsets of a time namespace that is joined cannot be changed".to_owned());
+    }
+    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+        let owner = match name.as_str() {
+            name if name.starts_with("net.") => LinuxNamespaceType::Network,
+            "kernel.domainname" | "kernel.hostname" => LinuxNamespaceType::Uts,
+            _ => LinuxNamespaceType::Ipc,
+        };
+        if find(owner).is_none() && !name.starts_with("user.") {
+            return wrong(format!("sysctl {name} needs a namespace of type {owner}"));
+        }
+    }
+    Ok(())
+}
+
+/// `linux/capability.h`.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+fn check_hooks(spec: &Spec) -> Result<(), Report> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated, reason = "configurations of version 1.0 have it")]
+    let kinds = [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    for hook in kinds.into_iter().flatten().flatten() {
+        if !hook.path().is_absolute() {
+            return Err(Report::new(Kind::Usage, format!("the hook {:?} is not an absolute path", hook.path())));
+        }
+        if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+            return Err(Report::new(Kind::Usage, format!("the timeout of the hook {:?} is not positive", hook.path())));
+        }
+    }
+    Ok(())
+}
+
+impl Loaded {
+    /// What init is to do.
+    pub fn launch(&self, id: &str, arguments: &Bundle) -> Launch {
+        let linux = self.spec.linux().as_ref();
+        let mappings = |list: Option<&Option<Vec<_>>>| list.and_then(Option::as_deref).map(extents).unwrap_or_default();
+        let uid_map = mappings(linux.map(Linux::uid_mappings));
+        let gid_map = mappings(linux.map(Linux::gid_mappings));
+        Launch {
+            spec: self.spec.clone(),
+            user: String::new(),
+            rootfs: Rootfs::Directory { path: self.rootfs.clone(), pivot: !arguments.no_pivot },
+            setgroups: may_set_groups(&self.spec),
+            uid_map,
+            gid_map,
+            caller_is_unmapped: false,
+            network: None,
+            reaper: false,
+            keyring: !arguments.no_new_keyring,
+            keep_groups: keeps_groups(&self.spec),
+            preserve_fds: preserved(arguments.preserve_fds),
+            hooks: self.spec.hooks().as_ref().map(|_| HookContext { id: id.to_owned(), bundle: self.bundle.clone() }),
+        }
+    }
+}
+
+/// How many descriptors are handed on: those of the option, and those of systemd's socket activation.
+pub fn preserved(option: u16) -> i32 {
+    i32::from(option) + listen_fds()
+}
+
+/// `LISTEN_FDS` of sd_listen_fds(3).
+pub fn listen_fds() -> i32 {
+    std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u16>().ok()).map_or(0, i32::from)
+}
+
+/// Whether the payload keeps the caller's supplementary groups.
+pub fn keeps_groups(spec: &Spec) -> bool {
+    spec.annotations().as_ref().and_then(|all| all.get(KEEP_GROUPS)).is_some_and(|value| value == "1")
+}
+
+/// Whether setgroups(2) will be allowed: a user namespace that a plain user has mapped by itself, one id, forbids it.
+pub fn may_set_groups(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    let ours = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "allow");
+    let root = nix::unistd::geteuid().is_root();
+    match gids {
+        [] => ours && root,
+        [one] if one.size() == 1 => ours && root,
+        _ => ours,
+    }
+}

@@ -1,0 +1,245 @@
+//! `create` and `run`.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use base::{Context, Kind, Report};
+use cgroup::oci::Cgroup;
+use nix::sys::signal::Signal;
+use oci_spec::runtime::{Hook, Hooks, Spec};
+use runtime::bundle::{self, Born, Handed};
+use runtime::channel::Message;
+use runtime::hooks;
+use sys::Call;
+use sys::process::{pidfd_send_signal, reap};
+
+use crate::args::{Bundle, Create, Global, Run};
+use crate::config::{self, Loaded};
+use crate::log::Log;
+use crate::state::{FORMAT, Init, Place, Record, Root, Status, now};
+use crate::{console, control, delete, start};
+
+/// Creates a container; its init waits at the gate when this returns.
+pub fn create(root: &Root, global: &Global, arguments: &Create, log: &Log) -> Result<u8, Report> {
+    let loaded = config::load(&arguments.bundle, log)?;
+    check_terminal(&loaded.spec, &arguments.bundle, true)?;
+    let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
+    made.finish(&arguments.bundle)?;
+    Ok(0)
+}
+
+/// Creates a container, starts it and, unless detached, waits for its end and removes it.
+pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u8, Report> {
+    let loaded = config::load(&arguments.bundle, log)?;
+    check_terminal(&loaded.spec, &arguments.bundle, arguments.detach)?;
+    if !arguments.detach {
+        console::block_signals()?;
+    }
+    let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
+    let (pidfd, master) = made.finish(&arguments.bundle)?;
+    let started = start::start(root, &arguments.id, log);
+    if let Err(report) = started {
+        delete::end(root, &arguments.id, log)?;
+        return Err(report);
+    }
+    if arguments.detach {
+        return Ok(0);
+    }
+    let code = console::wait(&pidfd, master)?;
+    if !arguments.keep {
+        delete::end(root, &arguments.id, log)?;
+    }
+    Ok(code as u8)
+}
+
+/// A terminal needs somebody who holds its master once we are gone.
+fn check_terminal(spec: &Spec, bundle: &Bundle, detached: bool) -> Result<(), Report> {
+    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    if terminal && detached && bundle.console_socket.is_none() {
+        return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));
+    }
+    Ok(())
+}
+
+/// A container whose init waits at the gate.
+struct Made {
+    place: Place,
+    pid: i32,
+    pidfd: OwnedFd,
+    master: Option<OwnedFd>,
+}
+
+impl Made {
+    /// Tells the caller. A pid file that cannot be written is an error of the creation.
+    fn finish(self, bundle: &Bundle) -> Result<(OwnedFd, Option<OwnedFd>), Report> {
+        let told = bundle.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, self.pid));
+        if let Err(report) = told {
+            let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL as i32);
+            self.place.remove()?;
+            return Err(report);
+        }
+        Ok((self.pidfd, self.master))
+    }
+}
+
+/// Writes a pid file by a rename: who waits for it must not read half a number.
+pub fn write_pid(path: &Path, pid: i32) -> Result<(), Report> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.new"));
+    let written = std::fs::File::create(&new).and_then(|mut file| write!(file, "{pid}"));
+    written
+        .and_then(|()| std::fs::rename(&new, path))
+        .call(|| format!("write({path:?})"))
+        .step(|| "writing the pid file".to_owned())
+}
+
+fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle, log: &Log) -> Result<Made, Report> {
+    let cgroup = control::plan(global, id, &loaded.spec)?;
+    for line in cgroup.lines() {
+        log.warn(line);
+    }
+    let place = root.take(id)?;
+    let record = Record {
+        format: FORMAT,
+        bundle: loaded.bundle.clone(),
+        rootfs: loaded.rootfs.clone(),
+        created: now(),
+        owner: nix::unistd::geteuid().as_raw(),
+        init: None,
+        cgroup: cgroup.record().clone(),
+    };
+    let mut making = Making { place, record, loaded, cgroup, pidfd: None, log };
+    match making.run(bundle) {
+        Ok((pidfd, pid, master)) => Ok(Made { place: making.place, pid, pidfd, master }),
+        Err(report) => {
+            making.undo();
+            Err(report)
+        }
+    }
+}
+
+/// A creation on its way.
+struct Making<'a> {
+    place: Place,
+    record: Record,
+    loaded: Loaded,
+    cgroup: Cgroup,
+    pidfd: Option<OwnedFd>,
+    log: &'a Log,
+}
+
+impl bundle::Making for Making<'_> {
+    fn place(&mut self, init: i32) -> Result<(), Report> {
+        self.cgroup.enter(init)?;
+        self.record.cgroup = self.cgroup.record().clone();
+        Ok(())
+    }
+
+    fn notice(&mut self, text: String) {
+        self.log.warn(&text);
+    }
+}
+
+impl Making<'_> {
+    fn run(&mut self, arguments: &Bundle) -> Result<(OwnedFd, i32, Option<OwnedFd>), Report> {
+        let creating = self.place.make_lock("creating")?;
+        self.place.write_record(&self.record)?;
+        let spec = self.loaded.spec.clone();
+        let text = serde_json::to_vec(&spec).map_err(|error| Report::of(Kind::Internal, error))?;
+        self.place.write("config.json", &text)?;
+        let handed = Handed { gate: self.place.make_gate()?, lock: self.place.make_lock("lock")? };
+        let planned = self.cgroup.lines().len();
+        self.cgroup.make().step(|| "making the cgroup".to_owned())?;
+        for line in &self.cgroup.lines()[planned..] {
+            self.log.warn(line);
+        }
+        self.record.cgroup = self.cgroup.record().clone();
+
+        let mut launch = self.loaded.launch(self.place.id(), arguments);
+        add_listen_fds(&mut launch.spec);
+        let directory = self.cgroup.dir().map(|fd| fd.try_clone_to_owned()).transpose();
+        let directory = directory.call(|| "fcntl(cgroup, F_DUPFD)".to_owned())?;
+        let Born { init, channel } = bundle::create(&launch, directory.as_ref().map(AsFd::as_fd), handed, self)?;
+        let pid = init.pid;
+        self.pidfd = Some(init.pidfd);
+        self.record.init = Some(Init::of(pid)?);
+        self.place.write_record(&self.record)?;
+        self.log.debug(&format!("init of container {} is {pid}", self.place.id()));
+        let mut master = None;
+        loop {
+            match channel.receive()? {
+                Some((Message::Console, Some(fd))) => {
+                    if let Some(process) = spec.process() {
+                        console::resize(fd.as_fd(), process)?;
+                    }
+                    match &arguments.console_socket {
+                        Some(path) => console::send(path, fd.as_fd())?,
+                        None => master = Some(fd),
+                    }
+                }
+                Some((Message::Notice(text), _)) => self.log.warn(&text),
+                Some((Message::Mounted, _)) => {
+                    self.runtime_hooks(pid)?;
+                    channel.send(&Message::Go, None)?;
+                }
+                Some((Message::Failed(failure), _)) => return Err(failure.into()),
+                Some((Message::Ready, _)) => break,
+                Some(_) => {}
+                None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
+            }
+        }
+        sys::lock::release(&creating, Path::new("creating"))?;
+        let pidfd = self.pidfd.take().ok_or_else(|| Report::new(Kind::Internal, "init has no descriptor"))?;
+        Ok((pidfd, pid, master))
+    }
+
+    /// The hooks in the runtime's namespaces, while init waits.
+    fn runtime_hooks(&self, pid: i32) -> Result<(), Report> {
+        let Some(hooks) = self.loaded.spec.hooks() else { return Ok(()) };
+        let context =
+            runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
+        let state = context.state_of(&self.loaded.spec, Status::Creating.word(), pid);
+        #[allow(deprecated, reason = "configurations of version 1.0 have it")]
+        hooks::run("prestart", list(hooks.prestart().as_ref()), &state, &self.loaded.bundle)?;
+        hooks::run("createRuntime", list(hooks.create_runtime().as_ref()), &state, &self.loaded.bundle)
+    }
+
+    /// Takes back what was made. What resists is met again by `delete --force`.
+    fn undo(mut self) {
+        if let Some(pidfd) = self.pidfd.take() {
+            let _ = pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL as i32);
+            let _ = reap(pidfd.as_fd(), true);
+            let _ = crate::state::wait_end(&pidfd, Duration::from_secs(2));
+        }
+        let hooks = self.loaded.spec.hooks().as_ref().and_then(|hooks: &Hooks| hooks.poststop().as_deref());
+        let context =
+            runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
+        if self.record.init.is_some() {
+            let state = context.state_of(&self.loaded.spec, Status::Stopped.word(), 0);
+            let _ = hooks::run("poststop", hooks.unwrap_or_default(), &state, &self.loaded.bundle);
+        }
+        let _ = self.cgroup.remove();
+        let _ = self.place.remove();
+    }
+}
+
+/// The hooks of one kind.
+pub fn list(hooks: Option<&Vec<Hook>>) -> &[Hook] {
+    hooks.map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Tells the payload of sockets that systemd handed on, sd_listen_fds(3).
+fn add_listen_fds(spec: &mut Spec) {
+    let count = config::listen_fds();
+    if count == 0 {
+        return;
+    }
+    if let Some(process) = spec.process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.push(format!("LISTEN_FDS={count}"));
+        env.push("LISTEN_PID=1".to_owned());
+        process.set_env(Some(env));
+    }
+}

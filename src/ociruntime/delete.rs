@@ -1,0 +1,104 @@
+//! `kill` and `delete`.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use base::{Kind, Report};
+use nix::sys::signal::Signal;
+use runtime::hooks;
+use sys::Errno;
+use sys::process::pidfd_send_signal;
+
+use crate::args::{Delete, Kill};
+use crate::control;
+use crate::create::list;
+use crate::log::Log;
+use crate::state::{Container, Root, Status, wait_end};
+
+/// How long a killed init may take to end.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends a signal to init, or with `--all` to every process of the container.
+pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
+    let container = root.load(&arguments.id)?;
+    let signal = base::units::parse_signal(&arguments.signal)?;
+    if arguments.all {
+        return kill_all(&container, signal);
+    }
+    let gone = || Report::new(Kind::Conflict, format!("container {:?} is not running", arguments.id));
+    let (_, init) = container.init().ok_or_else(gone)?;
+    match pidfd_send_signal(init.as_fd(), signal) {
+        Err(error) if error.errno() == Errno::ESRCH => return Err(gone()),
+        sent => sent?,
+    }
+    if signal == Signal::SIGKILL as i32 && container.status() == Status::Paused {
+        control::thaw(&container);
+    }
+    Ok(0)
+}
+
+fn kill_all(container: &Container, signal: i32) -> Result<u8, Report> {
+    if let Some(group) = container.cgroup()?.container() {
+        match Signal::try_from(signal) {
+            Ok(Signal::SIGKILL) => group.kill()?,
+            Ok(signal) => group.signal(signal)?,
+            Err(_) => return Err(Report::new(Kind::Usage, format!("signal {signal} cannot be sent to all"))),
+        }
+        return Ok(0);
+    }
+    if let Some((_, init)) = container.init() {
+        pidfd_send_signal(init.as_fd(), signal)?;
+    }
+    Ok(0)
+}
+
+/// Removes a container that has ended or was never started; with `--force` one that runs, too.
+pub fn delete(root: &Root, arguments: &Delete, log: &Log) -> Result<u8, Report> {
+    let place = match root.find(&arguments.id) {
+        Err(report) if arguments.force && report.kind() == Kind::NotFound => return Ok(0),
+        place => place?,
+    };
+    let container = match root.load(&arguments.id) {
+        // A creator was killed before it wrote a record: nothing but the directory was made.
+        Err(_) if arguments.force => {
+            place.remove()?;
+            return Ok(0);
+        }
+        container => container?,
+    };
+    let status = container.status();
+    if !arguments.force && !matches!(status, Status::Stopped | Status::Created) {
+        let message = format!("cannot delete container {:?} that is not stopped: {}", arguments.id, status.word());
+        return Err(Report::new(Kind::Conflict, message).with_hint("--force ends it first"));
+    }
+    remove(&container, log)?;
+    Ok(0)
+}
+
+/// Ends and removes a container of ours.
+pub fn end(root: &Root, id: &str, log: &Log) -> Result<(), Report> {
+    remove(&root.load(id)?, log)
+}
+
+fn remove(container: &Container, log: &Log) -> Result<(), Report> {
+    if let Some((_, init)) = container.init() {
+        pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32)?;
+        control::thaw(container);
+        if !wait_end(&init, LIMIT) {
+            let message = format!("init of container {:?} was killed and does not end", container.place.id());
+            return Err(Report::new(Kind::Internal, message));
+        }
+    }
+    control::remove(&container.record)?;
+    // A creator that was killed early may have left no configuration.
+    let spec = container.place.spec().ok();
+    if let Some(poststop) = spec.as_ref().and_then(|spec| Some(list(spec.hooks().as_ref()?.poststop().as_ref()))) {
+        let state = spec.as_ref().map(|spec| container.state(spec, Status::Stopped));
+        if let Some(state) = state
+            && let Err(report) = hooks::run("poststop", poststop, &state, &container.record.bundle)
+        {
+            log.warn(&report.lines().join(": "));
+        }
+    }
+    container.place.remove()
+}

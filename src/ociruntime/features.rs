@@ -1,0 +1,101 @@
+//! `features`, as features.md of the runtime specification has it, and the version.
+
+use base::Report;
+use serde_json::json;
+
+use crate::list::print_json;
+
+/// What `--version` prints. Callers read the first line: name and version.
+pub fn version() -> String {
+    format!("sublet-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), runtime::hooks::VERSION)
+}
+
+/// Words of `mounts[].options` that are no file system's own.
+const MOUNT_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "idmap",
+    "iversion",
+    "loud",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "tmpcopyup",
+];
+
+/// Prints what this runtime supports, whatever the host has.
+pub fn features() -> Result<u8, Report> {
+    print_json(&json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": runtime::hooks::VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": runtime::capabilities::names(runtime::capabilities::ALL),
+            "cgroup": {
+                "v1": false,
+                "v2": true,
+                "systemd": true,
+                "systemdUser": true,
+                "rdma": true,
+            },
+            "seccomp": { "enabled": true },
+            "apparmor": { "enabled": true },
+            "selinux": { "enabled": true },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": false },
+        },
+        "annotations": { "io.github.seccomp.libseccomp.version": "none", "org.opencontainers.runtime-spec.sublet": env!("CARGO_PKG_VERSION") },
+        "potentiallyUnsafeConfigAnnotations": ["run.oci.keep_original_groups", "org.systemd.property."],
+    }))?;
+    Ok(0)
+}

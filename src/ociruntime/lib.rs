@@ -1,0 +1,104 @@
+//! The OCI runtime's command line, in runc's grammar: `sublet runtime …`, or `argv[0]` `sublet-runtime`.
+//!
+//! It lets another engine (Podman, containerd, CRI-O, Slurm) name us as its runtime. The crate keeps the state of
+//! containers between commands and speaks to the caller; how a container is made is crate `runtime`. It knows no images,
+//! no store and no network, has no daemon and no monitor: `create` leaves init behind as a child of the caller's
+//! subreaper, with the caller's standard streams.
+//!
+//! ```text
+//! create ── load, validate ── state directory ── cgroup ── runtime::bundle::create ──▶ init
+//!              │                                     ◀── Mounted ── prestart, createRuntime hooks ── Go ──▶
+//!              └── nothing has been made until here  ◀── Console ── sent to --console-socket
+//!                                                    ◀── Ready ── record, pid file; create ends
+//! start ── connects to the gate ── Go ──▶ init: startContainer hooks, exec ── end of the socket ──▶ poststart hooks
+//! ```
+//! Truth about a container is never a word in a file that a killed command could have left wrong ([`state`]):
+//! * *creating*: its record has no init, or the creator still holds the lock `creating`;
+//! * *created*: init lives and still holds the lock `lock`, which its exec releases;
+//! * *running*, *paused*: init lives, the lock is free; the cgroup says which of the two;
+//! * *stopped*: no process has the recorded pid and start time in this boot.
+
+mod args;
+mod config;
+mod console;
+mod control;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod list;
+mod log;
+mod start;
+mod state;
+mod template;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use base::Report;
+
+use crate::args::Verb;
+use crate::log::Log;
+
+/// Runs one command line, the program's name in front; the answer is the exit code. `default_root` makes and names the
+/// directory of states where `--root` does not.
+///
+/// The caller must have one thread: containers are made by forking this process.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    default_root: impl FnOnce() -> Result<PathBuf, Report>,
+) -> u8 {
+    let line = match args::parse(arguments) {
+        Ok(line) => line,
+        Err(refused) => {
+            let text = refused.render();
+            // Whoever asked for help and closed the pipe has seen enough.
+            let _ = refused.print();
+            drop(text);
+            return u8::from(refused.use_stderr());
+        }
+    };
+    let log = match Log::open(&line.global) {
+        Ok(log) => log,
+        Err(report) => {
+            eprintln!("error: {report}");
+            return 1;
+        }
+    };
+    match run(line, &log, default_root) {
+        Ok(code) => code,
+        Err(report) => {
+            log.error(&report);
+            match report.kind() {
+                base::Kind::CommandNotFound => 127,
+                base::Kind::CommandNotExecutable => 126,
+                _ => 1,
+            }
+        }
+    }
+}
+
+fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBuf, Report>) -> Result<u8, Report> {
+    let global = line.global;
+    let root = match &global.root {
+        Some(root) => state::Root::at(root)?,
+        None => state::Root::at(&default_root()?)?,
+    };
+    match line.verb {
+        Verb::Create(arguments) => create::create(&root, &global, &arguments, log),
+        Verb::Run(arguments) => create::run(&root, &global, &arguments, log),
+        Verb::Start(arguments) => start::start(&root, &arguments.id, log),
+        Verb::State(arguments) => list::state(&root, &arguments.id),
+        Verb::Kill(arguments) => delete::kill(&root, &arguments),
+        Verb::Delete(arguments) => delete::delete(&root, &arguments, log),
+        Verb::Exec(arguments) => exec::exec(&root, &arguments, log),
+        Verb::List(arguments) => list::list(&root, &arguments),
+        Verb::Ps(arguments) => list::ps(&root, &arguments),
+        Verb::Events(arguments) => control::events(&root, &arguments),
+        Verb::Update(arguments) => control::update(&root, &arguments, log),
+        Verb::Pause(arguments) => control::pause(&root, &arguments.id),
+        Verb::Resume(arguments) => control::resume(&root, &arguments.id),
+        Verb::Features => features::features(),
+        Verb::Spec(arguments) => template::spec(&arguments),
+    }
+}

@@ -1,0 +1,37 @@
+//! `start`.
+
+use base::{Context, Kind, Report};
+use runtime::channel::Message;
+use runtime::hooks;
+
+use crate::create::list;
+use crate::log::Log;
+use crate::state::{Root, Status};
+
+/// Lets init become the payload, and runs the poststart hooks.
+pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
+    let container = root.load(id)?;
+    match container.status() {
+        Status::Created => {}
+        status => {
+            let message = format!("cannot start container {id:?} in the state {}", status.word());
+            return Err(Report::new(Kind::Conflict, message));
+        }
+    }
+    let init = container.place.knock().step(|| format!("starting container {id}"))?;
+    init.send(&Message::Go, None)?;
+    // The end of the socket is the exec, or a death that the state will show.
+    while let Some((message, _)) = init.receive()? {
+        match message {
+            Message::Failed(failure) => return Err(failure.into()),
+            Message::Notice(text) => log.warn(&text),
+            _ => {}
+        }
+    }
+    let spec = container.place.spec()?;
+    if let Some(poststart) = spec.hooks().as_ref().map(|hooks| list(hooks.poststart().as_ref())) {
+        let state = container.state(&spec, Status::Running);
+        hooks::run("poststart", poststart, &state, &container.record.bundle)?;
+    }
+    Ok(0)
+}

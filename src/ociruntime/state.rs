@@ -1,0 +1,386 @@
+//! The directory of one container's state, and what can be said of the container by it.
+//!
+//! ```text
+//! <root>/<id>/            made by mkdir, so that an id is taken by one creator only
+//!   config.json           the configuration as it was at the creation
+//!   state.json            the record: bundle, init's pid and start time, cgroup
+//!   creating              locked by the creator as long as it works
+//!   lock                  locked by init until its exec
+//!   gate                  the socket at which init waits for `start`
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use base::{Context, Explain, Kind, Report};
+use cgroup::oci::Cgroup;
+use nix::fcntl::OFlag;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::Spec;
+use runtime::channel::Channel;
+use runtime::hooks::{State, VERSION};
+use serde::{Deserialize, Serialize};
+use sys::process::{boot_id, is_zombie, pidfd_open, start_time};
+use sys::{Call, Errno};
+
+/// A record or configuration that is larger was not written by us.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Why a container cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// There is none.
+    #[error("container {id:?} does not exist")]
+    Unknown {
+        /// As it was asked for.
+        id: String,
+    },
+    /// There is one already.
+    #[error("container with id {id:?} exists already")]
+    Taken {
+        /// The id.
+        id: String,
+    },
+    /// The id could be a path.
+    #[error("{id:?} is no container id: letters, digits and _ + - . are, and the first is no dot")]
+    BadId {
+        /// As it was given.
+        id: String,
+    },
+}
+
+impl Explain for StateError {
+    fn kind(&self) -> Kind {
+        match self {
+            StateError::Unknown { .. } => Kind::NotFound,
+            StateError::Taken { .. } => Kind::Conflict,
+            StateError::BadId { .. } => Kind::Usage,
+        }
+    }
+}
+
+/// The directory of all states.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// Takes this directory, whether it exists or not.
+    pub fn at(path: &Path) -> Result<Self, Report> {
+        let path = std::path::absolute(path).call(|| format!("the directory {path:?}"))?;
+        Ok(Root { path })
+    }
+
+    /// Takes the id for a new container.
+    pub fn take(&self, id: &str) -> Result<Place, Report> {
+        check_id(id)?;
+        let step = || format!("making the state directory of {id}");
+        let mut directories = DirBuilder::new();
+        directories.recursive(true).mode(0o700);
+        directories.create(&self.path).call(|| format!("mkdir({:?})", self.path)).step(step)?;
+        let path = self.path.join(id);
+        match DirBuilder::new().mode(0o700).create(&path).call(|| format!("mkdir({path:?})")) {
+            Err(error) if error.errno() == Errno::EEXIST => Err(StateError::Taken { id: id.to_owned() }.into()),
+            made => {
+                made.step(step)?;
+                Ok(Place { path, id: id.to_owned() })
+            }
+        }
+    }
+
+    /// The place of an existing container, whole or not.
+    pub fn find(&self, id: &str) -> Result<Place, Report> {
+        check_id(id)?;
+        let path = self.path.join(id);
+        if path.is_dir() {
+            Ok(Place { path, id: id.to_owned() })
+        } else {
+            Err(StateError::Unknown { id: id.to_owned() }.into())
+        }
+    }
+
+    /// A container with its record.
+    pub fn load(&self, id: &str) -> Result<Container, Report> {
+        let place = self.find(id)?;
+        let record = place.record().step(|| format!("reading the state of {id}"))?;
+        Ok(Container { place, record })
+    }
+
+    /// Every container's id, by name.
+    pub fn ids(&self) -> Result<Vec<String>, Report> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.call(|| format!("readdir({:?})", self.path))?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut ids: Vec<String> = names.filter(|name| check_id(name).is_ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+}
+
+fn check_id(id: &str) -> Result<(), StateError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
+    if id.is_empty() || id.len() > 255 || id.starts_with('.') || !id.bytes().all(fits) {
+        return Err(StateError::BadId { id: id.to_owned() });
+    }
+    Ok(())
+}
+
+/// The directory of one container.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    id: String,
+}
+
+/// What has to be known of a container from one command to the next.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Of this file; a reader refuses a newer one.
+    pub format: u32,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// RFC 3339.
+    pub created: String,
+    /// Who made it.
+    pub owner: u32,
+    /// Once it exists.
+    pub init: Option<Init>,
+    /// Its cgroup, written before that is made.
+    pub cgroup: cgroup::oci::Record,
+}
+
+/// A process for good: a pid alone may mean another one tomorrow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Init {
+    /// In the creator's pid namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+impl Init {
+    /// The process of this pid, which exists.
+    pub fn of(pid: i32) -> Result<Self, Report> {
+        Ok(Init { pid, start_time: start_time(pid)?, boot_id: boot_id()? })
+    }
+
+    /// The process, if it still lives.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(self.pid).ok()?;
+        // After the descriptor was opened: from now on the number cannot come to mean another process.
+        let same = start_time(self.pid).is_ok_and(|time| time == self.start_time)
+            && boot_id().is_ok_and(|boot| boot == self.boot_id);
+        (same && !is_zombie(self.pid)).then_some(pidfd)
+    }
+}
+
+/// What a container does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    /// As the specification and runc write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+impl Place {
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Makes a lock file and locks it.
+    pub fn make_lock(&self, name: &str) -> Result<OwnedFd, Report> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.call(|| format!("open({path:?}, O_CREAT|O_EXCL)"))?;
+        sys::lock::exclusive(&file, &path)?;
+        Ok(file.into())
+    }
+
+    /// Whether somebody holds a lock file.
+    fn locked(&self, name: &str) -> bool {
+        let path = self.path.join(name);
+        File::open(&path).is_ok_and(|file| sys::lock::is_free(&file, &path).is_ok_and(|free| !free))
+    }
+
+    /// Makes the socket at which init waits.
+    pub fn make_gate(&self) -> Result<OwnedFd, Report> {
+        let (_directory, address) = self.gate()?;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+        bind(fd.as_raw_fd(), &address).call(|| format!("bind({:?})", self.path.join("gate")))?;
+        let backlog = Backlog::new(8).call(|| "listen backlog".to_owned())?;
+        listen(&fd, backlog).call(|| "listen()".to_owned())?;
+        Ok(fd)
+    }
+
+    /// Reaches init at its gate.
+    pub fn knock(&self) -> Result<Channel, Report> {
+        let (_directory, address) = self.gate()?;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+        connect(fd.as_raw_fd(), &address).call(|| format!("connect({:?})", self.path.join("gate")))?;
+        Ok(Channel::from(fd))
+    }
+
+    /// The socket's address by descriptor, as a path may be longer than an address holds.
+    fn gate(&self) -> Result<(OwnedFd, UnixAddr), Report> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(&self.path, flags, Mode::empty()).call(|| format!("open({:?})", self.path))?;
+        let path = format!("/proc/self/fd/{}/gate", directory.as_raw_fd());
+        let address = UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))?;
+        Ok((directory, address))
+    }
+
+    /// Replaces the record.
+    pub fn write_record(&self, record: &Record) -> Result<(), Report> {
+        self.write("state.json", &serde_json::to_vec(record).map_err(|error| Report::of(Kind::Internal, error))?)
+    }
+
+    /// Writes a file of the directory by a rename. It is not synced: no container outlives a loss of power.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Report> {
+        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        written.and_then(|mut file| file.write_all(bytes)).call(|| format!("write({new:?})"))?;
+        fs::rename(&new, &path).call(|| format!("rename({new:?}, {path:?})"))?;
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Report> {
+        let path = self.path.join(name);
+        let mut bytes = Vec::new();
+        let file = File::open(&path).call(|| format!("open({path:?})"))?;
+        file.take(FILE_MAX).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
+        Ok(bytes)
+    }
+
+    fn record(&self) -> Result<Record, Report> {
+        let record: Record =
+            serde_json::from_slice(&self.read("state.json")?).map_err(|error| Report::of(Kind::Internal, error))?;
+        if record.format > FORMAT {
+            let message = format!("the record has format {} and this version knows {FORMAT}", record.format);
+            return Err(Report::new(Kind::Unsupported, message));
+        }
+        Ok(record)
+    }
+
+    /// The configuration as it was at the creation.
+    pub fn spec(&self) -> Result<Spec, Report> {
+        serde_json::from_slice(&self.read("config.json")?).map_err(|error| Report::of(Kind::Internal, error))
+    }
+
+    /// Removes the directory. The record goes last, so that a removal that is cut short can be repeated.
+    pub fn remove(&self) -> Result<(), Report> {
+        for name in ["config.json", "creating", "lock", "gate"] {
+            // Each may be gone; what stays is named by the removal of the directory.
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        fs::remove_dir_all(&self.path).call(|| format!("rmdir({:?})", self.path))?;
+        Ok(())
+    }
+}
+
+/// [`Record::format`] of this version.
+pub const FORMAT: u32 = 1;
+
+/// A container with its record.
+#[derive(Debug)]
+pub struct Container {
+    /// Its directory.
+    pub place: Place,
+    /// What is known of it.
+    pub record: Record,
+}
+
+impl Container {
+    /// What it does now.
+    pub fn status(&self) -> Status {
+        let Some(init) = &self.record.init else {
+            return if self.place.locked("creating") { Status::Creating } else { Status::Stopped };
+        };
+        match init.open() {
+            None => Status::Stopped,
+            Some(_) if self.place.locked("creating") => Status::Creating,
+            Some(_) if self.place.locked("lock") => Status::Created,
+            Some(_) if self.frozen() => Status::Paused,
+            Some(_) => Status::Running,
+        }
+    }
+
+    /// Its init, if it lives.
+    pub fn init(&self) -> Option<(i32, OwnedFd)> {
+        let init = self.record.init.as_ref()?;
+        Some((init.pid, init.open()?))
+    }
+
+    fn frozen(&self) -> bool {
+        let Ok(cgroup) = self.cgroup() else { return false };
+        cgroup.container().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+    }
+
+    /// Its cgroup; it may have none.
+    pub fn cgroup(&self) -> Result<Cgroup, Report> {
+        Ok(Cgroup::open(&self.record.cgroup)?)
+    }
+
+    /// What hooks and the caller are told.
+    pub fn state<'a>(&'a self, spec: &'a Spec, status: Status) -> State<'a> {
+        let lives = status != Status::Stopped;
+        let annotations = spec.annotations().iter().flatten();
+        State {
+            oci_version: VERSION,
+            id: self.place.id(),
+            status: status.word(),
+            pid: self.record.init.as_ref().filter(|_| lives).map_or(0, |init| init.pid),
+            bundle: &self.record.bundle,
+            annotations: annotations.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        }
+    }
+}
+
+/// The moment of a creation, as records have it.
+pub fn now() -> String {
+    base::time::rfc3339(SystemTime::now())
+}
+
+/// Waits for the end of a process that need not be our child; false when it took too long.
+pub fn wait_end(pidfd: &OwnedFd, limit: std::time::Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let until = std::time::Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => return false,
+            Ok(0) | Err(_) => {}
+            Ok(_) => return true,
+        }
+    }
+}

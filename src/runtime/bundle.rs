@@ -1,0 +1,297 @@
+//! The container of an OCI bundle, made by the calling process: no outer user namespace, no monitor.
+//!
+//! ```text
+//! caller ──clone3──▶ init                                   new namespaces only
+//! caller ──fork────▶ helper ──clone3(CLONE_PARENT)──▶ init  where namespaces are joined by path, or time is shifted
+//! ```
+//! Init is the caller's child in both cases, so that it becomes the caller's subreaper's when the caller ends. The helper
+//! exists because joining a user namespace cannot be undone, a pid namespace is entered only by children, and clocks can
+//! be shifted only before the first process enters. Steps of the helper: join what the caller's rights reach; join the
+//! user namespace, become its root, join the rest; or make the user namespace itself when clocks are to be shifted in
+//! it; shift the clocks; fork init; end.
+//!
+//! Init then waits at a *gate*, a listening socket in the state directory, whose first client says GO.
+
+use std::cell::Cell;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::{Context, Kind, Report};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use sys::namespace::{identity, open_own};
+use sys::process::{Child, Flags, fork, reap};
+use sys::{Call, Errno, SysError};
+
+use crate::channel::{Channel, Message};
+use crate::launch::Launch;
+use crate::stage::{become_mapped_root, name_the_limit, namespaces};
+use crate::{init, outer};
+
+/// linux/magic.h.
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+/// nix lacks it; linux/sched.h.
+pub const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
+
+/// A container whose init is at work.
+#[derive(Debug)]
+pub struct Born {
+    /// Init, the caller's child.
+    pub init: Child,
+    /// Brings what init and the helper say; the caller answers `Mounted` with `Go`.
+    pub channel: Channel,
+}
+
+/// What init keeps of the caller's until its exec.
+#[derive(Debug)]
+pub struct Handed {
+    /// The listening socket at which it waits.
+    pub gate: OwnedFd,
+    /// Stays open until the exec, so that its lock tells whether the payload runs.
+    pub lock: OwnedFd,
+}
+
+/// The caller's part while a container is made.
+pub trait Making {
+    /// Moves init into its cgroup, where it was not born in it.
+    fn place(&mut self, init: i32) -> Result<(), Report>;
+    /// Takes a line to the user.
+    fn notice(&mut self, text: String);
+}
+
+/// Makes the container's namespaces and starts init in them, born in the given cgroup. The caller must have one thread.
+///
+/// Everything that can be refused without making anything has been refused before.
+pub fn create(
+    launch: &Launch,
+    cgroup: Option<BorrowedFd<'_>>,
+    handed: Handed,
+    caller: &mut dyn Making,
+) -> Result<Born, Report> {
+    let spec = &launch.spec;
+    let program = init::compile_seccomp(spec.linux().as_ref())?;
+    let joined = Joined::open(spec)?;
+    let (ours, theirs) = Channel::pair()?;
+    let (to_init, from_parent) = sys::socket::pair()?;
+    // Root's own rights over the host's mounts end at a new user namespace.
+    let opened = nix::unistd::geteuid().is_root().then(|| init::Opened::new(launch, None, &theirs)).transpose()?;
+
+    let flags = namespaces(spec);
+    let ends = Cell::new(Some((ours, to_init)));
+    let rest = Cell::new(Some((opened, handed)));
+    let become_init = || {
+        // The end of each socket is how a death is learnt, so nobody may hold the other end too.
+        drop(ends.take());
+        let Some((opened, Handed { gate, lock })) = rest.take() else { return 125 };
+        let _held = lock;
+        let given = init::Given {
+            channel: &theirs,
+            opened,
+            program: program.as_deref(),
+            from_stage: from_parent.as_fd(),
+            gate: Some(gate),
+            // A cgroup namespace begins at the cgroup that its first process is in when it is made.
+            late_cgroup: cgroup.is_none() && flags.contains(Flags::NEWCGROUP),
+        };
+        init::main(launch, given)
+    };
+    let new_user = if launch.uid_map.is_empty() { Flags::empty() } else { Flags::NEWUSER };
+    let at_birth = if cgroup.is_none() { flags - Flags::NEWCGROUP } else { flags };
+    let step = || "making the container's namespaces".to_owned();
+    let offsets = time_offsets(spec);
+    if joined.is_empty() && offsets.is_none() {
+        let init = fork(at_birth | new_user, cgroup, become_init).map_err(name_the_limit).step(step)?;
+        let (channel, to_init) = taken(&ends)?;
+        drop(rest.take());
+        init::limits::apply(spec, init.pid, &mut |text| caller.notice(text))?;
+        caller.place(init.pid)?;
+        map(launch, init.pid)?;
+        sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
+        return Ok(Born { init, channel });
+    }
+
+    let (to_helper, from_caller) = Channel::pair()?;
+    let to_helper = Cell::new(Some(to_helper));
+    let early_user = offsets.is_some() && !new_user.is_empty();
+    let helper = fork(Flags::empty(), cgroup, || {
+        drop(to_helper.take());
+        let made = joined.join().and_then(|()| {
+            if early_user {
+                unshare(CloneFlags::CLONE_NEWUSER).call(|| "unshare(CLONE_NEWUSER)".to_owned())?;
+                theirs.send(&Message::Unmapped, None)?;
+                init::wait_for_go(&from_caller)?;
+                become_mapped_root()?;
+                // Init's files in /proc must be the caller's to write until it is set up.
+                nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
+            }
+            if let Some(offsets) = &offsets {
+                shift_clocks(offsets).step(|| "shifting the container's clocks".to_owned())?;
+            }
+            let user = if early_user { Flags::empty() } else { new_user };
+            let init = fork(at_birth | user | Flags::PARENT, None, become_init).map_err(name_the_limit).step(step)?;
+            theirs.send(&Message::Init { pid: init.pid }, Some(init.pidfd.as_fd()))?;
+            Ok(())
+        });
+        match made {
+            Ok(()) => 0,
+            Err(report) => {
+                theirs.fail(&report);
+                125
+            }
+        }
+    })?;
+    drop((theirs, from_caller, from_parent));
+    let (channel, to_init) = taken(&ends)?;
+    drop(rest.take());
+    let to_helper = to_helper.take();
+    let init = loop {
+        match channel.receive()? {
+            Some((Message::Unmapped, _)) => {
+                map(launch, helper.pid)?;
+                if let Some(to_helper) = &to_helper {
+                    to_helper.send(&Message::Go, None)?;
+                }
+            }
+            Some((Message::Init { pid }, Some(pidfd))) => break Child { pid, pidfd },
+            Some((Message::Notice(text), _)) => caller.notice(text),
+            Some((Message::Failed(failure), _)) => {
+                reap(helper.pidfd.as_fd(), true)?;
+                return Err(failure.into());
+            }
+            Some(_) => {}
+            None => return Err(Report::new(Kind::Internal, "the process that makes the namespaces was killed")),
+        }
+    };
+    reap(helper.pidfd.as_fd(), true)?;
+    init::limits::apply(spec, init.pid, &mut |text| caller.notice(text))?;
+    caller.place(init.pid)?;
+    if !early_user {
+        map(launch, init.pid)?;
+    }
+    sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
+    Ok(Born { init, channel })
+}
+
+fn taken<T>(cell: &Cell<Option<T>>) -> Result<T, Report> {
+    cell.take().ok_or_else(|| Report::new(Kind::Internal, "a descriptor was taken twice"))
+}
+
+fn map(launch: &Launch, pid: i32) -> Result<(), Report> {
+    if launch.uid_map.is_empty() {
+        return Ok(());
+    }
+    outer::write_maps(pid, &launch.uid_map, &launch.gid_map).step(|| "mapping the container's ids".to_owned())
+}
+
+/// What a clock of the container is ahead, as a line of `/proc/PID/timens_offsets`; `None` without a new time namespace.
+fn time_offsets(spec: &Spec) -> Option<String> {
+    let linux = spec.linux().as_ref()?;
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    if !listed.iter().any(|one| one.typ() == LinuxNamespaceType::Time && one.path().is_none()) {
+        return None;
+    }
+    let offsets = linux.time_offsets().iter().flatten();
+    let line = |clock: &String, offset: &oci_spec::runtime::LinuxTimeOffset| {
+        format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+    };
+    Some(offsets.map(|(clock, offset)| line(clock, offset)).collect())
+}
+
+/// time_namespaces(7): children of the calling process are born with the shifted clocks.
+fn shift_clocks(offsets: &str) -> Result<(), SysError> {
+    unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)".to_owned())?;
+    if offsets.is_empty() {
+        return Ok(());
+    }
+    fs::write("/proc/self/timens_offsets", offsets).call(|| format!("write(/proc/self/timens_offsets, {offsets:?})"))
+}
+
+/// Namespaces that the specification names by path.
+#[derive(Debug)]
+struct Joined {
+    user: Option<OwnedFd>,
+    others: Vec<(LinuxNamespaceType, CloneFlags, OwnedFd)>,
+}
+
+impl Joined {
+    /// Opens all of them before anything is made.
+    fn open(spec: &Spec) -> Result<Self, Report> {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let mut joined = Joined { user: None, others: Vec::new() };
+        for namespace in listed {
+            let Some(path) = namespace.path() else { continue };
+            let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+                .call(|| format!("open({path:?})"))
+                .step(|| format!("joining a namespace of type {}", namespace.typ()))?;
+            let of_kernel = fstatfs(&fd).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
+            if !of_kernel {
+                return Err(Report::new(Kind::Usage, format!("{} is no namespace", path.display())));
+            }
+            match flag(namespace.typ()) {
+                // Our own cannot be joined again (EINVAL), and need not be.
+                CloneFlags::CLONE_NEWUSER => {
+                    if identity(&fd)? != identity(open_own("user")?)? {
+                        joined.user = Some(fd);
+                    }
+                }
+                flag => joined.others.push((namespace.typ(), flag, fd)),
+            }
+        }
+        Ok(joined)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.user.is_none() && self.others.is_empty()
+    }
+
+    /// Joins them all: those first that the caller's own rights reach, as the user namespace may not own them; then the
+    /// user namespace; then the others.
+    fn join(&self) -> Result<(), Report> {
+        let Some(user) = &self.user else {
+            return self.others.iter().try_for_each(|(typ, flag, fd)| join(*typ, *flag, fd.as_fd()));
+        };
+        let mut left = Vec::new();
+        for (typ, flag, fd) in &self.others {
+            match setns(fd, *flag) {
+                Ok(()) => {}
+                Err(Errno::EPERM) => left.push((*typ, *flag, fd.as_fd())),
+                Err(errno) => return Err(refused(*typ, errno)),
+            }
+        }
+        join(LinuxNamespaceType::User, CloneFlags::CLONE_NEWUSER, user.as_fd())?;
+        become_mapped_root()?;
+        nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
+        left.into_iter().try_for_each(|(typ, flag, fd)| join(typ, flag, fd))
+    }
+}
+
+fn join(typ: LinuxNamespaceType, flag: CloneFlags, fd: BorrowedFd<'_>) -> Result<(), Report> {
+    setns(fd, flag).map_err(|errno| refused(typ, errno))
+}
+
+fn refused(typ: LinuxNamespaceType, errno: Errno) -> Report {
+    let report = Report::from(SysError::new(format!("setns({typ})"), errno));
+    let report = report.with_step(format!("joining a namespace of type {typ}"));
+    match errno {
+        Errno::EINVAL => report.with_hint("the path is a namespace of another type"),
+        Errno::EPERM => report.with_hint("who joins needs CAP_SYS_ADMIN in the user namespace that owns it"),
+        _ => report,
+    }
+}
+
+/// The flag of clone(2) for a namespace type.
+pub fn flag(typ: LinuxNamespaceType) -> CloneFlags {
+    match typ {
+        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CLONE_NEWTIME,
+    }
+}

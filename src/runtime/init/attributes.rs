@@ -1,0 +1,240 @@
+//! What the payload keeps over exec and no namespace holds: scheduling, I/O priority, memory policy, personality, labels
+//! of security modules.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use base::{Context, Kind, Report};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
+};
+use sys::mount::{Attr, FsContext};
+use sys::schedule::{Scheduling, set_io_priority, set_memory_policy, set_scheduling};
+use sys::{Call, Errno, SysError};
+
+/// The most memory nodes of a policy; the kernel's own limit (`CONFIG_NODES_SHIFT` is at most 10).
+const NODES_MAX: usize = 1024;
+
+/// Sets all that needs neither a capability of the container nor its user.
+pub fn apply(spec: &Spec) -> Result<(), Report> {
+    let linux = spec.linux().as_ref();
+    if let Some(policy) = linux.and_then(|linux| linux.memory_policy().as_ref()) {
+        memory_policy(policy).step(|| "setting the memory policy".to_owned())?;
+    }
+    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
+        set_personality(personality).step(|| "setting the personality".to_owned())?;
+    }
+    let Some(process) = spec.process() else { return Ok(()) };
+    scheduling(process)
+}
+
+/// Scheduling and I/O priority, which an exec'd process has too.
+pub fn scheduling(process: &Process) -> Result<(), Report> {
+    if let Some(scheduler) = process.scheduler() {
+        set_scheduling(&wanted(scheduler)).step(|| "setting the scheduler".to_owned())?;
+    }
+    if let Some(priority) = process.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
+        let level = level.ok_or_else(|| {
+            Report::new(Kind::Usage, format!("I/O priority {} is outside of 0 to 7", priority.priority()))
+        })?;
+        set_io_priority(class, level).step(|| "setting the I/O priority".to_owned())?;
+    }
+    Ok(())
+}
+
+fn wanted(scheduler: &Scheduler) -> Scheduling {
+    // linux/sched.h.
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let flags = scheduler.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                LinuxSchedulerFlag::SchedResetOnFork => 0x1,
+                LinuxSchedulerFlag::SchedFlagReclaim => 0x2,
+                LinuxSchedulerFlag::SchedFlagDLOverrun => 0x4,
+                LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x8,
+                LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+                LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+                LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+            }
+    });
+    Scheduling {
+        policy,
+        flags,
+        nice: scheduler.nice().unwrap_or(0),
+        priority: scheduler.priority().unwrap_or(0).max(0) as u32,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+    }
+}
+
+fn set_personality(personality: &LinuxPersonality) -> Result<(), Report> {
+    use nix::sys::personality::{Persona, set};
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(Report::new(Kind::Unsupported, "flags of a personality are not defined by the specification"));
+    }
+    let persona = match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => Persona::empty(),
+        // sys/personality.h: PER_LINUX32.
+        LinuxPersonalityDomain::PerLinux32 => Persona::from_bits_retain(0x8),
+    };
+    set(persona).call(|| format!("personality({persona:?})"))?;
+    Ok(())
+}
+
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<(), Report> {
+    // linux/mempolicy.h.
+    let mode = match policy.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+                MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+                MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+            }
+    });
+    let nodes = mask(policy.nodes().as_deref().unwrap_or(""))?;
+    set_memory_policy(mode | flags, &nodes)?;
+    Ok(())
+}
+
+/// `0-3,7` as a mask, 64 numbers a word.
+fn mask(list: &str) -> Result<Vec<u64>, Report> {
+    let mut words = Vec::new();
+    for number in numbers(list, NODES_MAX)? {
+        if words.len() <= number / 64 {
+            words.resize(number / 64 + 1, 0);
+        }
+        words[number / 64] |= 1 << (number % 64);
+    }
+    Ok(words)
+}
+
+/// The numbers of a list as the kernel writes them (`0-3,7`), each below `limit`.
+pub fn numbers(list: &str, limit: usize) -> Result<Vec<usize>, Report> {
+    let bad = || Report::new(Kind::Usage, format!("{list:?} is no list of numbers below {limit}, such as 0-3,7"));
+    let number = |text: &str| text.trim().parse().ok().filter(|number| *number < limit).ok_or_else(bad);
+    let mut found = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(bad());
+        }
+        found.extend(first..=last);
+    }
+    Ok(found)
+}
+
+/// Binds the calling process to these processors; a list as [`numbers`] takes it.
+pub fn set_affinity(list: &str) -> Result<(), Report> {
+    use nix::sched::{CpuSet, sched_setaffinity};
+    let mut set = CpuSet::new();
+    for processor in numbers(list, CpuSet::count())? {
+        set.set(processor).call(|| format!("processor {processor}"))?;
+    }
+    sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).call(|| format!("sched_setaffinity({list:?})"))?;
+    Ok(())
+}
+
+/// The labels that security modules give the payload at its exec, and where they are written: proc_pid_attr(5).
+#[derive(Debug)]
+pub struct Labels {
+    procfs: OwnedFd,
+    apparmor: Option<String>,
+    selinux: Option<String>,
+}
+
+impl Labels {
+    /// Opens a private procfs before the container's own `/proc` is all that is left, which its volumes may cover
+    /// (CVE-2019-19921). `None` when no label is asked for.
+    pub fn open(process: &Process) -> Result<Option<Self>, Report> {
+        let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
+        let (apparmor, selinux) = (given(process.apparmor_profile()), given(process.selinux_label()));
+        if apparmor.is_none() && selinux.is_none() {
+            return Ok(None);
+        }
+        let procfs = FsContext::open(c"proc").and_then(|context| context.mount(Attr::empty()));
+        let procfs = procfs.step(|| "opening a private procfs".to_owned())?;
+        Ok(Some(Labels { procfs, apparmor, selinux }))
+    }
+
+    /// Gives them to the next exec of the calling process.
+    pub fn set(&self) -> Result<(), Report> {
+        if let Some(profile) = &self.apparmor {
+            // Kernels before 5.8 have the file of the first module only.
+            self.write(&["self/attr/apparmor/exec", "self/attr/exec"], &format!("exec {profile}"))
+                .step(|| format!("setting the AppArmor profile {profile}"))?;
+        }
+        if let Some(label) = &self.selinux {
+            self.write(&["self/attr/exec"], label).step(|| format!("setting the SELinux label {label}"))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, names: &[&str], text: &str) -> Result<(), SysError> {
+        let mut last = Errno::ENOENT;
+        for name in names {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            match nix::fcntl::openat(&self.procfs, *name, flags, Mode::empty()) {
+                Ok(fd) => return fs::File::from(fd).write_all(text.as_bytes()).call(|| format!("write(/proc/{name})")),
+                Err(errno) => last = errno,
+            }
+        }
+        Err(SysError::new(format!("open(/proc/{})", names.join(" or ")), last))
+    }
+}
+
+/// Whether the host has AppArmor switched on.
+pub fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
+}
+
+/// Whether the host has SELinux switched on.
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_numbers_are_the_kernels() {
+        let read = |list| numbers(list, 64).ok();
+        assert_eq!(read("0-3,7"), Some(vec![0, 1, 2, 3, 7]));
+        assert_eq!(read(" 5 "), Some(vec![5]));
+        assert_eq!(read(""), Some(vec![]));
+        for bad in ["3-1", "a", "1-", "-1", "64", "0-99999999999999999999"] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+        assert_eq!(mask("0,64-65").ok(), Some(vec![1, 3]));
+    }
+}

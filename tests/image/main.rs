@@ -48,14 +48,13 @@ fn packages_are_installed_from_the_hosts_mirror() {
     if let Err(reason) = support::mirror() {
         return support::skip(reason);
     }
-    if identity() == "one-id" {
-        return support::skip("apt changes to its own user: one id cannot");
-    }
+    // apt changes to a user of its own, which one id cannot.
+    let apt = if identity() == "one-id" { "apt-get -qq -o APT::Sandbox::User=root" } else { "apt-get -qq" };
     with_debian(|home| {
-        let script = "apt-get -qq update && apt-get -qq install -y curl >/dev/null 2>&1 && curl --version | head -n 1";
+        let script = format!("{apt} update && {apt} install -y curl >/dev/null 2>&1 && curl --version | head -n 1");
         let image = debian();
         let mut command = home.command(&["run", "--rm"]);
-        command.args(home.limits(&image)).args([&image, "sh", "-c", script]);
+        command.args(home.limits(&image)).args([&image, "sh", "-c", &script]);
         let done = finish(&mut command, b"", std::time::Duration::from_mins(4));
         assert!(done.code == 0 && done.stdout.starts_with("curl "), "{done:#?}");
     });

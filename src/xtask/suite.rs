@@ -26,10 +26,16 @@ use crate::tally::Tally;
 const UNIT_LIMIT: Duration = Duration::from_mins(5);
 /// One binary of system tests under one identity may take this long.
 const SYSTEM_LIMIT: Duration = Duration::from_mins(10);
-/// The whole guest, under software emulation.
+/// One boot of the guest, under software emulation.
 const GUEST_LIMIT: Duration = Duration::from_mins(15);
+/// What the guest's script needs of it to make disks and to show the console of a boot that hangs.
+const GUEST_SLACK: Duration = Duration::from_mins(1);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
+/// Guest payloads that need the registry with the Debian image and the host's mirror, and so a network.
+const WITH_NETWORK: [&str; 1] = ["apt"];
+/// The host's loopback as QEMU's user-mode network shows it to the guest.
+const HOST_OF_GUEST: &str = "10.0.2.2";
 /// Where cgroup v2 is in our mount namespace.
 const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -78,6 +84,11 @@ impl Selection {
         !self.names.is_empty() && self.names.iter().all(|name| name.starts_with("vm/"))
     }
 
+    /// Whether anything is wanted that pulls images.
+    fn needs_images(&self) -> bool {
+        !self.is_guest_alone() || WITH_NETWORK.iter().any(|name| self.has(&format!("vm/{name}")))
+    }
+
     fn has_rung(&self, rung: &str) -> bool {
         self.rung.as_ref().is_none_or(|wanted| wanted == rung)
     }
@@ -103,8 +114,10 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
         tally.run(&test.name, &mut command, UNIT_LIMIT)?;
     }
     let bed = Bed::make(&binary, &tests)?;
-    if !selection.is_guest_alone() {
+    if selection.needs_images() {
         bed.images(&mut tally)?;
+    }
+    if !selection.is_guest_alone() {
         for identity in identities()?.iter().filter(|identity| selection.has_rung(identity.rung)) {
             bed.run(identity, &tests, &selection.libtest, &mut tally)?;
         }
@@ -248,6 +261,17 @@ impl Bed {
             None => tally.skip("image debian: needs mmdebstrap, a mirror and root, once"),
         }
         Ok(())
+    }
+
+    /// The registry's address in a guest that can also install packages; an error says what is missing for that.
+    fn registry_for_guest(&self) -> Result<String, &'static str> {
+        let registry = self.registry.as_ref().ok_or("no loopback registry")?;
+        if !self.has_debian.get() {
+            return Err("no Debian image");
+        }
+        fixture::mirror::reach(debian::host_mirror().as_deref())?;
+        let (_, port) = registry.address.rsplit_once(':').ok_or("the registry has no port")?;
+        Ok(format!("{HOST_OF_GUEST}:{port}"))
     }
 
     /// Runs every system test under one identity.
@@ -428,11 +452,21 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
         let name = name_of(payload);
         let directory = bed.directory.join("vm").join(&name);
         fs::create_dir_all(&directory)?;
+        if WITH_NETWORK.contains(&name.as_str()) {
+            match bed.registry_for_guest() {
+                Ok(address) => fs::write(directory.join("registry"), address + "\n")?,
+                Err(reason) => {
+                    tally.skip(format!("vm {name}: {reason}"));
+                    continue;
+                }
+            }
+        }
         let files = [payload.join("run.sh"), workspace().join("tests/vm/lib.sh"), bed.directory.join("bin/sublet")];
         for file in files {
             fs::copy(&file, directory.join(name_of(&file)))?;
         }
         let mut boot = Command::new(&script);
+        boot.env("SUBLET_VM_LIMIT_S", GUEST_LIMIT.saturating_sub(GUEST_SLACK).as_secs().to_string());
         tally.run(&format!("vm {name}"), boot.arg("run").arg(&directory), GUEST_LIMIT)?;
     }
     Ok(())

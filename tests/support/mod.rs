@@ -86,11 +86,7 @@ pub fn debian() -> String {
 
 /// Whether the mirror of the host's apt can be reached; if not, why not.
 pub fn mirror() -> Result<(), &'static str> {
-    let mirror = variable("MIRROR").ok_or("the host's apt has no mirror")?;
-    let host = mirror.strip_prefix("http://").and_then(|rest| rest.split('/').next());
-    let host = host.ok_or("the host's mirror is not plain HTTP")?;
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    std::net::TcpStream::connect(&address).map(drop).map_err(|_| "the host's mirror cannot be reached")
+    fixture::mirror::reach(variable("MIRROR").as_deref())
 }
 
 /// Notes that the calling test did not run. The test must return then.

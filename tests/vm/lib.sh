@@ -6,16 +6,17 @@
 sublet=/payload/sublet
 
 # session USER WORD...: a login session of its own for one command, as sshd would open it; ends when the command does.
-# The variable `unit` holds further arguments of systemd-run. At most a minute.
+# The variable `unit` holds further arguments of systemd-run, `limit_s` the seconds that a session may last.
 session() {
   local user=$1 uid
   shift
   uid=$(id -u "$user")
-  timeout 70 systemd-run --quiet --pipe --wait --collect --expand-environment=no --uid="$user" --working-directory="/home/$user" \
-    -p PAMName=login -p RuntimeMaxSec=60 -E XDG_RUNTIME_DIR="/run/user/$uid" -E DBUS_SESSION_BUS_ADDRESS="unix:path=/run/user/$uid/bus" \
+  timeout "$((limit_s + 10))" systemd-run --quiet --pipe --wait --collect --expand-environment=no --uid="$user" --working-directory="/home/$user" \
+    -p PAMName=login -p RuntimeMaxSec="$limit_s" -E XDG_RUNTIME_DIR="/run/user/$uid" -E DBUS_SESSION_BUS_ADDRESS="unix:path=/run/user/$uid/bus" \
     -E HOME="/home/$user" -E USER="$user" -E LOGNAME="$user" "${unit[@]}" "$@" </dev/null
 }
 unit=()
+limit_s=60
 
 # on USER WORD...: sublet with these arguments, in a session of the user; root's data lie where the ids of its containers
 # may pass.
@@ -23,7 +24,7 @@ on() {
   local user=$1
   shift
   if [ "$user" = root ]; then
-    timeout 70 "$sublet" --root /var/lib/sublet "$@" </dev/null
+    timeout "$((limit_s + 10))" "$sublet" --root /var/lib/sublet "$@" </dev/null
   else
     session "$user" "$sublet" "$@"
   fi

@@ -40,7 +40,7 @@ pub fn plan(global: &Global, id: &str, spec: &Spec) -> Result<Cgroup, Report> {
         annotations: spec.annotations().as_ref(),
         resources,
     };
-    Ok(Cgroup::plan(&request).step(|| "planning the cgroup".to_owned())?)
+    Cgroup::plan(&request).step(|| "planning the cgroup".to_owned())
 }
 
 /// Whether root of this user namespace is not root of the host.

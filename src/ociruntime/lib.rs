@@ -84,6 +84,9 @@ fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBu
         Some(root) => state::Root::at(root)?,
         None => state::Root::at(&default_root()?)?,
     };
+    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
+        runtime::own_binary::protect()?;
+    }
     match line.verb {
         Verb::Create(arguments) => create::create(&root, &global, &arguments, log),
         Verb::Run(arguments) => create::run(&root, &global, &arguments, log),

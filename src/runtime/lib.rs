@@ -23,6 +23,7 @@ pub mod hooks;
 pub mod init;
 pub mod launch;
 pub mod outer;
+pub mod own_binary;
 pub mod probe;
 mod root_ids;
 pub mod seccomp;

@@ -19,6 +19,9 @@ use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
 use crate::init::user::Identity;
 
+/// Where a command is looked for when its environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// All that is needed to become the payload.
 pub struct Ready<'a> {
     /// What to run.
@@ -62,6 +65,10 @@ impl Groups {
 pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     session(ready)?;
     let moved = change_directory(ready.process.cwd(), true).is_ok();
+    if ready.gate.is_some() {
+        // Who creates a container learns now what else `start` would say.
+        find(ready.process)?;
+    }
     channel.send(&Message::Ready, None)?;
     let Some(gate) = &ready.gate else {
         super::wait_for_go(channel)?;
@@ -206,6 +213,22 @@ fn capability_sets(listed: Option<&oci_spec::runtime::LinuxCapabilities>, uid: u
     }
 }
 
+/// Fails when there is no file to execute, wherever it is looked for. Whether it may be executed is for the exec to say.
+fn find(process: &Process) -> Result<(), Report> {
+    let Some(command) = process.args().iter().flatten().next() else { return Ok(()) };
+    let there = |path: &Path| nix::sys::stat::stat(path) != Err(Errno::ENOENT);
+    if command.contains('/') {
+        let found = there(Path::new(command));
+        return if found { Ok(()) } else { Err(exec_error(command, Errno::ENOENT)) };
+    }
+    let path = process.env().iter().flatten().find_map(|variable| variable.strip_prefix("PATH="));
+    let mut directories = path.unwrap_or(DEFAULT_PATH).split(':');
+    if directories.any(|directory| there(&Path::new(directory).join(command))) {
+        return Ok(());
+    }
+    Err(exec_error(command, Errno::ENOENT))
+}
+
 /// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.
 fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
     let args = process.args().as_deref().unwrap_or_default();
@@ -222,7 +245,7 @@ fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
         try_exec(command.as_bytes(), &argv, &envp)
     } else {
         let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH="));
-        search(path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), command, &argv, &envp)
+        search(path.unwrap_or(DEFAULT_PATH), command, &argv, &envp)
     };
     Err(exec_error(command, errno))
 }

@@ -1,0 +1,78 @@
+//! exec: one more process with the container's rights, or those that are asked for.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::bundle::Bundle;
+
+fn running(bundle: &mut Bundle) {
+    bundle.script("sleep 100");
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+}
+
+#[test]
+fn exec_joins_every_namespace() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let list = "for n in user mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$n; done";
+    let ours = bundle.ok(&["exec", "box", "sh", "-c", list]);
+    let theirs = bundle.ok(&["exec", "box", "sh", "-c", &list.replace("self", "1")]);
+    assert_eq!(ours, theirs);
+    assert_eq!(bundle.call(&["exec", "box", "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(bundle.call(&["exec", "box", "no-such-program"]).code, 127);
+}
+
+#[test]
+fn exec_has_what_the_options_say() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let out =
+        bundle.ok(&["exec", "--cwd", "/tmp", "-e", "A=b", "box", "sh", "-c", "pwd; echo $A; env | grep -c ^PATH="]);
+    assert_eq!(out, "/tmp\nb\n1\n");
+    let file = bundle.path.join("process.json");
+    let process = json!({
+        "cwd": "/etc", "args": ["sh", "-c", "pwd; grep NoNewPrivs /proc/self/status"], "user": { "uid": 0, "gid": 0 },
+        "env": ["PATH=/bin"], "noNewPrivileges": true,
+    });
+    fs::write(&file, process.to_string()).expect("the home is ours");
+    let out = bundle.ok(&["exec", "--process", &file.to_string_lossy(), "box"]);
+    assert_eq!(out, "/etc\nNoNewPrivs:\t1\n");
+}
+
+#[test]
+fn exec_gets_no_more_capabilities_than_the_container() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let status = ["exec", "box", "grep", "Cap", "/proc/self/status"];
+    let own = bundle.ok(&["exec", "box", "grep", "Cap", "/proc/1/status"]);
+    assert_eq!(bundle.ok(&status), own);
+    let more = bundle.ok(&["exec", "--cap", "CAP_NET_RAW", "box", "grep", "CapInh\\|CapAmb", "/proc/self/status"]);
+    assert_eq!(more, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n", "CVE-2022-27650");
+}
+
+#[test]
+fn descriptors_do_not_leak_into_exec_but_for_those_handed_on() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    // ls has the directory itself open as the next one.
+    assert_eq!(bundle.ok(&["exec", "box", "ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+    let script = format!("exec 3</etc/passwd 4</etc/passwd 5</etc/passwd; exec \"$@\"");
+    let mut command = std::process::Command::new("/bin/sh");
+    let at = bundle.home.bin().to_string_lossy().into_owned();
+    command.args(["-c", &script, "sh", &at, "runtime", "exec", "--preserve-fds", "2", "box", "ls", "/proc/self/fd"]);
+    bundle.home.surround(&mut command);
+    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n"), "{done:#?}");
+}
+
+#[test]
+fn a_user_is_numbers_only() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    for bad in ["root", "-1", "1 ", "+1", "1:", "4294967295"] {
+        let error = bundle.fails(&["exec", "--user", bad, "box", "id"]);
+        assert!(error.contains("UID[:GID]"), "{bad:?}: {error}");
+    }
+}

@@ -1,0 +1,100 @@
+//! Hooks of all six kinds: when they run, what they read, what their failure means.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::bundle::Bundle;
+use crate::support::eventually;
+
+/// A hook that appends its name and its state to a file.
+fn writer(bundle: &Bundle, name: &str) -> Value {
+    let script = bundle.path.join("hook");
+    fs::write(&script, format!("#!/bin/sh\nprintf '%s %s\\n' \"$1\" \"$(cat)\" >>{}/hooks\n", bundle.at()))
+        .expect("the home is ours");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the home is ours");
+    json!({ "path": script, "args": ["hook", name], "env": ["PATH=/bin:/usr/bin"] })
+}
+
+fn seen(bundle: &Bundle) -> Vec<(String, Value)> {
+    let text = fs::read_to_string(bundle.path.join("hooks")).unwrap_or_default();
+    let lines = text.lines().map(|line| line.split_once(' ').expect("a name and a state"));
+    lines.map(|(name, state)| (name.to_owned(), serde_json::from_str(state).expect("the state is JSON"))).collect()
+}
+
+#[test]
+fn runtime_hooks_run_in_their_order_with_the_state() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["annotations"] = json!({ "key": "value" });
+    for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        bundle.config["hooks"][kind] = json!([writer(&bundle, kind)]);
+    }
+    bundle.script("sleep 100");
+    bundle.create("box");
+    let pid = bundle.state("box", "pid");
+    bundle.ok(&["start", "box"]);
+    bundle.ok(&["delete", "--force", "box"]);
+    let seen = seen(&bundle);
+    let told: Vec<(&str, &str)> =
+        seen.iter().map(|(name, state)| (name.as_str(), state["status"].as_str().expect("a status"))).collect();
+    let expected =
+        [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")];
+    assert_eq!(told, expected);
+    for (name, state) in &seen {
+        assert_eq!((&state["id"], &state["bundle"]), (&json!("box"), &json!(bundle.at())), "{name}");
+        assert_eq!(state["annotations"], json!({ "key": "value" }), "{name}");
+    }
+    assert!(seen[..3].iter().all(|(_, state)| state["pid"] == pid), "{seen:?}");
+}
+
+#[test]
+fn container_hooks_run_in_the_containers_namespaces() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["hostname"] = json!("within");
+    // Before the pivot paths are the host's, after it the container's.
+    bundle.config["hooks"] = json!({
+        "createContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", format!("hostname >{}/created", bundle.at())],
+                              "env": ["PATH=/bin:/usr/bin"] }],
+        "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "hostname >/tmp/started"] }],
+    });
+    bundle.script("cat /tmp/started");
+    assert_eq!(bundle.runs(0), "within\n");
+    assert_eq!(fs::read_to_string(bundle.path.join("created")).expect("the hook ran"), "within\n");
+}
+
+#[test]
+fn a_failing_hook_fails_the_creation() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        bundle.config["hooks"] = json!({ kind: [{ "path": "/bin/false" }], "poststop": [writer(&bundle, "poststop")] });
+        let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+        assert!(error.contains(&format!("running the {kind} hook")) && error.contains("exit status 1"), "{error}");
+        assert_eq!(bundle.ok(&["list", "-q"]), "", "{kind}");
+    }
+    assert_eq!(seen(&bundle).len(), 3, "what was begun is ended by poststop");
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_killed_with_its_children() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let number = crate::support::unique();
+    let script = format!("sleep {number} & sleep {number}");
+    bundle.config["hooks"] =
+        json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1 }] });
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("did not end within 1 s"), "{error}");
+    eventually("its children are killed", || {
+        crate::support::processes(|words| words.len() > 1 && words[0] == "sleep" && words[1] == number).is_empty()
+    });
+}
+
+#[test]
+fn a_hook_need_not_read_its_state() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // More than a pipe holds.
+    bundle.config["annotations"] = json!({ "long": "x".repeat(200_000) });
+    bundle.config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/true" }] });
+    bundle.script("echo ran");
+    assert_eq!(bundle.runs(0), "ran\n");
+}

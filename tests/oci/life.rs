@@ -1,0 +1,164 @@
+//! create, start, state, kill, delete, list, ps, pause, resume.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::bundle::Bundle;
+use crate::support::{eventually, skip};
+
+#[test]
+fn a_container_goes_through_its_states() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("echo began; sleep 100");
+    bundle.create("box");
+    assert_eq!(bundle.state("box", "status"), "created");
+    assert_eq!(bundle.state("box", "bundle"), bundle.at());
+    assert_eq!(bundle.log(), "", "the command does not run before start");
+    let pid = bundle.state("box", "pid").as_i64().expect("a number");
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+
+    bundle.ok(&["start", "box"]);
+    assert_eq!(bundle.state("box", "status"), "running");
+    assert_eq!(bundle.state("box", "pid"), pid);
+    eventually("the command has begun", || bundle.log() == "began\n");
+    assert!(bundle.fails(&["start", "box"]).contains("in the state running"));
+    assert!(bundle.fails(&["delete", "box"]).contains("not stopped: running"));
+    assert!(bundle.ok(&["list"]).lines().any(|line| line.starts_with("box ") && line.contains("running")));
+    assert_eq!(bundle.ok(&["list", "-q"]), "box\n");
+    assert_eq!(bundle.ok(&["ps", "-f", "json", "box"]), format!("[{pid}]\n"));
+
+    bundle.ok(&["kill", "box", "KILL"]);
+    eventually("it is stopped", || bundle.state("box", "status") == "stopped");
+    assert_eq!(bundle.state("box", "pid"), 0);
+    assert!(bundle.fails(&["kill", "box", "TERM"]).contains("not running"));
+    bundle.ok(&["delete", "box"]);
+    assert!(bundle.fails(&["state", "box"]).contains("does not exist"));
+}
+
+#[test]
+fn an_id_is_taken_once() {
+    let Some(bundle) = Bundle::new() else { return };
+    bundle.create("box");
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("exists already"), "{error}");
+    assert_eq!(bundle.state("box", "status"), "created", "the first one is untouched");
+}
+
+#[test]
+fn delete_ends_what_was_not_started_and_by_force_what_runs() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("sleep 100");
+    bundle.create("box");
+    bundle.ok(&["delete", "box"]);
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+    let pid = bundle.state("box", "pid").as_i64().expect("a number");
+    bundle.ok(&["delete", "--force", "box"]);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    assert!(bundle.fails(&["delete", "box"]).contains("does not exist"));
+    bundle.ok(&["delete", "--force", "box"]);
+}
+
+#[test]
+fn run_answers_with_the_code_of_the_command() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    assert_eq!(bundle.script("echo out; exit 7").runs(7), "out\n");
+    assert_eq!(bundle.ok(&["list", "-q"]), "", "run removes its container");
+    // A signal that pid 1 has no handler for does not reach it from inside.
+    bundle.script("sh -c 'kill -9 $$'; exit $?").runs(137);
+    bundle.config["process"]["args"] = json!(["nothing-of-this-name"]);
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!(done.code, 127, "{done:#?}");
+    assert!(done.stderr.contains("executable file not found in $PATH"), "{done:#?}");
+    bundle.config["process"]["args"] = json!(["/etc/passwd"]);
+    assert_eq!(bundle.call(&["run", "--bundle", &bundle.at(), "box"]).code, 126);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn a_missing_command_fails_at_create() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["process"]["args"] = json!(["/nothing/of/this/name"]);
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("no such file or directory"), "{error}");
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn the_pid_file_has_the_number_of_init() {
+    let Some(bundle) = Bundle::new() else { return };
+    let file = bundle.path.join("pid");
+    bundle.ok(&["run", "--detach", "--bundle", &bundle.at(), "--pid-file", &file.to_string_lossy(), "box"]);
+    let pid: i64 = fs::read_to_string(&file).expect("it was written").parse().expect("a number and nothing else");
+    assert_eq!(bundle.state("box", "pid").as_i64().filter(|pid| *pid != 0).unwrap_or(pid), pid);
+}
+
+#[test]
+fn a_paused_container_stands_still() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("while true; do echo x; sleep 0.05; done");
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+    let paused = bundle.call(&["pause", "box"]);
+    if paused.stderr.contains("has no cgroup") {
+        skip("no cgroup v2 that the caller may write");
+        return;
+    }
+    assert_eq!(paused.code, 0, "{paused:#?}");
+    assert_eq!(bundle.state("box", "status"), "paused");
+    let before = bundle.log().len();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(bundle.log().len(), before, "a frozen process writes nothing");
+    let error = bundle.fails(&["exec", "box", "true"]);
+    assert!(error.contains("in the state paused") && error.contains("--ignore-paused"), "{error}");
+    bundle.ok(&["resume", "box"]);
+    assert_eq!(bundle.state("box", "status"), "running");
+    eventually("it goes on", || bundle.log().len() > before);
+    bundle.ok(&["pause", "box"]);
+    bundle.ok(&["delete", "--force", "box"]);
+}
+
+#[test]
+fn a_killed_creation_is_removed_by_force() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // The creator waits for a hook while it is killed.
+    let hook = bundle.path.join("hook");
+    fs::write(&hook, "#!/bin/sh\ntouch \"$(dirname \"$0\")/began\"\nexec sleep 100\n").expect("the home is ours");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("the home is ours");
+    bundle.config["hooks"] = json!({ "createRuntime": [{ "path": hook }] });
+    let mut child = bundle.command(&["create", "--bundle", &bundle.at(), "box"]).spawn().expect("it starts");
+    eventually("the hook runs", || bundle.path.join("began").exists());
+    assert_eq!(bundle.state("box", "status"), "creating");
+    let init = bundle.state("box", "pid").as_i64().expect("a number");
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    eventually("init ends with its creator", || bundle.state("box", "status") == "stopped");
+    assert!(init > 0);
+    bundle.ok(&["delete", "--force", "box"]);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn errors_are_lines_of_the_log() {
+    let Some(bundle) = Bundle::new() else { return };
+    let log = bundle.path.join("log.json");
+    let arguments = ["--log", &log.to_string_lossy(), "--log-format", "json", "state", "nobody"].map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    bundle.fails(&arguments);
+    let text = fs::read_to_string(&log).expect("it was written");
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().is_some_and(|msg| msg.contains("\"nobody\" does not exist")), "{line}");
+}
+
+#[test]
+fn ids_are_no_paths() {
+    let Some(bundle) = Bundle::new() else { return };
+    for id in ["..", ".", "a/b", "", "/etc", ".hidden", "a b", "ü"] {
+        let error = bundle.fails(&["create", "--bundle", &bundle.at(), id]);
+        assert!(error.contains("is no container id"), "{id:?}: {error}");
+    }
+}

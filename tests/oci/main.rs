@@ -1,0 +1,11 @@
+//! The OCI runtime's command line on bundles of the small image's programs: what other engines rely on.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bundle;
+mod exec;
+mod hooks;
+mod life;
+mod refused;
+mod spec;

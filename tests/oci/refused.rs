@@ -1,0 +1,102 @@
+//! What is wrong or impossible is said before anything is made.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::json;
+
+use crate::bundle::Bundle;
+use crate::support::identity;
+
+#[test]
+fn a_configuration_that_is_no_json() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config = serde_json::Value::Null;
+    for text in ["", "{", "[]", "null", &"[".repeat(100_000), "{\"ociVersion\": 1}"] {
+        fs::write(bundle.path.join("config.json"), text).expect("the home is ours");
+        let error = bundle.refused();
+        assert!(error.contains("config.json"), "{error}");
+    }
+    fs::remove_file(bundle.path.join("config.json")).expect("it is there");
+    assert!(bundle.refused().contains("ENOENT"));
+}
+
+#[test]
+fn a_root_that_is_missing_or_a_link() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["root"]["path"] = json!("nothing");
+    assert!(bundle.refused().contains("ENOENT"));
+    symlink("rootfs", bundle.path.join("link")).expect("the home is ours");
+    bundle.config["root"]["path"] = json!("link");
+    assert!(bundle.refused().contains("symbolic link"));
+    bundle.config["root"]["path"] = json!("config.json");
+    assert!(bundle.refused().contains("no directory"));
+}
+
+#[test]
+fn namespaces_that_contradict_each_other() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let good = bundle.config["linux"]["namespaces"].clone();
+    bundle.push("/linux/namespaces", json!({ "type": "pid" }));
+    assert!(bundle.refused().contains("pid is there twice"));
+    bundle.config["linux"]["namespaces"] = good.clone();
+    bundle.push("/linux/namespaces", json!({ "type": "network", "path": "/etc/passwd" }));
+    assert!(bundle.fails(&["run", "--bundle", &bundle.at(), "box"]).contains("is no namespace"));
+    bundle.config["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "user" }]);
+    assert!(bundle.refused().contains("hostname needs a namespace of type uts"));
+    bundle.config["linux"]["namespaces"] = json!([{ "type": "user" }]);
+    bundle.config["hostname"] = json!(null);
+    assert!(bundle.refused().contains("mount namespace"));
+    bundle.config["linux"]["namespaces"] = json!([{ "type": "mount" }]);
+    assert!(bundle.refused().contains("uidMappings"));
+}
+
+#[test]
+fn a_map_that_the_caller_may_not_make() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if identity() == "root" {
+        crate::support::skip("root may map every id");
+        return;
+    }
+    bundle.config["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 0, "size": 10 }]);
+    let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("mapping the container's ids"), "{error}");
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn what_needs_root_or_is_not_on_this_host() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["linux"]["intelRdt"] = json!({ "closID": "x" });
+    assert!(bundle.refused().contains("intelRdt"));
+    bundle.config["linux"]["intelRdt"] = json!(null);
+    if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        bundle.config["process"]["selinuxLabel"] = json!("system_u:system_r:container_t:s0");
+        assert!(bundle.refused().contains("selinuxLabel"));
+        bundle.config["process"]["selinuxLabel"] = json!(null);
+    }
+    bundle.config["linux"]["sysctl"] = json!({ "kernel.panic": "1" });
+    let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("belongs to the whole host"), "{error}");
+}
+
+#[test]
+fn unknown_capabilities_are_left_out_and_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.push("/process/capabilities/bounding", json!("CAP_TIME_TRAVEL"));
+    bundle.script("echo ran");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    assert!(done.stderr.contains("CAP_TIME_TRAVEL"), "{done:#?}");
+}
+
+#[test]
+fn a_terminal_needs_somebody_to_hold_it() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["process"]["terminal"] = json!(true);
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("--console-socket"), "{error}");
+    bundle.config["process"]["terminal"] = json!(false);
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "--console-socket", "/tmp/nothing", "box"]);
+    assert!(error.contains("no terminal"), "{error}");
+}

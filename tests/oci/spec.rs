@@ -1,0 +1,197 @@
+//! What the configuration asks for is what the container sees.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::bundle::Bundle;
+use crate::support::skip;
+
+#[test]
+fn mounts_have_their_options() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    fs::create_dir_all(bundle.path.join("shared/below")).expect("the home is ours");
+    let shared = bundle.path.join("shared");
+    bundle
+        .push("/mounts", json!({ "destination": "/ro", "type": "bind", "source": shared, "options": ["bind", "ro"] }));
+    bundle.push(
+        "/mounts",
+        json!({ "destination": "/rw/deep", "source": shared, "options": ["rbind", "nosuid", "nodev"] }),
+    );
+    bundle.push(
+        "/mounts",
+        json!({ "destination": "/scratch", "type": "tmpfs", "source": "mine",
+                                   "options": ["noexec", "size=64k", "mode=700", "strictatime"] }),
+    );
+    bundle.script("touch /rw/deep/x; touch /ro/y 2>/dev/null || echo refused; grep -E ' (/ro|/rw/deep|/scratch) ' /proc/mounts; stat -c %a /scratch");
+    let out = bundle.runs(0);
+    assert!(shared.join("x").exists() && !shared.join("y").exists(), "{out}");
+    assert!(out.starts_with("refused\n"), "{out}");
+    let line = |place: &str| out.lines().find(|line| line.contains(place)).unwrap_or_default().to_owned();
+    assert!(line(" /ro ").contains(" ro,"), "{out}");
+    assert!(line(" /rw/deep ").contains("rw,nosuid,nodev"), "{out}");
+    let scratch = line(" /scratch ");
+    assert!(scratch.starts_with("mine ") && scratch.contains("noexec") && scratch.contains("size=64k"), "{out}");
+    assert!(!scratch.contains("relatime"), "{out}");
+    assert!(out.ends_with("700\n"), "{out}");
+}
+
+#[test]
+fn read_only_of_one_mount_and_of_all_below_it() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let script = "mount -t tmpfs t /a/below 2>/dev/null; touch /ro/below/x 2>/dev/null && echo written || echo refused";
+    fs::create_dir_all(bundle.path.join("a/below")).expect("the home is ours");
+    // The tree is made by an outer mount of the same configuration: a tmpfs below a bind.
+    let source = bundle.path.join("a");
+    bundle
+        .push("/mounts", json!({ "destination": "/ro", "type": "bind", "source": source, "options": ["rbind", "ro"] }));
+    bundle.push("/mounts", json!({ "destination": "/ro/below", "type": "tmpfs", "source": "t", "options": [] }));
+    assert_eq!(bundle.script(script).runs(0), "written\n");
+    bundle.push("/mounts", json!({ "destination": "/ro", "options": ["remount", "bind", "rro"] }));
+    assert_eq!(bundle.runs(0), "refused\n");
+}
+
+#[test]
+fn a_tmpfs_may_begin_with_what_it_covers() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let root = bundle.path.join("rootfs/data");
+    fs::create_dir_all(root.join("inner")).expect("the home is ours");
+    fs::write(root.join("inner/file"), "content").expect("the home is ours");
+    std::os::unix::fs::symlink("/etc/passwd", root.join("link")).expect("the home is ours");
+    bundle.push("/mounts", json!({ "destination": "/data", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"] }));
+    bundle.script("cat /data/inner/file; readlink /data/link; echo more >/data/inner/file");
+    assert_eq!(bundle.runs(0), "content/etc/passwd\n");
+    assert_eq!(fs::read_to_string(root.join("inner/file")).expect("it is there"), "content");
+}
+
+#[test]
+fn process_attributes_are_set() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["process"]["user"]["umask"] = json!(0o027);
+    bundle.config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 },
+                                                 { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }]);
+    bundle.config["process"]["oomScoreAdj"] = json!(700);
+    bundle.config["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 5 });
+    bundle.config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
+    bundle.config["linux"]["personality"] = json!({ "domain": "LINUX32" });
+    bundle.script("umask; ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; cut() { set -- $(cat /proc/self/stat); echo ${19} ${41}; }; cut; grep NoNewPrivs /proc/self/status");
+    assert_eq!(bundle.runs(0), "0027\n100\n200\n0\n700\n5 3\nNoNewPrivs:\t1\n");
+}
+
+#[test]
+fn names_of_the_uts_namespace() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["hostname"] = json!("the-host");
+    bundle.config["domainname"] = json!("the-domain");
+    bundle.script("cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname");
+    assert_eq!(bundle.runs(0), "the-host\nthe-domain\n");
+}
+
+#[test]
+fn clocks_are_shifted() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.push("/linux/namespaces", json!({ "type": "time" }));
+    bundle.config["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1_000_000, "nanosecs": 0 } });
+    bundle.script("cat /proc/uptime");
+    let out = bundle.runs(0);
+    let uptime: f64 = out.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+    let host = fs::read_to_string("/proc/uptime").expect("/proc is mounted");
+    let host: f64 = host.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+    assert!((uptime - host - 1_000_000.0).abs() < 60.0, "{uptime} against {host}");
+}
+
+#[test]
+fn namespaces_are_joined_by_path() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["hostname"] = json!("first");
+    bundle.script("sleep 100");
+    bundle.create("first");
+    let pid = bundle.state("first", "pid").as_i64().expect("a number");
+    let joined = ["user", "uts", "ipc", "pid"];
+    for name in joined {
+        let list = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+        list.retain(|one| one["type"] != name);
+        list.push(json!({ "type": name, "path": format!("/proc/{pid}/ns/{name}") }));
+    }
+    for name in ["hostname", "uidMappings", "gidMappings"] {
+        bundle.config[name] = json!(null);
+        bundle.config["linux"][name] = json!(null);
+    }
+    bundle.script(
+        "cat /proc/sys/kernel/hostname; for n in user uts ipc pid mnt; do readlink /proc/self/ns/$n; done; echo $$",
+    );
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "second"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(lines[0], "first");
+    for (position, name) in joined.iter().enumerate() {
+        let theirs = fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("it lives");
+        assert_eq!(lines[position + 1], theirs.to_string_lossy(), "{name}");
+    }
+    assert_ne!(lines[5], fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("it lives").to_string_lossy());
+    assert_ne!(lines[6], "1", "it is not the first in that pid namespace");
+}
+
+#[test]
+fn many_ids_are_mapped_by_the_helpers() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if crate::support::identity() != "subuids" {
+        skip("the caller has no subordinate ids");
+        return;
+    }
+    bundle.map_all();
+    bundle.config["process"]["user"] = json!({ "uid": 33, "gid": 33, "additionalGids": [4, 20] });
+    bundle.script("id -u; id -g; id -G; echo $HOME; grep -c . /proc/self/uid_map");
+    assert_eq!(bundle.runs(0), "33\n33\n33 4 20\n/www\n2\n");
+}
+
+#[test]
+fn masked_and_read_only_paths() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    fs::write(bundle.path.join("rootfs/etc/secret"), "secret").expect("the home is ours");
+    fs::create_dir(bundle.path.join("rootfs/etc/hidden")).expect("the home is ours");
+    fs::write(bundle.path.join("rootfs/etc/hidden/file"), "secret").expect("the home is ours");
+    bundle.config["linux"]["maskedPaths"] = json!(["/etc/secret", "/etc/hidden", "/proc/nothing"]);
+    bundle.config["linux"]["readonlyPaths"] = json!(["/tmp", "/proc/sys"]);
+    bundle.script("cat /etc/secret; ls /etc/hidden; touch /tmp/x 2>/dev/null || echo refused");
+    assert_eq!(bundle.runs(0), "refused\n");
+}
+
+#[test]
+fn devices_of_the_list_are_the_hosts() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["linux"]["devices"] = json!([{ "path": "/dev/mynull", "type": "c", "major": 1, "minor": 3 },
+                                               { "path": "/dev/fifo", "type": "p", "fileMode": 0o600 }]);
+    bundle.script("echo gone >/dev/mynull; stat -c '%t:%T' /dev/mynull; test -p /dev/fifo && stat -c %a /dev/fifo");
+    assert_eq!(bundle.runs(0), "1:3\n600\n");
+    bundle.config["linux"]["devices"] = json!([{ "path": "/dev/odd", "type": "c", "major": 245, "minor": 99 }]);
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    if crate::support::identity() != "root" {
+        assert!(done.stderr.contains("making the device /dev/odd"), "{done:#?}");
+    }
+}
+
+#[test]
+fn the_terminal_is_sent_to_the_console_socket() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.config["process"]["consoleSize"] = json!({ "height": 33, "width": 77 });
+    bundle.script("test -t 0 && test -t 1 && echo on a terminal; sleep 100");
+    let path = bundle.path.join("console");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("the home is ours");
+    bundle.ok(&["create", "--bundle", &bundle.at(), "--console-socket", &path.to_string_lossy(), "box"]);
+    let (socket, _) = listener.accept().expect("create has connected");
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    let mut bytes = [0; 64];
+    let mut slices = [std::io::IoSliceMut::new(&mut bytes)];
+    let flags = nix::sys::socket::MsgFlags::empty();
+    use std::os::fd::AsRawFd;
+    let message = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags);
+    let message = message.expect("one message");
+    let rights: Vec<_> = message.cmsgs().expect("control data").collect();
+    let nix::sys::socket::ControlMessageOwned::ScmRights(fds) = &rights[0] else { panic!("{rights:?}") };
+    let mut master = fs::File::open(format!("/proc/self/fd/{}", fds[0])).expect("a terminal");
+    bundle.ok(&["start", "box"]);
+    let text = crate::support::read_until(&mut master, "on a terminal");
+    assert!(text.contains("on a terminal"), "{text}");
+}

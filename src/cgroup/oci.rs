@@ -284,7 +284,7 @@ impl Cgroup {
 
 impl Unit {
     fn ask(&self, task: Task) -> Result<String, CgroupError> {
-        let answer = scope::ask(self.bus.clone(), task, &self.name);
+        let answer = scope::ask(self.bus.clone(), task, &self.name, None);
         answer.map_err(|reason| CgroupError::Unit { unit: self.name.clone(), reason })
     }
 

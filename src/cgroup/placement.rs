@@ -1,5 +1,6 @@
 //! Finding a subtree of our own and moving the monitor into it.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Ladder, Trial};
@@ -31,6 +32,8 @@ pub struct Request<'a> {
     /// The process that serves the container's files. It comes along into the scope, since the session in which it was
     /// started may end before the container does.
     pub server: Option<i32>,
+    /// Once this can be read, systemd's answer is not waited for any longer.
+    pub cancel: Option<BorrowedFd<'a>>,
 }
 
 /// Where the calling process, a monitor, was placed.
@@ -149,6 +152,7 @@ fn by_scope(request: Request<'_>) -> Result<Dir, String> {
                 request.id,
                 getpid().as_raw(),
                 server,
+                request.cancel,
             )?;
             let own = own_dir()?;
             scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))

@@ -12,7 +12,7 @@
 //! It is a process of its own for its threads' sake: the monitor that asks for it stays single-threaded.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use base::ContainerId;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, alarm, geteuid, mkdir, pipe2};
@@ -77,13 +78,19 @@ pub(crate) enum Task {
 }
 
 /// Has the role move the process `pid`, whose container is `id`, and its file server.
-pub(crate) fn join(bus: Bus, id: &ContainerId, pid: i32, server: Option<i32>) -> Result<(), String> {
+pub(crate) fn join(
+    bus: Bus,
+    id: &ContainerId,
+    pid: i32,
+    server: Option<i32>,
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<(), String> {
     let task = Task::Join { id: id.to_string(), pid: pid.cast_unsigned(), server: server.map(i32::cast_unsigned) };
-    ask(bus, task, id.short()).map(drop)
+    ask(bus, task, id.short(), cancel).map(drop)
 }
 
-/// Starts the role and waits for its answer. `label` is for people who read a process list.
-pub(crate) fn ask(bus: Bus, task: Task, label: &str) -> Result<String, String> {
+/// Starts the role and waits for its answer, until `cancel` can be read. `label` is for people who read a process list.
+pub(crate) fn ask(bus: Bus, task: Task, label: &str, cancel: Option<BorrowedFd<'_>>) -> Result<String, String> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| format!("pipe2(): {errno}"))?;
     let config =
         serde_json::to_vec(&Order { bus, task }).map_err(|error| format!("the role's configuration: {error}"))?;
@@ -92,6 +99,12 @@ pub(crate) fn ask(bus: Bus, task: Task, label: &str) -> Result<String, String> {
         Spawn { argv0: ROLE, label, config: &config, fds: &fds, stdio: [None; 3], session: false, cgroup: None };
     let child = spawn.start().map_err(|error| format!("{error}: {}", error.cause))?;
     drop(theirs);
+    if let Some(cancel) = cancel
+        && !answers_before(ours.as_fd(), cancel)
+    {
+        // It may have ended this moment; its answer is that of a death then.
+        let _ = sys::process::pidfd_send_signal(child.pidfd.as_fd(), nix::libc::SIGKILL);
+    }
     let answer = read_all(ours);
     // How it ended is told by its answer; an empty one is a death.
     let _ = waitpid(Pid::from_raw(child.pid), None);
@@ -131,6 +144,19 @@ fn outer_id(map: &str, id: u32) -> Option<u32> {
         let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
         outside.checked_add(offset)
     })
+}
+
+/// Waits for an answer, or its end, unless `cancel` can be read before.
+fn answers_before(answer: BorrowedFd<'_>, cancel: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(answer, PollFlags::POLLIN), PollFd::new(cancel, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            // Without poll(2) it is waited for until the role's own limit.
+            Err(_) => return true,
+            Ok(_) => return fds[0].any().unwrap_or(false),
+        }
+    }
 }
 
 fn read_all(pipe: OwnedFd) -> String {

@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base::{Explain, Kind, Report};
 use nix::errno::Errno;
@@ -20,6 +21,9 @@ use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 
 /// `ctrl-p ctrl-q`.
 const DETACH_KEYS: [u8; 2] = [0x10, 0x11];
+/// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
+/// It takes milliseconds.
+pub const ABORT_LIMIT: Duration = Duration::from_millis(300);
 
 /// Why a client could not talk to a monitor.
 #[derive(Debug, thiserror::Error)]
@@ -107,18 +111,67 @@ pub enum Outcome {
     Detached,
 }
 
+/// How the wait for a process that is being started ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It runs.
+    Started,
+    /// A signal that ends programs came before, by number, and the monitor was asked to give the start up.
+    Interrupted(i32),
+}
+
 /// Waits until the process runs or its start has failed; notices go to `notice`. Used alone for `run -d`.
-pub fn wait_started(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<i32, Report> {
+///
+/// Signals must have been blocked by [`block_signals`]. One that ends programs ends the wait, after [`ABORT_LIMIT`] even if
+/// the monitor says nothing. If it comes too late, the process gets it where `pass_on` says so.
+pub fn wait_started(socket: BorrowedFd<'_>, pass_on: bool, mut notice: impl FnMut(&str)) -> Result<Begun, Report> {
+    let signals = signal_fd(&ending())?;
     let mut buffer = vec![0; FRAME_MAX];
+    let mut interrupted: Option<(i32, Instant)> = None;
     loop {
-        match protocol::receive(socket, &mut buffer)? {
-            Received::Frame(Frame::Started { pid }, _) => return Ok(pid),
-            Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
-            Received::Frame(Frame::Notice(text), _) => notice(&text),
-            Received::End => return Err(ClientError::Ended.into()),
+        let timeout = interrupted.map_or(PollTimeout::NONE, |(_, until)| {
+            PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = vec![PollFd::new(socket, PollFlags::POLLIN)];
+        if interrupted.is_none() {
+            fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
+        match (poll(&mut fds, timeout), interrupted) {
+            (Err(Errno::EINTR), _) => continue,
+            (Err(errno), _) => return Err(SysError::new("poll(monitor)", errno).into()),
+            (Ok(0), Some((signal, _))) => return Ok(Begun::Interrupted(signal)),
+            (Ok(_), _) => {}
+        }
+        let is_ready = |position: usize| fds.get(position).is_some_and(|fd| fd.any().unwrap_or(false));
+        let (answered, signalled) = (is_ready(0), is_ready(1));
+        if signalled && let Ok(Some(info)) = signals.read_signal() {
+            let signal = info.ssi_signo as i32;
+            interrupted = Some((signal, Instant::now() + ABORT_LIMIT));
+            // A monitor that is gone shows itself at the next receive.
+            let _ = protocol::send(socket, &Frame::Abort(if pass_on { signal } else { 0 }), None);
+        }
+        if !answered {
+            continue;
+        }
+        match (protocol::receive(socket, &mut buffer)?, interrupted) {
+            (Received::Frame(Frame::Started { .. }, _), _) => return Ok(Begun::Started),
+            (Received::Frame(Frame::Failed(_), _) | Received::End, Some((signal, _))) => {
+                return Ok(Begun::Interrupted(signal));
+            }
+            (Received::Frame(Frame::Failed(failure), _), None) => return Err(failure.into()),
+            (Received::Frame(Frame::Notice(text), _), None) => notice(&text),
+            (Received::End, None) => return Err(ClientError::Ended.into()),
             _ => {}
         }
     }
+}
+
+/// Waits for the end of a monitor that was asked to give its start up, so that what it tidies up is gone; not for long.
+pub fn wait_given_up(monitor: BorrowedFd<'_>) -> Result<(), SysError> {
+    let limit = PollTimeout::try_from(ABORT_LIMIT).unwrap_or(PollTimeout::ZERO);
+    // A failing poll costs only the wait.
+    let _ = poll(&mut [PollFd::new(monitor, PollFlags::POLLIN)], limit);
+    sys::process::reap(monitor, false).map(drop)
 }
 
 /// Carries the streams of the process that `socket` is bound to until it ends or the user detaches.
@@ -126,8 +179,7 @@ pub fn wait_started(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Res
 /// Signals must have been blocked by [`block_signals`] before the process was started, so that none is lost.
 pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&str)) -> Result<Outcome, Report> {
     let raw = RawTerminal::enter(streams)?;
-    let signals = SignalFd::with_flags(&forwarded(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .call(|| "signalfd()".to_owned())?;
+    let signals = signal_fd(&forwarded())?;
     let mut pump =
         Pump { socket, streams, input_open: streams.stdin, detach: 0, unwritten: None, buffer: vec![0; FRAME_MAX] };
     pump.resize();
@@ -152,19 +204,18 @@ pub fn block_signals() -> Result<(), SysError> {
     forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
 }
 
+fn signal_fd(signals: &SigSet) -> Result<SignalFd, SysError> {
+    SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
+}
+
+/// The signals by which a user ends a program.
+fn ending() -> SigSet {
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect()
+}
+
 fn forwarded() -> SigSet {
-    [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGCONT,
-        Signal::SIGWINCH,
-    ]
-    .into_iter()
-    .collect()
+    let others = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT, Signal::SIGWINCH];
+    ending().iter().chain(others).collect()
 }
 
 struct Pump<'a> {

@@ -1,7 +1,8 @@
 //! What a monitor and its clients say to each other: SEQPACKET frames, one kind byte and a body.
 //!
 //! A connection is at first a *control* connection. `Attach` binds it to the container's main process, `Exec` to a new
-//! one; from then on it carries that process's streams until `Exit`. Unknown kinds are skipped, so that a newer client
+//! one; from then on it carries that process's streams until `Exit`. That of the command which starts the container is
+//! bound to the main process from birth, and the command says nothing before `Started` but `Abort`. Unknown kinds are skipped, so that a newer client
 //! can talk to an older monitor.
 
 use std::io;
@@ -36,6 +37,8 @@ pub enum Frame {
     Resize(WindowSize),
     /// Client: send this signal to the process that the connection is bound to (else to the main process).
     Signal(i32),
+    /// Client: give the start up; a process that runs already gets this signal instead (0 for none).
+    Abort(i32),
     /// Client: send the outer user namespace (answered by `Outer` with a descriptor).
     AskOuter,
     /// Monitor: bytes of standard output (or of the terminal).
@@ -82,6 +85,7 @@ impl Frame {
             Frame::InputEnd => (b'C', Vec::new()),
             Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
             Frame::Signal(number) => (b'S', number.to_le_bytes().to_vec()),
+            Frame::Abort(number) => (b'K', number.to_le_bytes().to_vec()),
             Frame::AskOuter => (b'o', Vec::new()),
             Frame::Output(bytes) => (b'1', bytes.clone()),
             Frame::ErrorOutput(bytes) => (b'2', bytes.clone()),
@@ -111,6 +115,7 @@ impl Frame {
                 Frame::Resize(WindowSize { rows: half(0)?, columns: half(2)? })
             }
             b'S' => Frame::Signal(number()?),
+            b'K' => Frame::Abort(number()?),
             b'o' => Frame::AskOuter,
             b'1' => Frame::Output(body.to_vec()),
             b'2' => Frame::ErrorOutput(body.to_vec()),
@@ -175,6 +180,7 @@ mod tests {
             Frame::InputEnd,
             Frame::Resize(size),
             Frame::Signal(15),
+            Frame::Abort(2),
             Frame::Exit(-1),
             Frame::Started { pid: 42 },
         ] {

@@ -6,6 +6,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Failure, Kind, Report};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use runtime::channel::{Channel, Message};
 use sys::process::{Child, Exit};
 use sys::role::Spawn;
@@ -150,12 +153,34 @@ impl Supervised {
         Ok(())
     }
 
+    /// Whether it is still on its way to being the payload.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Ready | Phase::Going)
+    }
+
     /// Gives the start up: init ends at the end of its channel.
     pub fn abandon(&mut self, report: &Report) {
+        // Stage and init may be in a step that waits for nothing of ours. The stage is our child and not reaped yet.
+        if let Some(stage) = self.stage {
+            let _ = kill(Pid::from_raw(stage), Signal::SIGKILL);
+        }
+        self.meet_init();
+        let _ = self.signal(Signal::SIGKILL as i32);
         self.phase = Phase::Failed(Failure::from(report));
         self.channel = None;
-        // Init may be in a step that waits for nothing of ours.
-        let _ = self.signal(nix::sys::signal::Signal::SIGKILL as i32);
+    }
+
+    /// Reads what waits in the channel until it tells of init.
+    fn meet_init(&mut self) {
+        let waits = |channel: &Channel| {
+            let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        };
+        while self.pidfd.is_none() && self.channel.as_ref().is_some_and(waits) {
+            if self.on_channel().is_err() {
+                return;
+            }
+        }
     }
 
     /// Sends a signal to the process, if it exists and has not ended.

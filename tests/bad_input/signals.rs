@@ -1,13 +1,17 @@
 //! Ctrl-C at any time.
 
-use std::time::Duration;
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use fixture::image::{Image, LayerBuilder, Meta};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::http::{Server, registry_of};
-use crate::support::{Home, LIMIT, busybox, end, eventually, read_until, signal, start};
+use crate::support::{Home, LIMIT, busybox, end, eventually, processes, read_until, signal, skip, start};
 
 #[test]
 fn a_pull_is_interrupted_and_the_next_one_completes() {
@@ -53,6 +57,88 @@ fn a_run_interrupted_at_any_moment_leaves_nothing_running() {
     for id in home.containers() {
         home.ok(&["rm", "-f", &id]);
     }
-    eventually("no payload is left", || crate::support::processes(|words| words.contains(&number)).is_empty());
+    eventually("no payload is left", || processes(|words| words.contains(&number)).is_empty());
     assert_eq!(home.sh(&[], "echo the next one works"), "the next one works\n");
+}
+
+/// A start that hangs: its monitor asks a D-Bus for a cgroup which takes connections and never answers.
+struct Hanging {
+    child: Child,
+    /// Held open, since its end would be an answer.
+    _bus: (UnixListener, UnixStream),
+}
+
+impl Hanging {
+    /// `None` (and the skip is noted) where no D-Bus is asked.
+    fn start(home: &Home, options: &[&str]) -> Option<Self> {
+        if !fs::read_to_string("/proc/self/mounts").unwrap().contains(" cgroup2 ") {
+            skip("no cgroup v2");
+            return None;
+        }
+        let path = home.path("bus");
+        // Of the start before this one.
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let image = busybox();
+        let arguments = [&["run"], options, &[&image, "sleep", "600"]].concat();
+        let mut command = home.command(&arguments);
+        command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", path.display()));
+        let child = start(&mut command);
+        loop {
+            // Whether somebody listens is tried by a connection that says nothing.
+            let (mut asked, _) = listener.accept().unwrap();
+            if asked.read(&mut [0; 64]).unwrap() > 0 {
+                return Some(Hanging { child, _bus: (listener, asked) });
+            }
+        }
+    }
+
+    /// Sends a signal to the command, which must end at once with this code and without a word.
+    fn interrupt(self, by: Signal, code: i32) {
+        let began = Instant::now();
+        signal(&self.child, by);
+        let done = end(self.child, Duration::from_secs(5));
+        let took = began.elapsed();
+        assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (code, "", ""), "{by}");
+        assert!(took < Duration::from_millis(900), "{by}: {took:?}");
+    }
+}
+
+/// The monitors of a container.
+fn monitors(id: &str) -> Vec<i32> {
+    processes(|words| words[0] == "sublet-monitor" && words.get(1).is_some_and(|label| id.starts_with(label)))
+}
+
+#[test]
+fn a_start_that_hangs_is_given_up_at_once() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for (by, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        for options in [&["--rm"][..], &["-d", "--rm"]] {
+            let Some(hanging) = Hanging::start(&home, options) else { return };
+            hanging.interrupt(by, code);
+            assert!(home.containers().is_empty(), "{by} {options:?}: --rm has removed it");
+        }
+        let Some(hanging) = Hanging::start(&home, &["--name", "kept"]) else { return };
+        let id = home.inspect("kept", "{{.Id}}");
+        hanging.interrupt(by, code);
+        assert_eq!(home.inspect("kept", "{{.State.Status}} {{.State.Running}}"), "created false");
+        assert!(home.inspect("kept", "{{.State.Error}}").contains("the start was given up"));
+        eventually("its monitor is gone", || monitors(&id).is_empty());
+        home.ok(&["rm", "kept"]);
+    }
+    assert_eq!(home.sh(&[], "echo the next one works"), "the next one works\n");
+}
+
+#[test]
+fn a_start_that_nobody_waits_for_any_more_is_given_up() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for options in [&["--name", "kept"][..], &["-d", "--name", "kept"]] {
+        let Some(hanging) = Hanging::start(&home, options) else { return };
+        let id = home.inspect("kept", "{{.Id}}");
+        assert_eq!(monitors(&id).len(), 1);
+        hanging.interrupt(Signal::SIGKILL, 137);
+        eventually("its monitor is gone", || monitors(&id).is_empty());
+        assert_eq!(home.inspect("kept", "{{.State.Status}} {{.State.Running}}"), "created false");
+        home.ok(&["rm", "kept"]);
+    }
 }

@@ -5,6 +5,7 @@ use base::{Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{End, Streams, relay};
 use engine::container::record::{HostSettings, Seccomp};
+use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::{self, PullRequest};
 use engine::{Engine, container::record::Volume};
@@ -129,7 +130,13 @@ impl Run {
         let id = container::create(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {
-            Ok(attachment) => attachment,
+            Ok(Started::Attached(attachment)) => attachment,
+            Ok(Started::Detached) => {
+                line(&id)?;
+                return Ok(0);
+            }
+            // With --rm the monitor removes it.
+            Ok(Started::Interrupted { signal }) => return Ok(128 + signal as u8),
             Err(report) => {
                 // The monitor may have removed it already.
                 if remove
@@ -140,10 +147,6 @@ impl Run {
                 }
                 return Err(report.into());
             }
-        };
-        let Some(attachment) = attachment else {
-            line(&id)?;
-            return Ok(0);
         };
         match relay(&engine, attachment)? {
             End::Detached => Ok(0),

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
-use monitor::client::ClientError;
+use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
 use monitor::{client, record};
 
@@ -31,7 +31,7 @@ pub struct ExecRequest {
     pub detach: bool,
 }
 
-/// Runs a process in a container; its exit code, 0 when detached.
+/// Runs a process in a container; its exit code, 0 when detached, 128 + n when signal n came before it ran.
 pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<i32, Report> {
     let container = load(engine, id)?;
     if !matches!(condition(engine, id)?.life, Life::Running { .. }) {
@@ -57,7 +57,10 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     client::block_signals()?;
     let frame = protocol::ExecRequest { process, user, stdin: request.streams.stdin, detach: request.detach };
     protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), None)?;
-    client::wait_started(socket.as_fd(), |line| engine.notice(line))?;
+    let begun = client::wait_started(socket.as_fd(), !request.detach, |line| engine.notice(line))?;
+    if let Begun::Interrupted(signal) = begun {
+        return Ok(128 + signal);
+    }
     if request.detach {
         return Ok(0);
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use ::snapshot::Driver;
 use base::{ContainerId, Context, Kind, Report};
-use monitor::protocol::{self, Frame};
+use monitor::client::Begun;
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
 use runtime::Launch;
@@ -19,31 +19,57 @@ use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
 use crate::container::{driver, remove, rootfs, snapshot, spec};
 
+/// How a start ended.
+#[derive(Debug)]
+pub enum Started {
+    /// The container runs.
+    Detached,
+    /// It runs, joined to streams of ours.
+    Attached(Attachment),
+    /// A signal that ends programs came first, and the start was given up: the container is as it was before, or is
+    /// removed where it was to be at its end.
+    Interrupted {
+        /// Its number.
+        signal: i32,
+    },
+}
+
 /// Starts a created or ended container and returns when its payload has been executed.
 ///
 /// With `streams` the attachment is connected before that, so that no byte is lost. The caller must have one thread.
-pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Result<Option<Attachment>, Report> {
+/// Until the monitor exists a signal ends the caller as it would end any program, then it is [`Started::Interrupted`].
+pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Result<Started, Report> {
     let record = load(engine, id)?;
     let locked = lock(engine, id)?;
     if locked.condition.life.is_active() {
-        return Ok(None);
+        return Ok(Started::Detached);
     }
     let launched = launch(engine, &record, streams);
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
-    let Launched { socket, monitor, started } = launched?;
-    if let Err(report) = started {
-        sys::process::reap(monitor.as_fd(), true)?;
-        return Err(report);
+    let Launched { socket, monitor, begun } = launched?;
+    match begun {
+        Err(report) => {
+            sys::process::reap(monitor.as_fd(), true)?;
+            Err(report)
+        }
+        Ok(Begun::Interrupted(signal)) => {
+            drop(socket);
+            monitor::client::wait_given_up(monitor.as_fd())?;
+            Ok(Started::Interrupted { signal })
+        }
+        Ok(Begun::Started) => Ok(match streams {
+            Some(streams) => Started::Attached(Attachment::new(socket, streams.clone(), Some(monitor))),
+            None => Started::Detached,
+        }),
     }
-    Ok(streams.map(|streams| Attachment::new(socket, streams.clone(), Some(monitor))))
 }
 
 /// A monitor that has given its word.
 struct Launched {
     socket: OwnedFd,
     monitor: OwnedFd,
-    started: Result<i32, Report>,
+    begun: Result<Begun, Report>,
 }
 
 fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
@@ -87,6 +113,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         setgroups,
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
+        client_feeds: streams.is_some_and(|streams| streams.stdin),
         streams_owner: owner,
         network: addressing.map(|addressing| network(record, addressing)),
         limits: limits(record),
@@ -99,7 +126,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             remove: record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?,
         },
     };
-    spawn(engine, &config, &base, streams)
+    spawn(engine, &config, &base, streams.is_some())
 }
 
 /// Starts the monitor and waits for its word.
@@ -107,7 +134,7 @@ fn spawn(
     engine: &Engine,
     config: &monitor::role::Config,
     base: &rootfs::Base,
-    streams: Option<&Streams>,
+    attached: bool,
 ) -> Result<Launched, Report> {
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
@@ -130,11 +157,8 @@ fn spawn(
     .start()
     .step(|| "starting the monitor".to_owned())?;
     drop(theirs);
-    let attach = streams.filter(|streams| streams.stdin || streams.stdout || streams.stderr);
-    let stdin = attach.is_some_and(|streams| streams.stdin);
-    protocol::send(ours.as_fd(), &Frame::Attach { stdin }, None)?;
-    let started = monitor::client::wait_started(ours.as_fd(), |line| engine.notice(line));
-    Ok(Launched { socket: ours, monitor: child.pidfd, started })
+    let begun = monitor::client::wait_started(ours.as_fd(), attached, |line| engine.notice(line));
+    Ok(Launched { socket: ours, monitor: child.pidfd, begun })
 }
 
 /// With keep-id the payload is the user itself unless the image or the request names another.

@@ -14,7 +14,7 @@ use sys::{Call, SysError};
 use crate::protocol::{self, ExecRequest, Frame, Received};
 use crate::record::Status;
 use crate::role::pipes::PayloadEnds;
-use crate::role::{MAIN, Monitor};
+use crate::role::{MAIN, Monitor, given_up};
 use crate::streams::{Client, Streams};
 use crate::supervised::{Phase, Supervised};
 
@@ -24,19 +24,26 @@ const FAREWELL: Duration = Duration::from_secs(30);
 const CLIENTS_MAX: usize = 256;
 
 impl Monitor {
-    pub(super) fn adopt_client(&mut self, socket: OwnedFd, bound: Option<u64>) {
-        // A socket that cannot be made non-blocking is closed: its peer sees the end.
-        if let Ok(mut client) = Client::new(socket) {
-            client.bound = bound;
-            self.clients.insert(self.next_key, client);
-            self.next_key += 1;
+    /// The command that starts the container.
+    pub(super) fn adopt_starter(&mut self, socket: OwnedFd) {
+        let feeds = self.config.client_feeds && self.config.stdin;
+        if let Some(client) = self.adopt_client(socket) {
+            client.bound = Some(MAIN);
+            client.feeds = feeds;
         }
+    }
+
+    /// A socket that cannot be made non-blocking is closed: its peer sees the end.
+    fn adopt_client(&mut self, socket: OwnedFd) -> Option<&mut Client> {
+        let client = Client::new(socket).ok()?;
+        self.next_key += 1;
+        Some(self.clients.entry(self.next_key - 1).or_insert(client))
     }
 
     pub(super) fn on_connect(&mut self) {
         let Ok(socket) = sys::socket::accept(self.listener.as_fd()) else { return };
         if self.clients.len() < CLIENTS_MAX && trusted(socket.as_fd()) {
-            self.adopt_client(socket, None);
+            self.adopt_client(socket);
         }
     }
 
@@ -73,6 +80,7 @@ impl Monitor {
                     client.send(&Frame::Started { pid });
                 }
             }
+            Frame::Abort(number) => self.abort(bound.unwrap_or(MAIN), number),
             Frame::Exec(request) => self.exec(key, *request),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
@@ -102,6 +110,22 @@ impl Monitor {
             }
             // Frames of our own direction mean nothing from a client.
             _ => {}
+        }
+    }
+
+    /// Gives the start of a process up, or sends the signal to one that runs already.
+    fn abort(&mut self, key: u64, number: i32) {
+        let Some(process) = self.processes.get_mut(&key) else { return };
+        if !process.is_starting() {
+            // 0 is no signal; a process that has just ended needs none.
+            let _ = process.signal(number);
+            return;
+        }
+        if key == MAIN {
+            self.start_failed(&given_up());
+        } else {
+            process.abandon(&given_up());
+            self.failed(key);
         }
     }
 
@@ -181,6 +205,13 @@ pub(super) fn listen_in(run_dir: &Path) -> Result<OwnedFd, SysError> {
     bind(fd.as_raw_fd(), &address).call(|| format!("bind({path:?})"))?;
     listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
     Ok(fd)
+}
+
+/// Whether a client has sent something, or is gone.
+pub(super) fn has_spoken(client: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(client, PollFlags::POLLIN)];
+    // One that cannot be asked is no help either.
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// A peer is served when its user *and its user namespace* are ours: inside a container into which the directory was

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
-//!                                                                                     │ any failure: Failed
+//!                                              │ any failure, Abort, or nobody waits for the start any more: Failed
 //! Running ─▶ init reaped ─▶ output drained ─▶ exit record ─▶ clients told ─▶ tidy: net, cgroup, upper, run directory
 //! ```
 //! Everything is polled in one place; nothing here blocks on a client, a container or a helper without a limit.
@@ -66,6 +66,8 @@ pub struct Config {
     pub terminal: bool,
     /// Whether the standard input stays open for a client.
     pub stdin: bool,
+    /// Whether the command that starts the container feeds it.
+    pub client_feeds: bool,
     /// Who the payload's standard streams are given to, in the monitor's ids, so that the container's root can give them
     /// on; `None` where it is the monitor's own user.
     pub streams_owner: Option<(u32, u32)>,
@@ -89,7 +91,7 @@ pub fn main(mut inherited: Inherited, remove: Remove) -> ExitCode {
     match Monitor::set_up(&mut inherited) {
         Ok(mut monitor) => {
             if let Ok(client) = client {
-                monitor.adopt_client(client, Some(MAIN));
+                monitor.adopt_starter(client);
             }
             monitor.begin();
             monitor.run();
@@ -185,7 +187,12 @@ impl Monitor {
         record::write_state(&self.config.container_dir, &self.state, false)?;
         let Config { id, bus, limits, fs_pid, strict, .. } = &self.config;
         let (strict, server) = (*strict, Some(*fs_pid));
-        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), server }, limits);
+        // The only step that may take long before the loop, in which Abort is read, runs.
+        let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
+        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), server, cancel }, limits);
+        if cancel.is_none_or(clients::has_spoken) {
+            return Err(given_up());
+        }
         let ladder = ladder.step(|| "placing the container in its cgroup".to_owned())?;
         match ladder.step_down() {
             Some(line) if strict => return Err(Report::new(Kind::Unsupported, line)),
@@ -218,13 +225,23 @@ impl Monitor {
     // ---- the loop ----
 
     fn run(&mut self) {
+        self.check_end();
         while !self.finished {
             let ready = self.wait();
             for source in ready {
                 self.serve(source);
             }
+            self.check_starter();
             self.check_end();
             self.clients.retain(|_, client| !client.closing || client.waiting());
+        }
+    }
+
+    /// A start that nobody waits for any more is given up.
+    fn check_starter(&mut self) {
+        let is_waited_for = self.clients.values().any(|client| client.bound == Some(MAIN) && !client.closing);
+        if self.state.status == Status::Starting && !is_waited_for {
+            self.start_failed(&given_up());
         }
     }
 
@@ -522,6 +539,11 @@ impl Monitor {
         self.farewell();
         tidy::after_exit(&self.config, &self.outer, remove)
     }
+}
+
+/// Why a start that was going well has failed.
+fn given_up() -> Report {
+    Report::new(Kind::Conflict, "the start was given up by who had asked for it")
 }
 
 /// SIGCHLD by descriptor; signals meant for a command line leave the container alone.

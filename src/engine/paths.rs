@@ -75,6 +75,11 @@ impl Paths {
         self.host().join("names")
     }
 
+    /// One file for each container that goes with the command that makes it unless it is started.
+    pub fn unstarted(&self) -> PathBuf {
+        self.host().join("unstarted")
+    }
+
     /// One directory a named volume.
     pub fn volumes(&self) -> PathBuf {
         self.host().join("volumes")

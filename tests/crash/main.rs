@@ -249,6 +249,81 @@ fn the_payload_is_killed_from_outside() {
     victim.assert_removed_without_a_trace();
 }
 
+/// Before a monitor exists, a signal ends the command; what it has made goes with the next one.
+#[test]
+fn a_run_that_is_killed_before_its_start_leaves_nothing() {
+    let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
+    let before = of_role("fs");
+    home.sh(&[], "true");
+    let servers: Vec<i32> = of_role("fs").into_iter().filter(|pid| !before.contains(pid)).collect();
+    assert_eq!(servers.len(), 1, "the image's server is still warm");
+    let server = Pid::from_raw(servers[0]);
+    let directories = || {
+        let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
+        let entries = hosts.flat_map(|host| {
+            ["containers", "unstarted"].map(|name| fs::read_dir(host.path().join(name)).into_iter().flatten().flatten())
+        });
+        entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    for (by, code) in [(Signal::SIGINT, 130), (Signal::SIGKILL, 137)] {
+        // So that the start waits for the server's greeting.
+        kill(server, Signal::SIGSTOP).unwrap();
+        let child = support::start(&mut home.command(&["run", "--rm", &busybox(), "true"]));
+        eventually("there is a container", || home.containers().len() == 1);
+        support::signal(&child, by);
+        let done = support::end(child, std::time::Duration::from_secs(5));
+        kill(server, Signal::SIGCONT).unwrap();
+        assert_eq!(done.code, code, "{done:#?}");
+        assert!(home.containers().is_empty(), "it is not shown any more");
+        assert_eq!(directories().len(), 2, "{:?}", directories());
+        home.fails(1, &["inspect", "nobody"]);
+        assert_eq!(directories(), Vec::<PathBuf>::new());
+    }
+    // What is to be kept is kept, whoever made it.
+    kill(server, Signal::SIGSTOP).unwrap();
+    let child = support::start(&mut home.command(&["run", "--name", "kept", &busybox(), "true"]));
+    eventually("there is a container", || home.containers().len() == 1);
+    support::signal(&child, Signal::SIGINT);
+    assert_eq!(support::end(child, std::time::Duration::from_secs(5)).code, 130);
+    kill(server, Signal::SIGCONT).unwrap();
+    assert_eq!(home.inspect("kept", "{{.State.Status}}"), "created");
+    home.ok(&["rm", "kept"]);
+}
+
+/// The rename is the removal: killed before it, the container is whole, killed after it, it is gone.
+#[test]
+fn a_removal_killed_at_any_moment_leaves_a_whole_container_or_none() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let make = "mkdir /many && cd /many && for i in $(seq 1 400); do mkdir $i; : >$i/file; done";
+    let (mut whole, mut gone) = (0, 0);
+    for delay_us in (0..24).map(|step| step * 1500) {
+        home.ok(&["run", "--name", "victim", &busybox(), "sh", "-c", make]);
+        let mut child = support::start(&mut home.command(&["rm", "victim"]));
+        std::thread::sleep(std::time::Duration::from_micros(delay_us));
+        child.kill().expect("our own child");
+        support::end(child, support::LIMIT);
+        if home.containers().is_empty() {
+            gone += 1;
+            home.fails(1, &["inspect", "victim"]);
+        } else {
+            whole += 1;
+            assert_eq!(home.ok(&["diff", "victim"]).lines().count(), 801, "{delay_us} us");
+            home.ok(&["rm", "victim"]);
+        }
+    }
+    assert!(whole > 0 && gone > 0, "killed too early or too late: whole {whole}, gone {gone}");
+    home.sh(&[], "true");
+    let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
+    let left = hosts.flat_map(|host| {
+        ["containers", "snaps", "names"]
+            .map(|name| fs::read_dir(host.path().join(name)).into_iter().flatten().flatten())
+    });
+    let left: Vec<PathBuf> = left.flatten().map(|entry| entry.path()).collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "the next command has tidied up");
+    let runs = fs::read_dir(home.directory.join("run/sublet/c")).unwrap();
+    assert_eq!(runs.count(), 0);
+}
+
 #[test]
 fn a_pull_killed_at_any_moment_is_repaired_by_the_next() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };

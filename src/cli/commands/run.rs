@@ -127,7 +127,7 @@ impl Run {
         let request = self.into_request()?;
         let engine = globals.engine()?;
         fetch(&engine, &pull, &policy, quiet)?;
-        let id = container::create(&engine, request)?;
+        let (id, unstarted) = container::create_to_start(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {
             Ok(Started::Attached(attachment)) => attachment,
@@ -148,6 +148,8 @@ impl Run {
                 return Err(report.into());
             }
         };
+        // It may run for long.
+        drop(unstarted);
         match relay(&engine, attachment)? {
             End::Detached => Ok(0),
             // With --rm the monitor removes it; the relay has waited for that.

@@ -11,7 +11,8 @@ use snapshot::Driver;
 use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
-use crate::container::{driver, names};
+use crate::container::unstarted::{self, Unstarted};
+use crate::container::{driver, names, remove};
 use crate::file::random;
 use crate::image::{self, LocalImage};
 use crate::paths::make_dir;
@@ -49,6 +50,23 @@ pub struct CreateRequest {
 
 /// Creates a container from an image that is here. The answer is its id.
 pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Report> {
+    let id = ContainerId::from_random(random()?);
+    make(engine, request, &id)?;
+    Ok(id)
+}
+
+/// The same for a caller that starts it at once: one that is to be removed at its end is removed too when the caller is
+/// killed before it has started it, which is until it lets go of the second part of the answer.
+pub fn create_to_start(engine: &Engine, request: CreateRequest) -> Result<(ContainerId, Option<Unstarted>), Report> {
+    let id = ContainerId::from_random(random()?);
+    let unstarted = request.host.auto_remove.then(|| Unstarted::hold(engine, &id)).transpose()?;
+    make(engine, request, &id)?;
+    Ok((id, unstarted))
+}
+
+fn make(engine: &Engine, request: CreateRequest, id: &ContainerId) -> Result<(), Report> {
+    unstarted::sweep(engine);
+    remove::sweep(engine);
     if let Some(name) = &request.name {
         names::check(name)?;
     }
@@ -63,20 +81,18 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
         ImageName::Host => None,
         _ => Some(image::find(engine, &reference)?),
     };
-    let id = ContainerId::from_random(random()?);
     let sync = !request.host.auto_remove;
     let (name, _reservation) = match &request.name {
-        Some(name) => (name.clone(), names::reserve(engine, name, &id, sync)?),
-        None => names::reserve_any(engine, &id, sync)?,
+        Some(name) => (name.clone(), names::reserve(engine, name, id, sync)?),
+        None => names::reserve_any(engine, id, sync)?,
     };
-    let made = write(engine, request, local.as_ref(), &id, &name);
-    if let Err(report) = made {
+    let made = write(engine, request, local.as_ref(), id, &name);
+    made.map_err(|report| {
         // The first failure is the one to tell; a record that is half there is not found by any command.
-        let _ = fs::remove_dir_all(engine.paths().container(&id));
-        let _ = names::release(engine, &name, &id);
-        return Err(report.with_step(format!("cannot create container {name}")));
-    }
-    Ok(id)
+        let _ = fs::remove_dir_all(engine.paths().container(id));
+        let _ = names::release(engine, &name, id);
+        report.with_step(format!("cannot create container {name}"))
+    })
 }
 
 fn write(

@@ -7,9 +7,9 @@ use base::time::{human_span, parse_rfc3339};
 use base::{ContainerId, Report};
 
 use crate::Engine;
-use crate::container::lookup;
 use crate::container::record::{self, PortMapping, Record};
 use crate::container::state::{Condition, Life, condition};
+use crate::container::{lookup, unstarted};
 
 /// One container in short.
 #[derive(Clone, Debug)]
@@ -44,7 +44,8 @@ pub struct Summary {
 /// error that does not hide the others.
 pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Report>), Report> {
     let (mut found, mut broken) = (Vec::new(), Vec::new());
-    for id in lookup::ids(engine)? {
+    let abandoned = unstarted::abandoned(engine);
+    for id in lookup::ids(engine)?.into_iter().filter(|id| !abandoned.contains(id)) {
         match one(engine, &id, now) {
             Ok(Some(summary)) => found.push(summary),
             Ok(None) => {}

@@ -6,11 +6,12 @@ use std::io;
 use base::{ContainerId, Kind, Report};
 
 use crate::Engine;
-use crate::container::{names, record};
+use crate::container::{names, record, unstarted};
 use crate::file::failed;
 
 /// The container that a text names.
 pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
+    unstarted::sweep(engine);
     // Readable or not: what cannot be read must still be found to be removed.
     let exists = |id: &ContainerId| record::exists(engine, id);
     if let Ok(id) = text.parse::<ContainerId>()

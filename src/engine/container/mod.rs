@@ -6,9 +6,10 @@
 //!                                 log           json-file lines, by the monitor                             (logs)
 //!                                 lock          OFD lock of whoever changes the container                   (lock)
 //! hosts/<machine>/names/<name>                  the id; its link is the reservation                         (names)
+//! hosts/<machine>/unstarted/<id>                held by a `run --rm` until its container has been started   (unstarted)
 //! ```
 //! Readers take no lock. Who changes a container's state takes its lock; a name's file is locked only between its
-//! reservation and the container's record. Lock order: name, then container, then store.
+//! reservation and the container's record. Lock order: unstarted, name, container, store.
 
 pub mod attach;
 pub mod create;
@@ -31,9 +32,10 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod unstarted;
 pub mod wait;
 
-pub use create::{CreateRequest, create};
+pub use create::{CreateRequest, create, create_to_start};
 pub use lookup::find;
 pub use record::{Record, Settings};
 pub use state::Life;

@@ -1,18 +1,20 @@
-//! Removing a container: its directory leaves its place by one rename, which is the removal; the rest is tidying that
-//! a killed command leaves to the next removal.
+//! Removing a container: its directory leaves its place by one rename, which is the removal. All else is tidying, which a
+//! killed command leaves to the next one that makes or removes a container: the directory goes last.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use base::{ContainerId, Context, Kind, Report};
 use nix::errno::Errno;
+use serde::Deserialize;
+use sys::lock::try_exclusive;
 
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, load};
 use crate::container::{kill, names, snapshot, wait};
-use crate::file::failed;
+use crate::file::{self, failed};
 use crate::{Engine, Options, Paths};
 
 /// What removed directories begin with until they are gone.
@@ -29,8 +31,7 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
     loop {
         let locked = lock(engine, id)?;
         if !locked.condition.life.is_active() {
-            return remove_locked(engine, id, name.as_deref(), locked)
-                .step(|| format!("cannot remove container {shown}"));
+            return remove_locked(engine, id, locked).step(|| format!("cannot remove container {shown}"));
         }
         drop(locked);
         if !force {
@@ -62,26 +63,55 @@ pub fn after_exit(order: &str) -> Result<(), Report> {
     remove(&Engine::open(paths, Options::default()), &id, false)
 }
 
-fn remove_locked(engine: &Engine, id: &ContainerId, name: Option<&str>, locked: ContainerLock) -> Result<(), Report> {
-    snapshot::remove(engine, id)?;
+/// Removes a container unless it runs or is about to; one that does not exist is fine.
+pub(crate) fn unless_active(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    match lock(engine, id) {
+        Ok(locked) if locked.condition.life.is_active() => Ok(()),
+        Ok(locked) => remove_locked(engine, id, locked),
+        Err(report) if report.kind() == Kind::NotFound => Ok(()),
+        Err(report) => Err(report),
+    }
+}
+
+fn remove_locked(engine: &Engine, id: &ContainerId, locked: ContainerLock) -> Result<(), Report> {
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
+    let tidied = tidy(engine, id, &to);
+    // The lock's file has moved along: it told other sweeps that somebody is at work there.
     drop(locked);
-    if let Some(name) = name {
-        names::release(engine, name, id)?;
-    }
-    let run = engine.paths().run_container(id);
-    // Told at the end: the rest goes all the same.
-    let cgroup = remove_cgroup(&to, id);
-    for directory in [&to, &run] {
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", directory, error)),
-            _ => {}
-        }
-    }
     sweep(engine);
-    cgroup
+    tidied
+}
+
+/// What [`tidy`] needs of a record.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+/// What is left to do after the rename, all of it, in any state in which a killed removal may have left it. The first
+/// failure is the answer, and then the directory stays for the next sweep.
+fn tidy(engine: &Engine, id: &ContainerId, gone: &Path) -> Result<(), Report> {
+    let named = file::read_json::<Named>(&gone.join("config.json")).ok().flatten();
+    let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));
+    let run = engine.paths().run_container(id);
+    let tidied = [
+        // First, since what still runs there may write.
+        remove_cgroup(gone, id),
+        snapshot::remove(engine, id),
+        name.map_or(Ok(()), |name| names::release(engine, &name, id)),
+        remove_directory(&run),
+    ];
+    tidied.into_iter().collect::<Result<(), Report>>()?;
+    remove_directory(gone)
+}
+
+fn remove_directory(path: &Path) -> Result<(), Report> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Removes the cgroup that a killed monitor left, with whatever still runs in it.
@@ -100,12 +130,18 @@ fn remove_cgroup(gone: &Path, id: &ContainerId) -> Result<(), Report> {
     }
 }
 
-/// Deletes what killed removals left. What resists is tried again by the next removal.
-fn sweep(engine: &Engine) {
+/// Tidies up what killed removals left. What resists is tried again by the next sweep.
+pub(crate) fn sweep(engine: &Engine) {
     let Ok(entries) = fs::read_dir(engine.paths().containers()) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(GONE) {
-            let _ = fs::remove_dir_all(entry.path());
+        let id = entry.file_name().to_str().and_then(|name| name.strip_prefix(GONE)?.parse::<ContainerId>().ok());
+        let Some(id) = id else { continue };
+        let path = entry.path().join("lock");
+        // Without its lock's file it was nearly gone.
+        let file = File::options().write(true).open(&path);
+        if file.as_ref().is_ok_and(|file| !try_exclusive(file, &path).unwrap_or(false)) {
+            continue;
         }
+        let _ = tidy(engine, &id, &entry.path());
     }
 }

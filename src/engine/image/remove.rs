@@ -7,9 +7,9 @@ use oci::{Digest, ImageName, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
-use crate::container::lookup;
 use crate::container::record::{self, Found};
 use crate::container::state::condition;
+use crate::container::{lookup, unstarted};
 use crate::image::{find_record, open_store};
 
 /// What was removed.
@@ -23,6 +23,7 @@ pub struct Removed {
 
 /// Removes a name; with its last name the image. By id all its names go, several only with `force`.
 pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Report> {
+    unstarted::sweep(engine);
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let record = find_record(&store, text)?.ok_or_else(missing)?;

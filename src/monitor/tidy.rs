@@ -1,13 +1,14 @@
 //! What is done after a container has ended: its runtime directory goes, its upper directory is given back to the
 //! user, and with `--rm` everything goes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use base::Report;
 use serde::{Deserialize, Serialize};
+use sys::Call;
 
 use crate::record::{self, PidRecord};
 use crate::role::Config;
@@ -25,28 +26,45 @@ pub struct After {
 /// exec of our own binary for it would cost a container with `--rm` a sixth of its time.
 pub type Remove = fn(&str) -> Result<(), Report>;
 
-/// Removes the runtime directory and `pid.json`, unless the container has been started again since its exit was recorded:
-/// then all of it is the new monitor's. What stays behind the next start or removal takes away.
+/// Removes the runtime directory, unless the container has been started again since its exit was recorded: then it is the
+/// new monitor's. What stays behind the next start or removal takes away.
 pub fn forget_run_dir(container_dir: &Path, run_dir: &Path) {
-    let ours = |pids: PidRecord| pids.monitor_pid == std::process::id() as i32;
-    if !record::read_pid(container_dir).ok().flatten().is_some_and(ours) {
+    if !is_ours(container_dir) {
         return;
     }
     for name in ["sock", "stdout", "stderr"] {
         let _ = fs::remove_file(run_dir.join(name));
     }
     let _ = fs::remove_dir(run_dir);
-    let _ = fs::remove_file(container_dir.join("pid.json"));
+}
+
+/// Whether the container's last start was that of the calling monitor.
+fn is_ours(container_dir: &Path) -> bool {
+    let ours = |pids: PidRecord| pids.monitor_pid == std::process::id() as i32;
+    record::read_pid(container_dir).ok().flatten().is_some_and(ours)
+}
+
+/// Gives the container's files back and removes `pid.json`, whose being there without its monitor tells the next command
+/// that this is still to be done. The container's lock keeps a start away meanwhile.
+fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshot: Option<&Path>) -> Result<(), Report> {
+    let path = container_dir.join("lock");
+    let lock = File::options().write(true).open(&path).call(|| format!("open({path:?})"))?;
+    sys::lock::exclusive(&lock, &path)?;
+    if !is_ours(container_dir) {
+        return Ok(());
+    }
+    if let Some(snapshot) = snapshot {
+        snapshot::owner_client::reclaim(outer.as_fd(), snapshot)?;
+    }
+    let path = container_dir.join("pid.json");
+    Ok(fs::remove_file(&path).call(|| format!("unlink({path:?})"))?)
 }
 
 /// The last acts of a monitor. Failures have no listener left; what stays behind the next command repairs.
 pub fn after_exit(config: &Config, outer: &OwnedFd, remove: Remove) -> ExitCode {
-    if let Some(snapshot) = &config.after.reclaim {
-        // What could not be given back is tried again by the removal, which can delete it in any case.
-        let _ = snapshot::owner_client::reclaim(outer.as_fd(), snapshot);
-    }
-    if let Some(order) = &config.after.remove {
-        let _ = remove(order);
+    match &config.after.remove {
+        Some(order) => drop(remove(order)),
+        None => drop(reclaim(&config.container_dir, outer, config.after.reclaim.as_deref())),
     }
     ExitCode::SUCCESS
 }

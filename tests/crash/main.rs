@@ -7,8 +7,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -161,6 +163,38 @@ fn the_monitor_is_killed_and_the_container_is_stopped() {
     home.assert_store_is_ours();
     assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), "exited 255");
     victim.assert_removed_without_a_trace();
+}
+
+/// The exit is recorded, and its files are not yet given back: any next command does that.
+#[test]
+fn the_monitor_is_killed_after_the_exit_record() {
+    let Some(home) = Home::with_busybox(&[Need::Fuse, Need::Subids]) else { return };
+    let uid = nix::unistd::getuid().as_raw();
+    let foreign = || {
+        let mut foreign = 0;
+        support::each_file(&home.store(), &mut |_, metadata| foreign += u32::from(metadata.uid() != uid));
+        foreign
+    };
+    for command in [&["ps"][..], &["inspect", "victim"], &["rm", "victim"]] {
+        let number = unique();
+        let script = format!("echo x >/foreign; chown 7:7 /foreign; exec sleep {number}");
+        let victim = Victim::start_command(&home, &[], number, &["sh", "-c", &script]);
+        eventually("the payload has written", || foreign() > 0 && !payloads(&victim.number).is_empty());
+        let snapshots =
+            fs::read_dir(home.store().join("hosts")).unwrap().flatten().map(|host| host.path().join("snaps"));
+        let directory =
+            snapshots.map(|snaps| snaps.join(victim.run_dir.file_name().unwrap())).find(|path| path.exists());
+        // The role that gives files back waits for whoever has the snapshot.
+        let held = Flock::lock(fs::File::open(directory.unwrap()).unwrap(), FlockArg::LockExclusive).unwrap();
+        home.ok(&["stop", "-t", "0", "victim"]);
+        assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
+        assert_eq!(victim.kill(&["monitor"]), 1);
+        drop(held);
+        assert!(foreign() > 0, "nobody has given the files back yet");
+        home.ok(command);
+        assert_eq!(foreign(), 0, "{command:?}");
+        home.run(&["rm", "-f", "victim"]);
+    }
 }
 
 #[test]

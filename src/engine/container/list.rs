@@ -1,4 +1,5 @@
-//! What `ps` asks: every container in short. Reads files only.
+//! What `ps` asks: every container in short. It reads files and waits for no lock; what a killed monitor has left it tidies
+//! up where nobody else is at work.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use base::{ContainerId, Report};
 use crate::Engine;
 use crate::container::record::{self, PortMapping, Record};
 use crate::container::state::{Condition, Life, condition};
-use crate::container::{lookup, unstarted};
+use crate::container::{lock, lookup, unstarted};
 
 /// One container in short.
 #[derive(Clone, Debug)]
@@ -53,6 +54,10 @@ pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Repor
         }
     }
     found.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    for summary in &found {
+        // The next command tries again.
+        let _ = lock::repair(engine, &summary.id);
+    }
     Ok((found, broken))
 }
 

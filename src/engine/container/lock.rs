@@ -2,13 +2,14 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use base::{ContainerId, Report};
-use sys::lock::exclusive;
+use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record;
-use crate::container::state::{Condition, repair_locked};
+use crate::container::state::{Condition, condition, repair_locked};
 use crate::file::failed;
 
 /// A container that no other command changes meanwhile. Never held over the network, a prompt or the container's life.
@@ -19,17 +20,33 @@ pub struct ContainerLock {
     pub condition: Condition,
 }
 
-/// Takes a container's lock, and writes the end that a killed monitor could not write.
+/// Takes a container's lock, and does what a killed monitor could not do.
 pub fn lock(engine: &Engine, id: &ContainerId) -> Result<ContainerLock, Report> {
-    let path = engine.paths().container(id).join("lock");
-    let file = match File::options().create(true).truncate(false).write(true).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(record::missing(id)),
-        Err(error) => return Err(failed("opening", &path, error)),
-    };
+    let (file, path) = open(engine, id)?;
     exclusive(&file, &path)?;
     record::require(engine, id)?;
     Ok(ContainerLock { condition: repair_locked(engine, id)?, _file: file })
+}
+
+/// Does what a killed monitor could not do, for a command that only looks: unless somebody else is changing the container,
+/// who does it then. The caller must have one thread.
+pub(crate) fn repair(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    if condition(engine, id)?.is_left()? {
+        let (file, path) = open(engine, id)?;
+        if try_exclusive(&file, &path)? && record::exists(engine, id)? {
+            repair_locked(engine, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn open(engine: &Engine, id: &ContainerId) -> Result<(File, PathBuf), Report> {
+    let path = engine.paths().container(id).join("lock");
+    match File::options().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => Ok((file, path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(record::missing(id)),
+        Err(error) => Err(failed("opening", &path, error)),
+    }
 }
 
 /// Makes the directory that a container's files lie in.

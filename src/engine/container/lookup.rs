@@ -6,12 +6,19 @@ use std::io;
 use base::{ContainerId, Kind, Report};
 
 use crate::Engine;
-use crate::container::{names, record, unstarted};
+use crate::container::{lock, names, record, unstarted};
 use crate::file::failed;
 
-/// The container that a text names.
+/// The container that a text names, after what killed commands and monitors have left of it was tidied up.
 pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     unstarted::sweep(engine);
+    let id = look_up(engine, text)?;
+    // What is wrong with it the command itself will meet.
+    let _ = lock::repair(engine, &id);
+    Ok(id)
+}
+
+fn look_up(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     // Readable or not: what cannot be read must still be found to be removed.
     let exists = |id: &ContainerId| record::exists(engine, id);
     if let Ok(id) = text.parse::<ContainerId>()

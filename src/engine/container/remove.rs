@@ -107,6 +107,14 @@ fn tidy(engine: &Engine, id: &ContainerId, gone: &Path) -> Result<(), Report> {
     remove_directory(gone)
 }
 
+/// Removes a file that may be gone already.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Report> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),
+        _ => Ok(()),
+    }
+}
+
 fn remove_directory(path: &Path) -> Result<(), Report> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),
@@ -115,12 +123,12 @@ fn remove_directory(path: &Path) -> Result<(), Report> {
 }
 
 /// Removes the cgroup that a killed monitor left, with whatever still runs in it.
-fn remove_cgroup(gone: &Path, id: &ContainerId) -> Result<(), Report> {
-    let Some(path) = monitor::record::read_pid(gone)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
+pub(crate) fn remove_cgroup(directory: &Path, id: &ContainerId) -> Result<(), Report> {
+    let Some(path) = monitor::record::read_pid(directory)?.and_then(|pids| pids.cgroup) else { return Ok(()) };
     // Everything in it is killed: a record that names another directory must not choose what.
     if path.file_name() != Some(OsStr::new(&cgroup::container_name(id))) {
         return Err(Report::new(Kind::Internal, format!("{} is no cgroup of container {id}", path.display()))
-            .with_step(format!("reading {}", gone.join("pid.json").display())));
+            .with_step(format!("reading {}", directory.join("pid.json").display())));
     }
     match cgroup::Container::open(&path) {
         Ok(cgroup) => Ok(cgroup.kill().and_then(|()| cgroup.remove())?),

@@ -13,6 +13,7 @@ use snapshot::Driver;
 
 use crate::Engine;
 use crate::container::record::{PortMapping, Protocol};
+use crate::container::remove::{remove_cgroup, remove_file};
 use crate::container::rootfs::outer_namespace;
 
 /// The exit code shown when it could not be learnt.
@@ -79,6 +80,13 @@ impl Condition {
             Life::Starting | Life::Running { .. } => 0,
             Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
         }
+    }
+
+    /// Whether its monitor was killed before it had done everything that is to be done after the end.
+    pub(crate) fn is_left(&self) -> Result<bool, Report> {
+        let recorded = matches!(self.state.status, Status::Starting | Status::Running);
+        let dead = self.pids.as_ref().map(|pids| Ok::<_, Report>(pids.monitor()?.is_none())).transpose()?;
+        Ok(!self.life.is_active() && dead.unwrap_or(recorded))
     }
 
     /// The ports of the host that lead into the container now, as they were bound.
@@ -155,16 +163,23 @@ fn give_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
 /// Does what a killed monitor could not do after the end, and writes the end. The caller holds the container's lock.
 pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let mut condition = condition(engine, id)?;
-    let recorded = matches!(condition.state.status, Status::Starting | Status::Running);
-    if recorded && condition.life == (Life::Exited { code: None }) {
-        if let Err(report) = give_back(engine, id) {
-            // The removal, which can delete them in any case, tries again.
-            engine.notice(&format!("files of container {id} still belong to other ids: {report}"));
-        }
+    if !condition.is_left()? {
+        return Ok(condition);
+    }
+    let directory = engine.paths().container(id);
+    let tidied = give_back(engine, id).and_then(|()| remove_cgroup(&directory, id));
+    if matches!(condition.state.status, Status::Starting | Status::Running) {
         condition.state.status = Status::Exited;
         condition.state.pid = None;
         condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));
-        record::write_state(&engine.paths().container(id), &condition.state, true)?;
+        record::write_state(&directory, &condition.state, true)?;
     }
+    match tidied {
+        // It is what tells that something is left to do.
+        Ok(()) => remove_file(&directory.join("pid.json"))?,
+        // The next command tries again, and so does the removal, which can delete such files in any case.
+        Err(report) => engine.notice(&format!("files of container {id} may still belong to other ids: {report}")),
+    }
+    condition.pids = None;
     Ok(condition)
 }

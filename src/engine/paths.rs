@@ -50,6 +50,17 @@ impl Paths {
         self.data.join("hosts").join(&self.machine)
     }
 
+    /// The same data directory as each machine that has used it sees it, with the machine's name; this one too once it has
+    /// made its directory.
+    pub fn machines(&self) -> io::Result<Vec<(String, Paths)>> {
+        let entries = match fs::read_dir(self.data.join("hosts")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let named = entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
+        named.map(|name| name.map(|machine| (machine.clone(), Paths { machine, ..self.clone() }))).collect()
+    }
+
     /// Which ids root has taken for its containers.
     pub fn root_ids(&self) -> PathBuf {
         self.host().join("root-ids.json")

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::fs;
 use std::sync::{Mutex, OnceLock};
 use support::{Done, Home, Need, busybox, debian, finish, identity, registry};
 
@@ -156,4 +157,42 @@ fn the_store_holds_files_of_the_caller_only() {
     });
     home.assert_store_is_ours();
     assert!(!registry().is_empty());
+}
+
+/// A data directory on a network file system is that of several machines, and so are its images.
+#[test]
+fn an_image_is_in_use_by_containers_of_every_machine() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "--name", "here", &busybox(), "true"]);
+    let id = home.inspect("here", "{{.Id}}");
+    let hosts = home.store().join("hosts");
+    let here = fs::read_dir(&hosts).unwrap().next().unwrap().unwrap().path().join("containers").join(&id);
+    let there = hosts.join("0123456789abcdef0123456789abcdef/containers").join("7".repeat(64));
+    fs::create_dir_all(&there).unwrap();
+    fs::copy(here.join("config.json"), there.join("config.json")).unwrap();
+    home.ok(&["rm", "here"]);
+    assert!(home.containers().is_empty(), "containers of other machines are not listed");
+
+    fs::write(there.join("state.json"), r#"{"format":1,"status":"running","pid":1}"#).unwrap();
+    let said = home.fails(1, &["rmi", "-f", &busybox()]);
+    let words =
+        "(cannot be forced) - image is being used by running container 777777777777 of the machine 0123456789abcdef";
+    assert!(said.contains(words) && said.contains("hint: "), "{said}");
+    fs::write(there.join("state.json"), r#"{"format":1,"status":"exited","exit_code":0}"#).unwrap();
+    let said = home.fails(1, &["rmi", &busybox()]);
+    assert!(said.contains("(must be forced)"), "{said}");
+
+    let kept = || {
+        let mut files = 0;
+        let objects = home.store().join("store/objects");
+        support::each_file(&objects, &mut |_, metadata| files += u32::from(metadata.is_file()));
+        files
+    };
+    let before = kept();
+    home.ok(&["rmi", "-f", &busybox()]);
+    assert!(before > 0 && kept() == before, "the sweep keeps what the other machine's container needs");
+    fs::remove_dir_all(hosts.join("0123456789abcdef0123456789abcdef")).unwrap();
+    home.ok(&["pull", &busybox()]);
+    home.ok(&["rmi", &busybox()]);
+    assert_eq!(kept(), 0);
 }

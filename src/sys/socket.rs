@@ -69,6 +69,13 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The process that a connected Unix socket's peer was when it connected, for good: `SO_PEERPIDFD`, Linux 6.5 (`ENOPROTOOPT`
+/// before). One that has ended and was reaped is an error, or since Linux 6.16 a descriptor that takes no signal.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerPidfd)
+        .call(|| "getsockopt(SO_PEERPIDFD)".to_owned())
+}
+
 /// The peer of a connected Unix socket as the kernel recorded it at connect: pid and uid in *our* namespaces.
 pub fn peer(socket: BorrowedFd<'_>) -> Result<(i32, u32)> {
     let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
@@ -82,6 +89,18 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn a_peer_is_known_as_a_process() {
+        let (ours, _theirs) = pair().unwrap();
+        let process = match peer_process(ours.as_fd()) {
+            Err(error) if error.errno() == Errno::ENOPROTOOPT => return,
+            process => process.unwrap(),
+        };
+        let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap();
+        assert!(about.contains(&format!("\nPid:\t{}\n", std::process::id())), "{about}");
+        assert_eq!(peer(ours.as_fd()).unwrap().0, std::process::id() as i32);
+    }
 
     #[test]
     fn the_last_words_of_a_peer_that_did_not_listen_are_read() {

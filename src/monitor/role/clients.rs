@@ -218,10 +218,19 @@ pub(super) fn has_spoken(client: BorrowedFd<'_>) -> bool {
 /// bound, our own uid would show too.
 fn trusted(socket: BorrowedFd<'_>) -> bool {
     let Ok((pid, uid)) = sys::socket::peer(socket) else { return false };
-    let same_namespace = || -> Result<bool, SysError> {
-        let process = sys::namespace::proc_dir(pid)?;
-        let theirs = sys::namespace::open_namespace(process.as_fd(), "user")?;
-        Ok(sys::namespace::identity(theirs)? == sys::namespace::identity(sys::namespace::open_own("user")?)?)
+    uid == nix::unistd::geteuid().as_raw() && is_in_our_namespace(socket, pid).unwrap_or(false)
+}
+
+fn is_in_our_namespace(socket: BorrowedFd<'_>, pid: i32) -> Result<bool, SysError> {
+    let process = match sys::socket::peer_process(socket) {
+        // Before Linux 6.5. Then a peer that has handed its end on and ended can be taken for whoever has got its pid.
+        Err(error) if error.errno() == Errno::ENOPROTOOPT => None,
+        process => Some(process?),
     };
-    uid == nix::unistd::geteuid().as_raw() && same_namespace().unwrap_or(false)
+    let theirs = sys::namespace::open_namespace(sys::namespace::proc_dir(pid)?.as_fd(), "user")?;
+    // As long as the peer is there, the pid was its own.
+    if let Some(process) = process {
+        sys::process::pidfd_send_signal(process.as_fd(), 0)?;
+    }
+    Ok(sys::namespace::identity(theirs)? == sys::namespace::identity(sys::namespace::open_own("user")?)?)
 }

@@ -142,3 +142,24 @@ fn a_start_that_nobody_waits_for_any_more_is_given_up() {
         home.ok(&["rm", "kept"]);
     }
 }
+
+#[test]
+fn a_container_that_is_being_started_is_stopped() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for (command, state) in [(&["stop", "late"][..], Some("created false")), (&["rm", "-f", "late"], None)] {
+        let Some(Hanging { child, _bus: bus }) = Hanging::start(&home, &["--name", "late"]) else { return };
+        let stopping = start(&mut home.command(command));
+        // While its monitor cannot listen, whoever stops it waits.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(home.inspect("late", "{{.State.Status}}"), "created");
+        drop(bus);
+        let (stopped, run) = (end(stopping, Duration::from_secs(10)), end(child, Duration::from_secs(10)));
+        assert_eq!((stopped.code, stopped.stdout.as_str()), (0, "late\n"), "{stopped:#?}");
+        assert!(run.code == 125 && run.stderr.contains("the start was given up"), "{run:#?}");
+        match state {
+            Some(state) => assert_eq!(home.inspect("late", "{{.State.Status}} {{.State.Running}}"), state),
+            None => assert!(home.containers().is_empty()),
+        }
+        home.run(&["rm", "late"]);
+    }
+}

@@ -87,4 +87,9 @@ fn what_cannot_be_done_with_a_container_is_1() {
     let said = home.fails(1, &["kill", "ended"]);
     assert!(said.contains("cannot kill container: ended") && said.contains("is not running"), "{said}");
     home.fails(1, &["exec", "nobody", "true"]);
+    // As the engine, not the command line, judges it.
+    for command in ["stop", "kill"] {
+        let said = home.fails(1, &[command, "--signal", "NOPE", "ended"]);
+        assert!(said.contains("NOPE"), "{said}");
+    }
 }

@@ -5,7 +5,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use crate::support::http::{get, primary_address};
+use fixture::image::{Image, LayerBuilder, Meta};
+use serde_json::json;
+
+use crate::support::http::{Server, get, primary_address, registry_of};
+use crate::support::oracle::host_busybox;
 use crate::support::{Home, Need, busybox, eventually, free_port, skip};
 
 /// Answers each datagram with the address that it came from.
@@ -39,6 +43,29 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
     assert!(said.contains(&format!("Bind for {address} failed: port is already allocated")), "{said}");
     let running = home.ok(&["ps", "-q"]);
     assert_eq!(running, "");
+}
+
+#[test]
+fn ports_that_are_not_published_are_listed_too() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    // An image of one program, which knows by its name what it is to do.
+    let Some(program) = host_busybox() else { return skip("no static busybox on the host") };
+    let program = std::fs::read(program).unwrap();
+    let layer = LayerBuilder::default().file("sleep", Meta::root(0o755), &program).unwrap().finish().unwrap();
+    let exposed = json!({ "ExposedPorts": { "80/tcp": {}, "443/tcp": {}, "444/tcp": {}, "53/udp": {} } });
+    let server = Server::start(registry_of("exposing", &Image::new(vec![layer], &exposed)));
+    let image = format!("{}/exposing", server.address);
+    let run = |options: &[&str]| {
+        home.ok(&[&["run", "-d", "--name", "web"], options, &[&image, "/sleep", "600"]].concat());
+        let shown = home.ok(&["ps", "--format", "{{.Ports}}"]);
+        home.ok(&["rm", "-f", "web"]);
+        shown
+    };
+    assert_eq!(run(&[]), "80/tcp, 443-444/tcp, 53/udp\n");
+    let port = free_port();
+    let published = run(&["-p", &format!("127.0.0.1:{port}:443")]);
+    assert_eq!(published, format!("80/tcp, 444/tcp, 53/udp, 127.0.0.1:{port}->443/tcp\n"));
+    assert_eq!(run(&["--network", "none"]), "\n");
 }
 
 /// The first of `count` neighbouring ports that were free a moment ago, at all addresses.

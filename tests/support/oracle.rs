@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{DRIVERS, Done, Home, LIMIT, busybox, finish, skip};
 
 /// Where the static busybox is, if it is.
-fn host_busybox() -> Option<&'static str> {
+pub fn host_busybox() -> Option<&'static str> {
     ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::path::Path::new(path).exists())
 }
 

@@ -18,10 +18,10 @@ pub struct Kill {
 
 impl Kill {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let signal = parse_signal(&self.signal).map_err(Report::from)?;
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;
+            let signal = parse_signal(&self.signal).map_err(Report::from)?;
             container::kill::kill(&engine, &id, signal).step(|| format!("cannot kill container: {name}"))?;
             line(name)
         })

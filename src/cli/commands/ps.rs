@@ -113,7 +113,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
         command(&container.command, whole),
         format!("{age} ago"),
         container.status.clone(),
-        ports(&container.ports),
+        ports(&container.exposed, &container.ports),
         container.name.clone(),
         go_text(container.created),
         container.life.word().to_owned(),
@@ -148,8 +148,28 @@ fn command(words: &[String], whole: bool) -> String {
     quoted + "\""
 }
 
-/// `0.0.0.0:80->80/tcp, [::]:80->80/tcp`, neighbours as ranges.
-fn ports(ports: &[PortMapping]) -> String {
+/// `443/tcp, 0.0.0.0:80->80/tcp, [::]:80->80/tcp`: first what is not published, neighbours as ranges.
+fn ports(exposed: &[(u16, String)], published: &[PortMapping]) -> String {
+    let texts: Vec<String> = exposed_texts(exposed).into_iter().chain(published_texts(published)).collect();
+    texts.join(", ")
+}
+
+fn exposed_texts(exposed: &[(u16, String)]) -> Vec<String> {
+    let mut sorted: Vec<_> = exposed.iter().map(|(number, protocol)| (protocol.as_str(), *number)).collect();
+    sorted.sort_unstable();
+    let groups = sorted.chunk_by(|a, b| a.0 == b.0 && a.1.checked_add(1) == Some(b.1));
+    groups.map(|group| format!("{}/{}", span(group[0].1, group.len() as u16), group[0].0)).collect()
+}
+
+/// One port, or a range.
+fn span(first: u16, count: u16) -> String {
+    match count {
+        1 => first.to_string(),
+        _ => format!("{first}-{}", first + count - 1),
+    }
+}
+
+fn published_texts(ports: &[PortMapping]) -> Vec<String> {
     let mut spread: Vec<(String, u16, u16, &str)> = Vec::new();
     for port in ports {
         let addresses = match port.host_ip {
@@ -173,14 +193,10 @@ fn ports(ports: &[PortMapping]) -> String {
             _ => groups.push((address, host, container, protocol, 1)),
         }
     }
-    let span = |first: u16, count: u16| match count {
-        1 => first.to_string(),
-        _ => format!("{first}-{}", first + count - 1),
-    };
     let show = |(address, host, container, protocol, count): (String, u16, u16, &str, u16)| {
         format!("{address}:{}->{}/{protocol}", span(host, count), span(container, count))
     };
-    groups.into_iter().map(show).collect::<Vec<_>>().join(", ")
+    groups.into_iter().map(show).collect()
 }
 
 #[derive(Default)]
@@ -267,9 +283,12 @@ mod tests {
             container_port: number - 8000,
             protocol: Protocol::Tcp,
         };
-        assert_eq!(ports(&[port(None, 8080)]), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
+        assert_eq!(ports(&[], &[port(None, 8080)]), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
+        let exposed = [(443, "tcp"), (53, "udp"), (444, "tcp")].map(|(number, protocol)| (number, protocol.to_owned()));
+        let shown = "443-444/tcp, 53/udp, 127.0.0.1:8080->80/tcp";
+        assert_eq!(ports(&exposed, &[port(Some("127.0.0.1"), 8080)]), shown);
         let two = [port(Some("127.0.0.1"), 8081), port(Some("127.0.0.1"), 8080)];
-        assert_eq!(ports(&two), "127.0.0.1:8080-8081->80-81/tcp");
+        assert_eq!(ports(&[], &two), "127.0.0.1:8080-8081->80-81/tcp");
     }
 
     #[test]

@@ -23,11 +23,11 @@ pub struct StopCommand {
 
 impl StopCommand {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let signal = self.signal.as_deref().map(parse_signal).transpose().map_err(Report::from)?;
         let grace = u64::try_from(self.time_s).ok().map(Duration::from_secs);
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;
+            let signal = self.signal.as_deref().map(parse_signal).transpose().map_err(Report::from)?;
             container::stop::stop(&engine, &id, signal, grace)?;
             line(name)
         })

@@ -8,7 +8,7 @@ use base::time::{human_span, parse_rfc3339};
 use base::{ContainerId, Report};
 
 use crate::Engine;
-use crate::container::record::{self, PortMapping, Record};
+use crate::container::record::{self, NetworkMode, PortMapping, Record};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::{lock, lookup, unstarted};
 
@@ -33,6 +33,8 @@ pub struct Summary {
     pub labels: BTreeMap<String, String>,
     /// Ports that are published now.
     pub ports: Vec<PortMapping>,
+    /// While it runs in a network of its own, the ports it listens on that are not published: number and protocol.
+    pub exposed: Vec<(u16, String)>,
     /// Its network's name.
     pub network: &'static str,
     /// Sources of its volumes.
@@ -72,6 +74,7 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         image: image.reference.clone(),
         command: record.command_line(),
         created: parse_rfc3339(created_at)?,
+        exposed: exposed(&record, &condition),
         ports: condition.published(),
         life: condition.life,
         status,
@@ -80,6 +83,22 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
         platform: image.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
     }))
+}
+
+fn exposed(record: &Record, condition: &Condition) -> Vec<(u16, String)> {
+    if record.host.network != NetworkMode::Builtin || !matches!(condition.life, Life::Running { .. }) {
+        return Vec::new();
+    }
+    let published = condition.published();
+    let is_published = |number: u16, protocol: &str| {
+        published.iter().any(|port| port.container_port == number && port.protocol.as_str() == protocol)
+    };
+    let named = record.settings.exposed_ports.iter().filter_map(|port| {
+        let (number, protocol) = port.split_once('/')?;
+        // What an image says is no number is no port.
+        Some((number.parse::<u16>().ok()?, protocol.to_owned()))
+    });
+    named.filter(|(number, protocol)| !is_published(*number, protocol)).collect()
 }
 
 /// Docker's words for a condition.

@@ -13,7 +13,7 @@ use sys::lock::try_exclusive;
 
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, load};
-use crate::container::{kill, names, snapshot, wait};
+use crate::container::{kill, names, snapshot, start, wait};
 use crate::file::{self, failed};
 use crate::{Engine, Options, Paths};
 
@@ -29,6 +29,10 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
     };
     let shown = name.as_deref().unwrap_or(id.short());
     loop {
+        if force {
+            // Before the lock, which whoever starts the container holds.
+            start::give_up(engine, id)?;
+        }
         let locked = lock(engine, id)?;
         if !locked.condition.life.is_active() {
             return remove_locked(engine, id, locked).step(|| format!("cannot remove container {shown}"));

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use ::snapshot::Driver;
 use base::{ContainerId, Context, Kind, Report};
-use monitor::client::Begun;
+use monitor::client::{Begun, ClientError};
+use monitor::protocol::{self, Frame};
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
 use runtime::Launch;
@@ -17,6 +18,8 @@ use crate::Engine;
 use crate::container::attach::{Attachment, Streams};
 use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
+use crate::container::state::{Life, condition};
+use crate::container::wait::Watch;
 use crate::container::{driver, remove, rootfs, snapshot, spec};
 
 /// How a start ended.
@@ -63,6 +66,25 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
             None => Started::Detached,
         }),
     }
+}
+
+/// Gives up the start of a container, if it is being started; it may run nevertheless when this returns.
+pub(crate) fn give_up(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    if condition(engine, id)?.life != Life::Starting {
+        return Ok(());
+    }
+    let mut watch = Watch::new(engine, id)?;
+    let socket = match monitor::client::dial(&engine.paths().run_container(id)) {
+        Ok(socket) => socket,
+        // It has ended, or was killed.
+        Err(ClientError::NoMonitor { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    protocol::send(socket.as_fd(), &Frame::Abort(0), None)?;
+    while watch.life()? == Life::Starting {
+        watch.wait()?;
+    }
+    Ok(())
 }
 
 /// A monitor that has given its word.

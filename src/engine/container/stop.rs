@@ -15,17 +15,19 @@ use crate::container::exec::pids;
 use crate::container::kill::kill;
 use crate::container::lock::lock;
 use crate::container::record::load;
+use crate::container::start::give_up;
 use crate::container::state::condition;
 use crate::container::wait::wait;
 
-/// Stops a container; one that does not run is stopped already. No `signal` means the image's, no `grace` waits for
-/// ever. Returns when the exit is recorded.
+/// Stops a container; one that does not run is stopped already, and a start that is under way is given up. No `signal`
+/// means the image's, no `grace` waits for ever. Returns when the exit is recorded.
 pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Option<Duration>) -> Result<(), Report> {
     let record = load(engine, id)?;
     let signal = match signal {
         Some(signal) => signal,
         None => stop_signal(&record.settings.stop_signal),
     };
+    give_up(engine, id)?;
     let Ok(Some(init)) = pids(engine, id).and_then(|pids| Ok(pids.init()?)) else {
         return Ok(());
     };

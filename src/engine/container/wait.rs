@@ -56,10 +56,14 @@ impl<'a> Watch<'a> {
 
     /// Whether the container runs, or is about to.
     pub(crate) fn active(&mut self) -> Result<bool, Report> {
-        // First the descriptors, then the record: an end between the two leaves a readable descriptor.
+        Ok(self.life()?.is_active())
+    }
+
+    /// Where the container is in its life.
+    pub(crate) fn life(&mut self) -> Result<Life, Report> {
         self.last = condition(self.engine, self.id)?;
         self.processes = processes(self.last.pids.as_ref())?;
-        Ok(matches!(self.last.life, Life::Starting | Life::Running { .. }))
+        Ok(self.last.life.clone())
     }
 
     /// Blocks until something changed.

@@ -178,7 +178,7 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
         // It is what tells that something is left to do.
         Ok(()) => remove_file(&directory.join("pid.json"))?,
         // The next command tries again, and so does the removal, which can delete such files in any case.
-        Err(report) => engine.notice(&format!("files of container {id} may still belong to other ids: {report}")),
+        Err(report) => engine.notice(&format!("what container {id} has left cannot be tidied up: {report}")),
     }
     condition.pids = None;
     Ok(condition)

@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{SockFlag, connect};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{Call, SysError};
 
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
@@ -64,24 +65,12 @@ impl Explain for ClientError {
 /// The path may be longer than a socket address holds, so the directory is reached by descriptor.
 pub fn dial(run_dir: &Path) -> Result<OwnedFd, ClientError> {
     let path = run_dir.join("sock");
-    let connected = socket_address(run_dir).and_then(|(_directory, address)| {
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
-        connect(fd.as_raw_fd(), &address).call(|| format!("connect({path:?})"))?;
+    let connected = open_directory(run_dir).and_then(|directory| {
+        let fd = seqpacket(SockFlag::empty())?;
+        connect(fd.as_raw_fd(), &address_in(directory.as_fd())?).call(|| format!("connect({path:?})"))?;
         Ok(fd)
     });
     connected.map_err(|source| ClientError::NoMonitor { path, source })
-}
-
-/// The address of a directory's `sock`, short enough whatever the directory's path is; valid while the first is open.
-pub fn socket_address(run_dir: &Path) -> Result<(OwnedFd, UnixAddr), SysError> {
-    use nix::fcntl::OFlag;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory =
-        nix::fcntl::open(run_dir, flags, nix::sys::stat::Mode::empty()).call(|| format!("open({run_dir:?})"))?;
-    let path = format!("/proc/self/fd/{}/sock", directory.as_raw_fd());
-    let address = UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))?;
-    Ok((directory, address))
 }
 
 /// How the pump is to treat our own streams.

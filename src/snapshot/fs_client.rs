@@ -10,10 +10,11 @@ use base::{Explain, Failure, Kind};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::socket::{Backlog, SockFlag, bind, connect, listen};
 use nix::sys::stat::Mode;
 use sys::error::Call;
 use sys::role::Spawn;
+use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{SysError, namespace, process};
 
 use crate::fs_role::{ARGV0, FsConfig};
@@ -100,12 +101,12 @@ impl Explain for FsClientError {
 
 /// Connects to the server of a view if one runs.
 pub fn try_connect(places: &FsPlaces<'_>, key: &str) -> Result<Option<FsConnection>, FsClientError> {
-    let dir = match open_dir(&places.run.join(key)) {
+    let dir = match open_directory(&places.run.join(key)) {
         Err(error) if error.errno() == Errno::ENOENT => return Ok(None),
         dir => dir?,
     };
-    let socket = new_socket()?;
-    match connect(socket.as_raw_fd(), &address(&dir)?) {
+    let socket = seqpacket(SockFlag::empty())?;
+    match connect(socket.as_raw_fd(), &address_in(dir.as_fd())?) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => return Ok(None),
         result => result.call(|| format!("connect({:?})", places.run.join(key).join("sock")))?,
     }
@@ -131,19 +132,19 @@ pub fn connect_or_spawn(places: &FsPlaces<'_>, spec: &FsSpec<'_>) -> Result<FsCo
     }
     let path = places.run.join(spec.key);
     std::fs::create_dir_all(&path).call(|| format!("mkdir -p {}", path.display()))?;
-    let dir = open_dir(&path)?;
+    let dir = open_directory(&path)?;
     match nix::unistd::unlinkat(&dir, "sock", nix::unistd::UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(SysError::new(format!("unlink({:?})", path.join("sock")), errno).into()),
     }
-    let listener = new_socket()?;
-    bind(listener.as_raw_fd(), &address(&dir)?).call(|| format!("bind({:?})", path.join("sock")))?;
+    let listener = seqpacket(SockFlag::empty())?;
+    bind(listener.as_raw_fd(), &address_in(dir.as_fd())?).call(|| format!("bind({:?})", path.join("sock")))?;
     let backlog = Backlog::new(64).unwrap_or(Backlog::MAXCONN);
     listen(&listener, backlog).call(|| format!("listen({:?})", path.join("sock")))?;
     start(spec, listener.as_fd())?;
     drop(listener);
-    let socket = new_socket()?;
-    connect(socket.as_raw_fd(), &address(&dir)?).call(|| format!("connect({:?})", path.join("sock")))?;
+    let socket = seqpacket(SockFlag::empty())?;
+    connect(socket.as_raw_fd(), &address_in(dir.as_fd())?).call(|| format!("connect({:?})", path.join("sock")))?;
     greet(socket, spec.key)
 }
 
@@ -204,21 +205,6 @@ fn greet(socket: OwnedFd, key: &str) -> Result<FsConnection, FsClientError> {
             Err(_) => Err(FsClientError::Died { key: key.to_owned() }),
         },
     }
-}
-
-fn new_socket() -> Result<OwnedFd, SysError> {
-    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())
-}
-
-/// By way of the directory's descriptor, since a socket's path may have only 107 bytes.
-fn address(dir: &OwnedFd) -> Result<UnixAddr, SysError> {
-    let path = format!("/proc/self/fd/{}/sock", dir.as_raw_fd());
-    UnixAddr::new(path.as_str()).call(|| format!("address of {path}"))
-}
-
-fn open_dir(path: &Path) -> Result<OwnedFd, SysError> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
 }
 
 /// Takes a lock that dies with the descriptor, or with us.

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
-use sys::error::{Call, Errno, Result, SysError};
+use sys::error::{Call, Result, SysError};
 use sys::mount::{Attr, Change, FsContext, Propagation};
 use sys::{namespace, process, socket};
 
@@ -32,10 +32,7 @@ pub fn mount(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<FuseMoun
         let made = mount_in_child(user_namespace, read_only);
         let sent = match &made {
             Ok(made) => socket::send(childs.as_fd(), b"ok", &[made.device.as_fd(), made.mount_namespace.as_fd()]),
-            Err(error) => {
-                let text = format!("{}\n{}", error.errno() as i32, error.call);
-                socket::send(childs.as_fd(), text.as_bytes(), &[])
-            }
+            Err(error) => socket::send(childs.as_fd(), &error.to_message(), &[]),
         };
         i32::from(made.is_err() || sent.is_err())
     })?;
@@ -46,15 +43,10 @@ pub fn mount(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<FuseMoun
     let (length, fds) = answer?;
     match <[OwnedFd; 2]>::try_from(fds) {
         Ok([device, mount_namespace]) => Ok(FuseMount { device, mount_namespace }),
-        Err(_none) => Err(failure(&message[..length])),
+        Err(_none) => {
+            Err(SysError::from_message(&message[..length], "mount of a FUSE view: the process that mounts died"))
+        }
     }
-}
-
-/// The child's failure as it was there.
-fn failure(message: &[u8]) -> SysError {
-    let text = String::from_utf8_lossy(message);
-    let (errno, call) = text.split_once('\n').unwrap_or(("0", "mount of a FUSE view: the process that mounts died"));
-    SysError::new(call, errno.parse().map_or(Errno::EIO, Errno::from_raw))
 }
 
 fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<FuseMount> {

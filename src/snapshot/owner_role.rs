@@ -24,7 +24,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
 use sys::error::{Call, Result, SysError};
-use sys::namespace::{Extent, IdMap, proc_dir};
+use sys::namespace::{Extent, IdMap, parse_map, proc_dir};
 use sys::role::Inherited;
 use sys::xattr::{self, Existing};
 use sys::{process, socket};
@@ -141,9 +141,7 @@ fn read_map(proc: BorrowedFd<'_>, name: &CStr) -> Result<IdMap> {
     let call = || format!("read(/proc/PID/{name:?})");
     let file = openat(proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).call(call)?;
     let text = std::io::read_to_string(std::fs::File::from(file)).call(call)?;
-    let numbers = text.split_whitespace().map(str::parse).collect::<std::result::Result<Vec<u32>, _>>();
-    let numbers = numbers.map_err(|_| SysError::new(call(), Errno::EINVAL))?;
-    Ok(numbers.chunks_exact(3).map(|line| Extent { inside: line[0], outside: line[1], size: line[2] }).collect())
+    parse_map(&text).ok_or_else(|| SysError::new(call(), Errno::EINVAL))
 }
 
 fn open_dir(snapshot: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {

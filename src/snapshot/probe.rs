@@ -147,11 +147,8 @@ fn in_namespaces(path: &Path, dir: BorrowedFd<'_>) -> Result<()> {
     let (ours, theirs) = socket::pair()?;
     let child = process::fork(Flags::NEWUSER | Flags::NEWNS, None, || {
         let tried = map_one(uid, gid).and_then(|()| mount_and_change(path, dir));
-        let text = match tried {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => format!("{}\n{}", error.errno() as i32, error.call),
-        };
-        i32::from(socket::send(theirs.as_fd(), text.as_bytes(), &[]).is_err())
+        let text = tried.map_or_else(|error| error.to_message(), |()| b"ok".to_vec());
+        i32::from(socket::send(theirs.as_fd(), &text, &[]).is_err())
     })?;
     drop(theirs);
     let mut message = [0; 4096];
@@ -159,11 +156,7 @@ fn in_namespaces(path: &Path, dir: BorrowedFd<'_>) -> Result<()> {
     process::reap(child.pidfd.as_fd(), true)?;
     match &message[..answer?.0] {
         b"ok" => Ok(()),
-        text => {
-            let text = String::from_utf8_lossy(text);
-            let (errno, call) = text.split_once('\n').unwrap_or(("0", "trial of overlayfs: the process died"));
-            Err(SysError::new(call, errno.parse().map_or(Errno::EIO, Errno::from_raw)))
-        }
+        failure => Err(SysError::from_message(failure, "trial of overlayfs: the process died")),
     }
 }
 

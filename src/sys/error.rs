@@ -24,6 +24,20 @@ impl SysError {
         SysError { call: call.into(), cause: Cause(errno) }
     }
 
+    /// The error as bytes, for a child process that fails to tell its parent; [`SysError::from_message`] reads it.
+    pub fn to_message(&self) -> Vec<u8> {
+        format!("{}\n{}", self.errno() as i32, self.call).into_bytes()
+    }
+
+    /// The error as it was in the process that has sent it. What is no such message, as the empty one of a process that
+    /// died, is an error of `call`.
+    pub fn from_message(message: &[u8], call: &str) -> Self {
+        let text = String::from_utf8_lossy(message);
+        let told = text.split_once('\n').and_then(|(errno, call)| Some((errno.parse().ok()?, call)));
+        let (errno, call) = told.map_or((Errno::EIO, call), |(errno, call)| (Errno::from_raw(errno), call));
+        SysError::new(call, errno)
+    }
+
     /// The errno alone, to choose a fallback by.
     pub fn errno(&self) -> Errno {
         self.cause.0
@@ -86,4 +100,20 @@ impl<T> Call<T> for std::io::Result<T> {
 /// The result of a raw call: -1 becomes the current errno.
 pub(crate) fn check(result: libc::c_long, call: impl FnOnce() -> String) -> Result<libc::c_long> {
     if result == -1 { Err(SysError::new(call(), Errno::last())) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_child_is_the_same_in_its_parent() {
+        let told = SysError::new("mount(\"a\nb\")", Errno::EPERM);
+        let heard = SysError::from_message(&told.to_message(), "the child died");
+        assert_eq!((heard.call.as_str(), heard.errno()), (told.call.as_str(), Errno::EPERM));
+        for message in [&b""[..], b"ok", b"x\ny"] {
+            let heard = SysError::from_message(message, "the child died");
+            assert_eq!((heard.call.as_str(), heard.errno()), ("the child died", Errno::EIO));
+        }
+    }
 }

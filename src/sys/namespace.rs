@@ -39,11 +39,18 @@ pub fn map_text(map: &[Extent]) -> String {
 
 /// Whether the text of a map file, as `/proc/PID/uid_map` shows it, maps the id `inside`.
 pub fn maps(text: &str, inside: u32) -> bool {
-    text.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
-        let (first, size) = (numbers.next().unwrap_or(0), numbers.nth(1).unwrap_or(0));
-        inside.checked_sub(first).is_some_and(|offset| offset < size)
-    })
+    let covers = |extent: &Extent| inside.checked_sub(extent.inside).is_some_and(|offset| offset < extent.size);
+    parse_map(text).is_some_and(|map| map.iter().any(covers))
+}
+
+/// The map that a map file shows; `None` when a line is not of three numbers.
+pub fn parse_map(text: &str) -> Option<IdMap> {
+    let extent = |line: &str| {
+        let numbers: Vec<u32> = line.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
+        let [inside, outside, size] = numbers[..] else { return None };
+        Some(Extent { inside, outside, size })
+    };
+    text.lines().map(extent).collect()
 }
 
 /// Writes one file of `/proc/PID/` (held as a directory descriptor) in one write: `uid_map`, `gid_map`, `setgroups`.
@@ -95,7 +102,12 @@ mod tests {
     fn a_map_is_one_line_an_extent() {
         let map = [Extent { inside: 0, outside: 1000, size: 1 }, Extent { inside: 1, outside: 100_000, size: 65_536 }];
         assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n");
+        // As the kernel pads it.
         let shown = "         0       1000          1\n         1     100000      65536\n";
         assert!([0, 1, 65_536].iter().all(|id| maps(shown, *id)) && !maps(shown, 65_537) && !maps("", 0));
+        assert_eq!((parse_map(shown), parse_map("")), (Some(map.to_vec()), Some(Vec::new())));
+        for bad in ["0 1000", "0 1000 1 2", "0 1000 x", "-1 0 1"] {
+            assert_eq!(parse_map(bad), None, "{bad}");
+        }
     }
 }

@@ -4,12 +4,16 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
-    socketpair,
+    socket, socketpair,
 };
+
+use nix::sys::stat::Mode;
 
 use crate::error::{Call, Result};
 
@@ -20,6 +24,24 @@ pub const MAX_FDS: usize = 16;
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .call(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)".to_owned())
+}
+
+/// A close-on-exec SEQPACKET socket that is not connected.
+pub fn seqpacket(flags: SockFlag) -> Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, flags | SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())
+}
+
+/// Opens a directory for [`address_in`].
+pub fn open_directory(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
+}
+
+/// The address of the socket `sock` in a directory, valid while that is open. By way of the descriptor, since an address
+/// holds a path of 107 bytes at most: unix(7).
+pub fn address_in(directory: BorrowedFd<'_>) -> Result<UnixAddr> {
+    let path = format!("/proc/self/fd/{}/sock", directory.as_raw_fd());
+    UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))
 }
 
 /// Sends one message with descriptors; blocks when the queue is full (`EAGAIN` on a non-blocking socket).

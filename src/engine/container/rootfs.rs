@@ -28,7 +28,7 @@ use snapshot::view_host::HostViewConfig;
 use store::Store;
 use sys::Call;
 use sys::lock::exclusive;
-use sys::namespace::{Extent, IdMap};
+use sys::namespace::{Extent, IdMap, parse_map};
 
 use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
@@ -285,19 +285,11 @@ pub(crate) fn read_map(namespace: BorrowedFd<'_>) -> Result<OuterMap, Report> {
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
     let mut parts = text.split('\0');
     let mut next = || parts.next().unwrap_or_default();
-    let (uids, gids, setgroups) = (parse_map(next()), parse_map(next()), next().trim() == "allow");
-    if uids.is_empty() || gids.is_empty() {
+    let mut map = || parse_map(next()).filter(|map| !map.is_empty());
+    let (Some(uids), Some(gids)) = (map(), map()) else {
         return Err(Report::new(Kind::Internal, "the outer user namespace has no map"));
-    }
-    Ok(OuterMap { uids, gids, setgroups })
-}
-
-fn parse_map(text: &str) -> IdMap {
-    let line = |line: &str| {
-        let mut fields = line.split_whitespace().map(str::parse);
-        Some(Extent { inside: fields.next()?.ok()?, outside: fields.next()?.ok()?, size: fields.next()?.ok()? })
     };
-    text.lines().filter_map(line).collect()
+    Ok(OuterMap { uids, gids, setgroups: next().trim() == "allow" })
 }
 
 /// Makes the container's runtime directory.
@@ -311,15 +303,15 @@ pub(crate) fn run_dir(engine: &Engine, record: &Record) -> Result<PathBuf, Repor
 #[allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 mod tests {
     use super::*;
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+    use nix::sys::socket::{Backlog, SockFlag, bind, listen};
     use std::os::fd::AsRawFd;
 
     #[test]
     fn a_monitor_that_does_not_answer_is_given_up() {
         let run = tempfile::tempdir().unwrap();
-        let (_directory, address) = monitor::client::socket_address(run.path()).unwrap();
-        let silent = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        bind(silent.as_raw_fd(), &address).unwrap();
+        let directory = sys::socket::open_directory(run.path()).unwrap();
+        let silent = sys::socket::seqpacket(SockFlag::empty()).unwrap();
+        bind(silent.as_raw_fd(), &sys::socket::address_in(directory.as_fd()).unwrap()).unwrap();
         listen(&silent, Backlog::MAXCONN).unwrap();
         assert!(ask_monitor(run.path(), Duration::from_millis(50)).is_none());
     }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use base::{Failure, Kind, Report};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+use nix::sys::socket::{Backlog, SockFlag, bind, listen};
 use runtime::launch::ExecLaunch;
+use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{Call, SysError};
 
 use crate::protocol::{self, ExecRequest, Frame, Received};
@@ -198,11 +199,9 @@ pub(super) fn listen_in(run_dir: &Path) -> Result<OwnedFd, SysError> {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(SysError::new(format!("unlink({path:?})"), errno)),
     }
-    let (_directory, address) = crate::client::socket_address(run_dir)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
-        .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
-    bind(fd.as_raw_fd(), &address).call(|| format!("bind({path:?})"))?;
+    let directory = open_directory(run_dir)?;
+    let fd = seqpacket(SockFlag::SOCK_NONBLOCK)?;
+    bind(fd.as_raw_fd(), &address_in(directory.as_fd())?).call(|| format!("bind({path:?})"))?;
     listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
     Ok(fd)
 }

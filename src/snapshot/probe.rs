@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{Ladder, Trial};
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
@@ -21,7 +21,7 @@ use crate::tree_walk::remove_contents;
 /// The directory of the trial of overlayfs, in the directory of the snapshots.
 const NAME: &str = ".sublet-probe";
 
-/// The same in a directory that is not ours: a name that nothing has.
+/// The same in a directory that is not ours: a name that nothing has, locked while the trial is made.
 const TEMPLATE: &str = ".sublet-probe-XXXXXX";
 
 /// On whose file system overlayfs is tried.
@@ -92,10 +92,17 @@ fn overlay(place: Place<'_>) -> Result<()> {
     let parent = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({path:?})"))?;
     let Place::Snapshots(_) = place else {
+        remove_left(parent.as_fd(), path);
         // Nobody's name is taken, and no lock of a directory that others may lock too.
-        let made = mkdtemp(&Path::new(OsStr::from_bytes(proc_fd(parent.as_fd()).to_bytes())).join(TEMPLATE))
-            .call(|| format!("mkdtemp({:?})", path.join(TEMPLATE)))?;
-        return trial(parent.as_fd(), path, Path::new(made.file_name().unwrap_or_default()));
+        let (name, _held) = loop {
+            let made = mkdtemp(&Path::new(OsStr::from_bytes(proc_fd(parent.as_fd()).to_bytes())).join(TEMPLATE))
+                .call(|| format!("mkdtemp({:?})", path.join(TEMPLATE)))?;
+            let name = PathBuf::from(made.file_name().unwrap_or_default());
+            if let Some(held) = hold(parent.as_fd(), path, &name)? {
+                break (name, held);
+            }
+        };
+        return trial(parent.as_fd(), path, &name);
     };
     // One trial at a time, so that what is in its place was left by a killed one.
     let held = Flock::lock(parent, FlockArg::LockExclusive)
@@ -108,6 +115,33 @@ fn overlay(place: Place<'_>) -> Result<()> {
     }
     mkdirat(&*held, name, Mode::S_IRWXU).call(|| format!("mkdir({:?})", path.join(name)))?;
     trial(held.as_fd(), path, name)
+}
+
+/// Locks the directory of a trial; `None` when another trial has taken it for a left one, or is at work in it.
+fn hold(parent: BorrowedFd<'_>, path: &Path, name: &Path) -> Result<Option<Flock<OwnedFd>>> {
+    let dir = match own_directory(parent, path, name) {
+        Err(error) if error.errno() == Errno::ENOENT => return Ok(None),
+        dir => dir?,
+    };
+    match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(fstat(&*held).is_ok_and(|stat| stat.st_nlink > 0).then_some(held)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).call(|| format!("flock({:?}, LOCK_EX|LOCK_NB)", path.join(name))),
+    }
+}
+
+/// Removes what killed trials have left in a directory that is not ours. What resists is no obstacle.
+fn remove_left(parent: BorrowedFd<'_>, path: &Path) {
+    let prefix = TEMPLATE.trim_end_matches('X');
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let is_ours = |name: &PathBuf| {
+        name.as_os_str().len() == TEMPLATE.len() && name.as_os_str().as_bytes().starts_with(prefix.as_bytes())
+    };
+    for name in entries.map(|entry| PathBuf::from(entry.file_name())).filter(is_ours) {
+        if let Ok(Some(held)) = hold(parent, path, &name) {
+            let _ = remove(parent, path, &name, held.as_fd());
+        }
+    }
 }
 
 /// Makes the trial in the new directory `name` of `parent`, which is at `path`, and removes it.

@@ -45,3 +45,35 @@ fn what_the_caller_may_not_read_is_not_readable_inside() {
     let seen = home.ok(&["run", "--rm", "host:", "sh", "-c", "cat /etc/shadow 2>/dev/null || echo refused"]);
     assert_eq!(seen, "refused\n");
 }
+
+/// `--host-home` binds a directory that can be written: which one must be beyond doubt.
+#[test]
+fn the_root_directory_is_no_home() {
+    let Some(home) = Home::new(&[Need::Fuse]) else { return };
+    let run = |variable: Option<&str>| {
+        let mut command = home.command(&["run", "--rm", "--host-home", "host:", "sh", "-c", "grep -c . $1", "sh"]);
+        command.arg("/proc/self/mountinfo");
+        match variable {
+            Some(value) => command.env("HOME", value),
+            None => command.env_remove("HOME"),
+        };
+        support::finish(&mut command, b"", support::LIMIT)
+    };
+    for root in ["/", "//", "/usr/.."] {
+        let done = run(Some(root));
+        assert!(done.code == 125 && done.stderr.contains("is the root directory, not a home"), "{root}: {done:#?}");
+        assert!(done.stderr.contains("hint: set HOME"), "{root}: {done:#?}");
+    }
+    let done = run(Some("/no/such/home"));
+    assert!(done.code == 125 && done.stderr.contains("/no/such/home"), "{done:#?}");
+    // What is no absolute path counts as not set, and then /etc/passwd tells.
+    let uid = nix::unistd::getuid();
+    let told = nix::unistd::User::from_uid(uid).unwrap().filter(|user| user.dir.is_dir());
+    for variable in [None, Some("relative/home"), Some("")] {
+        let done = run(variable);
+        match &told {
+            Some(_) => assert_eq!(done.code, 0, "{variable:?}: {done:#?}"),
+            None => assert_eq!(done.code, 125, "{variable:?}: {done:#?}"),
+        }
+    }
+}

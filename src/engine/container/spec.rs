@@ -166,8 +166,7 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
         list.push(mount(destination, "tmpfs", "tmpfs", &words));
     }
     if record.image.is_host() && record.host.host_home {
-        let home = engine.options().home.clone().map_or_else(passwd_home, Ok);
-        let home = home.step(|| "looking for the home directory (--host-home)".to_owned())?;
+        let home = home(engine).step(|| "looking for the home directory (--host-home)".to_owned())?;
         list.push(bind(&home, &home.to_string_lossy(), false));
         list.extend(hide_ours(engine, &home, &home)?);
     }
@@ -213,6 +212,18 @@ fn hide_ours(engine: &Engine, source: &Path, destination: &Path) -> Result<Vec<M
 
 fn real(path: &Path) -> Result<PathBuf, Report> {
     fs::canonicalize(path).map_err(|error| failed("resolving", path, error))
+}
+
+/// The caller's home directory, as the environment names it, else `/etc/passwd`. The whole root is no home, though services
+/// are given it as one: with it every change would reach the host.
+fn home(engine: &Engine) -> Result<PathBuf, Report> {
+    let home = engine.options().home.clone().map_or_else(passwd_home, Ok)?;
+    let real = fs::canonicalize(&home).map_err(|error| failed("finding", &home, error))?;
+    if real == Path::new("/") {
+        return Err(Report::new(Kind::Usage, format!("{} is the root directory, not a home", home.display()))
+            .with_hint("set HOME to your home directory, or bind what you need with -v"));
+    }
+    Ok(home)
 }
 
 /// The caller's home directory, as far as `/etc/passwd` tells.

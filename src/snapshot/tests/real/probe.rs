@@ -2,13 +2,17 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use nix::fcntl::{Flock, FlockArg};
 use snapshot::Place;
 
 use crate::Test;
 use crate::support::Outer;
 
-pub const TESTS: &[Test] =
-    &[("probe_finds_the_rung_and_leaves_nothing", finds_the_rung), ("probe_follows_no_link", follows_no_link)];
+pub const TESTS: &[Test] = &[
+    ("probe_finds_the_rung_and_leaves_nothing", finds_the_rung),
+    ("probe_follows_no_link", follows_no_link),
+    ("probe_removes_what_a_killed_one_left_elsewhere", removes_what_was_left),
+];
 
 fn finds_the_rung(outer: &Outer) {
     let snaps = outer.scratch.path().join("probed");
@@ -40,4 +44,22 @@ fn follows_no_link(outer: &Outer) {
     assert_eq!(ladder.chosen, Some("overlay"), "{ladder:?}");
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
     assert_eq!(std::fs::read(victim.join("file")).unwrap(), b"kept");
+}
+
+fn removes_what_was_left(outer: &Outer) {
+    let place = outer.scratch.path().join("elsewhere");
+    for (name, mode) in
+        [(".sublet-probe-killed", 0o000), (".sublet-probe-atwork", 0o755), (".sublet-probe-another", 0o755)]
+    {
+        let work = place.join(name).join("work/work");
+        std::fs::create_dir_all(&work).unwrap();
+        std::fs::set_permissions(&work, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let at_work = std::fs::File::open(place.join(".sublet-probe-atwork")).unwrap();
+    let _held = Flock::lock(at_work, FlockArg::LockExclusive).unwrap();
+    let ladder = snapshot::probe(Place::Other(&place));
+    assert_eq!(ladder.chosen, Some("overlay"), "{ladder:?}");
+    let mut left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".sublet-probe-another", ".sublet-probe-atwork"], "of another trial, and of a longer name");
 }

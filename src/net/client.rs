@@ -1,6 +1,5 @@
 //! The monitor's half: starting the network process and feeding it.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::process::Child;
@@ -52,11 +51,6 @@ impl Control {
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).
     pub fn hand_tap(&self, tap: BorrowedFd<'_>) -> Result<(), NetError> {
         send(self.socket.as_fd(), &Message::Tap, Some(tap))
-    }
-
-    /// Replaces the DNS servers.
-    pub fn set_resolvers(&self, resolvers: Vec<SocketAddr>) -> Result<(), NetError> {
-        send(self.socket.as_fd(), &Message::Resolvers(resolvers), None)
     }
 }
 

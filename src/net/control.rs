@@ -1,6 +1,5 @@
 //! What monitor and network process say to each other: one SEQPACKET message of JSON each.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::Failure;
@@ -13,8 +12,6 @@ use crate::{NetError, Published};
 pub enum Message {
     /// From the monitor: the TAP device; carries its descriptor.
     Tap,
-    /// From the monitor: the DNS servers have changed.
-    Resolvers(Vec<SocketAddr>),
     /// From the role: the ports are bound and the sandbox is on.
     Ready {
         /// The published ports with the host's ports that were chosen.

@@ -190,7 +190,6 @@ impl Role {
         match receive(&self.control)? {
             None => return Ok(false),
             Some((Message::Tap, Some(tap))) => self.take_tap(tap)?,
-            Some((Message::Resolvers(resolvers), _)) => self.stack.set_resolvers(resolvers),
             Some(_) => {}
         }
         Ok(true)

@@ -55,10 +55,6 @@ impl Dns {
         self.live
     }
 
-    pub fn forget_failures(&mut self) {
-        self.dead_until_us = [0; RESOLVERS];
-    }
-
     /// The resolver to ask first now.
     pub fn best(&self, now_us: u64, resolvers: &[SocketAddr]) -> Option<SocketAddr> {
         self.choose(now_us, resolvers, 0).map(|chosen| resolvers[chosen])

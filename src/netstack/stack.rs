@@ -135,12 +135,6 @@ impl Stack {
         self.shared.counters
     }
 
-    /// Replaces the DNS servers to forward to.
-    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
-        self.shared.config.resolvers = resolvers;
-        self.dns.forget_failures();
-    }
-
     /// How many flows of all kinds exist.
     pub fn flows(&self) -> usize {
         self.tcp.len() + self.udp.len() + self.echo.len() + self.dns.len()

@@ -13,8 +13,6 @@ pub const S_IFREG: u32 = 0o100_000;
 pub const S_IFLNK: u32 = 0o120_000;
 /// Character device.
 pub const S_IFCHR: u32 = 0o020_000;
-/// Block device.
-pub const S_IFBLK: u32 = 0o060_000;
 pub(crate) const S_ISUID: u32 = 0o4000;
 pub(crate) const S_ISGID: u32 = 0o2000;
 pub(crate) const S_IXGRP: u32 = 0o0010;

@@ -42,8 +42,8 @@ mod xattr;
 mod model_test;
 
 pub use attr::{
-    Attr, Make, NAME_MAX, ROOT, Request, Result, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime,
-    Time, UPPER_BASE, encode_dev,
+    Attr, Make, NAME_MAX, ROOT, Request, Result, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SetAttr, SetTime, Time,
+    UPPER_BASE, encode_dev,
 };
 pub use diff::{Change, Difference, diff};
 pub use error::OpenError;

@@ -56,8 +56,6 @@ pub struct FsSpec<'a> {
     pub user_namespace: BorrowedFd<'a>,
     /// The view's own descriptors (`index`, `objects`).
     pub fds: &'a [(&'a str, BorrowedFd<'a>)],
-    /// The cgroup to start it in.
-    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// Why there is no connection.
@@ -176,7 +174,7 @@ fn start(spec: &FsSpec<'_>, listener: BorrowedFd<'_>) -> Result<(), FsClientErro
         fds: &fds,
         stdio: [None, None, Some(stderr.as_fd())],
         session: true,
-        cgroup: spec.cgroup,
+        cgroup: None,
     };
     // The role forks away from us at once.
     let child = spawn.start()?;

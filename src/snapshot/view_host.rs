@@ -19,7 +19,6 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -89,7 +88,6 @@ pub struct HostView {
     mounts: RwLock<HostMounts>,
     nodes: Mutex<Nodes>,
     files: FdCache,
-    unreadable: AtomicU64,
 }
 
 /// Protected by `HostView::nodes`.
@@ -143,18 +141,12 @@ impl HostView {
             mounts: RwLock::new(HostMounts::read()?),
             nodes: Mutex::new(nodes),
             files: FdCache::new(1024),
-            unreadable: AtomicU64::new(0),
         })
     }
 
     /// The directory that is shown.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
-    }
-
-    /// How many directories were shown empty and files refused because the user may not read them.
-    pub fn unreadable(&self) -> u64 {
-        self.unreadable.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
@@ -261,10 +253,7 @@ impl HostView {
         }
         match self.open_place(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(dir) => Ok(Some(dir)),
-            Err(Errno::EACCES | Errno::EPERM) => {
-                self.unreadable.fetch_add(1, Ordering::Relaxed);
-                Ok(None)
-            }
+            Err(Errno::EACCES | Errno::EPERM) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
@@ -439,11 +428,7 @@ impl Filesystem for HostView {
     fn read<'a>(&'a self, _caller: &Caller, node: NodeId, offset: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
         let file = self.files.get(node.0, || {
             // Not to block on a fifo that took the file's place: the inode is checked after the open.
-            let opened = self.open_place(&self.place(node)?, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY);
-            if let Err(Errno::EACCES | Errno::EPERM) = opened {
-                self.unreadable.fetch_add(1, Ordering::Relaxed);
-            }
-            opened
+            self.open_place(&self.place(node)?, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
         })?;
         let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
         let mut filled = 0;

@@ -183,7 +183,7 @@ impl Serving<'_> {
     }
 
     fn spawn(&self, config: &FsConfig, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
-        let spec = FsSpec { key: self.key, config, user_namespace: self.user_namespace, fds, cgroup: None };
+        let spec = FsSpec { key: self.key, config, user_namespace: self.user_namespace, fds };
         connect_or_spawn(&self.places, &spec).step(|| format!("serving the view of {}", self.record.image.reference))
     }
 }

@@ -129,7 +129,7 @@ fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&F
     let (index, objects) = (File::open(&image.chain).unwrap(), File::open(&image.objects).unwrap());
     let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd())];
     fds.extend(upper.map(|upper| ("upper", upper.as_fd())));
-    let spec = FsSpec { key, config: &config, user_namespace: outer.user_namespace.as_fd(), fds: &fds, cgroup: None };
+    let spec = FsSpec { key, config: &config, user_namespace: outer.user_namespace.as_fd(), fds: &fds };
     connect_or_spawn(&outer.places(), &spec).unwrap()
 }
 

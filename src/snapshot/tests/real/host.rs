@@ -23,7 +23,7 @@ fn connect(outer: &Outer, key: &str) -> FsConnection {
     let view = View::Host(HostViewConfig::new(outer.ids, false, &private));
     let config = FsConfig { view, linger_ms: 100 };
     let user_namespace = outer.user_namespace.as_fd();
-    let spec = FsSpec { key, config: &config, user_namespace, fds: &[], cgroup: None };
+    let spec = FsSpec { key, config: &config, user_namespace, fds: &[] };
     connect_or_spawn(&outer.places(), &spec).unwrap()
 }
 

@@ -108,10 +108,13 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
         return Err(format!("nothing to test is called {name}").into());
     }
     tests.retain(|test| selection.has(&test.name));
+    let skips = target_directory()?.join("skips");
     for test in tests.iter().filter(|test| !test.system) {
         let mut command = Command::new(&test.executable);
         command.current_dir(&test.package).env("CARGO_MANIFEST_DIR", &test.package).args(&selection.libtest);
-        tally.run(&test.name, &mut command, UNIT_LIMIT)?;
+        fs::write(&skips, "")?;
+        tally.run(&test.name, command.env("SUBLET_TEST_SKIPS", &skips), UNIT_LIMIT)?;
+        tally.take_skips(&skips, &test.name)?;
     }
     let bed = Bed::make(&binary, &tests)?;
     if selection.needs_images() {

@@ -4,24 +4,7 @@
 
 use std::process::Command;
 
-use crate::support::{Done, Home, LIMIT, Need, busybox, finish, skip};
-
-/// Runs a shell script in a mount namespace of its own, for a plain user as root of a user namespace of its own; `None`
-/// where those are forbidden.
-fn in_namespaces(home: &Home, script: &str) -> Option<Done> {
-    let mut command = Command::new("unshare");
-    if crate::support::identity() != "root" {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command.args(["--mount", "sh", "-c", script]);
-    home.surround(&mut command);
-    let done = finish(&mut command, b"", LIMIT);
-    if done.stderr.contains("unshare:") || done.stderr.contains("mount:") {
-        skip("user and mount namespaces of a test are forbidden here");
-        return None;
-    }
-    Some(done)
-}
+use crate::support::{Done, Home, LIMIT, Need, Within, busybox, finish, in_namespaces, skip};
 
 /// Runs the binary on a machine without one of its devices, as the caller (a plain one has one id then; root is root in
 /// the first place).
@@ -30,22 +13,20 @@ fn without(home: &Home, device: &str, arguments: &str) -> Option<Done> {
     let back = if uid.is_root() { String::new() } else { format!("unshare --user --map-user={uid} --map-group={gid}") };
     let devices = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
     let others: Vec<&str> = devices.into_iter().filter(|name| *name != device).collect();
-    let script = format!(
-        "set -e; mkdir dev; mount -t tmpfs dev dev; mkdir dev/net
+    let prepare = format!(
+        "set -e; mkdir -p dev; mount -t tmpfs dev dev; mkdir dev/net
          for name in {}; do
              if [ -e /dev/$name ]; then : >dev/$name; mount --bind /dev/$name dev/$name; fi
          done
-         mount --rbind dev /dev
-         exec {back} {} {arguments}",
+         mount --rbind dev /dev",
         others.join(" "),
-        home.bin().display(),
     );
-    in_namespaces(home, &script)
+    in_namespaces(home, Within::Root, &prepare, &format!("exec {back} {} {arguments}", home.bin().display()))
 }
 
 /// Makes a device one that cannot be opened.
 fn closed(device: &str) -> String {
-    format!("mount --bind {device} {device} && mount -o remount,bind,nodev {device} && ")
+    format!("mount --bind {device} {device} && mount -o remount,bind,nodev {device}")
 }
 
 #[test]
@@ -74,15 +55,10 @@ fn without_tun_there_is_one_error_with_the_fix_and_no_other_network() {
 fn without_user_namespaces_the_sysctl_is_named() {
     let Some(home) = Home::with_busybox(&[Need::PlainUser]) else { return };
     // The limit of a user namespace holds for those made inside it.
-    let script = format!(
-        "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all --inh-caps -all {} run --rm {} true",
-        home.bin().display(),
-        busybox()
-    );
-    let Some(done) = in_namespaces(&home, &script) else { return };
-    if done.stderr.contains("max_user_namespaces: Read-only") || done.stderr.contains("can't create") {
-        return skip("the sysctl cannot be written here");
-    }
+    let prepare = "echo 0 >/proc/sys/user/max_user_namespaces";
+    let bin = home.bin().display();
+    let script = format!("exec setpriv --bounding-set -all --inh-caps -all {bin} run --rm {} true", busybox());
+    let Some(done) = in_namespaces(&home, Within::Root, prepare, &script) else { return };
     assert_eq!(done.code, 125, "{done:#?}");
     assert!(done.stderr.contains("max_user_namespaces") && done.stderr.contains("hint:"), "{done:#?}");
 }
@@ -140,7 +116,7 @@ fn doctor_names_what_is_missing_and_the_fix() {
         ),
     ];
     for (device, row, fix) in wanted {
-        let Some(done) = in_namespaces(&home, &format!("{}{doctor}", closed(device))) else { return };
+        let Some(done) = in_namespaces(&home, Within::Root, &closed(device), &doctor) else { return };
         assert_eq!(done.code, 0, "{done:#?}");
         let section: Vec<&str> = done.stdout.lines().skip_while(|line| !line.starts_with(row)).take(4).collect();
         assert!(section.len() > 2, "{row}: {done:#?}");

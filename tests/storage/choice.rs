@@ -1,8 +1,6 @@
 //! Which driver a container gets, and who is told.
 
-use std::process::Command;
-
-use crate::support::{DRIVERS, Done, Home, LIMIT, Need, busybox, finish, identity, skip};
+use crate::support::{DRIVERS, Home, Need, Within, busybox, in_namespaces};
 
 #[test]
 fn the_driver_asked_for_is_the_one_that_is_shown() {
@@ -41,26 +39,6 @@ fn a_driver_that_does_not_exist_or_cannot_serve_is_refused() {
     assert!(home.containers().is_empty(), "a refused container is left");
 }
 
-/// Runs a script in a mount namespace where the home's data directory lies in memory, on a file system without extended
-/// attributes: overlayfs takes it as an upper and then cannot mark a directory opaque.
-fn without_attributes(home: &Home, script: &str) -> Option<Done> {
-    let mut command = Command::new("unshare");
-    command.args(if identity() == "root" {
-        &["--mount"][..]
-    } else {
-        &["--user", "--map-current-user", "--keep-caps", "--mount"]
-    });
-    let mount = format!("mount -t ramfs -o mode=700 ramfs {}", home.directory.join("data").display());
-    command.args(["sh", "-c", &format!("{mount} && {script}")]);
-    home.surround(&mut command);
-    let done = finish(&mut command, b"", LIMIT);
-    if done.stderr.contains("unshare:") || done.stderr.contains("mount:") {
-        skip("user and mount namespaces of a test are forbidden here");
-        return None;
-    }
-    Some(done)
-}
-
 #[test]
 fn where_overlayfs_cannot_write_fuse_is_taken_and_said_once() {
     let Some(home) = Home::new(&[Need::Registry]) else { return };
@@ -72,7 +50,9 @@ fn where_overlayfs_cannot_write_fuse_is_taken_and_said_once() {
          {{ {bin} --strict run --rm --network none {image} true || echo strict $?; }} && \
          {{ {run} --rm host: true || echo host $?; }} && {{ {run} --rm --storage-driver overlay {image} true || echo asked $?; }}"
     );
-    let Some(done) = without_attributes(&home, &script) else { return };
+    // A file system without extended attributes: overlayfs takes it as an upper and then cannot mark a directory opaque.
+    let memory = format!("mount -t ramfs -o mode=700 ramfs {}", home.directory.join("data").display());
+    let Some(done) = in_namespaces(&home, Within::Caller, &memory, &script) else { return };
     assert_eq!(done.code, 0, "{done:#?}");
     let expected = "x\nfuse\nC /var\nC /var/www\nD /var/www/index.html\nA /x\n";
     assert!(done.stdout.starts_with(expected), "{done:#?}");

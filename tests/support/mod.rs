@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub use fixture::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -87,17 +88,6 @@ pub fn debian() -> String {
 /// Whether the mirror of the host's apt can be reached; if not, why not.
 pub fn mirror() -> Result<(), &'static str> {
     fixture::mirror::reach(variable("MIRROR").as_deref())
-}
-
-/// Notes that the calling test did not run. The test must return then.
-pub fn skip(reason: &str) {
-    let thread = std::thread::current();
-    let name = thread.name().unwrap_or("?");
-    eprintln!("skipped: {name}: {reason}");
-    if let Some(file) = variable("SKIPS") {
-        let mut file = fs::OpenOptions::new().append(true).open(file).expect("xtask has made the file of skips");
-        writeln!(file, "{name}: {reason}").expect("the file of skips can be written");
-    }
 }
 
 /// A home, a data directory and a runtime directory of one test. At its end all containers are removed and the store is
@@ -290,6 +280,41 @@ impl Drop for Home {
             cleaned.expect("a test leaves nothing behind");
         }
     }
+}
+
+/// How a script of a test comes into its namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// A mount namespace; for a plain user as root of a user namespace with one id.
+    Root,
+    /// The same, but a plain user stays who it is, with every capability.
+    Caller,
+}
+
+/// Runs a shell script in a mount namespace of its own, after `prepare`, which makes the machine that the script is about.
+///
+/// `None` (and the skip is noted) where this host does not let a test do what `prepare` does. That is found out by a run
+/// of `prepare` alone, in which nothing of ours takes part: what fails afterwards is ours, whatever it says.
+#[track_caller]
+pub fn in_namespaces(home: &Home, within: Within, prepare: &str, script: &str) -> Option<Done> {
+    let run = |script: &str| {
+        let mut command = Command::new("unshare");
+        match within {
+            _ if identity() == "root" => {}
+            Within::Root => drop(command.args(["--user", "--map-root-user"])),
+            Within::Caller => drop(command.args(["--user", "--map-current-user", "--keep-caps"])),
+        }
+        command.args(["--mount", "sh", "-c", script]);
+        home.surround(&mut command);
+        finish(&mut command, b"", LIMIT)
+    };
+    let tried = run(prepare);
+    if tried.code != 0 {
+        let why = tried.stderr.lines().last().unwrap_or("no word why");
+        skip(&format!("a test may not make such a machine here: {why}"));
+        return None;
+    }
+    Some(run(&format!("{prepare} && {script}")))
 }
 
 /// Calls `visit` for every file below a directory, the directory included; what vanishes meanwhile is passed over.

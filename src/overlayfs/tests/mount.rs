@@ -214,8 +214,7 @@ fn measure() {
 #[test]
 fn a_mount_behaves_like_a_plain_directory() {
     if File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        eprintln!("skipped: no access to /dev/fuse");
-        return;
+        return fixture::skip("/dev/fuse cannot be opened");
     }
     let work = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")

@@ -79,8 +79,7 @@ impl Server {
 #[test]
 fn documents_and_blobs_come_as_they_were_pushed() {
     let Some(server) = start() else {
-        eprintln!("skipped: docker-registry is not installed");
-        return;
+        return fixture::skip("docker-registry is not installed");
     };
     let config = server.push_blob(b"{\"os\":\"linux\"}");
     let layer_content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a server or client that fails fails the test")]
 
 use std::fmt::Write;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,14 +26,27 @@ fn run(directory: &Path, words: &str) {
     assert!(done.status.success(), "openssl {words}: {done:?}");
 }
 
-/// `None` without the programs or a route out (the address asks the routing table; no packet is sent).
-fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
+/// What the test needs of the machine; the reason, when it is not there.
+fn needs() -> Result<(&'static str, IpAddr), &'static str> {
+    let programs = ["/usr/bin/docker-registry", "/usr/sbin/docker-registry"];
     let program =
-        ["/usr/bin/docker-registry", "/usr/sbin/docker-registry"].into_iter().find(|path| Path::new(path).exists())?;
-    Command::new("openssl").arg("version").output().ok()?;
+        programs.into_iter().find(|path| Path::new(path).exists()).ok_or("docker-registry is not installed")?;
+    Command::new("openssl").arg("version").output().map_err(|_| "openssl is not installed")?;
+    // The address asks the routing table; no packet is sent.
     let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
-    probe.connect("192.0.2.1:9").ok()?;
-    let ip = probe.local_addr().unwrap().ip();
+    probe.connect("192.0.2.1:9").map_err(|_| "this machine has no route out")?;
+    Ok((program, probe.local_addr().unwrap().ip()))
+}
+
+/// A registry of our own; `None` (and the skip is noted) where it cannot be.
+fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
+    let (program, ip) = match needs() {
+        Ok(found) => found,
+        Err(reason) => {
+            fixture::skip(reason);
+            return None;
+        }
+    };
     let host = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().to_string();
     let mut config =
         format!("version: 0.1\nlog: {{level: error}}\nstorage: {{inmemory: {{}}}}\nhttp:\n  addr: {host}\n");
@@ -74,7 +87,7 @@ fn reached(error: &RegistryError) -> bool {
 #[test]
 fn an_authority_is_trusted_where_it_was_put() {
     let directory = tempfile::tempdir().unwrap();
-    let Some((_server, host)) = start(directory.path(), true) else { return eprintln!("skipped: no docker-registry") };
+    let Some((_server, host)) = start(directory.path(), true) else { return };
     let error = ask(&host, Settings::default());
     assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
     let hint = error.hint().unwrap();
@@ -104,7 +117,7 @@ fn an_authority_is_trusted_where_it_was_put() {
 #[test]
 fn plain_http_is_refused_but_on_request() {
     let directory = tempfile::tempdir().unwrap();
-    let Some((_server, host)) = start(directory.path(), false) else { return eprintln!("skipped: no docker-registry") };
+    let Some((_server, host)) = start(directory.path(), false) else { return };
     let error = ask(&host, Settings::default());
     assert!(matches!(error, RegistryError::NotTls { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains(&format!("SUBLET_INSECURE_REGISTRIES={host}")));

@@ -21,19 +21,27 @@ fn main() -> ExitCode {
     }
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let scenarios: Vec<Scenario> = [tcp::SCENARIOS, published::SCENARIOS, datagrams::SCENARIOS].concat();
-    let chosen = scenarios.into_iter().filter(|(name, _)| words.is_empty() || words.iter().any(|w| name.contains(w)));
+    let chosen: Vec<Scenario> = scenarios
+        .into_iter()
+        .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)))
+        .collect();
+    let count = chosen.len();
     let outcome = bed::in_namespaces("the host", || {
         bed::become_host();
         for (name, run) in chosen {
             let began = Instant::now();
             run();
-            println!("ok {name} ({} ms)", began.elapsed().as_millis());
+            println!("test {name} ... ok ({} ms)", began.elapsed().as_millis());
         }
     });
     match outcome {
-        Ok(process) => process.finish(),
+        Ok(process) => {
+            process.finish();
+            println!("test result: ok. {count} passed; 0 failed");
+        }
         Err(error) if matches!(error.errno(), sys::Errno::EPERM | sys::Errno::ENOSPC | sys::Errno::EUSERS) => {
-            println!("skipped: this user may not make namespaces: {error}");
+            println!("test all ... ignored, this user may not make namespaces: {error}");
+            println!("test result: ok. 0 passed; 0 failed; 1 ignored");
         }
         Err(error) => panic!("{error}: {}", error.cause),
     }

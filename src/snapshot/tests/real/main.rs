@@ -30,17 +30,20 @@ fn main() -> ExitCode {
     let outer = match support::Outer::make() {
         Ok(outer) => outer,
         Err(reason) => {
-            println!("skipped: no user namespace with FUSE here: {reason}");
+            println!("test all ... ignored, no user namespace with FUSE here: {reason}");
+            println!("test result: ok. 0 passed; 0 failed; 1 ignored");
             return ExitCode::SUCCESS;
         }
     };
     println!("running as uid {} with {} ids", nix::unistd::getuid(), outer.ids.uids);
     let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
     let tests: Vec<Test> = [host::TESTS, native::TESTS, chain::TESTS, probe::TESTS].concat();
+    let mut passed = 0;
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
-        println!("test {name} ...");
         test(&outer);
-        println!("test {name} ok");
+        println!("test {name} ... ok");
+        passed += 1;
     }
+    println!("test result: ok. {passed} passed; 0 failed");
     ExitCode::SUCCESS
 }

@@ -45,15 +45,14 @@ fn empty_root() -> Result<(), Errno> {
     chdir("/")
 }
 
-/// The system calls of the event loop, each with its reason. `socket` and `mmap` have two faces, of which one passes.
+/// The system calls of the event loop, each with its reason; those of the run-time libraries are [`seccomp::RUN_TIME`].
+/// `socket` has two faces, of which one passes.
 const ALLOWED: &[(libc::c_long, Pass)] = &[
     // The loop.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_epoll_wait, Pass::Always),
     (libc::SYS_epoll_pwait, Pass::Always),
     (libc::SYS_epoll_ctl, Pass::Always),
-    // Mostly answered without a system call, but not on every clock source.
-    (libc::SYS_clock_gettime, Pass::Always),
     // Frames of the TAP device, one a call.
     (libc::SYS_read, Pass::Always),
     (libc::SYS_writev, Pass::Always),
@@ -74,28 +73,9 @@ const ALLOWED: &[(libc::c_long, Pass)] = &[
     (libc::SYS_getsockopt, Pass::Always),
     (libc::SYS_setsockopt, Pass::Always),
     (libc::SYS_shutdown, Pass::Always),
-    (libc::SYS_close, Pass::Always),
-    // The standard library's own check, with debug assertions, of what it is about to close.
-    (libc::SYS_fcntl, Pass::OneOf(1, &[libc::F_GETFD as u32])),
-    // Memory for DNS questions and control messages; never executable.
-    (libc::SYS_mmap, Pass::Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_mprotect, Pass::Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_munmap, Pass::Always),
-    (libc::SYS_mremap, Pass::Always),
-    (libc::SYS_madvise, Pass::Always),
-    (libc::SYS_brk, Pass::Always),
-    // Keys of hash tables.
-    (libc::SYS_getrandom, Pass::Always),
-    // Complaints on standard error, and the end of the process.
-    (libc::SYS_write, Pass::Always),
-    (libc::SYS_futex, Pass::Always),
-    (libc::SYS_rt_sigprocmask, Pass::Always),
-    (libc::SYS_rt_sigreturn, Pass::Always),
-    (libc::SYS_sigaltstack, Pass::Always),
-    (libc::SYS_exit_group, Pass::Always),
 ];
 
-/// Confines all later system calls to [`ALLOWED`]. What else is tried fails with `EPERM`: a call of the C library that
+/// Confines all later system calls to [`ALLOWED`] and [`seccomp::RUN_TIME`]. What else is tried fails with `EPERM`: a call of the C library that
 /// nobody foresaw costs one operation, not the container's network. With debug assertions it kills, so that tests find
 /// such calls.
 pub fn filter() -> Result<(), SysError> {
@@ -104,7 +84,7 @@ pub fn filter() -> Result<(), SysError> {
 
 fn program() -> Vec<Instruction> {
     let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
-    seccomp::allow_list(ALLOWED, refusal)
+    seccomp::allow_list(ALLOWED.iter().chain(seccomp::RUN_TIME), refusal)
 }
 
 #[cfg(test)]

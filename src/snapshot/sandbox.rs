@@ -62,12 +62,12 @@ fn restrict(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Result<(), Rulese
 /// Bits of open(2) that ask for more than reading.
 const MORE_THAN_READING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
 
-/// What every server calls, each with its reason.
+/// What every server calls, each with its reason; what the run-time libraries call is [`seccomp::RUN_TIME`].
 const SERVING: &[(libc::c_long, Pass)] = &[
     // Requests of the kernel and their answers.
     (libc::SYS_read, Pass::Always),
     (libc::SYS_writev, Pass::Always),
-    // The end of the server, told to the loop of users; complaints on standard error.
+    // The end of the server, told to the loop of users.
     (libc::SYS_write, Pass::Always),
     // The loop of users: who comes, who they are, what they are given.
     #[cfg(target_arch = "x86_64")]
@@ -90,7 +90,6 @@ const SERVING: &[(libc::c_long, Pass)] = &[
     // Contents, and where they have holes.
     (libc::SYS_pread64, Pass::Always),
     (libc::SYS_lseek, Pass::Always),
-    (libc::SYS_close, Pass::Always),
     // The standard library's own check, with debug assertions, of what it is about to close; musl's of what it has opened.
     (libc::SYS_fcntl, Pass::OneOf(1, &[libc::F_GETFD as u32, libc::F_SETFD as u32])),
     // Threads that serve: made, named, ended. What clone3(2) is asked for cannot be seen, and all who use it know clone(2).
@@ -102,25 +101,8 @@ const SERVING: &[(libc::c_long, Pass)] = &[
     (libc::SYS_gettid, Pass::Always),
     (libc::SYS_sched_getaffinity, Pass::Always),
     (libc::SYS_sched_yield, Pass::Always),
-    (libc::SYS_exit, Pass::Always),
-    (libc::SYS_exit_group, Pass::Always),
-    // Locks, clocks, signals of the run-time library.
-    (libc::SYS_futex, Pass::Always),
-    (libc::SYS_clock_gettime, Pass::Always),
-    (libc::SYS_rt_sigprocmask, Pass::Always),
     (libc::SYS_rt_sigaction, Pass::Always),
-    (libc::SYS_rt_sigreturn, Pass::Always),
-    (libc::SYS_sigaltstack, Pass::Always),
-    (libc::SYS_restart_syscall, Pass::Always),
-    // Keys of hash tables.
-    (libc::SYS_getrandom, Pass::Always),
-    // Memory; never executable.
-    (libc::SYS_mmap, Pass::Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_mprotect, Pass::Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_munmap, Pass::Always),
-    (libc::SYS_mremap, Pass::Always),
-    (libc::SYS_madvise, Pass::Always),
-    (libc::SYS_brk, Pass::Always),
+    (libc::SYS_exit, Pass::Always),
 ];
 
 /// What a view of an image or of the host calls as well: opening for reading (objects; the user namespace of a client).
@@ -172,7 +154,8 @@ fn program(needs: Needs) -> Vec<Instruction> {
         Needs::ImageAndUpper => &[WRITING],
         Needs::Host => &[READING, HOST],
     };
-    seccomp::allow_list(SERVING.iter().chain(further.iter().copied().flatten()), refusal)
+    let calls = SERVING.iter().chain(further.iter().copied().flatten()).chain(seccomp::RUN_TIME);
+    seccomp::allow_list(calls, refusal)
 }
 
 #[cfg(test)]

@@ -54,6 +54,35 @@ pub enum Pass {
     Fails(Errno),
 }
 
+/// What the run-time libraries of any role call beside the role's own work, each with its reason. Where a list names a call
+/// twice its first row holds, so a role that needs more of one puts its own row before these.
+pub const RUN_TIME: &[(libc::c_long, Pass)] = &[
+    // Complaints on standard error.
+    (libc::SYS_write, Pass::Always),
+    (libc::SYS_writev, Pass::Always),
+    (libc::SYS_close, Pass::Always),
+    // The standard library's own check, with debug assertions, of what it is about to close.
+    (libc::SYS_fcntl, Pass::OneOf(1, &[libc::F_GETFD as u32])),
+    // Memory; never executable.
+    (libc::SYS_mmap, Pass::Without(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_mprotect, Pass::Without(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_munmap, Pass::Always),
+    (libc::SYS_mremap, Pass::Always),
+    (libc::SYS_madvise, Pass::Always),
+    (libc::SYS_brk, Pass::Always),
+    // Keys of hash tables.
+    (libc::SYS_getrandom, Pass::Always),
+    // Mostly answered without a system call, but not on every clock source.
+    (libc::SYS_clock_gettime, Pass::Always),
+    // Locks, signals, a wait that a stop has interrupted, and the end of the process.
+    (libc::SYS_futex, Pass::Always),
+    (libc::SYS_rt_sigprocmask, Pass::Always),
+    (libc::SYS_rt_sigreturn, Pass::Always),
+    (libc::SYS_sigaltstack, Pass::Always),
+    (libc::SYS_restart_syscall, Pass::Always),
+    (libc::SYS_exit_group, Pass::Always),
+];
+
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
@@ -81,8 +110,8 @@ pub enum Refusal {
     Kills,
 }
 
-/// The program that lets these calls through, each under its condition (the low half of an argument is looked at), and
-/// refuses all others; calls of another architecture kill.
+/// The program that lets these calls through, each under its condition (the low half of an argument is looked at; a call's
+/// first row holds), and refuses all others; calls of another architecture kill.
 pub fn allow_list<'a>(calls: impl IntoIterator<Item = &'a (libc::c_long, Pass)>, refusal: Refusal) -> Vec<Instruction> {
     let refuse = match refusal {
         Refusal::Fails(errno) => RET_ERRNO | errno as u32,
@@ -160,6 +189,7 @@ mod tests {
             (libc::SYS_openat, Pass::Without(2, 0b0011)),
             (libc::SYS_clone, Pass::With(0, 0b0110)),
             (libc::SYS_clone3, Pass::Fails(Errno::ENOSYS)),
+            (libc::SYS_ioctl, Pass::Always),
         ];
         let program = allow_list(&list, Refusal::Kills);
         let ok = |number, arguments| passes(&program, number, arguments);

@@ -14,7 +14,8 @@ use crate::container::driver;
 pub fn ladders(engine: &Engine) -> Vec<Ladder> {
     let bus = engine.options().bus.as_deref();
     let (ids, [kernel_files, console]) = ids_and_inside();
-    vec![ids, driver::ladder(engine), kernel_files, net::probe(), cgroup::probe(bus), console]
+    let file_server = snapshot::confinement(snapshot::Driver::Overlay);
+    vec![ids, driver::ladder(engine), file_server, kernel_files, net::probe(), cgroup::probe(bus), console]
 }
 
 /// Makes the outer user namespace and lets it go again, as nothing less tells whether it can be made; and tries in it

@@ -187,12 +187,11 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let mount = fs_mount::mount(user_namespace.as_fd(), !matches!(config.view, View::Overlay { .. }))?;
     sandbox::enter()?;
     let mut overlay = None;
-    // Where the kernel has no Landlock, the filter alone must do.
     let (needs, wire) = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
             let contents = ObjectDir(inherited.fd("objects")?);
-            let _confined = sandbox::files(&[&contents.0], None);
+            tell_confinement(sandbox::files(&[&contents.0], None));
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             (Needs::Image, wire_of(view, Features::immutable(threads())))
         }
@@ -205,7 +204,7 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
             let view = HostView::open(&config)?;
-            let _confined = sandbox::files(&[&view.root()], None);
+            tell_confinement(sandbox::files(&[&view.root()], None));
             (Needs::Host, wire_of(view, features))
         }
     };
@@ -225,13 +224,22 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
     let upper_again = upper.try_clone().call(|| "dup(upper)".to_owned())?;
     let objects_again = objects.0.try_clone().call(|| "dup(objects)".to_owned())?;
     let overlay = Overlay::open(upper, Arc::new(index), Arc::new(CachedObjects::new(objects)), policy)?;
-    let _confined = sandbox::files(&[&objects_again], Some(&upper_again));
+    tell_confinement(sandbox::files(&[&objects_again], Some(&upper_again)));
     let recovery = overlay.recovery();
     if recovery.unsynced {
         return Err(FsRoleError::Unsynced);
     }
     tell(&recovery);
     Ok(overlay)
+}
+
+/// Tells that only the filter confines this server, if so. Once for each server: who wants nothing less looks at
+/// [`sandbox::confinement`] at every start.
+fn tell_confinement(failure: Option<String>) {
+    if let Some(line) = sandbox::ladder(failure).step_down() {
+        // Nobody has to listen.
+        let _ = writeln!(std::io::stderr(), "warning: {line}");
+    }
 }
 
 /// Tells what a crash has cost; standard error still is that of the command that started us, and may be gone.

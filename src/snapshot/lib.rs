@@ -29,3 +29,4 @@ pub mod view_host;
 pub use changes::{Change, ChangeKind, ChangesError};
 pub use directory::{Driver, Meta, SnapshotError, meta, remove};
 pub use probe::{Place, overlay_works, probe};
+pub use sandbox::confinement;

@@ -8,14 +8,21 @@
 
 use std::os::fd::AsFd;
 
+use base::{Ladder, Trial};
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    ABI, Access, AccessFs, CompatLevel, Compatible, LandlockStatus, PathBeneath, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use sys::seccomp::{self, Instruction, Pass, Refusal};
 use sys::{Call, SysError, security};
+
+use crate::Driver;
+
+/// The best rung of [`confinement`].
+const LANDLOCK: &str = "Landlock";
 
 /// What is served decides what is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +43,40 @@ pub(crate) fn enter() -> Result<(), SysError> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())
 }
 
-/// Leaves only these directories: `read` to be read, `written` to be changed as well. Returns whether Landlock is there to
-/// do that.
-pub(crate) fn files(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> bool {
-    restrict(read, written).is_ok()
+/// Leaves only these directories: `read` to be read, `written` to be changed as well. Returns why Landlock cannot do that,
+/// if so.
+pub(crate) fn files(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Option<String> {
+    match restrict(read, written) {
+        Ok(RestrictionStatus { ruleset: RulesetStatus::NotEnforced, landlock, .. }) => Some(absent(landlock)),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
 }
 
-fn restrict(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Result<(), RulesetError> {
+fn absent(landlock: LandlockStatus) -> String {
+    let why = match landlock {
+        LandlockStatus::NotEnabled => "it is not enabled (EOPNOTSUPP)",
+        LandlockStatus::NotImplemented => "the kernel has none (ENOSYS)",
+        LandlockStatus::Available { .. } => "the kernel's is too old",
+    };
+    why.to_owned()
+}
+
+/// What confines a server, where `failure` is what [`files`] returned.
+pub(crate) fn ladder(failure: Option<String>) -> Ladder {
+    let chosen = if failure.is_some() { "the filter of system calls alone" } else { LANDLOCK };
+    let fix = failure.is_some().then(|| "boot a kernel of 5.19 or later with `landlock` in its `lsm=`".to_owned());
+    Ladder { part: "file server", trials: vec![Trial { rung: LANDLOCK, failure }], chosen: Some(chosen), fix }
+}
+
+/// How the server of a view, or of a container's own overlay, is confined here; found out without confining anybody.
+pub fn confinement(driver: Driver) -> Ladder {
+    let access = if driver == Driver::Fuse { AccessFs::Refer } else { AccessFs::ReadFile };
+    let tried = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(access);
+    ladder(tried.and_then(Ruleset::create).err().map(|error| error.to_string()))
+}
+
+fn restrict(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Result<RestrictionStatus, RulesetError> {
     let all = AccessFs::from_all(ABI::V3);
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     // A grown copy moves from one directory of the upper to another, which the first version of Landlock always forbids.
@@ -56,7 +90,7 @@ fn restrict(read: &[&dyn AsFd], written: Option<&dyn AsFd>) -> Result<(), Rulese
     if let Some(directory) = written {
         created = created.add_rule(PathBeneath::new(directory.as_fd(), all & !AccessFs::Execute))?;
     }
-    created.restrict_self().map(drop)
+    created.restrict_self()
 }
 
 /// Bits of open(2) that ask for more than reading.
@@ -178,7 +212,7 @@ mod tests {
             let confined = scope.spawn(|| {
                 nix::sys::prctl::set_no_new_privs().unwrap();
                 let (read, written) = (File::open(path("read")).unwrap(), File::open(path("written")).unwrap());
-                if !files(&[&read], Some(&written)) {
+                if files(&[&read], Some(&written)).is_some() {
                     return false;
                 }
                 let denied = |result: std::io::Result<()>| {
@@ -196,6 +230,42 @@ mod tests {
         });
         if !confined {
             fixture::skip("this kernel has no Landlock of version 2");
+        }
+    }
+
+    /// In a thread of its own, whose kernel is made one without Landlock.
+    #[test]
+    fn a_kernel_without_landlock_is_told() {
+        let step = |code, jump_true, jump_false, operand| Instruction { code, jump_true, jump_false, operand };
+        // Load the number; landlock_create_ruleset(2) fails with ENOSYS; everything else is allowed.
+        let without = [
+            step(0x20, 0, 0, 0),
+            step(0x15, 0, 1, libc::SYS_landlock_create_ruleset as u32),
+            step(0x06, 0, 0, 0x0005_0000 | Errno::ENOSYS as u32),
+            step(0x06, 0, 0, 0x7fff_0000),
+        ];
+        let scratch = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let told = scope.spawn(|| {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                seccomp::load(&without).unwrap();
+                let directory = File::open(scratch.path()).unwrap();
+                let read: [&dyn AsFd; 1] = [&directory];
+                [
+                    ladder(files(&read, None)),
+                    ladder(files(&read, Some(&directory))),
+                    confinement(Driver::Overlay),
+                    confinement(Driver::Fuse),
+                ]
+            });
+            for found in told.join().unwrap() {
+                let line = found.step_down().unwrap();
+                assert!(line.starts_with("file server: Landlock is not possible: "), "{line}");
+                assert!(line.contains("using the filter of system calls alone (") && line.contains("lsm="), "{line}");
+            }
+        });
+        if confinement(Driver::Fuse).step_down().is_none() {
+            assert_eq!(confinement(Driver::Overlay).step_down(), None);
         }
     }
 

@@ -103,6 +103,12 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     if let Some(line) = base.ladder.clone().or_else(found).and_then(|ladder| ladder.step_down()) {
         engine.step_down(&line)?;
     }
+    // Told once as well, by the server that starts.
+    let unconfined =
+        engine.options().strict.then(|| ::snapshot::confinement(driver)).and_then(|found| found.step_down());
+    if let Some(line) = unconfined {
+        engine.step_down(&line)?;
+    }
     let run_dir = rootfs::run_dir(engine, record)?;
     let launchable = spec::spec(engine, record)?;
     let (uid_map, gid_map) = rootfs::container_maps(record, &base.map)?;

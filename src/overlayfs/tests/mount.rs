@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -19,7 +19,11 @@ use index::{Content, Entry, Index, Metadata, Time, TreeBuilder, merge};
 use nix::errno::Errno;
 use oci::{DiffId, Digest};
 use overlayfs::{Contents, Overlay, Policy, View};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use sys::mount::{Attr, FsContext};
+
+#[global_allocator]
+static COUNTING: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
 
 /// Contents of the chain: files of the source tree, numbered.
 struct Sources(Vec<PathBuf>);
@@ -162,6 +166,51 @@ fn inside() {
     }
 }
 
+/// The most allocations that a request may cost, in all threads: the wire's and the file system's. The one of a read is
+/// [`Sources`]' own, which opens its file anew each time.
+const ALLOCATIONS_MAX: [(&str, usize); 3] = [("lookup", 0), ("open and read", 1), ("write", 0)];
+
+/// Runs in the namespaces that [`a_request_allocates_nothing`] makes.
+#[test]
+#[ignore = "started by another in a user namespace"]
+fn inside_counting() {
+    const FILES: usize = 1000;
+    let work = PathBuf::from(std::env::var_os("OVERLAYFS_TEST_DIR").unwrap());
+    for dir in ["source", "upper", "merged"] {
+        fs::create_dir(work.join(dir)).unwrap();
+    }
+    for at in 0..2 * FILES {
+        fs::write(work.join(format!("source/{at}")), [b'x'; 200]).unwrap();
+    }
+    let (index, sources) = chain(&work.join("source"));
+    let upper = File::open(work.join("upper")).unwrap().into();
+    let overlay = Arc::new(Overlay::open(upper, index, Arc::new(sources), Policy::Volatile).unwrap());
+    let merged = work.join("merged");
+    mount(&overlay, &merged);
+    let paths: Vec<PathBuf> = (0..2 * FILES).map(|at| merged.join(at.to_string())).collect();
+    let written = File::create(merged.join("written")).unwrap();
+    // The first half warms up. The test's own allocations are counted too: it makes none in these loops.
+    let count = |work: &mut dyn FnMut(usize)| {
+        (0..FILES).for_each(&mut *work);
+        let region = Region::new(COUNTING);
+        (FILES..2 * FILES).for_each(&mut *work);
+        let change = region.change();
+        change.allocations + change.reallocations
+    };
+    let mut buffer = [0; 256];
+    let found = [
+        count(&mut |at| assert_eq!(fs::symlink_metadata(&paths[at]).unwrap().len(), 200)),
+        count(&mut |at| assert_eq!(File::open(&paths[at]).unwrap().read_at(&mut buffer, 0).unwrap(), 200)),
+        count(&mut |at| assert_eq!(written.write_at(&[1; 100], at as u64 * 4096).unwrap(), 100)),
+    ];
+    drop(written);
+    nix::mount::umount(&merged).unwrap();
+    for ((what, most), found) in ALLOCATIONS_MAX.into_iter().zip(found) {
+        println!("{what}: {found} allocations in {FILES} requests");
+        assert!(found <= most * FILES, "{what}: {found} allocations in {FILES} requests, more than {most} in each");
+    }
+}
+
 /// Times of everyday work in our mount and in the kernel's overlayfs over the same tree; printed, not judged.
 #[test]
 #[ignore = "a measurement: OVERLAYFS_TEST_TREE names the tree, run in a user namespace"]
@@ -213,6 +262,16 @@ fn measure() {
 
 #[test]
 fn a_mount_behaves_like_a_plain_directory() {
+    run_inside("inside");
+}
+
+#[test]
+fn a_request_allocates_nothing() {
+    run_inside("inside_counting");
+}
+
+/// Runs a test of this binary in a user and a mount namespace.
+fn run_inside(test: &str) {
     if File::options().read(true).write(true).open("/dev/fuse").is_err() {
         return fixture::skip("/dev/fuse cannot be opened");
     }
@@ -220,10 +279,11 @@ fn a_mount_behaves_like_a_plain_directory() {
     let output = Command::new("unshare")
         .args(["-Urm"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "inside", "--nocapture"])
+        .args(["--ignored", "--exact", test, "--nocapture"])
         .env("OVERLAYFS_TEST_DIR", work.path())
         .output()
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    println!("{}", text(&output.stdout));
 }

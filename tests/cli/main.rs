@@ -8,5 +8,6 @@ mod support;
 mod exit_codes;
 mod lifecycle;
 mod listing;
+mod locks;
 mod options;
 mod terminal;

@@ -90,6 +90,9 @@ fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Diff
     while at < walk.dirs.len() {
         walk.directory(at)?;
         at += 1;
+        if walk.dirs.len() > tree.directories_max() {
+            return Err(Errno::ELOOP);
+        }
     }
     walk.found.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
     Ok(walk.found)

@@ -19,6 +19,9 @@ use crate::record::{Inode, Record};
 /// The attribute that file capabilities live in.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
+/// Serials of directories are below: that many names nobody makes, and cookies and counts stay within 64 bits.
+const SERIAL_MAX: u64 = 1 << 56;
+
 /// A record that does not fit the tree: a damaged log that passed its checksum, or our own mistake.
 #[derive(Debug)]
 pub(crate) struct Inconsistent;
@@ -83,15 +86,24 @@ impl Tree {
         Ok(view.over.map_or(lower, |over| over.visible(lower)))
     }
 
+    /// No tree has more directories than this: whoever has seen more of them walks in a circle, which only a damaged log
+    /// can have made.
+    pub(crate) fn directories_max(&self) -> usize {
+        self.nodes.len() + self.lower.index().inode_count() as usize
+    }
+
     /// Whether `dir` is `ancestor` or below it.
     pub(crate) fn is_below(&self, mut dir: u64, ancestor: u64) -> Result<bool> {
-        while dir != ancestor {
+        for _ in 0..=self.directories_max() {
+            if dir == ancestor {
+                return Ok(true);
+            }
             if dir == ROOT {
                 return Ok(false);
             }
             dir = self.dir(dir)?.parent;
         }
-        Ok(true)
+        Err(Errno::ELOOP)
     }
 
     /// Where a file's contents are; `EINVAL` for anything but a regular file.
@@ -222,7 +234,8 @@ impl Tree {
             }
             Record::Link { ino, parent, name, at } => {
                 let node = self.node_mut(*ino)?;
-                node.nlink += 1;
+                // A directory has one name, else the tree could be none.
+                node.nlink = node.nlink.checked_add(1).filter(|_| !node.is_dir()).ok_or(Inconsistent)?;
                 node.ctime = *at;
                 self.put(*parent, name, *ino)?;
                 self.changed(*parent, *at, 0)?;
@@ -259,6 +272,7 @@ impl Tree {
                 (node.size, node.blocks, node.mtime, node.ctime) = (0, 0, *at, *at);
             }
             Record::Inode(inode) => self.restore(inode)?,
+            Record::Slot { serial, .. } if *serial >= SERIAL_MAX => return Err(Inconsistent),
             Record::Slot { dir, name, ino, serial } => {
                 let shadows = self.lower_has(*dir, name)?;
                 self.dir_mut(*dir)?.place(name, (*ino != 0).then_some(*ino), *serial, shadows);
@@ -280,7 +294,7 @@ impl Tree {
         if ino < self.next_ino {
             return Err(Inconsistent);
         }
-        self.next_ino = ino + 1;
+        self.next_ino = ino.checked_add(1).ok_or(Inconsistent)?;
         self.nodes.insert(ino, node);
         Ok(())
     }
@@ -340,7 +354,7 @@ impl Tree {
             S_IFDIR => {
                 let lower = self.lower.node(inode.ino).map(|node| node.0);
                 let mut dir = Directory::new(lower, inode.parent);
-                dir.next_serial = inode.next_serial;
+                dir.next_serial = Some(inode.next_serial).filter(|serial| *serial < SERIAL_MAX).ok_or(Inconsistent)?;
                 Body::Directory(Box::new(dir))
             }
             S_IFLNK => Body::Link(inode.target.as_slice().into()),

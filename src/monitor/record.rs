@@ -126,9 +126,14 @@ pub fn read_state(directory: &Path) -> Result<Option<State>, RecordError> {
     read(&directory.join("state.json"))
 }
 
-/// Reads `pid.json` of a container's data directory; `None` when there is none.
+/// Reads `pid.json` of a container's data directory; `None` when there is none, or none that is whole: it is not synced, so
+/// a power loss can leave it cut short, and no process has lived through that. One that is whole and of another form may be
+/// about processes that live.
 pub fn read_pid(directory: &Path) -> Result<Option<PidRecord>, RecordError> {
-    read(&directory.join("pid.json"))
+    match read(&directory.join("pid.json")) {
+        Err(RecordError::Format { source, .. }) if !source.is_data() => Ok(None),
+        result => result,
+    }
 }
 
 /// Writes `state.json`; with `sync` it is on the disk when this returns.

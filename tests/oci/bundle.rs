@@ -7,13 +7,16 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Done, Home, LIMIT, finish, skip};
+use crate::support::{Done, Home, LIMIT, finish, skip, unique};
 
 /// Programs that scripts of the tests use.
 const APPLETS: [&str; 24] = [
     "cat", "chmod", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mkdir", "mount", "od", "printf",
     "ps", "readlink", "rm", "sh", "sleep", "stat", "touch", "tr", "true", "umount",
 ];
+
+/// What tests call their containers.
+const NAMES: [&str; 3] = ["box", "first", "second"];
 
 /// A bundle in a home of its own. What is left of its containers at the end is removed.
 pub struct Bundle {
@@ -23,6 +26,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// What `config.json` will be.
     pub config: Value,
+    /// Ends every id, as the cgroups of all tests are siblings.
+    number: String,
 }
 
 impl Bundle {
@@ -46,7 +51,7 @@ impl Bundle {
         fs::write(path.join("rootfs/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/www:/bin/sh\n")
             .expect("the home is ours");
         fs::set_permissions(path.join("rootfs/tmp"), fs::Permissions::from_mode(0o1777)).expect("the home is ours");
-        let mut bundle = Bundle { home, path, config: Value::Null };
+        let mut bundle = Bundle { home, path, config: Value::Null, number: unique() };
         bundle.ok(&["spec", "--rootless", "--bundle", &bundle.at()]);
         let text = fs::read(bundle.path.join("config.json")).expect("spec has written it");
         bundle.config = serde_json::from_slice(&text).expect("spec writes JSON");
@@ -97,14 +102,21 @@ impl Bundle {
         self
     }
 
-    /// The runtime with these arguments, after the configuration has been written.
+    /// A container's whole id.
+    pub fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.number)
+    }
+
+    /// The runtime with these arguments, after the configuration has been written; a name of [`NAMES`]
+    /// becomes the container's whole id.
     pub fn command(&self, arguments: &[&str]) -> Command {
         if !self.config.is_null() {
             let text = serde_json::to_vec_pretty(&self.config).expect("a value is JSON");
             fs::write(self.path.join("config.json"), text).expect("the home is ours");
         }
         let mut command = self.home.command(&["runtime"]);
-        command.args(arguments);
+        let whole = |word: &&str| if NAMES.contains(word) { self.id(word) } else { (*word).to_owned() };
+        command.args(arguments.iter().map(whole));
         command
     }
 

@@ -58,10 +58,11 @@ fn descriptors_do_not_leak_into_exec_but_for_those_handed_on() {
     running(&mut bundle);
     // ls has the directory itself open as the next one.
     assert_eq!(bundle.ok(&["exec", "box", "ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
-    let script = format!("exec 3</etc/passwd 4</etc/passwd 5</etc/passwd; exec \"$@\"");
+    let script = "exec 3</etc/passwd 4</etc/passwd 5</etc/passwd; exec \"$@\"";
     let mut command = std::process::Command::new("/bin/sh");
     let at = bundle.home.bin().to_string_lossy().into_owned();
-    command.args(["-c", &script, "sh", &at, "runtime", "exec", "--preserve-fds", "2", "box", "ls", "/proc/self/fd"]);
+    let id = bundle.id("box");
+    command.args(["-c", script, "sh", &at, "runtime", "exec", "--preserve-fds", "2", &id, "ls", "/proc/self/fd"]);
     bundle.home.surround(&mut command);
     let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n"), "{done:#?}");

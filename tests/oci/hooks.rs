@@ -42,7 +42,7 @@ fn runtime_hooks_run_in_their_order_with_the_state() {
         [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")];
     assert_eq!(told, expected);
     for (name, state) in &seen {
-        assert_eq!((&state["id"], &state["bundle"]), (&json!("box"), &json!(bundle.at())), "{name}");
+        assert_eq!((&state["id"], &state["bundle"]), (&json!(bundle.id("box")), &json!(bundle.at())), "{name}");
         assert_eq!(state["annotations"], json!({ "key": "value" }), "{name}");
     }
     assert!(seen[..3].iter().all(|(_, state)| state["pid"] == pid), "{seen:?}");

@@ -25,8 +25,8 @@ fn a_container_goes_through_its_states() {
     eventually("the command has begun", || bundle.log() == "began\n");
     assert!(bundle.fails(&["start", "box"]).contains("in the state running"));
     assert!(bundle.fails(&["delete", "box"]).contains("not stopped: running"));
-    assert!(bundle.ok(&["list"]).lines().any(|line| line.starts_with("box ") && line.contains("running")));
-    assert_eq!(bundle.ok(&["list", "-q"]), "box\n");
+    assert!(bundle.ok(&["list"]).lines().any(|line| line.starts_with("box-") && line.contains("running")));
+    assert_eq!(bundle.ok(&["list", "-q"]), format!("{}\n", bundle.id("box")));
     assert_eq!(bundle.ok(&["ps", "-f", "json", "box"]), format!("[{pid}]\n"));
 
     bundle.ok(&["kill", "box", "KILL"]);

@@ -75,6 +75,11 @@ impl Container {
     /// Kills every process, those being born included, and waits until they are gone. Needs Linux 5.14 for one call;
     /// older kernels freeze, kill one by one and thaw.
     pub fn kill(&self) -> Result<(), CgroupError> {
+        // systemd removes a scope with its last process.
+        self.kill_all().or_else(|error| if self.is_gone() { Ok(()) } else { Err(error) })
+    }
+
+    fn kill_all(&self) -> Result<(), CgroupError> {
         match self.dir.put("cgroup.kill", "1") {
             Ok(()) => {}
             Err(Errno::ENOENT | Errno::EACCES | Errno::EPERM) => self.kill_one_by_one()?,
@@ -88,12 +93,18 @@ impl Container {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        self.dir
+            .file("cgroup.procs", OFlag::O_RDONLY)
+            .is_err_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENODEV))
+    }
+
     fn kill_one_by_one(&self) -> Result<(), CgroupError> {
         self.signal_frozen(Signal::SIGKILL)
     }
 
-    /// Sends a signal to every process. While that is done none runs, so that none is missed and no number is reused; a
-    /// cgroup that was frozen before stays so.
+    /// Sends a signal to every process. While that is done none runs, so that none is born unseen; a cgroup that was
+    /// frozen before stays so (a fatal signal ends frozen processes too).
     pub fn signal(&self, signal: Signal) -> Result<(), CgroupError> {
         if self.is_frozen()? {
             return self.send(signal);
@@ -111,7 +122,7 @@ impl Container {
 
     fn send(&self, signal: Signal) -> Result<(), CgroupError> {
         for pid in self.dir.processes()? {
-            // Frozen processes do not end, so the number is still theirs; one that ended before is ESRCH.
+            // Frozen processes do not end by themselves, so the number is still theirs; one that ended before is ESRCH.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
         }
         Ok(())

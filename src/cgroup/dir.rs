@@ -87,10 +87,18 @@ impl Dir {
     /// Gives every controller that this cgroup has to its children. What cannot be given is missing in the child, where
     /// a limit that needs it is refused by name. `tries`: how often to come back, every ten milliseconds, to a cgroup in
     /// which a process stands.
+    ///
+    /// Such a cgroup gives nothing: the kernel would let it give on those controllers that count threads, but then no
+    /// process could be born below it.
     pub fn enable_controllers(&self, tries: u32) -> Result<(), CgroupError> {
         let given = self.read("cgroup.subtree_control")?;
         let given: Vec<&str> = given.split_whitespace().collect();
-        for controller in self.read("cgroup.controllers")?.split_whitespace().filter(|name| !given.contains(name)) {
+        let had = self.read("cgroup.controllers")?;
+        let missing: Vec<&str> = had.split_whitespace().filter(|name| !given.contains(name)).collect();
+        if missing.is_empty() || !self.stands_empty(tries)? {
+            return Ok(());
+        }
+        for controller in missing {
             for _ in 0..tries {
                 match self.put("cgroup.subtree_control", &format!("+{controller}")) {
                     Err(Errno::EBUSY) => std::thread::sleep(ENABLE_PAUSE),
@@ -101,6 +109,20 @@ impl Dir {
             }
         }
         Ok(())
+    }
+
+    /// Whether no process stands in this cgroup itself, or none that counts, as in the root of all.
+    fn stands_empty(&self, tries: u32) -> Result<bool, CgroupError> {
+        if self.file("cgroup.type", OFlag::O_RDONLY).is_err_and(|errno| errno == Errno::ENOENT) {
+            return Ok(true);
+        }
+        for _ in 1..tries {
+            if self.own_processes()?.is_empty() {
+                return Ok(true);
+            }
+            std::thread::sleep(ENABLE_PAUSE);
+        }
+        Ok(self.own_processes()?.is_empty())
     }
 
     /// The number after `key` in a file of `key number` lines; 0 when there is none.

@@ -39,7 +39,7 @@ impl Resources {
         for rule in resources.devices().iter().flatten() {
             out.warn_of_device(rule);
         }
-        if let Some(pids) = resources.pids() {
+        if let Some(pids) = *resources.pids() {
             out.pids(pids);
         }
         if let Some(memory) = resources.memory() {
@@ -54,14 +54,14 @@ impl Resources {
         for limit in resources.hugepage_limits().iter().flatten() {
             out.hugepage(limit)?;
         }
-        for (device, limits) in sorted(resources.rdma()) {
+        for (device, limits) in sorted(resources.rdma().as_ref()) {
             out.rdma(device, limits)?;
         }
         if let Some(network) = resources.network() {
             out.warn_of_network(network);
         }
         // Last, so that they override what the other keys have said.
-        for (key, value) in sorted(resources.unified()) {
+        for (key, value) in sorted(resources.unified().as_ref()) {
             out.unified(key, value)?;
         }
         Ok(out)
@@ -116,7 +116,7 @@ impl Resources {
         self.warnings.push(format!("linux.resources.{key} has no effect: {why}"));
     }
 
-    fn pids(&mut self, pids: &LinuxPids) {
+    fn pids(&mut self, pids: LinuxPids) {
         // An explicit 0 is a limit; systemd has no 0, and 1 means the same: no further process.
         let limit = if pids.limit() == 0 { 1 } else { pids.limit() };
         self.set_limit("linux.resources.pids.limit", "pids.max", limit);
@@ -250,13 +250,9 @@ impl Resources {
         if device.is_empty() || device.contains(char::is_whitespace) {
             return Err(invalid(option, format!("{device:?} is no device's name")));
         }
-        let mut value = device.to_owned();
-        for (key, limit) in [("hca_handle", limits.hca_handles()), ("hca_object", limits.hca_objects())] {
-            if let Some(limit) = limit {
-                value.push_str(&format!(" {key}={limit}"));
-            }
-        }
-        self.set(option, "rdma.max", value);
+        let handles = limits.hca_handles().map(|limit| format!(" hca_handle={limit}")).unwrap_or_default();
+        let objects = limits.hca_objects().map(|limit| format!(" hca_object={limit}")).unwrap_or_default();
+        self.set(option, "rdma.max", format!("{device}{handles}{objects}"));
         Ok(())
     }
 
@@ -305,10 +301,9 @@ impl Resources {
 fn swap_alone(limit: Option<i64>, total: Option<i64>) -> Result<Option<i64>, String> {
     match (limit, total) {
         // Version 1 had to lift both together.
-        (Some(-1), None) => Ok(Some(-1)),
-        (_, None) => Ok(None),
-        (_, Some(-1)) => Ok(Some(-1)),
+        (Some(-1), None) | (_, Some(-1)) => Ok(Some(-1)),
         (Some(-1), total) => Ok(total),
+        (_, None) => Ok(None),
         (None, Some(_)) => Err("a total of memory and swap needs a limit of memory".to_owned()),
         (Some(limit), Some(total)) if total < limit => {
             Err(format!("the total of memory and swap, {total}, is below the limit of memory, {limit}"))
@@ -348,8 +343,8 @@ fn throttle(device: &LinuxThrottleDevice, key: &str) -> String {
     format!("{}:{} {key}={rate}", device.major(), device.minor())
 }
 
-fn sorted<T>(map: &Option<HashMap<String, T>>) -> Vec<(&String, &T)> {
-    let mut entries: Vec<_> = map.iter().flatten().collect();
+fn sorted<T>(map: Option<&HashMap<String, T>>) -> Vec<(&String, &T)> {
+    let mut entries: Vec<_> = map.into_iter().flatten().collect();
     entries.sort_by_key(|(key, _)| *key);
     entries
 }
@@ -360,6 +355,8 @@ fn invalid(option: &str, reason: String) -> CgroupError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+
     use super::*;
 
     /// The files of a piece of `linux.resources`, in order, a line each.

@@ -83,7 +83,7 @@ fn write_one(dir: &Dir, parent: &Dir, setting: &Setting) -> Result<(), CgroupErr
         Errno::ENOENT | Errno::EACCES | Errno::EPERM => Err(missing(dir, parent, option, setting)),
         errno => {
             let file = setting.file.clone().into_owned();
-            let source = SysError::new(format!("write({:?})", file), errno);
+            let source = SysError::new(format!("write({file:?})"), errno);
             Err(CgroupError::Value { option, file, value: setting.value.clone(), source })
         }
     }

@@ -78,7 +78,7 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hugetlb {
     /// Bytes.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub usage: u64,
     /// How often the limit was hit.
     pub failcnt: u64,
@@ -317,7 +317,7 @@ struct CpuData {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct CpuUsage {
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     total: u64,
     kernel: u64,
     user: u64,
@@ -326,17 +326,17 @@ struct CpuUsage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Throttling {
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     periods: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     throttled_periods: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     throttled_time: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct MemoryData {
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     cache: u64,
     #[serde(skip_serializing_if = "is_default")]
     usage: MemoryEntry,
@@ -351,18 +351,18 @@ struct MemoryData {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct MemoryEntry {
     limit: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     usage: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     max: u64,
     failcnt: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct PidsData {
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     current: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     limit: u64,
 }
 
@@ -379,12 +379,12 @@ struct BlkioData {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct BlkioEntry {
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     major: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     minor: u64,
     op: &'static str,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     value: u64,
 }
 
@@ -457,16 +457,14 @@ fn entries(devices: &[Device], read: &str, write: &str) -> Vec<BlkioEntry> {
     devices.iter().flat_map(pair).flatten().collect()
 }
 
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+
     use super::*;
 
     #[test]

@@ -24,6 +24,9 @@ const SECOND_US: u64 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Property {
     Bool(bool),
+    U8(u8),
+    I16(i16),
+    U16(u16),
     I32(i32),
     U32(u32),
     I64(i64),
@@ -39,6 +42,9 @@ impl Property {
     fn value(&self) -> Value<'_> {
         match self {
             Property::Bool(value) => Value::from(*value),
+            Property::U8(value) => Value::from(*value),
+            Property::I16(value) => Value::from(*value),
+            Property::U16(value) => Value::from(*value),
             Property::I32(value) => Value::from(*value),
             Property::U32(value) => Value::from(*value),
             Property::I64(value) => Value::from(*value),
@@ -79,7 +85,7 @@ impl Name {
         if !is_slice(slice) {
             return Err(format!("{slice:?} is no name of a slice"));
         }
-        if name.ends_with(".slice") {
+        if name.strip_suffix(".slice").is_some() {
             return Err(format!("a container is a scope, and {name:?} names a slice"));
         }
         let unit = format!("{prefix}-{name}.scope");
@@ -227,12 +233,15 @@ fn in_microseconds(name: &str, value: Property) -> Result<Named, String> {
     let stem = name.strip_suffix("Sec").filter(|stem| stem.ends_with(|letter: char| letter.is_ascii_lowercase()));
     let Some(stem) = stem else { return Ok((name.to_owned(), value)) };
     let seconds = match value {
+        Property::U8(seconds) => Some(seconds.into()),
+        Property::I16(seconds) => u64::try_from(seconds).ok(),
+        Property::U16(seconds) => Some(seconds.into()),
         Property::I32(seconds) => u64::try_from(seconds).ok(),
         Property::I64(seconds) => u64::try_from(seconds).ok(),
         Property::U32(seconds) => Some(seconds.into()),
         Property::U64(seconds) => Some(seconds),
         Property::F64(seconds) if seconds >= 0.0 => {
-            return Ok((format!("{stem}USec"), Property::U64((seconds * SECOND_US as f64) as u64)));
+            return Ok((format!("{stem}USec"), Property::U64((seconds * 1e6) as u64)));
         }
         _ => None,
     };
@@ -267,6 +276,9 @@ fn parse(text: &str) -> Option<Property> {
     }
     let (kind, number) = text.split_once(' ').map_or((None, text), |(kind, number)| (Some(kind), number.trim()));
     match kind {
+        Some("byte") => number.parse().ok().map(Property::U8),
+        Some("int16") => number.parse().ok().map(Property::I16),
+        Some("uint16") => number.parse().ok().map(Property::U16),
         Some("int32") => number.parse().ok().map(Property::I32),
         Some("uint32") => number.parse().ok().map(Property::U32),
         Some("int64") => number.parse().ok().map(Property::I64),
@@ -349,6 +361,8 @@ fn values(properties: &[Named]) -> Vec<(&str, Value<'_>)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+
     use super::*;
 
     #[test]
@@ -420,10 +434,19 @@ mod tests {
         let cpus = properties(r#"{"cpu": {"cpus": "0,8-9", "mems": "0-1"}}"#);
         assert_eq!(cpus[0], ("AllowedCPUs".to_owned(), Property::Bytes(vec![1, 3])));
         assert_eq!(cpus[1], ("AllowedMemoryNodes".to_owned(), Property::Bytes(vec![3])));
-        for (list, mask) in [("4-7", &[0xf0][..]), ("0,1,2", &[7]), ("7", &[0x80]), ("1,", &[2]), ("16", &[0, 0, 1])] {
+        for (list, mask) in [
+            ("0", &[1][..]),
+            (",0,1,", &[3]),
+            ("0,1,2-3", &[0x0f]),
+            ("4-7", &[0xf0]),
+            ("0-15", &[0xff, 0xff]),
+            ("16", &[0, 0, 1]),
+            ("0-3,32-33", &[0x0f, 0, 0, 0, 3]),
+            ("    , 1   , 3  ,  5-7,	", &[0xea]),
+        ] {
             assert_eq!(bits(list).as_deref(), Ok(mask), "{list}");
         }
-        for wrong in ["", ",", "a", "3-1", "-1", "1-", "99999999"] {
+        for wrong in ["", ",", "a", "-", "1-", "-3", "54-53", "1 - 2", "99999999"] {
             assert!(bits(wrong).is_err(), "{wrong}");
         }
     }
@@ -438,7 +461,11 @@ mod tests {
         let named = |name: &str, value| Some((name.to_owned(), value));
         assert_eq!(of("TimeoutStopUSec", "uint64 123456789"), named("TimeoutStopUSec", Property::U64(123_456_789)));
         assert_eq!(of("TimeoutStopSec", "456"), named("TimeoutStopUSec", Property::U64(456_000_000)));
-        assert_eq!(of("TimeoutStopSec", "2.5"), named("TimeoutStopUSec", Property::U64(2_500_000)));
+        assert_eq!(of("TimeoutStopSec", "234.789"), named("TimeoutStopUSec", Property::U64(234_789_000)));
+        for kind in ["byte", "int16", "uint16", "int32", "uint32", "int64", "uint64"] {
+            let seconds = of("TimeoutStopSec", &format!("{kind} 234"));
+            assert_eq!(seconds, named("TimeoutStopUSec", Property::U64(234_000_000)), "{kind}");
+        }
         assert_eq!(
             of("CollectMode", "'inactive-or-failed'"),
             named("CollectMode", Property::Text("inactive-or-failed".into()))
@@ -463,7 +490,8 @@ mod tests {
             ("TimeoutStopSec", "'soon'"),
             ("TimeoutStopSec", "-1"),
             ("After", "['a' 'b']"),
-            ("Some", "byte 1"),
+            ("TimeoutStopSec", "false"),
+            ("Some", "objectpath '/'"),
         ] {
             assert_eq!(of(name, text), None, "{name} {text}");
         }

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Cgroups as an OCI runtime makes them, where controllers and systemd are: the crate's own test program in each place that
+# a caller can stand in. Its arguments are what must be there, so that nothing is passed by skipping.
+. /payload/lib.sh
+
+# Seconds that a session may last: each scope takes one under emulation.
+limit_s=300
+
+test_root_in_a_service() {
+  # The scheduler that knows weights of one disk.
+  modprobe bfq && echo bfq >/sys/block/vda/queue/scheduler
+  timeout 300 /payload/oci directory systemd memory cpu cpuset io pids hugetlb
+}
+
+# A login session's cgroup is root's: no directory, but the user's systemd keeps scopes.
+test_a_user_in_a_session() { session dev /payload/oci systemd; }
+test_a_user_with_one_id_in_a_session() { session solo /payload/oci systemd; }
+
+# What a user's systemd delegates.
+delegated() { session "$1" systemd-run --user --scope --quiet -p Delegate=yes /payload/oci directory systemd memory cpu pids; }
+test_a_user_in_a_delegated_scope() { delegated dev; }
+test_a_user_with_one_id_in_a_delegated_scope() { delegated solo; }
+
+test_nothing_is_left() { [ -z "$(find /sys/fs/cgroup -name '*oci-test*' -print)" ] || { find /sys/fs/cgroup -name '*oci-test*'; return 1; }; }
+
+run_tests

@@ -1,7 +1,7 @@
 //! The container's cgroup: limits, freezing, killing, events, removal.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use sys::SysError;
 
-use crate::dir::{Dir, errno_of, value_of};
+use crate::dir::{Dir, value_of};
 use crate::error::CgroupError;
 use crate::limits::Limits;
 use crate::setting::{self, Setting};
@@ -171,20 +171,12 @@ impl Container {
         Stats::read(&self.dir)
     }
 
-    /// Where a further process of the container is to be born: here, or where its first process is if the container has
-    /// given controllers to cgroups of its own, since then this one holds no processes.
-    pub fn dir_for_exec(&self, init: i32) -> Result<OwnedFd, CgroupError> {
-        let dup = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(|error| self.dir.error("fcntl(F_DUPFD)".to_owned(), errno_of(&error)))
-        };
-        if self.dir.read("cgroup.subtree_control")?.trim().is_empty() {
-            return dup(self.dir());
-        }
-        let moved = Tree::find().ok().and_then(|tree| tree.of_process(init));
-        match moved.filter(|path| path.starts_with(&self.dir.path)) {
-            Some(path) => dup(Dir::open(&path)?.fd()),
-            None => dup(self.dir()),
-        }
+    /// Where further processes of the container stand: here, or where its first process is if the container has given
+    /// controllers to cgroups of its own, since then this one holds no processes.
+    pub(crate) fn place_for_exec(&self, init: i32) -> Result<Dir, CgroupError> {
+        let divided = !self.dir.read("cgroup.subtree_control")?.trim().is_empty();
+        let moved = if divided { Tree::find().ok().and_then(|tree| tree.of_process(init)) } else { None };
+        Dir::open(&moved.filter(|path| path.starts_with(&self.dir.path)).unwrap_or_else(|| self.dir.path.clone()))
     }
 
     /// Removes the cgroup and what the container made below it; waits up to two seconds for its last processes.

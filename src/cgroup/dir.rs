@@ -58,6 +58,11 @@ impl Dir {
         self.fd.as_fd()
     }
 
+    /// The directory's descriptor alone.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Opens a control file.
     pub fn file(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
         openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).map(File::from)

@@ -14,12 +14,14 @@
 //!                               directories: the cgroup,      systemd: the scope,
 //!                               with its limits               with its limits
 //! ```
+//! A further process is born in `dir_for_exec`, or moved by `admit`.
+//!
 //! The record is known before anything is made, so that whoever finds it can remove what a killed runtime has left.
 //! A rootless engine mostly has no cgroup to give: where none can be made, none was named and nothing needs one, the
 //! container runs without, which [`Cgroup::lines`] tells.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -226,6 +228,33 @@ impl Cgroup {
         self.container.as_ref().map(Container::dir)
     }
 
+    /// The directory in which a further process of the container is to be born, whose first process is `init`; none where
+    /// [`Cgroup::admit`] moves it, and for a container without cgroup.
+    pub fn dir_for_exec(&self, init: i32) -> Result<Option<OwnedFd>, CgroupError> {
+        let place = self.container.as_ref().map(|container| container.place_for_exec(init)).transpose()?;
+        Ok(place.filter(|place| !self.needs_systemd(&place.path)).map(Dir::into_fd))
+    }
+
+    /// Has systemd move a further process of the container into its scope where it could not be born in it: from a login
+    /// session a plain user gets nowhere. While that is done the process must still be the caller's user. It is nothing to
+    /// be done where [`Cgroup::dir_for_exec`] has named a directory, and for a container without cgroup.
+    ///
+    /// The caller must have one thread, and be able to wait for a child.
+    pub fn admit(&self, init: i32, pid: i32) -> Result<(), CgroupError> {
+        let (Some(container), Some(unit)) = (&self.container, &self.record.unit) else { return Ok(()) };
+        let place = container.place_for_exec(init)?.path;
+        if !self.needs_systemd(&place) {
+            return Ok(());
+        }
+        let below = place.strip_prefix(container.path()).map(|below| format!("/{}", below.display()));
+        let below = below.unwrap_or_else(|_| "/".to_owned());
+        unit.ask(Task::Attach { unit: unit.name.clone(), below, pid: pid.cast_unsigned() }).map(drop)
+    }
+
+    fn needs_systemd(&self, place: &Path) -> bool {
+        self.record.unit.is_some() && Tree::find().is_ok_and(|tree| barrier(&tree, place).is_some())
+    }
+
     /// To freeze, kill and count; none while there is no cgroup.
     pub fn container(&self) -> Option<&Container> {
         self.container.as_ref()
@@ -413,14 +442,16 @@ fn check(tree: &Tree, container: &Container, existed: bool) -> Result<(), Cgroup
         let reason = format!("it is {:?}, since a cgroup above holds processes or threads", kind.trim());
         return Err(CgroupError::NoPlace { path: path(), reason });
     }
-    // A process may be born below a cgroup only if its parent may move processes at the lowest cgroup that is above both:
-    // cgroups(7), "Delegation containment".
-    let common = tree.own.ancestors().find(|above| dir.path.starts_with(above));
-    let Some(procs) = common.map(|common| common.join("cgroup.procs")) else { return Ok(()) };
-    access(&procs, AccessFlags::W_OK).map_err(|errno| {
-        let reason = format!("no process of ours can get there, since {} is not ours: {errno}", procs.display());
-        CgroupError::NoPlace { path: path(), reason }
-    })
+    barrier(tree, &dir.path).map_or(Ok(()), |reason| Err(CgroupError::NoPlace { path: path(), reason }))
+}
+
+/// Why no process of ours can be born there. Its parent must be allowed to move processes at the lowest cgroup that is
+/// above both: cgroups(7), "Delegation containment".
+fn barrier(tree: &Tree, path: &Path) -> Option<String> {
+    let common = tree.own.ancestors().find(|above| path.starts_with(above))?;
+    let procs = common.join("cgroup.procs");
+    let errno = access(&procs, AccessFlags::W_OK).err()?;
+    Some(format!("no process of ours can get there, since {} is not ours: {errno}", procs.display()))
 }
 
 /// Gives controllers on along the path, as far as we may; those that systemd has not given.

@@ -71,6 +71,8 @@ pub(crate) enum Task {
     Join { id: String, pid: u32, server: Option<u32> },
     /// Starts a scope for one container; the answer is its `ControlGroup`.
     Start { unit: String, properties: Vec<(String, Property)> },
+    /// Moves a process into a running unit, or into a cgroup below it.
+    Attach { unit: String, below: String, pid: u32 },
     /// Changes a running unit.
     Set { unit: String, properties: Vec<(String, Property)> },
     /// Ends a unit and lets its name go.
@@ -187,6 +189,7 @@ fn carry_out(order: Order) -> Result<String, String> {
     match order.task {
         Task::Join { id, pid, server } => move_process(&bus, &manager, &id, pid, server).map(|()| String::new()),
         Task::Start { unit, properties } => unit::start(&bus, &manager, &unit, &properties),
+        Task::Attach { unit, below, pid } => unit::attach(&manager, &unit, &below, pid).map(|()| String::new()),
         Task::Set { unit, properties } => unit::set(&manager, &unit, &properties).map(|()| String::new()),
         Task::Stop { unit } => unit::stop(&manager, &unit).map(|()| String::new()),
     }

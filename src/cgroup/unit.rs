@@ -330,6 +330,12 @@ pub(crate) fn start(bus: &Connection, manager: &Proxy<'_>, unit: &str, propertie
         .ok_or_else(|| "its process ended while it was started".to_owned())
 }
 
+/// In the role: moves a process into the unit.
+pub(crate) fn attach(manager: &Proxy<'_>, unit: &str, below: &str, pid: u32) -> Result<(), String> {
+    let attached = manager.call_method("AttachProcessesToUnit", &(unit, below, vec![pid]));
+    attached.map(drop).map_err(|error| format!("AttachProcessesToUnit({below}, {pid}): {error}"))
+}
+
 /// In the role: changes limits until the unit's end.
 pub(crate) fn set(manager: &Proxy<'_>, unit: &str, properties: &[Named]) -> Result<(), String> {
     match manager.call_method("SetUnitProperties", &(unit, true, values(properties))) {

@@ -3,8 +3,9 @@
 use std::os::fd::AsFd;
 
 use base::{Context, Kind, Report};
+use cgroup::oci::Cgroup;
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
-use runtime::bundle::Born;
+use runtime::bundle::{self, Born};
 use runtime::capabilities;
 use runtime::channel::Message;
 use runtime::init::attributes;
@@ -43,7 +44,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let gone = || Report::new(Kind::Conflict, format!("container {:?} has just ended", arguments.id));
     let (init_pid, init) = container.init().ok_or_else(gone)?;
     let cgroup = container.cgroup()?;
-    let in_cgroup = cgroup.container().map(|group| group.dir_for_exec(init_pid)).transpose()?;
+    let in_cgroup = cgroup.dir_for_exec(init_pid)?;
     if let Some(first) = process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref()) {
         // Before it is born in the container's cgroup, whose processors may be fewer.
         attributes::set_affinity(first).step(|| "setting the first processors".to_owned())?;
@@ -60,9 +61,9 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     if !arguments.detach {
         console::block_signals()?;
     }
-    let mut notice = |text: String| log.warn(&text);
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
-    let Born { init: child, channel } = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut notice)?;
+    let mut entering = Entering { cgroup: &cgroup, init: init_pid, log };
+    let Born { init: child, channel } = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering)?;
     let mut master = None;
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {
@@ -89,6 +90,23 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         return Ok(0);
     }
     Ok(console::wait(&child.pidfd, master)? as u8)
+}
+
+/// An entry on its way.
+struct Entering<'a> {
+    cgroup: &'a Cgroup,
+    init: i32,
+    log: &'a Log,
+}
+
+impl bundle::Making for Entering<'_> {
+    fn place(&mut self, process: i32) -> Result<(), Report> {
+        Ok(self.cgroup.admit(self.init, process)?)
+    }
+
+    fn notice(&mut self, text: String) {
+        self.log.warn(&text);
+    }
 }
 
 /// The process of the file, or the container's own with what the command line changes.

@@ -54,10 +54,10 @@ pub struct Handed {
     pub lock: OwnedFd,
 }
 
-/// The caller's part while a container is made.
+/// The caller's part while a container is made or entered.
 pub trait Making {
-    /// Moves init into its cgroup, where it was not born in it.
-    fn place(&mut self, init: i32) -> Result<(), Report>;
+    /// Moves init, or the process that enters, into its cgroup, where it was not born in it.
+    fn place(&mut self, process: i32) -> Result<(), Report>;
     /// Takes a line to the user.
     fn notice(&mut self, text: String);
 }

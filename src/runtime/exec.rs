@@ -19,9 +19,9 @@ use sys::role::Inherited;
 use sys::seccomp::Instruction;
 use sys::{Call, Errno, SysError};
 
-use crate::bundle::{Born, CLONE_NEWTIME};
+use crate::bundle::{Born, CLONE_NEWTIME, Making};
 use crate::channel::{Channel, Message};
-use crate::init::{attributes, console, payload, user};
+use crate::init::{self, attributes, console, payload, user};
 use crate::launch::ExecLaunch;
 use crate::{seccomp, stage};
 
@@ -50,20 +50,22 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     enter(channel, &launch, init.as_fd(), program.as_deref())
 }
 
-/// Starts the process in a container of a bundle, born in this cgroup, as a child of the caller, which must have one
-/// thread. The channel brings READY and takes GO.
+/// Starts the process in a container of a bundle, born in this cgroup or placed by the caller, as a child of the caller,
+/// which must have one thread. The channel brings READY and takes GO.
 pub fn in_bundle(
     launch: &ExecLaunch,
     init: BorrowedFd<'_>,
     cgroup: Option<BorrowedFd<'_>>,
-    notice: &mut dyn FnMut(String),
+    caller: &mut dyn Making,
 ) -> Result<Born, Report> {
     let program = compile(launch)?;
     let (ours, theirs) = Channel::pair()?;
     let ours = Cell::new(Some(ours));
     let helper = fork(Flags::empty(), cgroup, || {
         drop(ours.take());
-        match enter(&theirs, launch, init, program.as_deref()) {
+        // Only as the caller's user may it be placed.
+        let placed = if cgroup.is_none() { init::wait_for_go(&theirs) } else { Ok(()) };
+        match placed.and_then(|()| enter(&theirs, launch, init, program.as_deref())) {
             Ok(()) => 0,
             Err(report) => {
                 theirs.fail(&report);
@@ -73,10 +75,18 @@ pub fn in_bundle(
     })?;
     drop(theirs);
     let channel = ours.take().ok_or_else(|| Report::new(Kind::Internal, "the channel is gone"))?;
+    if cgroup.is_none() {
+        if let Err(report) = caller.place(helper.pid) {
+            drop(channel);
+            reap(helper.pidfd.as_fd(), true)?;
+            return Err(report);
+        }
+        channel.send(&Message::Go, None)?;
+    }
     let born = loop {
         match channel.receive()? {
             Some((Message::Init { pid }, Some(pidfd))) => break Child { pid, pidfd },
-            Some((Message::Notice(text), _)) => notice(text),
+            Some((Message::Notice(text), _)) => caller.notice(text),
             Some((Message::Failed(failure), _)) => {
                 reap(helper.pidfd.as_fd(), true)?;
                 return Err(failure.into());

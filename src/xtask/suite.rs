@@ -103,7 +103,7 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     }
     let mut tally = Tally::default();
     let binary = build_binary(&mut tally)?;
-    let mut tests = if selection.is_guest_alone() { Vec::new() } else { build_tests()? };
+    let mut tests = if selection.is_guest_alone() { Vec::new() } else { build_tests(["--workspace"])? };
     if let Some(name) = selection.unknown(&tests, &payloads(&workspace().join("tests/vm"))?) {
         return Err(format!("nothing to test is called {name}").into());
     }
@@ -159,8 +159,9 @@ struct TestBinary {
     system: bool,
 }
 
-fn build_tests() -> Fallible<Vec<TestBinary>> {
-    let mut build = cargo(["test", "--quiet", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+fn build_tests<'a>(which: impl IntoIterator<Item = &'a str>) -> Fallible<Vec<TestBinary>> {
+    let mut build = cargo(["test", "--quiet", "--no-run", "--message-format=json-render-diagnostics"]);
+    build.args(which);
     let done = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !done.status.success() {
         return Err(ShellError::Failed { line: line(&build), status: done.status, said: String::new() }.into());
@@ -467,6 +468,12 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
         let files = [payload.join("run.sh"), workspace().join("tests/vm/lib.sh"), bed.directory.join("bin/sublet")];
         for file in files {
             fs::copy(&file, directory.join(name_of(&file)))?;
+        }
+        // Crate tests that it runs, as cargo is told of them: `-p CRATE --test NAME` a line.
+        for line in fs::read_to_string(payload.join("tests")).unwrap_or_default().lines() {
+            for test in build_tests(line.split(' '))? {
+                fs::copy(&test.executable, directory.join(test.name.rsplit('/').next().unwrap_or_default()))?;
+            }
         }
         let mut boot = Command::new(&script);
         boot.env("SUBLET_VM_LIMIT_S", GUEST_LIMIT.saturating_sub(GUEST_SLACK).as_secs().to_string());

@@ -1,12 +1,13 @@
 //! Cgroups as an OCI runtime is told to make them, on whatever this host has for the calling user; root also tries what
 //! a plain user is left with. Runs without a harness: see `src/cgroup/Cargo.toml`.
 //!
-//! An argument names something that must be here (`directory`, `systemd`, a controller), so that a guest made for it
-//! cannot pass by skipping.
+//! Arguments `--here=NAME` say what must be here (`directory`, `systemd`, a controller), so that a guest made for it cannot
+//! pass by skipping.
 #![allow(clippy::unwrap_used)] // a test may die of a surprise
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,8 +95,9 @@ impl Run {
     }
 
     fn finish(mut self) -> ExitCode {
-        for wanted in std::env::args().skip(1).filter(|argument| !argument.starts_with('-')) {
-            if !self.had.contains(&wanted) {
+        for argument in std::env::args() {
+            let Some(wanted) = argument.strip_prefix("--here=") else { continue };
+            if !self.had.iter().any(|had| had == wanted) {
                 println!("test {wanted} is here ... FAILED: {:?}", self.had);
                 self.failed += 1;
             }
@@ -183,10 +185,12 @@ fn child(cgroup: Option<&Cgroup>, body: impl FnOnce() -> i32) -> i32 {
 }
 
 fn sleeper(cgroup: Option<&Cgroup>) -> i32 {
-    child(cgroup, || {
-        std::thread::sleep(Duration::from_mins(1));
-        0
-    })
+    child(cgroup, asleep)
+}
+
+fn asleep() -> i32 {
+    std::thread::sleep(Duration::from_mins(1));
+    0
 }
 
 /// How a child ended, with pid 0 for a comparable exit.
@@ -630,15 +634,11 @@ fn exec_follows_a_container_that_divides_itself() {
     let container = cgroup.container().unwrap();
     let init = sleeper(Some(&cgroup));
     let born = |dir: std::os::fd::OwnedFd| {
-        let process = fork(Flags::empty(), Some(std::os::fd::AsFd::as_fd(&dir)), || {
-            std::thread::sleep(Duration::from_mins(1));
-            0
-        });
-        let process = process.unwrap().pid;
+        let process = fork(Flags::empty(), Some(dir.as_fd()), asleep).unwrap().pid;
         let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
         own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
     };
-    let before = born(container.dir_for_exec(init).unwrap());
+    let before = born(cgroup.dir_for_exec(init).unwrap().unwrap());
     assert!(path(&cgroup).ends_with(Path::new(&before).file_name().unwrap()), "{before}");
     let Some(controller) = controllers().into_iter().find(|name| matches!(name.as_str(), "memory" | "io")) else {
         println!("    (no controller to divide by)");
@@ -650,7 +650,7 @@ fn exec_follows_a_container_that_divides_itself() {
         fs::write(path(&cgroup).join("init.scope/cgroup.procs"), process.to_string()).unwrap();
     }
     fs::write(path(&cgroup).join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
-    let after = born(container.dir_for_exec(init).unwrap());
+    let after = born(cgroup.dir_for_exec(init).unwrap().unwrap());
     assert!(after.ends_with("/init.scope"), "{after}");
     cgroup.remove().unwrap();
     killed_by(init, Signal::SIGKILL);
@@ -724,8 +724,12 @@ fn systemd_keeps_a_scope() {
     ] {
         assert_eq!(shown(&unit, property).trim_matches('"'), value, "{property}");
     }
-    // More processes of the container are born there, and its limits follow an update.
-    let second = sleeper(Some(&cgroup));
+    // More processes of the container stand there too, wherever we stand, and its limits follow an update.
+    let dir = cgroup.dir_for_exec(process).unwrap();
+    println!("    born there: {}", dir.is_some());
+    let second = fork(Flags::empty(), dir.as_ref().map(AsFd::as_fd), asleep).unwrap().pid;
+    cgroup.admit(process, second).unwrap();
+    assert_eq!(cgroup.container().unwrap().processes().unwrap(), [process, second]);
     let again = Cgroup::open(cgroup.record()).unwrap();
     again.update(&resources(r#"{"pids": {"limit": 30}, "memory": {"limit": -1, "swap": -1}}"#)).unwrap();
     assert_eq!((shown(&unit, "TasksMax"), read(&cgroup, "pids.max")), ("30".to_owned(), "30".to_owned()));

@@ -69,6 +69,9 @@ pub struct Record {
     /// Its unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+    /// Whether it was made for this container. What is only planned may be another's.
+    #[serde(default)]
+    made: bool,
 }
 
 /// A unit of systemd, and the bus on which that is reached.
@@ -132,17 +135,17 @@ impl Cgroup {
         if self.record.unit.is_some() {
             return Ok(());
         }
-        let Some(path) = self.record.path.clone() else { return Ok(()) };
+        // Until it is made it is nobody's, and a refused one another's.
+        let Some(path) = self.record.path.take() else { return Ok(()) };
         let made = make(&path);
-        let Some(made) = self.or_without(made)? else {
-            self.record.path = None;
-            return Ok(());
-        };
+        let Some(made) = self.or_without(made)? else { return Ok(()) };
         if let Err(error) = self.limit(&made.container) {
             made.undo();
             return Err(error);
         }
         self.container = Some(made.container);
+        self.record.path = Some(path);
+        self.record.made = true;
         Ok(())
     }
 
@@ -172,10 +175,12 @@ impl Cgroup {
     ///
     /// The caller must have one thread, and be able to wait for a child.
     pub fn enter(&mut self, pid: i32) -> Result<(), CgroupError> {
-        let (Some(name), Some(unit)) = (&self.scope, &self.record.unit) else { return Ok(()) };
+        let (Some(name), Some(unit)) = (&self.scope, self.record.unit.take()) else { return Ok(()) };
         let mut properties = unit::base(name, pid, &self.annotations);
         properties.extend(unit::of_settings(&self.resources.settings)?);
         let started = unit.ask(Task::Start { unit: unit.name.clone(), properties })?;
+        self.record.unit = Some(unit.clone());
+        self.record.made = true;
         let container = unit.locate(&started).and_then(|path| {
             self.record.path = Some(path.clone());
             enable_controllers_above(&path)?;
@@ -193,9 +198,10 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Finds a container's cgroup again; one that is gone is not there.
+    /// Finds a container's cgroup again; one that is gone, or was only planned, is not there.
     pub fn open(record: &Record) -> Result<Self, CgroupError> {
-        let container = match record.path.as_deref().map(Container::open) {
+        let made = record.path.as_deref().filter(|_| record.made);
+        let container = match made.map(Container::open) {
             None => None,
             Some(Ok(container)) => Some(container),
             Some(Err(CgroupError::File { source, .. })) if source.errno() == Errno::ENOENT => None,
@@ -291,7 +297,18 @@ impl Cgroup {
     }
 
     /// Kills what is left, and removes the cgroup, with systemd the unit. What is gone already is no error.
+    ///
+    /// Of what was only planned, a killed runtime may have left an empty directory; its processes end by themselves, as a
+    /// scope does with the last of them.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        if !self.record.made {
+            let planned = self.record.path.as_deref().map(Container::open);
+            if let Some(Ok(container)) = planned {
+                // One that stays populated is another's.
+                let _ = container.remove();
+            }
+            return Ok(());
+        }
         let found = match (&self.container, &self.record.path) {
             (None, Some(_)) => Cgroup::open(&self.record)?.container,
             _ => None,

@@ -305,7 +305,8 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// In the role: starts the scope and says where it is. A name that a failed one has kept is taken from it.
+/// In the role: starts the scope and says where it is. A name that a failed one has kept is taken from it; one of a
+/// running unit is an error, and that unit is not touched.
 pub(crate) fn start(bus: &Connection, manager: &Proxy<'_>, unit: &str, properties: &[Named]) -> Result<String, String> {
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     let body = (unit, "fail", values(properties), auxiliary);
@@ -314,14 +315,18 @@ pub(crate) fn start(bus: &Connection, manager: &Proxy<'_>, unit: &str, propertie
         reset(manager, unit);
         result = job(manager, "StartTransientUnit", &body);
     }
-    match result {
-        Ok(result) if result == "done" => {}
-        Ok(result) => {
-            reset(manager, unit);
-            return Err(format!("it could not be started: job result {result:?}"));
-        }
-        Err(error) => return Err(format!("StartTransientUnit: {error}")),
-    }
+    let started = match result {
+        Ok(result) if result == "done" => place(bus, manager, unit),
+        Ok(result) => Err(format!("it could not be started: job result {result:?}")),
+        Err(JobError::Call(error)) => return Err(format!("StartTransientUnit: {error}")),
+        Err(error) => Err(format!("StartTransientUnit: {error}")),
+    };
+    // Whoever asked forgets the unit; why it was of no use is what must be heard.
+    started.inspect_err(|_| drop(stop(manager, unit)))
+}
+
+/// The `ControlGroup` of a unit that has just started.
+fn place(bus: &Connection, manager: &Proxy<'_>, unit: &str) -> Result<String, String> {
     let path = manager
         .call_method("GetUnit", &unit)
         .and_then(|reply| reply.body().deserialize::<OwnedObjectPath>())

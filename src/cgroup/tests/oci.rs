@@ -10,7 +10,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use cgroup::oci::{Cgroup, Record, Request};
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         run.test("systemd_keeps_a_scope", systemd_keeps_a_scope);
         run.test("a_scope_that_cannot_be_leaves_nothing", a_scope_that_cannot_be_leaves_nothing);
         run.test("the_scope_of_a_dead_container_is_no_error", the_scope_of_a_dead_container_is_no_error);
+        run.test("a_scope_of_another_is_not_touched", a_scope_of_another_is_not_touched);
     } else {
         run.skip("systemd", "no systemd answers");
         run.test("no_systemd_is_told", no_systemd_is_told);
@@ -232,8 +233,14 @@ fn a_path_is_made_and_only_its_end_removed() {
     let process = sleeper(Some(&cgroup));
     let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
     assert!(own.lines().any(|line| line == format!("0::{wanted}")), "{own}");
-    let refused = Cgroup::plan(&asked).unwrap().make();
+    // Who is refused must not end the other container; nor must who was killed before being refused.
+    let mut twin = Cgroup::plan(&asked).unwrap();
+    let planned = twin.record().clone();
+    let refused = twin.make();
     assert!(matches!(refused, Err(CgroupError::NotEmpty { count: 1, .. })), "{refused:?}");
+    twin.remove().unwrap();
+    Cgroup::open(&planned).unwrap().remove().unwrap();
+    assert_eq!(cgroup.container().unwrap().processes().unwrap(), [process]);
     // A second container of the same pod.
     let sibling = format!("/{top}/pod/second");
     let mut second = Cgroup::plan(&Request { path: Some(Path::new(&sibling)), ..request("c2") }).unwrap();
@@ -254,7 +261,11 @@ fn a_path_is_made_and_only_its_end_removed() {
     assert!(matches!(refused, Err(CgroupError::Frozen { .. })), "{refused:?}");
     fs::write(place.join("cgroup.freeze"), "0").unwrap();
     let mut cgroup = Cgroup::plan(&asked).unwrap();
+    let planned = cgroup.record().clone();
     cgroup.make().unwrap();
+    // Killed after this: nobody has kept that it was made.
+    Cgroup::open(&planned).unwrap().remove().unwrap();
+    assert!(!place.exists());
     cgroup.remove().unwrap();
     fs::remove_dir(place.parent().unwrap()).unwrap();
     fs::remove_dir(place.parent().unwrap().parent().unwrap()).unwrap();
@@ -265,14 +276,15 @@ fn what_fails_leaves_no_directory() {
     let none = resources(r#"{"unified": {"nosuch.max": "1"}}"#);
     let asked = Request { path: Some(Path::new(&wanted)), resources: Some(&none), ..request("c1") };
     let mut cgroup = Cgroup::plan(&asked).unwrap();
+    let top = path(&cgroup).ancestors().nth(2).unwrap().to_owned();
     let refused = cgroup.make();
     assert!(
         matches!(&refused, Err(CgroupError::NotDelegated { option, controller, .. })
             if option == "linux.resources.unified[\"nosuch.max\"]" && controller == "nosuch"),
         "{refused:?}"
     );
-    let top = path(&cgroup).ancestors().nth(2).unwrap().to_owned();
     assert!(!top.exists(), "{top:?}");
+    assert_eq!(cgroup.record(), &Record::default());
 }
 
 fn a_threaded_tree_has_no_place() {
@@ -489,6 +501,7 @@ fn every_file_is_written_and_read_back() {
         let resources = resources(&json);
         let id = id("files");
         let mut cgroup = Cgroup::plan(&Request { resources: Some(&resources), ..request(&id) }).unwrap();
+        let place = path(&cgroup);
         match cgroup.make() {
             Ok(()) if path(&cgroup).join(file).exists() => {
                 assert_eq!(read(&cgroup, file), value, "{json}");
@@ -506,7 +519,7 @@ fn every_file_is_written_and_read_back() {
             ) => {
                 assert!(!had.iter().any(|name| name == controller), "{json}: {controller} is here");
                 assert_eq!(missing, controller);
-                assert!(!path(&cgroup).exists());
+                assert!(!place.exists());
             }
             Err(CgroupError::NoFile { file, .. }) => println!("    this kernel has no {file}"),
             Err(other) => panic!("{json}: {other:?}"),
@@ -677,7 +690,7 @@ fn scope(name: &str, json: &str, annotations: &[(&str, &str)]) -> Cgroup {
 
 /// What systemd says of a unit.
 fn shown(unit: &str, property: &str) -> String {
-    let mut systemctl = std::process::Command::new("systemctl");
+    let mut systemctl = Command::new("systemctl");
     if !geteuid().is_root() {
         systemctl.arg("--user");
     }
@@ -773,9 +786,25 @@ fn the_scope_of_a_dead_container_is_no_error() {
     cgroup.enter(process).unwrap();
     cgroup.remove().unwrap();
     killed_by(process, Signal::SIGKILL);
-    // A runtime that was killed before systemd had an answer knows the name alone.
-    let planned = scope("dead", "{}", &[]);
-    Cgroup::open(planned.record()).unwrap().remove().unwrap();
+}
+
+/// A name that is taken: who was refused must not end the other container.
+fn a_scope_of_another_is_not_touched() {
+    let mut cgroup = scope("taken", "{}", &[]);
+    let process = sleeper(None);
+    cgroup.enter(process).unwrap();
+    let mut twin = scope("taken", "{}", &[]);
+    // A runtime that is killed now leaves this record.
+    Cgroup::open(twin.record()).unwrap().remove().unwrap();
+    let second = sleeper(None);
+    let refused = twin.enter(second);
+    assert!(matches!(&refused, Err(CgroupError::Unit { reason, .. }) if reason.contains("UnitExists")), "{refused:?}");
+    twin.remove().unwrap();
+    assert_eq!(cgroup.container().unwrap().processes().unwrap(), [process]);
+    cgroup.remove().unwrap();
+    killed_by(process, Signal::SIGKILL);
+    nix::sys::signal::kill(Pid::from_raw(second), Signal::SIGKILL).unwrap();
+    killed_by(second, Signal::SIGKILL);
 }
 
 fn no_systemd_is_told() {

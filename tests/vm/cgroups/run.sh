@@ -28,6 +28,64 @@ delegated() {
 test_a_user_in_a_delegated_scope() { delegated dev; }
 test_a_user_with_one_id_in_a_delegated_scope() { delegated solo; }
 
+# bundle USER: a bundle of busybox that sleeps, with limits.
+bundle() {
+  local dir
+  dir=$(eval echo "~$1")/bundle
+  rm -rf "$dir" && mkdir -p "$dir/rootfs/bin" && cp /bin/busybox "$dir/rootfs/bin/" && chown -R "$1:" "$dir"
+  session "$1" "$sublet" runtime spec --rootless -b "$dir"
+  python3 - "$dir/config.json" <<'PROGRAM'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["process"].update(terminal=False, args=["/bin/busybox", "sleep", "600"])
+config["linux"]["resources"] = {"memory": {"limit": 67108864}, "pids": {"limit": 20}, "cpu": {"quota": 50000}}
+json.dump(config, open(sys.argv[1], "w"))
+PROGRAM
+  echo "$dir"
+}
+
+# The runtime as an engine of the user calls it, each time from another login session.
+test_a_scope_is_entered_from_another_session() {
+  local dir scope place
+  dir=$(bundle dev)
+  scope=user.slice/oci-test-e2e.scope
+  python3 - "$dir/config.json" <<'PROGRAM'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["linux"]["cgroupsPath"] = "user.slice:oci-test:e2e"
+json.dump(config, open(sys.argv[1], "w"))
+PROGRAM
+  session dev bash -c "$sublet runtime --systemd-cgroup run --detach -b $dir c1 >/dev/null 2>~/said" || { cat /home/dev/said; return 1; }
+  place=/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/$scope
+  eq limits '67108864 20 50000 100000' "$(cat "$place"/{memory,pids,cpu}.max | xargs)"
+  eq 'cgroup inside' 0::/ "$(session dev "$sublet" runtime exec c1 /bin/busybox cat /proc/self/cgroup)"
+  has stats '"memory":.*"limit":67108864.*"pids":.*"limit":20' "$(session dev "$sublet" runtime events --stats c1)"
+  session dev "$sublet" runtime update --pids-limit 30 c1
+  eq update '30 30' "$(cat "$place/pids.max") $(systemctl --user -M dev@ show --value -p TasksMax oci-test-e2e.scope)"
+  session dev "$sublet" runtime pause c1
+  eq paused 1 "$(cat "$place/cgroup.freeze")"
+  session dev "$sublet" runtime resume c1
+  session dev "$sublet" runtime delete --force c1
+  [ ! -e "$place" ]
+}
+
+# Without a path there is none for a session, and limits are refused; without limits the container runs.
+test_a_session_without_a_place_runs_without_limits_only() {
+  local dir
+  dir=$(bundle dev)
+  fails 1 session dev bash -c "$sublet runtime run --detach -b $dir c1 2>&1 >/dev/null"
+  has refusal 'linux.resources.* is not possible without a cgroup' "$said"
+  python3 - "$dir/config.json" <<'PROGRAM'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["linux"]["resources"] = {}
+json.dump(config, open(sys.argv[1], "w"))
+PROGRAM
+  has line 'runs without a cgroup' "$(session dev bash -c "$sublet runtime run --detach -b $dir c1 2>&1 >/dev/null")"
+  session dev "$sublet" runtime exec c1 /bin/busybox true
+  session dev "$sublet" runtime delete --force c1
+}
+
 test_nothing_is_left() {
   local left
   left=$(find /sys/fs/cgroup -name '*oci-test*')

@@ -293,8 +293,11 @@ pub(crate) fn job<B>(manager: &Proxy<'_>, method: &str, body: &B) -> Result<Stri
 where
     B: Serialize + zbus::zvariant::DynamicType,
 {
-    // Before the call, so that a fast end is not missed.
-    manager.call_method("Subscribe", &())?;
+    // Before the call, so that a fast end is not missed; an earlier job of this connection has done it already.
+    match manager.call_method("Subscribe", &()) {
+        Err(error) if !is(&error, "AlreadySubscribed") => return Err(error.into()),
+        _ => {}
+    }
     let removed = manager.receive_signal("JobRemoved")?;
     let job: OwnedObjectPath = manager.call_method(method, body)?.body().deserialize()?;
     wait_for(job, removed).ok_or(JobError::Late)

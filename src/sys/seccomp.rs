@@ -1,9 +1,29 @@
 //! Loading a system call filter: seccomp(2), `SECCOMP_SET_MODE_FILTER`, Linux 3.17; and the program of a list of calls that
 //! a role of ours makes.
 
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use bitflags::bitflags;
+
 use crate::error::{Errno, Result, check};
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+
+bitflags! {
+    /// How a filter is loaded: `SECCOMP_FILTER_FLAG_*` of linux/seccomp.h.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Flags: u32 {
+        /// Log every answer but "allow", as far as the administrator has not forbidden it. Linux 4.14.
+        const LOG = 1 << 1;
+        /// Leave the processor's speculative store bypass as it is. Linux 4.17.
+        const SPEC_ALLOW = 1 << 2;
+        /// Make a listener, which answers the calls that the program sends there. Linux 5.0; `EBUSY` when a filter that
+        /// is already loaded has one.
+        const NEW_LISTENER = 1 << 3;
+        /// A call whose notification was received waits uninterrupted by all but fatal signals. Linux 5.19.
+        const WAIT_KILLABLE_RECV = 1 << 5;
+    }
+}
 
 /// One instruction of classic BPF: `struct sock_filter` of linux/filter.h.
 #[repr(C)]
@@ -27,16 +47,23 @@ const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>()
 /// Needs `no_new_privs` or `CAP_SYS_ADMIN` (`EACCES` otherwise). `EINVAL`: the program is empty, longer than 4096
 /// instructions, or one of them is malformed.
 pub fn load(program: &[Instruction]) -> Result<()> {
+    load_with(program, Flags::empty()).map(drop)
+}
+
+/// Like [`load`], with flags; `EINVAL` also when the kernel does not know one. Returns the listener that
+/// [`Flags::NEW_LISTENER`] makes, close-on-exec: once all its copies are closed, the calls that wait for its answer and
+/// those that come later fail with `ENOSYS`.
+pub fn load_with(program: &[Instruction], flags: Flags) -> Result<Option<OwnedFd>> {
     let length = u16::try_from(program.len()).unwrap_or(u16::MAX); // above BPF_MAXINSNS in any case: EINVAL
     // The kernel only reads through this pointer; C declares it mutable.
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
     // SAFETY: `filter` is a live `struct sock_fprog` whose pointer covers at least `len` instructions of the layout of
     // `struct sock_filter` (checked above); both are borrowed for the call and only read.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0 as libc::c_uint, std::ptr::from_ref(&filter))
-    };
-    check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, 0, {} instructions)", program.len()))?;
-    Ok(())
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags.bits(), std::ptr::from_ref(&filter)) };
+    let fd = check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:?}, {} instructions)", program.len()))?;
+    // SAFETY: with this flag the kernel returns a fresh descriptor, owned by nobody else.
+    Ok(flags.contains(Flags::NEW_LISTENER).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
 }
 
 /// When a system call passes an [`allow_list`].

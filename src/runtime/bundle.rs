@@ -28,6 +28,7 @@ use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
 use crate::launch::Launch;
+use crate::seccomp::Filter;
 use crate::stage::{become_mapped_root, name_the_limit, namespaces};
 use crate::{init, outer};
 
@@ -73,6 +74,7 @@ pub fn create(
 ) -> Result<Born, Report> {
     let spec = &launch.spec;
     let program = init::compile_seccomp(spec.linux().as_ref())?;
+    program.iter().flat_map(Filter::ignored).for_each(|ignored| caller.notice(ignored.to_string()));
     let joined = Joined::open(spec)?;
     let (ours, theirs) = Channel::pair()?;
     let (to_init, from_parent) = sys::socket::pair()?;
@@ -90,7 +92,7 @@ pub fn create(
         let given = init::Given {
             channel: &theirs,
             opened,
-            program: program.as_deref(),
+            program: program.as_ref(),
             from_stage: from_parent.as_fd(),
             gate: Some(gate),
             // A cgroup namespace begins at the cgroup that its first process is in when it is made.

@@ -16,14 +16,14 @@ use nix::sys::stat::Mode;
 use sys::namespace::{identity, open_namespace, open_own, proc_dir};
 use sys::process::{Child, Flags, fork, pidfd_send_signal, reap};
 use sys::role::Inherited;
-use sys::seccomp::Instruction;
 use sys::{Call, Errno, SysError};
 
 use crate::bundle::{Born, CLONE_NEWTIME, Making};
 use crate::channel::{Channel, Message};
 use crate::init::{self, attributes, console, payload, user};
 use crate::launch::ExecLaunch;
-use crate::{seccomp, stage};
+use crate::seccomp::{self, Filter};
+use crate::stage;
 
 /// What the role does with what it inherited; see [`ExecLaunch`] for the names of its descriptors.
 pub fn main(mut inherited: Inherited) -> ExitCode {
@@ -47,7 +47,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let init = inherited.fd("init")?;
     let program = compile(&launch)?;
     stage::join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
-    enter(channel, &launch, init.as_fd(), program.as_deref())
+    enter(channel, &launch, init.as_fd(), program.as_ref())
 }
 
 /// Starts the process in a container of a bundle, born in this cgroup or placed by the caller, as a child of the caller,
@@ -65,7 +65,7 @@ pub fn in_bundle(
         drop(ours.take());
         // Only as the caller's user may it be placed.
         let placed = if cgroup.is_none() { init::wait_for_go(&theirs) } else { Ok(()) };
-        match placed.and_then(|()| enter(&theirs, launch, init, program.as_deref())) {
+        match placed.and_then(|()| enter(&theirs, launch, init, program.as_ref())) {
             Ok(()) => 0,
             Err(report) => {
                 theirs.fail(&report);
@@ -99,17 +99,12 @@ pub fn in_bundle(
     Ok(Born { init: born, channel })
 }
 
-fn compile(launch: &ExecLaunch) -> Result<Option<Vec<Instruction>>, Report> {
-    launch.seccomp.as_ref().map(seccomp::compile).transpose().step(|| "compiling the seccomp profile".to_owned())
+fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
+    launch.seccomp.as_ref().map(seccomp::compile_without_agent).transpose()
 }
 
 /// Joins the container and forks the process in it, as a child of the caller's parent.
-fn enter(
-    channel: &Channel,
-    launch: &ExecLaunch,
-    init: BorrowedFd<'_>,
-    program: Option<&[Instruction]>,
-) -> Result<(), Report> {
+fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: Option<&Filter>) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let mounts = join_container(launch.init_pid, init).step(|| "joining the container's namespaces".to_owned())?;
     let child = fork(Flags::PARENT, None, || match become_payload(channel, launch, program, &mounts) {
@@ -165,7 +160,7 @@ fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
 fn become_payload(
     channel: &Channel,
     launch: &ExecLaunch,
-    program: Option<&[Instruction]>,
+    program: Option<&Filter>,
     mounts: &OwnedFd,
 ) -> Result<i32, Report> {
     setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;

@@ -23,6 +23,7 @@ use sys::{Call, Errno, SysError};
 use crate::channel::{Channel, Message};
 use crate::init;
 use crate::launch::{Launch, Rootfs};
+use crate::seccomp::Filter;
 
 /// What the role does with what it inherited; see [`Launch`] for the names of its descriptors.
 pub fn main(mut inherited: Inherited) -> ExitCode {
@@ -45,6 +46,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
     let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
+    program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     init::limits::apply(&launch.spec, own_pid, &mut |text| channel.notice(text))?;
     let mut opened =
@@ -60,7 +62,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         let given = init::Given {
             channel,
             opened: opened.take(),
-            program: program.as_deref(),
+            program: program.as_ref(),
             from_stage: from_stage.as_fd(),
             gate: None,
             late_cgroup: false,

@@ -231,7 +231,7 @@ pub enum Seccomp {
     Default,
     /// All.
     Unconfined,
-    /// By this profile (the runtime specification's JSON).
+    /// By this profile (the runtime specification's JSON, or Docker's, which has more).
     Profile(String),
 }
 

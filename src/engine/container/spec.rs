@@ -288,9 +288,9 @@ fn seccomp(choice: &Seccomp, capabilities: u64) -> Result<Option<LinuxSeccomp>, 
     match choice {
         Seccomp::Unconfined => Ok(None),
         Seccomp::Default => Ok(Some(runtime::seccomp::default_profile(capabilities))),
-        Seccomp::Profile(text) => match serde_json::from_str(text) {
-            Ok(profile) => Ok(Some(profile)),
-            Err(error) => Err(Report::of(Kind::Usage, error).with_step("reading the seccomp profile")),
-        },
+        Seccomp::Profile(text) => {
+            let host = runtime::seccomp::document::Host::here(capabilities);
+            runtime::seccomp::document::read(text, host).step(|| "reading the seccomp profile".to_owned())
+        }
     }
 }

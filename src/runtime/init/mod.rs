@@ -24,11 +24,11 @@ use std::path::Path;
 use base::{Context, Kind, Report};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use sys::Call;
-use sys::seccomp::Instruction;
 
 use crate::channel::{Channel, Message};
+use crate::hooks;
 use crate::launch::{Launch, Rootfs};
-use crate::{hooks, seccomp};
+use crate::seccomp::{self, Filter};
 
 pub mod attributes;
 pub mod console;
@@ -69,8 +69,8 @@ pub struct Given<'a> {
     pub channel: &'a Channel,
     /// Where the parent has opened it.
     pub opened: Option<Opened>,
-    /// The seccomp program.
-    pub program: Option<&'a [Instruction]>,
+    /// The seccomp filter.
+    pub program: Option<&'a Filter>,
     /// Says that the maps are written, and brings the view.
     pub from_stage: BorrowedFd<'a>,
     /// Who is to say GO, where it is not who holds the channel.
@@ -92,12 +92,11 @@ pub fn main(launch: &Launch, given: Given<'_>) -> i32 {
 }
 
 /// The seccomp program of a specification, compiled before the fork; `None` when it asks for none.
-pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Vec<Instruction>>, Report> {
+pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Filter>, Report> {
     let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let program = seccomp::compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
-    Ok(Some(program))
+    Ok(Some(seccomp::compile_without_agent(profile)?))
 }
 
 fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {

@@ -11,13 +11,13 @@ use std::path::Path;
 use base::{Context, Kind, Report};
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{Capabilities, Process};
-use sys::seccomp::Instruction;
 use sys::security::{self, CapabilitySets};
 use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
 use crate::init::user::Identity;
+use crate::seccomp::Filter;
 
 /// Where a command is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,8 +28,8 @@ pub struct Ready<'a> {
     pub process: &'a Process,
     /// As whom.
     pub identity: &'a Identity,
-    /// The seccomp program.
-    pub program: Option<&'a [Instruction]>,
+    /// The seccomp filter.
+    pub program: Option<&'a Filter>,
     /// The terminal, where one was asked for.
     pub console: Option<OwnedFd>,
     /// What becomes of the supplementary groups.
@@ -101,7 +101,7 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
         labels.set()?;
     }
     if let (Some(program), false) = (ready.program, no_new_privileges) {
-        sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
+        program.load().step(|| "loading the seccomp filter".to_owned())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
     if !moved {
@@ -112,7 +112,7 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
         if let Some(program) = ready.program {
-            sys::seccomp::load(program).step(|| "loading the seccomp filter".to_owned())?;
+            program.load().step(|| "loading the seccomp filter".to_owned())?;
         }
     }
     let umask = process.user().umask().unwrap_or(0o022);

@@ -17,15 +17,15 @@ use crate::capabilities::bit;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// Address families whose sockets are refused: kernel crypto (a long row of holes, needed by few) and the channel to a
-/// virtual machine's host, which no namespace separates.
-const REFUSED_FAMILIES: [u64; 2] = [family::ALG, family::VSOCK];
-
-/// Numbers of sys/socket.h.
-mod family {
-    pub const ALG: u64 = 38;
-    pub const VSOCK: u64 = 40;
-}
+/// Address families whose sockets are allowed: all but those between the comparisons, `AF_ALG` (38: kernel crypto, a long
+/// row of holes, needed by few) and `AF_VSOCK` (40: the channel to a virtual machine's host, which no namespace
+/// separates). 32-bit x86 programs reach both through `socketcall`, whose arguments a filter cannot see, and which old
+/// and Go programs need.
+const FAMILIES: [(LinuxSeccompOperator, u64); 3] = [
+    (LinuxSeccompOperator::ScmpCmpLt, 38),
+    (LinuxSeccompOperator::ScmpCmpEq, 39),
+    (LinuxSeccompOperator::ScmpCmpGt, 40),
+];
 
 /// personality(2): Linux, 32-bit uname, no randomisation, both (debuggers, old 32-bit programs), and the query.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -156,12 +156,13 @@ pub fn default_profile(capabilities: u64) -> LinuxSeccomp {
     opened.for_each(|(_, names)| allowed.extend(*names));
 
     let mut rules = Vec::new();
-    for family in REFUSED_FAMILIES {
-        rules.push(rule(&["socket"], LinuxSeccompAction::ScmpActErrno, Some(EPERM), Some(equal(family))));
+    for (operator, family) in FAMILIES {
+        let family = argument(operator, family, 0);
+        rules.push(rule(&["socket"], LinuxSeccompAction::ScmpActAllow, None, Some(family)));
     }
-    allowed.push("socket");
     for personality in PERSONALITIES {
-        rules.push(rule(&["personality"], LinuxSeccompAction::ScmpActAllow, None, Some(equal(personality))));
+        let personality = argument(LinuxSeccompOperator::ScmpCmpEq, personality, 0);
+        rules.push(rule(&["personality"], LinuxSeccompAction::ScmpActAllow, None, Some(personality)));
     }
     if capabilities & bit(Capability::SysAdmin) == 0 {
         let no_namespace = argument(LinuxSeccompOperator::ScmpCmpMaskedEq, NEW_NAMESPACES, 0);
@@ -189,10 +190,6 @@ fn rule(names: &[&str], action: LinuxSeccompAction, errno: Option<u32>, arg: Opt
         builder = builder.args([arg]);
     }
     builder.build().expect("every field of a rule has a default")
-}
-
-fn equal(value: u64) -> LinuxSeccompArg {
-    argument(LinuxSeccompOperator::ScmpCmpEq, value, 0)
 }
 
 /// A comparison of the first argument.

@@ -1,44 +1,65 @@
 //! From a seccomp profile of the runtime specification to the BPF program the kernel runs before every system call.
 //!
-//! [`compile`] is a pure function. The program's shape, for each architecture of the profile:
+//! [`compile`] is a pure function, [`document`] reads the profiles that users write in Docker's format, [`listener`]
+//! hands a container's notifications to its agent. The program's shape, for each architecture of the profile:
 //! ```text
 //! architecture word? ──no──▶ next architecture … none left: kill the process
 //!   └ (x86_64 only) number ≥ 0x40000000? ──▶ the x32 tree, or ENOSYS when the profile does not name x32
 //!   └ binary search over ranges of numbers with the same answer ──▶ return, or argument checks and then return
 //! ```
-//! **Meaning.** The rules that name a call are tried in the profile's order, those with conditions before those without;
-//! the first whose conditions all hold decides, else the default action. Two conditions on one argument in a rule are
-//! alternatives, as other runtimes read them. Names that an architecture does not have are skipped there.
+//! **Meaning.** That of libseccomp, with which the profiles in use were tried:
+//! - A rule that answers as the default does says nothing.
+//! - A rule without conditions decides for its calls alone, wherever it stands; of several the first. Rules with
+//!   conditions beside it are without effect, and told in [`Filter::ignored`].
+//! - Of rules with conditions the first one whose conditions all hold decides, else the default. (libseccomp sorts
+//!   them by argument, operator and value; where rules with different actions overlap, the profile's order is ours.)
+//! - Two conditions on one argument in a rule are alternatives, and so are then all of its conditions.
+//! - `SCMP_CMP_MASKED_EQ` compares the bits of the mask and no others, on both sides.
+//! - Names that an architecture does not have are skipped there; names that none has are told in [`Filter::ignored`].
+//!
+//! **Architectures.** Those of the profile that this machine's kernel can be called by; its own one is always in. There
+//! are tables for more machines than we build for, since a profile may be compiled for another.
 //!
 //! **Newer calls.** When the default refuses, a number above the newest one the profile names for that architecture
 //! answers `ENOSYS`: the profile's author did not know the call, and programs fall back on that errno only.
 //!
-//! **Arguments.** Comparisons are on 64 bits, in two halves. Where the kernel takes only the low 32 bits of an argument
-//! ([`INT_ARGUMENTS`]), only those are compared: otherwise a set high bit would slip past a rule and be ignored by the
-//! call (CVE-2019-10063).
+//! **Arguments.** Comparisons are on 64 bits, in two halves. On a 32-bit architecture, and where the kernel takes only
+//! the low 32 bits of an argument ([`INT_ARGUMENTS`]), only those are compared: otherwise a set high bit would slip past
+//! a rule and be ignored by the call (CVE-2019-10063).
+//!
+//! **Multiplexers.** 32-bit x86, ppc64le and s390x reach the calls on sockets and System V IPC also through
+//! `socketcall` and `ipc`, whose first argument says which. A rule for one of them holds there too. Its conditions
+//! cannot: the arguments lie in memory, out of a filter's sight. A rule with conditions that is stricter than the default
+//! then refuses whatever they say, and one that is laxer does not hold (libseccomp drops the condition on the first
+//! argument and grants the call).
+//!
+//! **Flags.** `LOG` and `SPEC_ALLOW` are passed on; without a list of flags it is `SPEC_ALLOW`, as in other runtimes.
+//! `TSYNC` has no effect on the single thread that loads the program, `WAIT_KILLABLE_RECV` none without notifications.
 //!
 //! **Cost.** Since Linux 5.11 calls that are always allowed are found once at load and kept in a bitmap; the program
 //! runs only for the others.
-//!
-//! Not supported, and refused by name: `SCMP_ACT_NOTIFY`, and filter flags other than `TSYNC` (which has no effect on
-//! the single thread that loads the program). A profile for architectures other than x86_64, x86, x32, aarch64 and arm
-//! compiles for those it shares with us.
 
 mod default;
+pub mod document;
+pub mod listener;
 mod numbers;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use base::{Explain, Kind};
-use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
-};
-use sys::seccomp::Instruction;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use base::{Context, Explain, Kind, Report};
+use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
+use sys::seccomp::{Flags, Instruction};
+use sys::{Errno, SysError};
 
 pub use default::default_profile;
 use numbers::{ARM_PRIVATE, NONE, NUMBERS, X32_BIT};
-use tree::{Answer, Condition, Program, Range, Rule, Test};
+use rules::{Meaning, Named};
+use tree::{Answer, Condition, Layout, Program, Range, Rule, Test};
 
 /// The kernel's limit on instructions (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -55,48 +76,81 @@ const INT_ARGUMENTS: &[(&str, u8)] = &[
     ("fcntl", 0b011),
     ("getsockopt", 0b111),
     ("ioctl", 0b011),
+    ("ipc", 0b001),
     ("keyctl", 0b001),
     ("personality", 0b001),
     ("prctl", 0b001),
     ("seccomp", 0b011),
     ("setsockopt", 0b111),
     ("socket", 0b111),
+    ("socketcall", 0b001),
     ("socketpair", 0b111),
 ];
 
-/// One way in which system calls reach this kernel: the word in `seccomp_data.arch` and a column of [`NUMBERS`].
+/// One way in which system calls reach a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Abi {
     arch: Arch,
+    /// The native one of the machines that have it.
+    machine: Arch,
+    /// The word in `seccomp_data.arch` (linux/audit.h).
     audit_word: u32,
+    /// Its column of [`NUMBERS`].
     column: usize,
+    /// How its arguments lie in `struct seccomp_data`.
+    layout: Layout,
+    /// Whether `socketcall` and `ipc` stand for other calls.
+    multiplexed: bool,
 }
 
-/// All ABIs we have numbers for (words of linux/audit.h).
-const ABIS: [Abi; 5] = [
-    Abi { arch: Arch::ScmpArchX86_64, audit_word: 0xc000_003e, column: 0 },
-    Abi { arch: Arch::ScmpArchX86, audit_word: 0x4000_0003, column: 1 },
-    Abi { arch: Arch::ScmpArchX32, audit_word: 0xc000_003e, column: 2 },
-    Abi { arch: Arch::ScmpArchAarch64, audit_word: 0xc000_00b7, column: 3 },
-    Abi { arch: Arch::ScmpArchArm, audit_word: 0x4000_0028, column: 4 },
-];
+const WIDE: Layout = Layout { narrow: false, big_endian: false };
+const NARROW: Layout = Layout { narrow: true, big_endian: false };
+const WIDE_BIG: Layout = Layout { narrow: false, big_endian: true };
 
-/// The ABI this binary was built for.
+/// All ABIs we have numbers for. x32 counts as narrow, as libseccomp has it.
+#[rustfmt::skip] // a table
+const ABIS: [Abi; 8] = {
+    use Arch::{ScmpArchAarch64 as Aarch64, ScmpArchPpc64le as Ppc64le, ScmpArchRiscv64 as Riscv64,
+               ScmpArchS390x as S390x, ScmpArchX86_64 as X86_64};
+    [
+        Abi { arch: X86_64, machine: X86_64, audit_word: 0xc000_003e, column: 0, layout: WIDE, multiplexed: false },
+        Abi { arch: Arch::ScmpArchX86, machine: X86_64, audit_word: 0x4000_0003, column: 1, layout: NARROW, multiplexed: true },
+        Abi { arch: Arch::ScmpArchX32, machine: X86_64, audit_word: 0xc000_003e, column: 2, layout: NARROW, multiplexed: false },
+        Abi { arch: Aarch64, machine: Aarch64, audit_word: 0xc000_00b7, column: 3, layout: WIDE, multiplexed: false },
+        Abi { arch: Arch::ScmpArchArm, machine: Aarch64, audit_word: 0x4000_0028, column: 4, layout: NARROW, multiplexed: false },
+        Abi { arch: Riscv64, machine: Riscv64, audit_word: 0xc000_00f3, column: 5, layout: WIDE, multiplexed: false },
+        Abi { arch: Ppc64le, machine: Ppc64le, audit_word: 0xc000_0015, column: 6, layout: WIDE, multiplexed: true },
+        Abi { arch: S390x, machine: S390x, audit_word: 0x8000_0016, column: 7, layout: WIDE_BIG, multiplexed: true },
+    ]
+};
+
+/// The architecture this binary was built for.
 #[cfg(target_arch = "x86_64")]
 const NATIVE: Arch = Arch::ScmpArchX86_64;
-/// The ABI this binary was built for.
+/// The architecture this binary was built for.
 #[cfg(target_arch = "aarch64")]
 const NATIVE: Arch = Arch::ScmpArchAarch64;
 
 /// Why a profile cannot become a program.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SeccompError {
-    /// The action needs a listener, which no role serves.
-    #[error("the seccomp profile uses {0}, which is not supported")]
-    Action(LinuxSeccompAction),
-    /// A flag that [`sys::seccomp::load`] does not pass.
-    #[error("the seccomp profile has the flag {0}, which is not supported")]
-    Flag(LinuxSeccompFilterFlag),
+    /// The agent would have to answer the calls that hand it the listener.
+    #[error("the seccomp profile has SCMP_ACT_NOTIFY as its default action; it is possible in rules only")]
+    NotifyByDefault,
+    /// Nobody would answer.
+    #[error("the seccomp profile uses SCMP_ACT_NOTIFY and has no listenerPath")]
+    NoListener,
+    /// The runtime specification forbids it.
+    #[error("the seccomp profile has a listenerMetadata and no listenerPath")]
+    MetadataAlone,
+    /// The runtime specification forbids it.
+    #[error("the seccomp profile returns {value} with {action}, which returns no value")]
+    NoValue {
+        /// The action with the value.
+        action: LinuxSeccompAction,
+        /// The value of the profile.
+        value: u32,
+    },
     /// An errno outside 0..=4095, or a trace value outside 16 bits.
     #[error("the seccomp profile returns {value} with {action}; at most {max} is possible")]
     ReturnValue {
@@ -115,6 +169,9 @@ pub enum SeccompError {
         /// The index of the profile.
         index: usize,
     },
+    /// A rule is for something.
+    #[error("the seccomp profile has a rule for a system call with an empty name")]
+    EmptyName,
     /// The kernel takes 4096 instructions.
     #[error("the seccomp profile compiles to {0} instructions; the kernel takes {MAX_INSTRUCTIONS}")]
     TooLong(usize),
@@ -122,30 +179,106 @@ pub enum SeccompError {
 
 impl Explain for SeccompError {
     fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+}
+
+/// What of a profile has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ignored {
+    /// No architecture that we know has a call of this name.
+    UnknownCall(String),
+    /// The conditions on this call stand beside a rule without any, which decides alone.
+    Conditions(String),
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SeccompError::Action(_) | SeccompError::Flag(_) => Kind::Unsupported,
-            _ => Kind::Usage,
+            Ignored::UnknownCall(call) => write!(f, "the seccomp profile names the unknown system call {call:?}"),
+            Ignored::Conditions(call) => {
+                write!(
+                    f,
+                    "the seccomp profile's conditions on {call} have no effect beside its rule without conditions"
+                )
+            }
         }
     }
 }
 
-/// Compiles a profile. Without a list of architectures it holds for the native one alone; the native one is always in.
-pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError> {
-    check_flags(profile)?;
-    let default = return_value(profile.default_action(), profile.default_errno_ret())?;
-    let unknown = if refuses(profile.default_action()) { RET_ERRNO | ENOSYS } else { default };
-    let (abis, rules) = (abis(profile), rules(profile)?);
+/// A compiled profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    instructions: Vec<Instruction>,
+    flags: Flags,
+    ignored: Vec<Ignored>,
+}
+
+impl Filter {
+    /// What the kernel runs.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.instructions
+    }
+
+    /// How it is loaded.
+    pub fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// What of the profile has no effect, each once, for a warning.
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// Whether calls wait for the answer of an agent; then loading needs one ([`listener`]).
+    pub fn notifies(&self) -> bool {
+        self.flags.contains(Flags::NEW_LISTENER)
+    }
+
+    /// Filters every later system call of the calling thread; see [`sys::seccomp::load_with`]. Returns the listener of a
+    /// filter that notifies.
+    pub fn load(&self) -> Result<Option<OwnedFd>, SysError> {
+        match sys::seccomp::load_with(&self.instructions, self.flags) {
+            // A kernel before 4.17; the flag only spares programs a mitigation of the processor.
+            Err(error) if error.errno() == Errno::EINVAL && self.flags.contains(Flags::SPEC_ALLOW) => {
+                sys::seccomp::load_with(&self.instructions, self.flags - Flags::SPEC_ALLOW)
+            }
+            result => result,
+        }
+    }
+}
+
+/// Compiles a profile for this machine. Without a list of architectures it holds for the native one alone.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
+    compile_for(NATIVE, profile)
+}
+
+/// Compiles a profile for a process whose starter knows no agent: one that needs one is refused.
+pub fn compile_without_agent(profile: &LinuxSeccomp) -> Result<Filter, Report> {
+    let filter = compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
+    if filter.notifies() {
+        let message = "the seccomp profile uses SCMP_ACT_NOTIFY, which this command hands to no agent";
+        return Err(Report::new(Kind::Unsupported, message));
+    }
+    Ok(filter)
+}
+
+/// Compiles a profile for machines of this native architecture.
+fn compile_for(machine: Arch, profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
+    let meaning = Meaning::of(profile)?;
+    let flags = flags(profile, meaning.notifies)?;
+    let abis = abis(machine, profile);
     let mut program = Program::default();
     // Backwards: every piece is put in front of what it jumps over.
     program.ret(RET_KILL_PROCESS);
     for abi in abis.iter().rev().filter(|abi| abi.arch != Arch::ScmpArchX32) {
         let end = program.len();
-        program.tree(&ranges(&rules, *abi, default, unknown));
+        program.tree(&ranges(&meaning, *abi), abi.layout);
         if abi.arch == Arch::ScmpArchX86_64 {
             let low = program.len();
             match abis.iter().find(|other| other.arch == Arch::ScmpArchX32) {
-                Some(x32) => program.tree(&ranges(&rules, *x32, default, unknown)),
-                None => program.ret(RET_ERRNO | ENOSYS),
+                Some(x32) => program.tree(&ranges(&meaning, *x32), x32.layout),
+                None => program.tree(&without_x32(&meaning), abi.layout),
             }
             program.below(X32_BIT, low);
         }
@@ -157,66 +290,88 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError>
     if instructions.len() > MAX_INSTRUCTIONS {
         Err(SeccompError::TooLong(instructions.len()))
     } else {
-        Ok(instructions)
+        Ok(Filter { instructions, flags, ignored: meaning.ignored() })
     }
 }
 
-fn check_flags(profile: &LinuxSeccomp) -> Result<(), SeccompError> {
-    let mut flags = profile.flags().iter().flatten();
-    flags
-        .find(|flag| **flag != LinuxSeccompFilterFlag::SeccompFilterFlagTsync)
-        .map_or(Ok(()), |flag| Err(SeccompError::Flag(*flag)))
+/// What x32 numbers get where the profile does not name that ABI. -1 is none of them: a tracer that skips a call sets it,
+/// and the filter then runs on it (Linux 4.8).
+fn without_x32(meaning: &Meaning) -> [Range; 2] {
+    [
+        Range { start: X32_BIT, answer: Answer::Return(RET_ERRNO | ENOSYS) },
+        Range { start: u32::MAX, answer: Answer::Return(meaning.unknown) },
+    ]
 }
 
-/// The ABIs a profile speaks for, the native one first.
-fn abis(profile: &LinuxSeccomp) -> Vec<Abi> {
-    let listed = profile.architectures().as_deref().unwrap_or_default();
-    let (mut native, others): (Vec<_>, Vec<_>) = ABIS
-        .into_iter()
-        .filter(|abi| abi.arch == NATIVE || listed.contains(&abi.arch))
-        .partition(|abi| abi.arch == NATIVE);
-    native.extend(others);
-    native
-}
-
-/// The profile's rules in order, each with the row of [`NUMBERS`] it is for; names without a row are skipped.
-fn rules(profile: &LinuxSeccomp) -> Result<Vec<(usize, Rule)>, SeccompError> {
-    let mut out = Vec::new();
-    for rule in profile.syscalls().iter().flatten() {
-        let value = return_value(rule.action(), rule.errno_ret())?;
-        for name in rule.names() {
-            if let Ok(row) = NUMBERS.binary_search_by_key(&name.as_str(), |(known, _)| known) {
-                add_rules(&mut out, row, name, rule, value)?;
-            }
+fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<Flags, SeccompError> {
+    use LinuxSeccompFilterFlag as F;
+    if profile.listener_path().is_none() {
+        if notifies {
+            return Err(SeccompError::NoListener);
+        }
+        if profile.listener_metadata().is_some() {
+            return Err(SeccompError::MetadataAlone);
         }
     }
-    Ok(out)
+    let listed = profile.flags().as_deref().unwrap_or(&[F::SeccompFilterFlagSpecAllow]);
+    let flags = listed.iter().map(|flag| match flag {
+        F::SeccompFilterFlagLog => Flags::LOG,
+        F::SeccompFilterFlagSpecAllow => Flags::SPEC_ALLOW,
+        F::SeccompFilterFlagWaitKillableRecv if notifies => Flags::WAIT_KILLABLE_RECV,
+        F::SeccompFilterFlagWaitKillableRecv | F::SeccompFilterFlagTsync => Flags::empty(),
+    });
+    let listener = if notifies { Flags::NEW_LISTENER } else { Flags::empty() };
+    Ok(flags.fold(listener, Flags::union))
+}
+
+/// The ABIs of a machine that a profile speaks for, the native one first.
+fn abis(machine: Arch, profile: &LinuxSeccomp) -> Vec<Abi> {
+    let listed = profile.architectures().as_deref().unwrap_or_default();
+    let of_machine = ABIS.into_iter().filter(|abi| abi.machine == machine);
+    of_machine.filter(|abi| abi.arch == machine || listed.contains(&abi.arch)).collect()
 }
 
 /// What every number of an ABI gets, as ranges from 0 up.
-fn ranges(rules: &[(usize, Rule)], abi: Abi, default: u32, unknown: u32) -> Vec<Range> {
+fn ranges(meaning: &Meaning, abi: Abi) -> Vec<Range> {
     let bit = if abi.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
-    let numbered = rules.iter().map(|(row, rule)| (NUMBERS[*row].1[abi.column], rule));
-    let mut calls: Vec<(u32, &Rule)> = numbered.filter(|(number, _)| *number != NONE).collect();
-    calls.sort_by_key(|(number, _)| *number); // stable: rules of one number stay in the profile's order
+    let calls = calls(meaning, abi);
     let newest = calls.iter().map(|(number, _)| *number).filter(|number| *number < ARM_PRIVATE).max();
+    let gap = |start| {
+        let unknown = newest.is_some_and(|newest| start > newest);
+        Answer::Return(if unknown { meaning.unknown } else { meaning.default })
+    };
     let mut out: Vec<Range> = Vec::new();
     let mut next = 0;
+    if abi.arch == Arch::ScmpArchS390x {
+        // There 0 is the number of a call whose own number lies in a register and is unknown to the kernel.
+        push(&mut out, 0, Answer::Return(meaning.unknown));
+        next = 1;
+    }
     for same in calls.chunk_by(|(left, _), (right, _)| left == right) {
         let number = same[0].0;
         if next < number {
-            push(&mut out, next | bit, gap(next, newest, default, unknown));
+            push(&mut out, next | bit, gap(next));
         }
-        push(&mut out, number | bit, answer(same, default));
+        push(&mut out, number | bit, answer(same, meaning.default));
         next = number + 1;
     }
-    push(&mut out, next | bit, gap(next, newest, default, unknown));
+    push(&mut out, next | bit, gap(next));
     out
 }
 
-/// The answer of numbers from `start` up that the profile does not name.
-fn gap(start: u32, newest: Option<u32>, default: u32, unknown: u32) -> Answer {
-    Answer::Return(if newest.is_some_and(|newest| start > newest) { unknown } else { default })
+/// An ABI's numbers with the rules for them: by number, then in the profile's order.
+fn calls(meaning: &Meaning, abi: Abi) -> Vec<(u32, &Rule)> {
+    let number = |row: usize| NUMBERS[row].1[abi.column];
+    let mut calls: Vec<(u32, &Rule)> = Vec::with_capacity(meaning.rules.len());
+    for Named { row, rule, multiplexed, .. } in &meaning.rules {
+        calls.push((number(*row), rule));
+        if let (true, Some((row, rule))) = (abi.multiplexed, multiplexed) {
+            calls.push((number(*row), rule));
+        }
+    }
+    calls.retain(|(number, _)| *number != NONE);
+    calls.sort_by_key(|(number, _)| *number);
+    calls
 }
 
 /// Adds a range, or widens the last one when the answer is the same.
@@ -226,73 +381,14 @@ fn push(ranges: &mut Vec<Range>, start: u32, answer: Answer) {
     }
 }
 
-/// Rules of one call, in the order of trial: conditional ones first, then the first unconditional one.
+/// The answer of one call's rules.
 fn answer(rules: &[(u32, &Rule)], default: u32) -> Answer {
-    let all = || rules.iter().map(|(_, rule)| *rule);
-    let otherwise = all().find(|rule| rule.conditions.is_empty()).map_or(default, |rule| rule.value);
-    let mut tests: Vec<Rule> = all().filter(|rule| !rule.conditions.is_empty()).cloned().collect();
-    while tests.last().is_some_and(|rule| rule.value == otherwise) {
-        tests.pop(); // decides nothing
+    let mut telling = rules.iter().map(|(_, rule)| *rule).filter(|rule| rule.value != default).peekable();
+    if let Some(rule) = telling.clone().find(|rule| rule.conditions.is_empty()) {
+        return Answer::Return(rule.value);
     }
-    if tests.is_empty() { Answer::Return(otherwise) } else { Answer::Test(tests, otherwise) }
-}
-
-/// One profile rule for one call; conditions on the same argument become rules of their own.
-fn add_rules(
-    rules: &mut Vec<(usize, Rule)>,
-    row: usize,
-    call: &str,
-    rule: &LinuxSyscall,
-    value: u32,
-) -> Result<(), SeccompError> {
-    let args = rule.args().as_deref().unwrap_or_default();
-    let int = INT_ARGUMENTS.iter().find(|(name, _)| *name == call).map_or(0, |(_, mask)| *mask);
-    let mut conditions = Vec::with_capacity(args.len());
-    for arg in args {
-        if arg.index() > 5 {
-            return Err(SeccompError::ArgumentIndex { call: call.to_owned(), index: arg.index() });
-        }
-        conditions.push(condition(arg, int & (1 << arg.index()) != 0));
-    }
-    let repeated = args.iter().enumerate().any(|(at, arg)| args[..at].iter().any(|other| other.index() == arg.index()));
-    if repeated {
-        rules.extend(conditions.into_iter().map(|condition| (row, Rule { conditions: vec![condition], value })));
-    } else {
-        rules.push((row, Rule { conditions, value }));
-    }
-    Ok(())
-}
-
-fn condition(arg: &LinuxSeccompArg, int: bool) -> Condition {
-    let second = arg.value_two().unwrap_or(0);
-    let test = match arg.op() {
-        LinuxSeccompOperator::ScmpCmpNe => Test::Ne(arg.value()),
-        LinuxSeccompOperator::ScmpCmpLt => Test::Lt(arg.value()),
-        LinuxSeccompOperator::ScmpCmpLe => Test::Le(arg.value()),
-        LinuxSeccompOperator::ScmpCmpEq => Test::Eq(arg.value()),
-        LinuxSeccompOperator::ScmpCmpGe => Test::Ge(arg.value()),
-        LinuxSeccompOperator::ScmpCmpGt => Test::Gt(arg.value()),
-        LinuxSeccompOperator::ScmpCmpMaskedEq => Test::MaskedEq { mask: arg.value(), value: second },
-    };
-    Condition { argument: arg.index() as u32, test, low_half: int }
-}
-
-/// Whether an action is a refusal.
-fn refuses(action: LinuxSeccompAction) -> bool {
-    use LinuxSeccompAction as A;
-    matches!(action, A::ScmpActErrno | A::ScmpActKill | A::ScmpActKillThread | A::ScmpActKillProcess | A::ScmpActTrap)
-}
-
-/// The filter's return value for an action (seccomp(2)).
-fn return_value(action: LinuxSeccompAction, data: Option<u32>) -> Result<u32, SeccompError> {
-    let max = match action {
-        LinuxSeccompAction::ScmpActNotify => return Err(SeccompError::Action(action)),
-        LinuxSeccompAction::ScmpActErrno => MAX_ERRNO,
-        LinuxSeccompAction::ScmpActTrace => u16::MAX.into(),
-        _ => return Ok(action.into()),
-    };
-    match data {
-        Some(value) if value > max => Err(SeccompError::ReturnValue { action, value, max }),
-        data => Ok(action.as_u32(data)), // EPERM when nothing is said
+    match telling.peek() {
+        Some(_) => Answer::Test(telling.cloned().collect(), default),
+        None => Answer::Return(default),
     }
 }

@@ -11,7 +11,7 @@ const JUMP_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
 const JUMP_NOT_BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-// Offsets in `struct seccomp_data`; 64-bit arguments are little-endian on every architecture we build for.
+// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -60,10 +60,20 @@ pub enum Test {
     MaskedEq { mask: u64, value: u64 },
 }
 
+/// How an ABI's arguments lie in the 64 bits that `struct seccomp_data` has for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Arguments have 32 bits.
+    pub narrow: bool,
+    /// The high half comes first.
+    pub big_endian: bool,
+}
+
 /// A program under construction, last instruction first.
 #[derive(Default)]
 pub struct Program {
     backwards: Vec<Instruction>,
+    layout: Layout,
 }
 
 impl Program {
@@ -108,12 +118,17 @@ impl Program {
     }
 
     /// Puts a binary search over `ranges` in front; the accumulator holds the number, not below the first start.
-    pub fn tree(&mut self, ranges: &[Range]) {
+    pub fn tree(&mut self, ranges: &[Range], layout: Layout) {
+        self.layout = layout;
+        self.search(ranges);
+    }
+
+    fn search(&mut self, ranges: &[Range]) {
         let [single] = ranges else {
             let (left, right) = ranges.split_at(ranges.len() / 2);
-            self.tree(right);
+            self.search(right);
             let target = self.len();
-            self.tree(left);
+            self.search(left);
             let skip = self.len() - target;
             if let Ok(skip) = u8::try_from(skip) {
                 self.put(JUMP_NOT_BELOW, right[0].start, skip, 0);
@@ -142,8 +157,9 @@ impl Program {
 
     /// Falls through when the condition holds, else goes to the position `end`, less than 40 instructions away.
     fn condition(&mut self, condition: Condition, end: usize) {
-        let (low, high) = (ARGUMENTS + 8 * condition.argument, ARGUMENTS + 8 * condition.argument + 4);
-        let both = !condition.low_half;
+        let (first, second) = (ARGUMENTS + 8 * condition.argument, ARGUMENTS + 8 * condition.argument + 4);
+        let (low, high) = if self.layout.big_endian { (second, first) } else { (first, second) };
+        let both = !condition.low_half && !self.layout.narrow;
         // Two instructions a half: load, compare. `f` is the distance to `end` from the instruction being put.
         match condition.test {
             Test::Eq(value) => self.masked(low, high, u64::MAX, value, both, end),

@@ -150,6 +150,35 @@ fn system_calls_are_filtered_unless_asked() {
     assert_eq!(home.sh(&[], nested), "refused\n");
 }
 
+/// Docker's format: rules by capability, an errno of one's own; what cannot be kept is told or refused.
+#[test]
+fn seccomp_profiles_are_read_as_docker_reads_them() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let file = home.path("profile.json");
+    let option = format!("seccomp={}", file.display());
+    let rule = r#"{"names":["chmod","fchmodat","fchmodat2"],"action":"SCMP_ACT_ERRNO","errnoRet":28,"comment":"full",
+        "includes":{"minKernel":"4.8"},"excludes":{"caps":["CAP_SYS_NICE"]}},
+        {"names":["no_such_call"],"action":"SCMP_ACT_LOG"}"#;
+    let write = |rules: &str| {
+        fs::write(&file, format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rules}]}}"#)).unwrap();
+    };
+    write(rule);
+    let script = "touch /f; chmod 600 /f 2>&1 && echo done";
+    let image = busybox();
+    let refused = home.run(&["run", "--rm", "--security-opt", &option, &image, "sh", "-c", script]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, "chmod: /f: No space left on device\n"), "{refused:#?}");
+    assert!(refused.stderr.contains(r#"unknown system call "no_such_call""#), "{refused:#?}");
+    assert_eq!(home.sh(&["--security-opt", &option, "--cap-add", "SYS_NICE"], script), "done\n");
+
+    let fails = || home.fails(125, &["run", "--rm", "--security-opt", &option, &image, "true"]);
+    write(r#"{"names":["chmod"],"action":"SCMP_ACT_NOTIFY"}"#);
+    assert!(fails().contains("no listenerPath"));
+    write(r#"{"names":["chmod"],"action":"SCMP_ACT_ALLOW","errnoRet":1}"#);
+    assert!(fails().contains("returns no value"));
+    write(r#"{"names":["chmod"],"action":"SCMP_ACT_DANCE"}"#);
+    assert!(fails().contains("decoding the seccomp profile failed"));
+}
+
 #[test]
 fn sensitive_files_are_masked() {
     let Some(home) = Home::with_busybox(&[]) else { return };

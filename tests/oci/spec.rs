@@ -1,6 +1,7 @@
 //! What the configuration asks for is what the container sees.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 
 use serde_json::json;
 
@@ -185,7 +186,6 @@ fn the_terminal_is_sent_to_the_console_socket() {
     let mut bytes = [0; 64];
     let mut slices = [std::io::IoSliceMut::new(&mut bytes)];
     let flags = nix::sys::socket::MsgFlags::empty();
-    use std::os::fd::AsRawFd;
     let message = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags);
     let message = message.expect("one message");
     let rights: Vec<_> = message.cmsgs().expect("control data").collect();

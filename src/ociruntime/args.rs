@@ -190,13 +190,13 @@ pub struct Exec {
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Working directory
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", allow_hyphen_values = true)]
     pub cwd: Option<PathBuf>,
     /// Environment variable, NAME=VALUE
-    #[arg(short, long, value_name = "VARIABLE")]
+    #[arg(short, long, value_name = "VARIABLE", allow_hyphen_values = true)]
     pub env: Vec<String>,
     /// UID[:GID]
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", allow_hyphen_values = true)]
     pub user: Option<String>,
     /// Supplementary group
     #[arg(short = 'g', long, value_name = "GID")]

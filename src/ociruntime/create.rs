@@ -18,7 +18,7 @@ use sys::process::{pidfd_send_signal, reap};
 use crate::args::{Bundle, Create, Global, Run};
 use crate::config::{self, Loaded};
 use crate::log::Log;
-use crate::state::{FORMAT, Init, Place, Record, Root, Status, now};
+use crate::state::{FORMAT, Init, Place, Record, Root, Status, check_id, now};
 use crate::{console, control, delete, start};
 
 /// Creates a container; its init waits at the gate when this returns.
@@ -96,6 +96,7 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<(), Report> {
 }
 
 fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle, log: &Log) -> Result<Made, Report> {
+    check_id(id)?;
     let cgroup = control::plan(global, id, &loaded.spec)?;
     for line in cgroup.lines() {
         log.warn(line);

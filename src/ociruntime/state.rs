@@ -125,7 +125,8 @@ impl Root {
     }
 }
 
-fn check_id(id: &str) -> Result<(), StateError> {
+/// Refuses an id that could be a path.
+pub fn check_id(id: &str) -> Result<(), StateError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
     if id.is_empty() || id.len() > 255 || id.starts_with('.') || !id.bytes().all(fits) {
         return Err(StateError::BadId { id: id.to_owned() });

@@ -1,7 +1,7 @@
 //! What the configuration asks for is what the container sees.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use serde_json::json;
 
@@ -182,15 +182,8 @@ fn the_terminal_is_sent_to_the_console_socket() {
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("the home is ours");
     bundle.ok(&["create", "--bundle", &bundle.at(), "--console-socket", &path.to_string_lossy(), "box"]);
     let (socket, _) = listener.accept().expect("create has connected");
-    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-    let mut bytes = [0; 64];
-    let mut slices = [std::io::IoSliceMut::new(&mut bytes)];
-    let flags = nix::sys::socket::MsgFlags::empty();
-    let message = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags);
-    let message = message.expect("one message");
-    let rights: Vec<_> = message.cmsgs().expect("control data").collect();
-    let nix::sys::socket::ControlMessageOwned::ScmRights(fds) = &rights[0] else { panic!("{rights:?}") };
-    let mut master = fs::File::open(format!("/proc/self/fd/{}", fds[0])).expect("a terminal");
+    let (_, mut fds) = sys::socket::receive(socket.as_fd(), &mut [0; 64]).expect("one message");
+    let mut master = fs::File::from(fds.pop().expect("it carries a descriptor"));
     bundle.ok(&["start", "box"]);
     let text = crate::support::read_until(&mut master, "on a terminal");
     assert!(text.contains("on a terminal"), "{text}");

@@ -193,13 +193,21 @@ fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report>
     Ok(fds.pop())
 }
 
+/// Whether no process of another container can see this one: then the runtime's hooks, and containers that are to join it
+/// before it is started, may open its namespaces in `/proc`.
+fn is_alone(spec: &Spec) -> bool {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    is_new(spec, LinuxNamespaceType::Pid) && listed.iter().all(|namespace| namespace.path().is_none())
+}
+
 /// Root of the container's user namespace, invisible to ptrace from inside, with mount events only coming in.
 fn enter(launch: &Launch) -> Result<(), Report> {
     if launch.setgroups && !launch.keep_groups {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
     crate::stage::become_mapped_root()?;
-    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+    let dumpable = matches!(launch.rootfs, Rootfs::Directory { .. }) && is_alone(&launch.spec);
+    nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if launch.keyring {
         // A kernel without keyrings, or a user with too many, costs only the separation of keys.

@@ -18,6 +18,9 @@
 //! * *running*, *paused*: init lives, the lock is free; the cgroup says which of the two;
 //! * *stopped*: no process has the recorded pid and start time in this boot.
 
+// The words on an option are also its help text, where brackets mean "may be left out".
+#![allow(rustdoc::broken_intra_doc_links)]
+
 mod args;
 mod config;
 mod console;

@@ -90,7 +90,9 @@ fn a_running_container_whose_records_are_lost_has_ended() {
         let mut files = records(&home, &id);
         files.retain(|path| lost.iter().any(|name| path.ends_with(name)));
         assert_eq!(files.len(), lost.len());
-        files.iter().for_each(|path| cut(path, 0));
+        for path in &files {
+            cut(path, 0);
+        }
         // The payload may take a moment to die.
         eventually("ps shows the end", || {
             home.ok(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).starts_with("victim Exited (255)")

@@ -115,9 +115,8 @@ fn check(spec: &Spec, arguments: &Bundle) -> Result<(), Report> {
     if !spec.version().starts_with("1.") && !spec.version().starts_with("0.") {
         return wrong(&format!("ociVersion {:?} is none that this runtime knows", spec.version()));
     }
-    match spec.process() {
-        Some(process) => check_process(process, arguments.console_socket.is_some())?,
-        None => return wrong("there is no process"),
+    if let Some(process) = spec.process() {
+        check_process(process, arguments.console_socket.is_some())?;
     }
     for mount in spec.mounts().iter().flatten() {
         if !mount.destination().is_absolute() {
@@ -187,9 +186,8 @@ fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
     }
     let find = |typ| listed.iter().find(|namespace| namespace.typ() == typ);
     let new = |typ| find(typ).is_some_and(|namespace| namespace.path().is_none());
-    if !new(LinuxNamespaceType::Mount) {
-        let message = "a root file system needs a new mount namespace: none is listed, or one to join";
-        return Err(Report::new(Kind::Unsupported, message));
+    if find(LinuxNamespaceType::Mount).is_none() {
+        return Err(Report::new(Kind::Unsupported, "a root file system needs a mount namespace, and none is listed"));
     }
     let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|list| !list.is_empty());
     let (uids, gids) = (mapped(linux.uid_mappings()), mapped(linux.gid_mappings()));
@@ -269,8 +267,15 @@ impl Loaded {
         let mappings = |list: Option<&Option<Vec<_>>>| list.and_then(Option::as_deref).map(extents).unwrap_or_default();
         let uid_map = mappings(linux.map(Linux::uid_mappings));
         let gid_map = mappings(linux.map(Linux::gid_mappings));
+        let mut spec = self.spec.clone();
+        if spec.process().is_none() {
+            // A container may be created without; then `start` says that there is nothing to run.
+            let mut nothing = Process::default();
+            nothing.set_args(None).set_cwd(PathBuf::from("/"));
+            spec.set_process(Some(nothing));
+        }
         Launch {
-            spec: self.spec.clone(),
+            spec,
             user: String::new(),
             rootfs: Rootfs::Directory { path: self.rootfs.clone(), pivot: !arguments.no_pivot },
             setgroups: may_set_groups(&self.spec),
@@ -282,7 +287,7 @@ impl Loaded {
             keyring: !arguments.no_new_keyring,
             keep_groups: keeps_groups(&self.spec),
             preserve_fds: preserved(arguments.preserve_fds),
-            hooks: self.spec.hooks().as_ref().map(|_| HookContext { id: id.to_owned(), bundle: self.bundle.clone() }),
+            bundle: Some(HookContext { id: id.to_owned(), bundle: self.bundle.clone() }),
         }
     }
 }

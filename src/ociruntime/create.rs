@@ -201,9 +201,11 @@ impl Making<'_> {
         let Some(hooks) = self.loaded.spec.hooks() else { return Ok(()) };
         let context =
             runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
-        let state = context.state_of(&self.loaded.spec, Status::Creating.word(), pid);
+        // These were called before there was a word for it, and expect the next one.
+        let state = context.state_of(&self.loaded.spec, Status::Created.word(), pid);
         #[allow(deprecated, reason = "configurations of version 1.0 have it")]
         hooks::run("prestart", list(hooks.prestart().as_ref()), &state, &self.loaded.bundle)?;
+        let state = context.state_of(&self.loaded.spec, Status::Creating.word(), pid);
         hooks::run("createRuntime", list(hooks.create_runtime().as_ref()), &state, &self.loaded.bundle)
     }
 

@@ -9,7 +9,7 @@ use runtime::bundle::{self, Born};
 use runtime::capabilities;
 use runtime::channel::Message;
 use runtime::init::attributes;
-use runtime::launch::ExecLaunch;
+use runtime::launch::{ExecLaunch, HookContext};
 
 use crate::args::Exec;
 use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read};
@@ -56,6 +56,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         setgroups: may_set_groups(&spec),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),
+        bundle: Some(HookContext { id: arguments.id.clone(), bundle: container.record.bundle.clone() }),
         process,
     };
     if !arguments.detach {

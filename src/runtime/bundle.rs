@@ -30,7 +30,7 @@ use crate::channel::{Channel, Message};
 use crate::launch::Launch;
 use crate::seccomp::Filter;
 use crate::stage::{become_mapped_root, name_the_limit, namespaces};
-use crate::{init, outer};
+use crate::{init, outer, seccomp};
 
 /// linux/magic.h.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -73,13 +73,15 @@ pub fn create(
     caller: &mut dyn Making,
 ) -> Result<Born, Report> {
     let spec = &launch.spec;
-    let program = init::compile_seccomp(spec.linux().as_ref())?;
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let program = profile.map(seccomp::compile_with_agent).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| caller.notice(ignored.to_string()));
     let joined = Joined::open(spec)?;
     let (ours, theirs) = Channel::pair()?;
     let (to_init, from_parent) = sys::socket::pair()?;
-    // Root's own rights over the host's mounts end at a new user namespace.
-    let opened = nix::unistd::geteuid().is_root().then(|| init::Opened::new(launch, None, &theirs)).transpose()?;
+    // Owners are shifted by who has rights over the file system, and those end at a new user namespace.
+    let early = !launch.uid_map.is_empty() && init::mounts::any_id_mapped(spec);
+    let opened = early.then(|| init::Opened::before_init(launch, None, &theirs)).transpose()?;
 
     let flags = namespaces(spec);
     let ends = Cell::new(Some((ours, to_init)));

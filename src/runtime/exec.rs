@@ -22,6 +22,7 @@ use crate::bundle::{Born, CLONE_NEWTIME, Making};
 use crate::channel::{Channel, Message};
 use crate::init::{self, attributes, console, payload, user};
 use crate::launch::ExecLaunch;
+use crate::seccomp::listener::Handover;
 use crate::seccomp::{self, Filter};
 use crate::stage;
 
@@ -100,7 +101,8 @@ pub fn in_bundle(
 }
 
 fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
-    launch.seccomp.as_ref().map(seccomp::compile_without_agent).transpose()
+    let compile = if launch.bundle.is_some() { seccomp::compile_with_agent } else { seccomp::compile_without_agent };
+    launch.seccomp.as_ref().map(compile).transpose()
 }
 
 /// Joins the container and forks the process in it, as a child of the caller's parent.
@@ -163,6 +165,7 @@ fn become_payload(
     program: Option<&Filter>,
     mounts: &OwnedFd,
 ) -> Result<i32, Report> {
+    let agent = agent(launch, program)?;
     setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
@@ -184,7 +187,18 @@ fn become_payload(
         preserve_fds: launch.preserve_fds,
         gate: None,
         labels: attributes::Labels::open(process)?,
+        agent,
         before_exec: &|| Ok(()),
     };
     payload::become_it(channel, &ready)
+}
+
+/// The agent of the container's profile, introduced to this process as one more of the container's.
+fn agent(launch: &ExecLaunch, program: Option<&Filter>) -> Result<Option<Handover>, Report> {
+    let Some((context, profile)) = launch.bundle.as_ref().zip(launch.seccomp.as_ref()) else { return Ok(None) };
+    if !program.is_some_and(Filter::notifies) {
+        return Ok(None);
+    }
+    let agent = init::connect_agent(profile)?;
+    agent.map(|agent| init::introduce(agent, Some(profile), context, None, Some(launch.init_pid))).transpose()
 }

@@ -40,11 +40,11 @@ pub struct Launch {
     pub keep_groups: bool,
     /// How many descriptors from 3 up the payload inherits.
     pub preserve_fds: i32,
-    /// What the specification's hooks are told.
-    pub hooks: Option<HookContext>,
+    /// The bundle it is made from, where there is one: what hooks and a seccomp agent are told.
+    pub bundle: Option<HookContext>,
 }
 
-/// The constant part of what a hook reads on its standard input.
+/// The constant part of what a hook reads on its standard input, and an agent in its message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HookContext {
     /// The container's id.
@@ -113,4 +113,6 @@ pub struct ExecLaunch {
     pub keep_groups: bool,
     /// As [`Launch::preserve_fds`].
     pub preserve_fds: i32,
+    /// As [`Launch::bundle`].
+    pub bundle: Option<HookContext>,
 }

@@ -49,8 +49,10 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     init::limits::apply(&launch.spec, own_pid, &mut |text| channel.notice(text))?;
-    let mut opened =
-        launch.caller_is_unmapped.then(|| init::Opened::new(&launch, Some(outer.as_fd()), channel)).transpose()?;
+    let mut opened = launch
+        .caller_is_unmapped
+        .then(|| init::Opened::before_init(&launch, Some(outer.as_fd()), channel))
+        .transpose()?;
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let flags = namespaces(&launch.spec) | Flags::NEWUSER | Flags::PARENT;

@@ -93,6 +93,10 @@ fn a_running_container_whose_records_are_lost_has_ended() {
         for path in &files {
             cut(path, 0);
         }
+        // The cgroups end with the host too.
+        if let Some(cgroup) = &victim.cgroup {
+            eventually("the cgroup is empty", || fs::remove_dir(cgroup).is_ok() || !cgroup.exists());
+        }
         // The payload may take a moment to die.
         eventually("ps shows the end", || {
             home.ok(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).starts_with("victim Exited (255)")

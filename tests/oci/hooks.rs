@@ -39,7 +39,7 @@ fn runtime_hooks_run_in_their_order_with_the_state() {
     let told: Vec<(&str, &str)> =
         seen.iter().map(|(name, state)| (name.as_str(), state["status"].as_str().expect("a status"))).collect();
     let expected =
-        [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")];
+        [("prestart", "created"), ("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")];
     assert_eq!(told, expected);
     for (name, state) in &seen {
         assert_eq!((&state["id"], &state["bundle"]), (&json!(bundle.id("box")), &json!(bundle.at())), "{name}");

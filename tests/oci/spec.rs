@@ -188,3 +188,40 @@ fn the_terminal_is_sent_to_the_console_socket() {
     let text = crate::support::read_until(&mut master, "on a terminal");
     assert!(text.contains("on a terminal"), "{text}");
 }
+
+#[test]
+fn the_agent_of_a_profile_gets_the_listener_and_is_told_of_the_container() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let path = bundle.path.join("agent");
+    bundle.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "listenerPath": path, "listenerMetadata": "mine",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+    });
+    assert!(bundle.refused().contains("reaching the seccomp agent"), "nobody listens");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("the home is ours");
+    bundle.script("mkdir /tmp/x; echo $?; sleep 100");
+    bundle.create("box");
+    let pid = bundle.state("box", "pid");
+    // What nobody answers any more fails as a call that does not exist.
+    let hear = || {
+        let (socket, _) = listener.accept().expect("init connects before its filter is loaded");
+        let mut buffer = [0; 4096];
+        let (length, fds) = sys::socket::receive(socket.as_fd(), &mut buffer).expect("one message");
+        assert_eq!(fds.len(), 1);
+        let message: serde_json::Value = serde_json::from_slice(&buffer[..length]).expect("JSON");
+        message
+    };
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(hear);
+        bundle.ok(&["start", "box"]);
+        let message = heard.join().expect("it heard");
+        assert_eq!((&message["pid"], &message["state"]["pid"]), (&pid, &pid), "{message}");
+        assert_eq!(message["fds"], json!(["seccompFd"]));
+        assert_eq!(message["metadata"], "mine");
+        assert_eq!(message["state"]["id"], bundle.id("box"));
+        assert_eq!(message["state"]["bundle"], bundle.at());
+    });
+    crate::support::eventually("the call has failed", || bundle.log().ends_with("\n1\n"));
+    assert!(bundle.log().contains("Function not implemented"), "{}", bundle.log());
+}

@@ -70,6 +70,9 @@ fn removal_leaves_nothing_of_a_container() {
     // Makes what outlives a container: directories, the image's server, the mark that overlayfs works.
     kept(&home, "overlay", "true");
     home.ok(&["rm", "overlay"]);
+    let id = home.ok(&["run", "--rm", "-d", "--network", "none", &busybox(), "sleep", "100"]);
+    home.ok(&["kill", id.trim()]);
+    eventually("it is removed", || home.containers().is_empty());
     let before = files();
     for driver in DRIVERS {
         kept(&home, driver, "echo x >/x; mkdir /d; rm -r /var/www");

@@ -130,7 +130,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         keyring: true,
         keep_groups: false,
         preserve_fds: 0,
-        hooks: None,
+        bundle: None,
     };
     let config = monitor::role::Config {
         id: record.id.clone(),

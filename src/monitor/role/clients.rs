@@ -167,6 +167,7 @@ impl Monitor {
             setgroups: self.config.setgroups,
             keep_groups: false,
             preserve_fds: 0,
+            bundle: None,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];

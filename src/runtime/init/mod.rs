@@ -18,16 +18,20 @@
 //! 11. the payload's user, directory and environment ("choosing the user");
 //! 12. READY, wait for GO, the start hooks, capabilities, no_new_privs, seccomp, exec ("executing the command").
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{
+    ContainerState, Linux, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder,
+};
 use sys::Call;
 
 use crate::channel::{Channel, Message};
-use crate::hooks;
-use crate::launch::{Launch, Rootfs};
+use crate::hooks::{self, VERSION};
+use crate::launch::{HookContext, Launch, Rootfs};
+use crate::seccomp::listener::{self, Agent, Handover};
 use crate::seccomp::{self, Filter};
 
 pub mod attributes;
@@ -51,15 +55,63 @@ pub mod user;
 pub struct Opened {
     rootfs: rootfs::Opened,
     sources: mounts::Sources,
+    /// Who answers the calls that the seccomp profile notifies of.
+    agent: Option<Agent>,
 }
 
 impl Opened {
-    /// Opens all of it; `shift` as for [`mounts::open_sources`].
-    pub fn new(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
-        let sources = mounts::open_sources(&launch.spec, shift, channel)?;
-        let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Ok(Opened { rootfs, sources })
+    /// Opens all of it in init itself.
+    fn in_init(launch: &Launch) -> Result<Self, Report> {
+        Opened::with(launch, mounts::open_sources(&launch.spec)?)
     }
+
+    /// Opens all of it before init is born; `shift` as for [`mounts::clone_sources`].
+    pub fn before_init(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
+        Opened::with(launch, mounts::clone_sources(&launch.spec, shift, channel)?)
+    }
+
+    fn with(launch: &Launch, sources: mounts::Sources) -> Result<Self, Report> {
+        let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+        let profile = launch.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let agent = profile.map(connect_agent).transpose()?.flatten();
+        Ok(Opened { rootfs, sources, agent })
+    }
+}
+
+/// Connects to the agent of a profile, if it names one and has something to ask it.
+pub(crate) fn connect_agent(profile: &LinuxSeccomp) -> Result<Option<Agent>, Report> {
+    let rules = profile.syscalls().as_deref().unwrap_or_default();
+    if rules.iter().all(|rule| rule.action() != LinuxSeccompAction::ScmpActNotify) {
+        return Ok(None);
+    }
+    let connect =
+        |path: &PathBuf| Agent::connect(path).step(|| format!("reaching the seccomp agent {}", path.display()));
+    profile.listener_path().as_ref().map(connect).transpose()
+}
+
+/// What an agent is told of the calling process, which still sees the host's `/proc`: there its pid is that of the host.
+pub(crate) fn introduce(
+    agent: Agent,
+    profile: Option<&LinuxSeccomp>,
+    context: &HookContext,
+    annotations: Option<&HashMap<String, String>>,
+    init: Option<i32>,
+) -> Result<Handover, Report> {
+    let link = std::fs::read_link("/proc/self").call(|| "readlink(/proc/self)".to_owned())?;
+    let own = link.to_str().and_then(|name| name.parse().ok());
+    let own: i32 = own.ok_or_else(|| Report::new(Kind::Internal, format!("/proc/self is {link:?}")))?;
+    let metadata = profile.and_then(|profile| profile.listener_metadata().as_deref());
+    let message = StateBuilder::default()
+        .version(VERSION)
+        .id(context.id.clone())
+        .status(if init.is_some() { ContainerState::Running } else { ContainerState::Creating })
+        .pid(init.unwrap_or(own))
+        .bundle(context.bundle.clone())
+        .annotations(annotations.cloned().unwrap_or_default())
+        .build()
+        .and_then(|state| listener::message(state, own, metadata));
+    let message = message.map_err(|error| Report::of(Kind::Internal, error))?;
+    Ok(Handover { agent, message })
 }
 
 /// What init has from its parent, beside the launch.
@@ -91,7 +143,8 @@ pub fn main(launch: &Launch, given: Given<'_>) -> i32 {
     }
 }
 
-/// The seccomp program of a specification, compiled before the fork; `None` when it asks for none.
+/// The seccomp program of a specification, compiled before the fork; `None` when it asks for none. Only a bundle's container
+/// may have an agent.
 pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Filter>, Report> {
     let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
@@ -105,10 +158,16 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let process = spec.process().as_ref();
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
-    let Opened { rootfs, sources } = match opened {
+    let Opened { rootfs, sources, agent } = match opened {
         Some(opened) => opened,
-        None => Opened::new(launch, None, channel)?,
+        None => Opened::in_init(launch)?,
     };
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let agent = agent
+        .zip(launch.bundle.as_ref())
+        .filter(|_| program.is_some_and(Filter::notifies))
+        .map(|(agent, context)| introduce(agent, profile, context, spec.annotations().as_ref(), None))
+        .transpose()?;
     let view = wait_for_stage(from_stage)?;
     enter(launch).step(|| "entering the namespaces".to_owned())?;
     if late_cgroup {
@@ -134,14 +193,15 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     limits::sysctls(spec)?;
     masks::names(spec)?;
     masks::apply(spec, root.as_fd())?;
-    if let Some(context) = &launch.hooks {
+    if let Some((context, hooks)) = launch.bundle.as_ref().zip(spec.hooks().as_ref()) {
         channel.send(&Message::Mounted, None)?;
         wait_for_go(channel)?;
-        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_deref()).unwrap_or_default();
+        let hooks = hooks.create_container().as_deref().unwrap_or_default();
         hooks::run("createContainer", hooks, &context.state(spec, "creating"), Path::new("/"))?;
     }
     let labels = attributes::Labels::open(process)?;
-    rootfs::pivot(launch, root.as_fd()).step(|| "changing the root directory".to_owned())?;
+    rootfs::pivot(launch, root.as_fd(), is_new(spec, LinuxNamespaceType::Mount))
+        .step(|| "changing the root directory".to_owned())?;
     drop(root);
 
     let identity = user::resolve(&launch.user, process)?;
@@ -154,10 +214,11 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         preserve_fds: launch.preserve_fds,
         gate,
         labels,
-        before_exec: &|| match &launch.hooks {
-            Some(context) => {
-                let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
-                hooks::run("startContainer", hooks.unwrap_or_default(), &context.state(spec, "created"), Path::new("/"))
+        agent,
+        before_exec: &|| match launch.bundle.as_ref().zip(spec.hooks().as_ref()) {
+            Some((context, hooks)) => {
+                let hooks = hooks.start_container().as_deref().unwrap_or_default();
+                hooks::run("startContainer", hooks, &context.state(spec, "created"), Path::new("/"))
             }
             None => Ok(()),
         },
@@ -212,6 +273,9 @@ fn enter(launch: &Launch) -> Result<(), Report> {
     if launch.keyring {
         // A kernel without keyrings, or a user with too many, costs only the separation of keys.
         let _ = sys::security::new_session_keyring();
+    }
+    if !is_new(&launch.spec, LinuxNamespaceType::Mount) {
+        return Ok(());
     }
     let none: Option<&str> = None;
     let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE;

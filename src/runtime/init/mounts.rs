@@ -1,7 +1,7 @@
 //! The mounts of the specification, each built detached, given its attributes, and attached by descriptor.
 //!
 //! Targets are resolved inside the root by `openat2`, and made when missing. Bind sources were opened with the caller's
-//! identity and cloned before anything else (`open_sources`), as root inside may not search the caller's directories.
+//! identity before anything else (`open_sources`, `clone_sources`), as root inside may not search the caller's directories.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,33 +20,55 @@ use crate::channel::Channel;
 use crate::init::copy;
 use crate::init::rootfs::c_string;
 
-/// Detached clones of the bind sources by the position of their mount in the specification.
-pub type Sources = BTreeMap<usize, OwnedFd>;
+/// The bind sources by the position of their mount in the specification.
+pub type Sources = BTreeMap<usize, Source>;
+
+/// What a bind mount shows.
+#[derive(Debug)]
+pub enum Source {
+    /// The place itself, to be cloned in its turn: the kernel lists mounts in the order in which they were made.
+    Place(OwnedFd),
+    /// A clone that is attached nowhere, made by who had the right to.
+    Clone(OwnedFd),
+}
+
+/// Opens the sources of all bind mounts, for a caller that will mount them itself.
+pub fn open_sources(spec: &Spec) -> Result<Sources, Report> {
+    let mut sources = Sources::new();
+    for (position, mount) in mounts(spec).enumerate() {
+        if let Some(source) = bind_source(mount) {
+            sources.insert(position, Source::Place(open_source(source, mount)?));
+        }
+    }
+    Ok(sources)
+}
+
+fn open_source(source: &Path, mount: &Mount) -> Result<OwnedFd, Report> {
+    nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({source:?}, O_PATH)"))
+        .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))
+}
 
 /// Clones the sources of all bind mounts, with everything below where the mount asks for that, and shifts the owners of
-/// those that are to be id-mapped.
+/// those that are to be id-mapped, for an init that will not have the right to.
 ///
 /// With `shift`, a user namespace, its ids stand for those on disk, and so the files of real root, who has no id in the
 /// container, are those of the container's root. What cannot be shifted is told: its files belong to nobody inside.
-pub fn open_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Sources, Report> {
+pub fn clone_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Sources, Report> {
     let mut sources = Sources::new();
     let mut unshifted = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
         let Some(source) = bind_source(mount) else { continue };
-        let step = || format!("mounting {} on {}", source.display(), mount.destination().display());
         let options = Options::of(mount);
-        let clone = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({source:?}, O_PATH)"))
-            .and_then(|fd| clone_below(fd.as_fd(), &options))
-            .step(step)?;
-        if let Some(recursive) = options.idmap {
-            id_map(spec, mount, clone.as_fd(), recursive).step(step)?;
-        } else if let Some(user_namespace) = shift
+        let clone = clone_source(spec, mount, &options, open_source(source, mount)?.as_fd())
+            .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))?;
+        if options.idmap.is_none()
+            && let Some(user_namespace) = shift
             && !shift_owners(clone.as_fd(), user_namespace, options.recursive)?
         {
             unshifted.push(source.to_string_lossy());
         }
-        sources.insert(position, clone);
+        sources.insert(position, Source::Clone(clone));
     }
     if !unshifted.is_empty() {
         channel.notice(format!(
@@ -56,6 +78,14 @@ pub fn open_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channe
         ));
     }
     Ok(sources)
+}
+
+fn clone_source(spec: &Spec, mount: &Mount, options: &Options, place: BorrowedFd<'_>) -> Result<OwnedFd, Report> {
+    let clone = clone_below(place, options)?;
+    if let Some(recursive) = options.idmap {
+        id_map(spec, mount, clone.as_fd(), recursive)?;
+    }
+    Ok(clone)
 }
 
 /// A clone that mount events reach, and none leaves, unless it is to be shared: one that real root makes is a peer of the
@@ -97,7 +127,7 @@ pub struct Place<'a> {
 /// Performs every mount of the specification in its order.
 pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result<(), Report> {
     for (position, mount) in mounts(spec).enumerate() {
-        mount_one(mount, place, sources.remove(&position))
+        mount_one(spec, mount, place, sources.remove(&position))
             .step(|| format!("mounting {}", mount.destination().display()))?;
     }
     Ok(())
@@ -105,6 +135,11 @@ pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result
 
 fn mounts(spec: &Spec) -> impl Iterator<Item = &Mount> {
     spec.mounts().iter().flatten()
+}
+
+/// Whether a bind mount is to show its owners shifted.
+pub(crate) fn any_id_mapped(spec: &Spec) -> bool {
+    mounts(spec).any(|mount| bind_source(mount).is_some() && Options::of(mount).idmap.is_some())
 }
 
 /// The source of a bind mount; a path is the host's.
@@ -115,7 +150,7 @@ pub(crate) fn bind_source(mount: &Mount) -> Option<&PathBuf> {
     mount.source().as_ref().filter(|_| bind && !has("remount"))
 }
 
-fn mount_one(mount: &Mount, place: &Place<'_>, source: Option<OwnedFd>) -> Result<(), Report> {
+fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Source>) -> Result<(), Report> {
     let options = Options::of(mount);
     if options.remount {
         let target = open_in(place.root, mount.destination(), OFlag::O_PATH, Mode::empty())?;
@@ -125,7 +160,8 @@ fn mount_one(mount: &Mount, place: &Place<'_>, source: Option<OwnedFd>) -> Resul
     let name = mount.source().as_deref().and_then(Path::to_str).unwrap_or(typ);
     let bound = source.is_some();
     let built = match (source, typ) {
-        (Some(clone), _) => clone,
+        (Some(Source::Clone(clone)), _) => clone,
+        (Some(Source::Place(source)), _) => clone_source(spec, mount, &options, source.as_fd())?,
         (None, "proc") => procfs(name, &options, place)?,
         (None, "sysfs") => sysfs(name, &options, place.channel)?,
         (None, "cgroup" | "cgroup2") => cgroupfs(name, &options, place.channel)?,
@@ -155,7 +191,7 @@ fn mount_one(mount: &Mount, place: &Place<'_>, source: Option<OwnedFd>) -> Resul
 fn change(mount: BorrowedFd<'_>, options: &Options, of: &Mount, channel: &Channel) -> Result<(), Report> {
     for (set, clear, recursive) in [(options.set, options.clear, false), (options.set_all, options.clear_all, true)] {
         if !set.is_empty() {
-            Change::set(set).apply(mount, recursive)?;
+            set_attributes(mount, set, recursive, of, channel)?;
         }
         let clear = if recursive { clear } else { clear & present(mount)? };
         if clear.is_empty() {
@@ -170,6 +206,28 @@ fn change(mount: BorrowedFd<'_>, options: &Options, of: &Mount, channel: &Channe
         }
     }
     Ok(())
+}
+
+/// How access times are kept is locked in a mount of the host's, unlike what only takes rights away.
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: Attr,
+    recursive: bool,
+    of: &Mount,
+    channel: &Channel,
+) -> Result<(), SysError> {
+    let times = Attr::NOATIME | Attr::STRICTATIME | Attr::NODIRATIME;
+    match Change::set(set).apply(mount, recursive) {
+        Err(error) if error.errno() == Errno::EPERM && set.intersects(times) => {
+            channel.notice(format!(
+                "mount on {}: how the host's mount keeps access times cannot be changed without root",
+                of.destination().display()
+            ));
+            let rest = set - times;
+            if rest.is_empty() { Ok(()) } else { Change::set(rest).apply(mount, recursive) }
+        }
+        result => result,
+    }
 }
 
 /// The attributes that a mount has, of those that a word can clear.

@@ -18,6 +18,7 @@ use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
 use crate::init::user::Identity;
 use crate::seccomp::Filter;
+use crate::seccomp::listener::{self, Handover};
 
 /// Where a command is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,6 +41,8 @@ pub struct Ready<'a> {
     pub gate: Option<OwnedFd>,
     /// Given at the exec.
     pub labels: Option<Labels>,
+    /// Who gets the listener of a filter that notifies.
+    pub agent: Option<Handover>,
     /// Runs after GO.
     pub before_exec: &'a dyn Fn() -> Result<(), Report>,
 }
@@ -96,28 +99,40 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     let process = ready.process;
     sys::process::reset_signals()?;
     inherit(ready.preserve_fds)?;
-    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if let Some(labels) = &ready.labels {
         labels.set()?;
     }
+    let umask = process.user().umask().unwrap_or(0o022);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+    // As few calls as can be come after the filter, which may refuse them: this one before, where that is possible.
+    if moved {
+        check_directory()?;
+    }
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if let (Some(program), false) = (ready.program, no_new_privileges) {
-        program.load().step(|| "loading the seccomp filter".to_owned())?;
+        load(program, ready.agent.as_ref())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
     if !moved {
         // A directory that only its owner may enter.
         change_directory(process.cwd(), false)?;
+        check_directory()?;
     }
-    check_directory()?;
     if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
         if let Some(program) = ready.program {
-            program.load().step(|| "loading the seccomp filter".to_owned())?;
+            load(program, ready.agent.as_ref())?;
         }
     }
-    let umask = process.user().umask().unwrap_or(0o022);
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     execute(process, ready.identity)
+}
+
+fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
+    let loaded = match agent {
+        Some(agent) => listener::load(program, agent),
+        None => program.load().map(drop),
+    };
+    loaded.step(|| "loading the seccomp filter".to_owned())
 }
 
 /// Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.

@@ -152,14 +152,19 @@ pub fn mtab(root: BorrowedFd<'_>) -> Result<(), SysError> {
     }
 }
 
-/// Makes `root` the root directory and detaches everything that was before: pivot_root(2) onto itself.
-pub fn pivot(launch: &Launch, root: BorrowedFd<'_>) -> Result<(), SysError> {
+/// Makes `root` the root directory and detaches everything that was before: pivot_root(2) onto itself. In a mount
+/// namespace that others are in too, their root must stay: only our own is changed, chroot(2).
+pub fn pivot(launch: &Launch, root: BorrowedFd<'_>, own_mounts: bool) -> Result<(), SysError> {
     if read_only(&launch.spec) {
         Change::set(Attr::RDONLY).apply(root, false)?;
     }
     nix::unistd::fchdir(root).call(|| "fchdir(root)".to_owned())?;
     if matches!(launch.rootfs, Rootfs::Directory { pivot: false, .. }) {
         return move_root();
+    }
+    if !own_mounts {
+        nix::unistd::chroot(".").call(|| "chroot(.)".to_owned())?;
+        return nix::unistd::chdir("/").call(|| "chdir(/)".to_owned());
     }
     nix::unistd::pivot_root(".", ".").map_err(|errno| match errno {
         Errno::EINVAL => SysError::new(

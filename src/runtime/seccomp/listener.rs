@@ -72,6 +72,15 @@ impl Agent {
     }
 }
 
+/// An agent, and what it is told of the process.
+#[derive(Debug)]
+pub struct Handover {
+    /// Who answers.
+    pub agent: Agent,
+    /// See [`message`].
+    pub message: Vec<u8>,
+}
+
 /// The message to an agent about a process of a container: `pid` as the runtime sees it, which for a container's init is
 /// also `state`'s; `metadata` is the profile's `listenerMetadata`.
 pub fn message(state: State, pid: i32, metadata: Option<&str>) -> Result<Vec<u8>, OciSpecError> {
@@ -85,14 +94,15 @@ pub fn message(state: State, pid: i32, metadata: Option<&str>) -> Result<Vec<u8>
     Ok(serde_json::to_vec(&state)?)
 }
 
-/// Loads a filter that notifies into the calling thread, and hands its listener with `message` to the agent, which has
-/// it when this returns.
+/// Loads a filter that notifies into the calling thread, and hands its listener with the message to the agent, which
+/// has it when this returns.
 ///
 /// Needs what [`Filter::load`] needs; starts a thread and ends it.
-pub fn load(filter: &Filter, agent: &Agent, message: Vec<u8>) -> Result<(), SysError> {
+pub fn load(filter: &Filter, handover: &Handover) -> Result<(), SysError> {
     let handed = Arc::new(AtomicI32::new(LOADING));
     let courier = {
-        let (handed, socket) = (Arc::clone(&handed), agent.0.as_raw_fd());
+        let (handed, socket) = (Arc::clone(&handed), handover.agent.0.as_raw_fd());
+        let message = handover.message.clone();
         let builder = thread::Builder::new().stack_size(COURIER_STACK_BYTES);
         builder.spawn(move || carry(&handed, socket, &message)).call(|| "clone(CLONE_THREAD)".to_owned())?
     };

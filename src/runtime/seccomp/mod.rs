@@ -263,6 +263,15 @@ pub fn compile_without_agent(profile: &LinuxSeccomp) -> Result<Filter, Report> {
     Ok(filter)
 }
 
+/// Compiles a profile for a process whose agent is found at the profile's `listenerPath`.
+pub fn compile_with_agent(profile: &LinuxSeccomp) -> Result<Filter, Report> {
+    let filter = compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
+    if filter.notifies() && profile.listener_path().is_none() {
+        return Err(Report::new(Kind::Usage, "the seccomp profile uses SCMP_ACT_NOTIFY and has no listenerPath"));
+    }
+    Ok(filter)
+}
+
 /// Compiles a profile for machines of this native architecture.
 fn compile_for(machine: Arch, profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
     let meaning = Meaning::of(profile)?;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::{Pid, getpgid};
 use oci_spec::runtime::{ContainerState, StateBuilder};
 
-use super::listener::{Agent, load, message};
+use super::listener::{Agent, Handover, load, message};
 use super::*;
 
 /// Listens at its first argument; takes one connection, prints the message, and answers: a call of the number in its
@@ -102,7 +102,7 @@ fn the_agent_gets_the_state_and_answers() {
         nix::sys::prctl::set_no_new_privs().unwrap();
         let filter = compile(&parse(PROFILE)).unwrap();
         assert!(filter.notifies());
-        load(&filter, &connection, text).unwrap();
+        load(&filter, &Handover { agent: connection, message: text }).unwrap();
         getpgid(None)
     });
     assert_eq!(loading.join().unwrap(), Ok(Pid::from_raw(4242)), "the agent's answer, not the kernel's");
@@ -131,7 +131,8 @@ fn a_lost_agent_is_an_error_and_no_hang() {
     let text = message(state(), 77, None).unwrap();
     let loading = std::thread::spawn(move || {
         nix::sys::prctl::set_no_new_privs().unwrap();
-        let error = load(&compile(&parse(PROFILE)).unwrap(), &connection, text).unwrap_err();
+        let error =
+            load(&compile(&parse(PROFILE)).unwrap(), &Handover { agent: connection, message: text }).unwrap_err();
         (error.errno(), getpgid(None))
     });
     assert_eq!(loading.join().unwrap(), (Errno::EPIPE, Err(Errno::ENOSYS)));

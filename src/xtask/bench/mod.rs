@@ -8,6 +8,7 @@
 mod files;
 mod machine;
 mod network;
+mod oci;
 mod pull;
 mod start;
 
@@ -27,6 +28,7 @@ use crate::{debian, host};
 type Topic = (&'static str, usize, fn(&Ground) -> Fallible<Vec<Side>>);
 const TOPICS: &[Topic] = &[
     ("start", 30, start::sides),
+    ("oci", 60, oci::sides),
     ("files", 7, files::sides),
     ("network", 7, network::sides),
     ("pull", 7, pull::sides),

@@ -35,7 +35,9 @@ pub fn plain_root(ground: &Ground) -> Fallible<std::path::PathBuf> {
         }
         let busybox = which("busybox").ok_or("busybox-static is not installed")?;
         std::fs::copy(&busybox, root.join("bin/busybox"))?;
-        for applet in ["sh", "echo", "true", "find", "tar", "cat", "rm", "dd", "wget", "cp", "seq", "touch", "date"] {
+        for applet in
+            ["sh", "echo", "true", "find", "tar", "cat", "rm", "dd", "wget", "cp", "seq", "touch", "date", "sleep"]
+        {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
         }
     }

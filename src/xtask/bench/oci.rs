@@ -1,0 +1,80 @@
+//! An OCI runtime at work: a bundle's container from nothing to its end, and one more process in a container that runs.
+//!
+//! All run the same bundle: a plain root of busybox and crun's rootless specification, with one mapped id.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::start::plain_root;
+use super::{Ground, Side};
+use crate::shell::{Fallible, command, output, which};
+
+/// The runtimes: what the tables call them, the program, and its first arguments.
+fn runtimes(ground: &Ground) -> Vec<(&'static str, PathBuf, &'static [&'static str])> {
+    let mut found = vec![("sublet", ground.sublet.clone(), ["runtime"].as_slice())];
+    for name in ["crun", "runc"] {
+        found.extend(which(name).map(|program| (name, program, [].as_slice())));
+    }
+    found
+}
+
+/// A bundle whose process is this command.
+fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> {
+    let root = plain_root(ground)?;
+    let bundle = ground.directory.join(name);
+    fs::create_dir_all(&bundle)?;
+    output(command("crun", ["spec", "--rootless"]).current_dir(&bundle))?;
+    let file = bundle.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    spec["process"]["args"] = serde_json::json!(words);
+    spec["process"]["terminal"] = false.into();
+    spec["root"]["path"] = root.to_string_lossy().into_owned().into();
+    fs::write(file, spec.to_string())?;
+    Ok(bundle)
+}
+
+fn call(runtime: &(&str, PathBuf, &[&str]), ground: &Ground, arguments: &[&str]) -> Command {
+    let (name, program, first) = runtime;
+    let mut call = Command::new(program);
+    call.args(*first).arg("--root").arg(ground.directory.join(format!("states-{name}"))).args(arguments);
+    call
+}
+
+pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
+    if which("crun").is_none() {
+        return Err("crun, which writes the bundle's specification, is not installed".into());
+    }
+    let run = bundle(ground, "run", &["/bin/echo", "done"])?;
+    // Bounded: nobody ends it.
+    let long = bundle(ground, "long", &["/bin/sleep", "600"])?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut sides = Vec::new();
+    for runtime in runtimes(ground) {
+        let (id, at) = (format!("bench-{}", std::process::id()), text(&run));
+        // The second of two runs in a row, as in the topic `start`.
+        let twice = || call(&runtime, ground, &["run", "--bundle", &at, &id]);
+        sides.push(Side::timed("run", runtime.0, twice()).after(twice()));
+    }
+    if which("bwrap").is_some() {
+        let bwrap = || -> Fallible<Command> {
+            let mut bwrap = command("bwrap", ["--unshare-all", "--bind"]);
+            bwrap.arg(plain_root(ground)?).args(["/", "--proc", "/proc", "--dev", "/dev", "echo", "done"]);
+            Ok(bwrap)
+        };
+        sides.push(Side::timed("run", "bwrap (no limits)", bwrap()?).after(bwrap()?));
+    }
+    for runtime in runtimes(ground) {
+        let (id, at) = (format!("long-{}", std::process::id()), text(&long));
+        let status = call(&runtime, ground, &["run", "--detach", "--bundle", &at, &id])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()?;
+        if !status.success() {
+            return Err(format!("{} does not run the bundle", runtime.0).into());
+        }
+        sides.push(Side::timed("exec", runtime.0, call(&runtime, ground, &["exec", &id, "/bin/echo", "done"])));
+    }
+    Ok(sides)
+}

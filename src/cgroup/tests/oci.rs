@@ -412,10 +412,12 @@ fn a_container_lives_and_ends() {
     assert_eq!((&line["type"], &line["id"]), (&"stats".into(), &"c1".into()));
     assert_eq!(line["data"]["pids"]["current"], stats.pids.current);
 
-    // A signal reaches all, wherever they stand, and leaves a frozen container frozen.
+    // A signal reaches all, wherever they stand, and leaves a frozen container frozen. That it is to be so is asked, not
+    // that they stand still: a deadly signal ends a frozen process (kernel, Documentation/admin-guide/cgroup-v2.rst).
     container.freeze().unwrap().keep();
-    container.signal(Signal::SIGTERM).unwrap();
     assert!(container.is_frozen().unwrap());
+    container.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(fs::read_to_string(path(&cgroup).join("cgroup.freeze")).unwrap(), "1\n");
     container.thaw().unwrap();
     killed_by(process, Signal::SIGTERM);
     killed_by(second, Signal::SIGTERM);

@@ -9,13 +9,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
 use runtime::init::attributes::{has_apparmor, has_selinux};
 use runtime::init::mounts::extents;
 use runtime::launch::HookContext;
+use runtime::outer::{Caller, default_maps};
 use runtime::{Launch, Rootfs};
 use serde_json::Value;
 use sys::Call;
+use sys::namespace::{Extent, IdMap};
 
 use crate::args::Bundle;
 use crate::log::Log;
@@ -41,7 +43,8 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
     let bundle =
         std::fs::canonicalize(&arguments.directory).call(|| format!("the bundle {:?}", arguments.directory))?;
     let path = arguments.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-    let spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
+    let mut spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
+    add_default_maps(&mut spec)?;
     check(&spec, arguments).step(|| format!("the configuration {}", path.display()))?;
     let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
     let rootfs = bundle.join(root.path());
@@ -59,6 +62,28 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
     }
     let rootfs = std::fs::canonicalize(&rootfs).call(|| format!("the root file system {rootfs:?}"))?;
     Ok(Loaded { spec, bundle, rootfs })
+}
+
+/// A plain user's new user namespace without mappings gets the caller's own, as crun's rootless template relies on.
+fn add_default_maps(spec: &mut Spec) -> Result<(), Report> {
+    let root = nix::unistd::geteuid().is_root();
+    let Some(linux) = spec.linux_mut().as_mut().filter(|_| !root) else { return Ok(()) };
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let new = listed.iter().any(|one| one.typ() == LinuxNamespaceType::User && one.path().is_none());
+    let given = linux.uid_mappings().is_some() || linux.gid_mappings().is_some();
+    if !new || given {
+        return Ok(());
+    }
+    let (uids, gids) = default_maps(&Caller::current(None));
+    let mappings = |map: IdMap| {
+        let line = |extent: Extent| {
+            let builder = LinuxIdMappingBuilder::default();
+            builder.container_id(extent.inside).host_id(extent.outside).size(extent.size).build()
+        };
+        map.into_iter().map(line).collect::<Result<Vec<_>, _>>().map_err(|error| Report::of(Kind::Internal, error))
+    };
+    linux.set_uid_mappings(Some(mappings(uids)?)).set_gid_mappings(Some(mappings(gids)?));
+    Ok(())
 }
 
 /// Reads a document of the specification. Capabilities that this version does not know are left out and told, as a

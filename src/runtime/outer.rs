@@ -186,6 +186,12 @@ pub fn make(caller: &Caller) -> Result<Outer, OuterError> {
     Ok(Outer { namespace, map, ladder: ladder(trials, "one-id", Some(fix_of_one_id(caller))), block: None })
 }
 
+/// What a plain user's namespace maps when nothing is said: itself to 0 and its subordinate ids behind, or itself alone.
+pub fn default_maps(caller: &Caller) -> (IdMap, IdMap) {
+    let map = subordinate_map(caller).unwrap_or_else(|_| single_map(caller));
+    (map.uids, map.gids)
+}
+
 /// A user namespace with these maps that no process is in, to shift the owners of a mount by.
 pub fn namespace_of(uids: &[Extent], gids: &[Extent]) -> Result<OwnedFd, OuterError> {
     let map = OuterMap { uids: uids.to_vec(), gids: gids.to_vec(), setgroups: true };

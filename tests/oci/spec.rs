@@ -147,6 +147,21 @@ fn many_ids_are_mapped_by_the_helpers() {
 }
 
 #[test]
+fn a_plain_users_namespace_is_mapped_when_nothing_is_said() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for name in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"].as_object_mut().expect("an object").remove(name);
+    }
+    if crate::support::identity() == "root" {
+        assert!(bundle.refused().contains("needs uidMappings and gidMappings"));
+        return;
+    }
+    let lines = if crate::support::identity() == "subuids" { 2 } else { 1 };
+    bundle.script("id -u; grep -c . /proc/self/uid_map");
+    assert_eq!(bundle.runs(0), format!("0\n{lines}\n"));
+}
+
+#[test]
 fn masked_and_read_only_paths() {
     let Some(mut bundle) = Bundle::new() else { return };
     fs::write(bundle.path.join("rootfs/etc/secret"), "secret").expect("the home is ours");

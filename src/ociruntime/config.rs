@@ -248,6 +248,7 @@ fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
         return wrong("timeOffsets of a time namespace that is joined cannot be changed".to_owned());
     }
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+        runtime::init::limits::check_namespaced(name)?;
         let owner = match name.as_str() {
             name if name.starts_with("net.") => LinuxNamespaceType::Network,
             "kernel.domainname" | "kernel.hostname" => LinuxNamespaceType::Uts,
@@ -322,8 +323,12 @@ pub fn preserved(option: u16) -> i32 {
     i32::from(option) + listen_fds()
 }
 
-/// `LISTEN_FDS` of sd_listen_fds(3).
+/// `LISTEN_FDS` of sd_listen_fds(3), if it is meant for us.
 pub fn listen_fds() -> i32 {
+    let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if !ours {
+        return 0;
+    }
     std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u16>().ok()).map_or(0, i32::from)
 }
 

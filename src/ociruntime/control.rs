@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 
 use crate::args::{CgroupManager, Events, Global, Rootless, Update};
 use crate::config;
-use crate::list::print;
+use crate::list::print_or_end;
 use crate::log::Log;
 use crate::state::{Container, Record, Root, Status};
 
@@ -185,22 +185,27 @@ pub fn events(root: &Root, arguments: &Events) -> Result<u8, Report> {
         }
         let now = watch.read()?;
         for _ in kills..now.kills {
-            print_event(&Event::oom(id))?;
+            if !print_event(&Event::oom(id))? {
+                return Ok(0);
+            }
         }
         kills = now.kills;
         if !now.populated {
             return Ok(0);
         }
         if Instant::now() >= next {
-            print_event(&Event::stats(id, &group.stats()?))?;
+            if !print_event(&Event::stats(id, &group.stats()?))? {
+                return Ok(0);
+            }
             next += interval;
         }
     }
 }
 
-fn print_event(event: &Event<'_>) -> Result<(), Report> {
+/// False once nobody reads it any more.
+fn print_event(event: &Event<'_>) -> Result<bool, Report> {
     let text = serde_json::to_string(event).map_err(|error| Report::of(Kind::Internal, error))?;
-    print(&format!("{text}\n"))
+    print_or_end(&format!("{text}\n"))
 }
 
 /// Go's words for a duration, as far as callers write them: `5s`, `500ms`, `1m`.

@@ -26,7 +26,7 @@ pub fn create(root: &Root, global: &Global, arguments: &Create, log: &Log) -> Re
     let loaded = config::load(&arguments.bundle, log)?;
     check_terminal(&loaded.spec, &arguments.bundle, true)?;
     let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
-    made.finish(&arguments.bundle)?;
+    made.finish(root, &arguments.bundle, log)?;
     Ok(0)
 }
 
@@ -38,7 +38,7 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
         console::block_signals()?;
     }
     let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
-    let (pidfd, master) = made.finish(&arguments.bundle)?;
+    let (pidfd, master) = made.finish(root, &arguments.bundle, log)?;
     let started = start::start(root, &arguments.id, log);
     if let Err(report) = started {
         delete::end(root, &arguments.id, log)?;
@@ -73,11 +73,11 @@ struct Made {
 
 impl Made {
     /// Tells the caller. A pid file that cannot be written is an error of the creation.
-    fn finish(self, bundle: &Bundle) -> Result<(OwnedFd, Option<OwnedFd>), Report> {
+    fn finish(self, root: &Root, bundle: &Bundle, log: &Log) -> Result<(OwnedFd, Option<OwnedFd>), Report> {
         let told = bundle.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, self.pid));
         if let Err(report) = told {
-            let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL as i32);
-            self.place.remove()?;
+            // What resists is met again by `delete --force`; the first error is the answer.
+            let _ = delete::end(root, self.place.id(), log);
             return Err(report);
         }
         Ok((self.pidfd, self.master))
@@ -109,6 +109,7 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
         created: now(),
         owner: nix::unistd::geteuid().as_raw(),
         init: None,
+        keyring: !bundle.no_new_keyring,
         cgroup: cgroup.record().clone(),
     };
     let mut making = Making { place, record, loaded, cgroup, pidfd: None, log };
@@ -133,9 +134,12 @@ struct Making<'a> {
 
 impl bundle::Making for Making<'_> {
     fn place(&mut self, init: i32) -> Result<(), Report> {
+        // Before init goes on: who finds the record after a kill of ours must find init by it.
+        self.record.init = Some(Init::of(init)?);
+        self.place.write_record(&self.record)?;
         self.cgroup.enter(init)?;
         self.record.cgroup = self.cgroup.record().clone();
-        Ok(())
+        self.place.write_record(&self.record)
     }
 
     fn notice(&mut self, text: String) {
@@ -165,8 +169,6 @@ impl Making<'_> {
         let Born { init, channel } = bundle::create(&launch, directory.as_ref().map(AsFd::as_fd), handed, self)?;
         let pid = init.pid;
         self.pidfd = Some(init.pidfd);
-        self.record.init = Some(Init::of(pid)?);
-        self.place.write_record(&self.record)?;
         self.log.debug(&format!("init of container {} is {pid}", self.place.id()));
         let mut master = None;
         loop {
@@ -221,10 +223,13 @@ impl Making<'_> {
             runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
         if self.record.init.is_some() {
             let state = context.state_of(&self.loaded.spec, Status::Stopped.word(), 0);
-            let _ = hooks::run("poststop", hooks.unwrap_or_default(), &state, &self.loaded.bundle);
+            hooks::run_all("poststop", hooks.unwrap_or_default(), &state, &self.loaded.bundle, &mut |report| {
+                self.log.warn(&report.lines().join(": "));
+            });
         }
-        let _ = self.cgroup.remove();
-        let _ = self.place.remove();
+        if self.cgroup.remove().is_ok() {
+            let _ = self.place.remove();
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
     if arguments.all {
         return kill_all(&container, signal);
     }
-    let gone = || Report::new(Kind::Conflict, format!("container {:?} is not running", arguments.id));
+    // The words by which callers know it.
+    let gone = || Report::new(Kind::Conflict, format!("container not running: {:?}", arguments.id));
     let (_, init) = container.init().ok_or_else(gone)?;
     match pidfd_send_signal(init.as_fd(), signal) {
         Err(error) if error.errno() == Errno::ESRCH => return Err(gone()),
@@ -46,10 +47,12 @@ fn kill_all(container: &Container, signal: i32) -> Result<u8, Report> {
         }
         return Ok(0);
     }
-    if let Some((_, init)) = container.init() {
-        pidfd_send_signal(init.as_fd(), signal)?;
+    let gone = || Report::new(Kind::Conflict, format!("container not running: {:?}", container.place.id()));
+    let (_, init) = container.init().ok_or_else(gone)?;
+    match pidfd_send_signal(init.as_fd(), signal) {
+        Err(error) if error.errno() == Errno::ESRCH => Err(gone()),
+        sent => Ok(sent.map(|()| 0)?),
     }
-    Ok(0)
 }
 
 /// Removes a container that has ended or was never started; with `--force` one that runs, too.
@@ -60,7 +63,7 @@ pub fn delete(root: &Root, arguments: &Delete, log: &Log) -> Result<u8, Report> 
     };
     let container = match root.load(&arguments.id) {
         // A creator was killed before it wrote a record: nothing but the directory was made.
-        Err(_) if arguments.force => {
+        Err(_) if arguments.force && !place.has_record() => {
             place.remove()?;
             return Ok(0);
         }
@@ -82,23 +85,28 @@ pub fn end(root: &Root, id: &str, log: &Log) -> Result<(), Report> {
 
 fn remove(container: &Container, log: &Log) -> Result<(), Report> {
     if let Some((_, init)) = container.init() {
-        pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32)?;
+        match pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32) {
+            Err(error) if error.errno() != Errno::ESRCH => return Err(error.into()),
+            _ => {}
+        }
         control::thaw(container);
         if !wait_end(&init, LIMIT) {
             let message = format!("init of container {:?} was killed and does not end", container.place.id());
             return Err(Report::new(Kind::Internal, message));
         }
     }
-    control::remove(&container.record)?;
+    let cgroup = control::remove(&container.record);
     // A creator that was killed early may have left no configuration.
     let spec = container.place.spec().ok();
     if let Some(poststop) = spec.as_ref().and_then(|spec| Some(list(spec.hooks().as_ref()?.poststop().as_ref()))) {
         let state = spec.as_ref().map(|spec| container.state(spec, Status::Stopped));
-        if let Some(state) = state
-            && let Err(report) = hooks::run("poststop", poststop, &state, &container.record.bundle)
-        {
-            log.warn(&report.lines().join(": "));
+        if let Some(state) = state {
+            hooks::run_all("poststop", poststop, &state, &container.record.bundle, &mut |report| {
+                log.warn(&report.lines().join(": "));
+            });
         }
     }
+    // With its cgroup left the record stays, so that the next try finds it.
+    cgroup?;
     container.place.remove()
 }

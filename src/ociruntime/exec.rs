@@ -56,6 +56,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         setgroups: may_set_groups(&spec),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),
+        keyring: container.record.keyring,
         bundle: Some(HookContext { id: arguments.id.clone(), bundle: container.record.bundle.clone() }),
         process,
     };
@@ -84,8 +85,12 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
             _ => {}
         }
     }
-    if let Some(path) = &arguments.pid_file {
-        write_pid(path, child.pid)?;
+    let told = arguments.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, child.pid));
+    if let Err(report) = told {
+        // Nobody would know of it.
+        let _ = sys::process::pidfd_send_signal(child.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
+        sys::process::reap(child.pidfd.as_fd(), true)?;
+        return Err(report);
     }
     if arguments.detach {
         return Ok(0);
@@ -114,11 +119,24 @@ impl bundle::Making for Entering<'_> {
 fn process(arguments: &Exec, spec: &Spec, log: &Log) -> Result<Process, Report> {
     let own = spec.process().clone().ok_or_else(|| Report::new(Kind::Usage, "the container has no process"))?;
     let mut process = if let Some(path) = &arguments.process {
-        read(path, log).step(|| format!("reading {}", path.display()))?
+        let mut process: Process = read(path, log).step(|| format!("reading {}", path.display()))?;
+        // What confines the container confines what is executed in it, unless the file says otherwise.
+        if process.capabilities().is_none() {
+            process.set_capabilities(own.capabilities().clone());
+        }
+        if process.apparmor_profile().is_none() {
+            process.set_apparmor_profile(own.apparmor_profile().clone());
+        }
+        if process.selinux_label().is_none() {
+            process.set_selinux_label(own.selinux_label().clone());
+        }
+        if process.rlimits().is_none() {
+            process.set_rlimits(own.rlimits().clone());
+        }
+        process
     } else {
         let mut process = own;
-        process.set_args(Some(arguments.command.clone())).set_terminal(Some(arguments.tty));
-        process.set_console_size(None).set_rlimits(None);
+        process.set_args(Some(arguments.command.clone())).set_terminal(Some(arguments.tty)).set_console_size(None);
         process
     };
     if let Some(cwd) = &arguments.cwd {

@@ -61,6 +61,11 @@ pub fn main(
             return u8::from(refused.use_stderr());
         }
     };
+    // Before anything of ours is opened: what is handed on must be the caller's.
+    if let Err(report) = take_descriptors(&line.verb) {
+        eprintln!("error: {report}");
+        return 1;
+    }
     let log = match Log::open(&line.global) {
         Ok(log) => log,
         Err(report) => {
@@ -79,6 +84,22 @@ pub fn main(
             }
         }
     }
+}
+
+/// Proves that the descriptors that a container is to inherit are there, and keeps every other one from hooks and payloads.
+fn take_descriptors(verb: &Verb) -> Result<(), Report> {
+    let preserved = match verb {
+        Verb::Create(arguments) => config::preserved(arguments.bundle.preserve_fds),
+        Verb::Run(arguments) => config::preserved(arguments.bundle.preserve_fds),
+        Verb::Exec(arguments) => config::preserved(arguments.preserve_fds),
+        _ => 0,
+    };
+    if let Some(number) = (3..3 + preserved).find(|number| !sys::process::is_open(*number)) {
+        let message = format!("descriptor {number} is to be handed on and is not open");
+        return Err(Report::new(base::Kind::Usage, message).with_hint("see --preserve-fds and LISTEN_FDS"));
+    }
+    sys::process::cloexec_from(3 + preserved)?;
+    Ok(())
 }
 
 fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBuf, Report>) -> Result<u8, Report> {

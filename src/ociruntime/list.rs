@@ -55,11 +55,15 @@ fn owner(uid: u32) -> String {
 
 /// Prints to standard output; a reader that has seen enough is no error.
 pub fn print(text: &str) -> Result<(), Report> {
+    print_or_end(text).map(drop)
+}
+
+/// Prints to standard output; false once nobody reads it any more.
+pub fn print_or_end(text: &str) -> Result<bool, Report> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Report::of(Kind::Internal, error).with_step("writing to standard output"))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Report::of(Kind::Internal, error).with_step("writing to standard output")),
     }
 }
 

@@ -20,6 +20,10 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
     }
     let init = container.place.knock().step(|| format!("starting container {id}"))?;
     init.send(&Message::Go, None)?;
+    match init.receive()? {
+        Some((Message::Ready, _)) => {}
+        _ => return Err(Report::new(Kind::Conflict, format!("container {id:?} has been started by another command"))),
+    }
     // The end of the socket is the exec, or a death that the state will show.
     while let Some((message, _)) = init.receive()? {
         match message {

@@ -156,6 +156,8 @@ pub struct Record {
     pub owner: u32,
     /// Once it exists.
     pub init: Option<Init>,
+    /// Whether its processes have a session keyring of their own.
+    pub keyring: bool,
     /// Its cgroup, written before that is made.
     pub cgroup: cgroup::oci::Record,
 }
@@ -282,6 +284,11 @@ impl Place {
         Ok(bytes)
     }
 
+    /// Whether a record was ever written.
+    pub fn has_record(&self) -> bool {
+        self.path.join("state.json").exists()
+    }
+
     fn record(&self) -> Result<Record, Report> {
         let record: Record =
             serde_json::from_slice(&self.read("state.json")?).map_err(|error| Report::of(Kind::Internal, error))?;
@@ -329,8 +336,8 @@ impl Container {
         match init.open() {
             None => Status::Stopped,
             Some(_) if self.place.locked("creating") => Status::Creating,
-            Some(_) if self.place.locked("lock") => Status::Created,
             Some(_) if self.frozen() => Status::Paused,
+            Some(_) if self.place.locked("lock") => Status::Created,
             Some(_) => Status::Running,
         }
     }

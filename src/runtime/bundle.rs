@@ -80,7 +80,7 @@ pub fn create(
     let (ours, theirs) = Channel::pair()?;
     let (to_init, from_parent) = sys::socket::pair()?;
     // Owners are shifted by who has rights over the file system, and those end at a new user namespace.
-    let early = !launch.uid_map.is_empty() && init::mounts::any_id_mapped(spec);
+    let early = init::mounts::any_id_mapped(spec);
     let opened = early.then(|| init::Opened::before_init(launch, None, &theirs)).transpose()?;
 
     let flags = namespaces(spec);
@@ -110,10 +110,15 @@ pub fn create(
         let init = fork(at_birth | new_user, cgroup, become_init).map_err(name_the_limit).step(step)?;
         let (channel, to_init) = taken(&ends)?;
         drop(rest.take());
-        init::limits::apply(spec, init.pid, &mut |text| caller.notice(text))?;
-        caller.place(init.pid)?;
-        map(launch, init.pid)?;
-        sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
+        let limit = |caller: &mut dyn Making| match spec.process() {
+            Some(process) => init::limits::apply(process, init.pid, &mut |text| caller.notice(text)),
+            None => Ok(()),
+        };
+        limit(caller)
+            .and_then(|()| caller.place(init.pid))
+            .and_then(|()| map(launch, init.pid))
+            .and_then(|()| Ok(sys::socket::send(to_init.as_fd(), b"mapped", &[])?))
+            .map_err(|report| said(&channel).unwrap_or(report))?;
         return Ok(Born { init, channel });
     }
 
@@ -122,19 +127,26 @@ pub fn create(
     let early_user = offsets.is_some() && !new_user.is_empty();
     let helper = fork(Flags::empty(), cgroup, || {
         drop(to_helper.take());
-        let made = joined.join().and_then(|()| {
+        // Here, as later the caller's own rights are gone; init inherits them.
+        let own_pid = std::process::id() as i32;
+        let limited = spec
+            .process()
+            .as_ref()
+            .map_or(Ok(()), |process| init::limits::apply(process, own_pid, &mut |text| theirs.notice(text)));
+        let made = limited.and_then(|()| joined.join()).and_then(|()| {
             if early_user {
                 unshare(CloneFlags::CLONE_NEWUSER).call(|| "unshare(CLONE_NEWUSER)".to_owned())?;
                 theirs.send(&Message::Unmapped, None)?;
                 init::wait_for_go(&from_caller)?;
                 become_mapped_root()?;
-                // Init's files in /proc must be the caller's to write until it is set up.
-                nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
             }
             if let Some(offsets) = &offsets {
                 shift_clocks(offsets).step(|| "shifting the container's clocks".to_owned())?;
             }
             let user = if early_user { Flags::empty() } else { new_user };
+            // Init's map is the caller's to write until init has become root by it.
+            let dumpable = !user.is_empty();
+            nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
             let init = fork(at_birth | user | Flags::PARENT, None, become_init).map_err(name_the_limit).step(step)?;
             theirs.send(&Message::Init { pid: init.pid }, Some(init.pidfd.as_fd()))?;
             Ok(())
@@ -170,13 +182,23 @@ pub fn create(
         }
     };
     reap(helper.pidfd.as_fd(), true)?;
-    init::limits::apply(spec, init.pid, &mut |text| caller.notice(text))?;
-    caller.place(init.pid)?;
-    if !early_user {
-        map(launch, init.pid)?;
-    }
-    sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
+    caller
+        .place(init.pid)
+        .and_then(|()| if early_user { Ok(()) } else { map(launch, init.pid) })
+        .and_then(|()| Ok(sys::socket::send(to_init.as_fd(), b"mapped", &[])?))
+        .map_err(|report| said(&channel).unwrap_or(report))?;
     Ok(Born { init, channel })
+}
+
+/// What init said before it ended, where that is why something could not be done for it.
+fn said(channel: &Channel) -> Option<Report> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    while poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        if let (Message::Failed(failure), _) = channel.receive().ok()?? {
+            return Some(failure.into());
+        }
+    }
+    None
 }
 
 fn taken<T>(cell: &Cell<Option<T>>) -> Result<T, Report> {
@@ -254,11 +276,18 @@ impl Joined {
     /// Joins them all: those first that the caller's own rights reach, as the user namespace may not own them; then the
     /// user namespace; then the others.
     fn join(&self) -> Result<(), Report> {
+        if !self.is_empty() {
+            // Whoever is in the namespaces already must not look into us (CVE-2016-9962).
+            nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+        }
+        // The mount namespace last: with its `/proc` nothing can be trusted any more.
+        let is_mount = |typ: LinuxNamespaceType| typ == LinuxNamespaceType::Mount;
+        let (mounts, others): (Vec<_>, Vec<_>) = self.others.iter().partition(|(typ, ..)| is_mount(*typ));
         let Some(user) = &self.user else {
-            return self.others.iter().try_for_each(|(typ, flag, fd)| join(*typ, *flag, fd.as_fd()));
+            return others.into_iter().chain(mounts).try_for_each(|(typ, flag, fd)| join(*typ, *flag, fd.as_fd()));
         };
         let mut left = Vec::new();
-        for (typ, flag, fd) in &self.others {
+        for (typ, flag, fd) in others {
             match setns(fd, *flag) {
                 Ok(()) => {}
                 Err(Errno::EPERM) => left.push((*typ, *flag, fd.as_fd())),
@@ -267,7 +296,7 @@ impl Joined {
         }
         join(LinuxNamespaceType::User, CloneFlags::CLONE_NEWUSER, user.as_fd())?;
         become_mapped_root()?;
-        nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
+        left.extend(mounts.into_iter().map(|(typ, flag, fd)| (*typ, *flag, fd.as_fd())));
         left.into_iter().try_for_each(|(typ, flag, fd)| join(typ, flag, fd))
     }
 }

@@ -66,7 +66,9 @@ pub fn in_bundle(
         drop(ours.take());
         // Only as the caller's user may it be placed.
         let placed = if cgroup.is_none() { init::wait_for_go(&theirs) } else { Ok(()) };
-        match placed.and_then(|()| enter(&theirs, launch, init, program.as_ref())) {
+        let own_pid = std::process::id() as i32;
+        let limit = || init::limits::apply(&launch.process, own_pid, &mut |text| theirs.notice(text));
+        match placed.and_then(|()| limit()).and_then(|()| enter(&theirs, launch, init, program.as_ref())) {
             Ok(()) => 0,
             Err(report) => {
                 theirs.fail(&report);
@@ -109,15 +111,23 @@ fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
 fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: Option<&Filter>) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let mounts = join_container(launch.init_pid, init).step(|| "joining the container's namespaces".to_owned())?;
-    let child = fork(Flags::PARENT, None, || match become_payload(channel, launch, program, &mounts) {
-        Ok(code) => code,
-        Err(report) => {
-            channel.fail(&report);
-            i32::from(report.kind().exit_code_of_run())
+    let (to_child, told) = sys::socket::pair()?;
+    let to_child = Cell::new(Some(to_child));
+    let child = fork(Flags::PARENT, None, || {
+        drop(to_child.take());
+        // What it says must come after the word that it exists: the end of this socket.
+        let waited = sys::socket::receive(told.as_fd(), &mut [0]).map(drop).map_err(Report::from);
+        match waited.and_then(|()| become_payload(channel, launch, program, &mounts)) {
+            Ok(code) => code,
+            Err(report) => {
+                channel.fail(&report);
+                i32::from(report.kind().exit_code_of_run())
+            }
         }
     })
     .step(|| "entering the container".to_owned())?;
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
+    drop(to_child.take());
     Ok(())
 }
 
@@ -170,6 +180,10 @@ fn become_payload(
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
     let process = &launch.process;
+    if launch.keyring {
+        // As for init: a failure costs only the separation of keys.
+        let _ = sys::security::new_session_keyring();
+    }
     attributes::scheduling(process)?;
     if let Some(processors) = process.exec_cpu_affinity().as_ref().and_then(|one| one.cpu_affinity_final().as_ref()) {
         attributes::set_affinity(processors).step(|| "setting the processors".to_owned())?;

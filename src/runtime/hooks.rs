@@ -54,6 +54,15 @@ pub fn run(kind: &str, hooks: &[Hook], state: &State<'_>, directory: &Path) -> R
     })
 }
 
+/// Runs every hook of one kind, whatever became of those before; failures are told.
+pub fn run_all(kind: &str, hooks: &[Hook], state: &State<'_>, directory: &Path, failed: &mut dyn FnMut(&Report)) {
+    for hook in hooks {
+        if let Err(report) = run(kind, std::slice::from_ref(hook), state, directory) {
+            failed(&report);
+        }
+    }
+}
+
 fn run_one(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), Report> {
     let path: &PathBuf = hook.path();
     let args = hook.args().as_deref().unwrap_or_default();
@@ -66,7 +75,8 @@ fn run_one(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), Report> {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);
     }
-    let until = hook.timeout().map(|seconds| Instant::now() + Duration::from_secs(seconds.max(0) as u64));
+    let until =
+        hook.timeout().and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds.max(0) as u64)));
     let mut child = command.spawn().call(|| format!("exec({path:?})"))?;
     let pidfd = pidfd_open(child.id() as i32)?;
     let input = child.stdin.take().map(|input| Input { pipe: input.into(), left: state });

@@ -115,4 +115,6 @@ pub struct ExecLaunch {
     pub preserve_fds: i32,
     /// As [`Launch::bundle`].
     pub bundle: Option<HookContext>,
+    /// As [`Launch::keyring`].
+    pub keyring: bool,
 }

@@ -48,7 +48,9 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
-    init::limits::apply(&launch.spec, own_pid, &mut |text| channel.notice(text))?;
+    if let Some(process) = launch.spec.process() {
+        init::limits::apply(process, own_pid, &mut |text| channel.notice(text))?;
+    }
     let mut opened = launch
         .caller_is_unmapped
         .then(|| init::Opened::before_init(&launch, Some(outer.as_fd()), channel))

@@ -184,6 +184,12 @@ pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     Ok(())
 }
 
+/// Whether the program was given a descriptor of this number, or has opened one.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: reads a flag; EBADF when there is none.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
 /// Makes the descriptor of this number, which the caller of the program has handed on, outlive an exec. `EBADF` when
 /// there is none.
 pub fn keep_over_exec(number: RawFd) -> Result<()> {

@@ -48,8 +48,13 @@ fn exec_gets_no_more_capabilities_than_the_container() {
     let status = ["exec", "box", "grep", "Cap", "/proc/self/status"];
     let own = bundle.ok(&["exec", "box", "grep", "Cap", "/proc/1/status"]);
     assert_eq!(bundle.ok(&status), own);
-    let more = bundle.ok(&["exec", "--cap", "CAP_NET_RAW", "box", "grep", "CapInh\\|CapAmb", "/proc/self/status"]);
-    assert_eq!(more, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n", "CVE-2022-27650");
+    let more = bundle.ok(&["exec", "--cap", "CAP_NET_RAW", "box", "grep", "Cap", "/proc/self/status"]);
+    let set = |name: &str| {
+        let line = more.lines().find_map(|line| line.strip_prefix(name)).expect("a line a set");
+        u64::from_str_radix(line.trim(), 16).expect("a mask")
+    };
+    assert_eq!((set("CapInh:"), set("CapAmb:")), (0, 0), "CVE-2022-27650");
+    assert_ne!(set("CapEff:") & 1 << 13, 0, "{more}");
 }
 
 #[test]
@@ -75,5 +80,39 @@ fn a_user_is_numbers_only() {
     for bad in ["root", "-1", "1 ", "+1", "1:", "4294967295"] {
         let error = bundle.fails(&["exec", "--user", bad, "box", "id"]);
         assert!(error.contains("UID[:GID]"), "{bad:?}: {error}");
+    }
+}
+
+#[test]
+fn descriptors_that_are_not_there_cannot_be_handed_on() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let error = bundle.fails(&["exec", "--preserve-fds", "40", "box", "true"]);
+    assert!(error.contains("is to be handed on and is not open"), "{error}");
+    bundle.script("ls /proc/self/fd");
+    let mut command = bundle.command(&["run", "--bundle", &bundle.at(), "second"]);
+    command.env("LISTEN_FDS", "4");
+    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n"), "meant for another process: {done:#?}");
+}
+
+#[test]
+fn exec_has_the_containers_limits() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 88 }]);
+    running(&mut bundle);
+    assert_eq!(bundle.ok(&["exec", "box", "sh", "-c", "ulimit -n; ulimit -Hn"]), "77\n88\n");
+}
+
+#[test]
+fn a_working_directory_of_the_host_is_refused() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    // CVE-2024-21626: whatever number is a directory of the host's.
+    for number in 3..40 {
+        for path in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/made-on-the-host")] {
+            let done = bundle.call(&["exec", "--cwd", &path, "box", "cat", "../etc/hostname", "etc/os-release"]);
+            assert!(done.code != 0 && done.stdout.is_empty(), "{path}: {done:#?}");
+        }
     }
 }

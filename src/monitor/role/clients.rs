@@ -168,6 +168,7 @@ impl Monitor {
             keep_groups: false,
             preserve_fds: 0,
             bundle: None,
+            keyring: true,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];

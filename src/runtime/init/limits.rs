@@ -7,7 +7,7 @@ use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{PosixRlimitType, Spec};
+use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 use sys::mount::{Attr, FsContext};
 use sys::schedule::{self, set_limit};
 use sys::{Call, Errno};
@@ -16,8 +16,7 @@ use sys::{Call, Errno};
 ///
 /// From outside its user namespace, as only there the caller's own rights count. A hard limit above the inherited one is
 /// clamped with a notice where it may not be raised; an OOM score below the inherited one is left.
-pub fn apply(spec: &Spec, pid: i32, notice: &mut dyn FnMut(String)) -> Result<(), Report> {
-    let Some(process) = spec.process() else { return Ok(()) };
+pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Result<(), Report> {
     for limit in process.rlimits().iter().flatten() {
         let resource = resource(limit.typ());
         match set_limit(pid, resource, limit.soft(), limit.hard()) {
@@ -66,10 +65,7 @@ pub fn sysctls(spec: &Spec) -> Result<(), Report> {
     let Some(sysctls) = sysctls.filter(|sysctls| !sysctls.is_empty()) else { return Ok(()) };
     let procfs = FsContext::open(c"proc")?.mount(Attr::empty()).step(|| "opening a private procfs".to_owned())?;
     for (name, value) in sysctls {
-        if !namespaced(name) {
-            let message = format!("sysctl {name} belongs to the whole host and cannot be set for a container");
-            return Err(Report::new(Kind::Unsupported, message));
-        }
+        check_namespaced(name)?;
         let path = format!("sys/{}", name.replace('.', "/"));
         let file = nix::fcntl::openat(procfs.as_fd(), path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open(/proc/{path})"));
@@ -79,6 +75,15 @@ pub fn sysctls(spec: &Spec) -> Result<(), Report> {
         .step(|| format!("setting {name}"))?;
     }
     Ok(())
+}
+
+/// Refuses a setting that no namespace has for itself.
+pub fn check_namespaced(name: &str) -> Result<(), Report> {
+    if namespaced(name) {
+        return Ok(());
+    }
+    let message = format!("sysctl {name} belongs to the whole host and cannot be set for a container");
+    Err(Report::new(Kind::Unsupported, message))
 }
 
 /// Settings that a namespace has for itself: sysctl documentation of the kernel, ipc_namespaces(7), namespaces(7).

@@ -181,7 +181,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     }
     attributes::apply(spec)?;
     let root = rootfs::mount(launch, rootfs, view).step(|| "mounting the root file system".to_owned())?;
-    let own_pids = is_new(spec, LinuxNamespaceType::Pid);
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_pids = listed.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
     devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {

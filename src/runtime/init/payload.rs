@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use base::{Context, Kind, Report};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{Capabilities, Process};
 use sys::security::{self, CapabilitySets};
@@ -68,6 +70,9 @@ impl Groups {
 pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     session(ready)?;
     let moved = change_directory(ready.process.cwd(), true).is_ok();
+    if moved {
+        check_directory()?;
+    }
     if ready.gate.is_some() {
         // Who creates a container learns now what else `start` would say.
         find(ready.process)?;
@@ -88,31 +93,29 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
 fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
     loop {
         let client = Channel::from(sys::socket::accept(gate)?);
-        if let Ok(Some((Message::Go, _))) = client.receive() {
+        // The answer tells it from one that came too late, whose connection ends without.
+        if matches!(client.receive(), Ok(Some((Message::Go, _)))) && client.send(&Message::Ready, None).is_ok() {
             return Ok(client);
         }
     }
 }
 
 fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
-    (ready.before_exec)()?;
     let process = ready.process;
-    sys::process::reset_signals()?;
     inherit(ready.preserve_fds)?;
     if let Some(labels) = &ready.labels {
         labels.set()?;
     }
     let umask = process.user().umask().unwrap_or(0o022);
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
-    // As few calls as can be come after the filter, which may refuse them: this one before, where that is possible.
-    if moved {
-        check_directory()?;
-    }
+    nix::sys::stat::umask(Mode::from_bits_truncate(umask));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if let (Some(program), false) = (ready.program, no_new_privileges) {
         load(program, ready.agent.as_ref())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
+    // A program of the container's, so with the rights of its command and no more.
+    (ready.before_exec)()?;
+    sys::process::reset_signals()?;
     if !moved {
         // A directory that only its owner may enter.
         change_directory(process.cwd(), false)?;
@@ -156,7 +159,11 @@ fn session(ready: &Ready<'_>) -> Result<(), SysError> {
     }
     let owner = Uid::from_raw(ready.identity.uid);
     for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-        // Streams that are not ours to give (a socket, the null device) stay as they are.
+        // The null device would be everybody's, where the caller may give it away.
+        if nix::sys::stat::fstat(stream).is_ok_and(|stat| stat.st_rdev == nix::sys::stat::makedev(1, 3)) {
+            continue;
+        }
+        // Streams that are not ours to give (a socket) stay as they are.
         let _ = nix::unistd::fchown(stream, Some(owner), None);
     }
     Ok(())
@@ -166,7 +173,10 @@ fn session(ready: &Ready<'_>) -> Result<(), SysError> {
 fn change_directory(cwd: &Path, make: bool) -> Result<(), Report> {
     match nix::unistd::chdir(cwd) {
         Err(Errno::ENOENT) if make => {
-            std::fs::create_dir_all(cwd).call(|| format!("mkdir({cwd:?})"))?;
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let root = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(/, O_PATH)".to_owned())?;
+            // Not through links of `/proc`, which may lead to what is still open of the host's.
+            sys::path::make_dirs_in(root.as_fd(), cwd)?;
             nix::unistd::chdir(cwd).call(|| format!("chdir({cwd:?})"))?;
             Ok(())
         }

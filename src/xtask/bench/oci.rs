@@ -23,6 +23,9 @@ fn runtimes(ground: &Ground) -> Vec<(&'static str, PathBuf, &'static [&'static s
 fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> {
     let root = plain_root(ground)?;
     let bundle = ground.directory.join(name);
+    if bundle.exists() {
+        fs::remove_dir_all(&bundle)?;
+    }
     fs::create_dir_all(&bundle)?;
     output(command("crun", ["spec", "--rootless"]).current_dir(&bundle))?;
     let file = bundle.join("config.json");

@@ -67,7 +67,7 @@ pub fn dial(run_dir: &Path) -> Result<OwnedFd, ClientError> {
     let path = run_dir.join("sock");
     let connected = open_directory(run_dir).and_then(|directory| {
         let fd = seqpacket(SockFlag::empty())?;
-        connect(fd.as_raw_fd(), &address_in(directory.as_fd())?).call(|| format!("connect({path:?})"))?;
+        connect(fd.as_raw_fd(), &address_in(directory.as_fd(), "sock")?).call(|| format!("connect({path:?})"))?;
         Ok(fd)
     });
     connected.map_err(|source| ClientError::NoMonitor { path, source })

@@ -9,7 +9,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
+use runtime::capabilities::bit;
 use runtime::init::attributes::{has_apparmor, has_selinux};
 use runtime::init::mounts::extents;
 use runtime::launch::HookContext;
@@ -224,7 +225,7 @@ fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
         Some(user) if user.path().is_some() && (uids || gids) => {
             return wrong("a user namespace that is joined has its mappings already".to_owned());
         }
-        None if !sys::security::capabilities()?.effective & CAP_SYS_ADMIN == CAP_SYS_ADMIN => {
+        None if sys::security::capabilities()?.effective & bit(Capability::SysAdmin) == 0 => {
             return Err(Report::new(Kind::Denied, "without a user namespace a container needs CAP_SYS_ADMIN")
                 .with_hint("add a user namespace with mappings, as `spec --rootless` writes them"));
         }
@@ -261,9 +262,6 @@ fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
     Ok(())
 }
 
-/// `linux/capability.h`.
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-
 fn check_hooks(spec: &Spec) -> Result<(), Report> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     #[allow(deprecated, reason = "configurations of version 1.0 have it")]
@@ -287,6 +285,11 @@ fn check_hooks(spec: &Spec) -> Result<(), Report> {
 }
 
 impl Loaded {
+    /// What hooks and a seccomp agent are told.
+    pub fn context(&self, id: &str) -> HookContext {
+        HookContext { id: id.to_owned(), bundle: self.bundle.clone() }
+    }
+
     /// What init is to do.
     pub fn launch(&self, id: &str, arguments: &Bundle) -> Launch {
         let linux = self.spec.linux().as_ref();
@@ -313,7 +316,7 @@ impl Loaded {
             keyring: !arguments.no_new_keyring,
             keep_groups: keeps_groups(&self.spec),
             preserve_fds: preserved(arguments.preserve_fds),
-            bundle: Some(HookContext { id: id.to_owned(), bundle: self.bundle.clone() }),
+            bundle: Some(self.context(id)),
         }
     }
 }

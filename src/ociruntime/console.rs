@@ -30,14 +30,9 @@ pub fn send(path: &Path, master: BorrowedFd<'_>) -> Result<(), Report> {
     let step = || format!("sending the terminal to {}", path.display());
     // The path may be longer than an address holds.
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-    let directory = nix::fcntl::open(directory, flags, nix::sys::stat::Mode::empty())
-        .call(|| format!("open({directory:?})"))
-        .step(step)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let address = UnixAddr::new(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()).as_str())
-        .call(|| format!("socket address {path:?}"))
-        .step(step)?;
+    let directory = sys::socket::open_directory(directory).step(step)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let address = sys::socket::address_in(directory.as_fd(), &name).step(step)?;
     let peer = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .call(|| "socket(AF_UNIX, SOCK_STREAM)".to_owned())?;
     connect(peer.as_raw_fd(), &address).call(|| format!("connect({path:?})")).step(step)?;

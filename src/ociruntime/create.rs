@@ -3,12 +3,11 @@
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use base::{Context, Kind, Report};
 use cgroup::oci::Cgroup;
 use nix::sys::signal::Signal;
-use oci_spec::runtime::{Hook, Hooks, Spec};
+use oci_spec::runtime::{Hook, Spec};
 use runtime::bundle::{self, Born, Handed};
 use runtime::channel::Message;
 use runtime::hooks;
@@ -18,7 +17,7 @@ use sys::process::{pidfd_send_signal, reap};
 use crate::args::{Bundle, Create, Global, Run};
 use crate::config::{self, Loaded};
 use crate::log::Log;
-use crate::state::{FORMAT, Init, Place, Record, Root, Status, check_id, now};
+use crate::state::{Container, FORMAT, Init, Place, Record, Root, Status, check_id, now};
 use crate::{console, control, delete, start};
 
 /// Creates a container; its init waits at the gate when this returns.
@@ -151,8 +150,7 @@ impl Making<'_> {
     fn run(&mut self, arguments: &Bundle) -> Result<(OwnedFd, i32, Option<OwnedFd>), Report> {
         let creating = self.place.make_lock("creating")?;
         self.place.write_record(&self.record)?;
-        let spec = self.loaded.spec.clone();
-        let text = serde_json::to_vec(&spec).map_err(|error| Report::of(Kind::Internal, error))?;
+        let text = serde_json::to_vec(&self.loaded.spec).map_err(|error| Report::of(Kind::Internal, error))?;
         self.place.write("config.json", &text)?;
         let handed = Handed { gate: self.place.make_gate()?, lock: self.place.make_lock("lock")? };
         let planned = self.cgroup.lines().len();
@@ -174,7 +172,7 @@ impl Making<'_> {
         loop {
             match channel.receive()? {
                 Some((Message::Console, Some(fd))) => {
-                    if let Some(process) = spec.process() {
+                    if let Some(process) = launch.spec.process() {
                         console::resize(fd.as_fd(), process)?;
                     }
                     match &arguments.console_socket {
@@ -201,8 +199,7 @@ impl Making<'_> {
     /// The hooks in the runtime's namespaces, while init waits.
     fn runtime_hooks(&self, pid: i32) -> Result<(), Report> {
         let Some(hooks) = self.loaded.spec.hooks() else { return Ok(()) };
-        let context =
-            runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
+        let context = self.loaded.context(self.place.id());
         // These were called before there was a word for it, and expect the next one.
         let state = context.state_of(&self.loaded.spec, Status::Created.word(), pid);
         #[allow(deprecated, reason = "configurations of version 1.0 have it")]
@@ -216,18 +213,10 @@ impl Making<'_> {
         if let Some(pidfd) = self.pidfd.take() {
             let _ = pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL as i32);
             let _ = reap(pidfd.as_fd(), true);
-            let _ = crate::state::wait_end(&pidfd, Duration::from_secs(2));
         }
-        let hooks = self.loaded.spec.hooks().as_ref().and_then(|hooks: &Hooks| hooks.poststop().as_deref());
-        let context =
-            runtime::launch::HookContext { id: self.place.id().to_owned(), bundle: self.loaded.bundle.clone() };
         if self.record.init.is_some() {
-            let state = context.state_of(&self.loaded.spec, Status::Stopped.word(), 0);
-            hooks::run_all("poststop", hooks.unwrap_or_default(), &state, &self.loaded.bundle, &mut |report| {
-                self.log.warn(&report.lines().join(": "));
-            });
-        }
-        if self.cgroup.remove().is_ok() {
+            let _ = delete::remove(&Container { place: self.place, record: self.record }, self.log);
+        } else if self.cgroup.remove().is_ok() {
             let _ = self.place.remove();
         }
     }

@@ -22,8 +22,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
     let container = root.load(&arguments.id)?;
     let signal = base::units::parse_signal(&arguments.signal)?;
-    if arguments.all {
-        return kill_all(&container, signal);
+    if arguments.all
+        && let Some(group) = container.cgroup()?.container()
+    {
+        match Signal::try_from(signal) {
+            Ok(Signal::SIGKILL) => group.kill()?,
+            Ok(signal) => group.signal(signal)?,
+            Err(_) => return Err(Report::new(Kind::Usage, format!("signal {signal} cannot be sent to all"))),
+        }
+        return Ok(0);
     }
     // The words by which callers know it.
     let gone = || Report::new(Kind::Conflict, format!("container not running: {:?}", arguments.id));
@@ -36,23 +43,6 @@ pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
         control::thaw(&container);
     }
     Ok(0)
-}
-
-fn kill_all(container: &Container, signal: i32) -> Result<u8, Report> {
-    if let Some(group) = container.cgroup()?.container() {
-        match Signal::try_from(signal) {
-            Ok(Signal::SIGKILL) => group.kill()?,
-            Ok(signal) => group.signal(signal)?,
-            Err(_) => return Err(Report::new(Kind::Usage, format!("signal {signal} cannot be sent to all"))),
-        }
-        return Ok(0);
-    }
-    let gone = || Report::new(Kind::Conflict, format!("container not running: {:?}", container.place.id()));
-    let (_, init) = container.init().ok_or_else(gone)?;
-    match pidfd_send_signal(init.as_fd(), signal) {
-        Err(error) if error.errno() == Errno::ESRCH => Err(gone()),
-        sent => Ok(sent.map(|()| 0)?),
-    }
 }
 
 /// Removes a container that has ended or was never started; with `--force` one that runs, too.
@@ -83,7 +73,8 @@ pub fn end(root: &Root, id: &str, log: &Log) -> Result<(), Report> {
     remove(&root.load(id)?, log)
 }
 
-fn remove(container: &Container, log: &Log) -> Result<(), Report> {
+/// Ends a container, if it still runs, and removes all of it.
+pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
     if let Some((_, init)) = container.init() {
         match pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32) {
             Err(error) if error.errno() != Errno::ESRCH => return Err(error.into()),
@@ -97,14 +88,13 @@ fn remove(container: &Container, log: &Log) -> Result<(), Report> {
     }
     let cgroup = control::remove(&container.record);
     // A creator that was killed early may have left no configuration.
-    let spec = container.place.spec().ok();
-    if let Some(poststop) = spec.as_ref().and_then(|spec| Some(list(spec.hooks().as_ref()?.poststop().as_ref()))) {
-        let state = spec.as_ref().map(|spec| container.state(spec, Status::Stopped));
-        if let Some(state) = state {
-            hooks::run_all("poststop", poststop, &state, &container.record.bundle, &mut |report| {
-                log.warn(&report.lines().join(": "));
-            });
-        }
+    if let Ok(spec) = container.place.spec()
+        && let Some(hooks) = spec.hooks()
+    {
+        let state = container.state(&spec, Status::Stopped);
+        hooks::run_all("poststop", list(hooks.poststop().as_ref()), &state, &container.record.bundle, &mut |report| {
+            log.warn(&report.lines().join(": "));
+        });
     }
     // With its cgroup left the record stays, so that the next try finds it.
     cgroup?;

@@ -9,6 +9,7 @@ use runtime::bundle::{self, Born};
 use runtime::capabilities;
 use runtime::channel::Message;
 use runtime::init::attributes;
+use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext};
 
 use crate::args::Exec;
@@ -185,10 +186,6 @@ fn process(arguments: &Exec, spec: &Spec, log: &Log) -> Result<Process, Report> 
 
 /// `UID[:GID]`, digits only (CVE-2026-30892: a loose parse gave another user).
 fn numbers(text: &str) -> Result<(u32, Option<u32>), Report> {
-    let number = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse().ok()).flatten().filter(|id| *id != u32::MAX)
-    };
     let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
     let bad = || Report::new(Kind::Usage, format!("--user {text:?} is not UID[:GID] in numbers"));
     let gid = gid.map(|gid| number(gid).ok_or_else(bad)).transpose()?;

@@ -9,13 +9,14 @@
 //! create ── load, validate ── state directory ── cgroup ── runtime::bundle::create ──▶ init
 //!              │                                     ◀── Mounted ── prestart, createRuntime hooks ── Go ──▶
 //!              └── nothing has been made until here  ◀── Console ── sent to --console-socket
-//!                                                    ◀── Ready ── record, pid file; create ends
+//!                                                    ◀── Ready ── pid file; create ends
 //! start ── connects to the gate ── Go ──▶ init: startContainer hooks, exec ── end of the socket ──▶ poststart hooks
 //! ```
 //! Truth about a container is never a word in a file that a killed command could have left wrong ([`state`]):
-//! * *creating*: its record has no init, or the creator still holds the lock `creating`;
+//! * *creating*: the creator still holds the lock `creating`;
 //! * *created*: init lives and still holds the lock `lock`, which its exec releases;
-//! * *running*, *paused*: init lives, the lock is free; the cgroup says which of the two;
+//! * *running*: init lives and the lock is free;
+//! * *paused*: init lives, started or not, and its cgroup is frozen;
 //! * *stopped*: no process has the recorded pid and start time in this boot.
 
 // The words on an option are also its help text, where brackets mean "may be left out".
@@ -54,10 +55,8 @@ pub fn main(
     let line = match args::parse(arguments) {
         Ok(line) => line,
         Err(refused) => {
-            let text = refused.render();
             // Whoever asked for help and closed the pipe has seen enough.
             let _ = refused.print();
-            drop(text);
             return u8::from(refused.use_stderr());
         }
     };
@@ -103,14 +102,15 @@ fn take_descriptors(verb: &Verb) -> Result<(), Report> {
 }
 
 fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBuf, Report>) -> Result<u8, Report> {
+    // First, as it begins all anew.
+    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
+        runtime::own_binary::protect()?;
+    }
     let global = line.global;
     let root = match &global.root {
         Some(root) => state::Root::at(root)?,
         None => state::Root::at(&default_root()?)?,
     };
-    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
-        runtime::own_binary::protect()?;
-    }
     match line.verb {
         Verb::Create(arguments) => create::create(&root, &global, &arguments, log),
         Verb::Run(arguments) => create::run(&root, &global, &arguments, log),

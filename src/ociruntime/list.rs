@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use base::{Kind, Report};
+use runtime::outer::login_name;
 use serde::Serialize;
 use sys::Call;
 
@@ -38,19 +39,8 @@ fn told<'a>(container: &'a Container, spec: &'a oci_spec::runtime::Spec) -> Told
         rootfs: &container.record.rootfs,
         created: &container.record.created,
         annotations: state.annotations,
-        owner: owner(container.record.owner),
+        owner: login_name(container.record.owner).unwrap_or_else(|| format!("#{}", container.record.owner)),
     }
-}
-
-/// The user's name, or the number where the machine's file has none.
-fn owner(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// Prints to standard output; a reader that has seen enough is no error.

@@ -18,16 +18,17 @@ use std::time::SystemTime;
 
 use base::{Context, Explain, Kind, Report};
 use cgroup::oci::Cgroup;
-use nix::fcntl::OFlag;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::sys::stat::Mode;
+use nix::sys::socket::{Backlog, SockFlag, bind, connect, listen};
 use oci_spec::runtime::Spec;
 use runtime::channel::Channel;
 use runtime::hooks::{State, VERSION};
 use serde::{Deserialize, Serialize};
 use sys::process::{boot_id, is_zombie, pidfd_open, start_time};
+use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{Call, Errno};
 
+/// The socket at which init waits.
+const GATE: &str = "gate";
 /// A record or configuration that is larger was not written by us.
 const FILE_MAX: u64 = 16 << 20;
 
@@ -235,9 +236,9 @@ impl Place {
 
     /// Makes the socket at which init waits.
     pub fn make_gate(&self) -> Result<OwnedFd, Report> {
-        let (_directory, address) = self.gate()?;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+        let directory = open_directory(&self.path)?;
+        let address = address_in(directory.as_fd(), GATE)?;
+        let fd = seqpacket(SockFlag::empty())?;
         bind(fd.as_raw_fd(), &address).call(|| format!("bind({:?})", self.path.join("gate")))?;
         let backlog = Backlog::new(8).call(|| "listen backlog".to_owned())?;
         listen(&fd, backlog).call(|| "listen()".to_owned())?;
@@ -246,20 +247,11 @@ impl Place {
 
     /// Reaches init at its gate.
     pub fn knock(&self) -> Result<Channel, Report> {
-        let (_directory, address) = self.gate()?;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".to_owned())?;
+        let directory = open_directory(&self.path)?;
+        let address = address_in(directory.as_fd(), GATE)?;
+        let fd = seqpacket(SockFlag::empty())?;
         connect(fd.as_raw_fd(), &address).call(|| format!("connect({:?})", self.path.join("gate")))?;
         Ok(Channel::from(fd))
-    }
-
-    /// The socket's address by descriptor, as a path may be longer than an address holds.
-    fn gate(&self) -> Result<(OwnedFd, UnixAddr), Report> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = nix::fcntl::open(&self.path, flags, Mode::empty()).call(|| format!("open({:?})", self.path))?;
-        let path = format!("/proc/self/fd/{}/gate", directory.as_raw_fd());
-        let address = UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))?;
-        Ok((directory, address))
     }
 
     /// Replaces the record.

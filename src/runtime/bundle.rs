@@ -27,7 +27,7 @@ use sys::process::{Child, Flags, fork, reap};
 use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
-use crate::launch::Launch;
+use crate::launch::{Launch, is_new, listed, profile};
 use crate::seccomp::Filter;
 use crate::stage::{become_mapped_root, name_the_limit, namespaces};
 use crate::{init, outer, seccomp};
@@ -73,8 +73,7 @@ pub fn create(
     caller: &mut dyn Making,
 ) -> Result<Born, Report> {
     let spec = &launch.spec;
-    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let program = profile.map(seccomp::compile_with_agent).transpose()?;
+    let program = profile(spec).map(seccomp::compile_with_agent).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| caller.notice(ignored.to_string()));
     let joined = Joined::open(spec)?;
     let (ours, theirs) = Channel::pair()?;
@@ -163,31 +162,41 @@ pub fn create(
     let (channel, to_init) = taken(&ends)?;
     drop(rest.take());
     let to_helper = to_helper.take();
-    let init = loop {
-        match channel.receive()? {
-            Some((Message::Unmapped, _)) => {
-                map(launch, helper.pid)?;
-                if let Some(to_helper) = &to_helper {
-                    to_helper.send(&Message::Go, None)?;
-                }
-            }
-            Some((Message::Init { pid }, Some(pidfd))) => break Child { pid, pidfd },
-            Some((Message::Notice(text), _)) => caller.notice(text),
-            Some((Message::Failed(failure), _)) => {
-                reap(helper.pidfd.as_fd(), true)?;
-                return Err(failure.into());
-            }
-            Some(_) => {}
-            None => return Err(Report::new(Kind::Internal, "the process that makes the namespaces was killed")),
+    let init = born(&channel, &helper, caller, &mut || {
+        map(launch, helper.pid)?;
+        if let Some(to_helper) = &to_helper {
+            to_helper.send(&Message::Go, None)?;
         }
-    };
-    reap(helper.pidfd.as_fd(), true)?;
+        Ok(())
+    })?;
     caller
         .place(init.pid)
         .and_then(|()| if early_user { Ok(()) } else { map(launch, init.pid) })
         .and_then(|()| Ok(sys::socket::send(to_init.as_fd(), b"mapped", &[])?))
         .map_err(|report| said(&channel).unwrap_or(report))?;
     Ok(Born { init, channel })
+}
+
+/// Hears a helper out, until it has said which process it has forked for us, and reaps it; `unmapped` when it waits for
+/// its maps.
+pub(crate) fn born(
+    channel: &Channel,
+    helper: &Child,
+    caller: &mut dyn Making,
+    unmapped: &mut dyn FnMut() -> Result<(), Report>,
+) -> Result<Child, Report> {
+    let child = loop {
+        match channel.receive()? {
+            Some((Message::Unmapped, _)) => unmapped()?,
+            Some((Message::Init { pid }, Some(pidfd))) => break Ok(Child { pid, pidfd }),
+            Some((Message::Notice(text), _)) => caller.notice(text),
+            Some((Message::Failed(failure), _)) => break Err(failure.into()),
+            Some(_) => {}
+            None => return Err(Report::new(Kind::Internal, "the process that enters the namespaces was killed")),
+        }
+    };
+    reap(helper.pidfd.as_fd(), true)?;
+    child
 }
 
 /// What init said before it ended, where that is why something could not be done for it.
@@ -214,12 +223,10 @@ fn map(launch: &Launch, pid: i32) -> Result<(), Report> {
 
 /// What a clock of the container is ahead, as a line of `/proc/PID/timens_offsets`; `None` without a new time namespace.
 fn time_offsets(spec: &Spec) -> Option<String> {
-    let linux = spec.linux().as_ref()?;
-    let listed = linux.namespaces().as_deref().unwrap_or_default();
-    if !listed.iter().any(|one| one.typ() == LinuxNamespaceType::Time && one.path().is_none()) {
+    if !is_new(spec, LinuxNamespaceType::Time) {
         return None;
     }
-    let offsets = linux.time_offsets().iter().flatten();
+    let offsets = spec.linux().iter().filter_map(|linux| linux.time_offsets().as_ref()).flatten();
     let line = |clock: &String, offset: &oci_spec::runtime::LinuxTimeOffset| {
         format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
     };
@@ -239,15 +246,14 @@ fn shift_clocks(offsets: &str) -> Result<(), SysError> {
 #[derive(Debug)]
 struct Joined {
     user: Option<OwnedFd>,
-    others: Vec<(LinuxNamespaceType, CloneFlags, OwnedFd)>,
+    others: Vec<(LinuxNamespaceType, OwnedFd)>,
 }
 
 impl Joined {
     /// Opens all of them before anything is made.
     fn open(spec: &Spec) -> Result<Self, Report> {
-        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         let mut joined = Joined { user: None, others: Vec::new() };
-        for namespace in listed {
+        for namespace in listed(spec) {
             let Some(path) = namespace.path() else { continue };
             let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
                 .call(|| format!("open({path:?})"))
@@ -256,14 +262,11 @@ impl Joined {
             if !of_kernel {
                 return Err(Report::new(Kind::Usage, format!("{} is no namespace", path.display())));
             }
-            match flag(namespace.typ()) {
+            if namespace.typ() != LinuxNamespaceType::User {
+                joined.others.push((namespace.typ(), fd));
+            } else if identity(&fd)? != identity(open_own("user")?)? {
                 // Our own cannot be joined again (EINVAL), and need not be.
-                CloneFlags::CLONE_NEWUSER => {
-                    if identity(&fd)? != identity(open_own("user")?)? {
-                        joined.user = Some(fd);
-                    }
-                }
-                flag => joined.others.push((namespace.typ(), flag, fd)),
+                joined.user = Some(fd);
             }
         }
         Ok(joined)
@@ -281,28 +284,27 @@ impl Joined {
             nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
         }
         // The mount namespace last: with its `/proc` nothing can be trusted any more.
-        let is_mount = |typ: LinuxNamespaceType| typ == LinuxNamespaceType::Mount;
-        let (mounts, others): (Vec<_>, Vec<_>) = self.others.iter().partition(|(typ, ..)| is_mount(*typ));
+        let (mounts, others): (Vec<_>, Vec<_>) =
+            self.others.iter().partition(|(typ, _)| *typ == LinuxNamespaceType::Mount);
         let Some(user) = &self.user else {
-            return others.into_iter().chain(mounts).try_for_each(|(typ, flag, fd)| join(*typ, *flag, fd.as_fd()));
+            return others.into_iter().chain(mounts).try_for_each(|(typ, fd)| join(*typ, fd));
         };
         let mut left = Vec::new();
-        for (typ, flag, fd) in others {
-            match setns(fd, *flag) {
+        for namespace in others {
+            match setns(&namespace.1, flag(namespace.0)) {
                 Ok(()) => {}
-                Err(Errno::EPERM) => left.push((*typ, *flag, fd.as_fd())),
-                Err(errno) => return Err(refused(*typ, errno)),
+                Err(Errno::EPERM) => left.push(namespace),
+                Err(errno) => return Err(refused(namespace.0, errno)),
             }
         }
-        join(LinuxNamespaceType::User, CloneFlags::CLONE_NEWUSER, user.as_fd())?;
+        join(LinuxNamespaceType::User, user)?;
         become_mapped_root()?;
-        left.extend(mounts.into_iter().map(|(typ, flag, fd)| (*typ, *flag, fd.as_fd())));
-        left.into_iter().try_for_each(|(typ, flag, fd)| join(typ, flag, fd))
+        left.into_iter().chain(mounts).try_for_each(|(typ, fd)| join(*typ, fd))
     }
 }
 
-fn join(typ: LinuxNamespaceType, flag: CloneFlags, fd: BorrowedFd<'_>) -> Result<(), Report> {
-    setns(fd, flag).map_err(|errno| refused(typ, errno))
+fn join(typ: LinuxNamespaceType, fd: &OwnedFd) -> Result<(), Report> {
+    setns(fd, flag(typ)).map_err(|errno| refused(typ, errno))
 }
 
 fn refused(typ: LinuxNamespaceType, errno: Errno) -> Report {
@@ -316,7 +318,7 @@ fn refused(typ: LinuxNamespaceType, errno: Errno) -> Report {
 }
 
 /// The flag of clone(2) for a namespace type.
-pub fn flag(typ: LinuxNamespaceType) -> CloneFlags {
+fn flag(typ: LinuxNamespaceType) -> CloneFlags {
     match typ {
         LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
         LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,

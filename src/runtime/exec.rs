@@ -14,11 +14,11 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use sys::namespace::{identity, open_namespace, open_own, proc_dir};
-use sys::process::{Child, Flags, fork, pidfd_send_signal, reap};
+use sys::process::{Flags, fork, pidfd_send_signal, reap};
 use sys::role::Inherited;
 use sys::{Call, Errno, SysError};
 
-use crate::bundle::{Born, CLONE_NEWTIME, Making};
+use crate::bundle::{Born, CLONE_NEWTIME, Making, born};
 use crate::channel::{Channel, Message};
 use crate::init::{self, attributes, console, payload, user};
 use crate::launch::ExecLaunch;
@@ -86,20 +86,8 @@ pub fn in_bundle(
         }
         channel.send(&Message::Go, None)?;
     }
-    let born = loop {
-        match channel.receive()? {
-            Some((Message::Init { pid }, Some(pidfd))) => break Child { pid, pidfd },
-            Some((Message::Notice(text), _)) => caller.notice(text),
-            Some((Message::Failed(failure), _)) => {
-                reap(helper.pidfd.as_fd(), true)?;
-                return Err(failure.into());
-            }
-            Some(_) => {}
-            None => return Err(Report::new(Kind::Internal, "the process that enters the container was killed")),
-        }
-    };
-    reap(helper.pidfd.as_fd(), true)?;
-    Ok(Born { init: born, channel })
+    let init = born(&channel, &helper, caller, &mut || Ok(()))?;
+    Ok(Born { init, channel })
 }
 
 fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {

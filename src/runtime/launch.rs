@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
 use sys::namespace::IdMap;
 
@@ -73,6 +73,21 @@ impl HookContext {
     }
 }
 
+/// The namespaces that a specification lists.
+pub fn listed(spec: &Spec) -> &[LinuxNamespace] {
+    spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default()
+}
+
+/// Whether a specification asks for a new namespace of this type.
+pub fn is_new(spec: &Spec, typ: LinuxNamespaceType) -> bool {
+    listed(spec).iter().any(|namespace| namespace.typ() == typ && namespace.path().is_none())
+}
+
+/// The seccomp profile of a specification.
+pub fn profile(spec: &Spec) -> Option<&LinuxSeccomp> {
+    spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref())
+}
+
 /// Where a container's root file system comes from.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Rootfs {
@@ -106,7 +121,7 @@ pub struct ExecLaunch {
     /// Host pid of the container's init, checked against the pidfd.
     pub init_pid: i32,
     /// The container's seccomp profile.
-    pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    pub seccomp: Option<LinuxSeccomp>,
     /// As [`Launch::setgroups`].
     pub setgroups: bool,
     /// As [`Launch::keep_groups`].

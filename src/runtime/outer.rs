@@ -20,11 +20,13 @@ use std::process::Command;
 use base::{Explain, Kind, Ladder, Trial};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use oci_spec::runtime::Capability;
 use serde::{Deserialize, Serialize};
 use sys::namespace::{Extent, IdMap, map_text, open_namespace, proc_dir, write_proc};
 use sys::process::{Flags, fork, pidfd_send_signal, reap};
 use sys::{Call, SysError};
 
+use crate::capabilities::bit;
 use crate::root_ids;
 
 /// How many ids a full map offers to containers: those that images use.
@@ -123,14 +125,18 @@ impl Caller {
     /// stay unknown here and `getsubids` is asked for their ranges.
     pub fn current(block: Option<u32>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let name = passwd.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-        });
-        Caller { uid, gid, name: name.unwrap_or_default(), block }
+        Caller { uid, gid, name: login_name(uid).unwrap_or_default(), block }
     }
+}
+
+/// The name of a user in this machine's `/etc/passwd`.
+pub fn login_name(uid: u32) -> Option<String> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 /// Why no outer user namespace could be made.
@@ -204,8 +210,8 @@ pub fn write_maps(pid: i32, uids: &[Extent], gids: &[Extent]) -> Result<(), SysE
     let own = |map: &[Extent], id: u32| matches!(map, [extent] if extent.outside == id && extent.size == 1);
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let map = OuterMap { uids: uids.to_vec(), gids: gids.to_vec(), setgroups: true };
-    let may = sys::security::capabilities()?.effective & (1 << 6 | 1 << 7) == (1 << 6 | 1 << 7);
-    if may {
+    let needed = bit(Capability::Setgid) | bit(Capability::Setuid);
+    if sys::security::capabilities()?.effective & needed == needed {
         return write_maps_directly(pid, &map);
     }
     if own(uids, uid) && own(gids, gid) {

@@ -21,9 +21,9 @@ use sys::role::Inherited;
 use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
-use crate::init;
-use crate::launch::{Launch, Rootfs};
+use crate::launch::{Launch, Rootfs, listed, profile};
 use crate::seccomp::Filter;
+use crate::{init, seccomp};
 
 /// What the role does with what it inherited; see [`Launch`] for the names of its descriptors.
 pub fn main(mut inherited: Inherited) -> ExitCode {
@@ -45,7 +45,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
-    let program = init::compile_seccomp(launch.spec.linux().as_ref())?;
+    let program = profile(&launch.spec).map(seccomp::compile_without_agent).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     if let Some(process) = launch.spec.process() {
@@ -122,8 +122,7 @@ pub fn become_root() -> Result<(), SysError> {
 
 /// The namespaces that clone3(2) makes new by the specification, but for user namespaces and those of time.
 pub(crate) fn namespaces(spec: &Spec) -> Flags {
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let new = listed.iter().filter(|namespace| namespace.path().is_none());
+    let new = listed(spec).iter().filter(|namespace| namespace.path().is_none());
     new.fold(Flags::empty(), |flags, namespace| {
         flags
             | match namespace.typ() {

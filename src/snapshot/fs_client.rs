@@ -104,7 +104,7 @@ pub fn try_connect(places: &FsPlaces<'_>, key: &str) -> Result<Option<FsConnecti
         dir => dir?,
     };
     let socket = seqpacket(SockFlag::empty())?;
-    match connect(socket.as_raw_fd(), &address_in(dir.as_fd())?) {
+    match connect(socket.as_raw_fd(), &address_in(dir.as_fd(), "sock")?) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => return Ok(None),
         result => result.call(|| format!("connect({:?})", places.run.join(key).join("sock")))?,
     }
@@ -136,13 +136,14 @@ pub fn connect_or_spawn(places: &FsPlaces<'_>, spec: &FsSpec<'_>) -> Result<FsCo
         Err(errno) => return Err(SysError::new(format!("unlink({:?})", path.join("sock")), errno).into()),
     }
     let listener = seqpacket(SockFlag::empty())?;
-    bind(listener.as_raw_fd(), &address_in(dir.as_fd())?).call(|| format!("bind({:?})", path.join("sock")))?;
+    bind(listener.as_raw_fd(), &address_in(dir.as_fd(), "sock")?).call(|| format!("bind({:?})", path.join("sock")))?;
     let backlog = Backlog::new(64).unwrap_or(Backlog::MAXCONN);
     listen(&listener, backlog).call(|| format!("listen({:?})", path.join("sock")))?;
     start(spec, listener.as_fd())?;
     drop(listener);
     let socket = seqpacket(SockFlag::empty())?;
-    connect(socket.as_raw_fd(), &address_in(dir.as_fd())?).call(|| format!("connect({:?})", path.join("sock")))?;
+    connect(socket.as_raw_fd(), &address_in(dir.as_fd(), "sock")?)
+        .call(|| format!("connect({:?})", path.join("sock")))?;
     greet(socket, spec.key)
 }
 

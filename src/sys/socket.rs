@@ -37,10 +37,10 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
 }
 
-/// The address of the socket `sock` in a directory, valid while that is open. By way of the descriptor, since an address
+/// The address of a socket in a directory, valid while that is open. By way of the descriptor, since an address
 /// holds a path of 107 bytes at most: unix(7).
-pub fn address_in(directory: BorrowedFd<'_>) -> Result<UnixAddr> {
-    let path = format!("/proc/self/fd/{}/sock", directory.as_raw_fd());
+pub fn address_in(directory: BorrowedFd<'_>, name: &str) -> Result<UnixAddr> {
+    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
     UnixAddr::new(path.as_str()).call(|| format!("socket address {path:?}"))
 }
 

@@ -311,7 +311,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let directory = sys::socket::open_directory(run.path()).unwrap();
         let silent = sys::socket::seqpacket(SockFlag::empty()).unwrap();
-        bind(silent.as_raw_fd(), &sys::socket::address_in(directory.as_fd()).unwrap()).unwrap();
+        bind(silent.as_raw_fd(), &sys::socket::address_in(directory.as_fd(), "sock").unwrap()).unwrap();
         listen(&silent, Backlog::MAXCONN).unwrap();
         assert!(ask_monitor(run.path(), Duration::from_millis(50)).is_none());
     }

@@ -203,7 +203,7 @@ pub(super) fn listen_in(run_dir: &Path) -> Result<OwnedFd, SysError> {
     }
     let directory = open_directory(run_dir)?;
     let fd = seqpacket(SockFlag::SOCK_NONBLOCK)?;
-    bind(fd.as_raw_fd(), &address_in(directory.as_fd())?).call(|| format!("bind({path:?})"))?;
+    bind(fd.as_raw_fd(), &address_in(directory.as_fd(), "sock")?).call(|| format!("bind({path:?})"))?;
     listen(&fd, Backlog::MAXCONN).call(|| format!("listen({path:?})"))?;
     Ok(fd)
 }

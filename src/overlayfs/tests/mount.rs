@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuse::{FuserWire, Wire};
 use index::{Content, Entry, Index, Metadata, Time, TreeBuilder, merge};
@@ -208,55 +207,6 @@ fn inside_counting() {
     for ((what, most), found) in ALLOCATIONS_MAX.into_iter().zip(found) {
         println!("{what}: {found} allocations in {FILES} requests");
         assert!(found <= most * FILES, "{what}: {found} allocations in {FILES} requests, more than {most} in each");
-    }
-}
-
-/// Times of everyday work in our mount and in the kernel's overlayfs over the same tree; printed, not judged.
-#[test]
-#[ignore = "a measurement: OVERLAYFS_TEST_TREE names the tree, run in a user namespace"]
-fn measure() {
-    let work = tempfile::tempdir().unwrap();
-    let work = work.path();
-    let source = PathBuf::from(std::env::var_os("OVERLAYFS_TEST_TREE").unwrap());
-    for dir in ["upper", "merged", "kupper", "kwork", "kernel", "fupper", "fwork", "fuse"] {
-        fs::create_dir(work.join(dir)).unwrap();
-    }
-    let (index, sources) = chain(&source);
-    let upper = File::open(work.join("upper")).unwrap().into();
-    let overlay = Arc::new(Overlay::open(upper, index, Arc::new(sources), Policy::Durable).unwrap());
-    mount(&overlay, &work.join("merged"));
-    let lower = source.display();
-    shell(
-        &format!("mount -t overlay overlay -o userxattr,lowerdir={lower},upperdir=kupper,workdir=kwork kernel"),
-        work,
-    );
-    let mut rivals = vec!["merged", "kernel"];
-    if Command::new("fuse-overlayfs").arg("--version").output().is_ok() {
-        shell(&format!("fuse-overlayfs -o lowerdir={lower},upperdir=fupper,workdir=fwork fuse"), work);
-        rivals.push("fuse");
-    }
-    shell(&format!("tar -C {lower} -cf all.tar ."), work);
-    for step in [
-        "find . -printf '%s %m\\n' >/dev/null",
-        "find . -printf '%s %m\\n' >/dev/null",
-        "tar -cf - . | cat >/dev/null",
-        "tar -cf - . | cat >/dev/null",
-        "mkdir new && tar -C new -xf ../all.tar",
-        "rm -r new",
-        "chmod -R u+w,go-w .",
-        "find . -mindepth 1 -maxdepth 1 -exec rm -r {} +",
-    ] {
-        let mut line = String::new();
-        for rival in &rivals {
-            let start = Instant::now();
-            shell(step, &work.join(rival));
-            let spent_ms = start.elapsed().as_secs_f64() * 1e3;
-            write!(line, " {rival} {spent_ms:7.1} ms").unwrap();
-        }
-        println!("{line}  {step}");
-    }
-    for rival in rivals {
-        nix::mount::umount(&work.join(rival)).unwrap();
     }
 }
 

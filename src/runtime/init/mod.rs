@@ -16,23 +16,21 @@
 //! 9. the hooks of a bundle: the runtime's by who holds the channel, the container's own ("running the KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
 //! 11. the payload's user, directory and environment ("choosing the user");
-//! 12. READY, wait for GO, the start hooks, capabilities, no_new_privs, seccomp, exec ("executing the command").
+//! 12. READY, wait for GO, user and capabilities, the start hooks, no_new_privs, seccomp, exec ("executing the command").
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{
-    ContainerState, Linux, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder,
-};
+use oci_spec::runtime::{ContainerState, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder};
 use sys::Call;
 
 use crate::channel::{Channel, Message};
 use crate::hooks::{self, VERSION};
-use crate::launch::{HookContext, Launch, Rootfs};
+use crate::launch::{HookContext, Launch, Rootfs, is_new, listed, profile};
+use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Agent, Handover};
-use crate::seccomp::{self, Filter};
 
 pub mod attributes;
 pub mod console;
@@ -72,8 +70,7 @@ impl Opened {
 
     fn with(launch: &Launch, sources: mounts::Sources) -> Result<Self, Report> {
         let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        let profile = launch.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let agent = profile.map(connect_agent).transpose()?.flatten();
+        let agent = profile(&launch.spec).map(connect_agent).transpose()?.flatten();
         Ok(Opened { rootfs, sources, agent })
     }
 }
@@ -143,15 +140,6 @@ pub fn main(launch: &Launch, given: Given<'_>) -> i32 {
     }
 }
 
-/// The seccomp program of a specification, compiled before the fork; `None` when it asks for none. Only a bundle's container
-/// may have an agent.
-pub fn compile_seccomp(linux: Option<&Linux>) -> Result<Option<Filter>, Report> {
-    let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
-        return Ok(None);
-    };
-    Ok(Some(seccomp::compile_without_agent(profile)?))
-}
-
 fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let Given { channel, opened, program, from_stage, gate, late_cgroup } = given;
     let spec = &launch.spec;
@@ -162,11 +150,10 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
-    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let agent = agent
         .zip(launch.bundle.as_ref())
         .filter(|_| program.is_some_and(Filter::notifies))
-        .map(|(agent, context)| introduce(agent, profile, context, spec.annotations().as_ref(), None))
+        .map(|(agent, context)| introduce(agent, profile(spec), context, spec.annotations().as_ref(), None))
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
     enter(launch).step(|| "entering the namespaces".to_owned())?;
@@ -181,8 +168,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     }
     attributes::apply(spec)?;
     let root = rootfs::mount(launch, rootfs, view).step(|| "mounting the root file system".to_owned())?;
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let own_pids = listed.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
+    let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
     devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
@@ -238,12 +224,6 @@ pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Report> {
     }
 }
 
-/// Whether the specification asks for a new namespace of this type.
-fn is_new(spec: &Spec, typ: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.is_some_and(|list| list.iter().any(|one| one.typ() == typ && one.path().is_none()))
-}
-
 /// Waits until the stage has written the id maps; returns the view's detached mount where there is one.
 fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report> {
     let mut buffer = [0; 16];
@@ -258,8 +238,7 @@ fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report>
 /// Whether no process of another container can see this one: then the runtime's hooks, and containers that are to join it
 /// before it is started, may open its namespaces in `/proc`.
 fn is_alone(spec: &Spec) -> bool {
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    is_new(spec, LinuxNamespaceType::Pid) && listed.iter().all(|namespace| namespace.path().is_none())
+    is_new(spec, LinuxNamespaceType::Pid) && listed(spec).iter().all(|namespace| namespace.path().is_none())
 }
 
 /// Root of the container's user namespace, invisible to ptrace from inside, with mount events only coming in.

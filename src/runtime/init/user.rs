@@ -108,7 +108,7 @@ fn group_lines(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 /// Decimal digits only: no sign, no blanks, at most 2^32 - 2 (the last value means "no id").
-fn number(text: &str) -> Option<u32> {
+pub fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten().filter(|id| *id != u32::MAX)
 }

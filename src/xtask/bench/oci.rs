@@ -20,7 +20,7 @@ fn runtimes(ground: &Ground) -> Vec<(&'static str, PathBuf, &'static [&'static s
 }
 
 /// A bundle whose process is this command.
-fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> {
+pub fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> {
     let root = plain_root(ground)?;
     let bundle = ground.directory.join(name);
     if bundle.exists() {
@@ -37,10 +37,15 @@ fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> {
     Ok(bundle)
 }
 
+/// Where a runtime keeps the states of its containers.
+fn states(ground: &Ground, name: &str) -> PathBuf {
+    ground.directory.join(format!("states-{name}"))
+}
+
 fn call(runtime: &(&str, PathBuf, &[&str]), ground: &Ground, arguments: &[&str]) -> Command {
     let (name, program, first) = runtime;
     let mut call = Command::new(program);
-    call.args(*first).arg("--root").arg(ground.directory.join(format!("states-{name}"))).args(arguments);
+    call.args(*first).arg("--root").arg(states(ground, name)).args(arguments);
     call
 }
 
@@ -53,6 +58,13 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     let long = bundle(ground, "long", &["/bin/sleep", "600"])?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut sides = Vec::new();
+    for (name, ..) in runtimes(ground) {
+        // What an interrupted run has left would have taken the ids.
+        let states = states(ground, name);
+        if states.exists() {
+            fs::remove_dir_all(states)?;
+        }
+    }
     for runtime in runtimes(ground) {
         let (id, at) = (format!("bench-{}", std::process::id()), text(&run));
         // The second of two runs in a row, as in the topic `start`.

@@ -1,8 +1,8 @@
 //! How long until a container has run a command and is gone, with the image there already.
 
-use std::path::Path;
 use std::process::Command;
 
+use super::oci::bundle;
 use super::{Ground, Side};
 use crate::shell::{Fallible, command, output, which};
 
@@ -44,22 +44,6 @@ pub fn plain_root(ground: &Ground) -> Fallible<std::path::PathBuf> {
     Ok(root)
 }
 
-/// An OCI bundle for crun: the plain root and the runtime's own rootless specification.
-fn bundle(ground: &Ground, root: &Path) -> Fallible<std::path::PathBuf> {
-    let bundle = ground.directory.join("bundle");
-    if !bundle.exists() {
-        std::fs::create_dir_all(&bundle)?;
-        output(command("crun", ["spec", "--rootless"]).current_dir(&bundle))?;
-        let file = bundle.join("config.json");
-        let mut spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
-        spec["process"]["args"] = serde_json::json!(["/bin/echo", "done"]);
-        spec["process"]["terminal"] = false.into();
-        spec["root"]["path"] = root.to_string_lossy().into_owned().into();
-        std::fs::write(file, spec.to_string())?;
-    }
-    Ok(bundle)
-}
-
 pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     let image = image(ground, "busybox");
     let root = plain_root(ground)?;
@@ -86,7 +70,8 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         if !options.is_empty() && which("crun").is_some() {
             let crun = || {
                 let mut crun = command("crun", ["run", "--bundle"]);
-                crun.arg(bundle(ground, &root)?).arg(format!("bench-{}", std::process::id()));
+                crun.arg(bundle(ground, "bundle", &["/bin/echo", "done"])?)
+                    .arg(format!("bench-{}", std::process::id()));
                 Ok(crun)
             };
             sides.push(twice(work, "crun (no image, no limits)", &crun)?);

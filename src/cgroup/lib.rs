@@ -5,7 +5,8 @@
 //! list of control files to write ([`Limits`] by options, [`Resources`] by the runtime specification).
 //!
 //! A process may only be moved inside a subtree whose common ancestor its mover can write, so the **monitor** is placed
-//! first and its children are born in the container's cgroup (`CLONE_INTO_CGROUP`):
+//! first, at its birth where that can be ([`birthplace`]), and its children are born in the container's cgroup
+//! (`CLONE_INTO_CGROUP`):
 //! ```text
 //! base/            delegated to the user: sublet.scope of the user's systemd, or a directory somebody gave
 //!  ├─ m-<id>/      the monitor: never under the container's limits
@@ -38,5 +39,5 @@ pub use container::{Container, Frozen};
 pub use error::CgroupError;
 pub use limits::{DEFAULT_PIDS, Limits, quota_of_nano_cpus};
 pub use oom::{OomState, OomWatch};
-pub use placement::{Placement, Request, container_name, probe};
+pub use placement::{Placement, Request, birthplace, container_name, probe};
 pub use resources::Resources;

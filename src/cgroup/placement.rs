@@ -1,6 +1,6 @@
 //! Finding a subtree of our own and moving the monitor into it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Ladder, Trial};
@@ -91,9 +91,29 @@ impl Placement {
     }
 }
 
+/// The leaf for a monitor to be born in, where the caller stands below a subtree of ours and no better one can be had.
+///
+/// A process that is moved waits ten to thirty milliseconds, as the kernel's lock for moves
+/// (`cgroup_threadgroup_rwsem`) costs its writer an RCU grace period; one that is born in its place does not.
+pub fn birthplace(id: &ContainerId, bus: Option<&str>) -> Option<OwnedFd> {
+    let own = own_dir().ok()?;
+    let base = match scope_of(&own) {
+        Some(scope) => scope,
+        // Only systemd can put the monitor into the scope, and that is better.
+        None if scope::reachable_bus(bus, geteuid().is_root()).is_ok() => return None,
+        None => delegated().ok()?,
+    };
+    Dir::open(&base).and_then(|base| base.make_child(&leaf_name(id))).map(Dir::into_fd).ok()
+}
+
 /// The name of a container's own directory.
 pub fn container_name(id: &ContainerId) -> String {
     format!("c-{id}")
+}
+
+/// The name of its monitor's.
+fn leaf_name(id: &ContainerId) -> String {
+    format!("m-{id}")
 }
 
 /// Which rungs would hold, without moving anything: for `doctor`.
@@ -177,18 +197,20 @@ fn delegated() -> Result<PathBuf, String> {
     top.map(Path::to_path_buf).ok_or_else(|| format!("{} is not writable for uid {}", own.display(), geteuid()))
 }
 
-/// Moves us into the leaf `m-<id>`, so that no process stands in the base, and removes the leaves of monitors that are
-/// gone: none can remove its own.
+/// Moves us into the leaf `m-<id>`, unless we stand there, so that no process stands in the base, and removes the leaves
+/// of monitors that are gone: none can remove its own.
 fn settle(base: Dir, id: &ContainerId) -> Result<Dir, CgroupError> {
-    let own = format!("m-{id}");
-    let mut moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
-    for _ in 0..SETTLE_TRIES {
-        // Another monitor took our empty leaf for a left one.
-        if moved.is_err() {
-            moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+    let own = leaf_name(id);
+    if own_dir().ok() != Some(base.path.join(&own)) {
+        let mut moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+        for _ in 0..SETTLE_TRIES {
+            // Another monitor took our empty leaf for a left one.
+            if moved.is_err() {
+                moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+            }
         }
+        moved?;
     }
-    moved?;
     for name in base.children()?.iter().filter(|name| name.starts_with("m-") || name.starts_with("f-")) {
         base.remove_if_empty(name);
     }

@@ -168,7 +168,8 @@ fn spawn(
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
     let connection = &base.connection;
-    let child = Spawn {
+    let leaf = cgroup::birthplace(&config.id, config.bus.as_deref());
+    let mut spawn = Spawn {
         argv0: "sublet-monitor",
         label: config.id.short(),
         config: &bytes,
@@ -180,10 +181,14 @@ fn spawn(
         ],
         stdio: [None, None, None],
         session: true,
-        cgroup: None,
+        cgroup: leaf.as_ref().map(AsFd::as_fd),
+    };
+    let mut child = spawn.start();
+    if child.is_err() && spawn.cgroup.take().is_some() {
+        // Another monitor may have taken the empty leaf for a left one; then ours moves itself.
+        child = spawn.start();
     }
-    .start()
-    .step(|| "starting the monitor".to_owned())?;
+    let child = child.step(|| "starting the monitor".to_owned())?;
     drop(theirs);
     let begun = monitor::client::wait_started(ours.as_fd(), attached, |line| engine.notice(line));
     Ok(Launched { socket: ours, monitor: child.pidfd, begun })

@@ -29,7 +29,7 @@ type Topic = (&'static str, usize, fn(&Ground) -> Fallible<Vec<Side>>);
 const TOPICS: &[Topic] = &[
     ("start", 30, start::sides),
     ("oci", 60, oci::sides),
-    ("files", 7, files::sides),
+    ("files", 3, files::sides),
     ("network", 7, network::sides),
     ("pull", 7, pull::sides),
 ];
@@ -136,7 +136,7 @@ impl Series {
 pub fn run(names: &[String]) -> Fallible<bool> {
     let unknown = names.iter().find(|name| !TOPICS.iter().any(|(topic, ..)| topic == name));
     if let Some(name) = unknown {
-        return Err(format!("no benchmark is called {name}; there are: start files network pull").into());
+        return Err(format!("no benchmark is called {name}; there are: start oci files network pull").into());
     }
     let base = std::env::temp_dir().join(format!("sublet-bench-{}", std::process::id()));
     fs::create_dir_all(&base)?;

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
 use runtime::capabilities::bit;
 use runtime::init::attributes::{has_apparmor, has_selinux};
 use runtime::init::mounts::extents;
@@ -47,6 +47,7 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
     let mut spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
     add_default_maps(&mut spec)?;
     check(&spec, arguments).step(|| format!("the configuration {}", path.display()))?;
+    spec.process().iter().for_each(|process| tell_ambient(process, log));
     let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
     let rootfs = bundle.join(root.path());
     let kind = std::fs::symlink_metadata(&rootfs).call(|| format!("stat({rootfs:?})"));
@@ -133,6 +134,22 @@ fn drop_unknown_capabilities(value: &mut Value) -> BTreeSet<String> {
         }
     }
     unknown
+}
+
+/// Ambient capabilities that are not permitted and inheritable cannot be raised, capabilities(7): they are left out. Root
+/// has them all the same.
+pub fn tell_ambient(process: &Process, log: &Log) {
+    let Some(sets) = process.capabilities().as_ref().filter(|_| process.user().uid() != 0) else { return };
+    let has = |set: &Option<Capabilities>, one| set.as_ref().is_some_and(|set| set.contains(one));
+    let lost = sets.ambient().iter().flatten();
+    let mut lost: Vec<String> = lost
+        .filter(|one| !has(sets.permitted(), one) || !has(sets.inheritable(), one))
+        .map(ToString::to_string)
+        .collect();
+    if !lost.is_empty() {
+        lost.sort_unstable();
+        log.warn(&format!("ignoring ambient capabilities that are not permitted and inheritable: {}", lost.join(", ")));
+    }
 }
 
 /// All that can be said without touching the host.

@@ -13,7 +13,7 @@ use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext};
 
 use crate::args::Exec;
-use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read};
+use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read, tell_ambient};
 use crate::console;
 use crate::create::write_pid;
 use crate::log::Log;
@@ -38,6 +38,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let spec = container.place.spec()?;
     let process = process(arguments, &spec, log)?;
     check_process(&process, arguments.console_socket.is_some())?;
+    tell_ambient(&process, log);
     let terminal = process.terminal().unwrap_or(false);
     if terminal && arguments.detach && arguments.console_socket.is_none() {
         return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));

@@ -17,7 +17,7 @@ use sys::role::Spawn;
 use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{SysError, namespace, process};
 
-use crate::fs_role::{ARGV0, FsConfig};
+use crate::fs_role::{ARGV0, FsConfig, Welcome};
 
 /// How long a server may take to answer; mounting takes milliseconds, a loaded machine some more.
 const ANSWER_MS: u16 = 20_000;
@@ -29,6 +29,8 @@ pub struct FsConnection {
     pub socket: OwnedFd,
     /// Its process, as it says itself: the socket's credentials are those of whoever made the listener.
     pub pid: i32,
+    /// What its starter knew of the outer user namespace.
+    pub note: String,
     /// The outer user namespace that the view belongs to.
     pub user_namespace: OwnedFd,
     /// The mount namespace whose root is the view: join it (as root of the user namespace), clone its `/` as a detached
@@ -191,13 +193,13 @@ fn greet(socket: OwnedFd, key: &str) -> Result<FsConnection, FsClientError> {
     if poll(&mut ready, PollTimeout::from(ANSWER_MS)).call(|| "poll(fs answer)".to_owned())? == 0 {
         return Err(SysError::new(format!("answer of the file server of view {key}"), Errno::ETIMEDOUT).into());
     }
-    let mut answer = vec![0; 16 << 10];
+    let mut answer = vec![0; 64 << 10];
     let (length, fds) = sys::socket::receive(socket.as_fd(), &mut answer)?;
     match <[OwnedFd; 2]>::try_from(fds) {
         Ok([user_namespace, mount_namespace]) => {
-            let pid = std::str::from_utf8(&answer[..length]).ok().and_then(|text| text.parse().ok());
-            let pid = pid.ok_or_else(|| FsClientError::Died { key: key.to_owned() })?;
-            Ok(FsConnection { socket, pid, user_namespace, mount_namespace })
+            let welcome = serde_json::from_slice(&answer[..length]);
+            let Welcome { pid, note } = welcome.map_err(|_| FsClientError::Died { key: key.to_owned() })?;
+            Ok(FsConnection { socket, pid, note, user_namespace, mount_namespace })
         }
         Err(_none) => match serde_json::from_slice(&answer[..length]) {
             Ok(failure) => Err(FsClientError::Refused { key: key.to_owned(), failure }),

@@ -62,6 +62,18 @@ pub struct FsConfig {
     pub view: View,
     /// [`LINGER_MS`] or [`CONTAINER_LINGER_MS`], except in tests.
     pub linger_ms: u64,
+    /// What the starter knows of the outer user namespace, handed to every client as it is: to find it out takes a process
+    /// that joins the namespace.
+    pub note: String,
+}
+
+/// What a client is told, with the two namespaces.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    /// The server's process.
+    pub pid: i32,
+    /// [`FsConfig::note`].
+    pub note: String,
 }
 
 /// What a server shows.
@@ -178,6 +190,7 @@ struct Ready {
     /// To be closed when it is not served any more.
     overlay: Option<Arc<Overlay>>,
     linger: Duration,
+    note: String,
 }
 
 fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
@@ -208,7 +221,8 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
             (Needs::Host, wire_of(view, features))
         }
     };
-    Ok(Ready { user_namespace, mount, wire, needs, overlay, linger: Duration::from_millis(config.linger_ms) })
+    let linger = Duration::from_millis(config.linger_ms);
+    Ok(Ready { user_namespace, mount, wire, needs, overlay, linger, note: config.note })
 }
 
 /// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
@@ -294,7 +308,7 @@ fn raise_open_files() -> Result<(), SysError> {
 
 /// Serves until the mount is gone; tells the waiting client if it cannot even begin.
 fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd<'_>) -> Result<(), FsRoleError> {
-    let Ready { user_namespace, mount, wire, needs, overlay, linger } = match ready {
+    let Ready { user_namespace, mount, wire, needs, overlay, linger, note } = match ready {
         Ok(ready) => ready,
         Err(error) => {
             refuse_first(&listen, &Report::from(error));
@@ -313,7 +327,8 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd
         let _written = signal.write(1);
         result
     });
-    let users = Users { listen, user_namespace, mount_namespace: mount.mount_namespace };
+    let welcome = serde_json::to_vec(&Welcome { pid: std::process::id() as i32, note }).unwrap_or_default();
+    let users = Users { listen, welcome, user_namespace, mount_namespace: mount.mount_namespace };
     users.serve(&ended, linger)?;
     let served = match server.join() {
         Ok(result) => Ok(result.map(drop)?),
@@ -347,6 +362,7 @@ fn accept(listen: &UnixListener) -> Result<OwnedFd, SysError> {
 /// The connections and what they are given.
 struct Users {
     listen: UnixListener,
+    welcome: Vec<u8>,
     user_namespace: OwnedFd,
     mount_namespace: OwnedFd,
 }
@@ -397,8 +413,7 @@ impl Users {
 
     fn welcome(&self, user: &OwnedFd) -> Result<(), SysError> {
         proves_host(user)?;
-        let pid = std::process::id().to_string();
-        socket::send(user.as_fd(), pid.as_bytes(), &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
+        socket::send(user.as_fd(), &self.welcome, &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
     }
 }
 

@@ -91,6 +91,26 @@ fn unknown_capabilities_are_left_out_and_told() {
 }
 
 #[test]
+fn ambient_capabilities_that_are_not_inheritable_are_left_out() {
+    // crun's template lists such, and no inheritable ones.
+    let Some(mut bundle) = Bundle::new() else { return };
+    let some = json!(["CAP_KILL"]);
+    bundle.config["process"]["capabilities"] =
+        json!({ "bounding": some, "effective": some, "permitted": some, "ambient": some });
+    bundle.script("grep -E 'Cap(Eff|Amb)' /proc/self/status | tr -d '\\t\\n'");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
+    assert_eq!(done.stdout, "CapEff:0000000000000020CapAmb:0000000000000000");
+    if crate::support::identity() != "subuids" {
+        return;
+    }
+    bundle.map_all().config["process"]["user"] = json!({ "uid": 33, "gid": 33 });
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!(done.stdout, "CapEff:0000000000000000CapAmb:0000000000000000", "{done:#?}");
+    assert!(done.stderr.contains("CAP_KILL"), "{done:#?}");
+}
+
+#[test]
 fn a_terminal_needs_somebody_to_hold_it() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config["process"]["terminal"] = json!(true);

@@ -73,7 +73,7 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
     let places = places.as_ref();
     let key = key(engine, record, driver)?;
     if let Some(connection) = try_connect(&places, &key)? {
-        let map = read_map(connection.user_namespace.as_fd())?;
+        let map = serde_json::from_str(&connection.note).map_err(|error| Report::of(Kind::Internal, error))?;
         return Ok(Base { connection, map, ladder: None });
     }
     let path = places.locks.join("outer.lock");
@@ -149,7 +149,7 @@ impl Serving<'_> {
         let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
         if record.image.is_host() {
             let view = View::Host(host_view(engine, record, ids));
-            return self.spawn(&FsConfig { view, linger_ms: LINGER_MS }, &[]);
+            return self.spawn(view, LINGER_MS, &[]);
         }
         let store = Store::open(&engine.paths().store(), false)?;
         let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
@@ -161,7 +161,7 @@ impl Serving<'_> {
             .map_err(|error| failed("opening", store.objects().dir().path(), error))?;
         let fds = [("index", index.as_fd()), ("objects", objects.as_fd())];
         match self.driver {
-            Driver::Overlay => self.spawn(&FsConfig { view: View::Chain { ids }, linger_ms: LINGER_MS }, &fds),
+            Driver::Overlay => self.spawn(View::Chain { ids }, LINGER_MS, &fds),
             Driver::Fuse => self.start_own(fds),
         }
     }
@@ -179,11 +179,13 @@ impl Serving<'_> {
             volatile: self.record.host.auto_remove,
             shifted: moved(&uid_map) || moved(&gid_map),
         };
-        self.spawn(&FsConfig { view, linger_ms: CONTAINER_LINGER_MS }, &[index, objects, ("upper", upper.as_fd())])
+        self.spawn(view, CONTAINER_LINGER_MS, &[index, objects, ("upper", upper.as_fd())])
     }
 
-    fn spawn(&self, config: &FsConfig, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
-        let spec = FsSpec { key: self.key, config, user_namespace: self.user_namespace, fds };
+    fn spawn(&self, view: View, linger_ms: u64, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
+        let note = serde_json::to_string(self.map).map_err(|error| Report::of(Kind::Internal, error))?;
+        let config = FsConfig { view, linger_ms, note };
+        let spec = FsSpec { key: self.key, config: &config, user_namespace: self.user_namespace, fds };
         connect_or_spawn(&self.places, &spec).step(|| format!("serving the view of {}", self.record.image.reference))
     }
 }

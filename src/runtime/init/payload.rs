@@ -221,13 +221,13 @@ fn become_user(ready: &Ready<'_>) -> Result<(), Report> {
 }
 
 /// The masks of a specification's capabilities. A user other than root keeps none in force unless they are ambient,
-/// as an exec would clear them anyway.
+/// as an exec would clear them anyway; and ambient are only those that are permitted and inheritable (capabilities(7)).
 fn capability_sets(listed: Option<&oci_spec::runtime::LinuxCapabilities>, uid: u32) -> CapabilitySets {
     let Some(listed) = listed else { return CapabilitySets::default() };
     let mask = |set: &Option<Capabilities>| {
         set.iter().flatten().fold(0, |mask, capability| mask | crate::capabilities::bit(*capability))
     };
-    let ambient = mask(listed.ambient());
+    let ambient = mask(listed.ambient()) & mask(listed.permitted()) & mask(listed.inheritable());
     let in_force = |set: u64| if uid == 0 { set } else { ambient };
     CapabilitySets {
         bounding: mask(listed.bounding()),

@@ -32,6 +32,9 @@ pub fn bundle(ground: &Ground, name: &str, words: &[&str]) -> Fallible<PathBuf> 
     let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
     spec["process"]["args"] = serde_json::json!(words);
     spec["process"]["terminal"] = false.into();
+    let own = |id: u32| serde_json::json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+    spec["linux"]["uidMappings"] = own(nix::unistd::getuid().as_raw());
+    spec["linux"]["gidMappings"] = own(nix::unistd::getgid().as_raw());
     spec["root"]["path"] = root.to_string_lossy().into_owned().into();
     fs::write(file, spec.to_string())?;
     Ok(bundle)

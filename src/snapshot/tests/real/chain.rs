@@ -125,7 +125,7 @@ fn image(outer: &Outer, key: &str) -> Image {
 
 /// Starts a server, or finds it.
 fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
-    let config = FsConfig { view, linger_ms: 100 };
+    let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let (index, objects) = (File::open(&image.chain).unwrap(), File::open(&image.objects).unwrap());
     let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd())];
     fds.extend(upper.map(|upper| ("upper", upper.as_fd())));

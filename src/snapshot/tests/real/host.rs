@@ -21,7 +21,7 @@ pub const TESTS: &[Test] = &[
 fn connect(outer: &Outer, key: &str) -> FsConnection {
     let private = [outer.scratch.path()];
     let view = View::Host(HostViewConfig::new(outer.ids, false, &private));
-    let config = FsConfig { view, linger_ms: 100 };
+    let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let user_namespace = outer.user_namespace.as_fd();
     let spec = FsSpec { key, config: &config, user_namespace, fds: &[] };
     connect_or_spawn(&outer.places(), &spec).unwrap()

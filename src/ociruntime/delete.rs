@@ -7,13 +7,13 @@ use base::{Kind, Report};
 use nix::sys::signal::Signal;
 use runtime::hooks;
 use sys::Errno;
-use sys::process::pidfd_send_signal;
+use sys::process::{pidfd_send_signal, wait_end};
 
 use crate::args::{Delete, Kill};
 use crate::control;
 use crate::create::list;
 use crate::log::Log;
-use crate::state::{Container, Root, Status, wait_end};
+use crate::state::{Container, Root, Status};
 
 /// How long a killed init may take to end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
             _ => {}
         }
         control::thaw(container);
-        if !wait_end(&init, LIMIT) {
+        if !wait_end(init.as_fd(), Some(LIMIT)) {
             let message = format!("init of container {:?} was killed and does not end", container.place.id());
             return Err(Report::new(Kind::Internal, message));
         }

@@ -369,18 +369,3 @@ impl Container {
 pub fn now() -> String {
     base::time::rfc3339(SystemTime::now())
 }
-
-/// Waits for the end of a process that need not be our child; false when it took too long.
-pub fn wait_end(pidfd: &OwnedFd, limit: std::time::Duration) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let until = std::time::Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if left.is_zero() => return false,
-            Ok(0) | Err(_) => {}
-            Ok(_) => return true,
-        }
-    }
-}

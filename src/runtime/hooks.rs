@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, write};
 use oci_spec::runtime::Hook;
 use serde::Serialize;
-use sys::process::pidfd_open;
+use sys::process::{has_ended, pidfd_open};
 use sys::{Call, SysError};
 
 /// The version of the specification that the state speaks.
@@ -102,6 +102,9 @@ struct Input<'a> {
     left: &'a [u8],
 }
 
+/// How often a process is looked at that poll(2) tells nothing about: see [`pidfd_open`].
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Feeds the process and waits for its end; false when the time is over. A hook need not read its state.
 fn wait(pidfd: &OwnedFd, mut input: Option<Input<'_>>, until: Option<Instant>) -> Result<bool, SysError> {
     if let Some(input) = &input {
@@ -120,7 +123,9 @@ fn wait(pidfd: &OwnedFd, mut input: Option<Input<'_>>, until: Option<Instant>) -
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(SysError::new("poll()", errno)),
             Ok(0) if until.is_some_and(|until| Instant::now() >= until) => return Ok(false),
-            Ok(_) if ended => return Ok(true),
+            Ok(_) if ended && has_ended(pidfd.as_fd()) => return Ok(true),
+            // One that poll(2) tells nothing about is always ready.
+            Ok(_) if ended => std::thread::sleep(PAUSE),
             Ok(_) => {}
         }
         if writable {

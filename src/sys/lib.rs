@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod seccomp;
 pub mod security;
 pub mod socket;
+pub mod staging;
 pub mod terminal;
 pub mod tuntap;
 pub mod xattr;

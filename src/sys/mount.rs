@@ -3,13 +3,18 @@
 //! A *detached mount* is a mount held only by a descriptor; it is built and given its attributes before anybody can
 //! reach it by a path, and then attached with one [`attach`]. Sources: fsopen(2), fsconfig(2), fsmount(2),
 //! open_tree(2), move_mount(2), mount_setattr(2), pivot_root(2).
+//!
+//! Where one of them is refused, [`crate::staging`] does the same by mount(2), once its `begin` was called.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use bitflags::bitflags;
 
+use nix::errno::Errno;
+
 use crate::error::{Result, check};
+use crate::staging;
 
 // Numbers of the unified table: the same on every architecture since Linux 5.1 (asm-generic/unistd.h).
 const SYS_OPEN_TREE: libc::c_long = 428;
@@ -82,28 +87,63 @@ impl Propagation {
     }
 }
 
+/// Whether the kernel, or a filter, refuses one of the calls of this module as a whole. The caller must have
+/// `CAP_SYS_ADMIN` over its mount namespace, without which they refuse everything too.
+pub fn is_refused() -> bool {
+    let calls = [SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT, SYS_MOUNT_SETATTR];
+    calls.into_iter().any(|number| {
+        // SAFETY: no descriptor has the number -1, and no path is at a null pointer: every one of the calls fails before
+        // it does anything (`EBADF`, `EFAULT`, `EINVAL`).
+        let result = unsafe { libc::syscall(number, -1, std::ptr::null::<libc::c_char>(), -1, 0, 0) };
+        matches!(check(result, String::new), Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM))
+    })
+}
+
 /// A file system being configured: `fsopen(2)`. Needs Linux 5.2 and `CAP_SYS_ADMIN` over the mount namespace.
 #[derive(Debug)]
 pub struct FsContext {
-    fd: OwnedFd,
+    kind: Kind,
     name: String,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A context of the kernel's.
+    Context(OwnedFd),
+    /// What is to be said to mount(2) in the end.
+    Words(std::cell::RefCell<(String, Vec<String>)>),
 }
 
 impl FsContext {
     /// Opens a context for the file system type, such as `c"tmpfs"`.
     pub fn open(fs_type: &CStr) -> Result<Self> {
         let name = fs_type.to_string_lossy().into_owned();
+        if staging::is_used() {
+            return Ok(FsContext { kind: Kind::Words(std::cell::RefCell::default()), name });
+        }
         // SAFETY: `fs_type` is NUL-terminated and outlives the call; the kernel copies it.
         let fd = unsafe { libc::syscall(SYS_FSOPEN, fs_type.as_ptr(), FSOPEN_CLOEXEC) };
         let fd = check(fd, || format!("fsopen({name:?})"))?;
-        Ok(FsContext { fd: owned(fd), name })
+        Ok(FsContext { kind: Kind::Context(owned(fd)), name })
     }
 
     /// Sets `key=value`. `EINVAL` when the file system does not know the key or refuses the value.
     pub fn set(&self, key: &CStr, value: &CStr) -> Result<()> {
+        let fd = match &self.kind {
+            Kind::Context(fd) => fd,
+            Kind::Words(words) => {
+                let (mut words, value) = (words.borrow_mut(), value.to_string_lossy());
+                if key == c"source" {
+                    words.0 = value.into_owned();
+                } else {
+                    words.1.push(format!("{}={value}", key.to_string_lossy()));
+                }
+                return Ok(());
+            }
+        };
         // SAFETY: both strings are NUL-terminated and outlive the call; the kernel copies them.
         let result = unsafe {
-            libc::syscall(SYS_FSCONFIG, self.fd.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+            libc::syscall(SYS_FSCONFIG, fd.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
         };
         check(result, || format!("fsconfig({}, {}={})", self.name, key.to_string_lossy(), value.to_string_lossy()))?;
         Ok(())
@@ -111,22 +151,35 @@ impl FsContext {
 
     /// Sets a key that has no value.
     pub fn set_flag(&self, key: &CStr) -> Result<()> {
+        let fd = match &self.kind {
+            Kind::Context(fd) => fd,
+            Kind::Words(words) => {
+                words.borrow_mut().1.push(key.to_string_lossy().into_owned());
+                return Ok(());
+            }
+        };
         let none = std::ptr::null::<libc::c_char>();
         // SAFETY: `key` is NUL-terminated and outlives the call; a flag takes no value, so the pointer must be null.
-        let result =
-            unsafe { libc::syscall(SYS_FSCONFIG, self.fd.as_raw_fd(), FSCONFIG_SET_FLAG, key.as_ptr(), none, 0) };
+        let result = unsafe { libc::syscall(SYS_FSCONFIG, fd.as_raw_fd(), FSCONFIG_SET_FLAG, key.as_ptr(), none, 0) };
         check(result, || format!("fsconfig({}, {})", self.name, key.to_string_lossy()))?;
         Ok(())
     }
 
     /// Makes the superblock and returns it as a detached mount with these attributes.
     pub fn mount(self, attr: Attr) -> Result<OwnedFd> {
+        let fd = match &self.kind {
+            Kind::Context(fd) => fd,
+            Kind::Words(words) => {
+                let (source, options) = &*words.borrow();
+                return staging::file_system(&self.name, source, &options.join(","), attr);
+            }
+        };
         let none = std::ptr::null::<libc::c_char>();
         // SAFETY: the create command takes neither key nor value: both pointers must be null.
-        let result = unsafe { libc::syscall(SYS_FSCONFIG, self.fd.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) };
+        let result = unsafe { libc::syscall(SYS_FSCONFIG, fd.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) };
         check(result, || format!("fsconfig({}, CMD_CREATE)", self.name))?;
         // SAFETY: no pointers; the descriptor is a live file system context.
-        let fd = unsafe { libc::syscall(SYS_FSMOUNT, self.fd.as_raw_fd(), FSMOUNT_CLOEXEC, attr.bits()) };
+        let fd = unsafe { libc::syscall(SYS_FSMOUNT, fd.as_raw_fd(), FSMOUNT_CLOEXEC, attr.bits()) };
         let fd = check(fd, || format!("fsmount({}, {attr:?})", self.name))?;
         Ok(owned(fd))
     }
@@ -135,6 +188,9 @@ impl FsContext {
 /// Clones the mount at `path` below `dir` (the whole subtree with `recursive`) as a detached mount: `open_tree(2)` with
 /// `OPEN_TREE_CLONE`. An empty path means `dir` itself. The mount must belong to the caller's mount namespace.
 pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd> {
+    if staging::is_used() {
+        return staging::clone(dir, path, recursive);
+    }
     let flags = OPEN_TREE_CLONE
         | libc::O_CLOEXEC as libc::c_uint
         | AT_EMPTY_PATH
@@ -148,6 +204,9 @@ pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<
 
 /// Attaches the detached mount `mount` on the directory or file that `target` refers to: `move_mount(2)`.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    if staging::is_used() {
+        return staging::attach(mount, target);
+    }
     // SAFETY: the paths are empty static strings, allowed by the two EMPTY_PATH flags; both descriptors are borrowed.
     let result = unsafe {
         libc::syscall(
@@ -215,6 +274,13 @@ impl<'a> Change<'a> {
 
     /// `mount_setattr(2)` on the mount of this descriptor (and all below it). Needs Linux 5.12.
     pub fn apply(&self, mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+        if staging::is_used() {
+            if self.idmap.is_some() {
+                return Err(crate::SysError::new("mount_setattr(MOUNT_ATTR_IDMAP)", Errno::ENOSYS));
+            }
+            staging::change(mount, self.set, self.clear, recursive)?;
+            return self.propagation.map_or(Ok(()), |new| staging::propagate(mount, new, recursive));
+        }
         let attr = MountAttr {
             attr_set: self.set.bits(),
             attr_clr: self.clear,

@@ -1,9 +1,13 @@
 //! Making processes by `clone3(2)`, naming them for good by pidfd or by start time, reading how they ended.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::error::{Call, Result, SysError, check};
 
@@ -88,7 +92,15 @@ pub fn fork(flags: Flags, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -
     // one thread (checked above), so no lock can be held by a thread that is gone. `args` has the size passed; the
     // kernel writes one int to the address in `pidfd`, which lives until the end of this function.
     let result = unsafe { libc::syscall(SYS_CLONE3, std::ptr::from_ref(&args), size_of::<CloneArgs>()) };
-    match check(result, || format!("clone3({flags:?}, into cgroup {})", cgroup.is_some()))? {
+    let result = check(result, || format!("clone3({flags:?}, into cgroup {})", cgroup.is_some()));
+    match result {
+        // Linux before 5.3, or a filter of the surrounding container: those of Docker and systemd answer so.
+        Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM) && clone3_is_refused() => {
+            return fork_by_clone(flags, cgroup, child);
+        }
+        _ => {}
+    }
+    match result? {
         0 => {
             let code = child();
             // SAFETY: ends the child at once without running the parent's exit handlers a second time.
@@ -97,6 +109,57 @@ pub fn fork(flags: Flags, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -
         // SAFETY: on success the kernel stored a fresh descriptor, owned by nobody else.
         pid => Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
+}
+
+/// Whether it is the call that is refused, and not what was asked of it: no size of its argument is this small.
+fn clone3_is_refused() -> bool {
+    // SAFETY: the size is refused (`EINVAL`) before the null pointer is read.
+    let result = unsafe { libc::syscall(SYS_CLONE3, std::ptr::null::<CloneArgs>(), 0) };
+    !matches!(check(result, String::new), Err(error) if error.errno() == Errno::EINVAL)
+}
+
+/// [`fork`] by `clone(2)`, with `CLONE_PIDFD` of Linux 5.2. The child is not born in the cgroup but moved there before it
+/// goes on, and makes a new cgroup namespace itself, since that begins where a process stands.
+fn fork_by_clone(flags: Flags, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -> i32) -> Result<Child> {
+    let late = if cgroup.is_some() { flags & Flags::NEWCGROUP } else { Flags::empty() };
+    let (gate, opener) = nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2()".to_owned())?;
+    let mut pidfd: RawFd = -1;
+    let exit_signal = if flags.contains(Flags::PARENT) { 0 } else { libc::SIGCHLD as u64 };
+    let bits = (flags - late).bits() | CLONE_PIDFD | exit_signal;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: as for clone3(2): no CLONE_VM, one thread, a null stack means the same addresses in the copy. The kernel
+    // writes one int to the address of `pidfd`, the third argument on every architecture.
+    let result = unsafe { libc::syscall(libc::SYS_clone, bits, none, std::ptr::from_mut(&mut pidfd), none, none) };
+    let pid = check(result, || format!("clone({flags:?})"))?;
+    if pid == 0 {
+        drop(opener);
+        // Without the byte the parent has failed, or is dead.
+        let open = matches!(nix::unistd::read(&gate, &mut [0]), Ok(1));
+        let joined = late.is_empty() || nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).is_ok();
+        drop(gate);
+        let code = if open && joined { child() } else { 125 };
+        // SAFETY: ends the child at once without running the parent's exit handlers a second time.
+        unsafe { libc::_exit(code) }
+    }
+    let pid = pid as i32;
+    if pidfd < 0 {
+        return Err(SysError::new("clone(CLONE_PIDFD), which needs Linux 5.2", Errno::ENOSYS));
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let made = Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
+    let moved = cgroup.map_or(Ok(()), |cgroup| {
+        let procs = nix::fcntl::openat(cgroup, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let procs = procs.call(|| "open(cgroup.procs)".to_owned())?;
+        nix::unistd::write(&procs, pid.to_string().as_bytes()).map(drop).call(|| format!("write(cgroup.procs, {pid})"))
+    });
+    if let Err(error) = moved {
+        drop(opener);
+        reap(made.pidfd.as_fd(), true)?;
+        return Err(error);
+    }
+    // A child that has been killed meanwhile is told of by its pidfd.
+    let _ = nix::unistd::write(&opener, &[0]);
+    Ok(made)
 }
 
 /// How many threads this process has: field 20 of `/proc/self/stat`, proc_pid_stat(5).
@@ -113,8 +176,12 @@ pub fn start_time(pid: i32) -> Result<u64> {
 /// Whether a process has ended and only waits to be reaped, or is gone altogether.
 pub fn is_zombie(pid: i32) -> bool {
     let text = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).is_none_or(|state| matches!(state, b'Z' | b'X'))
+    state_of(&String::from_utf8_lossy(&text)).is_none_or(|state| matches!(state, b'Z' | b'X'))
+}
+
+/// The state in a stat file, proc_pid_stat(5).
+fn state_of(text: &str) -> Option<u8> {
+    text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).copied()
 }
 
 /// A numeric field of a stat file, counted from 1; the second one is in parentheses and may contain anything.
@@ -135,10 +202,23 @@ pub fn boot_id() -> Result<String> {
 }
 
 /// A descriptor of a process by pid: `pidfd_open(2)`, Linux 5.3. `ESRCH` when it is gone.
+///
+/// Where that call is refused, it is the directory `/proc/PID`, which takes signals as a pidfd does (`pidfd_send_signal(2)`)
+/// and becomes useless when the process is reaped; but poll(2) says nothing about it: see [`wait_end`] and [`has_ended`].
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::syscall(SYS_PIDFD_OPEN, pid, 0) };
-    let fd = check(fd, || format!("pidfd_open({pid})"))?;
+    let fd = match check(fd, || format!("pidfd_open({pid})")) {
+        Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM) => {
+            let path = format!("/proc/{pid}");
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let directory = nix::fcntl::open(path.as_str(), flags, Mode::empty());
+            // In the words of the call that it stands in for.
+            let directory = directory.map_err(|errno| if errno == Errno::ENOENT { Errno::ESRCH } else { errno });
+            return directory.call(|| format!("open({path:?})"));
+        }
+        fd => fd?,
+    };
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -152,22 +232,98 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor from `first` up: `close_range(2)`, Linux 5.9.
+/// Whether the process of a descriptor from [`pidfd_open`] has ended. It need not be a child.
+pub fn has_ended(process: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    if is_directory(process) {
+        let stat = nix::fcntl::openat(process, "stat", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let mut text = String::new();
+        let read = stat.map(std::fs::File::from).is_ok_and(|mut stat| stat.read_to_string(&mut text).is_ok());
+        return !read || state_of(&text).is_none_or(|state| matches!(state, b'Z' | b'X'));
+    }
+    poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits for the end of a process, which need not be a child; false when it took longer than `limit`, if there is one.
+pub fn wait_end(process: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    /// How often one is looked at that nothing tells of.
+    const PAUSE: Duration = Duration::from_millis(10);
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let left = || until.map(|until| until.saturating_duration_since(Instant::now()));
+    if is_directory(process) {
+        while !has_ended(process) {
+            if left().is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            std::thread::sleep(left().map_or(PAUSE, |left| left.min(PAUSE)));
+        }
+        return true;
+    }
+    loop {
+        let left = left();
+        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return false,
+            Ok(0) | Err(_) => {}
+            Ok(_) => return true,
+        }
+    }
+}
+
+/// Whether poll(2) tells nothing of this process: see [`pidfd_open`].
+pub fn is_directory(process: BorrowedFd<'_>) -> bool {
+    use nix::sys::stat::SFlag;
+    nix::sys::stat::fstat(process).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
+
+/// Closes every descriptor from `first` up: `close_range(2)`, Linux 5.9, or one by one.
 pub fn close_from(first: RawFd) -> Result<()> {
-    // SAFETY: callers use this only right before exec or in a process that owns no descriptor object above `first`.
-    let result = unsafe { libc::syscall(SYS_CLOSE_RANGE, first as libc::c_uint, libc::c_uint::MAX, 0) };
-    check(result, || format!("close_range({first}, MAX)"))?;
+    each_from(first, 0, "", &mut |number| {
+        // SAFETY: callers use this in a process that owns no descriptor object above `first` any more. EBADF for most.
+        unsafe { libc::close(number) };
+    })
+}
+
+/// Marks every descriptor from `first` up close-on-exec: `close_range(2)` with `CLOSE_RANGE_CLOEXEC`, Linux 5.11, or one
+/// by one.
+pub fn cloexec_from(first: RawFd) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    each_from(first, CLOSE_RANGE_CLOEXEC, ", CLOEXEC", &mut |number| {
+        // SAFETY: changes a flag only, every descriptor stays open for its owner. EBADF for most.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    })
+}
+
+fn each_from(first: RawFd, flags: libc::c_uint, word: &str, alone: &mut dyn FnMut(RawFd)) -> Result<()> {
+    // SAFETY: no pointers; the callers answer for what becomes of the descriptors.
+    let result = unsafe { libc::syscall(SYS_CLOSE_RANGE, first as libc::c_uint, libc::c_uint::MAX, flags) };
+    match check(result, || format!("close_range({first}, MAX{word})")) {
+        // Older kernels, and those that do not know the flag.
+        Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {}
+        result => return result.map(drop),
+    }
+    for number in first..descriptors_end()? {
+        alone(number);
+    }
     Ok(())
 }
 
-/// Marks every descriptor from `first` up close-on-exec: `close_range(2)` with `CLOSE_RANGE_CLOEXEC`, Linux 5.11.
-pub fn cloexec_from(first: RawFd) -> Result<()> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: no pointers; changes a flag only, every descriptor stays open for its owner.
-    let result =
-        unsafe { libc::syscall(SYS_CLOSE_RANGE, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
-    check(result, || format!("close_range({first}, MAX, CLOEXEC)"))?;
-    Ok(())
+/// A number above that of every open descriptor: the size of their table, proc_pid_status(5). Where no procfs tells it (a
+/// listing could be a container's), the limit of open files, under which all of ours were opened.
+fn descriptors_end() -> Result<RawFd> {
+    use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+    let status = std::fs::File::open("/proc/self/status").ok();
+    let status = status.filter(|file| fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC));
+    let mut text = String::new();
+    let read = status.is_some_and(|mut status| status.read_to_string(&mut text).is_ok());
+    let size = text.lines().filter(|_| read).find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
+    if let Some(size) = size {
+        return Ok(size);
+    }
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .call(|| "getrlimit(NOFILE)".to_owned())?;
+    Ok(RawFd::try_from(soft).unwrap_or(RawFd::MAX).max(1024))
 }
 
 /// Makes `fd` also be the descriptor number `number`, not close-on-exec: `dup2(2)`, or clears the flag when they are

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod debian;
 mod host;
+mod refuse;
 mod registry;
 mod rig;
 mod shell;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test             install what is missing (root) or name it (plain user), build, run every test
   test [NAME]… [--identity RUNG] [-- LIBTEST ARGUMENT…]
                    the same for these test binaries (cli, store/store, vm/limits), one rung (subuids, one-id, root)
+  test [NAME]… --refuse CALL[,CALL]…  the same (root) on a kernel without openat2, clone3, pidfd_open, close_range, mount-api
+  refuse CALL[,CALL]… CMD…  one command there
   check            licences, dependency count, unsafe code, machine paths; needs no network
   bench [TOPIC]…   measure beside the installed rivals: start files network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
             Some(selection) => suite::run(&selection),
             None => return usage(),
         },
+        "refuse" if arguments.len() > 1 => refuse::run(&arguments[0], &arguments[1..]),
         "check" if arguments.is_empty() => check::run(),
         "bench" => bench::run(&arguments),
         "rig" => rig::run(&arguments),

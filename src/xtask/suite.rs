@@ -46,12 +46,14 @@ pub struct Selection {
     names: Vec<String>,
     /// One rung of the ladder of ids; none means all that the caller has.
     rung: Option<String>,
+    /// System calls that the system tests have to do without; see [`crate::refuse`].
+    refused: Option<String>,
     /// Passed on to each libtest binary.
     libtest: Vec<String>,
 }
 
 impl Selection {
-    /// Reads `[NAME]… [--identity RUNG] [-- LIBTEST ARGUMENT…]`; `None` when it is something else.
+    /// Reads `[NAME]… [--identity RUNG] [--refuse CALLS] [-- LIBTEST ARGUMENT…]`; `None` when it is something else.
     pub fn parse(arguments: &[String]) -> Option<Self> {
         let mut selection = Selection::default();
         let mut arguments = arguments.iter();
@@ -59,6 +61,7 @@ impl Selection {
             match argument.as_str() {
                 "--" => selection.libtest = arguments.by_ref().cloned().collect(),
                 "--identity" => selection.rung = Some(arguments.next()?.clone()),
+                "--refuse" => selection.refused = Some(arguments.next()?.clone()),
                 option if option.starts_with('-') => return None,
                 name => selection.names.push(name.to_owned()),
             }
@@ -122,7 +125,10 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     }
     if !selection.is_guest_alone() {
         for identity in identities()?.iter().filter(|identity| selection.has_rung(identity.rung)) {
-            bed.run(identity, &tests, &selection.libtest, &mut tally)?;
+            bed.run(identity, selection.refused.as_deref(), &tests, &selection.libtest, &mut tally)?;
+        }
+        if selection.names.is_empty() && selection.refused.is_none() {
+            bed.run_refused(&tests, &selection.libtest, &mut tally)?;
         }
     }
     guest(&bed, selection, &mut tally)?;
@@ -278,14 +284,37 @@ impl Bed {
         Ok(format!("{HOST_OF_GUEST}:{port}"))
     }
 
-    /// Runs every system test under one identity.
-    fn run(&self, identity: &Identity, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<()> {
-        let mut place = Place::make(&self.directory, identity, self.has_cgroup)?;
+    /// Runs the OCI runtime's tests on kernels that lack calls, under the identity that needs the most of them.
+    fn run_refused(&self, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<()> {
+        if !host::is_root() {
+            tally.skip("oci without newer system calls: only root can refuse them and keep the set-id helpers");
+            return Ok(());
+        }
+        let identity = identities()?.into_iter().find(|identity| identity.rung == "subuids");
+        let (Some(identity), Some(position)) = (identity, tests.iter().position(|test| test.name == "oci")) else {
+            return Err("the tests of the OCI runtime are gone".into());
+        };
+        for refused in crate::refuse::GROUPS {
+            self.run(&identity, Some(refused), &tests[position..=position], libtest, tally)?;
+        }
+        Ok(())
+    }
+
+    /// Runs every system test under one identity, without some system calls if so said.
+    fn run(
+        &self,
+        identity: &Identity,
+        refused: Option<&str>,
+        tests: &[TestBinary],
+        libtest: &[String],
+        tally: &mut Tally,
+    ) -> Fallible<()> {
+        let mut place = Place::make(&self.directory, identity, refused, self.has_cgroup)?;
         for test in tests.iter().filter(|test| test.system) {
             let skips = place.directory.join(format!("{}.skips", test.name));
             fs::write(&skips, "")?;
             chown(&skips, Some(identity.user.uid.as_raw()), None)?;
-            let mut command = place.command(identity, &self.directory.join("bin").join(&test.name));
+            let mut command = place.command(identity, &self.directory.join("bin").join(&test.name))?;
             command.env("SUBLET_TEST_BIN", self.directory.join("bin/sublet"));
             command.env("SUBLET_TEST_SKIPS", &skips);
             if let Some(registry) = &self.registry {
@@ -300,7 +329,8 @@ impl Bed {
             // Tests that kill roles look at every process of the user.
             command.arg(if test.name == "crash" { "--test-threads=1" } else { "--test-threads=2" });
             command.args(libtest);
-            let name = format!("{} ({})", test.name, identity.rung);
+            let without = refused.map(|refused| format!(", without {refused}")).unwrap_or_default();
+            let name = format!("{} ({}{without})", test.name, identity.rung);
             tally.run(&name, &mut command, SYSTEM_LIMIT)?;
             tally.take_skips(&skips, &name)?;
         }
@@ -336,18 +366,22 @@ fn private_cgroup() -> Fallible<bool> {
 struct Place {
     directory: PathBuf,
     cgroup: Option<PathBuf>,
+    refused: Option<String>,
 }
 
 impl Place {
-    fn make(bed: &Path, identity: &Identity, has_cgroup: bool) -> Fallible<Self> {
+    fn make(bed: &Path, identity: &Identity, refused: Option<&str>, has_cgroup: bool) -> Fallible<Self> {
         let (uid, gid) = (identity.user.uid.as_raw(), identity.user.gid.as_raw());
-        let directory = bed.join(identity.rung);
+        let numbers = 0..;
+        let free = |number: &u32| !bed.join(format!("{}{number}", identity.rung)).exists();
+        let number = numbers.into_iter().find(free).unwrap_or_default();
+        let directory = bed.join(format!("{}{number}", identity.rung));
         for path in [directory.clone(), directory.join("home"), directory.join("run")] {
             fs::create_dir(&path)?;
             chown(&path, Some(uid), Some(gid))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         }
-        let mut place = Place { directory, cgroup: None };
+        let mut place = Place { directory, cgroup: None, refused: refused.map(str::to_owned) };
         if has_cgroup {
             let name = bed.file_name().unwrap_or_default().to_string_lossy();
             let group = Path::new(CGROUP).join(format!("{name}-{}", identity.rung));
@@ -364,7 +398,7 @@ impl Place {
     }
 
     /// A program under this identity, in its cgroup, with nothing of our environment.
-    fn command(&self, identity: &Identity, program: &Path) -> Command {
+    fn command(&self, identity: &Identity, program: &Path) -> Fallible<Command> {
         let enter = self.cgroup.as_ref().map(|group| group.join("in/cgroup.procs"));
         let script = match (enter, host::is_root()) {
             (Some(procs), _) => format!("echo $$ >{} && exec \"$@\"", procs.display()),
@@ -372,6 +406,9 @@ impl Place {
         };
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script, "sh"]);
+        if let Some(refused) = &self.refused {
+            command.arg(std::env::current_exe()?).args(["refuse", refused]);
+        }
         if host::is_root() {
             let ids = [format!("--reuid={}", identity.user.uid), format!("--regid={}", identity.user.gid)];
             command.arg("setpriv").args(ids).arg("--init-groups");
@@ -382,7 +419,7 @@ impl Place {
         command.env("USER", &identity.user.name).env("LOGNAME", &identity.user.name);
         command.env("SUBLET_TEST_DIR", &self.directory).env("SUBLET_TEST_IDENTITY", identity.rung);
         command.env("RUST_BACKTRACE", "1");
-        command
+        Ok(command)
     }
 
     /// Waits until nothing is left in the cgroup, kills what stays, and removes the group.

@@ -101,7 +101,7 @@ fn ambient_capabilities_that_are_not_inheritable_are_left_out() {
     let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
     assert_eq!(done.stdout, "CapEff:0000000000000020CapAmb:0000000000000000");
-    if crate::support::identity() != "subuids" {
+    if identity() != "subuids" {
         return;
     }
     bundle.map_all().config["process"]["user"] = json!({ "uid": 33, "gid": 33 });

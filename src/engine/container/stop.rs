@@ -1,14 +1,13 @@
 //! Stopping a container: its stop signal, a time of grace, then SIGKILL.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::units::parse_signal;
 use base::{ContainerId, Kind, Report};
 use monitor::record::Status;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use sys::process::wait_end;
 
 use crate::Engine;
 use crate::container::exec::pids;
@@ -35,20 +34,10 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
         Err(report) if report.kind() == Kind::Conflict => return Ok(()),
         result => result?,
     }
-    let until = grace.map(|grace| Instant::now() + grace);
-    loop {
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
-        });
-        let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
-            Ok(0) => match kill(engine, id, Signal::SIGKILL as i32) {
-                Err(report) if report.kind() != Kind::Conflict => return Err(report),
-                _ => break,
-            },
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("poll(init)")),
+    if !wait_end(init.as_fd(), grace) {
+        match kill(engine, id, Signal::SIGKILL as i32) {
+            Err(report) if report.kind() != Kind::Conflict => return Err(report),
+            _ => {}
         }
     }
     wait(engine, id)?;

@@ -2,8 +2,8 @@
 //!
 //! Steps, in order; the text in quotes is what a failure names:
 //!
-//! 1. open with the caller's own identity what the container's root may not reach: bind sources and the writable layers,
-//!    each as a clone that is attached nowhere ([`Opened`]; for real root the stage has done it);
+//! 1. open with the caller's own identity what the container's root may not reach: bind sources and the writable layers
+//!    ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
 //! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
@@ -60,16 +60,17 @@ pub struct Opened {
 impl Opened {
     /// Opens all of it in init itself.
     fn in_init(launch: &Launch) -> Result<Self, Report> {
-        Opened::with(launch, mounts::open_sources(&launch.spec)?)
+        let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?)
     }
 
     /// Opens all of it before init is born; `shift` as for [`mounts::clone_sources`].
     pub fn before_init(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
-        Opened::with(launch, mounts::clone_sources(&launch.spec, shift, channel)?)
+        let rootfs = rootfs::clone(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+        Opened::with(launch, rootfs, mounts::clone_sources(&launch.spec, shift, channel)?)
     }
 
-    fn with(launch: &Launch, sources: mounts::Sources) -> Result<Self, Report> {
-        let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+    fn with(launch: &Launch, rootfs: rootfs::Opened, sources: mounts::Sources) -> Result<Self, Report> {
         let agent = profile(&launch.spec).map(connect_agent).transpose()?.flatten();
         Ok(Opened { rootfs, sources, agent })
     }
@@ -157,6 +158,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
     enter(launch).step(|| "entering the namespaces".to_owned())?;
+    stage_mounts(launch, channel)?;
     if late_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)".to_owned())?;
     }
@@ -214,6 +216,17 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         return reaper::run(channel, &ready);
     }
     payload::become_it(channel, &ready)
+}
+
+/// Prepares for a kernel without the mount API of Linux 5.12: only a container of a bundle can be made there, as the view
+/// of an image reaches init as a detached mount.
+fn stage_mounts(launch: &Launch, channel: &Channel) -> Result<(), Report> {
+    let possible = matches!(launch.rootfs, Rootfs::Directory { .. }) && is_new(&launch.spec, LinuxNamespaceType::Mount);
+    if possible && sys::mount::is_refused() {
+        channel.notice("mounts: made by mount(2), as this kernel or a filter refuses the calls of Linux 5.12");
+        sys::staging::begin().step(|| "preparing the mounts".to_owned())?;
+    }
+    Ok(())
 }
 
 /// Waits for the one that holds the other end of the channel.

@@ -13,6 +13,7 @@ use sys::mount::{Attr, Change, FsContext, Propagation, attach, clone_mount};
 use sys::path::{SELF, make_dirs_in, proc_fd};
 use sys::{Call, Errno, SysError};
 
+use crate::init::mounts::Source;
 use crate::launch::{Launch, Rootfs};
 
 /// What of the root file system is reached with the caller's identity.
@@ -27,8 +28,8 @@ pub enum Opened {
         /// overlayfs' own.
         work: OwnedFd,
     },
-    /// A clone of the given directory and of what is mounted below it, attached to nothing yet.
-    Directory(OwnedFd),
+    /// The given directory.
+    Directory(Source),
     /// Nothing; all comes from the stage.
     Nothing,
 }
@@ -40,11 +41,17 @@ pub fn open(rootfs: &Rootfs) -> Result<Opened, SysError> {
     match rootfs {
         Rootfs::View => Ok(Opened::Nothing),
         Rootfs::Overlay { directory, .. } => open_layers(directory),
-        Rootfs::Directory { path, .. } => {
-            let directory = open_directory(path)?;
-            let clone = clone_mount(directory.as_fd(), SELF, true)?;
-            Ok(Opened::Directory(clone))
+        Rootfs::Directory { path, .. } => Ok(Opened::Directory(Source::Place(open_directory(path)?))),
+    }
+}
+
+/// As [`open`], for an init that will not have the right to clone it.
+pub fn clone(rootfs: &Rootfs) -> Result<Opened, SysError> {
+    match open(rootfs)? {
+        Opened::Directory(Source::Place(directory)) => {
+            Ok(Opened::Directory(Source::Clone(clone_mount(directory.as_fd(), SELF, true)?)))
         }
+        opened => Ok(opened),
     }
 }
 
@@ -76,7 +83,11 @@ fn open_layers(directory: &Path) -> Result<Opened, SysError> {
 /// hooks that enter the mount namespace look for it there.
 pub fn mount(launch: &Launch, opened: Opened, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
     let (root, on) = match (&launch.rootfs, opened) {
-        (Rootfs::Directory { path, .. }, Opened::Directory(clone)) => {
+        (Rootfs::Directory { path, .. }, Opened::Directory(source)) => {
+            let clone = match source {
+                Source::Place(directory) => clone_mount(directory.as_fd(), SELF, true)?,
+                Source::Clone(clone) => clone,
+            };
             Change::set(Attr::empty()).propagation(propagation(&launch.spec)).apply(clone.as_fd(), true)?;
             (clone, open_directory(path)?)
         }
@@ -174,6 +185,10 @@ pub fn pivot(launch: &Launch, root: BorrowedFd<'_>, own_mounts: bool) -> Result<
         errno => SysError::new("pivot_root(., .)", errno),
     })?;
     umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(old root, MNT_DETACH)".to_owned())?;
+    if sys::staging::is_used() {
+        // That was the staging, which lies on the old root.
+        umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(old root, MNT_DETACH)".to_owned())?;
+    }
     nix::unistd::chdir("/").call(|| "chdir(/)".to_owned())?;
     share(&launch.spec)
 }

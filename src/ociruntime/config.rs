@@ -144,7 +144,7 @@ pub fn tell_ambient(process: &Process, log: &Log) {
     let lost = sets.ambient().iter().flatten();
     let mut lost: Vec<String> = lost
         .filter(|one| !has(sets.permitted(), one) || !has(sets.inheritable(), one))
-        .map(ToString::to_string)
+        .map(|one| format!("CAP_{one}"))
         .collect();
     if !lost.is_empty() {
         lost.sort_unstable();

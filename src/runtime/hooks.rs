@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base::{Context, Kind, Report};
@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, write};
 use oci_spec::runtime::Hook;
 use serde::Serialize;
-use sys::process::{has_ended, pidfd_open};
+use sys::process::{is_directory, pidfd_open};
 use sys::{Call, SysError};
 
 /// The version of the specification that the state speaks.
@@ -78,9 +78,8 @@ fn run_one(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), Report> {
     let until =
         hook.timeout().and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds.max(0) as u64)));
     let mut child = command.spawn().call(|| format!("exec({path:?})"))?;
-    let pidfd = pidfd_open(child.id() as i32)?;
     let input = child.stdin.take().map(|input| Input { pipe: input.into(), left: state });
-    let ended = wait(&pidfd, input, until)?;
+    let ended = wait(&mut child, input, until)?;
     if !ended {
         let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     }
@@ -102,32 +101,34 @@ struct Input<'a> {
     left: &'a [u8],
 }
 
-/// How often a process is looked at that poll(2) tells nothing about: see [`pidfd_open`].
+/// How often a process is looked at where `pidfd_open` is refused.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Feeds the process and waits for its end; false when the time is over. A hook need not read its state.
-fn wait(pidfd: &OwnedFd, mut input: Option<Input<'_>>, until: Option<Instant>) -> Result<bool, SysError> {
+fn wait(child: &mut Child, mut input: Option<Input<'_>>, until: Option<Instant>) -> Result<bool, SysError> {
     if let Some(input) = &input {
         fcntl(&input.pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).call(|| "fcntl(pipe, O_NONBLOCK)".to_owned())?;
     }
+    // What stands in for one is named by a pid, and this may be init, whose /proc still is the host's.
+    let pidfd = pidfd_open(child.id() as i32).ok().filter(|pidfd| !is_directory(pidfd.as_fd()));
     loop {
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
-        });
-        let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        fds.extend(input.as_ref().map(|input| PollFd::new(input.pipe.as_fd(), PollFlags::POLLOUT)));
-        let result = poll(&mut fds, timeout);
-        let ready = |position: usize| fds.get(position).is_some_and(|fd| fd.any().unwrap_or(false));
-        let (ended, writable) = (ready(0), ready(1));
-        match result {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(SysError::new("poll()", errno)),
-            Ok(0) if until.is_some_and(|until| Instant::now() >= until) => return Ok(false),
-            Ok(_) if ended && has_ended(pidfd.as_fd()) => return Ok(true),
-            // One that poll(2) tells nothing about is always ready.
-            Ok(_) if ended => std::thread::sleep(PAUSE),
-            Ok(_) => {}
+        if child.try_wait().call(|| "waitid(hook)".to_owned())?.is_some() {
+            return Ok(true);
         }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+        let most = if pidfd.is_some() { left } else { Some(left.map_or(PAUSE, |left| left.min(PAUSE))) };
+        let timeout = most.map_or(PollTimeout::NONE, |most| PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX));
+        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        fds.extend(input.as_ref().map(|input| PollFd::new(input.pipe.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(pidfd.as_ref().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(SysError::new("poll()", errno)),
+        }
+        let writable = input.is_some() && fds.first().is_some_and(|fd| fd.any().unwrap_or(false));
         if writable {
             input = input.and_then(|input| match write(&input.pipe, input.left) {
                 Ok(length) if length < input.left.len() => Some(Input { left: &input.left[length..], ..input }),

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
+use cgroup::Resources;
 use oci_spec::runtime::{Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
 use runtime::capabilities::bit;
 use runtime::init::attributes::{has_apparmor, has_selinux};
@@ -45,8 +46,7 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
         std::fs::canonicalize(&arguments.directory).call(|| format!("the bundle {:?}", arguments.directory))?;
     let path = arguments.config.clone().unwrap_or_else(|| bundle.join("config.json"));
     let mut spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
-    add_default_maps(&mut spec)?;
-    check(&spec, arguments).step(|| format!("the configuration {}", path.display()))?;
+    complete(&mut spec, arguments.console_socket.is_some()).step(|| format!("the configuration {}", path.display()))?;
     spec.process().iter().for_each(|process| tell_ambient(process, log));
     let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
     let rootfs = bundle.join(root.path());
@@ -64,6 +64,26 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
     }
     let rootfs = std::fs::canonicalize(&rootfs).call(|| format!("the root file system {rootfs:?}"))?;
     Ok(Loaded { spec, bundle, rootfs })
+}
+
+/// Adds what the specification leaves to us and refuses what cannot be done.
+fn complete(spec: &mut Spec, console_socket: bool) -> Result<(), Report> {
+    add_default_maps(spec)?;
+    check(spec, console_socket)
+}
+
+/// Whether these bytes are a configuration that could be carried out on this host; nothing is made.
+pub fn verify(bytes: &[u8]) -> Result<(), Report> {
+    let mut spec: Spec = parse(bytes, &mut |_| ())?;
+    complete(&mut spec, false)?;
+    let linux = spec.linux().as_ref();
+    if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+        Resources::of(resources)?;
+    }
+    if let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) {
+        runtime::seccomp::compile(profile)?;
+    }
+    Ok(())
 }
 
 /// A plain user's new user namespace without mappings gets the caller's own, as crun's rootless template relies on.
@@ -97,11 +117,11 @@ pub fn read<T: serde::de::DeserializeOwned>(path: &Path, log: &Log) -> Result<T,
     if bytes.len() as u64 > CONFIG_MAX {
         return Err(Report::new(Kind::Usage, format!("it is larger than {} MiB", CONFIG_MAX >> 20)));
     }
-    parse(&bytes, log)
+    parse(&bytes, &mut |words| log.warn(words))
 }
 
 /// Parses a document of the specification; see [`read`].
-pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], log: &Log) -> Result<T, Report> {
+pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], warn: &mut dyn FnMut(&str)) -> Result<T, Report> {
     let first = match serde_json::from_slice(bytes) {
         Ok(document) => return Ok(document),
         Err(error) => error,
@@ -112,7 +132,7 @@ pub fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], log: &Log) -> Result<
     if unknown.is_empty() {
         return Err(bad(first));
     }
-    log.warn(&format!("ignoring unknown capabilities: {}", unknown.into_iter().collect::<Vec<_>>().join(", ")));
+    warn(&format!("ignoring unknown capabilities: {}", unknown.into_iter().collect::<Vec<_>>().join(", ")));
     serde_json::from_value(value).map_err(bad)
 }
 
@@ -153,13 +173,13 @@ pub fn tell_ambient(process: &Process, log: &Log) {
 }
 
 /// All that can be said without touching the host.
-fn check(spec: &Spec, arguments: &Bundle) -> Result<(), Report> {
+fn check(spec: &Spec, console_socket: bool) -> Result<(), Report> {
     let wrong = |message: &str| Err(Report::new(Kind::Usage, message));
     if !spec.version().starts_with("1.") && !spec.version().starts_with("0.") {
         return wrong(&format!("ociVersion {:?} is none that this runtime knows", spec.version()));
     }
     if let Some(process) = spec.process() {
-        check_process(process, arguments.console_socket.is_some())?;
+        check_process(process, console_socket)?;
     }
     for mount in spec.mounts().iter().flatten() {
         if !mount.destination().is_absolute() {

@@ -108,7 +108,7 @@ pub fn update(root: &Root, arguments: &Update, log: &Log) -> Result<u8, Report> 
         Some(path) if path == Path::new("-") => {
             let mut text = Vec::new();
             std::io::stdin().take(1 << 20).read_to_end(&mut text).map_err(|error| Report::of(Kind::Internal, error))?;
-            config::parse(&text, log).step(|| "reading the resources".to_owned())?
+            config::parse(&text, &mut |words| log.warn(words)).step(|| "reading the resources".to_owned())?
         }
         Some(path) => config::read(path, log).step(|| format!("reading {}", path.display()))?,
         None => asked(arguments)?,

@@ -42,6 +42,7 @@ use std::path::PathBuf;
 use base::Report;
 
 use crate::args::Verb;
+pub use crate::config::verify;
 use crate::log::Log;
 
 /// Runs one command line, the program's name in front; the answer is the exit code. `default_root` makes and names the

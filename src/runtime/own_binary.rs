@@ -4,7 +4,11 @@
 //! process there opens it through `/proc/PID/exe` and writes to it once nobody executes it any more. Without root this is
 //! worse than with: the binary often belongs to the very user who is root inside. So whatever of ours becomes a payload is
 //! executed from a clone of the binary's mount that is read-only and attached nowhere, or where that cannot be made
-//! from a sealed copy in memory.
+//! from a sealed copy in memory. What it executes by `/proc/self/exe` in its turn is as protected.
+//!
+//! - The engine executes the monitor from the clone, and with it the stage, whose copy init is, and the role exec. The fs
+//!   role made the clone along with its mount and hands it to every user of the view, so a start costs no process for it.
+//! - The OCI runtime has nobody to ask, and executes itself once more.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -20,31 +24,48 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, execveat, faccessat, geteuid};
-use sys::mount::{Attr, Change, clone_mount};
-use sys::path::SELF;
+use sys::own_binary::{EXE, is_running, read_only_clone};
 use sys::process::{Flags, fork, reap};
 use sys::{Call, Errno, SysError};
 
-const EXE: &str = "/proc/self/exe";
+/// The binary to execute what becomes a container's process from: `given`, if that is a read-only clone of the running
+/// binary, or one that is made now. The caller must have one thread.
+pub fn for_containers(given: Option<OwnedFd>) -> Result<OwnedFd, Report> {
+    let usable = |given: &OwnedFd| Ok(is_read_only(given)? && is_running(given)?);
+    if let Some(given) = given
+        && usable(&given).unwrap_or_else(|_: SysError| false)
+    {
+        return Ok(given);
+    }
+    let exe = open_exe()?;
+    if is_protected(&exe)? { Ok(exe) } else { protected() }
+}
 
 /// Executes the running program anew, with its arguments and environment, from where it cannot be written; returns at
 /// once where that is so already. The caller must have one thread.
 pub fn protect() -> Result<(), Report> {
-    let exe = nix::fcntl::open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({EXE})"))?;
-    if is_protected(&exe)? {
+    if is_protected(&open_exe()?)? {
         return Ok(());
     }
-    let clone = match read_only_clone() {
-        Ok(clone) => clone,
-        Err(_) => sealed_copy().step(|| "copying our own binary to memory".to_owned())?,
-    };
-    match execute(&clone).step(|| "executing our own binary from a read-only mount".to_owned())? {}
+    match execute(&protected()?).step(|| "executing our own binary from a read-only mount".to_owned())? {}
+}
+
+fn protected() -> Result<OwnedFd, Report> {
+    clone_in_child().or_else(|_| sealed_copy().step(|| "copying our own binary to memory".to_owned()))
+}
+
+fn open_exe() -> Result<OwnedFd, SysError> {
+    nix::fcntl::open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({EXE})"))
+}
+
+fn is_read_only(exe: &OwnedFd) -> Result<bool, SysError> {
+    Ok(fstatvfs(exe).call(|| format!("fstatvfs({EXE})"))?.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Whether nobody in a container could write to it: its mount is read-only, its copy is sealed, or it belongs to somebody
 /// whose ids no container of ours has.
 fn is_protected(exe: &OwnedFd) -> Result<bool, SysError> {
-    if fstatvfs(exe).call(|| format!("fstatvfs({EXE})"))?.flags().contains(FsFlags::ST_RDONLY) {
+    if is_read_only(exe)? {
         return Ok(true);
     }
     let file = File::open(EXE);
@@ -59,32 +80,17 @@ fn is_protected(exe: &OwnedFd) -> Result<bool, SysError> {
 }
 
 /// Clones the binary's mount in a mount namespace of a child's, as the caller itself may not clone mounts.
-fn read_only_clone() -> Result<OwnedFd, SysError> {
+fn clone_in_child() -> Result<OwnedFd, SysError> {
     let (ours, theirs) = sys::socket::pair()?;
     let user = if geteuid().is_root() { Flags::empty() } else { Flags::NEWUSER };
     let child = fork(user | Flags::NEWNS, None, || {
-        let sent = clone_here().and_then(|clone| sys::socket::send(theirs.as_fd(), b"exe", &[clone.as_fd()]));
+        let sent = read_only_clone().and_then(|clone| sys::socket::send(theirs.as_fd(), b"exe", &[clone.as_fd()]));
         i32::from(sent.is_err())
     })?;
     drop(theirs);
     let (_, mut fds) = sys::socket::receive(ours.as_fd(), &mut [0; 8])?;
     reap(child.pidfd.as_fd(), true)?;
     fds.pop().ok_or_else(|| SysError::new("cloning the mount of our own binary", Errno::EPERM))
-}
-
-/// By path: the link of `/proc` leads to the mount of the namespace that the program was executed in.
-fn clone_here() -> Result<OwnedFd, SysError> {
-    let path = std::fs::read_link(EXE).call(|| format!("readlink({EXE})"))?;
-    let fd = nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({path:?}, O_PATH)"))?;
-    let stat = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    let running = nix::sys::stat::stat(EXE).map(|stat| (stat.st_dev, stat.st_ino));
-    if stat(&fd) != running {
-        return Err(SysError::new(format!("{} is not the binary that runs", path.display()), Errno::ESTALE));
-    }
-    let clone = clone_mount(fd.as_fd(), SELF, false)?;
-    Change::set(Attr::RDONLY | Attr::NOSUID).apply(clone.as_fd(), false)?;
-    Ok(clone)
 }
 
 fn sealed_copy() -> Result<OwnedFd, SysError> {

@@ -36,6 +36,8 @@ pub struct FsConnection {
     /// The mount namespace whose root is the view: join it (as root of the user namespace), clone its `/` as a detached
     /// mount, and attach that where it is needed.
     pub mount_namespace: OwnedFd,
+    /// The server's binary on a mount that nobody can write to; `None` where that cannot be made.
+    pub binary: Option<OwnedFd>,
 }
 
 /// Where servers of this host are found.
@@ -194,12 +196,13 @@ fn greet(socket: OwnedFd, key: &str) -> Result<FsConnection, FsClientError> {
         return Err(SysError::new(format!("answer of the file server of view {key}"), Errno::ETIMEDOUT).into());
     }
     let mut answer = vec![0; 64 << 10];
-    let (length, fds) = sys::socket::receive(socket.as_fd(), &mut answer)?;
+    let (length, mut fds) = sys::socket::receive(socket.as_fd(), &mut answer)?;
+    let binary = fds.drain(fds.len().min(2)..).next();
     match <[OwnedFd; 2]>::try_from(fds) {
         Ok([user_namespace, mount_namespace]) => {
             let welcome = serde_json::from_slice(&answer[..length]);
             let Welcome { pid, note } = welcome.map_err(|_| FsClientError::Died { key: key.to_owned() })?;
-            Ok(FsConnection { socket, pid, note, user_namespace, mount_namespace })
+            Ok(FsConnection { socket, pid, note, user_namespace, mount_namespace, binary })
         }
         Err(_none) => match serde_json::from_slice(&answer[..length]) {
             Ok(failure) => Err(FsClientError::Refused { key: key.to_owned(), failure }),

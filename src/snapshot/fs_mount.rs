@@ -5,6 +5,9 @@
 //! namespace, has all capabilities there for these few calls, and hands back two descriptors: the connection, and the
 //! mount namespace whose root the view is. The child ends; the server that keeps the descriptors never had a capability.
 //! As long as the mount namespace's descriptor is open, the mount lives.
+//!
+//! The child also clones the mount of our own binary, read-only: the right to do that is what everybody else would have to
+//! make a process and a namespace for. Containers' processes are executed from it (`runtime::own_binary`).
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,6 +26,8 @@ pub struct FuseMount {
     pub device: OwnedFd,
     /// A mount namespace whose root directory is the view.
     pub mount_namespace: OwnedFd,
+    /// The running binary, read-only; `None` where its mount cannot be cloned.
+    pub binary: Option<OwnedFd>,
 }
 
 /// Mounts FUSE in `user_namespace`, `read_only` for views. The caller must have one thread.
@@ -31,7 +36,11 @@ pub fn mount(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<FuseMoun
     let child = process::fork(process::Flags::empty(), None, || {
         let made = mount_in_child(user_namespace, read_only);
         let sent = match &made {
-            Ok(made) => socket::send(childs.as_fd(), b"ok", &[made.device.as_fd(), made.mount_namespace.as_fd()]),
+            Ok(made) => {
+                let both = [made.device.as_fd(), made.mount_namespace.as_fd()];
+                let fds: Vec<_> = both.into_iter().chain(made.binary.as_ref().map(AsFd::as_fd)).collect();
+                socket::send(childs.as_fd(), b"ok", &fds)
+            }
             Err(error) => socket::send(childs.as_fd(), &error.to_message(), &[]),
         };
         i32::from(made.is_err() || sent.is_err())
@@ -40,9 +49,10 @@ pub fn mount(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<FuseMoun
     let mut message = [0; 4096];
     let answer = socket::receive(ours.as_fd(), &mut message);
     process::reap(child.pidfd.as_fd(), true)?;
-    let (length, fds) = answer?;
+    let (length, mut fds) = answer?;
+    let binary = fds.drain(fds.len().min(2)..).next();
     match <[OwnedFd; 2]>::try_from(fds) {
-        Ok([device, mount_namespace]) => Ok(FuseMount { device, mount_namespace }),
+        Ok([device, mount_namespace]) => Ok(FuseMount { device, mount_namespace, binary }),
         Err(_none) => {
             Err(SysError::from_message(&message[..length], "mount of a FUSE view: the process that mounts died"))
         }
@@ -53,6 +63,8 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
     setns(user_namespace, CloneFlags::CLONE_NEWUSER).call(|| "setns(outer user namespace)".to_owned())?;
     unshare(CloneFlags::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)".to_owned())?;
     let mount_namespace = namespace::open_own("mnt")?;
+    // While its path leads there: the view will cover it.
+    let binary = sys::own_binary::read_only_clone().ok();
     let device = nix::fcntl::open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(\"/dev/fuse\")".to_owned())?;
     let context = FsContext::open(c"fuse")?;
@@ -83,5 +95,5 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
     // send this event anywhere, and must still follow the host's unmounts.
     Change::set(Attr::empty()).propagation(Propagation::Slave).apply(root.as_fd(), true)?;
     sys::mount::attach(mount.as_fd(), root.as_fd())?;
-    Ok(FuseMount { device, mount_namespace })
+    Ok(FuseMount { device, mount_namespace, binary })
 }

@@ -6,7 +6,7 @@
 //!   ([`crate::fs_mount`]); the server only keeps descriptors of both. So reading as "the calling user" is the same
 //!   thing as root and as a plain user, and a server that is taken over holds nothing but what it serves.
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
-//!   the outer user namespace and the mount namespace. Each open connection is one user; nothing is ever sent again.
+//!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one user; nothing is ever sent again.
 //! - *End*: when the last connection has been closed for `linger_ms`, the server closes its listener and its mount
 //!   namespace, and serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
 //!   container whose monitor was killed still has one). A client that connected in that instant sees the end of the
@@ -67,7 +67,7 @@ pub struct FsConfig {
     pub note: String,
 }
 
-/// What a client is told, with the two namespaces.
+/// What a client is told, with the two namespaces and, where it could be made, the read-only clone of the binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     /// The server's process.
@@ -319,7 +319,7 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd
     process::place(null, 2)?;
     let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
     sandbox::filter(needs)?;
-    let device = mount.device;
+    let FuseMount { device, mount_namespace, binary } = mount;
     let signal = Arc::clone(&ended);
     let server = std::thread::spawn(move || {
         let result = wire(device).and_then(Wire::serve);
@@ -328,7 +328,7 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd
         result
     });
     let welcome = serde_json::to_vec(&Welcome { pid: std::process::id() as i32, note }).unwrap_or_default();
-    let users = Users { listen, welcome, user_namespace, mount_namespace: mount.mount_namespace };
+    let users = Users { listen, welcome, user_namespace, mount_namespace, binary };
     users.serve(&ended, linger)?;
     let served = match server.join() {
         Ok(result) => Ok(result.map(drop)?),
@@ -365,6 +365,7 @@ struct Users {
     welcome: Vec<u8>,
     user_namespace: OwnedFd,
     mount_namespace: OwnedFd,
+    binary: Option<OwnedFd>,
 }
 
 impl Users {
@@ -413,7 +414,9 @@ impl Users {
 
     fn welcome(&self, user: &OwnedFd) -> Result<(), SysError> {
         proves_host(user)?;
-        socket::send(user.as_fd(), &self.welcome, &[self.user_namespace.as_fd(), self.mount_namespace.as_fd()])
+        let both = [self.user_namespace.as_fd(), self.mount_namespace.as_fd()];
+        let fds: Vec<_> = both.into_iter().chain(self.binary.as_ref().map(AsFd::as_fd)).collect();
+        socket::send(user.as_fd(), &self.welcome, &fds)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod netsock;
+pub mod own_binary;
 pub mod path;
 pub mod process;
 pub mod role;

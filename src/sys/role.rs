@@ -45,12 +45,16 @@ pub struct Spawn<'a> {
 impl Spawn<'_> {
     /// Starts the role by fork and exec of our own binary. The caller must have one thread (see [`process::fork`]).
     pub fn start(&self) -> Result<Child> {
-        let exe = open_path(c"/proc/self/exe", OFlag::O_PATH)?;
+        self.start_from(open_path(c"/proc/self/exe", OFlag::O_PATH)?.as_fd())
+    }
+
+    /// As [`Spawn::start`], from this descriptor of the binary. What the role starts is executed from it too.
+    pub fn start_from(&self, exe: BorrowedFd<'_>) -> Result<Child> {
         let null = open_path(c"/dev/null", OFlag::O_RDWR)?;
         let config = self.config_file()?;
         let argv = [c_string(self.argv0)?, c_string(self.label)?];
         process::fork(Flags::empty(), self.cgroup, || {
-            match self.become_role(exe.as_fd(), null.as_fd(), config.as_fd(), &argv) {
+            match self.become_role(exe, null.as_fd(), config.as_fd(), &argv) {
                 Ok(never) => match never {},
                 Err(error) => {
                     // The parent learns of it by the end of its sockets; the text goes where ours goes.

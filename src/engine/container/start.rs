@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ::snapshot::Driver;
+use ::snapshot::fs_client::FsConnection;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
@@ -154,20 +155,21 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             remove: record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?,
         },
     };
-    spawn(engine, &config, &base, streams.is_some())
+    spawn(engine, &config, base, streams.is_some())
 }
 
 /// Starts the monitor and waits for its word.
 fn spawn(
     engine: &Engine,
     config: &monitor::role::Config,
-    base: &rootfs::Base,
+    base: rootfs::Base,
     attached: bool,
 ) -> Result<Launched, Report> {
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
-    let connection = &base.connection;
+    let FsConnection { socket, user_namespace, mount_namespace, binary, .. } = base.connection;
+    let binary = runtime::own_binary::for_containers(binary)?;
     let leaf = cgroup::birthplace(&config.id, config.bus.as_deref());
     let mut spawn = Spawn {
         argv0: "sublet-monitor",
@@ -175,18 +177,18 @@ fn spawn(
         config: &bytes,
         fds: &[
             ("client", theirs.as_fd()),
-            ("outer", connection.user_namespace.as_fd()),
-            ("view", connection.mount_namespace.as_fd()),
-            ("fs", connection.socket.as_fd()),
+            ("outer", user_namespace.as_fd()),
+            ("view", mount_namespace.as_fd()),
+            ("fs", socket.as_fd()),
         ],
         stdio: [None, None, None],
         session: true,
         cgroup: leaf.as_ref().map(AsFd::as_fd),
     };
-    let mut child = spawn.start();
+    let mut child = spawn.start_from(binary.as_fd());
     if child.is_err() && spawn.cgroup.take().is_some() {
         // Another monitor may have taken the empty leaf for a left one; then ours moves itself.
-        child = spawn.start();
+        child = spawn.start_from(binary.as_fd());
     }
     let child = child.step(|| "starting the monitor".to_owned())?;
     drop(theirs);

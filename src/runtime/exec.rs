@@ -123,8 +123,15 @@ fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: 
 /// right over the others. The mount namespace is returned: with its `/proc`, which shows the container's pids, only a
 /// process that was born in them can work.
 fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-    let process = proc_dir(pid)?;
-    let mounts = open_namespace(process.as_fd(), "mnt")?;
+    let mut process = proc_dir(pid)?;
+    let mounts = match open_namespace(process.as_fd(), "mnt") {
+        // The reaper of `--init` lets nobody look into it; its child has the same namespaces.
+        Err(error) if error.errno() == Errno::EACCES => {
+            process = payload_of(pid).map_err(|_| error)?;
+            open_namespace(process.as_fd(), "mnt")?
+        }
+        mounts => mounts?,
+    };
     let kinds = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("cgroup", CloneFlags::CLONE_NEWCGROUP),
@@ -155,6 +162,18 @@ fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
         }
     }
     Ok(mounts)
+}
+
+/// The directory in `/proc` of the payload below a reaper: its first child, without which it ends.
+fn payload_of(reaper: i32) -> Result<OwnedFd, SysError> {
+    let path = format!("/proc/{reaper}/task/{reaper}/children");
+    let children = std::fs::read_to_string(&path).call(|| format!("read({path:?})"))?;
+    let first = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+    let gone = || SysError::new(format!("{path} names no child"), Errno::ESRCH);
+    let payload = proc_dir(first.ok_or_else(gone)?)?;
+    // The number may have become another process's before it was opened.
+    let parent = sys::process::parent(payload.as_fd())?;
+    if parent == reaper { Ok(payload) } else { Err(gone()) }
 }
 
 fn become_payload(

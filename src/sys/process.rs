@@ -173,6 +173,11 @@ pub fn start_time(pid: i32) -> Result<u64> {
     stat_field(&format!("/proc/{pid}/stat"), 22)
 }
 
+/// The parent of the process whose `/proc/PID/` this is.
+pub fn parent(process: BorrowedFd<'_>) -> Result<i32> {
+    Ok(stat_field(&format!("/proc/self/fd/{}/stat", process.as_raw_fd()), 4)? as i32)
+}
+
 /// Whether a process has ended and only waits to be reaped, or is gone altogether.
 pub fn is_zombie(pid: i32) -> bool {
     let text = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -8,10 +8,11 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 use sys::mount::{attach, clone_mount};
-use sys::path::{SELF, make_file_in, open_in};
+use sys::path::{SELF, open_in};
 use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
+use crate::init::mounts::unlinked;
 
 /// linux/magic.h.
 const DEVPTS_SUPER_MAGIC: FsType = FsType(0x1cd1);
@@ -21,7 +22,8 @@ pub fn open(root: BorrowedFd<'_>, channel: &Channel) -> Result<OwnedFd, Report> 
     let terminal = open_pair(root, channel)?;
     // Cloning the descriptor's own mount, never a path that the container could replace (CVE-2025-52565).
     let clone = clone_mount(terminal.as_fd(), SELF, false)?;
-    let target = make_file_in(root, Path::new("/dev/console"))?;
+    // Nor to a place that it names by a link: a mask or a read-only path would come to lie below.
+    let target = unlinked(root, Path::new("/dev/console"), false)?;
     attach(clone.as_fd(), target.as_fd())?;
     Ok(terminal)
 }

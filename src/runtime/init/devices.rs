@@ -1,7 +1,9 @@
-//! `/dev`: the six nodes that every program expects, as clones of the host's, and the customary links.
+//! `/dev`: the six nodes that every program expects, and the customary links.
 //!
-//! A user namespace cannot make device nodes. The host's are opened without following links and must be the right
-//! device; where the specification binds a directory over `/dev`, only what it lists is made.
+//! A user namespace cannot make device nodes: there they are clones of the host's, which are opened without following
+//! links and must be the right device. Real root's containers get nodes of their own: with a clone, a change of mode or
+//! owner inside would be one of the host's node. Where the specification binds a directory over `/dev`, only what it lists
+//! is made.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,8 +14,10 @@ use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use sys::mount::{Attr, Change, attach, clone_mount};
-use sys::path::{SELF, make_dirs_in, make_file_in};
+use sys::path::{SELF, make_dirs_in};
 use sys::{Call, Errno, SysError};
+
+use crate::init::mounts::unlinked;
 
 /// Name, major and minor number: Documentation/admin-guide/devices.txt of the kernel.
 const NODES: [(&str, u64, u64); 6] =
@@ -35,7 +39,7 @@ pub fn make(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), Report> {
         for (name, major, minor) in NODES {
             let path = Path::new("/dev").join(name);
             if !listed.iter().any(|device| *device.path() == path) {
-                bind(root, &path, &path, (SFlag::S_IFCHR, major, minor))?;
+                node(root, &path, (SFlag::S_IFCHR, major, minor), Mode::from_bits_truncate(0o666), (0, 0))?;
             }
         }
         links(root)?;
@@ -67,7 +71,7 @@ fn links(root: BorrowedFd<'_>) -> Result<(), SysError> {
     Ok(())
 }
 
-/// A device of the specification's list: a node of our own where that is allowed (real root), else the host's.
+/// A device of the specification's list.
 fn one(root: BorrowedFd<'_>, device: &LinuxDevice) -> Result<(), Report> {
     let kind = match device.typ() {
         LinuxDeviceType::B => SFlag::S_IFBLK,
@@ -75,23 +79,32 @@ fn one(root: BorrowedFd<'_>, device: &LinuxDevice) -> Result<(), Report> {
         LinuxDeviceType::P => SFlag::S_IFIFO,
         LinuxDeviceType::A => return Err(Report::new(Kind::Usage, "type \"a\" is for cgroup rules, not for a node")),
     };
-    let path = device.path();
+    let mode = Mode::from_bits_truncate(device.file_mode().unwrap_or(0o666) & 0o7777);
+    let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    node(root, device.path(), (kind, device.major() as u64, device.minor() as u64), mode, owner)
+}
+
+/// A node of our own where that is allowed (real root), else the host's.
+fn node(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    (kind, major, minor): (SFlag, u64, u64),
+    mode: Mode,
+    (uid, gid): (u32, u32),
+) -> Result<(), Report> {
     let parent = make_dirs_in(root, path.parent().unwrap_or(Path::new("/")))?;
     let name = path.file_name().map(Path::new);
     let name = name.ok_or_else(|| Report::new(Kind::Usage, "a device needs a path with a name"))?;
-    let mode = Mode::from_bits_truncate(device.file_mode().unwrap_or(0o666) & 0o7777);
-    let (major, minor) = (device.major() as u64, device.minor() as u64);
     match mknodat(parent.as_fd(), name, kind, mode, makedev(major, minor)) {
         Ok(()) => {
-            let (uid, gid) = (Uid::from_raw(device.uid().unwrap_or(0)), Gid::from_raw(device.gid().unwrap_or(0)));
-            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            let (uid, gid, flags) = (Uid::from_raw(uid), Gid::from_raw(gid), AtFlags::AT_SYMLINK_NOFOLLOW);
             fchownat(parent.as_fd(), name, Some(uid), Some(gid), flags).call(|| format!("fchownat({name:?})"))?;
             Ok(())
         }
         // The image has it already; with a device of its own it would have to be the right one, which a bind makes sure.
         Err(Errno::EPERM | Errno::EEXIST) if kind != SFlag::S_IFIFO => {
             let source = host_path(path, kind, major, minor);
-            Ok(bind(root, path, &source, (kind, major, minor))?)
+            bind(root, path, &source, (kind, major, minor))
         }
         Err(errno) => Err(SysError::new(format!("mknodat({path:?}, {kind:?}, {major}:{minor})"), errno).into()),
     }
@@ -99,22 +112,22 @@ fn one(root: BorrowedFd<'_>, device: &LinuxDevice) -> Result<(), Report> {
 
 /// Where the host has the device: at the same path, or where the kernel says.
 fn host_path(path: &Path, kind: SFlag, major: u64, minor: u64) -> PathBuf {
+    if open_host(path, kind, major, minor).is_ok() {
+        return path.to_owned();
+    }
     let class = if kind == SFlag::S_IFBLK { "block" } else { "char" };
     let known = std::fs::read_to_string(format!("/sys/dev/{class}/{major}:{minor}/uevent")).unwrap_or_default();
     let name = known.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    match name {
-        Some(name) if open_host(path, kind, major, minor).is_err() => Path::new("/dev").join(name),
-        _ => path.to_owned(),
-    }
+    name.map_or_else(|| path.to_owned(), |name| Path::new("/dev").join(name))
 }
 
-fn bind(root: BorrowedFd<'_>, path: &Path, source: &Path, node: (SFlag, u64, u64)) -> Result<(), SysError> {
+fn bind(root: BorrowedFd<'_>, path: &Path, source: &Path, node: (SFlag, u64, u64)) -> Result<(), Report> {
     let (kind, major, minor) = node;
     let host = open_host(source, kind, major, minor)?;
     let clone = clone_mount(host.as_fd(), SELF, false)?;
     Change::set(Attr::NOSUID | Attr::NOEXEC).apply(clone.as_fd(), false)?;
-    let target = make_file_in(root, path)?;
-    attach(clone.as_fd(), target.as_fd())
+    let target = unlinked(root, path, false)?;
+    Ok(attach(clone.as_fd(), target.as_fd())?)
 }
 
 /// Opens a device node of the host and proves that it is that device.

@@ -285,16 +285,11 @@ pub fn extents(mappings: &[oci_spec::runtime::LinuxIdMapping]) -> sys::namespace
 fn target(root: BorrowedFd<'_>, path: &Path, built: &OwnedFd, typ: &str) -> Result<OwnedFd, Report> {
     let stat = fstat(built).call(|| "fstat(mount)".to_owned())?;
     let directory = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
-    if matches!(typ, "proc" | "sysfs") {
-        let link = open_in(root, path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty());
-        if link
-            .is_ok_and(|fd| fstat(&fd).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits()))
-        {
-            let message = format!("the image has something that is no directory at {}", path.display());
-            return Err(Report::new(Kind::Denied, message));
-        }
-    }
-    let target = if directory { make_dirs_in(root, path) } else { make_file_in(root, path) }?;
+    let target = match (typ, directory) {
+        ("proc" | "sysfs", _) => unlinked(root, path, true)?,
+        (_, true) => make_dirs_in(root, path)?,
+        (_, false) => make_file_in(root, path)?,
+    };
     let stat = fstat(&target).call(|| "fstat(mount point)".to_owned())?;
     let target_is_directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
     if target_is_directory != directory {
@@ -303,6 +298,23 @@ fn target(root: BorrowedFd<'_>, path: &Path, built: &OwnedFd, typ: &str) -> Resu
         return Err(Report::new(Kind::CommandNotFound, message));
     }
     Ok(target)
+}
+
+/// Opens a mount point that must be no link, making it when missing. It is looked up once: a second look could see what
+/// somebody has put there meanwhile.
+pub(crate) fn unlinked(root: BorrowedFd<'_>, path: &Path, directory: bool) -> Result<OwnedFd, Report> {
+    let look = || open_in(root, path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty());
+    let make = || if directory { make_dirs_in(root, path) } else { make_file_in(root, path) };
+    let found = match look() {
+        Err(error) if error.errno() == Errno::ENOENT => make().and_then(|_| look())?,
+        found => found?,
+    };
+    let kind = fstat(&found).call(|| "fstat(mount point)".to_owned())?.st_mode & SFlag::S_IFMT.bits();
+    if kind == SFlag::S_IFDIR.bits() && directory || kind != SFlag::S_IFLNK.bits() && !directory {
+        return Ok(found);
+    }
+    let wanted = if directory { "is no directory" } else { "is a link" };
+    Err(Report::new(Kind::Denied, format!("the image has something that {wanted} at {}", path.display())))
 }
 
 fn file_system(typ: &str, source: &str, options: &Options, attr: Attr) -> Result<OwnedFd, SysError> {

@@ -186,9 +186,11 @@ fn change_directory(cwd: &Path, make: bool) -> Result<(), Report> {
 
 /// A working directory that is not below our root would be one that leaked from the host (CVE-2024-21626).
 fn check_directory() -> Result<(), Report> {
-    let directory = nix::unistd::getcwd().call(|| "getcwd()".to_owned())?;
-    if directory.is_absolute() && !directory.starts_with("(unreachable)") {
-        return Ok(());
+    match nix::unistd::getcwd() {
+        Ok(directory) if directory.is_absolute() && !directory.starts_with("(unreachable)") => return Ok(()),
+        // musl's word for the kernel's "(unreachable)".
+        Ok(_) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(SysError::new("getcwd()", errno).into()),
     }
     Err(Report::new(Kind::Denied, "the working directory is outside the container's root"))
 }

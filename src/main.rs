@@ -7,12 +7,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use dlmalloc::GlobalDlmalloc;
+use sys::memory::Allocator;
 use sys::role::Inherited;
 
-/// Instead of musl's, which maps and unmaps pages for every few small pieces: a third of the time of a short command.
 #[global_allocator]
-static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("sublet"));

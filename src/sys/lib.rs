@@ -7,6 +7,7 @@
 pub mod error;
 pub mod file;
 pub mod lock;
+pub mod memory;
 pub mod mmap;
 pub mod mount;
 pub mod namespace;

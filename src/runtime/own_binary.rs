@@ -31,9 +31,9 @@ use sys::{Call, Errno, SysError};
 /// The binary to execute what becomes a container's process from: `given`, if that is a read-only clone of the running
 /// binary, or one that is made now. The caller must have one thread.
 pub fn for_containers(given: Option<OwnedFd>) -> Result<OwnedFd, Report> {
-    let usable = |given: &OwnedFd| Ok(is_read_only(given)? && is_running(given)?);
+    let usable = |given: &OwnedFd| Ok::<_, SysError>(is_read_only(given)? && is_running(given)?);
     if let Some(given) = given
-        && usable(&given).unwrap_or_else(|_: SysError| false)
+        && usable(&given).unwrap_or(false)
     {
         return Ok(given);
     }

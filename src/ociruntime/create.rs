@@ -39,6 +39,7 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
     let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
     let (pidfd, master) = made.finish(root, &arguments.bundle, log)?;
     let started = start::start(root, &arguments.id, log);
+    sys::step();
     if let Err(report) = started {
         delete::end(root, &arguments.id, log)?;
         return Err(report);
@@ -47,6 +48,7 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
         return Ok(0);
     }
     let code = console::wait(&pidfd, master)?;
+    sys::step();
     if !arguments.keep {
         delete::end(root, &arguments.id, log)?;
     }
@@ -74,6 +76,7 @@ impl Made {
     /// Tells the caller. A pid file that cannot be written is an error of the creation.
     fn finish(self, root: &Root, bundle: &Bundle, log: &Log) -> Result<(OwnedFd, Option<OwnedFd>), Report> {
         let told = bundle.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, self.pid));
+        sys::step();
         if let Err(report) = told {
             // What resists is met again by `delete --force`; the first error is the answer.
             let _ = delete::end(root, self.place.id(), log);
@@ -88,6 +91,7 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<(), Report> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.new"));
     let written = std::fs::File::create(&new).and_then(|mut file| write!(file, "{pid}"));
+    sys::step();
     written
         .and_then(|()| std::fs::rename(&new, path))
         .call(|| format!("write({path:?})"))
@@ -100,7 +104,8 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
     for line in cgroup.lines() {
         log.warn(line);
     }
-    let place = root.take(id)?;
+    let (place, creating) = root.take(id)?;
+    sys::step();
     let record = Record {
         format: FORMAT,
         bundle: loaded.bundle.clone(),
@@ -111,7 +116,7 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
         keyring: !bundle.no_new_keyring,
         cgroup: cgroup.record().clone(),
     };
-    let mut making = Making { place, record, loaded, cgroup, pidfd: None, log };
+    let mut making = Making { place, creating: Some(creating), record, loaded, cgroup, pidfd: None, log };
     match making.run(bundle) {
         Ok((pidfd, pid, master)) => Ok(Made { place: making.place, pid, pidfd, master }),
         Err(report) => {
@@ -124,6 +129,8 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
 /// A creation on its way.
 struct Making<'a> {
     place: Place,
+    /// The lock of that name.
+    creating: Option<OwnedFd>,
     record: Record,
     loaded: Loaded,
     cgroup: Cgroup,
@@ -136,7 +143,9 @@ impl bundle::Making for Making<'_> {
         // Before init goes on: who finds the record after a kill of ours must find init by it.
         self.record.init = Some(Init::of(init)?);
         self.place.write_record(&self.record)?;
+        sys::step();
         self.cgroup.enter(init)?;
+        sys::step();
         self.record.cgroup = self.cgroup.record().clone();
         self.place.write_record(&self.record)
     }
@@ -148,13 +157,20 @@ impl bundle::Making for Making<'_> {
 
 impl Making<'_> {
     fn run(&mut self, arguments: &Bundle) -> Result<(OwnedFd, i32, Option<OwnedFd>), Report> {
-        let creating = self.place.make_lock("creating")?;
         self.place.write_record(&self.record)?;
+        sys::step();
         let text = serde_json::to_vec(&self.loaded.spec).map_err(|error| Report::of(Kind::Internal, error))?;
         self.place.write("config.json", &text)?;
-        let handed = Handed { gate: self.place.make_gate()?, lock: self.place.make_lock("lock")? };
+        sys::step();
+        let gate = self.place.make_gate()?;
+        sys::step();
+        let handed = Handed { gate, lock: self.place.make_lock("lock")? };
+        sys::step();
+        self.place.publish()?;
+        sys::step();
         let planned = self.cgroup.lines().len();
         self.cgroup.make().step(|| "making the cgroup".to_owned())?;
+        sys::step();
         for line in &self.cgroup.lines()[planned..] {
             self.log.warn(line);
         }
@@ -179,11 +195,15 @@ impl Making<'_> {
                         Some(path) => console::send(path, fd.as_fd())?,
                         None => master = Some(fd),
                     }
+                    sys::step();
                 }
                 Some((Message::Notice(text), _)) => self.log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    sys::step();
                     self.runtime_hooks(pid)?;
+                    sys::step();
                     channel.send(&Message::Go, None)?;
+                    sys::step();
                 }
                 Some((Message::Failed(failure), _)) => return Err(failure.into()),
                 Some((Message::Ready, _)) => break,
@@ -191,7 +211,12 @@ impl Making<'_> {
                 None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
             }
         }
-        sys::lock::release(&creating, Path::new("creating"))?;
+        sys::step();
+        if let Some(creating) = self.creating.take() {
+            // Init has a copy.
+            sys::lock::release(&creating, Path::new("creating"))?;
+        }
+        sys::step();
         let pidfd = self.pidfd.take().ok_or_else(|| Report::new(Kind::Internal, "init has no descriptor"))?;
         Ok((pidfd, pid, master))
     }
@@ -210,14 +235,19 @@ impl Making<'_> {
 
     /// Takes back what was made. What resists is met again by `delete --force`.
     fn undo(mut self) {
+        drop(self.creating.take());
+        sys::step();
         if let Some(pidfd) = self.pidfd.take() {
             let _ = pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL as i32);
             let _ = reap(pidfd.as_fd(), true);
+            sys::step();
         }
-        if self.record.init.is_some() {
-            let _ = delete::remove(&Container { place: self.place, record: self.record }, self.log);
-        } else if self.cgroup.remove().is_ok() {
-            let _ = self.place.remove();
+        self.record.cgroup = self.cgroup.record().clone();
+        let container = Container { place: self.place, record: self.record };
+        if container.record.init.is_some() {
+            let _ = delete::remove(&container, self.log);
+        } else if delete::end_init(&container).is_ok() && self.cgroup.remove().is_ok() {
+            let _ = container.place.remove();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `kill` and `delete`.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Kind, Report};
 use nix::sys::signal::Signal;
@@ -48,11 +48,14 @@ pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
 /// Removes a container that has ended or was never started; with `--force` one that runs, too.
 pub fn delete(root: &Root, arguments: &Delete, log: &Log) -> Result<u8, Report> {
     let place = match root.find(&arguments.id) {
-        Err(report) if arguments.force && report.kind() == Kind::NotFound => return Ok(0),
+        Err(report) if arguments.force && report.kind() == Kind::NotFound => {
+            root.sweep(&arguments.id)?;
+            return Ok(0);
+        }
         place => place?,
     };
     let container = match root.load(&arguments.id) {
-        // A creator was killed before it wrote a record: nothing but the directory was made.
+        // The record goes last where a removal had to be made in place.
         Err(_) if arguments.force && !place.has_record() => {
             place.remove()?;
             return Ok(0);
@@ -65,6 +68,9 @@ pub fn delete(root: &Root, arguments: &Delete, log: &Log) -> Result<u8, Report> 
         return Err(Report::new(Kind::Conflict, message).with_hint("--force ends it first"));
     }
     remove(&container, log)?;
+    if arguments.force {
+        root.sweep(&arguments.id)?;
+    }
     Ok(0)
 }
 
@@ -75,18 +81,10 @@ pub fn end(root: &Root, id: &str, log: &Log) -> Result<(), Report> {
 
 /// Ends a container, if it still runs, and removes all of it.
 pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
-    if let Some((_, init)) = container.init() {
-        match pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32) {
-            Err(error) if error.errno() != Errno::ESRCH => return Err(error.into()),
-            _ => {}
-        }
-        control::thaw(container);
-        if !wait_end(init.as_fd(), Some(LIMIT)) {
-            let message = format!("init of container {:?} was killed and does not end", container.place.id());
-            return Err(Report::new(Kind::Internal, message));
-        }
-    }
+    end_init(container)?;
+    sys::step();
     let cgroup = control::remove(&container.record);
+    sys::step();
     // A creator that was killed early may have left no configuration.
     if let Ok(spec) = container.place.spec()
         && let Some(hooks) = spec.hooks()
@@ -95,8 +93,40 @@ pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
         hooks::run_all("poststop", list(hooks.poststop().as_ref()), &state, &container.record.bundle, &mut |report| {
             log.warn(&report.lines().join(": "));
         });
+        sys::step();
     }
     // With its cgroup left the record stays, so that the next try finds it.
     cgroup?;
     container.place.remove()
+}
+
+/// Kills init, and waits until it has ended, and with it whoever else a killed creator has left on the way to it: each has
+/// the lock, which no event tells to be free.
+pub fn end_init(container: &Container) -> Result<(), Report> {
+    let until = Instant::now() + LIMIT;
+    let mut known = container.init().map(|(_, init)| init);
+    loop {
+        if let Some(init) = known {
+            match pidfd_send_signal(init.as_fd(), Signal::SIGKILL as i32) {
+                Err(error) if error.errno() != Errno::ESRCH => return Err(error.into()),
+                _ => {}
+            }
+            sys::step();
+            control::thaw(container);
+            if !wait_end(init.as_fd(), Some(LIMIT)) {
+                let message = format!("init of container {:?} was killed and does not end", container.place.id());
+                return Err(Report::new(Kind::Internal, message));
+            }
+        }
+        if !container.place.is_held() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let message =
+                format!("container {:?} is being created by a command that does not end", container.place.id());
+            return Err(Report::new(Kind::Conflict, message));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        known = container.place.record().ok().and_then(|record| record.init?.open());
+    }
 }

@@ -68,7 +68,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
     let mut entering = Entering { cgroup: &cgroup, init: init_pid, log };
     let Born { init: child, channel } = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering)?;
-    let mut master = None;
+    let (mut master, mut going) = (None, false);
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {
             (Message::Console, Some(fd)) => {
@@ -78,7 +78,12 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
                     None => master = Some(fd),
                 }
             }
-            (Message::Ready, _) => channel.send(&Message::Go, None)?,
+            (Message::Ready, _) => {
+                sys::step();
+                channel.send(&Message::Go, None)?;
+                going = true;
+                sys::step();
+            }
             (Message::Notice(text), _) => log.warn(&text),
             (Message::Failed(failure), _) => {
                 sys::process::reap(child.pidfd.as_fd(), true)?;
@@ -87,6 +92,11 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
             _ => {}
         }
     }
+    if !going {
+        sys::process::reap(child.pidfd.as_fd(), true)?;
+        return Err(Report::new(Kind::Internal, "the process was killed while it was being set up"));
+    }
+    sys::step();
     let told = arguments.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, child.pid));
     if let Err(report) = told {
         // Nobody would know of it.

@@ -13,7 +13,7 @@
 //! start ── connects to the gate ── Go ──▶ init: startContainer hooks, exec ── end of the socket ──▶ poststart hooks
 //! ```
 //! Truth about a container is never a word in a file that a killed command could have left wrong ([`state`]):
-//! * *creating*: the creator still holds the lock `creating`;
+//! * *creating*: the creator still holds the lock `creating`, or, where it was killed, init its copy;
 //! * *created*: init lives and still holds the lock `lock`, which its exec releases;
 //! * *running*: init lives and the lock is free;
 //! * *paused*: init lives, started or not, and its cgroup is frozen;

@@ -19,11 +19,14 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
         }
     }
     let init = container.place.knock().step(|| format!("starting container {id}"))?;
+    sys::step();
     init.send(&Message::Go, None)?;
+    sys::step();
     match init.receive()? {
         Some((Message::Ready, _)) => {}
         _ => return Err(Report::new(Kind::Conflict, format!("container {id:?} has been started by another command"))),
     }
+    sys::step();
     // The end of the socket is the exec, or a death that the state will show.
     while let Some((message, _)) = init.receive()? {
         match message {
@@ -32,10 +35,12 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
             _ => {}
         }
     }
+    sys::step();
     let spec = container.place.spec()?;
     if let Some(poststart) = spec.hooks().as_ref().map(|hooks| list(hooks.poststart().as_ref())) {
         let state = container.state(&spec, Status::Running);
         hooks::run("poststart", poststart, &state, &container.record.bundle)?;
     }
+    sys::step();
     Ok(0)
 }

@@ -1,18 +1,21 @@
 //! The directory of one container's state, and what can be said of the container by it.
 //!
 //! ```text
-//! <root>/<id>/            made by mkdir, so that an id is taken by one creator only
+//! <root>/.<id>/           on its way: its owner holds the lock `creating`, and it is nobody's once that is free
+//! <root>/<id>/            a container, whole: it begins and ends with a rename from and to `.<id>`
 //!   config.json           the configuration as it was at the creation
 //!   state.json            the record: bundle, init's pid and start time, cgroup
 //!   creating              locked by the creator as long as it works
 //!   lock                  locked by init until its exec
 //!   gate                  the socket at which init waits for `start`
 //! ```
+//! So whatever is killed, a container has its record or does not exist; a directory on its way that a killed command has
+//! left is taken over by the next creator of this id, and removed by the next `delete --force`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,10 +28,12 @@ use runtime::hooks::{State, VERSION};
 use serde::{Deserialize, Serialize};
 use sys::process::{boot_id, is_zombie, pidfd_open, start_time};
 use sys::socket::{address_in, open_directory, seqpacket};
-use sys::{Call, Errno};
+use sys::{Call, Errno, SysError};
 
 /// The socket at which init waits.
 const GATE: &str = "gate";
+/// The lock of who works on the directory.
+const CREATING: &str = "creating";
 /// A record or configuration that is larger was not written by us.
 const FILE_MAX: u64 = 16 << 20;
 
@@ -78,20 +83,44 @@ impl Root {
         Ok(Root { path })
     }
 
-    /// Takes the id for a new container.
-    pub fn take(&self, id: &str) -> Result<Place, Report> {
+    /// Takes the id for a new container, whose directory is on its way until [`Place::publish`]; the lock `creating` comes
+    /// with it.
+    pub fn take(&self, id: &str) -> Result<(Place, OwnedFd), Report> {
         check_id(id)?;
         let step = || format!("making the state directory of {id}");
         let mut directories = DirBuilder::new();
         directories.recursive(true).mode(0o700);
         directories.create(&self.path).call(|| format!("mkdir({:?})", self.path)).step(step)?;
-        let path = self.path.join(id);
-        match DirBuilder::new().mode(0o700).create(&path).call(|| format!("mkdir({path:?})")) {
-            Err(error) if error.errno() == Errno::EEXIST => Err(StateError::Taken { id: id.to_owned() }.into()),
-            made => {
-                made.step(step)?;
-                Ok(Place { path, id: id.to_owned() })
-            }
+        let taken = || StateError::Taken { id: id.to_owned() };
+        let place = self.on_its_way(id);
+        if self.path.join(id).exists() {
+            return Err(taken().into());
+        }
+        let found = match DirBuilder::new().mode(0o700).create(&place.path).call(|| format!("mkdir({:?})", place.path))
+        {
+            Err(error) if error.errno() == Errno::EEXIST => true,
+            made => made.map(|()| false).step(step)?,
+        };
+        let creating = place.own().step(step)?.ok_or_else(taken)?;
+        if found {
+            place.empty();
+        }
+        Ok((place, creating))
+    }
+
+    /// The directory of this id that no container has yet, or none any more.
+    fn on_its_way(&self, id: &str) -> Place {
+        Place { path: self.path.join(format!(".{id}")), id: id.to_owned() }
+    }
+
+    /// Removes the directory on its way, where nobody works on it.
+    pub fn sweep(&self, id: &str) -> Result<(), Report> {
+        let place = self.on_its_way(id);
+        match place.own() {
+            Ok(Some(_creating)) => place.clear(),
+            Ok(None) => Ok(()),
+            Err(error) if error.errno() == Errno::ENOENT => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -129,7 +158,8 @@ impl Root {
 /// Refuses an id that could be a path.
 pub fn check_id(id: &str) -> Result<(), StateError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
-    if id.is_empty() || id.len() > 255 || id.starts_with('.') || !id.bytes().all(fits) {
+    // A dot in front must still give a file's name.
+    if id.is_empty() || id.len() > 254 || id.starts_with('.') || !id.bytes().all(fits) {
         return Err(StateError::BadId { id: id.to_owned() });
     }
     Ok(())
@@ -219,6 +249,36 @@ impl Place {
         &self.id
     }
 
+    /// Takes the lock `creating`, which is made where it is missing; `None` when somebody else has it.
+    fn own(&self) -> Result<Option<OwnedFd>, SysError> {
+        let path = self.path.join(CREATING);
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = opened.call(|| format!("open({path:?}, O_CREAT)"))?;
+        if !sys::lock::try_exclusive(&file, &path)? {
+            return Ok(None);
+        }
+        // The last owner may have removed it between our two calls.
+        let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+        let ours = file.metadata().ok().zip(fs::metadata(&path).ok()).is_some_and(|(one, other)| same(one, other));
+        Ok(ours.then(|| file.into()))
+    }
+
+    /// From now on there is such a container.
+    pub fn publish(&mut self) -> Result<(), Report> {
+        let path = self.path.with_file_name(&self.id);
+        // A directory that is not empty stays.
+        match fs::rename(&self.path, &path).call(|| format!("rename({:?}, {path:?})", self.path)) {
+            Err(error) if matches!(error.errno(), Errno::ENOTEMPTY | Errno::EEXIST) => {
+                Err(StateError::Taken { id: self.id.clone() }.into())
+            }
+            renamed => {
+                renamed?;
+                self.path = path;
+                Ok(())
+            }
+        }
+    }
+
     /// Makes a lock file and locks it.
     pub fn make_lock(&self, name: &str) -> Result<OwnedFd, Report> {
         let path = self.path.join(name);
@@ -226,6 +286,11 @@ impl Place {
         let file = file.call(|| format!("open({path:?}, O_CREAT|O_EXCL)"))?;
         sys::lock::exclusive(&file, &path)?;
         Ok(file.into())
+    }
+
+    /// Whether init, or who is to become it, lives and has not executed the payload.
+    pub fn is_held(&self) -> bool {
+        self.locked("lock")
     }
 
     /// Whether somebody holds a lock file.
@@ -264,6 +329,7 @@ impl Place {
         let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
         written.and_then(|mut file| file.write_all(bytes)).call(|| format!("write({new:?})"))?;
+        sys::step();
         fs::rename(&new, &path).call(|| format!("rename({new:?}, {path:?})"))?;
         Ok(())
     }
@@ -281,7 +347,8 @@ impl Place {
         self.path.join("state.json").exists()
     }
 
-    fn record(&self) -> Result<Record, Report> {
+    /// What is known of the container now.
+    pub fn record(&self) -> Result<Record, Report> {
         let record: Record =
             serde_json::from_slice(&self.read("state.json")?).map_err(|error| Report::of(Kind::Internal, error))?;
         if record.format > FORMAT {
@@ -296,14 +363,40 @@ impl Place {
         serde_json::from_slice(&self.read("config.json")?).map_err(|error| Report::of(Kind::Internal, error))
     }
 
-    /// Removes the directory. The record goes last, so that a removal that is cut short can be repeated.
+    /// Ends the container's existence, then removes the directory.
     pub fn remove(&self) -> Result<(), Report> {
-        for name in ["config.json", "creating", "lock", "gate"] {
-            // Each may be gone; what stays is named by the removal of the directory.
+        // Held, it keeps creators away; a creator that still has it does so itself. What is wrong is met again below.
+        let _creating = self.own();
+        sys::step();
+        let on_its_way = Place { path: self.path.with_file_name(format!(".{}", self.id)), id: self.id.clone() };
+        let renamed = fs::rename(&self.path, &on_its_way.path);
+        sys::step();
+        // Another one may be there, left by a killed command: then what shows that there is a container goes last.
+        if renamed.is_ok() { on_its_way.clear() } else { self.clear() }
+    }
+
+    /// Removes what is in the directory but for the lock `creating`, and the record last. What stays is named by the removal
+    /// of the directory.
+    fn empty(&self) {
+        let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let (record, others): (Vec<_>, Vec<_>) =
+            names.filter(|name| name != CREATING).partition(|name| name == "state.json");
+        for name in others.iter().chain(&record) {
             let _ = fs::remove_file(self.path.join(name));
+            sys::step();
         }
-        fs::remove_dir_all(&self.path).call(|| format!("rmdir({:?})", self.path))?;
-        Ok(())
+    }
+
+    /// Removes the directory, whose lock `creating` the caller holds.
+    fn clear(&self) -> Result<(), Report> {
+        self.empty();
+        let _ = fs::remove_file(self.path.join(CREATING));
+        sys::step();
+        match fs::remove_dir(&self.path).call(|| format!("rmdir({:?})", self.path)) {
+            // Another command was faster, or the next creator of this id has it already.
+            Err(error) if error.errno() == Errno::ENOENT || self.path.join(CREATING).exists() => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 }
 
@@ -323,13 +416,13 @@ impl Container {
     /// What it does now.
     pub fn status(&self) -> Status {
         let Some(init) = &self.record.init else {
-            return if self.place.locked("creating") { Status::Creating } else { Status::Stopped };
+            return if self.place.locked(CREATING) { Status::Creating } else { Status::Stopped };
         };
         match init.open() {
             None => Status::Stopped,
-            Some(_) if self.place.locked("creating") => Status::Creating,
+            Some(_) if self.place.locked(CREATING) => Status::Creating,
             Some(_) if self.frozen() => Status::Paused,
-            Some(_) if self.place.locked("lock") => Status::Created,
+            Some(_) if self.place.is_held() => Status::Created,
             Some(_) => Status::Running,
         }
     }

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -86,6 +87,7 @@ pub fn create(
     let ends = Cell::new(Some((ours, to_init)));
     let rest = Cell::new(Some((opened, handed)));
     let become_init = || {
+        sys::step::begin("init");
         // The end of each socket is how a death is learnt, so nobody may hold the other end too.
         drop(ends.take());
         let Some((opened, Handed { gate, lock })) = rest.take() else { return 125 };
@@ -105,8 +107,10 @@ pub fn create(
     let at_birth = if cgroup.is_none() { flags - Flags::NEWCGROUP } else { flags };
     let step = || "making the container's namespaces".to_owned();
     let offsets = time_offsets(spec);
+    sys::step();
     if joined.is_empty() && offsets.is_none() {
         let init = fork(at_birth | new_user, cgroup, become_init).map_err(name_the_limit).step(step)?;
+        sys::step();
         let (channel, to_init) = taken(&ends)?;
         drop(rest.take());
         let limit = |caller: &mut dyn Making| match spec.process() {
@@ -116,7 +120,7 @@ pub fn create(
         limit(caller)
             .and_then(|()| caller.place(init.pid))
             .and_then(|()| map(launch, init.pid))
-            .and_then(|()| Ok(sys::socket::send(to_init.as_fd(), b"mapped", &[])?))
+            .and_then(|()| say_mapped(&to_init))
             .map_err(|report| said(&channel).unwrap_or(report))?;
         return Ok(Born { init, channel });
     }
@@ -125,6 +129,7 @@ pub fn create(
     let to_helper = Cell::new(Some(to_helper));
     let early_user = offsets.is_some() && !new_user.is_empty();
     let helper = fork(Flags::empty(), cgroup, || {
+        sys::step::begin("helper");
         drop(to_helper.take());
         // Here, as later the caller's own rights are gone; init inherits them.
         let own_pid = std::process::id() as i32;
@@ -133,21 +138,27 @@ pub fn create(
             .as_ref()
             .map_or(Ok(()), |process| init::limits::apply(process, own_pid, &mut |text| theirs.notice(text)));
         let made = limited.and_then(|()| joined.join()).and_then(|()| {
+            sys::step();
             if early_user {
                 unshare(CloneFlags::CLONE_NEWUSER).call(|| "unshare(CLONE_NEWUSER)".to_owned())?;
+                sys::step();
                 theirs.send(&Message::Unmapped, None)?;
                 init::wait_for_go(&from_caller)?;
+                sys::step();
                 become_mapped_root()?;
             }
             if let Some(offsets) = &offsets {
                 shift_clocks(offsets).step(|| "shifting the container's clocks".to_owned())?;
+                sys::step();
             }
             let user = if early_user { Flags::empty() } else { new_user };
             // Init's map is the caller's to write until init has become root by it.
             let dumpable = !user.is_empty();
             nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
             let init = fork(at_birth | user | Flags::PARENT, None, become_init).map_err(name_the_limit).step(step)?;
+            sys::step();
             theirs.send(&Message::Init { pid: init.pid }, Some(init.pidfd.as_fd()))?;
+            sys::step();
             Ok(())
         });
         match made {
@@ -158,12 +169,14 @@ pub fn create(
             }
         }
     })?;
+    sys::step();
     drop((theirs, from_caller, from_parent));
     let (channel, to_init) = taken(&ends)?;
     drop(rest.take());
     let to_helper = to_helper.take();
     let init = born(&channel, &helper, caller, &mut || {
         map(launch, helper.pid)?;
+        sys::step();
         if let Some(to_helper) = &to_helper {
             to_helper.send(&Message::Go, None)?;
         }
@@ -172,9 +185,17 @@ pub fn create(
     caller
         .place(init.pid)
         .and_then(|()| if early_user { Ok(()) } else { map(launch, init.pid) })
-        .and_then(|()| Ok(sys::socket::send(to_init.as_fd(), b"mapped", &[])?))
+        .and_then(|()| say_mapped(&to_init))
         .map_err(|report| said(&channel).unwrap_or(report))?;
     Ok(Born { init, channel })
+}
+
+/// Lets init go on.
+fn say_mapped(to_init: &OwnedFd) -> Result<(), Report> {
+    sys::step();
+    sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
+    sys::step();
+    Ok(())
 }
 
 /// Hears a helper out, until it has said which process it has forked for us, and reaps it; `unmapped` when it waits for
@@ -186,22 +207,41 @@ pub(crate) fn born(
     unmapped: &mut dyn FnMut() -> Result<(), Report>,
 ) -> Result<Child, Report> {
     let child = loop {
+        // Init holds the channel's other end too, so that it does not end with a helper that is killed after the fork.
+        if !speaks_before_its_end(channel, helper)? {
+            reap(helper.pidfd.as_fd(), true)?;
+            return Err(Report::new(Kind::Internal, "the process that enters the namespaces was killed"));
+        }
         match channel.receive()? {
             Some((Message::Unmapped, _)) => unmapped()?,
             Some((Message::Init { pid }, Some(pidfd))) => break Ok(Child { pid, pidfd }),
             Some((Message::Notice(text), _)) => caller.notice(text),
             Some((Message::Failed(failure), _)) => break Err(failure.into()),
             Some(_) => {}
-            None => return Err(Report::new(Kind::Internal, "the process that enters the namespaces was killed")),
+            None => break Err(Report::new(Kind::Internal, "the process that enters the namespaces was killed")),
         }
     };
+    sys::step();
     reap(helper.pidfd.as_fd(), true)?;
+    sys::step();
     child
+}
+
+/// Waits for a message, or for the end of a process that may have sent none.
+fn speaks_before_its_end(channel: &Channel, process: &Child) -> Result<bool, SysError> {
+    loop {
+        let both = [channel.as_fd(), process.pidfd.as_fd()];
+        let mut fds = both.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => return Ok(fds[0].any().unwrap_or(false)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(SysError::new("poll()", errno)),
+        }
+    }
 }
 
 /// What init said before it ended, where that is why something could not be done for it.
 fn said(channel: &Channel) -> Option<Report> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     while poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
         if let (Message::Failed(failure), _) = channel.receive().ok()?? {
             return Some(failure.into());

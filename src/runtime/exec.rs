@@ -62,7 +62,9 @@ pub fn in_bundle(
     let program = compile(launch)?;
     let (ours, theirs) = Channel::pair()?;
     let ours = Cell::new(Some(ours));
+    sys::step();
     let helper = fork(Flags::empty(), cgroup, || {
+        sys::step::begin("helper");
         drop(ours.take());
         // Only as the caller's user may it be placed.
         let placed = if cgroup.is_none() { init::wait_for_go(&theirs) } else { Ok(()) };
@@ -76,6 +78,7 @@ pub fn in_bundle(
             }
         }
     })?;
+    sys::step();
     drop(theirs);
     let channel = ours.take().ok_or_else(|| Report::new(Kind::Internal, "the channel is gone"))?;
     if cgroup.is_none() {
@@ -84,7 +87,9 @@ pub fn in_bundle(
             reap(helper.pidfd.as_fd(), true)?;
             return Err(report);
         }
+        sys::step();
         channel.send(&Message::Go, None)?;
+        sys::step();
     }
     let init = born(&channel, &helper, caller, &mut || Ok(()))?;
     Ok(Born { init, channel })
@@ -98,10 +103,13 @@ fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
 /// Joins the container and forks the process in it, as a child of the caller's parent.
 fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: Option<&Filter>) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+    sys::step();
     let mounts = join_container(launch.init_pid, init).step(|| "joining the container's namespaces".to_owned())?;
+    sys::step();
     let (to_child, told) = sys::socket::pair()?;
     let to_child = Cell::new(Some(to_child));
     let child = fork(Flags::PARENT, None, || {
+        sys::step::begin("process");
         drop(to_child.take());
         // What it says must come after the word that it exists: the end of this socket.
         let waited = sys::socket::receive(told.as_fd(), &mut [0]).map(drop).map_err(Report::from);
@@ -114,8 +122,11 @@ fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: 
         }
     })
     .step(|| "entering the container".to_owned())?;
+    sys::step();
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
+    sys::step();
     drop(to_child.take());
+    sys::step();
     Ok(())
 }
 
@@ -183,7 +194,9 @@ fn become_payload(
     mounts: &OwnedFd,
 ) -> Result<i32, Report> {
     let agent = agent(launch, program)?;
+    sys::step();
     setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
+    sys::step();
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
     let process = &launch.process;

@@ -22,8 +22,10 @@ pub mod seccomp;
 pub mod security;
 pub mod socket;
 pub mod staging;
+pub mod step;
 pub mod terminal;
 pub mod tuntap;
 pub mod xattr;
 
 pub use error::{Call, Errno, SysError};
+pub use step::step;

@@ -164,9 +164,16 @@ impl Bundle {
     pub fn create(&self, id: &str) {
         // Its streams would stay open in the container.
         let mut command = self.command(&["create", "--bundle", &self.at(), id]);
-        let log = fs::File::create(self.path.join("log")).expect("the home is ours");
+        let log = self.new_log();
         let status = command.stdout(log.try_clone().expect("a descriptor")).stderr(log).status().expect("it starts");
         assert!(status.success(), "create: {}", self.log());
+    }
+
+    /// An empty log, which several may write to.
+    pub fn new_log(&self) -> fs::File {
+        let path = self.path.join("log");
+        fs::write(&path, "").expect("the home is ours");
+        fs::OpenOptions::new().append(true).open(&path).expect("the home is ours")
     }
 
     /// What the runtime and the containers of [`Bundle::create`] have written.

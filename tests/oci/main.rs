@@ -6,6 +6,7 @@ mod support;
 mod bundle;
 mod exec;
 mod hooks;
+mod killed;
 mod life;
 mod refused;
 mod spec;

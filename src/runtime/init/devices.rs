@@ -127,6 +127,7 @@ fn bind(root: BorrowedFd<'_>, path: &Path, source: &Path, node: (SFlag, u64, u64
     let clone = clone_mount(host.as_fd(), SELF, false)?;
     Change::set(Attr::NOSUID | Attr::NOEXEC).apply(clone.as_fd(), false)?;
     let target = unlinked(root, path, false)?;
+    sys::step();
     Ok(attach(clone.as_fd(), target.as_fd())?)
 }
 

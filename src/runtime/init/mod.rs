@@ -147,18 +147,23 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let process = spec.process().as_ref();
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
+    sys::step();
     let Opened { rootfs, sources, agent } = match opened {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
+    sys::step();
     let agent = agent
         .zip(launch.bundle.as_ref())
         .filter(|_| program.is_some_and(Filter::notifies))
         .map(|(agent, context)| introduce(agent, profile(spec), context, spec.annotations().as_ref(), None))
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
+    sys::step();
     enter(launch).step(|| "entering the namespaces".to_owned())?;
+    sys::step();
     stage_mounts(launch, channel)?;
+    sys::step();
     if late_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)".to_owned())?;
     }
@@ -168,29 +173,40 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     } else if is_new(spec, LinuxNamespaceType::Network) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }
+    sys::step();
     attributes::apply(spec)?;
+    sys::step();
     let root = rootfs::mount(launch, rootfs, view).step(|| "mounting the root file system".to_owned())?;
+    sys::step();
     let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
     devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    sys::step();
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
         rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
     }
     let terminal = process.terminal().unwrap_or(false);
     let console = terminal.then(|| console::open(root.as_fd(), channel)).transpose();
     let console = console.step(|| "opening the terminal".to_owned())?;
+    sys::step();
     limits::sysctls(spec)?;
     masks::names(spec)?;
+    sys::step();
     masks::apply(spec, root.as_fd())?;
+    sys::step();
     if let Some((context, hooks)) = launch.bundle.as_ref().zip(spec.hooks().as_ref()) {
         channel.send(&Message::Mounted, None)?;
+        sys::step();
         wait_for_go(channel)?;
+        sys::step();
         let hooks = hooks.create_container().as_deref().unwrap_or_default();
         hooks::run("createContainer", hooks, &context.state(spec, "creating"), Path::new("/"))?;
+        sys::step();
     }
     let labels = attributes::Labels::open(process)?;
     rootfs::pivot(launch, root.as_fd(), is_new(spec, LinuxNamespaceType::Mount))
         .step(|| "changing the root directory".to_owned())?;
+    sys::step();
     drop(root);
 
     let identity = user::resolve(&launch.user, process)?;

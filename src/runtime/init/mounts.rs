@@ -179,7 +179,9 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
     if options.copy_up {
         copy::tree(target.as_fd(), built.as_fd()).step(|| "copying what the tmpfs covers".to_owned())?;
     }
+    sys::step();
     attach(built.as_fd(), target.as_fd())?;
+    sys::step();
     for (propagation, recursive) in &options.propagation {
         Change::set(Attr::empty()).propagation(*propagation).apply(built.as_fd(), *recursive)?;
     }

@@ -77,7 +77,9 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
         // Who creates a container learns now what else `start` would say.
         find(ready.process)?;
     }
+    sys::step();
     channel.send(&Message::Ready, None)?;
+    sys::step();
     let Some(gate) = &ready.gate else {
         super::wait_for_go(channel)?;
         return become_payload(ready, moved);
@@ -93,6 +95,7 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
 fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
     loop {
         let client = Channel::from(sys::socket::accept(gate)?);
+        sys::step();
         // The answer tells it from one that came too late, whose connection ends without.
         if matches!(client.receive(), Ok(Some((Message::Go, _)))) && client.send(&Message::Ready, None).is_ok() {
             return Ok(client);
@@ -102,6 +105,7 @@ fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
 
 fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     let process = ready.process;
+    sys::step();
     inherit(ready.preserve_fds)?;
     if let Some(labels) = &ready.labels {
         labels.set()?;
@@ -113,8 +117,10 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
         load(program, ready.agent.as_ref())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
+    sys::step();
     // A program of the container's, so with the rights of its command and no more.
     (ready.before_exec)()?;
+    sys::step();
     sys::process::reset_signals()?;
     if !moved {
         // A directory that only its owner may enter.

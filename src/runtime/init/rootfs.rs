@@ -184,6 +184,7 @@ pub fn pivot(launch: &Launch, root: BorrowedFd<'_>, own_mounts: bool) -> Result<
         ),
         errno => SysError::new("pivot_root(., .)", errno),
     })?;
+    sys::step();
     umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(old root, MNT_DETACH)".to_owned())?;
     if sys::staging::is_used() {
         // That was the staging, which lies on the old root.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use base::{Context, Report};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -68,13 +69,14 @@ pub fn wait(child: &OwnedFd, master: Option<OwnedFd>) -> Result<i32, Report> {
         SignalFd::with_flags(&FORWARDED.into_iter().collect(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .call(|| "signalfd()".to_owned())?;
     let raw = master.as_ref().map(|_| RawTerminal::enter()).transpose()?;
-    let mut relay = master.map(|master| Relay { master, input: true });
+    let mut relay = master.map(Relay::new).transpose()?;
     if let Some(relay) = &relay {
         relay.resize();
     }
     let exit = loop {
-        let (ended, signal, output, input) = ready(child, &signals, relay.as_ref())?;
-        if signal {
+        let ready = wait_for_any(child, &signals, relay.as_ref())?;
+        let is = |source: Source| ready.contains(&source);
+        if is(Source::Signals) {
             while let Ok(Some(info)) = signals.read_signal() {
                 match (info.ssi_signo as i32, &relay) {
                     (number, Some(relay)) if number == Signal::SIGWINCH as i32 => relay.resize(),
@@ -84,16 +86,20 @@ pub fn wait(child: &OwnedFd, master: Option<OwnedFd>) -> Result<i32, Report> {
             }
         }
         if let Some(one) = &mut relay {
-            if input {
+            if is(Source::Input) {
                 one.take_input();
             }
-            if output && !one.give_output() {
+            if is(Source::Input) || is(Source::MasterTakes) {
+                one.give_input();
+            }
+            let open = (!is(Source::MasterGives) || one.take_output()) && (!is(Source::Output) || one.give_output());
+            if !open {
                 relay = None;
             }
         }
         // What it said last is read before its end is taken.
-        if ended
-            && !output
+        if is(Source::Child)
+            && !is(Source::MasterGives)
             && let Some(exit) = reap(child.as_fd(), false)?
         {
             break exit;
@@ -103,30 +109,68 @@ pub fn wait(child: &OwnedFd, master: Option<OwnedFd>) -> Result<i32, Report> {
     Ok(Exit::shell_code(exit))
 }
 
-fn ready(child: &OwnedFd, signals: &SignalFd, relay: Option<&Relay>) -> Result<(bool, bool, bool, bool), SysError> {
-    let stdin = io::stdin();
-    let mut fds = vec![PollFd::new(child.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+/// What a waiting command waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Child,
+    Input,
+    MasterTakes,
+    MasterGives,
+    Output,
+}
+
+/// Waits until something can be done. Nothing is asked that has no use now: a terminal whose other side has hung up, or a
+/// child that has ended, would answer over and over while nobody takes the output.
+fn wait_for_any(child: &OwnedFd, signals: &SignalFd, relay: Option<&Relay>) -> Result<Vec<Source>, SysError> {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let mut asked = vec![(Source::Signals, signals.as_fd(), PollFlags::POLLIN)];
+    match relay.filter(|relay| !relay.to_stdout.is_empty()) {
+        // Then its end can wait too.
+        Some(_) => asked.push((Source::Output, stdout.as_fd(), PollFlags::POLLOUT)),
+        None => asked.push((Source::Child, child.as_fd(), PollFlags::POLLIN)),
+    }
     if let Some(relay) = relay {
-        fds.push(PollFd::new(relay.master.as_fd(), PollFlags::POLLIN));
-        if relay.input {
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        if relay.to_stdout.is_empty() {
+            asked.push((Source::MasterGives, relay.master.as_fd(), PollFlags::POLLIN));
+        }
+        if !relay.to_master.is_empty() {
+            asked.push((Source::MasterTakes, relay.master.as_fd(), PollFlags::POLLOUT));
+        } else if relay.input {
+            asked.push((Source::Input, stdin.as_fd(), PollFlags::POLLIN));
         }
     }
+    let mut fds: Vec<PollFd<'_>> = asked.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)).collect();
     match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => {}
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(Vec::new()),
         Err(errno) => return Err(SysError::new("poll()", errno)),
     }
-    let ready = |position: usize| fds.get(position).is_some_and(|fd| fd.any().unwrap_or(false));
-    Ok((ready(0), ready(1), ready(2), ready(3)))
+    let ready = asked.iter().zip(&fds).filter(|(_, fd)| fd.any().unwrap_or(false));
+    Ok(ready.map(|((source, _, _), _)| *source).collect())
 }
 
-/// Carries bytes between a terminal's master and our own streams.
+/// Carries bytes between a terminal's master and our own streams. In neither direction is anything read while what was
+/// read before waits for its taker, so that each goes on when the other cannot.
 struct Relay {
+    /// Non-blocking.
     master: OwnedFd,
     input: bool,
+    to_master: Vec<u8>,
+    to_stdout: Vec<u8>,
 }
 
+/// A pipe that is ready takes so much without blocking (PIPE_BUF).
+const CHUNK: usize = 4096;
+
 impl Relay {
+    fn new(master: OwnedFd) -> Result<Self, SysError> {
+        let flags = fcntl(&master, FcntlArg::F_GETFL).call(|| "fcntl(terminal, F_GETFL)".to_owned())?;
+        let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+        fcntl(&master, FcntlArg::F_SETFL(flags)).call(|| "fcntl(terminal, O_NONBLOCK)".to_owned())?;
+        Ok(Relay { master, input: true, to_master: Vec::new(), to_stdout: Vec::new() })
+    }
+
     fn resize(&self) {
         if let Ok(size) = window_size(io::stdout().as_fd()) {
             // A terminal that is gone needs no size.
@@ -135,33 +179,45 @@ impl Relay {
     }
 
     fn take_input(&mut self) {
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; CHUNK];
         match nix::unistd::read(io::stdin(), &mut buffer) {
             Ok(0) | Err(Errno::EIO) => self.input = false,
-            // The program may have closed its terminal; then there is nobody to tell.
-            Ok(length) => drop(write_all(self.master.as_fd(), &buffer[..length])),
+            Ok(length) => self.to_master.extend_from_slice(&buffer[..length]),
             Err(_) => {}
         }
     }
 
-    /// False once the other end is closed by everybody (EIO, pty(7)).
-    fn give_output(&self) -> bool {
-        let mut buffer = [0; 16384];
-        match nix::unistd::read(&self.master, &mut buffer) {
-            Ok(0) | Err(Errno::EIO) => false,
-            Ok(length) => write_all(io::stdout().as_fd(), &buffer[..length]).is_ok(),
-            Err(_) => true,
+    fn give_input(&mut self) {
+        if write_some(self.master.as_fd(), &mut self.to_master).is_err() {
+            // The program has closed its terminal; there is nobody to tell.
+            self.to_master.clear();
+            self.input = false;
         }
+    }
+
+    /// False once the other end is closed by everybody (EIO, pty(7)).
+    fn take_output(&mut self) -> bool {
+        let mut buffer = [0; 4 * CHUNK];
+        match nix::unistd::read(&self.master, &mut buffer) {
+            Ok(0) | Err(Errno::EIO) => return false,
+            Ok(length) => self.to_stdout.extend_from_slice(&buffer[..length]),
+            Err(_) => {}
+        }
+        true
+    }
+
+    /// False when nobody reads it any more.
+    fn give_output(&mut self) -> bool {
+        write_some(io::stdout().as_fd(), &mut self.to_stdout).is_ok()
     }
 }
 
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
-    while !bytes.is_empty() {
-        match nix::unistd::write(to, bytes) {
-            Ok(length) => bytes = &bytes[length..],
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
+/// Writes a chunk and drops from `bytes` what was taken; that it would block is no error.
+fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> nix::Result<()> {
+    match nix::unistd::write(to, &bytes[..bytes.len().min(CHUNK)]) {
+        Ok(length) => drop(bytes.drain(..length)),
+        Err(Errno::EINTR | Errno::EAGAIN) => {}
+        Err(errno) => return Err(errno),
     }
     Ok(())
 }

@@ -10,3 +10,4 @@ mod killed;
 mod life;
 mod refused;
 mod spec;
+mod terminal;

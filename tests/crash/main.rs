@@ -7,6 +7,7 @@
 mod support;
 
 mod power_loss;
+mod storm;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -10,4 +10,5 @@ mod killed;
 mod life;
 mod refused;
 mod spec;
+mod storm;
 mod terminal;

@@ -399,6 +399,34 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Does something so many times: the last quarter may cost twice what the first did, by the median. What else runs on the
+/// machine may cost more, but not for ever; so a last quarter that was slow is measured again.
+#[track_caller]
+pub fn assert_flat(times: usize, mut what: impl FnMut()) {
+    let quarter = times / 4;
+    let mut median = |count: usize| {
+        let mut each: Vec<Duration> = (0..count)
+            .map(|_| {
+                let began = Instant::now();
+                what();
+                began.elapsed()
+            })
+            .collect();
+        each.sort_unstable();
+        each[count / 2]
+    };
+    let first = median(quarter);
+    median(times - 2 * quarter);
+    let mut last = median(quarter);
+    for _ in 0..3 {
+        if last > first * 2 {
+            last = median(quarter);
+        }
+    }
+    println!("{times} times: the first quarter took {first:?} each, the last {last:?}");
+    assert!(last <= first * 2, "the first quarter took {first:?} each, the last {last:?}");
+}
+
 /// Reads from a pipe until the text is there.
 #[track_caller]
 pub fn read_until(stream: &mut impl Read, text: &str) -> String {

@@ -1,4 +1,4 @@
-//! Finding a subtree of our own and moving the monitor into it.
+//! Finding a subtree of our own, and the monitor's place in it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What a container has of the host besides its processes: its cgroup and its network process.
 //!
-//! The monitor moves itself into a leaf beside the container's cgroup, so that its children can be born there and no
-//! limit of the container is a limit of the monitor.
+//! The monitor stands in a leaf beside the container's cgroup, so that its children can be born there and no limit of the
+//! container is a limit of the monitor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -28,8 +28,8 @@ struct Network {
 }
 
 impl Resources {
-    /// Moves the calling monitor below the user's delegated cgroup and makes the container's with its limits. Returns
-    /// the ladder that was climbed.
+    /// Finds the calling monitor its place below the user's delegated cgroup, unless it was born there, and makes the
+    /// container's with its limits. Returns the ladder that was climbed.
     pub fn place(&mut self, request: Request<'_>, limits: &Limits) -> Result<Ladder, Report> {
         let placement = Placement::climb(request)?;
         self.cgroup = placement.container(limits)?;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{ArgAction, BoolishValueParser};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command as Grammar, CommandFactory, FromArgMatches, Parser};
 
 use crate::USAGE_CODE;
@@ -52,13 +52,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut grammar = grammar(&arguments);
     let line = grammar.try_get_matches_from_mut(arguments).and_then(|matches| Line::from_arg_matches(&matches));
-    let line = line.map_err(|error| Refused {
-        text: error.to_string(),
-        code: match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-            _ => USAGE_CODE,
-        },
-    })?;
+    let line = line.map_err(|error| Refused { text: error.to_string(), code: code_of(&error) })?;
     if line.version {
         return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
@@ -66,6 +60,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     match line.command {
         Some(command) => Ok((globals, command)),
         None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),
+    }
+}
+
+/// Docker's: 125 for an option that does not exist or has a bad value, 1 for the rest.
+fn code_of(error: &clap::Error) -> u8 {
+    let is_option =
+        || matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(word)) if word.starts_with('-'));
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::NoEquals => USAGE_CODE,
+        ErrorKind::UnknownArgument if is_option() => USAGE_CODE,
+        _ => 1,
     }
 }
 
@@ -135,10 +141,12 @@ mod tests {
     fn what_is_malformed_is_125_and_help_is_0() {
         for (text, code) in [
             ("run --no-such-option x", 125),
-            ("run", 125),
-            ("nonsense", 125),
-            ("ps extra", 125),
-            ("rm", 125),
+            ("run --cpus", 125),
+            ("ps --no-trunc=perhaps", 125),
+            ("run", 1),
+            ("nonsense", 1),
+            ("ps extra", 1),
+            ("rm", 1),
             ("run --help", 0),
             ("--help", 0),
             ("", 0),

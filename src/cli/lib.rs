@@ -21,7 +21,7 @@ use base::{Kind, Report};
 
 use crate::output::Stop;
 
-/// The exit code of a malformed command line.
+/// The exit code of a command line with a bad option.
 const USAGE_CODE: u8 = 125;
 
 /// Runs one command line (with the program's name in front); prints what went wrong; the answer is the exit code.
@@ -50,7 +50,6 @@ pub fn runtime_directory() -> Result<std::path::PathBuf, Report> {
 
 fn exit_code(report: &Report, failure_code: u8) -> u8 {
     match report.kind() {
-        Kind::Usage => USAGE_CODE,
         kind @ (Kind::CommandNotFound | Kind::CommandNotExecutable) => kind.exit_code_of_run(),
         _ => failure_code,
     }

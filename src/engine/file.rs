@@ -30,13 +30,19 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<(), Repor
         if sync {
             file.sync_all()?;
         }
-        fs::rename(temporary, path)
+        fs::rename(temporary, path)?;
+        if sync { sync_directory(path.parent().unwrap_or(Path::new("/"))) } else { Ok(()) }
     });
     written.map_err(|error| {
         // The error that counts is the first; a file left under its temporary name is never read.
         let _ = fs::remove_file(temporary);
         Report::of(Kind::Internal, error).with_step(format!("writing {}", path.display()))
     })
+}
+
+/// Makes the names in a directory outlast a loss of power.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// [`replace`] with a value as JSON.

@@ -3,6 +3,7 @@
 //! Runs in the command line's process, which has one thread. Terminal input is raw while a container's terminal is
 //! attached, and set back whatever happens. Detach keys (`ctrl-p ctrl-q`) are matched here, byte by byte.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -169,13 +170,16 @@ pub fn wait_given_up(monitor: BorrowedFd<'_>) -> Result<(), SysError> {
 pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&str)) -> Result<Outcome, Report> {
     let raw = RawTerminal::enter(streams)?;
     let signals = signal_fd(&forwarded())?;
-    let mut pump =
-        Pump { socket, streams, input_open: streams.stdin, detach: 0, unwritten: None, buffer: vec![0; FRAME_MAX] };
-    pump.resize();
+    protocol::set_nonblocking(socket).call(|| "fcntl(monitor, O_NONBLOCK)".to_owned())?;
+    let mut pump = Pump::new(socket, streams);
+    pump.resize()?;
     let outcome = loop {
-        let (frames, signal, input) = pump.wait(&signals)?;
+        let Ready { frames, room, signal, input } = pump.wait(&signals)?;
         if signal {
             pump.forward(&signals)?;
+        }
+        if room {
+            pump.flush()?;
         }
         if input && pump.take_input()? {
             break Outcome::Detached;
@@ -207,22 +211,41 @@ fn forwarded() -> SigSet {
     ending().iter().chain(others).collect()
 }
 
+/// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something
+/// does, no input is read. A monitor that holds its input back until its output is read would never be free again.
 struct Pump<'a> {
+    /// Non-blocking.
     socket: BorrowedFd<'a>,
     streams: Streams,
     input_open: bool,
     detach: usize,
+    unsent: VecDeque<Vec<u8>>,
     unwritten: Option<Report>,
     buffer: Vec<u8>,
 }
 
-impl Pump<'_> {
-    /// Waits for something to do: a frame, a signal, input.
-    fn wait(&self, signals: &SignalFd) -> Result<(bool, bool, bool), SysError> {
+/// What can be done now.
+struct Ready {
+    frames: bool,
+    room: bool,
+    signal: bool,
+    input: bool,
+}
+
+impl<'a> Pump<'a> {
+    fn new(socket: BorrowedFd<'a>, streams: Streams) -> Self {
+        let buffer = vec![0; FRAME_MAX];
+        let unsent = VecDeque::new();
+        Pump { socket, streams, input_open: streams.stdin, detach: 0, unsent, unwritten: None, buffer }
+    }
+
+    /// Waits for something to do: a frame, room for one, a signal, input.
+    fn wait(&self, signals: &SignalFd) -> Result<Ready, SysError> {
         let stdin = io::stdin();
-        let mut fds =
-            vec![PollFd::new(self.socket, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if self.input_open {
+        let mut wanted = PollFlags::POLLIN;
+        wanted.set(PollFlags::POLLOUT, !self.unsent.is_empty());
+        let mut fds = vec![PollFd::new(self.socket, wanted), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if self.input_open && self.unsent.is_empty() {
             fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut fds, PollTimeout::NONE) {
@@ -230,14 +253,21 @@ impl Pump<'_> {
             Err(errno) => return Err(SysError::new("poll()", errno)),
         }
         let ready = |position: usize| fds.get(position).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok((ready(0), ready(1), ready(2)))
+        let socket = fds.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        let (room, frames) = (PollFlags::POLLOUT, PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
+        Ok(Ready {
+            frames: socket.intersects(frames),
+            room: socket.intersects(room),
+            signal: ready(1),
+            input: ready(2),
+        })
     }
 
     fn forward(&mut self, signals: &SignalFd) -> Result<(), Report> {
         while let Ok(Some(info)) = signals.read_signal() {
             let number = info.ssi_signo as i32;
             if number == Signal::SIGWINCH as i32 {
-                self.resize();
+                self.resize()?;
             } else if self.streams.forward_signals {
                 self.send(&Frame::Signal(number))?;
             }
@@ -245,12 +275,10 @@ impl Pump<'_> {
         Ok(())
     }
 
-    fn resize(&self) {
-        if self.streams.terminal
-            && let Ok(size) = sys::terminal::window_size(io::stdout().as_fd())
-        {
-            // A monitor that is gone shows itself at the next receive.
-            let _ = protocol::send(self.socket, &Frame::Resize(size), None);
+    fn resize(&mut self) -> Result<(), Report> {
+        match sys::terminal::window_size(io::stdout().as_fd()) {
+            Ok(size) if self.streams.terminal => self.send(&Frame::Resize(size)),
+            _ => Ok(()),
         }
     }
 
@@ -325,12 +353,25 @@ impl Pump<'_> {
         }
     }
 
-    fn send(&self, frame: &Frame) -> Result<(), Report> {
-        match protocol::send(self.socket, frame, None) {
-            // The process has ended; its last frames are still to be read.
-            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            result => Ok(result?),
+    fn send(&mut self, frame: &Frame) -> Result<(), Report> {
+        self.unsent.push_back(frame.encode());
+        self.flush()
+    }
+
+    /// Sends what the monitor takes now.
+    fn flush(&mut self) -> Result<(), Report> {
+        while let Some(bytes) = self.unsent.front() {
+            match sys::socket::send(self.socket, bytes, &[]) {
+                Err(error) if error.errno() == Errno::EAGAIN => break,
+                // The process has ended; its last frames are still to be read.
+                Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => self.unsent.clear(),
+                sent => {
+                    sent?;
+                    self.unsent.pop_front();
+                }
+            }
         }
+        Ok(())
     }
 }
 
@@ -385,8 +426,7 @@ mod tests {
     fn matched(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
         let (one, _other) = sys::socket::pair().expect("a socket pair");
         let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true };
-        let mut pump =
-            Pump { socket: one.as_fd(), streams, input_open: true, detach: 0, unwritten: None, buffer: Vec::new() };
+        let mut pump = Pump::new(one.as_fd(), streams);
         let mut all = Vec::new();
         for chunk in chunks {
             let (passed, detached) = pump.match_detach_keys(chunk);

@@ -39,13 +39,15 @@ pub struct Log {
     partial: [Vec<u8>; 2],
     line: Vec<u8>,
     lost: u64,
+    /// The last write failed, perhaps in the middle.
+    torn: bool,
 }
 
 impl Log {
     /// Opens the log for appending, making it when missing.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Log { file, partial: [Vec::new(), Vec::new()], line: Vec::new(), lost: 0 })
+        Ok(Log { file, partial: [Vec::new(), Vec::new()], line: Vec::new(), lost: 0, torn: false })
     }
 
     /// Takes bytes of a stream; complete lines go to the file in one write.
@@ -54,10 +56,15 @@ impl Log {
         self.line.clear();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let partial = &mut self.partial[stream as usize];
-            partial.extend_from_slice(piece);
-            if partial.ends_with(b"\n") || partial.len() >= LINE_MAX {
-                append_entry(&mut self.line, stream, partial, &time);
-                partial.clear();
+            let mut rest = piece;
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(LINE_MAX - partial.len()));
+                partial.extend_from_slice(now);
+                rest = later;
+                if partial.ends_with(b"\n") || partial.len() == LINE_MAX {
+                    append_entry(&mut self.line, stream, partial, &time);
+                    partial.clear();
+                }
             }
         }
         self.flush_line();
@@ -79,7 +86,15 @@ impl Log {
     }
 
     fn flush_line(&mut self) {
-        if !self.line.is_empty() && self.file.write_all(&self.line).is_err() {
+        if self.line.is_empty() {
+            return;
+        }
+        if self.torn {
+            // What is left of the entry before must not spoil this one.
+            self.line.insert(0, b'\n');
+        }
+        self.torn = self.file.write_all(&self.line).is_err();
+        if self.torn {
             self.lost += self.line.len() as u64;
         }
     }
@@ -110,6 +125,7 @@ mod tests {
         log.write(Stream::Stderr, b"bad \xff\n");
         log.write(Stream::Stdout, b"o");
         log.finish(Stream::Stdout);
+        log.write(Stream::Stdout, &[vec![b'x'; LINE_MAX + 1], b"\n".to_vec()].concat());
         let text = std::fs::read_to_string(&path).expect("the log");
         let entries: Vec<(String, String)> = text
             .lines()
@@ -118,7 +134,14 @@ mod tests {
                 (entry["stream"].as_str().unwrap_or("").into(), entry["log"].as_str().unwrap_or("").into())
             })
             .collect();
-        let expected = [("stdout", "one\n"), ("stderr", "bad \u{fffd}\n"), ("stdout", "two")];
+        let piece = "x".repeat(LINE_MAX);
+        let expected = [
+            ("stdout", "one\n"),
+            ("stderr", "bad \u{fffd}\n"),
+            ("stdout", "two"),
+            ("stdout", piece.as_str()),
+            ("stdout", "x\n"),
+        ];
         assert_eq!(entries, expected.map(|(stream, log)| (stream.to_owned(), log.to_owned())));
     }
 }

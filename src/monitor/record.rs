@@ -165,7 +165,13 @@ fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), RecordEr
     if sync {
         file.sync_all().map_err(error)?;
     }
-    std::fs::rename(&temporary, path).map_err(error)
+    std::fs::rename(&temporary, path).map_err(error)?;
+    if sync {
+        // The name must last too.
+        let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")));
+        directory.and_then(|directory| directory.sync_all()).map_err(error)?;
+    }
+    Ok(())
 }
 
 /// A record could not be read or written.

@@ -217,6 +217,8 @@ fn become_payload(
         identity: &identity,
         program,
         console,
+        // As in runc: only a container's own command has it made.
+        make_directory: false,
         groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
         gate: None,

@@ -11,8 +11,8 @@ use crate::hooks::{State, VERSION};
 /// The configuration of the role stage when it makes a container.
 ///
 /// Descriptors of the role, by name: `channel` (to the monitor), `outer` (user namespace), `view` (mount namespace of
-/// the fs role, root = the view; with [`Rootfs::Overlay`] and [`Rootfs::View`]), `cgroup` (directory the container is
-/// born in; optional). Standard input, output and error are the container's.
+/// the fs role, root = the view; with [`Rootfs::Overlay`] and [`Rootfs::View`]). The role is born in the container's
+/// cgroup, and its standard input, output and error are the container's.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
     /// The runtime specification. Namespaces listed without a path are new; a user namespace is always made.

@@ -406,6 +406,20 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
+/// Waits for one of these signals, which must be blocked, and takes it: its number, which may be that of a real-time one.
+pub fn wait_signal(signals: &nix::sys::signal::SigSet) -> Result<i32> {
+    // SAFETY: the set is a live one, and no information is asked for.
+    let number = unsafe { libc::sigwaitinfo(signals.as_ref(), std::ptr::null_mut()) };
+    Ok(check(number.into(), || "sigwaitinfo()".to_owned())? as i32)
+}
+
+/// `kill(2)` with any number.
+pub fn kill(pid: i32, number: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, number) }.into(), || format!("kill({pid}, {number})"))?;
+    Ok(())
+}
+
 /// Sets the OOM score adjustment of a process; lowering it below the inherited value is refused (`EACCES`).
 pub fn set_oom_score_adj(pid: i32, value: i32) -> Result<()> {
     let path = format!("/proc/{pid}/oom_score_adj");

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
@@ -174,7 +175,15 @@ fn below(mounted: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
         let Some(name) = point.strip_prefix(top.trim_end_matches('/')).map(|name| name.trim_start_matches('/')) else {
             continue;
         };
-        let fd = openat(mounted, name, PLACE, Mode::empty()).call(|| format!("open({point:?}, O_PATH)"))?;
+        // One that lies on the very same place is what the descriptor is of.
+        if name.is_empty() {
+            continue;
+        }
+        let fd = crate::path::open_in(mounted, Path::new(name), PLACE, Mode::empty())?;
+        // Whoever else may write there could have put a link in the way.
+        if mount_id(fd.as_fd())? != *id {
+            return Err(SysError::new(format!("the mount on {point:?} cannot be reached"), Errno::ESTALE));
+        }
         found.push(fd);
     }
 }

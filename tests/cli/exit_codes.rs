@@ -32,6 +32,10 @@ fn a_command_that_cannot_be_executed_is_126() {
 fn what_the_engine_cannot_do_is_125() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.fails(125, &["run", "--no-such-option", &busybox()]);
+    // Docker's: 1 for what is no bad option.
+    home.fails(1, &["run"]);
+    home.fails(1, &["nonsense"]);
+    home.fails(1, &["logs", "--since", "yesterday-ish", "nobody"]);
     home.fails(125, &["run", "--rm", "-v", "relative:..:bad:bad", &busybox()]);
     home.fails(125, &["run", "--rm", "--memory", "much", &busybox()]);
 }

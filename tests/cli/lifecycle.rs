@@ -175,3 +175,64 @@ fn the_attached_command_may_die_and_the_container_goes_on() {
     eventually("the container writes on", || home.ok(&["logs", "on"]) == "ready\nlater\n");
     assert_eq!(home.inspect("on", "{{.State.Running}}"), "true");
 }
+
+#[test]
+fn more_output_than_input_goes_through_both_ways() {
+    // Each byte in gives eight out: who writes without reading, on whichever side, would wait for the other for ever.
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let input = vec![b'x'; 2 << 20];
+    let script = "while head -c 65536 >/tmp/piece && [ -s /tmp/piece ]; do for n in 1 2 3 4 5 6 7 8; do cat /tmp/piece; done; done";
+    let done = home.run_with_input(&["run", "-i", "--rm", &busybox(), "sh", "-c", script], &input);
+    assert_eq!((done.code, done.stdout.len()), (0, 16 << 20), "{}", done.stderr);
+    home.ok(&["run", "-d", "--name", "both", &busybox(), "sleep", "600"]);
+    let done = home.run_with_input(&["exec", "-i", "both", "sh", "-c", script], &input);
+    assert_eq!((done.code, done.stdout.len()), (0, 16 << 20), "{}", done.stderr);
+}
+
+#[test]
+fn what_an_exec_leaves_behind_does_not_keep_its_monitor() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "busy", &busybox(), "sleep", "600"]);
+    home.run(&["exec", "busy", "sh", "-c", "yes & exit 7"]);
+    // The monitor is free to answer.
+    assert_eq!(home.run(&["exec", "busy", "sh", "-c", "exit 8"]).code, 8);
+    home.ok(&["rm", "-f", "busy"]);
+}
+
+#[test]
+fn real_time_signals_reach_the_command_below_init() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "trap 'echo got; exit 4' 37; echo ready; while :; do sleep 0.1; done";
+    home.ok(&["run", "-d", "--init", "--name", "timed", &busybox(), "sh", "-c", script]);
+    eventually("the trap is set", || home.ok(&["logs", "timed"]) == "ready\n");
+    home.ok(&["kill", "-s", "37", "timed"]);
+    assert_eq!(home.ok(&["wait", "timed"]), "4\n");
+    assert_eq!(home.ok(&["logs", "timed"]), "ready\ngot\n");
+}
+
+#[test]
+fn a_container_that_removes_itself_is_waited_for_and_stopped() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for _ in 0..5 {
+        home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sh", "-c", "sleep 0.3; exit 9"]);
+        assert_eq!(home.ok(&["wait", "brief"]), "9\n");
+        eventually("it is gone", || home.ok(&["ps", "-aq"]).is_empty());
+        home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sleep", "600"]);
+        home.ok(&["stop", "-t", "0", "brief"]);
+        eventually("it is gone", || home.ok(&["ps", "-aq"]).is_empty());
+        home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sleep", "600"]);
+        let done = home.run(&["rm", "-f", "brief"]);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
+        eventually("it is gone", || home.ok(&["ps", "-aq"]).is_empty());
+    }
+}
+
+#[test]
+fn exec_has_the_surroundings_of_its_own_request() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "plain", &busybox(), "sleep", "600"]);
+    assert_eq!(home.ok(&["exec", "plain", "sh", "-c", "echo ${TERM-none}"]), "none\n");
+    let said = home.fails(127, &["exec", "-w", "/not/there", "plain", "pwd"]);
+    assert!(said.contains("no such file or directory"), "{said}");
+    assert_eq!(home.ok(&["exec", "plain", "ls", "/"]).lines().filter(|name| *name == "not").count(), 0);
+}

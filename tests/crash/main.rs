@@ -219,6 +219,17 @@ fn the_monitor_is_killed_and_then_the_payload_ends() {
 }
 
 #[test]
+fn the_monitor_is_killed_that_was_to_remove_the_container() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &["--rm"]);
+    victim.kill(&["monitor"]);
+    victim.assert_told_as_running();
+    home.ok(&["kill", "victim"]);
+    eventually("the next command removes it", || home.containers().is_empty());
+    assert!(!victim.run_dir.exists());
+}
+
+#[test]
 fn the_file_system_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
     let victim = Victim::start(&home, &[]);

@@ -229,7 +229,7 @@ fn fetch(engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> R
     if request.is_host() {
         return Ok(());
     }
-    let here = image::exists(engine, &request.text)?;
+    let here = image::exists(engine, &request.text, request.platform())?;
     match (policy, here) {
         ("always", _) => {}
         (_, true) => return Ok(()),

@@ -13,7 +13,7 @@ use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, names, remove};
-use crate::file::random;
+use crate::file::{failed, random, sync_directory};
 use crate::image::{self, LocalImage};
 use crate::paths::make_dir;
 
@@ -82,7 +82,7 @@ fn make(engine: &Engine, request: CreateRequest, id: &ContainerId) -> Result<(),
         _ => Some(image::find(engine, &reference)?),
     };
     let sync = !request.host.auto_remove;
-    let (name, _reservation) = match &request.name {
+    let (name, reservation) = match &request.name {
         Some(name) => (name.clone(), names::reserve(engine, name, id, sync)?),
         None => names::reserve_any(engine, id, sync)?,
     };
@@ -90,7 +90,7 @@ fn make(engine: &Engine, request: CreateRequest, id: &ContainerId) -> Result<(),
     made.map_err(|report| {
         // The first failure is the one to tell; a record that is half there is not found by any command.
         let _ = fs::remove_dir_all(engine.paths().container(id));
-        let _ = names::release(engine, &name, id);
+        let _ = reservation.give_back();
         report.with_step(format!("cannot create container {name}"))
     })
 }
@@ -123,7 +123,12 @@ fn write(
         settings: merge(request, local, id)?,
     };
     make_container_dir(engine, id)?;
-    record.save(engine).step(|| "writing its record".to_owned())
+    record.save(engine).step(|| "writing its record".to_owned())?;
+    if record.host.auto_remove {
+        return Ok(());
+    }
+    let directory = engine.paths().containers();
+    sync_directory(&directory).map_err(|error| failed("syncing", &directory, error))
 }
 
 /// The image's configuration under the request's, by Docker's rules.

@@ -38,7 +38,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
         return Err(not_running(id));
     }
     let mut process = spec::process_of(&container)?;
-    let mut env = process.env().clone().unwrap_or_default();
+    let mut env = spec::environment(&container, request.streams.tty);
     for entry in &request.env {
         let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
         env.retain(|old| old.split_once('=').is_none_or(|(old, _)| old != name));

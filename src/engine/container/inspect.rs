@@ -341,7 +341,10 @@ fn config(record: &Record) -> Config {
         tty: settings.tty,
         open_stdin: settings.stdin,
         stdin_once: settings.attached && settings.stdin,
-        env: environment(record).into_iter().filter(|entry| !entry.starts_with("HOSTNAME=")).collect(),
+        env: environment(record, record.settings.tty)
+            .into_iter()
+            .filter(|entry| !entry.starts_with("HOSTNAME="))
+            .collect(),
         cmd: settings.command.clone(),
         image: record.image.reference.clone(),
         working_dir: settings.workdir.clone(),

@@ -9,6 +9,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record;
+use crate::container::remove::remove_locked;
 use crate::container::state::{Condition, condition, repair_locked};
 use crate::file::failed;
 
@@ -34,7 +35,11 @@ pub(crate) fn repair(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     if condition(engine, id)?.is_left()? {
         let (file, path) = open(engine, id)?;
         if try_exclusive(&file, &path)? && record::exists(engine, id)? {
-            repair_locked(engine, id)?;
+            let locked = ContainerLock { condition: repair_locked(engine, id)?, _file: file };
+            // Its monitor was to do so (`--rm`).
+            if record::load(engine, id)?.host.auto_remove && !locked.condition.life.is_active() {
+                return remove_locked(engine, id, locked);
+            }
         }
     }
     Ok(())

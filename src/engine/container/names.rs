@@ -6,14 +6,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Kind, Report};
-use sys::lock::exclusive;
+use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record;
-use crate::file::{failed, random};
+use crate::file::{failed, random, sync_directory};
 use crate::paths::make_dir;
 
 const QUALITIES: [&str; 48] = [
@@ -33,7 +33,15 @@ const THINGS: [&str; 48] = [
 /// A reserved name, locked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl Reservation {
+    /// Frees the name again.
+    pub(crate) fn give_back(self) -> Result<(), Report> {
+        remove_locked(&self.file, &self.path)
+    }
 }
 
 /// Whether a text may be a container's name: two characters at least, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
@@ -67,7 +75,10 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId, sync: bool)
         exclusive(&file, &temporary).map_err(Report::from).and_then(|()| link(engine, name, &temporary, &path));
     // The reservation is the other link; nobody looks at this one.
     let _ = fs::remove_file(&temporary);
-    reserved.map(|()| Reservation { _file: file })
+    if sync {
+        sync_directory(&directory).map_err(|error| failed("syncing", &directory, error))?;
+    }
+    reserved.map(|()| Reservation { file, path })
 }
 
 /// [`reserve`] with a name of our own making.
@@ -99,14 +110,47 @@ pub(crate) fn name_of(engine: &Engine, id: &ContainerId) -> Option<String> {
     names.find(|name| resolve(engine, name).as_ref() == Some(id))
 }
 
-/// Frees a name if it still is this container's.
+/// Frees a name if it still is this container's: another command may have taken it over since the record went.
 pub(crate) fn release(engine: &Engine, name: &str, id: &ContainerId) -> Result<(), Report> {
     let path = engine.paths().names().join(name);
-    if resolve(engine, name).as_ref() != Some(id) {
+    match own(&path, id)? {
+        Some(file) => remove_locked(&file, &path),
+        None => Ok(()),
+    }
+}
+
+/// Whether a command is at work that has reserved a name for a container and not written its record yet.
+pub(crate) fn is_being_made(engine: &Engine, id: &ContainerId) -> Result<bool, Report> {
+    let Some(name) = name_of(engine, id) else { return Ok(false) };
+    let path = engine.paths().names().join(name);
+    match File::options().write(true).open(&path) {
+        Ok(file) => Ok(!try_exclusive(&file, &path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("opening", &path, error)),
+    }
+}
+
+/// A name's file, locked, if it is this container's.
+fn own(path: &Path, id: &ContainerId) -> Result<Option<File>, Report> {
+    let mut file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("opening", path, error)),
+    };
+    exclusive(&file, path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
+    Ok((text.parse().ok().as_ref() == Some(id)).then_some(file))
+}
+
+/// Removes a name whose lock is ours, unless the path has come to mean another file.
+fn remove_locked(file: &File, path: &Path) -> Result<(), Report> {
+    let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+    if inode(file.metadata()) != inode(fs::symlink_metadata(path)) {
         return Ok(());
     }
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", &path, error)),
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),
         _ => Ok(()),
     }
 }
@@ -132,11 +176,8 @@ fn link(engine: &Engine, name: &str, temporary: &Path, path: &Path) -> Result<()
         {
             return Err(conflict(name, &id));
         }
-        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        if inode(taken.metadata()) == inode(fs::symlink_metadata(path)) {
-            // Left by a killed command, and ours to remove while we hold its lock.
-            fs::remove_file(path).map_err(|error| failed("removing", path, error))?;
-        }
+        // Left by a killed command, and ours to remove while we hold its lock.
+        remove_locked(&taken, path)?;
     }
 }
 

@@ -50,7 +50,11 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
         match kill::kill(engine, id, nix::libc::SIGKILL) {
             // It ended in between.
             Err(report) if report.kind() != Kind::Conflict => return Err(report),
-            _ => drop(wait::wait(engine, id)?),
+            _ => match wait::wait(engine, id) {
+                // Its monitor was faster (`--rm`).
+                Err(report) if report.kind() == Kind::NotFound => return Ok(()),
+                code => drop(code?),
+            },
         }
     }
 }
@@ -77,7 +81,7 @@ pub(crate) fn unless_active(engine: &Engine, id: &ContainerId) -> Result<(), Rep
     }
 }
 
-fn remove_locked(engine: &Engine, id: &ContainerId, locked: ContainerLock) -> Result<(), Report> {
+pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, locked: ContainerLock) -> Result<(), Report> {
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
@@ -109,6 +113,13 @@ fn tidy(engine: &Engine, id: &ContainerId, gone: &Path) -> Result<(), Report> {
     ];
     tidied.into_iter().collect::<Result<(), Report>>()?;
     remove_directory(gone)
+}
+
+/// The exit code of a container that was removed while its end was waited for.
+pub(crate) fn code_of_removed(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
+    let gone = engine.paths().containers().join(format!("{GONE}{id}"));
+    let state = monitor::record::read_state(&gone).ok().flatten();
+    state.and_then(|state| state.exit_code).ok_or_else(|| record::missing(id))
 }
 
 /// Removes a file that may be gone already.
@@ -146,8 +157,13 @@ pub(crate) fn remove_cgroup(directory: &Path, id: &ContainerId) -> Result<(), Re
 pub(crate) fn sweep(engine: &Engine) {
     let Ok(entries) = fs::read_dir(engine.paths().containers()) else { return };
     for entry in entries.flatten() {
-        let id = entry.file_name().to_str().and_then(|name| name.strip_prefix(GONE)?.parse::<ContainerId>().ok());
-        let Some(id) = id else { continue };
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Ok(id) = name.parse::<ContainerId>() {
+            // What resists is tried again by the next sweep.
+            let _ = sweep_unrecorded(engine, &id);
+        }
+        let Some(id) = name.strip_prefix(GONE).and_then(|id| id.parse::<ContainerId>().ok()) else { continue };
         let path = entry.path().join("lock");
         // Without its lock's file it was nearly gone.
         let file = File::options().write(true).open(&path);
@@ -156,4 +172,14 @@ pub(crate) fn sweep(engine: &Engine) {
         }
         let _ = tidy(engine, &id, &entry.path());
     }
+}
+
+/// Removes a directory in which a killed command has not written a record any more. Its maker would hold the lock of the
+/// name until then, so the record is looked for after that lock.
+fn sweep_unrecorded(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    if record::exists(engine, id)? || names::is_being_made(engine, id)? || record::exists(engine, id)? {
+        return Ok(());
+    }
+    remove_directory(&engine.paths().container(id))?;
+    names::name_of(engine, id).map_or(Ok(()), |name| names::release(engine, &name, id))
 }

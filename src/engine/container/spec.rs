@@ -90,7 +90,7 @@ fn process(record: &Record, capabilities: u64) -> Process {
     process
         .set_terminal(Some(settings.tty))
         .set_args(Some(record.command_line()))
-        .set_env(Some(environment(record)))
+        .set_env(Some(environment(record, settings.tty)))
         .set_cwd(Path::new("/").join(workdir))
         .set_capabilities(Some(sets))
         .set_rlimits(None)
@@ -98,10 +98,11 @@ fn process(record: &Record, capabilities: u64) -> Process {
     process
 }
 
-/// The record's variables over those that every container has. `HOME` is set by init, which knows the user's.
-pub(crate) fn environment(record: &Record) -> Vec<String> {
+/// The record's variables over those that every container has, for a process with or without a terminal. `HOME` is set by
+/// init, which knows the user's.
+pub(crate) fn environment(record: &Record, terminal: bool) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", record.settings.hostname)];
-    if record.settings.tty {
+    if terminal {
         env.push("TERM=xterm".to_owned());
     }
     env.retain(|default| {

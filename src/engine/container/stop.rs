@@ -27,9 +27,12 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
         None => stop_signal(&record.settings.stop_signal),
     };
     give_up(engine, id)?;
-    let Ok(Some(init)) = pids(engine, id).and_then(|pids| Ok(pids.init()?)) else {
-        return Ok(());
+    let init = match pids(engine, id) {
+        // It was never started, or has ended.
+        Err(report) if report.kind() == Kind::Conflict => return Ok(()),
+        pids => pids?.init()?,
     };
+    let Some(init) = init else { return Ok(()) };
     match kill(engine, id, signal) {
         Err(report) if report.kind() == Kind::Conflict => return Ok(()),
         result => result?,
@@ -40,7 +43,11 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
             _ => {}
         }
     }
-    wait(engine, id)?;
+    match wait(engine, id) {
+        // Removed by its monitor (`--rm`).
+        Err(report) if report.kind() == Kind::NotFound => return Ok(()),
+        code => drop(code?),
+    }
     if matches!(condition(engine, id)?.state.status, Status::Starting | Status::Running) {
         // The monitor was killed: taking the lock does what it could not do.
         lock(engine, id)?;

@@ -8,10 +8,11 @@ use base::{ContainerId, Kind, Report};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use sys::process::is_directory;
 
 use crate::Engine;
-use crate::container::record;
 use crate::container::state::{Condition, Life, Processes, condition, processes};
+use crate::container::{record, remove};
 use crate::file::failed;
 
 /// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers at
@@ -21,6 +22,10 @@ pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
     let mut watch = Watch::new(engine, id)?;
     while watch.active()? {
         watch.wait()?;
+    }
+    // A container that is gone looks like one that never ran.
+    if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
+        return remove::code_of_removed(engine, id);
     }
     Ok(watch.last.code())
 }
@@ -70,10 +75,14 @@ impl<'a> Watch<'a> {
     pub(crate) fn wait(&mut self) -> Result<(), Report> {
         // While the monitor lives it writes the record, which wakes us; an init that has ended says nothing then.
         let process = self.processes.monitor.as_ref().or(self.processes.init.as_ref());
+        // poll(2) tells nothing about what stands in for a pidfd where that call is refused.
+        let blind = process.is_some_and(|process| is_directory(process.as_fd()));
+        let process = process.filter(|_| !blind);
+        let timeout = if blind { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
         let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
         fds.extend(process.map(|fd| PollFd::new(fd.as_fd() as BorrowedFd<'_>, PollFlags::POLLIN)));
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, timeout) {
                 Ok(_) => break,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("poll()")),

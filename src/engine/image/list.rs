@@ -30,7 +30,12 @@ pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
     let Some(store) = open_store(engine)? else { return Ok(Vec::new()) };
     let mut list = Vec::new();
     for record in store.images()? {
-        list.push(summary(&store, record)?);
+        let name = record.reference.clone();
+        match summary(&store, record) {
+            Ok(summary) => list.push(summary),
+            // The others are as good as they were.
+            Err(report) => engine.notice(&format!("image {name} cannot be shown: {report}")),
+        }
     }
     list.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.reference.cmp(&b.reference)));
     Ok(list)

@@ -6,7 +6,7 @@ pub mod pull;
 pub mod remove;
 
 use base::{Kind, Report};
-use oci::{Digest, ImageConfig, ImageName, Reference};
+use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
 use store::{ImageRecord, Store, StoreError};
 
 use crate::Engine;
@@ -54,11 +54,12 @@ pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
     load(&store, &record)
 }
 
-/// Whether a text names an image that is here.
-pub fn exists(engine: &Engine, text: &str) -> Result<bool, Report> {
-    match open_store(engine)? {
-        Some(store) => Ok(find_record(&store, text)?.is_some()),
-        None => Ok(false),
+/// Whether a text names an image that is here, for the platform if one is asked for.
+pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Result<bool, Report> {
+    let Some(store) = open_store(engine)? else { return Ok(false) };
+    match (find_record(&store, text)?, platform) {
+        (Some(record), Some(wanted)) => Ok(wanted.rank(&load(&store, &record)?.config.platform).is_some()),
+        (found, _) => Ok(found.is_some()),
     }
 }
 

@@ -18,6 +18,7 @@ use store::{Durability, ImageRecord, Ingest, Store};
 
 use crate::Engine;
 use crate::file::failed;
+use crate::image::load;
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
@@ -39,6 +40,11 @@ impl PullRequest {
         let name = text.parse().step(|| "invalid reference format".to_owned())?;
         let platform = platform.map(str::parse).transpose()?;
         Ok(PullRequest { text: text.to_owned(), name, platform })
+    }
+
+    /// The platform that is asked for.
+    pub fn platform(&self) -> Option<&Platform> {
+        self.platform.as_ref()
     }
 
     /// Whether this is the machine's own root, which is not fetched.
@@ -156,15 +162,17 @@ impl Pull<'_> {
         let mut lease = self.store.lease()?;
         let before = self.store.image(self.reference)?;
         (self.listener)(&Event::Resolving { reference: self.reference });
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
         if let Some(record) = &before
             && platform.is_none()
             && self.is_current(record)?
+            // The digest of a list is that of the image for any platform, and the last one asked for may be here.
+            && wanted.rank(&load(self.store, record)?.config.platform).is_some()
         {
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
         }
         let document = self.registry.document(self.reference)?;
         let (digest, media_type) = (document.digest(), document.media_type().to_owned());
-        let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let manifest =
             select_manifest(document, &wanted, |descriptor| self.registry.content(self.reference, descriptor))?;
         manifest.require_image()?;

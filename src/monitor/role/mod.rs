@@ -31,7 +31,7 @@ use sys::role::Inherited;
 use sys::{Call, SysError};
 
 use crate::log::{Log, Stream};
-use crate::protocol::{self, FRAME_MAX, Frame};
+use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
 use crate::role::pipes::PayloadEnds;
@@ -43,6 +43,8 @@ use crate::tidy::{self, After, Remove};
 const MAIN: u64 = 0;
 /// How long output may still come after the container's last process has ended.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Reads that empty a pipe of the largest size that a plain user may give it, 1 MiB (pipe(7)).
+const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 
 /// The configuration of the role.
 ///
@@ -466,6 +468,13 @@ impl Monitor {
         process.streams.pump(stream, (key == MAIN).then_some(&mut self.log), &mut bound)
     }
 
+    /// Reads what a process that has ended has left in its pipes, and no more: others may go on writing there.
+    fn drain(&mut self, key: u64) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let _more = (0..DRAIN_READS).all(|_| self.pump(key, stream));
+        }
+    }
+
     // ---- what clients are told ----
 
     fn notice(&mut self, key: u64, text: &str) {
@@ -489,7 +498,7 @@ impl Monitor {
             .map(|(key, _)| *key)
             .collect();
         for key in ended {
-            while self.pump(key, Stream::Stdout) || self.pump(key, Stream::Stderr) {}
+            self.drain(key);
             let Some(process) = self.processes.remove(&key) else { continue };
             let code = process.exit.map_or(125, Exit::shell_code);
             for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
@@ -510,9 +519,13 @@ impl Monitor {
 
     /// The exit record, the clients, and everything that was made for the container.
     fn end(mut self, remove: Remove) -> ExitCode {
-        while self.pump(MAIN, Stream::Stdout) || self.pump(MAIN, Stream::Stderr) {}
+        self.drain(MAIN);
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.log.finish(stream);
+        }
+        if self.log.lost() > 0 {
+            let lost = self.log.lost();
+            self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
         }
         if self.state.error.is_none() {
             let exit = self.processes.get(&MAIN).and_then(|main| main.exit);
@@ -526,10 +539,6 @@ impl Monitor {
             if let Some(exit) = exit {
                 self.tell(MAIN, &Frame::Exit(exit.shell_code()));
             }
-        }
-        if self.log.lost() > 0 {
-            let lost = self.log.lost();
-            self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
         }
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));

@@ -215,6 +215,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         identity: &identity,
         program,
         console,
+        make_directory: true,
         groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
         gate,

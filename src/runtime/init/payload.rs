@@ -35,6 +35,8 @@ pub struct Ready<'a> {
     pub program: Option<&'a Filter>,
     /// The terminal, where one was asked for.
     pub console: Option<OwnedFd>,
+    /// Whether its working directory is made where it is missing.
+    pub make_directory: bool,
     /// What becomes of the supplementary groups.
     pub groups: Groups,
     /// How many descriptors from 3 up stay open.
@@ -69,7 +71,7 @@ impl Groups {
 /// error has been told at the gate.
 pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     session(ready)?;
-    let moved = change_directory(ready.process.cwd(), true).is_ok();
+    let moved = change_directory(ready.process.cwd(), ready.make_directory).is_ok();
     if moved {
         check_directory()?;
     }
@@ -185,6 +187,10 @@ fn change_directory(cwd: &Path, make: bool) -> Result<(), Report> {
             sys::path::make_dirs_in(root.as_fd(), cwd)?;
             nix::unistd::chdir(cwd).call(|| format!("chdir({cwd:?})"))?;
             Ok(())
+        }
+        Err(Errno::ENOENT) => {
+            let message = format!("chdir to cwd ({cwd:?}) failed: no such file or directory");
+            Err(Report::new(Kind::CommandNotFound, message))
         }
         result => Ok(result.call(|| format!("chdir({cwd:?})"))?),
     }

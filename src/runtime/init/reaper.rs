@@ -4,7 +4,7 @@
 //! the container may look at its memory or its binary. It keeps `CAP_KILL` alone.
 
 use base::{Context, Report};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sys::Call;
@@ -38,14 +38,14 @@ pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
 
 fn serve(signals: &SigSet, payload: Pid) -> i32 {
     loop {
-        match signals.wait() {
-            Ok(Signal::SIGCHLD) => {
+        match sys::process::wait_signal(signals) {
+            Ok(number) if number == Signal::SIGCHLD as i32 => {
                 if let Some(code) = reap(payload) {
                     return code;
                 }
             }
             // The payload may have ended in between; then SIGCHLD follows.
-            Ok(signal) => drop(kill(payload, signal)),
+            Ok(number) => drop(sys::process::kill(payload.as_raw(), number)),
             Err(_) => {}
         }
     }

@@ -28,12 +28,15 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
         Found::Nothing | Found::Broken(_) => Some(load(engine, id)?.name),
     };
     let shown = name.as_deref().unwrap_or(id.short());
+    let mut killed = false;
     loop {
-        if force {
-            // Before the lock, which whoever starts the container holds.
-            start::give_up(engine, id)?;
-        }
-        let locked = lock(engine, id)?;
+        // Before the lock, which whoever starts the container holds.
+        let given_up = if force { start::give_up(engine, id) } else { Ok(()) };
+        let locked = match given_up.and_then(|()| lock(engine, id)) {
+            // Its monitor was faster (`--rm`).
+            Err(report) if killed && report.kind() == Kind::NotFound => return Ok(()),
+            locked => locked?,
+        };
         if !locked.condition.life.is_active() {
             return remove_locked(engine, id, locked).step(|| format!("cannot remove container {shown}"));
         }
@@ -50,11 +53,11 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
         match kill::kill(engine, id, nix::libc::SIGKILL) {
             // It ended in between.
             Err(report) if report.kind() != Kind::Conflict => return Err(report),
-            _ => match wait::wait(engine, id) {
-                // Its monitor was faster (`--rm`).
-                Err(report) if report.kind() == Kind::NotFound => return Ok(()),
-                code => drop(code?),
-            },
+            _ => killed = true,
+        }
+        match wait::wait(engine, id) {
+            Err(report) if report.kind() == Kind::NotFound => return Ok(()),
+            code => drop(code?),
         }
     }
 }

@@ -35,11 +35,7 @@ impl Bundle {
     /// programs.
     pub fn new() -> Option<Self> {
         let home = Home::new(&[])?;
-        let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists())
-        else {
-            skip("busybox is not installed");
-            return None;
-        };
+        let busybox = Bundle::busybox()?;
         let path = home.path("bundle");
         for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir_all(path.join("rootfs").join(name)).expect("the home is ours");
@@ -58,6 +54,15 @@ impl Bundle {
         bundle.config["process"]["terminal"] = json!(false);
         bundle.config["root"]["readonly"] = json!(false);
         Some(bundle)
+    }
+
+    /// The host's busybox; without one the skip is noted.
+    pub fn busybox() -> Option<&'static str> {
+        let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+        if found.is_none() {
+            skip("busybox is not installed");
+        }
+        found
     }
 
     /// The bundle's directory as text.

@@ -164,6 +164,17 @@ impl Home {
         &self.bin
     }
 
+    /// From now on the binary is a copy of its own, which belongs to the caller.
+    pub fn own_binary(&mut self) {
+        let directory = self.path("bin");
+        fs::create_dir_all(&directory).expect("the home is ours");
+        let (copy, new) = (directory.join("sublet"), directory.join("new"));
+        let original = variable("BIN").expect("there is no home without");
+        fs::copy(original, &new).expect("the home is ours");
+        fs::rename(&new, &copy).expect("the home is ours");
+        self.bin = copy;
+    }
+
     /// Runs the binary to its end.
     pub fn run(&self, arguments: &[&str]) -> Done {
         finish(&mut self.command(arguments), b"", LIMIT)

@@ -201,8 +201,7 @@ fn become_payload(
         .call(|| "open(/, O_PATH)".to_owned())?;
     let process = &launch.process;
     if launch.keyring {
-        // As for init: a failure costs only the separation of keys.
-        let _ = sys::security::new_session_keyring();
+        init::separate_keys(channel);
     }
     attributes::scheduling(process)?;
     if let Some(processors) = process.exec_cpu_affinity().as_ref().and_then(|one| one.cpu_affinity_final().as_ref()) {

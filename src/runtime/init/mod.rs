@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
 use oci_spec::runtime::{ContainerState, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder};
-use sys::Call;
+use sys::{Call, Errno};
 
 use crate::channel::{Channel, Message};
 use crate::hooks::{self, VERSION};
@@ -160,7 +160,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
     sys::step();
-    enter(launch).step(|| "entering the namespaces".to_owned())?;
+    enter(launch, channel).step(|| "entering the namespaces".to_owned())?;
     sys::step();
     stage_mounts(launch, channel)?;
     sys::step();
@@ -271,8 +271,23 @@ fn is_alone(spec: &Spec) -> bool {
     is_new(spec, LinuxNamespaceType::Pid) && listed(spec).iter().all(|namespace| namespace.path().is_none())
 }
 
+/// A session keyring of our own, so that the caller's keys are out of reach. Without it the container runs all the same,
+/// and that is told.
+pub(crate) fn separate_keys(channel: &Channel) {
+    match sys::security::new_session_keyring() {
+        // There are no keys here, for the caller neither: not in the kernel, or by the filter of a surrounding container.
+        Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM) => {}
+        Err(error) => channel.notice(format!(
+            "keys: the container shares the session keyring of who started it: {error}: {} (see keyctl show, and \
+             /proc/sys/kernel/keys/maxkeys)",
+            error.cause
+        )),
+        Ok(()) => {}
+    }
+}
+
 /// Root of the container's user namespace, invisible to ptrace from inside, with mount events only coming in.
-fn enter(launch: &Launch) -> Result<(), Report> {
+fn enter(launch: &Launch, channel: &Channel) -> Result<(), Report> {
     if launch.setgroups && !launch.keep_groups {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
@@ -281,8 +296,7 @@ fn enter(launch: &Launch) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if launch.keyring {
-        // A kernel without keyrings, or a user with too many, costs only the separation of keys.
-        let _ = sys::security::new_session_keyring();
+        separate_keys(channel);
     }
     if !is_new(&launch.spec, LinuxNamespaceType::Mount) {
         return Ok(());

@@ -199,6 +199,11 @@ fn with_init_the_command_is_not_process_one_and_orphans_are_reaped() {
     assert_eq!(home.sh(&[], "echo $$"), "1\n");
     let script = "[ $$ != 1 ] && echo child; (sh -c 'sleep 0.1 &'); sleep 0.5; ps -o stat | grep -c Z";
     assert_eq!(home.run(&["run", "--rm", "--init", &busybox(), "sh", "-c", script]).stdout, "child\n0\n");
+    // The reaper lets nobody look into it, and exec has to find the container's namespaces all the same.
+    home.ok(&["run", "-d", "--init", "--name", "reaped", &busybox(), "sleep", "600"]);
+    let out = home.ok(&["exec", "reaped", "sh", "-c", "readlink /proc/self/ns/mnt; readlink /proc/2/ns/mnt"]);
+    let both: Vec<&str> = out.lines().collect();
+    assert!(both.len() == 2 && both[0] == both[1], "{out}");
 }
 
 #[test]

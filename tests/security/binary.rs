@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::attack::{Container, has_perl};
 use crate::bundle::Bundle;
-use crate::support::{Done, Home, busybox, end, read_until, start};
+use crate::support::{Done, Home, busybox, copy_program, end, read_until, start};
 
 /// Arguments: the inode of the victim, and the FIFO at which it waits, or nothing.
 const ATTACKER: &str = r#"
@@ -182,7 +182,7 @@ fn a_binary_that_can_be_written_is_overwritten() {
     // A copy that nobody executes otherwise.
     let victim = home.path("victim/sublet");
     fs::create_dir(home.path("victim")).unwrap();
-    fs::copy(home.bin(), &victim).unwrap();
+    copy_program(home.bin(), &victim);
     let volume = format!("{}:/victim", home.path("victim").display());
     let container = Container::engine(&home, &["-v", &volume], &["sleep", "600"]);
     let said = attack(&container, &victim, "/tmp/fifo", &mut || container.run(&[], &waiting("/victim/sublet")));

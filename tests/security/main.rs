@@ -17,6 +17,7 @@ mod attack;
 mod binary;
 mod descriptors;
 mod keyring;
+mod monitor;
 mod paths;
 mod procfs;
 mod races;

@@ -168,10 +168,8 @@ impl Home {
     pub fn own_binary(&mut self) {
         let directory = self.path("bin");
         fs::create_dir_all(&directory).expect("the home is ours");
-        let (copy, new) = (directory.join("sublet"), directory.join("new"));
-        let original = variable("BIN").expect("there is no home without");
-        fs::copy(original, &new).expect("the home is ours");
-        fs::rename(&new, &copy).expect("the home is ours");
+        let copy = directory.join("sublet");
+        copy_program(&variable("BIN").expect("there is no home without"), &copy);
         self.bin = copy;
     }
 
@@ -291,6 +289,14 @@ impl Drop for Home {
             cleaned.expect("a test leaves nothing behind");
         }
     }
+}
+
+/// Copies a program that is to be executed. Not in our own process: what another thread starts meanwhile would have the
+/// copy open for writing, and while anybody has it cannot be executed.
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let done = finish(Command::new("cp").arg(from.as_ref()).arg(to), b"", LIMIT);
+    assert_eq!(done.code, 0, "{done:#?}");
 }
 
 /// How a script of a test comes into its namespaces.

@@ -114,6 +114,14 @@ pub enum CgroupError {
         /// What failed, down to systemd's words.
         reason: String,
     },
+    /// The rules on devices cannot be enforced, and nothing else would keep the container from the host's.
+    #[error("linux.resources.devices: the rules on devices cannot be enforced in cgroup {path}: {call}", call = source.call)]
+    Devices {
+        /// The container's cgroup.
+        path: String,
+        /// The call and its errno.
+        source: SysError,
+    },
     /// Processes stayed in a cgroup that was killed.
     #[error("cgroup {path} still has processes {waited_ms} ms after they were killed")]
     Survivors {
@@ -127,7 +135,7 @@ pub enum CgroupError {
 impl Explain for CgroupError {
     fn kind(&self) -> Kind {
         match self {
-            CgroupError::File { source, .. } => source.kind(),
+            CgroupError::File { source, .. } | CgroupError::Devices { source, .. } => source.kind(),
             CgroupError::NotDelegated { .. }
             | CgroupError::Occupied { .. }
             | CgroupError::NoCgroup { .. }
@@ -146,6 +154,11 @@ impl Explain for CgroupError {
                 Some(format!("move them one level down: `mkdir {path}/in; echo $$ >{path}/in/cgroup.procs`"))
             }
             CgroupError::Frozen { path } => Some(format!("`echo 0 >{path}/cgroup.freeze`, or choose another cgroup")),
+            CgroupError::Devices { .. } => Some(
+                "the kernel needs CONFIG_CGROUP_BPF and the caller CAP_SYS_ADMIN; a container with a user namespace needs \
+                 neither"
+                    .to_owned(),
+            ),
             CgroupError::NoCgroup { .. } => {
                 Some("log in so that systemd runs a manager for you, or leave the option out".to_owned())
             }

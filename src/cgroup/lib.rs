@@ -22,6 +22,7 @@
 //! of [`scope`] speaks D-Bus, because its library starts threads.
 
 mod container;
+mod devices;
 mod dir;
 mod error;
 mod limits;

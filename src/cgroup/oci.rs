@@ -31,6 +31,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
+use crate::devices::Program;
 use crate::dir::Dir;
 use crate::error::CgroupError;
 use crate::oom::OomWatch;
@@ -57,6 +58,9 @@ pub struct Request<'a> {
     pub annotations: Option<&'a HashMap<String, String>>,
     /// `linux.resources`.
     pub resources: Option<&'a LinuxResources>,
+    /// Whether its root is the whole host's, who may make and open every device node: then the rules on devices are
+    /// enforced.
+    pub host_root: bool,
 }
 
 /// What is kept of a container's cgroup from one call of the runtime to the next.
@@ -88,6 +92,8 @@ pub struct Cgroup {
     record: Record,
     container: Option<Container>,
     resources: Resources,
+    /// Decides over device nodes, where the container could have any.
+    devices: Option<Program>,
     /// What is done without; an error where it may not be.
     may_lack: bool,
     scope: Option<unit::Name>,
@@ -98,14 +104,21 @@ pub struct Cgroup {
 impl Cgroup {
     /// Says what will be made, and makes nothing. What is asked for wrongly is an error here.
     pub fn plan(request: &Request<'_>) -> Result<Self, CgroupError> {
-        let resources = request.resources.map(Resources::of).transpose()?.unwrap_or_default();
+        let mut resources = request.resources.map(Resources::of).transpose()?.unwrap_or_default();
+        let rules = request.resources.and_then(|resources| resources.devices().as_ref());
+        let devices = request.host_root.then(|| Program::of(rules.into_iter().flatten())).transpose()?;
+        if devices.is_none() {
+            let why = "rules on devices need a BPF program, which a user namespace may not attach";
+            resources.warn_of_devices(rules, why);
+        }
         let path = request.path.filter(|path| !path.as_os_str().is_empty());
         let mut cgroup = Cgroup {
             record: Record::default(),
             container: None,
             lines: resources.warnings.clone(),
-            may_lack: request.rootless && path.is_none() && resources.needs_cgroup().is_none(),
+            may_lack: request.rootless && !request.host_root && path.is_none() && resources.needs_cgroup().is_none(),
             resources,
+            devices,
             scope: None,
             annotations: Vec::new(),
         };
@@ -151,7 +164,11 @@ impl Cgroup {
 
     fn limit(&self, container: &Container) -> Result<(), CgroupError> {
         self.resources.check_use(container.directory())?;
-        container.write(&self.resources.settings)
+        container.write(&self.resources.settings)?;
+        match &self.devices {
+            Some(program) => program.attach(container.dir(), &container.path().display().to_string()),
+            None => Ok(()),
+        }
     }
 
     /// Goes on without a cgroup where that may be, and says so.
@@ -211,6 +228,7 @@ impl Cgroup {
             record: record.clone(),
             container,
             resources: Resources::default(),
+            devices: None,
             may_lack: false,
             scope: None,
             annotations: Vec::new(),
@@ -273,8 +291,10 @@ impl Cgroup {
 
     /// Changes limits; what is not mentioned stays. Returns what has no effect, a line each.
     pub fn update(&self, resources: &LinuxResources) -> Result<Vec<String>, CgroupError> {
+        let (rules, why) = (resources.devices().as_ref(), "rules on devices stay what they were at the creation");
         let Some(container) = &self.container else {
-            let resources = Resources::of(resources)?;
+            let mut resources = Resources::of(resources)?;
+            resources.warn_of_devices(rules, why);
             return match resources.needs_cgroup() {
                 Some(option) => {
                     let reason = "the container runs without".to_owned();
@@ -283,7 +303,8 @@ impl Cgroup {
                 None => Ok(resources.warnings),
             };
         };
-        let resources = Resources::of_update(resources, container.directory())?;
+        let mut resources = Resources::of_update(resources, container.directory())?;
+        resources.warn_of_devices(rules, why);
         // First, since systemd would write the limit at once, and the kernel kill for it.
         resources.check_use(container.directory())?;
         if let Some(unit) = &self.record.unit {

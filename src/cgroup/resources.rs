@@ -4,10 +4,10 @@
 //! none and would have limited something is a line to print ([`Resources::warnings`]), as runc goes on where crun
 //! refuses. Unset is `None` and, for what Go programs write without `omitempty`, 0.
 //!
-//! Rules on devices need a BPF program, which the initial user namespace alone may attach. What holds in their place:
-//! `mknod` fails in a user namespace and only the nodes that the specification names are bound in. So the usual rules
-//! (nothing at first, then each node that is bound in) are true without being enforced, and only a rule that takes
-//! something of a node away is told.
+//! Rules on devices need a BPF program (`devices`), which the initial user namespace alone may attach. In a user
+//! namespace holds in their place: `mknod` fails and only the nodes that the specification names are bound in. So the
+//! usual rules (nothing at first, then each node that is bound in) are true without being enforced, and only a rule that
+//! takes something of a node away is told.
 
 use std::collections::HashMap;
 
@@ -36,9 +36,6 @@ impl Resources {
     /// error ([`CgroupError::Invalid`]).
     pub fn of(resources: &LinuxResources) -> Result<Self, CgroupError> {
         let mut out = Resources::default();
-        for rule in resources.devices().iter().flatten() {
-            out.warn_of_device(rule);
-        }
         if let Some(pids) = *resources.pids() {
             out.pids(pids);
         }
@@ -279,8 +276,12 @@ impl Resources {
         }
     }
 
-    /// Tells of a rule that would take something of a node away.
-    fn warn_of_device(&mut self, rule: &LinuxDeviceCgroup) {
+    /// Tells of rules that would take something of a node away, where they are not enforced.
+    pub(crate) fn warn_of_devices(&mut self, rules: Option<&Vec<LinuxDeviceCgroup>>, why: &str) {
+        rules.into_iter().flatten().for_each(|rule| self.warn_of_device(rule, why));
+    }
+
+    fn warn_of_device(&mut self, rule: &LinuxDeviceCgroup, why: &str) {
         let access = rule.access().as_deref().unwrap_or_default();
         let all = rule.major().is_none_or(|major| major < 0) && rule.minor().is_none_or(|minor| minor < 0);
         let is_usual = if rule.allow() {
@@ -291,7 +292,6 @@ impl Resources {
         };
         if !is_usual {
             let what = if rule.allow() { "allow" } else { "deny" };
-            let why = "rules on devices need a BPF program, which a user namespace may not attach";
             self.warn(&format!("devices ({what} {rule})"), why);
         }
     }
@@ -367,7 +367,10 @@ mod tests {
     }
 
     fn of(json: &str) -> Result<Resources, CgroupError> {
-        Resources::of(&serde_json::from_str(json).unwrap())
+        let resources: LinuxResources = serde_json::from_str(json).unwrap();
+        let mut out = Resources::of(&resources)?;
+        out.warn_of_devices(resources.devices().as_ref(), "they are not enforced");
+        Ok(out)
     }
 
     // What runc writes by its fs2 manager (setCPU, setMemory, setPids, setIo, setHugeTlb, RdmaSet, setUnified).

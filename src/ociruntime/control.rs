@@ -11,7 +11,7 @@ use cgroup::oci::{Cgroup, Request};
 use cgroup::stats::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxPids, LinuxResources, Spec};
 
 use crate::args::{CgroupManager, Events, Global, Rootless, Update};
 use crate::config;
@@ -39,6 +39,7 @@ pub fn plan(global: &Global, id: &str, spec: &Spec) -> Result<Cgroup, Report> {
         bus: bus.as_deref(),
         annotations: spec.annotations().as_ref(),
         resources,
+        host_root: !is_rootless() && !has_user_namespace(spec),
     };
     Cgroup::plan(&request).step(|| "planning the cgroup".to_owned())
 }
@@ -48,6 +49,12 @@ fn is_rootless() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
     !whole || !nix::unistd::geteuid().is_root()
+}
+
+/// Whether the container gets a user namespace of its own, in which no device node can be made. One that it joins may be
+/// the host's.
+fn has_user_namespace(spec: &Spec) -> bool {
+    runtime::launch::is_new(spec, LinuxNamespaceType::User)
 }
 
 /// Removes the container's cgroup with all that is left in it.

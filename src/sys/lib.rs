@@ -4,6 +4,7 @@
 //! nothing: no policy, no retry (except a documented `EINTR` loop), no logging. Descriptors are close-on-exec from
 //! birth. Everything `nix` wraps safely is called through `nix` by the other crates directly.
 
+pub mod bpf;
 pub mod error;
 pub mod file;
 pub mod lock;

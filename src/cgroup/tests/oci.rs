@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         run.test("nobody_runs_without", nobody_runs_without);
         run.test("what_is_delegated_is_used", what_is_delegated_is_used);
         run.test("what_no_process_can_enter_is_refused", what_no_process_can_enter_is_refused);
+        run.test("rules_on_devices_hold_for_the_hosts_root", rules_on_devices_hold_for_the_hosts_root);
     } else {
         run.skip("paths below the root of all cgroups", "needs root and a cgroup v2 tree");
     }
@@ -148,7 +149,16 @@ fn has_systemd() -> bool {
 /// As the engine of the calling user would ask without a path.
 fn request(id: &str) -> Request<'_> {
     let rootless = !geteuid().is_root();
-    Request { id, path: None, systemd: false, rootless, bus: None, annotations: None, resources: None }
+    Request {
+        id,
+        path: None,
+        systemd: false,
+        rootless,
+        bus: None,
+        annotations: None,
+        resources: None,
+        host_root: false,
+    }
 }
 
 fn id(name: &str) -> String {
@@ -388,6 +398,28 @@ fn what_no_process_can_enter_is_refused() {
     assert_eq!(status, WaitStatus::Exited(Pid::from_raw(0), 0));
     assert_eq!(fs::metadata(&top).unwrap().uid(), NOBODY);
     fs::remove_dir(top).unwrap();
+}
+
+fn rules_on_devices_hold_for_the_hosts_root() {
+    let opens = |node: &&str| fs::File::open(node).is_ok();
+    let other = ["/dev/fuse", "/dev/net/tun", "/dev/kmsg"].into_iter().find(opens).unwrap();
+    let name = id("devices");
+    let none = resources(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+    let all = resources(r#"{"devices": [{"allow": true, "type": "a", "access": "rwm"}]}"#);
+    for (resources, may) in [(None, false), (Some(&none), false), (Some(&all), true)] {
+        let mut cgroup = Cgroup::plan(&Request { resources, host_root: true, ..request(&name) }).unwrap();
+        cgroup.make().unwrap();
+        let status = waited(child(Some(&cgroup), || {
+            assert!(fs::File::open("/dev/null").is_ok() && fs::File::open("/dev/urandom").is_ok());
+            assert_eq!(fs::File::open(other).map_err(|error| error.raw_os_error()).err(), (!may).then_some(Some(1)));
+            0
+        }));
+        assert_eq!(status, WaitStatus::Exited(Pid::from_raw(0), 0), "{resources:?}");
+        cgroup.remove().unwrap();
+    }
+    let rule = resources(r#"{"devices": [{"allow": true, "type": "p", "access": "r"}]}"#);
+    let refused = Cgroup::plan(&Request { resources: Some(&rule), host_root: true, ..request(&name) });
+    assert!(matches!(refused, Err(CgroupError::Invalid { .. })), "{refused:?}");
 }
 
 // One container.

@@ -68,6 +68,8 @@ fn hide(
         fstat(&target).call(|| format!("fstat({path:?})"))?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
     if !directory {
         let clone = clone_mount(null, SELF, false)?;
+        // It is the host's node, whose mode and owner root of the host could change; a device takes writes all the same.
+        Change::set(Attr::RDONLY).apply(clone.as_fd(), false)?;
         return attach(clone.as_fd(), target.as_fd());
     }
     if *attached {

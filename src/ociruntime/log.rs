@@ -40,7 +40,8 @@ impl Log {
         if self.file.is_some() {
             self.line("error", &words);
         }
-        eprintln!("error: {report}");
+        // In one line here too: Podman shows its user the line that it recognises.
+        eprintln!("error: {}", words.replace('\n', " "));
     }
 
     /// Something that the user asked for and gets otherwise.

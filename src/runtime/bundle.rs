@@ -22,11 +22,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
 use sys::namespace::{identity, open_own};
 use sys::process::{Child, Flags, fork, reap};
 use sys::{Call, Errno, SysError};
 
+use crate::capabilities::bit;
 use crate::channel::{Channel, Message};
 use crate::launch::{Launch, is_new, listed, profile};
 use crate::seccomp::Filter;
@@ -79,9 +80,16 @@ pub fn create(
     let joined = Joined::open(spec)?;
     let (ours, theirs) = Channel::pair()?;
     let (to_init, from_parent) = sys::socket::pair()?;
+    let new_user = if launch.uid_map.is_empty() { Flags::empty() } else { Flags::NEWUSER };
     // Owners are shifted by who has rights over the file system, and those end at a new user namespace.
-    let early = init::mounts::any_id_mapped(spec);
-    let opened = early.then(|| init::Opened::before_init(launch, None, &theirs)).transpose()?;
+    let opened = if init::mounts::any_id_mapped(spec) {
+        Some(init::Opened::before_init(launch, None, &theirs)?)
+    } else if !new_user.is_empty() && is_root_of_a_user_namespace()? {
+        // So do the rights by which it passes directories of other ids. What it cannot open, init may not either, and says.
+        init::Opened::before_init(launch, None, &theirs).ok()
+    } else {
+        None
+    };
 
     let flags = namespaces(spec);
     let ends = Cell::new(Some((ours, to_init)));
@@ -103,7 +111,6 @@ pub fn create(
         };
         init::main(launch, given)
     };
-    let new_user = if launch.uid_map.is_empty() { Flags::empty() } else { Flags::NEWUSER };
     let at_birth = if cgroup.is_none() { flags - Flags::NEWCGROUP } else { flags };
     let step = || "making the container's namespaces".to_owned();
     let offsets = time_offsets(spec);
@@ -196,6 +203,15 @@ fn say_mapped(to_init: &OwnedFd) -> Result<(), Report> {
     sys::socket::send(to_init.as_fd(), b"mapped", &[])?;
     sys::step();
     Ok(())
+}
+
+/// Whether we have every right over files, but not the whole host's: then the flags of the host's mounts are locked where
+/// we are, and stay so in clones that we make, whoever gets them (mount_namespaces(7)). Clones of the host's root would
+/// have flags that the container's root could take away.
+fn is_root_of_a_user_namespace() -> Result<bool, SysError> {
+    let map = fs::read_to_string("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
+    let admin = sys::security::capabilities()?.effective & bit(Capability::SysAdmin) != 0;
+    Ok(admin && !map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Hears a helper out, until it has said which process it has forked for us, and reaps it; `unmapped` when it waits for

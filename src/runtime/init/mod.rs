@@ -152,6 +152,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
+    let place = rootfs::open_place(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
     sys::step();
     let agent = agent
         .zip(launch.bundle.as_ref())
@@ -176,7 +177,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     attributes::apply(spec)?;
     sys::step();
-    let root = rootfs::mount(launch, rootfs, view).step(|| "mounting the root file system".to_owned())?;
+    let root =
+        rootfs::mount(launch, rootfs, place.as_fd(), view).step(|| "mounting the root file system".to_owned())?;
     sys::step();
     let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;

@@ -55,8 +55,25 @@ pub fn clone(rootfs: &Rootfs) -> Result<Opened, SysError> {
     }
 }
 
+/// Where the root file system will be attached; to be opened in init's own mount namespace, and with the caller's identity.
+///
+/// On top of the old root directory, which every process can reach. Paths of the host still work: they begin at the root
+/// directory itself, below what is attached on it. A bundle's directory is attached where it lies, since hooks that enter
+/// the mount namespace look for it there, unless only the caller's rights over files lead to it, which init has not
+/// (Podman's `--userns=keep-id`).
+pub fn open_place(rootfs: &Rootfs) -> Result<OwnedFd, SysError> {
+    let old_root = || nix::fcntl::open("/", DIRECTORY, Mode::empty()).call(|| "open(/, O_PATH)".to_owned());
+    match rootfs {
+        Rootfs::Directory { path, .. } => match open_directory(path) {
+            Err(error) if error.errno() == Errno::EACCES => old_root(),
+            place => place,
+        },
+        Rootfs::View | Rootfs::Overlay { .. } => old_root(),
+    }
+}
+
 /// The directory of a bundle. A symbolic link in its place could be changed while we look.
-pub fn open_directory(path: &Path) -> Result<OwnedFd, SysError> {
+fn open_directory(path: &Path) -> Result<OwnedFd, SysError> {
     nix::fcntl::open(path, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
         .call(|| format!("open({path:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"))
 }
@@ -76,29 +93,24 @@ fn open_layers(directory: &Path) -> Result<Opened, SysError> {
     Ok(Opened::Layers { mount, upper, work })
 }
 
-/// Mounts the root file system and returns its root, `O_PATH`.
-///
-/// A view is attached on top of the old root directory, which every process can reach. Paths of the host still work: they
-/// begin at the root directory itself, below what is attached on it. A bundle's directory is attached where it lies:
-/// hooks that enter the mount namespace look for it there.
-pub fn mount(launch: &Launch, opened: Opened, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
-    let (root, on) = match (&launch.rootfs, opened) {
-        (Rootfs::Directory { path, .. }, Opened::Directory(source)) => {
+/// Mounts the root file system at the place of [`open_place`] and returns its root, `O_PATH`.
+pub fn mount(launch: &Launch, opened: Opened, on: BorrowedFd<'_>, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
+    let root = match (&launch.rootfs, opened) {
+        (Rootfs::Directory { .. }, Opened::Directory(source)) => {
             let clone = match source {
                 Source::Place(directory) => clone_mount(directory.as_fd(), SELF, true)?,
                 Source::Clone(clone) => clone,
             };
             Change::set(Attr::empty()).propagation(propagation(&launch.spec)).apply(clone.as_fd(), true)?;
-            (clone, open_directory(path)?)
+            clone
         }
         (rootfs, opened) => {
             let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
-            let old_root = nix::fcntl::open("/", DIRECTORY, Mode::empty()).call(|| "open(/, O_PATH)".to_owned())?;
-            let root = match (rootfs, opened) {
+            match (rootfs, opened) {
                 (Rootfs::Overlay { volatile, .. }, Opened::Layers { mount, upper, work }) => {
                     // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of
                     // its own.
-                    attach(mount.as_fd(), old_root.as_fd())?;
+                    attach(mount.as_fd(), on)?;
                     attach(view.as_fd(), work.as_fd())?;
                     let overlay = overlay(view.as_fd(), upper.as_fd(), work.as_fd(), *volatile)?;
                     // Now, since at the pivot only the top of what lies on the old root directory would go.
@@ -107,11 +119,10 @@ pub fn mount(launch: &Launch, opened: Opened, view: Option<OwnedFd>) -> Result<O
                     overlay
                 }
                 _ => view,
-            };
-            (root, old_root)
+            }
         }
     };
-    attach(root.as_fd(), on.as_fd())?;
+    attach(root.as_fd(), on)?;
     let flags = fstatvfs(&root).call(|| "fstatvfs(root)".to_owned())?.flags();
     if matches!(launch.rootfs, Rootfs::Overlay { .. }) && flags.contains(FsFlags::ST_RDONLY) && !read_only(&launch.spec)
     {

@@ -44,7 +44,9 @@ pub fn make(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), Report> {
         }
         links(root)?;
     }
-    for device in listed {
+    // A link of ours leads to the container's own, as `/dev/ptmx` to that of its devpts, and the host's would cover that.
+    let is_link = |path: &Path| has_own_dev(spec) && LINKS.iter().any(|(name, _)| path == Path::new("/dev").join(name));
+    for device in listed.iter().filter(|device| !is_link(device.path())) {
         one(root, device).step(|| format!("making the device {}", device.path().display()))?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::shell::{self, Fallible};
@@ -104,18 +105,37 @@ impl Tally {
     }
 }
 
-/// Kills the group at the deadline unless the run is over before; true when it had to.
+/// How often orphans are looked for.
+const REAP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Kills the group at the deadline unless the run is over before; true when it had to. Meanwhile it does what an init is
+/// for: in a container nobody else may, and a dead process that is never reaped keeps its pid namespace from ending.
 fn watchdog(group: Pid, done: &AtomicBool, deadline: Instant) -> bool {
+    // Without it the orphans are the business of an init.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     while !done.load(Ordering::Acquire) {
+        reap_orphans(group);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             // The group may have ended by itself a moment ago (ESRCH).
             let _ = killpg(group, Signal::SIGKILL);
             return true;
         }
-        std::thread::park_timeout(left);
+        std::thread::park_timeout(left.min(REAP_PAUSE));
     }
     false
+}
+
+/// Reaps what has been left to us by its parents' deaths; `own` is waited for elsewhere.
+fn reap_orphans(own: Pid) {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for task in tasks {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let others = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != own.as_raw());
+        for pid in others.filter(|pid| sys::process::is_zombie(*pid)) {
+            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! Standard input and terminals. `script` gives the command a terminal, as a person has one.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::{Home, LIMIT, busybox, finish};
+use crate::support::{Home, LIMIT, busybox, end, start};
 
 /// Runs a shell line on a terminal of its own; everything that appeared on it.
 fn on_a_terminal(home: &Home, line: &str) -> String {
     let mut script = Command::new("script");
     script.args(["-qec", line, "/dev/null"]);
     home.surround(&mut script);
-    let done = finish(&mut script, b"", LIMIT);
+    // Nobody types, and nobody hangs up: script(1) would type an end of file for it.
+    let mut child = start(script.stdin(Stdio::piped()));
+    let _open = child.stdin.take();
+    let done = end(child, LIMIT);
     assert_eq!(done.code, 0, "{line}: {done:#?}");
     done.stdout.replace('\r', "")
 }

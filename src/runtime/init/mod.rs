@@ -179,6 +179,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     let root =
         rootfs::mount(launch, rootfs, place.as_fd(), view).step(|| "mounting the root file system".to_owned())?;
+    drop(place);
     sys::step();
     let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;

@@ -169,7 +169,7 @@ impl Home {
         let directory = self.path("bin");
         fs::create_dir_all(&directory).expect("the home is ours");
         let copy = directory.join("sublet");
-        copy_program(&variable("BIN").expect("there is no home without"), &copy);
+        copy_program(variable("BIN").expect("there is no home without"), &copy);
         self.bin = copy;
     }
 

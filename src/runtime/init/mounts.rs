@@ -378,7 +378,14 @@ fn sysfs(name: &str, options: &Options, channel: &Channel) -> Result<OwnedFd, Sy
 fn mqueue(name: &str, options: &Options) -> Result<OwnedFd, SysError> {
     match file_system("mqueue", name, options, options.set) {
         Err(error) if error.errno() == Errno::EPERM => host("/dev/mqueue", options.set),
-        mounted => mounted,
+        Ok(mounted) => {
+            // Its directory belongs to who made the namespace, the caller, and that may be another user inside. One that
+            // is joined may be another's altogether, and stays so.
+            let (root, flags) = (nix::unistd::Uid::from_raw(0), nix::fcntl::AtFlags::AT_EMPTY_PATH);
+            let _ = nix::unistd::fchownat(&mounted, "", Some(root), Some(nix::unistd::Gid::from_raw(0)), flags);
+            Ok(mounted)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -8,6 +8,7 @@ mod exec;
 mod hooks;
 mod killed;
 mod life;
+mod podman;
 mod refused;
 mod spec;
 mod storm;

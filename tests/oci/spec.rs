@@ -180,6 +180,10 @@ fn devices_of_the_list_are_the_hosts() {
                                                { "path": "/dev/fifo", "type": "p", "fileMode": 0o600 }]);
     bundle.script("echo gone >/dev/mynull; stat -c '%t:%T' /dev/mynull; test -p /dev/fifo && stat -c %a /dev/fifo");
     assert_eq!(bundle.runs(0), "1:3\n600\n");
+    // A privileged container of containerd's lists all that the host has.
+    bundle.config["linux"]["devices"] = json!([{ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 }]);
+    bundle.script("readlink /dev/ptmx; grep -c ' /dev/pts' /proc/mounts");
+    assert_eq!(bundle.runs(0), "pts/ptmx\n1\n", "the host's terminals do not cover the container's");
     bundle.config["linux"]["devices"] = json!([{ "path": "/dev/odd", "type": "c", "major": 245, "minor": 99 }]);
     let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
     if crate::support::identity() != "root" {

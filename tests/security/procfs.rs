@@ -157,7 +157,10 @@ fn settings_of_the_machine_cannot_be_opened_in_a_bundles_container() {
     }
     bundle.config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "user");
     let out = bundle.runs(0);
-    assert!(out.contains("/proc/sys/kernel/core_pattern\n") && out.contains("/proc/sysrq-trigger\n"), "{out}");
+    // Not every kernel has each of them.
+    for path in ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"] {
+        assert_eq!(out.contains(path), std::path::Path::new(path).exists(), "{path}: {out}");
+    }
     bundle.config["linux"]["readonlyPaths"] = json!(["/proc/sys", "/proc/sysrq-trigger"]);
     let out = bundle.runs(0);
     assert!(!out.contains("core_pattern") && !out.contains("sysrq"), "{out}");

@@ -158,6 +158,11 @@ impl Supervised {
         matches!(self.phase, Phase::Starting | Phase::Ready | Phase::Going)
     }
 
+    /// Whether its pid may still come.
+    pub fn is_unborn(&self) -> bool {
+        self.pid.is_none() && self.channel.is_some()
+    }
+
     /// Gives the start up: init ends at the end of its channel.
     pub fn abandon(&mut self, report: &Report) {
         // Stage and init may be in a step that waits for nothing of ours. The stage is our child and not reaped yet.

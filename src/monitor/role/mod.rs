@@ -127,6 +127,9 @@ struct Monitor {
     /// Set when the main process has ended: until then its output may still come.
     drain_until: Option<Instant>,
     finished: bool,
+    /// Children that have ended, and which one of our processes may turn out to have been: its pid comes in its channel,
+    /// and a start that fails at once may be over before that is read.
+    unclaimed: Vec<(i32, Exit)>,
     buffer: Vec<u8>,
 }
 
@@ -171,6 +174,7 @@ impl Monitor {
             published: Vec::new(),
             drain_until: None,
             finished: false,
+            unclaimed: Vec::new(),
             buffer: vec![0; FRAME_MAX],
             config,
         })
@@ -315,13 +319,28 @@ impl Monitor {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
+            let mut known = false;
             for process in self.processes.values_mut() {
                 if process.pid == Some(pid) {
-                    process.exit = Some(exit);
+                    (process.exit, known) = (Some(exit), true);
                 } else if process.stage == Some(pid) {
-                    process.stage = None;
+                    (process.stage, known) = (None, true);
                 }
             }
+            if !known && self.processes.values().any(Supervised::is_unborn) {
+                self.unclaimed.push((pid, exit));
+            }
+        }
+    }
+
+    /// Gives each process whose pid has come the exit that was seen before.
+    fn claim_exits(&mut self) {
+        for process in self.processes.values_mut().filter(|process| process.exit.is_none()) {
+            let own = self.unclaimed.iter().find(|(pid, _)| process.pid == Some(*pid));
+            process.exit = own.map(|(_, exit)| *exit);
+        }
+        if !self.processes.values().any(Supervised::is_unborn) {
+            self.unclaimed.clear();
         }
     }
 
@@ -491,6 +510,7 @@ impl Monitor {
 
     /// Notices what has ended: execs answer their clients, the main process ends the loop.
     fn check_end(&mut self) {
+        self.claim_exits();
         let ended: Vec<u64> = self
             .processes
             .iter()

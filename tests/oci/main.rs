@@ -9,6 +9,7 @@ mod hooks;
 mod killed;
 mod life;
 mod podman;
+mod peers;
 mod refused;
 mod spec;
 mod storm;

@@ -6,6 +6,7 @@
 //! As long as any process executes the file the kernel answers ETXTBSY, which passes; where the mount is read-only it says
 //! EROFS before it looks at that.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -76,7 +77,7 @@ fn attack(container: &Container<'_>, binary: &Path, fifo: &str, victim: &mut dyn
     let mut victims = String::new();
     // A victim that does not wait may be gone before it was seen.
     while victims.len() < 10_000 && attacker.try_wait().unwrap().is_none() {
-        victims += &format!("{:?}\n", victim());
+        writeln!(victims, "{:?}", victim()).unwrap();
         if !fifo.is_empty() {
             break;
         }

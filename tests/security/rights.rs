@@ -47,14 +47,14 @@ fn the_engine_reads_no_number_that_does_not_fit() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let passwd = home.path("passwd");
     let lines = ["4294967296", "-1", "4294967295", "0x0", " 0", "", "18446744073709551616"];
-    let text: String =
-        lines.iter().enumerate().map(|(at, uid)| format!("evil{at}:x:{uid}:{uid}::/:/bin/sh\n")).collect();
-    fs::write(&passwd, format!("{text}good:x:0:0::/:/bin/sh\n")).unwrap();
+    let entry = |(at, uid): (usize, &&str)| format!("evil{at}:x:{uid}:{uid}::/:/bin/sh");
+    let text: Vec<String> = lines.iter().enumerate().map(entry).collect();
+    fs::write(&passwd, format!("{}\ngood:x:0:0::/:/bin/sh\n", text.join("\n"))).unwrap();
     let volume = format!("{}:/etc/passwd", passwd.display());
     let run = |user: &str| home.run(&["run", "--rm", "-v", &volume, "--user", user, &busybox(), "id", "-u"]);
-    for at in 0..lines.len() {
+    for (at, line) in lines.iter().enumerate() {
         let done = run(&format!("evil{at}"));
-        assert!(done.code != 0 && done.stdout.is_empty(), "{:?}: {done:#?}", lines[at]);
+        assert!(done.code != 0 && done.stdout.is_empty(), "{line:?}: {done:#?}");
     }
     assert_eq!(run("good").stdout, "0\n", "the file is read");
 }
@@ -149,10 +149,10 @@ fn calls_with_many_holes_are_not_reached() {
     if !has_perl() {
         return;
     }
-    let calls: String = CALLS
-        .iter()
-        .map(|(_, number, arguments)| format!("print syscall({number}, {arguments}) < 0 ? $! + 0 : 'done', \"\\n\";"))
-        .collect();
+    let call = |(_, number, arguments): &(_, _, _)| {
+        format!("print syscall({number}, {arguments}) < 0 ? $! + 0 : 'done', \"\\n\";")
+    };
+    let calls = CALLS.iter().map(call).collect::<Vec<String>>().concat();
     let (programs, image) = (programs(), busybox());
     let answers = |options: &[&str]| -> Vec<String> {
         let programs = programs.iter().map(String::as_str);

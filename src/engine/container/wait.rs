@@ -71,8 +71,12 @@ impl<'a> Watch<'a> {
         Ok(self.last.life.clone())
     }
 
-    /// Blocks until something changed.
+    /// Blocks until something changed since the last look.
     pub(crate) fn wait(&mut self) -> Result<(), Report> {
+        if self.last.life.is_active() && self.processes.monitor.is_none() && self.processes.init.is_none() {
+            // They have ended since the records were read, and nothing else would tell.
+            return Ok(());
+        }
         // While the monitor lives it writes the record, which wakes us; an init that has ended says nothing then.
         let process = self.processes.monitor.as_ref().or(self.processes.init.as_ref());
         // poll(2) tells nothing about what stands in for a pidfd where that call is refused.

@@ -208,13 +208,14 @@ fn podman_gives_the_same_machine() {
 fn podman_has_terminals() {
     let Some(podman) = Podman::new() else { return };
     let image = busybox();
-    // Podman tells the size a moment after the start.
+    // Podman tells the size a moment after the start, and loses what is said in the last moment before the end.
     let sized = "until stty size 2>/dev/null | grep -q '24 80'; do sleep 0.1; done";
-    let script = format!("\"{sized}; test -t 0 && test -t 1 && tty; ls -l /dev/console | cut -c1-10; exit 3\"");
+    let script =
+        format!("\"{sized}; test -t 0 && test -t 1 && tty; ls -l /dev/console | cut -c1-10; sleep 0.3; exit 3\"");
     let seen = podman.same_on_a_terminal(&format!("run --rm -it {image} sh -c {script}; echo $?"));
     assert_eq!(seen, "/dev/pts/0\ncrw--w----\n3\n");
     podman.begin(&[], "sleep 600");
-    let seen = podman.same_on_a_terminal(&format!("exec -it {{}} sh -c \"{sized}; tty; exit 4\"; echo $?"));
+    let seen = podman.same_on_a_terminal(&format!("exec -it {{}} sh -c \"{sized}; tty; sleep 0.3; exit 4\"; echo $?"));
     assert_eq!(seen, "/dev/pts/0\n4\n");
 }
 

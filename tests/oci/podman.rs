@@ -310,7 +310,7 @@ fn podman_shares_namespaces() {
     let Some(podman) = Podman::new() else { return };
     podman.begin(&["--hostname", "first"], "touch /dev/shm/of-the-first; sleep 600");
     let image = busybox();
-    let list = "ps | grep -c 'sleep 600'; hostname; ls /dev/shm; for n in pid ipc uts net; do \
+    let list = "ps | grep -c ' [s]leep 600$'; hostname; ls /dev/shm; for n in pid ipc uts net; do \
                 test $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) && echo $n; done";
     let options =
         ["--pid", "container:{}", "--ipc", "container:{}", "--uts", "container:{}", "--network", "container:{}"];

@@ -1,5 +1,7 @@
 //! `start`.
 
+use std::time::{Duration, Instant};
+
 use base::{Context, Kind, Report};
 use runtime::channel::Message;
 use runtime::hooks;
@@ -7,6 +9,9 @@ use runtime::hooks;
 use crate::create::list;
 use crate::log::Log;
 use crate::state::{Root, Status};
+
+/// How long an exec may take from the first descriptor that it closes to the last; it is microseconds.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Lets init become the payload, and runs the poststart hooks.
 pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
@@ -34,6 +39,12 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
             Message::Notice(text) => log.warn(&text),
             _ => {}
         }
+    }
+    // The exec closes the socket and the lock in an order of its own, and who asks for the state next must not find the
+    // container still waiting (buildah gives up then).
+    let until = Instant::now() + LIMIT;
+    while container.place.is_held() && Instant::now() < until {
+        std::thread::sleep(Duration::from_micros(50));
     }
     sys::step();
     let spec = container.place.spec()?;

@@ -136,7 +136,7 @@ fn a_port_that_is_taken_is_one_error_and_the_container_stays_created() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let publish = format!("{}:80", taken.local_addr().unwrap());
     let said = home.fails(125, &["run", "-d", "-p", &publish, "--name", "late", &busybox(), "sleep", "600"]);
-    assert_eq!(said.matches("error").count(), 1, "{said}");
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
     let words = format!("Bind for {} failed: port is already allocated", taken.local_addr().unwrap());
     assert!(said.contains(&words), "{said}");
     assert_eq!(home.inspect("late", "{{.State.Status}} {{.State.Running}}"), "created false");

@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use bitflags::bitflags;
 
 use nix::errno::Errno;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
-use crate::error::{Result, check};
+use crate::error::{Call, Result, check};
 use crate::staging;
 
 // Numbers of the unified table: the same on every architecture since Linux 5.1 (asm-generic/unistd.h).
@@ -309,6 +310,20 @@ fn owned(fd: libc::c_long) -> OwnedFd {
     // SAFETY: called only with the non-negative result of a system call that returned a new descriptor, which nobody
     // else owns yet.
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+}
+
+/// The attributes of a mount that statvfs(3) tells: neither `STRICTATIME` nor `NOSYMFOLLOW` is among them.
+pub fn attributes(mount: BorrowedFd<'_>) -> Result<Attr> {
+    let flags = fstatvfs(mount).call(|| "fstatvfs(mount)".to_owned())?.flags();
+    let pairs = [
+        (FsFlags::ST_RDONLY, Attr::RDONLY),
+        (FsFlags::ST_NOSUID, Attr::NOSUID),
+        (FsFlags::ST_NODEV, Attr::NODEV),
+        (FsFlags::ST_NOEXEC, Attr::NOEXEC),
+        (FsFlags::ST_NOATIME, Attr::NOATIME),
+        (FsFlags::ST_NODIRATIME, Attr::NODIRATIME),
+    ];
+    Ok(pairs.iter().filter(|(flag, _)| flags.contains(*flag)).fold(Attr::empty(), |all, (_, attr)| all | *attr))
 }
 
 /// The current directory of every `*at` call, as a borrowed descriptor.

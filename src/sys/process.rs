@@ -154,7 +154,8 @@ fn fork_by_clone(flags: Flags, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnc
     });
     if let Err(error) = moved {
         drop(opener);
-        reap(made.pidfd.as_fd(), true)?;
+        // With `Flags::PARENT` it is another's to reap; why it could not be moved is the answer either way.
+        let _ = reap(made.pidfd.as_fd(), true);
         return Err(error);
     }
     // A child that has been killed meanwhile is told of by its pidfd.

@@ -19,10 +19,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::error::{Call, Result, SysError};
-use crate::mount::{Attr, Propagation};
+use crate::mount::{Attr, Propagation, attributes};
 
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 const NONE: Option<&str> = None;
@@ -116,24 +115,11 @@ pub(crate) fn propagate(mounted: BorrowedFd<'_>, propagation: Propagation, recur
 }
 
 fn remount(mounted: BorrowedFd<'_>, set: Attr, clear: u64) -> Result<()> {
-    let present = fstatvfs(mounted).call(|| "fstatvfs(mount)".to_owned())?.flags();
-    // One at least must be said of how access times are kept: nothing means relatime.
-    let had =
-        PAIRS.iter().filter(|(flag, _)| present.contains(*flag)).fold(Attr::empty(), |all, (_, attr)| all | *attr);
-    let new = Attr::from_bits_retain(had.bits() & !clear) | set;
+    // Nothing said of how access times are kept means relatime.
+    let new = Attr::from_bits_retain(attributes(mounted)?.bits() & !clear) | set;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_of(new);
     mount(NONE, link(mounted).as_str(), NONE, flags, NONE).call(|| format!("mount(MS_REMOUNT|MS_BIND, {new:?})"))
 }
-
-/// What statvfs(3) tells of a mount.
-const PAIRS: [(FsFlags, Attr); 6] = [
-    (FsFlags::ST_RDONLY, Attr::RDONLY),
-    (FsFlags::ST_NOSUID, Attr::NOSUID),
-    (FsFlags::ST_NODEV, Attr::NODEV),
-    (FsFlags::ST_NOEXEC, Attr::NOEXEC),
-    (FsFlags::ST_NOATIME, Attr::NOATIME),
-    (FsFlags::ST_NODIRATIME, Attr::NODIRATIME),
-];
 
 fn flags_of(attr: Attr) -> MsFlags {
     let pairs = [

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
 use oci_spec::runtime::{Mount, Spec};
-use sys::mount::{Attr, Change, FsContext, Propagation, attach, clone_mount};
+use sys::mount::{Attr, Change, FsContext, Propagation, attach, attributes, clone_mount};
 use sys::path::{make_dirs_in, make_file_in, open_in};
 use sys::{Call, Errno, SysError};
 
@@ -234,19 +233,8 @@ fn set_attributes(
 
 /// The attributes that a mount has, of those that a word can clear.
 fn present(mount: BorrowedFd<'_>) -> Result<Attr, SysError> {
-    let flags = fstatvfs(mount).call(|| "fstatvfs(mount)".to_owned())?.flags();
-    let pairs = [
-        (FsFlags::ST_RDONLY, Attr::RDONLY),
-        (FsFlags::ST_NOSUID, Attr::NOSUID),
-        (FsFlags::ST_NODEV, Attr::NODEV),
-        (FsFlags::ST_NOEXEC, Attr::NOEXEC),
-        (FsFlags::ST_NOATIME, Attr::NOATIME),
-        (FsFlags::ST_NODIRATIME, Attr::NODIRATIME),
-    ];
-    let known =
-        pairs.iter().filter(|(flag, _)| flags.contains(*flag)).fold(Attr::empty(), |all, (_, attr)| all | *attr);
     // statvfs(3) does not tell these.
-    Ok(known | Attr::STRICTATIME | Attr::NOSYMFOLLOW)
+    Ok(attributes(mount)? | Attr::STRICTATIME | Attr::NOSYMFOLLOW)
 }
 
 /// Shifts the owners of a mount by its own mappings, or else by the container's.

@@ -1,8 +1,9 @@
 //! Places at which a test kills a process, in builds with debug assertions; elsewhere a step is nothing.
 //!
 //! Whoever starts an OCI runtime's command with `SUBLET_KILL_AT=PART:N` in the environment has the process that plays
-//! this part end at its N-th step as by `kill -9`, after a line `killed at PART:N` on standard error. Parts are `command` until [`begin`] gives a child another one; each
-//! process counts for itself, so that the numbers do not depend on who is faster.
+//! this part end at its N-th step as by `kill -9`, after a line `killed at PART:N` on standard error. Parts are `command`
+//! until [`begin`] gives a child another one; each process counts for itself, so that the numbers do not depend on who is
+//! faster.
 
 pub use counted::{begin, step};
 
@@ -29,7 +30,8 @@ mod counted {
         let Ok(mut steps) = STEPS.lock() else { return };
         steps.1 += 1;
         if wanted == format!("{}:{}", steps.0, steps.1) {
-            let _ = writeln!(std::io::stderr(), "killed at {wanted}");
+            // One write, so that the container, which may have the same standard error, writes nothing in between.
+            let _ = std::io::stderr().write_all(format!("killed at {wanted}\n").as_bytes());
             let _ = kill(getpid(), Signal::SIGKILL);
             // SAFETY: ends the process without running anything of it. Who is first in its pid namespace gets here: the
             // kernel keeps it from its own signals (pid_namespaces(7)).

@@ -53,9 +53,9 @@ impl Placement {
     pub fn climb(request: Request<'_>) -> Result<Self, CgroupError> {
         let mut trials = Vec::new();
         let mut base = None;
-        for (rung, attempt) in [(SCOPE, by_scope as fn(Request<'_>) -> Result<Dir, String>), (DIRECTORY, by_directory)]
+        for (rung, attempt) in [(SCOPE, by_scope as fn(Request<'_>) -> Result<Base, String>), (DIRECTORY, by_directory)]
         {
-            let settled = attempt(request).and_then(|dir| settle(dir, request.id).map_err(|error| words(&error)));
+            let settled = attempt(request).and_then(|base| settle(base, request.id).map_err(|error| words(&error)));
             match settled {
                 Ok(dir) => {
                     trials.push(Trial { rung, failure: None });
@@ -101,7 +101,7 @@ pub fn birthplace(id: &ContainerId, bus: Option<&str>) -> Option<OwnedFd> {
         Some(scope) => scope,
         // Only systemd can put the monitor into the scope, and that is better.
         None if scope::reachable_bus(bus, geteuid().is_root()).is_ok() => return None,
-        None => delegated().ok()?,
+        None => delegated(&own).ok()?,
     };
     Dir::open(&base).and_then(|base| base.make_child(&leaf_name(id))).map(Dir::into_fd).ok()
 }
@@ -118,11 +118,12 @@ fn leaf_name(id: &ContainerId) -> String {
 
 /// Which rungs would hold, without moving anything: for `doctor`.
 pub fn probe(bus: Option<&str>) -> Ladder {
-    let scope = match own_dir() {
-        Ok(dir) if scope_of(&dir).is_some() => Ok(()),
+    let own = own_dir();
+    let scope = match &own {
+        Ok(dir) if scope_of(dir).is_some() => Ok(()),
         _ => scope::reachable_bus(bus, geteuid().is_root()).map(drop),
     };
-    let directory = || delegated().map(drop);
+    let directory = || own.and_then(|own| delegated(&own)).map(drop);
     let mut trials = vec![Trial { rung: SCOPE, failure: scope.err() }];
     let mut chosen = trials[0].failure.is_none().then_some(SCOPE);
     if chosen.is_none() {
@@ -161,34 +162,34 @@ fn failures(ladder: &Ladder) -> String {
     lines.collect::<Vec<_>>().join("; ")
 }
 
-/// The scope's directory, after the user's systemd has moved us below it.
-fn by_scope(request: Request<'_>) -> Result<Dir, String> {
-    let own = own_dir()?;
-    let scope = scope_of(&own).map_or_else(
-        || {
-            let server = request.server.filter(|pid| !is_in_scope(*pid));
-            scope::join(
-                scope::reachable_bus(request.bus, geteuid().is_root())?,
-                request.id,
-                getpid().as_raw(),
-                server,
-                request.cancel,
-            )?;
-            let own = own_dir()?;
-            scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))
-        },
-        Ok,
-    )?;
-    Dir::open(&scope).map_err(|error| words(&error))
+/// A directory for monitors and containers, and the calling process's own.
+struct Base {
+    dir: Dir,
+    own: PathBuf,
 }
 
-fn by_directory(_: Request<'_>) -> Result<Dir, String> {
-    Dir::open(&delegated()?).map_err(|error| words(&error))
+/// The scope's directory, after the user's systemd has moved us below it.
+fn by_scope(request: Request<'_>) -> Result<Base, String> {
+    let mut own = own_dir()?;
+    let scope = if let Some(scope) = scope_of(&own) {
+        scope
+    } else {
+        let server = request.server.filter(|pid| !is_in_scope(*pid));
+        let bus = scope::reachable_bus(request.bus, geteuid().is_root())?;
+        scope::join(bus, request.id, getpid().as_raw(), server, request.cancel)?;
+        own = own_dir()?;
+        scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))?
+    };
+    Ok(Base { dir: Dir::open(&scope).map_err(|error| words(&error))?, own })
+}
+
+fn by_directory(_: Request<'_>) -> Result<Base, String> {
+    let own = own_dir()?;
+    Ok(Base { dir: Dir::open(&delegated(&own)?).map_err(|error| words(&error))?, own })
 }
 
 /// The topmost ancestor of our cgroup up to which every directory is ours to change.
-fn delegated() -> Result<PathBuf, String> {
-    let own = own_dir()?;
+fn delegated(own: &Path) -> Result<PathBuf, String> {
     let ours = |dir: &&Path| {
         let may = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
         may(dir) && may(&dir.join("cgroup.procs")) && may(&dir.join("cgroup.subtree_control"))
@@ -199,14 +200,15 @@ fn delegated() -> Result<PathBuf, String> {
 
 /// Moves us into the leaf `m-<id>`, unless we stand there, so that no process stands in the base, and removes the leaves
 /// of monitors that are gone: none can remove its own.
-fn settle(base: Dir, id: &ContainerId) -> Result<Dir, CgroupError> {
-    let own = leaf_name(id);
-    if own_dir().ok() != Some(base.path.join(&own)) {
-        let mut moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+fn settle(Base { dir: base, own }: Base, id: &ContainerId) -> Result<Dir, CgroupError> {
+    let leaf = leaf_name(id);
+    if own != base.path.join(&leaf) {
+        let enter = || base.make_child(&leaf).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+        let mut moved = enter();
         for _ in 0..SETTLE_TRIES {
             // Another monitor took our empty leaf for a left one.
             if moved.is_err() {
-                moved = base.make_child(&own).and_then(|leaf| leaf.write("cgroup.procs", "0"));
+                moved = enter();
             }
         }
         moved?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use base::{Context, Kind, Report};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sys::file::sync_directory;
 
 /// The largest record that is read; ours are a few kilobytes.
 const RECORD_MAX: u64 = 16 << 20;
@@ -38,11 +39,6 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<(), Repor
         let _ = fs::remove_file(temporary);
         Report::of(Kind::Internal, error).with_step(format!("writing {}", path.display()))
     })
-}
-
-/// Makes the names in a directory outlast a loss of power.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// [`replace`] with a value as JSON.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use base::{Explain, Kind};
 use serde::{Deserialize, Serialize};
+use sys::file::sync_directory;
 use sys::{Errno, SysError};
 
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
@@ -168,8 +169,7 @@ fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), RecordEr
     std::fs::rename(&temporary, path).map_err(error)?;
     if sync {
         // The name must last too.
-        let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")));
-        directory.and_then(|directory| directory.sync_all()).map_err(error)?;
+        sync_directory(path.parent().unwrap_or(Path::new("/"))).map_err(error)?;
     }
     Ok(())
 }

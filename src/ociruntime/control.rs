@@ -27,6 +27,7 @@ pub fn plan(global: &Global, id: &str, spec: &Spec) -> Result<Cgroup, Report> {
         return Ok(Cgroup::open(&cgroup::oci::Record::default())?);
     }
     let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
+    let rootless = is_rootless()?;
     let request = Request {
         id,
         path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
@@ -34,21 +35,19 @@ pub fn plan(global: &Global, id: &str, spec: &Spec) -> Result<Cgroup, Report> {
         rootless: match global.rootless {
             Rootless::True => true,
             Rootless::False => false,
-            Rootless::Auto => is_rootless(),
+            Rootless::Auto => rootless,
         },
         bus: bus.as_deref(),
         annotations: spec.annotations().as_ref(),
         resources,
-        host_root: !is_rootless() && !has_user_namespace(spec),
+        host_root: !rootless && !has_user_namespace(spec),
     };
     Cgroup::plan(&request).step(|| "planning the cgroup".to_owned())
 }
 
 /// Whether root of this user namespace is not root of the host.
-fn is_rootless() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !whole || !nix::unistd::geteuid().is_root()
+fn is_rootless() -> Result<bool, Report> {
+    Ok(!nix::unistd::geteuid().is_root() || !sys::namespace::maps_every_id()?)
 }
 
 /// Whether the container gets a user namespace of its own, in which no device node can be made. One that it joins may be

@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 use oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
-use sys::namespace::{identity, open_own};
+use sys::namespace::{identity, maps_every_id, open_own};
 use sys::process::{Child, Flags, fork, reap};
 use sys::{Call, Errno, SysError};
 
@@ -209,9 +209,8 @@ fn say_mapped(to_init: &OwnedFd) -> Result<(), Report> {
 /// we are, and stay so in clones that we make, whoever gets them (mount_namespaces(7)). Clones of the host's root would
 /// have flags that the container's root could take away.
 fn is_root_of_a_user_namespace() -> Result<bool, SysError> {
-    let map = fs::read_to_string("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
     let admin = sys::security::capabilities()?.effective & bit(Capability::SysAdmin) != 0;
-    Ok(admin && !map.split_whitespace().eq(["0", "0", "4294967295"]))
+    Ok(admin && !maps_every_id()?)
 }
 
 /// Hears a helper out, until it has said which process it has forked for us, and reaps it; `unmapped` when it waits for

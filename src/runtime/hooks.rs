@@ -2,7 +2,8 @@
 //!
 //! A hook reads the container's state on its standard input, has the environment that the configuration gives it and no
 //! other, and inherits standard output, standard error and no further descriptor. One that outlives its timeout is
-//! killed with its whole process group.
+//! killed with its whole process group. One whose runtime is killed is killed too: nothing waits for it any more, and
+//! the hooks of a removal would run beside it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,7 +19,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, write};
 use oci_spec::runtime::Hook;
 use serde::Serialize;
-use sys::process::{is_directory, pidfd_open};
+use sys::process::{is_directory, kill_with_caller, pidfd_open};
 use sys::{Call, SysError};
 
 /// The version of the specification that the state speaks.
@@ -71,6 +72,7 @@ fn run_one(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), Report> {
         command.arg0(first).args(rest);
     }
     command.env_clear().current_dir(directory).stdin(Stdio::piped()).process_group(0);
+    kill_with_caller(&mut command);
     for variable in hook.env().iter().flatten() {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);

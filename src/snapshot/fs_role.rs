@@ -2,11 +2,13 @@
 //!
 //! Theory of operation
 //! - *Where it runs*: as the calling user, in the host's namespaces, with no capability, under no_new_privs, not dumpable,
-//!   and from its first request on with a filter of system calls and Landlock ([`crate::sandbox`]). Its mount lives in a mount namespace inside the outer user namespace, made by a child
-//!   ([`crate::fs_mount`]); the server only keeps descriptors of both. So reading as "the calling user" is the same
-//!   thing as root and as a plain user, and a server that is taken over holds nothing but what it serves.
+//!   and from its first request on with a filter of system calls and Landlock ([`crate::sandbox`]). Its mount lives in a
+//!   mount namespace inside the outer user namespace, made by a child ([`crate::fs_mount`]); the server only keeps
+//!   descriptors of both. So reading as "the calling user" is the same thing as root and as a plain user, and a server
+//!   that is taken over holds nothing but what it serves.
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
-//!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one user; nothing is ever sent again.
+//!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one
+//!   user; nothing is ever sent again.
 //! - *End*: when the last connection has been closed for `linger_ms`, the server closes its listener and its mount
 //!   namespace, and serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
 //!   container whose monitor was killed still has one). A client that connected in that instant sees the end of the

@@ -1,8 +1,16 @@
-//! Operations on the contents of open files that `nix` lacks.
+//! Operations on files that the standard library and `nix` lack.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 use crate::error::{Result, check};
+
+/// `fsync(2)` of a directory: the names in it outlast a loss of power.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
 
 /// `ioctl(FICLONE)`: makes the whole of `target` share the blocks of `source`, copying nothing. Both are regular files
 /// of one file system that can do it (btrfs, XFS); others answer `EOPNOTSUPP`, `ENOTTY`, `EXDEV` or `EINVAL`.

@@ -53,6 +53,12 @@ pub fn parse_map(text: &str) -> Option<IdMap> {
     text.lines().map(extent).collect()
 }
 
+/// Whether the calling process's user namespace maps every id, as only the machine's first and copies of it do.
+pub fn maps_every_id() -> Result<bool> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
+    Ok(parse_map(&map).is_some_and(|map| map == [Extent { inside: 0, outside: 0, size: u32::MAX }]))
+}
+
 /// Writes one file of `/proc/PID/` (held as a directory descriptor) in one write: `uid_map`, `gid_map`, `setgroups`.
 pub fn write_proc(process: BorrowedFd<'_>, name: &str, text: &str) -> Result<()> {
     let fd = nix::fcntl::openat(process, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
@@ -405,6 +407,18 @@ pub fn reset_signals() -> Result<()> {
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     Ok(())
+}
+
+/// Has the program that `command` starts killed when the calling thread ends, by whatever (`PR_SET_PDEATHSIG`).
+pub fn kill_with_caller(command: &mut Command) {
+    let caller = nix::unistd::getpid();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // One that ended before the kernel was asked is not told of.
+        if nix::unistd::getppid() == caller { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: between fork and exec this makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Waits for one of these signals, which must be blocked, and takes it: its number, which may be that of a real-time one.

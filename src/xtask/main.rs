@@ -24,7 +24,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test [NAME]… --refuse CALL[,CALL]…  the same (root) on a kernel without openat2, clone3, pidfd_open, close_range, mount-api
   refuse CALL[,CALL]… CMD…  one command there
   check            licences, dependency count, unsafe code, machine paths; needs no network
-  bench [TOPIC]…   measure beside the installed rivals: start files network pull (default: all)
+  bench [TOPIC]…   measure beside the installed rivals: start oci files network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
   rig [CMD…]       enter that root (it is made by and for root, once)";
 

@@ -124,11 +124,16 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
         bed.images(&mut tally)?;
     }
     if !selection.is_guest_alone() {
+        let mut places = Vec::new();
         for identity in identities()?.iter().filter(|identity| selection.has_rung(identity.rung)) {
-            bed.run(identity, selection.refused.as_deref(), &tests, &selection.libtest, &mut tally)?;
+            places.push(bed.run(identity, selection.refused.as_deref(), &tests, &selection.libtest, &mut tally)?);
         }
         if selection.names.is_empty() && selection.refused.is_none() {
-            bed.run_refused(&tests, &selection.libtest, &mut tally)?;
+            places.extend(bed.run_refused(&tests, &selection.libtest, &mut tally)?);
+        }
+        // Nobody has to wait for the roles of one identity while the next one's tests run.
+        for place in places {
+            place.leave(&mut tally)?;
         }
     }
     guest(&bed, selection, &mut tally)?;
@@ -285,10 +290,10 @@ impl Bed {
     }
 
     /// Runs the OCI runtime's tests on kernels that lack calls, under the identity that needs the most of them.
-    fn run_refused(&self, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<()> {
+    fn run_refused(&self, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<Vec<Place>> {
         if !host::is_root() {
             tally.skip("oci without newer system calls: only root can refuse them and keep the set-id helpers");
-            return Ok(());
+            return Ok(Vec::new());
         }
         let identity = identities()?.into_iter().find(|identity| identity.rung == "subuids");
         let (Some(identity), Some(position)) = (identity, tests.iter().position(|test| test.name == "oci")) else {
@@ -297,10 +302,8 @@ impl Bed {
         // What takes long says nothing more here: it is about many containers, kills, and podman.
         let without = ["--skip", "storm::", "--skip", "killed::", "--skip", "podman::"].map(str::to_owned);
         let libtest = [libtest, &without].concat();
-        for refused in crate::refuse::words() {
-            self.run(&identity, Some(refused), &tests[position..=position], &libtest, tally)?;
-        }
-        Ok(())
+        let runs = crate::refuse::words();
+        runs.map(|refused| self.run(&identity, Some(refused), &tests[position..=position], &libtest, tally)).collect()
     }
 
     /// Runs every system test under one identity, without some system calls if so said.
@@ -311,8 +314,8 @@ impl Bed {
         tests: &[TestBinary],
         libtest: &[String],
         tally: &mut Tally,
-    ) -> Fallible<()> {
-        let mut place = Place::make(&self.directory, identity, refused, self.has_cgroup)?;
+    ) -> Fallible<Place> {
+        let place = Place::make(&self.directory, identity, refused, self.has_cgroup)?;
         for test in tests.iter().filter(|test| test.system) {
             let skips = place.directory.join(format!("{}.skips", test.name));
             fs::write(&skips, "")?;
@@ -337,7 +340,7 @@ impl Bed {
             tally.run(&name, &mut command, SYSTEM_LIMIT)?;
             tally.take_skips(&skips, &name)?;
         }
-        place.leave(identity, tally)
+        Ok(place)
     }
 }
 
@@ -367,6 +370,7 @@ fn private_cgroup() -> Fallible<bool> {
 
 /// One identity's home, runtime directory and cgroup.
 struct Place {
+    rung: &'static str,
     directory: PathBuf,
     cgroup: Option<PathBuf>,
     refused: Option<String>,
@@ -384,10 +388,10 @@ impl Place {
             chown(&path, Some(uid), Some(gid))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         }
-        let mut place = Place { directory, cgroup: None, refused: refused.map(str::to_owned) };
+        let mut place = Place { rung: identity.rung, directory, cgroup: None, refused: refused.map(str::to_owned) };
         if has_cgroup {
             let name = bed.file_name().unwrap_or_default().to_string_lossy();
-            let group = Path::new(CGROUP).join(format!("{name}-{}", identity.rung));
+            let group = Path::new(CGROUP).join(format!("{name}-{}{number}", identity.rung));
             for path in [group.clone(), group.join("in")] {
                 fs::create_dir(&path)?;
                 let files = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
@@ -426,8 +430,8 @@ impl Place {
     }
 
     /// Waits until nothing is left in the cgroup, kills what stays, and removes the group.
-    fn leave(&mut self, identity: &Identity, tally: &mut Tally) -> Fallible<()> {
-        let Some(group) = self.cgroup.take() else { return Ok(()) };
+    fn leave(self, tally: &mut Tally) -> Fallible<()> {
+        let Some(group) = self.cgroup else { return Ok(()) };
         let began = Instant::now();
         let mut left = members(&group);
         // Emptying of a tree of groups is not one event; the limit is what matters.
@@ -436,7 +440,7 @@ impl Place {
             left = members(&group);
         }
         for process in &left {
-            tally.failed.push(format!("leak ({}): {process}", identity.rung));
+            tally.failed.push(format!("leak ({}): {process}", self.rung));
         }
         if !left.is_empty() {
             fs::write(group.join("cgroup.kill"), "1")?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -131,16 +132,20 @@ fn a_killed_creation_is_removed_by_force() {
     let Some(mut bundle) = Bundle::new() else { return };
     // The creator waits for a hook while it is killed.
     let hook = bundle.path.join("hook");
-    fs::write(&hook, "#!/bin/sh\ntouch \"$(dirname \"$0\")/began\"\nexec sleep 100\n").expect("the home is ours");
+    fs::write(&hook, "#!/bin/sh\necho $$ >\"$(dirname \"$0\")/began\"\nexec sleep 100\n").expect("the home is ours");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("the home is ours");
     bundle.config["hooks"] = json!({ "createRuntime": [{ "path": hook }] });
     let mut child = bundle.command(&["create", "--bundle", &bundle.at(), "box"]).spawn().expect("it starts");
-    eventually("the hook runs", || bundle.path.join("began").exists());
+    let began = || fs::read_to_string(bundle.path.join("began")).unwrap_or_default();
+    eventually("the hook runs", || began().ends_with('\n'));
+    let hook = PathBuf::from("/proc").join(began().trim_end());
+    assert!(hook.exists());
     assert_eq!(bundle.state("box", "status"), "creating");
     let init = bundle.state("box", "pid").as_i64().expect("a number");
     child.kill().expect("our own child");
     child.wait().expect("our own child");
     eventually("init ends with its creator", || bundle.state("box", "status") == "stopped");
+    eventually("so does the hook", || !hook.exists());
     assert!(init > 0);
     bundle.ok(&["delete", "--force", "box"]);
     assert_eq!(bundle.ok(&["list", "-q"]), "");

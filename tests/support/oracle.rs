@@ -68,9 +68,10 @@ pub fn podman_of(home: &Home) -> Command {
 }
 
 /// Whether podman or its runtime could not start the container, which says nothing about ours. In a virtual machine real
-/// root may lack the right to raise a limit.
+/// root may lack the right to raise a limit ("OCI permission denied"); crun serves no hybrid cgroups ("OCI runtime error").
 pub fn podman_cannot_run(done: &Done) -> bool {
-    done.code == 125 || (done.code == 126 && done.stderr.contains("OCI permission denied"))
+    let runtime_failed = ["OCI permission denied", "OCI runtime error"].iter().any(|words| done.stderr.contains(words));
+    done.code == 125 || (done.code == 126 && runtime_failed)
 }
 
 /// Deletes podman's store, and ends the process by which it keeps its user namespace.

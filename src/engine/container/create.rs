@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use base::{ContainerId, Context, Kind, Report};
 use oci::ImageName;
 use snapshot::Driver;
+use sys::file::sync_directory;
 
 use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, names, remove};
-use crate::file::{failed, random, sync_directory};
+use crate::file::{failed, random};
 use crate::image::{self, LocalImage};
 use crate::paths::make_dir;
 

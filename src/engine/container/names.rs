@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Kind, Report};
+use sys::file::sync_directory;
 use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record;
-use crate::file::{failed, random, sync_directory};
+use crate::file::{failed, random};
 use crate::paths::make_dir;
 
 const QUALITIES: [&str; 48] = [
@@ -113,9 +114,9 @@ pub(crate) fn name_of(engine: &Engine, id: &ContainerId) -> Option<String> {
 /// Frees a name if it still is this container's: another command may have taken it over since the record went.
 pub(crate) fn release(engine: &Engine, name: &str, id: &ContainerId) -> Result<(), Report> {
     let path = engine.paths().names().join(name);
-    match own(&path, id)? {
-        Some(file) => remove_locked(&file, &path),
-        None => Ok(()),
+    match open_locked(&path)? {
+        Some((file, owner)) if owner.as_ref() == Some(id) => remove_locked(&file, &path),
+        _ => Ok(()),
     }
 }
 
@@ -130,8 +131,9 @@ pub(crate) fn is_being_made(engine: &Engine, id: &ContainerId) -> Result<bool, R
     }
 }
 
-/// A name's file, locked, if it is this container's.
-fn own(path: &Path, id: &ContainerId) -> Result<Option<File>, Report> {
+/// A name's file, locked, and the id in it, if it holds one; `None` when the name is free. Waits for a command that is
+/// between the reservation and the record: milliseconds.
+fn open_locked(path: &Path) -> Result<Option<(File, Option<ContainerId>)>, Report> {
     let mut file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -140,7 +142,7 @@ fn own(path: &Path, id: &ContainerId) -> Result<Option<File>, Report> {
     exclusive(&file, path)?;
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
-    Ok((text.parse().ok().as_ref() == Some(id)).then_some(file))
+    Ok(Some((file, text.parse().ok())))
 }
 
 /// Removes a name whose lock is ours, unless the path has come to mean another file.
@@ -162,16 +164,8 @@ fn link(engine: &Engine, name: &str, temporary: &Path, path: &Path) -> Result<()
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("reserving name", path, error)),
         }
-        let mut taken = match File::options().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("opening", path, error)),
-        };
-        // Waits for a command that is between the reservation and the record: milliseconds.
-        exclusive(&taken, path)?;
-        let mut text = String::new();
-        taken.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
-        if let Ok(id) = text.parse::<ContainerId>()
+        let Some((taken, id)) = open_locked(path)? else { continue };
+        if let Some(id) = id
             && record::exists(engine, &id)?
         {
             return Err(conflict(name, &id));

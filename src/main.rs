@@ -14,6 +14,8 @@ use sys::role::Inherited;
 static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    sys::file::reset_umask();
+    sys::file::ignore_size_signal();
     let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("sublet"));
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("sublet-monitor") => {

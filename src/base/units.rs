@@ -5,20 +5,23 @@ use crate::report::{Explain, Kind};
 
 /// A number of bytes with three significant digits in powers of 1000, as Docker's tables of images show it: `74.8MB`.
 pub fn human_size(bytes: u64) -> String {
-    human_size_digits(bytes, 3)
+    scaled(bytes, 3, 1000.0, ["B", "kB", "MB", "GB", "TB", "PB", "EB"])
 }
 
-/// The same with this many significant digits.
-pub fn human_size_digits(bytes: u64, digits: usize) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+/// A number of bytes with four significant digits in powers of 1024, as Docker shows memory: `23.54GiB`.
+pub fn binary_size(bytes: u64) -> String {
+    scaled(bytes, 4, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+}
+
+fn scaled(bytes: u64, digits: usize, base: f64, units: [&str; 7]) -> String {
     let mut value = bytes as f64;
     let mut unit = 0;
     // The comparison is with what will be printed, so that 999.96 becomes 1 of the next unit.
-    while rounded(value, digits) >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
+    while rounded(value, digits) >= base && unit + 1 < units.len() {
+        value /= base;
         unit += 1;
     }
-    format!("{}{}", rounded(value, digits), UNITS[unit])
+    format!("{}{}", rounded(value, digits), units[unit])
 }
 
 fn rounded(value: f64, digits: usize) -> f64 {
@@ -148,7 +151,8 @@ mod tests {
         ] {
             assert_eq!(human_size(bytes), text);
         }
-        assert_eq!(human_size_digits(1_234_567, 4), "1.235MB");
+        assert_eq!(binary_size(25_276_502_016), "23.54GiB");
+        assert_eq!(binary_size(1_023), "1023B");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::environment::Globals;
 
 /// Runs OCI containers without root and without a daemon.
 #[derive(Parser)]
-#[command(name = "sublet", disable_help_flag = true, disable_help_subcommand = true, args_override_self = true)]
+#[command(name = "sublet", disable_help_flag = true, args_override_self = true)]
 struct Line {
     /// Directory of images, containers and volumes
     #[arg(long, value_name = "DIRECTORY", global = true)]
@@ -52,7 +52,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut grammar = grammar(&arguments);
     let line = grammar.try_get_matches_from_mut(arguments).and_then(|matches| Line::from_arg_matches(&matches));
-    let line = line.map_err(|error| Refused { text: error.to_string(), code: code_of(&error) })?;
+    let line = line.map_err(|mut error| {
+        // clap would say that `--` makes a value of it: here it would be the image's name.
+        error.insert(ContextKind::Suggested, ContextValue::None);
+        Refused { text: error.to_string(), code: code_of(&error) }
+    })?;
     if line.version {
         return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
@@ -149,6 +153,8 @@ mod tests {
             ("rm", 1),
             ("run --help", 0),
             ("--help", 0),
+            ("help", 0),
+            ("help run", 0),
             ("", 0),
             ("--version", 0),
         ] {

@@ -75,7 +75,8 @@ impl Globals {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Report> {
-    std::path::absolute(path).map_err(|error| Report::of(Kind::Usage, error).with_step(format!("{}", path.display())))
+    std::path::absolute(path)
+        .map_err(|error| Report::of(Kind::Usage, error).with_step(format!("finding where {} is", path.display())))
 }
 
 /// Where other tools leave credentials, first the one that was named.

@@ -247,7 +247,9 @@ fn to_json(value: &Value) -> serde_json::Value {
         Value::String(text) => text.as_ref().into(),
         Value::List(list) => list.iter().map(to_json).collect(),
         Value::Map(map) => {
-            serde_json::Value::Object(map.iter().map(|(key, value)| (key.to_string(), to_json(value))).collect())
+            // A method is no field.
+            let fields = map.iter().filter(|(_, value)| !matches!(value, Value::Function(_)));
+            serde_json::Value::Object(fields.map(|(key, value)| (key.to_string(), to_json(value))).collect())
         }
     }
 }

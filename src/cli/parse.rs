@@ -16,11 +16,11 @@ fn wrong(message: String) -> Report {
 /// `-p [[IP:][HOST[-HOST]]:]CONTAINER[-CONTAINER][/PROTOCOL]`, with an IPv6 address in brackets.
 pub fn publish(text: &str) -> Result<Vec<PortMapping>, Report> {
     let bad = |why: &str| wrong(format!("invalid containerPort: {text}: {why}"));
-    let (rest, protocol) = match text.rsplit_once('/') {
-        Some((rest, "tcp")) => (rest, Protocol::Tcp),
-        Some((rest, "udp")) => (rest, Protocol::Udp),
-        Some((_, other)) => return Err(bad(&format!("protocol {other:?} is neither tcp nor udp"))),
-        None => (text, Protocol::Tcp),
+    let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return Err(bad(&format!("protocol {protocol:?} is neither tcp nor udp"))),
     };
     let (host, container) = rest.rsplit_once(':').unwrap_or(("", rest));
     let (host_ip, host_port) = match host.strip_prefix('[') {
@@ -64,7 +64,7 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (first <= last).then_some((first, last))
 }
 
-/// `-v SOURCE:DESTINATION[:OPTIONS]`. A source with a slash in front is a path, else the name of a volume.
+/// `-v SOURCE:DESTINATION[:OPTIONS]`. A source with a slash or a dot in front is a path, else the name of a volume.
 pub fn volume(text: &str) -> Result<Volume, Report> {
     let bad = |why: &str| wrong(format!("invalid volume specification: '{text}': {why}"));
     let parts: Vec<&str> = text.split(':').collect();
@@ -90,12 +90,12 @@ pub fn volume(text: &str) -> Result<Volume, Report> {
         }
     }
     let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let source = if source.starts_with('/') {
+    let source = if source.starts_with(['/', '.']) {
         VolumeSource::Path(PathBuf::from(source))
     } else if source.len() >= 2 && source.bytes().all(word) && source.as_bytes()[0].is_ascii_alphanumeric() {
         VolumeSource::Named(source.to_owned())
     } else {
-        let hint = "If you intended to pass a host directory, use absolute path";
+        let hint = "If you intended to pass a host directory, begin it with / or ./";
         return Err(bad(&format!(
             "\"{source}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are \
              allowed. {hint}"
@@ -193,7 +193,7 @@ pub fn label(text: &str) -> Result<(String, String), Report> {
 
 /// The lines of an `--env-file`: comments and empty lines left out. `value_of` knows the variables of the environment,
 /// whose values a name without one takes; a name that is not there is no line.
-pub fn env_file(text: &str, value_of: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Report> {
+pub fn env_file(text: &str, value_of: impl Fn(&str) -> Result<Option<String>, Report>) -> Result<Vec<String>, Report> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = |line: &str| {
@@ -204,7 +204,7 @@ pub fn env_file(text: &str, value_of: impl Fn(&str) -> Option<String>) -> Result
         if name.is_empty() {
             return Err(wrong(format!("poorly formatted environment: no variable name on line '{line}'")));
         }
-        let value = value.map(str::to_owned).or_else(|| value_of(name));
+        let value = value.map_or_else(|| value_of(name), |value| Ok(Some(value.to_owned())))?;
         Ok(value.map(|value| format!("{name}={value}")))
     };
     lines.filter_map(|line| entry(line).transpose()).collect()
@@ -230,6 +230,7 @@ mod tests {
             ("80", vec!["|0-0>80/tcp"]),
             ("8080:80", vec!["|8080-8080>80/tcp"]),
             ("8080:80/udp", vec!["|8080-8080>80/udp"]),
+            ("8080:80/UDP", vec!["|8080-8080>80/udp"]),
             ("127.0.0.1:8080:80", vec!["127.0.0.1|8080-8080>80/tcp"]),
             ("127.0.0.1::80", vec!["127.0.0.1|0-0>80/tcp"]),
             ("127.0.0.1:80", vec!["127.0.0.1|0-0>80/tcp"]),
@@ -252,12 +253,14 @@ mod tests {
         for (text, source, destination, read_only) in [
             ("/a:/b", path("/a"), "/b", false),
             ("/a:/b/:ro,z", path("/a"), "/b", true),
+            ("./a:/b", path("./a"), "/b", false),
+            ("..:/b", path(".."), "/b", false),
             ("data:/b:rw", VolumeSource::Named("data".into()), "/b", false),
         ] {
             let parsed = volume(text).unwrap();
             assert_eq!(parsed, Volume { source, destination: destination.into(), read_only }, "{text}");
         }
-        for bad in ["/a", "a/b:/c", "./a:/b", "relative:..:bad:bad", "/a:b", "/a:/", "/a:/b:odd", "/a:/b/../c", ":/b"] {
+        for bad in ["/a", "a/b:/c", "relative:..:bad:bad", "/a:b", "/a:/", "/a:/b:odd", "/a:/b/../c", ":/b"] {
             assert!(volume(bad).is_err(), "{bad}");
         }
     }
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(add_host("db=[::1]").unwrap(), ("db".into(), "::1".into()));
         assert_eq!(add_host("h:host-gateway").unwrap().1, "host-gateway");
         assert!(add_host("db").is_err() && add_host("db:x").is_err() && add_host(":1.2.3.4").is_err());
-        let value_of = |name: &str| (name == "C").then(|| "here".to_owned());
+        let value_of = |name: &str| Ok((name == "C").then(|| "here".to_owned()));
         let file = "\u{feff}# c\r\nA= 1 \r\n\n  B=x=y\nC\nGONE\nD=\n";
         assert_eq!(env_file(file, value_of).unwrap(), ["A= 1 ", "B=x=y", "C=here", "D="]);
         assert!(env_file("A B=1", value_of).is_err() && env_file("=x", value_of).is_err());

@@ -7,6 +7,17 @@ use std::path::Path;
 
 use crate::error::{Result, check};
 
+/// Sets the mask of new files' modes to 022: with the caller's, what we make might be closed to ourselves.
+pub fn reset_umask() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+}
+
+/// Has a write beyond the limit on file sizes fail with `EFBIG` (setrlimit(2)), where its signal would end us.
+pub fn ignore_size_signal() {
+    // SAFETY: SIG_IGN is no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// `fsync(2)` of a directory: the names in it outlast a loss of power.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

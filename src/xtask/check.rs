@@ -1,12 +1,10 @@
 //! `cargo xtask check`: what can be known about the tree without network, beside what rustfmt, clippy and rustdoc say.
 //!
 //! - every crate's licence is one that `deny.toml` allows, and comes from a registry or from this tree;
-//! - no crate is there twice but those that `deny.toml` names, and their number does not grow unseen;
-//! - `unsafe` stands only in `src/sys`; no file names a path of somebody's machine.
+//! - no crate is there twice but those that `deny.toml` names, and their number does not grow unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -22,14 +20,7 @@ pub fn run() -> Fallible<bool> {
     let metadata = output(&mut cargo(["metadata", "--format-version=1", "--locked", "--filter-platform", &target]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     let policy = Policy::read(&fs::read_to_string(workspace().join("deny.toml"))?);
-    let mut findings = dependencies(&metadata, &policy);
-    for file in output(std::process::Command::new("git").arg("ls-files").current_dir(workspace()))?.lines() {
-        let path = workspace().join(file);
-        // A binary file or a file that is gone from the work tree says nothing here.
-        if let Ok(text) = fs::read_to_string(&path) {
-            findings.extend(source(Path::new(file), &text));
-        }
-    }
+    let findings = dependencies(&metadata, &policy);
     for finding in &findings {
         println!("check: {finding}");
     }
@@ -108,32 +99,6 @@ fn dependencies(metadata: &Value, policy: &Policy) -> Vec<String> {
     findings
 }
 
-fn source(path: &Path, text: &str) -> Vec<String> {
-    let mut findings = Vec::new();
-    let rust = path.extension().is_some_and(|extension| extension == "rs");
-    let in_sys = path.starts_with("src/sys");
-    for (number, line) in text.lines().enumerate() {
-        let at = || format!("{}:{}", path.display(), number + 1);
-        if rust && !in_sys && has_unsafe(line) {
-            findings.push(format!("{}: unsafe outside src/sys", at()));
-        }
-        // The two words are put together here so that this file does not find itself.
-        let machine = [concat!("/work", "/main"), concat!("/work", "/shared"), concat!("/root", "/.cargo")];
-        if machine.iter().any(|part| line.contains(part)) {
-            findings.push(format!("{}: a path of one machine", at()));
-        }
-    }
-    findings
-}
-
-/// Whether a line of Rust uses the keyword: not in a comment, a string or a lint's name.
-fn has_unsafe(line: &str) -> bool {
-    let code = line.split("//").next().unwrap_or_default();
-    [concat!("unsafe", " {"), concat!("unsafe", " fn"), concat!("unsafe", " impl"), concat!("unsafe", " extern")]
-        .iter()
-        .any(|use_of| code.contains(use_of))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,12 +116,5 @@ mod tests {
         for unmet in ["GPL-3.0", "MIT AND GPL-3.0", "(GPL-2.0 OR GPL-3.0) AND MIT", "(none)"] {
             assert!(!policy.permits(unmet), "{unmet}");
         }
-    }
-
-    #[test]
-    fn the_keyword_is_found_in_code_only() {
-        assert!(has_unsafe(concat!("    let x = unsafe", " { call() };")));
-        assert!(!has_unsafe("unsafe_code = \"forbid\""));
-        assert!(!has_unsafe(concat!("// an unsafe", " { block }")));
     }
 }

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                    the same for these test binaries (cli, store/store, vm/limits), one rung (subuids, one-id, root)
   test [NAME]… --refuse CALL[,CALL]…  the same (root) on a kernel without openat2, clone3, pidfd_open, close_range, mount-api
   refuse CALL[,CALL]… CMD…  one command there
-  check            licences, dependency count, unsafe code, machine paths; needs no network
+  check            licences and number of crates; needs no network
   bench [TOPIC]…   measure beside the installed rivals: start oci files network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
   rig [CMD…]       enter that root (it is made by and for root, once)";

@@ -9,6 +9,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
+use crate::bench;
 use crate::debian::host_mirror;
 use crate::host::{is_root, users_and_devices};
 use crate::shell::{Fallible, cache, run as must, which, workspace};
@@ -76,6 +77,7 @@ fn enter(root: &Path, share: &Path, command: &[String]) -> Fallible<bool> {
     let mut enter = Command::new("unshare");
     // A pid namespace, so that nothing (podman leaves a pause process) outlives the command.
     enter.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "bash", "-c", ENTER, "rig"]);
+    enter.env(bench::machine::COMMIT, bench::machine::commit());
     enter.arg(root).arg(workspace()).arg(share).arg(std::process::id().to_string()).args(command);
     Ok(enter.status()?.success())
 }
@@ -86,7 +88,7 @@ fn bench(root: &Path, share: &Path, topics: &[String]) -> Fallible<bool> {
     if out.exists() {
         fs::remove_dir_all(&out)?;
     }
-    fs::copy(crate::bench::release_binary()?, share.join("sublet"))?;
+    fs::copy(bench::release_binary()?, share.join("sublet"))?;
     fs::copy(std::env::current_exe()?, share.join("xtask"))?;
     let fixtures = share.join("cache/sublet/fixtures");
     fs::create_dir_all(&fixtures)?;

@@ -1,9 +1,11 @@
 //! 125, 126, 127, 128+n and the command's own.
 
 use std::fs;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::support::{Home, busybox};
+use crate::support::{Home, LIMIT, busybox, end, finish, read_until, start};
 
 #[test]
 fn the_commands_own_code_is_passed_on() {
@@ -19,6 +21,43 @@ fn a_command_that_is_not_there_is_127() {
     let said = home.fails(127, &["run", "--rm", &busybox(), "no-such-command"]);
     assert!(said.contains("no-such-command"), "{said}");
     home.fails(127, &["run", "--rm", &busybox(), "/bin/no-such-command"]);
+    // The script is there, what it asks for is not.
+    fs::write(home.path("script"), "#!/bin/no-such-shell\n").expect("the home is ours");
+    fs::set_permissions(home.path("script"), fs::Permissions::from_mode(0o755)).expect("the home is ours");
+    let volume = format!("{}:/script", home.path("script").display());
+    let said = home.fails(127, &["run", "--rm", "-v", &volume, &busybox(), "/script"]);
+    assert!(said.contains("exec /script: no such file or directory") && said.contains("interpreter"), "{said}");
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_ends_the_command_and_not_the_container() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "i=0; while [ $i -lt 300 ]; do echo line; sleep 0.1; i=$((i+1)); done";
+    let mut command = home.command(&["run", "--name", "unread", &busybox(), "sh", "-c", script]);
+    let mut child = start(&mut command);
+    read_until(child.stdout.as_mut().expect("a pipe"), "line\n");
+    drop(child.stdout.take());
+    assert_eq!(end(child, Duration::from_secs(10)).code, 141, "as a program that SIGPIPE ended");
+    assert_eq!(home.inspect("unread", "{{.State.Running}}"), "true");
+    home.ok(&["rm", "-f", "unread"]);
+}
+
+#[test]
+fn a_limit_of_file_sizes_costs_the_log_and_not_the_container() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "head -c 3000000 /dev/zero | tr '\\0' 'a' | fold -w 100; echo; exit 3";
+    let mut command = Command::new("bash");
+    let run = "ulimit -f 1000; exec \"$0\" run --name limited \"$1\" sh -c \"$2\"";
+    command.args(["-c", run]).arg(home.bin()).args([&busybox(), script]);
+    home.surround(&mut command);
+    let done = finish(&mut command, b"", LIMIT);
+    assert_eq!(
+        (done.code, done.stdout.lines().filter(|line| line.len() == 100).count()),
+        (3, 30000),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(home.inspect("limited", "{{.State.ExitCode}}"), "3");
 }
 
 #[test]

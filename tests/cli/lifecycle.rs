@@ -110,7 +110,7 @@ fn a_name_is_used_once() {
 #[test]
 fn names_are_checked_as_docker_does() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    for name in ["x", "-ab", "a b", "a/b", ""] {
+    for name in ["x", "-ab", "a b", "a/b"] {
         let said = home.fails(125, &["run", "--name", name, &busybox(), "true"]);
         let words = format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed");
         assert!(said.contains(&words), "{said}");
@@ -213,8 +213,9 @@ fn real_time_signals_reach_the_command_below_init() {
 #[test]
 fn a_container_that_removes_itself_is_waited_for_and_stopped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
-    for _ in 0..5 {
-        home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sh", "-c", "sleep 0.3; exit 9"]);
+    for _ in 0..3 {
+        // Long enough for a loaded machine to have the next command wait before.
+        home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sh", "-c", "sleep 2; exit 9"]);
         assert_eq!(home.ok(&["wait", "brief"]), "9\n");
         eventually("it is gone", || home.ok(&["ps", "-aq"]).is_empty());
         home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sleep", "600"]);

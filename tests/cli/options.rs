@@ -1,9 +1,15 @@
 //! The options of `run`, each seen from inside the container.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::support::{Home, Need, busybox};
+use fixture::image::{Image, LayerBuilder, Meta};
+use serde_json::json;
+
+use crate::support::http::{Server, registry_of};
+use crate::support::oracle::host_busybox;
+use crate::support::{Home, LIMIT, Need, busybox, finish, skip};
 
 #[test]
 fn environment_directory_and_host_name() {
@@ -11,6 +17,76 @@ fn environment_directory_and_host_name() {
     let seen = home
         .sh(&["-e", "A=b c", "-w", "/var/www", "--hostname", "tester"], "echo \"$A|$FIXTURE|$PWD|$(hostname)|$HOME\"");
     assert_eq!(seen, "b c|busybox|/var/www|tester|/root\n");
+}
+
+#[test]
+fn what_is_empty_was_not_asked_for() {
+    let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
+    // As the image says: `-u "$UNSET"` must not be root.
+    let Some(program) = host_busybox() else { return skip("no static busybox on the host") };
+    let program = fs::read(program).unwrap();
+    let layer = LayerBuilder::default().file("bin/busybox", Meta::root(0o755), &program).unwrap().finish().unwrap();
+    let config = json!({ "User": "1234", "WorkingDir": "/srv", "Env": ["HOME=/srv"] });
+    let server = Server::start(registry_of("user", &Image::new(vec![layer], &config)));
+    let image = format!("{}/user", server.address);
+    let script = "for applet in 'id -u' pwd hostname; do /bin/busybox $applet; done";
+    let options = ["run", "--rm", "-u", "", "-w", "", "--hostname", "", "--name", ""];
+    let seen = home.ok(&[&options[..], &[&image, "/bin/busybox", "sh", "-c", script]].concat());
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[..2], ["1234", "/srv"], "{seen}");
+    assert!(lines[2].len() == 12 && lines[2].bytes().all(|byte| byte.is_ascii_hexdigit()), "{seen}");
+}
+
+#[test]
+fn what_cannot_have_its_effect_is_told_or_refused() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let done = home.run(&["run", "--rm", "--network", "none", "-p", "8080:80", &image, "true"]);
+    assert!(done.code == 0 && done.stderr.contains("Published ports are discarded when using none"), "{done:#?}");
+    let said = home.fails(125, &["run", "--rm", "--host-home", &image, "true"]);
+    assert!(said.contains("--host-home") && said.contains("hint: "), "{said}");
+    for command in [&["run", "--rm", "-w", "rel", &image, "pwd"][..], &["run", "--rm", "-w", "./rel", &image, "pwd"]] {
+        let said = home.fails(125, command);
+        assert!(said.contains("is invalid, it needs to be an absolute path"), "{said}");
+    }
+    let mut command = home.command(&["run", "--rm", "-e", "ODD", &image, "true"]);
+    command.env("ODD", std::ffi::OsStr::from_bytes(b"\xff"));
+    let done = finish(&mut command, b"", LIMIT);
+    assert!(done.code == 125 && done.stderr.contains("the value of ODD in the environment is not UTF-8"), "{done:#?}");
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn a_container_in_the_hosts_network_has_the_hosts_name_or_its_own() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let hosts = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert_eq!(home.sh(&["--network", "host"], "hostname; echo $HOSTNAME"), format!("{hosts}\n{hosts}\n"));
+    assert_eq!(home.sh(&["--network", "host", "--hostname", "own"], "hostname; echo $HOSTNAME"), "own\nown\n");
+}
+
+#[test]
+fn a_volume_by_a_relative_path_is_below_the_working_directory() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    fs::create_dir_all(home.path("below/here")).unwrap();
+    fs::write(home.path("below/here/file"), "seen\n").unwrap();
+    for source in [".", "./", "../here"] {
+        let mut command = home.command(&["run", "--rm", "-v", &format!("{source}:/in"), &busybox(), "cat", "/in/file"]);
+        let done = finish(command.current_dir(home.path("below/here")), b"", LIMIT);
+        assert_eq!((done.code, done.stdout.as_str()), (0, "seen\n"), "{source}: {done:#?}");
+    }
+}
+
+#[test]
+fn the_mask_of_new_files_is_our_own() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for mask in ["777", "277", "000"] {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("umask {mask}; exec \"$0\" run --rm \"$1\" sh -c 'umask'")]);
+        home.surround(command.arg(home.bin()).arg(busybox()));
+        let done = finish(&mut command, b"", LIMIT);
+        assert_eq!((done.code, done.stdout.as_str()), (0, "0022\n"), "{mask}: {done:#?}");
+    }
+    assert!(home.containers().is_empty());
 }
 
 #[test]

@@ -147,6 +147,22 @@ fn the_monitor_is_killed() {
     victim.assert_removed_without_a_trace();
 }
 
+/// Its payload waits once its pipe is full, as nobody takes what it writes: that is told, and it can be ended.
+#[test]
+fn the_monitor_of_a_writer_is_killed() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let number = unique();
+    let script =
+        format!("sleep {number} & trap 'kill $!; exit 0' TERM; i=0; while :; do i=$((i+1)); echo line $i; done");
+    let victim = Victim::start_command(&home, &[], number, &["sh", "-c", &script]);
+    eventually("the payload writes", || home.ok(&["logs", "-n", "1", "victim"]).starts_with("line "));
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    victim.assert_told_as_running();
+    home.ok(&["stop", "-t", "1", "victim"]);
+    assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), "exited 255");
+    victim.assert_removed_without_a_trace();
+}
+
 /// A logout takes the runtime directory away, a cron job has another one: the container still runs, and says so.
 #[test]
 fn the_runtime_directory_is_lost() {
@@ -363,6 +379,12 @@ fn a_removal_killed_at_any_moment_leaves_a_whole_container_or_none() {
             home.ok(&["rm", "victim"]);
         }
     }
+    assert_next_command_tidies(&home);
+}
+
+/// Whatever killed commands have left, the next one takes away.
+#[track_caller]
+fn assert_next_command_tidies(home: &Home) {
     home.sh(&[], "true");
     let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
     let left = hosts.flat_map(|host| {
@@ -373,6 +395,22 @@ fn a_removal_killed_at_any_moment_leaves_a_whole_container_or_none() {
     assert_eq!(left, Vec::<PathBuf>::new(), "the next command has tidied up");
     let runs = fs::read_dir(home.directory.join("run/sublet/c")).unwrap();
     assert_eq!(runs.count(), 0);
+}
+
+#[test]
+fn a_creation_killed_at_any_moment_leaves_no_name() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for number in 0..40_u32 {
+        let name = format!("victim{number}");
+        let mut child = support::start(&mut home.command(&["run", "-d", "--name", &name, &busybox(), "true"]));
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(number) * 200));
+        child.kill().expect("our own child");
+        support::end(child, support::LIMIT);
+    }
+    for container in home.containers() {
+        home.ok(&["rm", "-f", &container]);
+    }
+    assert_next_command_tidies(&home);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Info {
             info.os_type,
             info.architecture,
             info.ncpu,
-            base::units::human_size_digits(info.mem_total, 4),
+            base::units::binary_size(info.mem_total),
             info.name,
             info.docker_root_dir,
             info.runtime_dir,

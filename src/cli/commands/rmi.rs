@@ -1,8 +1,9 @@
+use base::Kind;
 use clap::Args;
 use engine::image;
 
 use crate::environment::Globals;
-use crate::output::{Stop, for_each, line};
+use crate::output::{Stop, error, for_each, line};
 
 /// Remove images
 #[derive(Args)]
@@ -18,7 +19,14 @@ impl Rmi {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         for_each(&self.images, |name| {
-            let removed = image::remove(&engine, name, self.force)?;
+            let removed = match image::remove(&engine, name, self.force) {
+                // With -f one that is not there is told and no failure.
+                Err(report) if self.force && report.kind() == Kind::NotFound => {
+                    error(&report);
+                    return Ok(());
+                }
+                removed => removed?,
+            };
             for reference in &removed.untagged {
                 line(format_args!("Untagged: {}", reference.familiar()))?;
             }

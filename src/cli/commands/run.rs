@@ -1,10 +1,12 @@
+use std::env::VarError;
 use std::fs;
 use std::io::IsTerminal;
 
+use base::units::{UnitError, parse_bytes, parse_cpus};
 use base::{Context, Kind, Report};
 use clap::Args;
-use engine::container::attach::{End, Streams, relay};
-use engine::container::record::{HostSettings, Seccomp};
+use engine::container::attach::{Streams, relay};
+use engine::container::record::{HostSettings, Seccomp, VolumeSource};
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::{self, PullRequest};
@@ -150,11 +152,8 @@ impl Run {
         };
         // It may run for long.
         drop(unstarted);
-        match relay(&engine, attachment)? {
-            End::Detached => Ok(0),
-            // With --rm the monitor removes it; the relay has waited for that.
-            End::Exited(code) => Ok(code as u8),
-        }
+        // With --rm the monitor removes it; when the container has ended the relay has waited for that.
+        Ok(relay(&engine, attachment)?.code() as u8)
     }
 
     /// Grammar first, then what files and environment say.
@@ -163,7 +162,7 @@ impl Run {
             texts.iter().map(|text| parse(text)).collect()
         }
         let (seccomp, no_new_privileges) = security(&self.security_opt)?;
-        let volumes: Vec<Volume> = each(&self.volumes, parse::volume)?;
+        let volumes: Vec<Volume> = each(&self.volumes, volume)?;
         let ports = self.publish.iter().map(|text| parse::publish(text)).collect::<Result<Vec<_>, _>>()?;
         let driver = self.storage_driver;
         if let Some(driver) = driver.as_ref().filter(|driver| !["overlay", "fuse"].contains(&driver.as_str())) {
@@ -178,8 +177,8 @@ impl Run {
             volumes,
             tmpfs: each(&self.tmpfs, parse::tmpfs)?,
             add_hosts: each(&self.add_host, parse::add_host)?,
-            memory_bytes: self.memory.as_deref().map(base::units::parse_bytes).transpose()?.filter(|bytes| *bytes > 0),
-            nano_cpus: self.cpus.as_deref().map(base::units::parse_cpus).transpose()?.filter(|cpus| *cpus > 0),
+            memory_bytes: amount("--memory", self.memory.as_deref(), parse_bytes)?,
+            nano_cpus: amount("--cpus", self.cpus.as_deref(), parse_cpus)?,
             pids_limit: self.pids_limit,
             read_only: self.read_only,
             userns: parse::userns(&self.userns)?,
@@ -248,9 +247,8 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
     let mut list = Vec::new();
     for file in files {
         let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
-        let value_of = |name: &str| std::env::var(name).ok();
         list.extend(
-            text.and_then(|text| parse::env_file(&text, value_of)).step(|| format!("reading --env-file {file}"))?,
+            text.and_then(|text| parse::env_file(&text, value_here)).step(|| format!("reading --env-file {file}"))?,
         );
     }
     for entry in single {
@@ -259,11 +257,38 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
         }
         list.push(entry.clone());
     }
-    let resolve = |entry: String| match (entry.contains('='), std::env::var(&entry)) {
-        (false, Ok(value)) => format!("{entry}={value}"),
-        _ => entry,
+    let resolve = |entry: String| {
+        let value = if entry.contains('=') { None } else { value_here(&entry)? };
+        Ok(value.map_or_else(|| entry.clone(), |value| format!("{entry}={value}")))
     };
-    Ok(list.into_iter().map(resolve).collect())
+    list.into_iter().map(resolve).collect()
+}
+
+/// The value of an option; 0 is none.
+fn amount(option: &str, text: Option<&str>, parse: fn(&str) -> Result<u64, UnitError>) -> Result<Option<u64>, Report> {
+    let value = text.map(parse).transpose().map_err(Report::from).step(|| option.to_owned())?;
+    Ok(value.filter(|value| *value > 0))
+}
+
+/// A variable of our own environment.
+fn value_here(name: &str) -> Result<Option<String>, Report> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        // An image's variable of this name would be taken out in silence.
+        Err(VarError::NotUnicode(_)) => {
+            Err(Report::new(Kind::Usage, format!("the value of {name} in the environment is not UTF-8")))
+        }
+    }
+}
+
+/// A directory of the host by a path that begins with a dot is below the one we are in.
+fn volume(text: &str) -> Result<Volume, Report> {
+    let mut volume = parse::volume(text)?;
+    if let VolumeSource::Path(path) = &mut volume.source {
+        *path = std::path::absolute(&*path).map_err(|error| Report::of(Kind::Usage, error)).step(|| text.to_owned())?;
+    }
+    Ok(volume)
 }
 
 /// `--security-opt`.

@@ -37,6 +37,20 @@ pub enum End {
     Exited(i32),
     /// The user typed the detach keys; the process goes on.
     Detached,
+    /// Nobody reads our output any more; the process goes on.
+    Unread,
+}
+
+impl End {
+    /// The exit code of the command whose streams were joined.
+    pub fn code(self) -> i32 {
+        match self {
+            End::Exited(code) => code,
+            End::Detached => 0,
+            // As if the signal had ended us, as it ends others.
+            End::Unread => 128 + nix::libc::SIGPIPE,
+        }
+    }
 }
 
 impl Attachment {
@@ -64,6 +78,7 @@ pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
     };
     match client::pump(socket.as_fd(), pump, |line| engine.notice(line))? {
         Outcome::Detached => Ok(End::Detached),
+        Outcome::Unread => Ok(End::Unread),
         Outcome::Exit { code, unwritten } => {
             drop(socket);
             if let Some(monitor) = monitor {

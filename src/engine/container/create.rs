@@ -11,7 +11,7 @@ use sys::file::sync_directory;
 
 use crate::Engine;
 use crate::container::lock::make_container_dir;
-use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, VolumeSource};
+use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Record, Settings, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, names, remove};
 use crate::file::{failed, random};
@@ -65,9 +65,16 @@ pub fn create_to_start(engine: &Engine, request: CreateRequest) -> Result<(Conta
     Ok((id, unstarted))
 }
 
-fn make(engine: &Engine, request: CreateRequest, id: &ContainerId) -> Result<(), Report> {
+fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result<(), Report> {
     unstarted::sweep(engine);
     remove::sweep(engine);
+    // As in Docker: `-u "$UNSET"` asks for nothing, least of all for root.
+    for text in [&mut request.name, &mut request.user, &mut request.workdir, &mut request.hostname] {
+        text.take_if(|text| text.is_empty());
+    }
+    if let Some(workdir) = &request.workdir {
+        check_workdir(workdir)?;
+    }
     if let Some(name) = &request.name {
         names::check(name)?;
     }
@@ -75,6 +82,14 @@ fn make(engine: &Engine, request: CreateRequest, id: &ContainerId) -> Result<(),
     check_limits(&request.host)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
+    if request.host.host_home && !matches!(image, ImageName::Host) {
+        return Err(Report::new(Kind::Usage, format!("--host-home: image {reference} has no home of the host"))
+            .with_hint("it is for the image host:; else give the directory with -v"));
+    }
+    if request.host.network != NetworkMode::Builtin && !request.host.ports.is_empty() {
+        let network = request.host.network.as_str();
+        engine.notice(&format!("Published ports are discarded when using {network} network mode"));
+    }
     if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
         driver::above_an_image(matches!(image, ImageName::Host))?;
     }
@@ -138,7 +153,10 @@ fn merge(request: CreateRequest, local: Option<&LocalImage>, id: &ContainerId) -
     let mut settings = Settings {
         workdir: request.workdir.or_else(|| config.working_dir().clone()).unwrap_or_default(),
         user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),
-        hostname: request.hostname.unwrap_or_else(|| id.short().to_owned()),
+        hostname: request
+            .hostname
+            .or_else(|| hosts_name(request.host.network))
+            .unwrap_or_else(|| id.short().to_owned()),
         tty: request.tty,
         stdin: request.stdin,
         attached: request.attached,
@@ -192,6 +210,20 @@ fn merge_env(image: Vec<String>, request: Vec<String>) -> Vec<String> {
         }
     }
     merged
+}
+
+/// The host's name, for a container in its network: what it says of itself on that network is then true.
+fn hosts_name(network: NetworkMode) -> Option<String> {
+    (network == NetworkMode::Host).then(|| nix::unistd::gethostname().ok()?.into_string().ok()).flatten()
+}
+
+/// A directory to start in is absolute.
+pub(crate) fn check_workdir(workdir: &str) -> Result<(), Report> {
+    if workdir.starts_with('/') {
+        return Ok(());
+    }
+    let message = format!("the working directory '{workdir}' is invalid, it needs to be an absolute path");
+    Err(Report::new(Kind::Usage, message))
 }
 
 fn check_volumes(host: &HostSettings) -> Result<(), Report> {

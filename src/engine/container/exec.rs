@@ -9,7 +9,8 @@ use monitor::protocol::{self, Frame};
 use monitor::{client, record};
 
 use crate::Engine;
-use crate::container::attach::{Attachment, End, Streams, relay};
+use crate::container::attach::{Attachment, Streams, relay};
+use crate::container::create::check_workdir;
 use crate::container::record::load;
 use crate::container::spec;
 use crate::container::state::{Life, condition};
@@ -46,6 +47,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     }
     process.set_args(Some(request.command.clone())).set_env(Some(env)).set_terminal(Some(request.streams.tty));
     if !request.workdir.is_empty() {
+        check_workdir(&request.workdir)?;
         process.set_cwd(Path::new("/").join(&request.workdir));
     }
     let user = if request.user.is_empty() { container.settings.user } else { request.user.clone() };
@@ -64,10 +66,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     if request.detach {
         return Ok(0);
     }
-    match relay(engine, Attachment::new(socket, request.streams.clone(), None))? {
-        End::Exited(code) => Ok(code),
-        End::Detached => Ok(0),
-    }
+    Ok(relay(engine, Attachment::new(socket, request.streams.clone(), None))?.code())
 }
 
 /// Docker's words for a container that would have to run.

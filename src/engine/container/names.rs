@@ -1,7 +1,7 @@
 //! Names of containers: reserved by one exclusive link, so that of two commands exactly one gets it.
 //!
-//! The file's content is the container's id. Its maker holds a lock on it until the container's record is written; a
-//! name whose lock is free and whose container has no record was left by a killed command, and is taken over.
+//! The file's content is the container's id. Its maker holds a lock on it until the container's record is written, and as
+//! long it has a second link, `.<id>`. By that the next command finds what a killed one has left, and removes it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -36,6 +36,14 @@ const THINGS: [&str; 48] = [
 pub(crate) struct Reservation {
     file: File,
     path: PathBuf,
+    second: PathBuf,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // What stays the next sweep removes.
+        let _ = fs::remove_file(&self.second);
+    }
 }
 
 impl Reservation {
@@ -62,24 +70,55 @@ pub fn check(name: &str) -> Result<(), Report> {
 pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId, sync: bool) -> Result<Reservation, Report> {
     let directory = engine.paths().names();
     make_dir(&directory)?;
-    let path = directory.join(name);
-    let temporary = directory.join(format!(".{id}"));
-    let made = File::create_new(&temporary).and_then(|mut file| {
-        file.write_all(id.as_str().as_bytes())?;
-        if sync {
-            file.sync_data()?;
+    let second = second_link(engine, id);
+    loop {
+        let made = File::create_new(&second).and_then(|mut file| {
+            file.write_all(id.as_str().as_bytes())?;
+            if sync {
+                file.sync_data()?;
+            }
+            Ok(file)
+        });
+        let file = made.map_err(|error| failed("writing", &second, error))?;
+        let reservation = Reservation { file, path: directory.join(name), second: second.clone() };
+        exclusive(&reservation.file, &second)?;
+        if !link(engine, name, &reservation)? {
+            continue;
         }
-        Ok(file)
-    });
-    let file = made.map_err(|error| failed("writing", &temporary, error))?;
-    let reserved =
-        exclusive(&file, &temporary).map_err(Report::from).and_then(|()| link(engine, name, &temporary, &path));
-    // The reservation is the other link; nobody looks at this one.
-    let _ = fs::remove_file(&temporary);
-    if sync {
-        sync_directory(&directory).map_err(|error| failed("syncing", &directory, error))?;
+        if sync {
+            sync_directory(&directory).map_err(|error| failed("syncing", &directory, error))?;
+        }
+        return Ok(reservation);
     }
-    reserved.map(|()| Reservation { file, path })
+}
+
+fn second_link(engine: &Engine, id: &ContainerId) -> PathBuf {
+    engine.paths().names().join(format!(".{id}"))
+}
+
+/// Removes the names that killed commands have reserved. What resists is tried again by the next command.
+pub(crate) fn sweep(engine: &Engine) {
+    let Ok(entries) = fs::read_dir(engine.paths().names()) else { return };
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok());
+        if let Some(id) = id {
+            let _ = sweep_one(engine, &id);
+        }
+    }
+}
+
+fn sweep_one(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let second = second_link(engine, id);
+    let file = File::options().write(true).open(&second).map_err(|error| failed("opening", &second, error))?;
+    if !try_exclusive(&file, &second)? {
+        return Ok(());
+    }
+    if !record::exists(engine, id)?
+        && let Some(name) = name_of(engine, id)
+    {
+        remove_locked(&file, &engine.paths().names().join(name))?;
+    }
+    remove_locked(&file, &second)
 }
 
 /// [`reserve`] with a name of our own making.
@@ -122,8 +161,7 @@ pub(crate) fn release(engine: &Engine, name: &str, id: &ContainerId) -> Result<(
 
 /// Whether a command is at work that has reserved a name for a container and not written its record yet.
 pub(crate) fn is_being_made(engine: &Engine, id: &ContainerId) -> Result<bool, Report> {
-    let Some(name) = name_of(engine, id) else { return Ok(false) };
-    let path = engine.paths().names().join(name);
+    let path = second_link(engine, id);
     match File::options().write(true).open(&path) {
         Ok(file) => Ok(!try_exclusive(&file, &path)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -157,11 +195,14 @@ fn remove_locked(file: &File, path: &Path) -> Result<(), Report> {
     }
 }
 
-fn link(engine: &Engine, name: &str, temporary: &Path, path: &Path) -> Result<(), Report> {
+/// Links the name; false when the file is gone, as a sweep was faster than our lock.
+fn link(engine: &Engine, name: &str, reservation: &Reservation) -> Result<bool, Report> {
+    let path = &reservation.path;
     loop {
-        match fs::hard_link(temporary, path) {
-            Ok(()) => return Ok(()),
+        match fs::hard_link(&reservation.second, path) {
+            Ok(()) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(failed("reserving name", path, error)),
         }
         let Some((taken, id)) = open_locked(path)? else { continue };

@@ -158,6 +158,7 @@ pub(crate) fn remove_cgroup(directory: &Path, id: &ContainerId) -> Result<(), Re
 
 /// Tidies up what killed removals left. What resists is tried again by the next sweep.
 pub(crate) fn sweep(engine: &Engine) {
+    names::sweep(engine);
     let Ok(entries) = fs::read_dir(engine.paths().containers()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();

@@ -57,7 +57,7 @@ pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
     let mut root = Root::default();
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(record.host.read_only));
     spec.set_root(Some(root))
-        .set_hostname((record.host.network != NetworkMode::Host).then(|| record.settings.hostname.clone()))
+        .set_hostname(Some(record.settings.hostname.clone()))
         .set_process(Some(process(record, capabilities)))
         .set_mounts(Some(mounts(engine, record)?))
         .set_linux(Some(linux(record, capabilities)?));
@@ -266,7 +266,7 @@ fn linux(record: &Record, capabilities: u64) -> Result<Linux, Report> {
         Some(LinuxNamespaceType::Pid),
         Some(LinuxNamespaceType::Ipc),
         Some(LinuxNamespaceType::Cgroup),
-        own_network.then_some(LinuxNamespaceType::Uts),
+        Some(LinuxNamespaceType::Uts),
         own_network.then_some(LinuxNamespaceType::Network),
     ];
     let namespaces = namespaces.into_iter().flatten().map(|kind| {

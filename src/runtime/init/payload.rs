@@ -314,22 +314,33 @@ fn try_exec(path: &[u8], argv: &[CString], envp: &[CString]) -> Errno {
     }
 }
 
+/// FUSE answers so when nobody serves it any more.
+pub(super) fn unserved(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED)
+}
+
+/// Then nothing is wrong with what was asked for.
+pub(super) fn server_ended(step: String) -> Report {
+    Report::new(Kind::Internal, "the file server of the container's image has ended")
+        .with_hint("remove this container and run a new one, whose server is new")
+        .with_step(step)
+}
+
 fn exec_error(command: &str, errno: Errno) -> Report {
     let cause = sys::error::Cause(errno);
     match errno {
         Errno::ENOENT if !command.contains('/') => {
             Report::new(Kind::CommandNotFound, format!("exec: {command:?}: executable file not found in $PATH"))
         }
+        Errno::ENOENT if Path::new(command).exists() => {
+            Report::new(Kind::CommandNotFound, format!("exec {command}: no such file or directory"))
+                .with_hint("the file is there: what is missing is the interpreter or loader that it names")
+        }
         Errno::ENOENT | Errno::ENOTDIR => {
             Report::new(Kind::CommandNotFound, format!("exec: {command:?}: stat {command}: no such file or directory"))
         }
         Errno::EACCES => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: permission denied")),
-        // FUSE answers so when nobody serves it any more: then nothing is wrong with the command.
-        Errno::ENOTCONN | Errno::ECONNABORTED => {
-            let message = format!("exec: {command:?}: the file server of the container's image has ended");
-            Report::new(Kind::Internal, message)
-                .with_hint("remove this container and run a new one, whose server is new")
-        }
+        errno if unserved(errno) => server_ended(format!("exec: {command:?}")),
         Errno::ENOEXEC => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: exec format error"))
             .with_hint("the file is for another processor, or a script without an interpreter line"),
         _ => Report::new(Kind::CommandNotExecutable, format!("exec: {command:?}: {cause}")),

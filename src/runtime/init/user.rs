@@ -15,6 +15,8 @@ use oci_spec::runtime::Process;
 use sys::Call;
 use sys::path::open_in;
 
+use crate::init::payload::{server_ended, unserved};
+
 /// More of a passwd or group file than this is not read.
 const FILE_MAX: u64 = 8 << 20;
 
@@ -117,8 +119,10 @@ pub fn number(text: &str) -> Option<u32> {
 fn read(path: &str) -> Result<String, Report> {
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
-    let Ok(fd) = open_in(root.as_fd(), Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) else {
-        return Ok(String::new());
+    let fd = match open_in(root.as_fd(), Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(error) if unserved(error.errno()) => return Err(server_ended(format!("open({path:?})"))),
+        Err(_) => return Ok(String::new()),
     };
     let stat = fstat(&fd).call(|| format!("fstat({path:?})"))?;
     if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {

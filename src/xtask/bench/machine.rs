@@ -4,10 +4,20 @@ use std::fs;
 use std::process::Command;
 
 use super::Ground;
-use crate::shell::{output, which};
+use crate::shell::{output, which, workspace};
 
 const RIVALS: &[&str] =
     &["podman", "crun", "runc", "bwrap", "fuse-overlayfs", "pasta", "slirp4netns", "skopeo", "umoci", "iperf3"];
+
+/// Tells the rig's inside, which has no git and may not read the clone, what is measured there.
+pub const COMMIT: &str = "SUBLET_BENCH_COMMIT";
+
+/// The commit of the work tree.
+pub fn commit() -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"]).current_dir(workspace());
+    output(&mut git).unwrap_or_else(|_| "an unknown commit".to_owned())
+}
 
 /// A section of Markdown.
 pub fn describe(ground: &Ground) -> String {
@@ -30,7 +40,7 @@ pub fn describe(ground: &Ground) -> String {
     let mut stat = Command::new("stat");
     let file_system = output(stat.args(["-f", "-c", "%T"]).arg(&ground.directory)).unwrap_or_default();
     let size = fs::metadata(&ground.sublet).map_or(0, |metadata| metadata.len());
-    let commit = output(Command::new("git").args(["rev-parse", "--short", "HEAD"])).unwrap_or_default();
+    let commit = std::env::var(COMMIT).unwrap_or_else(|_| commit());
     format!(
         "## Machine\n\n- {model}, {cores} cores, {memory}, kernel {}\n- {frequency}\n- stores on {file_system}\n- sublet at {commit}, {size} bytes\n{}",
         kernel.trim(),

@@ -6,7 +6,7 @@
 //! machine go to `docs/benchmarks/<date>-<topic>/`.
 
 mod files;
-mod machine;
+pub mod machine;
 mod network;
 mod oci;
 mod pull;
@@ -123,8 +123,13 @@ impl Series {
     fn quartiles(&self) -> Option<[f64; 3]> {
         let mut good: Vec<f64> = self.samples.iter().filter_map(|sample| sample.as_ref().ok().copied()).collect();
         good.sort_by(f64::total_cmp);
-        let at = |quarter: usize| good.get((good.len().checked_sub(1)?) * quarter / 4).copied();
-        Some([at(1)?, at(2)?, at(3)?])
+        let last = good.len().checked_sub(1)?;
+        // Between two samples where no one stands at the quarter.
+        let at = |quarter: usize| {
+            let (below, rest) = (last * quarter / 4, [0.0, 0.25, 0.5, 0.75][last * quarter % 4]);
+            good[below] + (good[(below + 1).min(last)] - good[below]) * rest
+        };
+        Some([at(1), at(2), at(3)])
     }
 
     fn failures(&self) -> usize {

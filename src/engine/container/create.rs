@@ -246,6 +246,31 @@ fn check_limits(host: &HostSettings) -> Result<(), Report> {
     if host.memory_bytes.is_some_and(|bytes| bytes < MEMORY_MIN) {
         return Err(Report::new(Kind::Usage, "Minimum memory limit allowed is 6MB"));
     }
+    let wrong = |words: &str| Err(Report::new(Kind::Usage, words));
+    match (host.memory_bytes, host.memory_swap) {
+        (None, Some(total)) if total > 0 => {
+            return wrong("You should always set the Memory limit when using Memoryswap limit, see usage");
+        }
+        (Some(memory), Some(total)) if total > 0 && total.cast_unsigned() < memory => {
+            return wrong("Minimum memoryswap limit should be larger than memory limit, see usage");
+        }
+        _ => {}
+    }
+    if let (Some(memory), Some(reservation)) = (host.memory_bytes, host.memory_reservation)
+        && memory < reservation
+    {
+        return wrong("Minimum memory limit can not be less than memory reservation limit, see usage");
+    }
+    if host.nano_cpus.is_some() && (host.cpu_period.is_some() || host.cpu_quota.is_some()) {
+        let other = if host.cpu_period.is_some() { "Period" } else { "Quota" };
+        return wrong(&format!("Conflicting options: Nano CPUs and CPU {other} cannot both be set"));
+    }
+    if host.cpu_period.is_some_and(|period| !(1_000..=1_000_000).contains(&period)) {
+        return wrong("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+    }
+    if host.cpu_quota.is_some_and(|quota| (0..1_000).contains(&quota)) {
+        return wrong("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+    }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     if host.nano_cpus.is_some_and(|nano| nano < NANO / 100 || nano > cpus as u64 * NANO) {
         return Err(Report::new(
@@ -268,6 +293,18 @@ mod tests {
         assert!(check(None, None).is_ok() && check(Some(6 << 20), Some(10_000_000)).is_ok());
         assert!(check(Some((6 << 20) - 1), None).is_err());
         assert!(check(None, Some(9_999_999)).is_err() && check(None, Some(1_000_000_000_000_000)).is_err());
+        let memory = |memory_bytes, memory_swap, memory_reservation| {
+            check_limits(&HostSettings { memory_bytes, memory_swap, memory_reservation, ..HostSettings::default() })
+        };
+        assert!(memory(Some(8 << 20), Some(-1), None).is_ok() && memory(None, Some(-1), Some(1)).is_ok());
+        assert!(memory(None, Some(8 << 20), None).is_err() && memory(Some(8 << 20), Some(7 << 20), None).is_err());
+        assert!(memory(Some(8 << 20), Some(8 << 20), Some(9 << 20)).is_err());
+        let time = |nano_cpus, cpu_quota, cpu_period| {
+            check_limits(&HostSettings { nano_cpus, cpu_quota, cpu_period, ..HostSettings::default() })
+        };
+        assert!(time(None, Some(-1), Some(1_000)).is_ok() && time(None, Some(1_000), None).is_ok());
+        assert!(time(Some(500_000_000), Some(50_000), None).is_err() && time(None, None, Some(999)).is_err());
+        assert!(time(None, Some(999), None).is_err() && time(None, None, Some(1_000_001)).is_err());
     }
 
     #[test]

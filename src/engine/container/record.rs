@@ -90,6 +90,7 @@ pub struct Settings {
 
 /// How a container is bound to the machine (Docker's `HostConfig`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostSettings {
     /// Its network.
     pub network: NetworkMode,
@@ -103,8 +104,22 @@ pub struct HostSettings {
     pub add_hosts: Vec<(String, String)>,
     /// Limit of memory in bytes.
     pub memory_bytes: Option<u64>,
+    /// Limit of memory and swap together in bytes; -1 is none.
+    pub memory_swap: Option<i64>,
+    /// Memory in bytes that is not taken away while others have more to spare.
+    pub memory_reservation: Option<u64>,
     /// Limit of processor time, in billionths of a processor.
     pub nano_cpus: Option<u64>,
+    /// The same in microseconds of each period; -1 is none.
+    pub cpu_quota: Option<i64>,
+    /// The period, in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Weight of the container among others that want processors; others have 1024.
+    pub cpu_shares: Option<u64>,
+    /// The processors it may use, as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// The NUMA nodes whose memory it may use.
+    pub cpuset_mems: Option<String>,
     /// Limit of processes: `None` is our default, 0 or less is none.
     pub pids_limit: Option<i64>,
     /// Whether `/` cannot be written.

@@ -237,8 +237,13 @@ fn limits(record: &Record) -> cgroup::Limits {
     let host = &record.host;
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),
-        cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus),
+        memory_swap: host.memory_swap,
+        memory_reservation: host.memory_reservation.map(u64::cast_signed),
+        cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus).or(host.cpu_quota),
+        cpu_period_us: host.cpu_period,
+        cpu_shares: host.cpu_shares,
+        cpuset_cpus: host.cpuset_cpus.clone(),
+        cpuset_mems: host.cpuset_mems.clone(),
         pids_max: host.pids_limit,
-        ..cgroup::Limits::default()
     }
 }

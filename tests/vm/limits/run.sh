@@ -42,6 +42,25 @@ test_limits_of_a_user_with_subordinate_ids() { read_back dev 'user-1000\.slice/u
 test_limits_of_a_user_with_one_id() { read_back solo 'user-1001\.slice/user@1001\.service/.*'; }
 test_limits_of_root() { read_back root 'system\.slice'; }
 
+test_every_limit_is_in_its_file() {
+  local id dir format
+  id=$(on dev run -d --network none --memory 64m --memory-swap 96m --memory-reservation 32m --cpu-quota 20000 \
+    --cpu-period 40000 -c 2048 host: sleep 600)
+  dir=$(cgroup_of "$id")
+  eq 'memory.swap.max memory.low' '33554432 33554432' "$(cat "$dir"/memory.{swap.max,low} | xargs)"
+  eq 'cpu.max cpu.weight' '20000 40000 174' "$(cat "$dir"/cpu.{max,weight} | xargs)"
+  format='{{.MemorySwap}} {{.MemoryReservation}} {{.CpuQuota}} {{.CpuPeriod}} {{.CpuShares}}'
+  eq inspect '100663296 33554432 20000 40000 2048' \
+    "$(on dev inspect --format "{{with .HostConfig}}$format{{end}}" "$id")"
+  on dev rm -f "$id"
+  id=$(on root run -d --network none --cpuset-cpus 1 --cpuset-mems 0 host: sleep 600)
+  eq cpuset '1 0' "$(cat "$(cgroup_of "$id")"/cpuset.{cpus,mems} | xargs)"
+  on root rm -f "$id"
+  # systemd does not delegate this controller to users.
+  fails 125 on dev run --rm --network none --cpuset-cpus 1 host: true
+  has cpuset '--cpuset-cpus' "$said"
+}
+
 test_units_and_defaults() {
   local id
   for pair in 100000000=99999744 64M=67108864 1.5g=1610612736; do

@@ -2,8 +2,8 @@
 //!
 //! A connection is at first a *control* connection. `Attach` binds it to the container's main process, `Exec` to a new
 //! one; from then on it carries that process's streams until `Exit`. That of the command which starts the container is
-//! bound to the main process from birth, and the command says nothing before `Started` but `Abort`. Unknown kinds are skipped, so that a newer client
-//! can talk to an older monitor.
+//! bound to the main process from birth, and the command says nothing before `Started` but `Abort`. Unknown kinds are
+//! skipped, so that a newer client can talk to an older monitor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

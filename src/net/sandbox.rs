@@ -75,9 +75,9 @@ const ALLOWED: &[(libc::c_long, Pass)] = &[
     (libc::SYS_shutdown, Pass::Always),
 ];
 
-/// Confines all later system calls to [`ALLOWED`] and [`seccomp::RUN_TIME`]. What else is tried fails with `EPERM`: a call of the C library that
-/// nobody foresaw costs one operation, not the container's network. With debug assertions it kills, so that tests find
-/// such calls.
+/// Confines all later system calls to [`ALLOWED`] and [`seccomp::RUN_TIME`]. What else is tried fails with `EPERM`: a
+/// call of the C library that nobody foresaw costs one operation, not the container's network. With debug assertions
+/// it kills, so that tests find such calls.
 pub fn filter() -> Result<(), SysError> {
     seccomp::load(&program())
 }

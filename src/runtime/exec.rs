@@ -1,9 +1,10 @@
 //! The role exec: one more process in a running container.
 //!
 //! Steps: join the outer namespace, open the container's namespaces through its init (proved alive by pidfd after
-//! opening), join the inner user namespace and become its root, join the others, fork into the pid namespace as a child
-//! of the monitor (which has already put us into the container's cgroup), then the same end as `run`. From before the first join the process is
-//! non-dumpable, so that nothing in the container may look into it (CVE-2016-9962).
+//! opening), join the inner user namespace and become its root, join the others, fork into the pid namespace as a
+//! child of the monitor (which has already put us into the container's cgroup), then the same end as `run`. From
+//! before the first join the process is non-dumpable, so that nothing in the container may look into it
+//! (CVE-2016-9962).
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

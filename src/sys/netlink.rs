@@ -36,8 +36,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Sets MTU, MAC and the length of the transmit queue of a link; the kernel is not to make an IPv6 link-local address of its own when it is raised
-    /// (`ipv6`; `EAFNOSUPPORT` where there is no IPv6).
+    /// Sets MTU, MAC and the length of the transmit queue of a link; the kernel is not to make an IPv6 link-local
+    /// address of its own when it is raised (`ipv6`; `EAFNOSUPPORT` where there is no IPv6).
     pub fn link_setup(&mut self, index: u32, mtu: u32, mac: [u8; 6], ipv6: bool) -> &mut Self {
         let start = self.begin(RTM_NEWLINK, 0, format!("RTM_NEWLINK({index}, mtu {mtu}, mac {mac:x?}, ipv6 {ipv6})"));
         self.link_header(index, 0, 0);

@@ -23,8 +23,8 @@ const SUITE: &str = "trixie";
 /// Uid and gid of the user inside.
 const DEV: u32 = 1000;
 
-/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, `$3` the shared directory, `$4` a number
-/// of this run, the rest the command.
+/// What the shell does inside a new mount namespace, as root: `$1` the root, `$2` the repository, `$3` the shared
+/// directory, `$4` a number of this run, the rest the command.
 const ENTER: &str = r#"
 set -e
 root=$1; source=$2; share=$3

@@ -4,20 +4,32 @@
 //! one; from then on it carries that process's streams until `Exit`. That of the command which starts the container is
 //! bound to the main process from birth, and the command says nothing before `Started` but `Abort`. Unknown kinds are
 //! skipped, so that a newer client can talk to an older monitor.
+//!
+//! A frame that no socket's buffer holds, as that of an `exec` with many arguments, goes as a sealed file in memory: so
+//! its reader neither waits nor finds it changed.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use base::Failure;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 use sys::terminal::WindowSize;
-use sys::{Errno, SysError};
+use sys::{Call, Errno, SysError};
 
 /// The most bytes of a stream in one frame.
 pub const DATA_MAX: usize = 32 << 10;
-/// The largest frame.
-pub const FRAME_MAX: usize = 256 << 10;
+/// The largest frame that is a message of the socket.
+pub const FRAME_MAX: usize = 128 << 10;
+/// The largest frame that is a file: execve(2) takes 6 MiB of arguments and variables.
+const FILE_MAX: usize = 16 << 20;
+/// The message that stands for one.
+const IN_A_FILE: &[u8] = b"M";
+const SEALS: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK);
 
 /// A frame.
 #[derive(Debug)]
@@ -129,9 +141,33 @@ impl Frame {
     }
 }
 
-/// Sends one frame, with a descriptor where its kind carries one.
+/// Sends one frame, with a descriptor where its kind carries one; `EMSGSIZE` beyond 16 MiB.
 pub fn send(socket: BorrowedFd<'_>, frame: &Frame, fd: Option<BorrowedFd<'_>>) -> Result<(), SysError> {
-    sys::socket::send(socket, &frame.encode(), fd.as_slice())
+    let bytes = frame.encode();
+    if bytes.len() <= FRAME_MAX {
+        return sys::socket::send(socket, &bytes, fd.as_slice());
+    }
+    if bytes.len() > FILE_MAX {
+        return Err(SysError::new(format!("send(a frame of {} bytes)", bytes.len()), Errno::EMSGSIZE));
+    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(c"frame", flags).call(|| "memfd_create()".to_owned())?);
+    file.write_all(&bytes).call(|| "write(frame)".to_owned())?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).call(|| "fcntl(F_ADD_SEALS)".to_owned())?;
+    sys::socket::send(socket, IN_A_FILE, &[file.as_fd()])
+}
+
+fn read_file(file: OwnedFd) -> Result<Vec<u8>, SysError> {
+    let wrong = |errno| SysError::new("a frame in a file", errno);
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_err(wrong)?;
+    let file = File::from(file);
+    let length = file.metadata().call(|| "fstat(frame)".to_owned())?.len() as usize;
+    if !SealFlag::from_bits_truncate(seals).contains(SEALS) || length > FILE_MAX {
+        return Err(wrong(Errno::EINVAL));
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).call(|| "read(frame)".to_owned())?;
+    Ok(bytes)
 }
 
 /// What [`receive`] found.
@@ -152,7 +188,12 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Sy
     match sys::socket::receive(socket, buffer) {
         Ok((0, _)) => Ok(Received::End),
         Ok((length, mut fds)) => {
-            Ok(Frame::decode(&buffer[..length]).map_or(Received::Unknown, |frame| Received::Frame(frame, fds.pop())))
+            let fd = fds.pop();
+            let (frame, fd) = match (&buffer[..length], fd) {
+                (IN_A_FILE, Some(file)) => (Frame::decode(&read_file(file)?), None),
+                (bytes, fd) => (Frame::decode(bytes), fd),
+            };
+            Ok(frame.map_or(Received::Unknown, |frame| Received::Frame(frame, fd)))
         }
         Err(error) if error.errno() == Errno::EAGAIN => Ok(Received::Nothing),
         Err(error) => Err(error),
@@ -187,6 +228,28 @@ mod tests {
             let back = Frame::decode(&frame.encode()).map(|back| format!("{back:?}"));
             assert_eq!(back, Some(format!("{frame:?}")));
         }
+    }
+
+    #[test]
+    fn a_large_frame_is_a_sealed_file() -> Result<(), Box<dyn std::error::Error>> {
+        let (ours, theirs) = sys::socket::pair()?;
+        let mut buffer = vec![0; FRAME_MAX];
+        for length in [FRAME_MAX - 1, FRAME_MAX, 3 << 20] {
+            send(ours.as_fd(), &Frame::Input(vec![7; length]), None)?;
+            let received = receive(theirs.as_fd(), &mut buffer)?;
+            assert!(matches!(received, Received::Frame(Frame::Input(bytes), None) if bytes == vec![7; length]));
+        }
+        let refused = send(ours.as_fd(), &Frame::Input(vec![7; FILE_MAX]), None);
+        assert_eq!(refused.map_err(|error| error.errno()), Err(Errno::EMSGSIZE));
+        // What can still be changed, or waited for, is not read.
+        let (pipe, _writer) = nix::unistd::pipe()?;
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        for file in [pipe, memfd_create(c"open", flags)?] {
+            sys::socket::send(ours.as_fd(), IN_A_FILE, &[file.as_fd()])?;
+            let refused = receive(theirs.as_fd(), &mut buffer).map(|_| ());
+            assert_eq!(refused.map_err(|error| error.errno()), Err(Errno::EINVAL));
+        }
+        Ok(())
     }
 
     #[test]

@@ -190,6 +190,18 @@ fn more_output_than_input_goes_through_both_ways() {
 }
 
 #[test]
+fn arguments_may_be_many() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let many = vec!["a-hundred-bytes-of-an-argument".repeat(3); 5000];
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let count = ["sh", "-c", "echo $#", "sh"];
+    assert_eq!(home.ok(&["run", "-d", "--name", "many", &image, "sleep", "600"]).len(), 65);
+    assert_eq!(home.ok(&[&["exec", "many"], &count[..], &many].concat()), "5000\n");
+    assert_eq!(home.ok(&[&["run", "--rm", &image], &count[..], &many].concat()), "5000\n");
+}
+
+#[test]
 fn what_an_exec_leaves_behind_does_not_keep_its_monitor() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "busy", &busybox(), "sleep", "600"]);

@@ -20,6 +20,8 @@ use crate::{Host, SocketError, TapFull, stash};
 const SCRATCH: usize = 512 << 10;
 /// Turns of the ready ring between two looks at other events.
 const TURNS: usize = 16;
+/// Ports looked at for a client whose own is taken. At most half of those in question can be, by the largest table.
+const PORTS_TRIED: usize = 16;
 
 /// The number of a flow; also of its socket in the [`Host`]. Numbers are used again after the socket was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -366,16 +368,8 @@ impl Stack {
         install: impl FnOnce(&mut H, FlowId) -> bool,
     ) -> bool {
         let key = self.published_key(client, container_port);
-        if let Some(slot) = self.tcp.find(&key) {
-            let lingering = self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering());
-            if !lingering {
-                self.shared.counters.refused_flows += 1;
-                return false;
-            }
-            self.free_tcp(now_us, slot, host);
-        }
         let flow = Tcp::inward(host.random() as u32, self.shared.config.mss(key.remote.0));
-        let Some(slot) = self.tcp.insert(key, flow) else {
+        let Some(slot) = self.free_key(now_us, key, host).and_then(|key| self.tcp.insert(key, flow)) else {
             self.shared.counters.refused_flows += 1;
             return false;
         };
@@ -389,6 +383,20 @@ impl Stack {
             Verdict::Keep
         });
         true
+    }
+
+    /// These ends, or with another port of the remote's when a flow has them: clients that show as the gateway may have
+    /// the same port, and so may one client of two ports of the host. `None` when no port was found.
+    fn free_key<H: Host>(&mut self, now_us: u64, mut key: Key, host: &mut H) -> Option<Key> {
+        for _ in 0..PORTS_TRIED {
+            let Some(slot) = self.tcp.find(&key) else { return Some(key) };
+            if self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering()) {
+                self.free_tcp(now_us, slot, host);
+                return Some(key);
+            }
+            key.remote.1 = 0x8000 | host.random() as u16;
+        }
+        None
     }
 
     /// Runs an event on a TCP flow and frees it when that was its last.

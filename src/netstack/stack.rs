@@ -409,9 +409,31 @@ impl Stack {
     ) {
         let Some((key, flow)) = self.tcp.get_mut(slot) else { return };
         let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(slot) };
-        if event(key, flow, &mut run) == Verdict::Free {
-            self.free_tcp(now_us, slot, host);
+        match event(key, flow, &mut run) {
+            Verdict::Keep => {}
+            Verdict::Free => self.free_tcp(now_us, slot, host),
+            Verdict::OverIpv4 => self.over_ipv4(now_us, slot, host),
         }
+    }
+
+    /// Begins a flow of a client over IPv6 again over IPv4. The client's own address is of the wrong family, so the
+    /// gateway's stands for it. Clients over IPv4 are not offered over IPv6 when they are refused: who listens on IPv6
+    /// takes IPv4 too unless it was told not to, and a container that has no IPv6 any more would not even refuse.
+    fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
+        let Some((key, _)) = self.tcp.get_mut(slot) else { return };
+        let v4 = &self.shared.config.v4;
+        let key = Key { container: (v4.container.into(), key.container.1), remote: (v4.gateway.into(), key.remote.1) };
+        let Some(key) = self.free_key(now_us, key, host) else {
+            self.shared.counters.refused_flows += 1;
+            host.close(FlowId(slot), true);
+            return self.free_tcp(now_us, slot, host);
+        };
+        self.tcp.rekey(slot, key);
+        self.on_tcp(now_us, slot, host, |key, flow, run| {
+            flow.begin_again(run.host.random() as u32, run.shared.config.mss(key.remote.0));
+            flow.start(key, run);
+            Verdict::Keep
+        });
     }
 
     fn free_tcp<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {

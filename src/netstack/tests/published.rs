@@ -14,6 +14,8 @@ type End = (IpAddr, u16);
 const PORT: u16 = 80;
 const GATEWAY: [IpAddr; 2] = [v4(1), v6(1)];
 const CONTAINER: [IpAddr; 2] = [v4(2), v6(2)];
+/// A client elsewhere.
+const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
 /// The number of the container's first byte.
 const FIRST: SeqNumber = SeqNumber(7000);
 const S: u64 = 1_000_000;
@@ -167,6 +169,12 @@ impl Bed {
         self.pass(0);
     }
 
+    /// The client has reset its connection.
+    fn leave(&mut self, flow: FlowId) {
+        self.world.clients.get_mut(&flow).unwrap().gone = true;
+        self.ready(flow);
+    }
+
     fn pass(&mut self, us: u64) {
         self.now_us += us;
         self.stack.tick(self.now_us, &mut self.world);
@@ -189,6 +197,12 @@ impl Bed {
             }
         };
         self.world.frames.drain(..).map(parse).collect()
+    }
+
+    fn only(&mut self) -> Seen {
+        let mut seen = self.seen();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen.remove(0)
     }
 
     /// The container answers all that it has seen up to `to`; `at` bytes of its own have gone before.
@@ -274,5 +288,118 @@ fn two_clients_that_look_the_same_have_different_ports() {
     for ((syn, flow), client) in syns.iter().zip(flows).zip(clients) {
         bed.converse(flow, syn, &client.octets());
     }
+    bed.nothing_is_left(0);
+}
+
+#[test]
+fn refused_over_ipv6_a_connection_is_made_over_ipv4() {
+    for (client, shown) in [(CLIENT, CLIENT), (Ipv6Addr::LOCALHOST.into(), GATEWAY[1])] {
+        let mut bed = Bed::new();
+        let flow = bed.accept((client, 5000), b"early");
+        let first = bed.only();
+        first.is_syn((shown, 5000), (CONTAINER[1], PORT));
+        bed.answer(&first, RST | ACK, 0, &[]);
+        let second = bed.only();
+        second.is_syn((GATEWAY[0], 5000), (CONTAINER[0], PORT));
+        assert_ne!(first.seq, second.seq);
+        bed.converse(flow, &second, b"early");
+        bed.nothing_is_left(0);
+    }
+}
+
+#[test]
+fn taken_over_ipv6_a_connection_shows_its_client() {
+    let mut bed = Bed::new();
+    let flow = bed.accept((CLIENT, 5000), b"early");
+    let syn = bed.only();
+    syn.is_syn((CLIENT, 5000), (CONTAINER[1], PORT));
+    bed.converse(flow, &syn, b"early");
+    bed.nothing_is_left(0);
+}
+
+#[test]
+fn refused_over_both_the_client_gets_its_reset() {
+    let mut bed = Bed::new();
+    bed.accept((CLIENT, 5000), b"early");
+    for (shown, container) in [(CLIENT, CONTAINER[1]), (GATEWAY[0], CONTAINER[0])] {
+        assert_eq!(bed.world.resets, 0);
+        let syn = bed.only();
+        syn.is_syn((shown, 5000), (container, PORT));
+        bed.answer(&syn, RST | ACK, 0, &[]);
+    }
+    bed.nothing_is_left(1);
+}
+
+#[test]
+fn refused_over_ipv4_the_client_gets_its_reset_at_once() {
+    let mut bed = Bed::new();
+    bed.accept(([198, 51, 100, 9], 5000), b"early");
+    let syn = bed.only();
+    syn.is_syn(([198, 51, 100, 9].into(), 5000), (CONTAINER[0], PORT));
+    bed.answer(&syn, RST | ACK, 0, &[]);
+    bed.nothing_is_left(1);
+}
+
+#[test]
+fn a_client_that_goes_while_it_is_offered_leaves_nothing() {
+    // Before it is refused over IPv6, before it is taken over IPv4, or never to be answered.
+    for (early, answered) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut bed = Bed::new();
+        let flow = bed.accept((CLIENT, 5000), b"early");
+        let first = bed.only();
+        if early {
+            bed.leave(flow);
+        }
+        bed.answer(&first, RST | ACK, 0, &[]);
+        let second = bed.only();
+        if !early {
+            bed.leave(flow);
+        }
+        if answered {
+            let seen = bed.take(&second);
+            assert_eq!(seen.last().map(|seen| (seen.from, seen.flags)), Some((second.from, RST | ACK)));
+        } else {
+            for wait in [1, 2, 4, 8] {
+                bed.pass(wait * S);
+                bed.only().is_syn(second.from, second.to);
+            }
+            bed.pass(16 * S);
+            assert_eq!(bed.only().flags, RST | ACK);
+        }
+        bed.nothing_is_left(1);
+    }
+}
+
+#[test]
+fn what_comes_late_over_the_other_family_changes_nothing() {
+    let mut bed = Bed::new();
+    let flow = bed.accept((CLIENT, 5000), b"early");
+    // The SYN is lost once, and both are refused.
+    bed.pass(S);
+    let first = bed.seen();
+    bed.answer(&first[1], RST | ACK, 0, &[]);
+    let second = bed.only();
+    bed.answer(&first[0], RST | ACK, 0, &[]);
+    assert_eq!(bed.seen().len(), 0);
+    bed.answer(&first[0], SYN | ACK, 0, &[]);
+    let reset = bed.only();
+    assert_eq!((reset.from, reset.to, reset.flags), (first[0].from, first[0].to, RST));
+    bed.converse(flow, &second, b"early");
+    bed.nothing_is_left(0);
+}
+
+#[test]
+fn one_number_of_a_port_in_both_families_is_two_connections() {
+    let mut bed = Bed::new();
+    let plain = bed.accept((Ipv4Addr::LOCALHOST, 5000), b"plain");
+    let plain_syn = bed.only();
+    let flow = bed.accept((Ipv6Addr::LOCALHOST, 5000), b"early");
+    let first = bed.only();
+    bed.answer(&first, RST | ACK, 0, &[]);
+    let second = bed.only();
+    second.is_syn((GATEWAY[0], second.from.1), (CONTAINER[0], PORT));
+    assert_ne!(second.from, plain_syn.from);
+    bed.converse(flow, &second, b"early");
+    bed.converse(plain, &plain_syn, b"plain");
     bed.nothing_is_left(0);
 }

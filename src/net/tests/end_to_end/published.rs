@@ -1,8 +1,8 @@
 //! Published ports.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use base::Kind;
 use net::client;
@@ -14,7 +14,8 @@ use crate::bed::{Bed, HOST, LOOPBACK, expect_pattern, send_pattern, spec};
 pub const SCENARIOS: &[Scenario] = &[
     ("published port shows the client's address", client_address),
     ("published port bulk both ways", bulk),
-    ("published port without a listener inside is reset", nobody_inside),
+    ("published port over IPv6 reaches a server on IPv4 only", ipv4_inside),
+    ("published port without a listener inside is reset at once", nobody_inside),
     ("published port that is taken is named", taken),
     ("published range takes the first port that is free", range),
     ("published udp answers each client from where it called", datagrams),
@@ -84,6 +85,29 @@ fn bulk() {
     bed.finish();
 }
 
+fn ipv4_inside() {
+    const SIZE: usize = 3_000_000;
+    let bed = Bed::start(&publishing(), |inside| {
+        let listener = TcpListener::bind(("0.0.0.0", 8080)).unwrap();
+        inside.ready();
+        for _ in [HOST[1], LOOPBACK[1]] {
+            let (stream, peer) = listener.accept().unwrap();
+            assert_eq!(peer.ip(), inside.gateways()[0]);
+            expect_pattern(&stream, SIZE, 0);
+            send_pattern(&stream, usize::from(peer.port()));
+        }
+    });
+    bed.wait_inside();
+    for address in [HOST[1], LOOPBACK[1]] {
+        let stream = TcpStream::connect((address, bed.published[1].host_port)).unwrap();
+        // On its way while the container refuses.
+        send_pattern(&stream, SIZE);
+        stream.shutdown(Shutdown::Write).unwrap();
+        expect_pattern(&stream, stream.local_addr().unwrap().port().into(), 0);
+    }
+    bed.finish();
+}
+
 fn nobody_inside() {
     let bed = Bed::start(&publishing(), |inside| {
         inside.ready();
@@ -91,8 +115,10 @@ fn nobody_inside() {
     });
     bed.wait_inside();
     for (family, rule) in bed.published.iter().enumerate() {
+        let began = Instant::now();
         let mut stream = TcpStream::connect(SocketAddr::new(HOST[family], rule.host_port)).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
     }
     bed.finish();
 }

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub acks: Vec<FlowId>,
     pub tap_full: Vec<FlowId>,
     pub counters: Counters,
+    /// Whether the container has IPv6, as far as is known.
+    pub ipv6: bool,
 }
 
 /// One event's view: what is shared, the host, the time, the flow.
@@ -127,9 +129,16 @@ impl Stack {
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
                 counters: Counters::default(),
+                ipv6: true,
                 config,
             },
         }
+    }
+
+    /// Tells whether the container has IPv6. Without it, what would be sent there over IPv6 is lost in silence, so
+    /// clients of published ports are led to its IPv4 address.
+    pub fn set_ipv6(&mut self, ipv6: bool) {
+        self.shared.ipv6 = ipv6;
     }
 
     /// What has been counted so far.
@@ -328,10 +337,13 @@ impl Stack {
     }
 
     /// The ends that the container sees of a client of a published port. The client's own address shows, unless the
-    /// container could not answer to it: then the gateway's stands for it.
+    /// container could not answer to it: then the gateway's stands for it, over IPv4 where the container has no other.
     fn published_key(&self, client: SocketAddr, container_port: u16) -> Key {
         let config = &self.shared.config;
         let ip = client.ip().to_canonical();
+        if ip.is_ipv6() && !self.shared.ipv6 {
+            return config.over_ipv4(container_port, client.port());
+        }
         let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
         let remote = (if own { config.gateway(ip) } else { ip }, client.port());
         Key { container: (config.container(ip), container_port), remote }
@@ -416,13 +428,12 @@ impl Stack {
         }
     }
 
-    /// Begins a flow of a client over IPv6 again over IPv4. The client's own address is of the wrong family, so the
-    /// gateway's stands for it. Clients over IPv4 are not offered over IPv6 when they are refused: who listens on IPv6
-    /// takes IPv4 too unless it was told not to, and a container that has no IPv6 any more would not even refuse.
+    /// Begins a flow of a client over IPv6 again over IPv4. A client over IPv4 is not offered over IPv6 when it is
+    /// refused: who listens on IPv6 takes IPv4 too unless told not to, and a container that has switched its IPv6 off
+    /// would not even refuse.
     fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
         let Some((key, _)) = self.tcp.get_mut(slot) else { return };
-        let v4 = &self.shared.config.v4;
-        let key = Key { container: (v4.container.into(), key.container.1), remote: (v4.gateway.into(), key.remote.1) };
+        let key = self.shared.config.over_ipv4(key.container.1, key.remote.1);
         let Some(key) = self.free_key(now_us, key, host) else {
             self.shared.counters.refused_flows += 1;
             host.close(FlowId(slot), true);

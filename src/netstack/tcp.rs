@@ -3,8 +3,8 @@
 //! **Sides.** The *container* speaks TCP to us in frames; the *host socket* is a kernel connection to the real peer.
 //! Outward flows begin with the container's SYN: it is answered when the host's connect has finished, so the container
 //! sees refused and unreachable as they are. Inward flows (published ports) begin with an accepted host socket. One
-//! over IPv6 whose SYN the container refuses begins again over IPv4, under the same number: the socket has kept what the
-//! client sent, as only an acknowledgement consumes it.
+//! over IPv6 whose SYN the container refuses begins again over IPv4, under the same number: the socket has kept what
+//! the client sent, as only an acknowledgement consumes it.
 //!
 //! **To the container.** `una <= snd <= snd_max`: what the container has acknowledged, the next to send, the most ever
 //! sent. The bytes `una..snd` are still in the host socket's receive queue; sending peeks at offset `snd - una`, an
@@ -741,6 +741,8 @@ impl Tcp {
                 run.host.close(run.id, true);
                 Verdict::Free
             }
+            // It was accepted before the container's device, and what that has, was known.
+            Phase::SynSent if key.container.0.is_ipv6() && !run.shared.ipv6 => Verdict::OverIpv4,
             Phase::SynReceived | Phase::SynSent => {
                 self.retries += 1;
                 if self.retries >= HANDSHAKE_TRIES {

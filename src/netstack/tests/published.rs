@@ -146,7 +146,7 @@ impl Bed {
             peek_offset: true,
             resolvers: Vec::new(),
             names: Vec::new(),
-            limits: Limits { tcp: 4, half_open: 1, udp: 1, echo: 1, dns: 1, new_flows_per_s: 100 },
+            limits: Limits { tcp: 4, half_open: 1, udp: 2, echo: 1, dns: 1, new_flows_per_s: 100 },
         });
         Bed { stack, world: World::default(), now_us: S }
     }
@@ -315,6 +315,38 @@ fn taken_over_ipv6_a_connection_shows_its_client() {
     syn.is_syn((CLIENT, 5000), (CONTAINER[1], PORT));
     bed.converse(flow, &syn, b"early");
     bed.nothing_is_left(0);
+}
+
+#[test]
+fn without_ipv6_inside_a_client_is_led_to_ipv4() {
+    let mut bed = Bed::new();
+    // The first comes before it is known.
+    let early = bed.accept((CLIENT, 5000), b"early");
+    let lost = bed.only();
+    lost.is_syn((CLIENT, 5000), (CONTAINER[1], PORT));
+    bed.stack.set_ipv6(false);
+    let flow = bed.accept((CLIENT, 5001), b"late");
+    let syn = bed.only();
+    syn.is_syn((GATEWAY[0], 5001), (CONTAINER[0], PORT));
+    bed.converse(flow, &syn, b"late");
+    bed.pass(S);
+    let again = bed.only();
+    again.is_syn((GATEWAY[0], 5000), (CONTAINER[0], PORT));
+    bed.converse(early, &again, b"early");
+    bed.nothing_is_left(0);
+}
+
+#[test]
+fn datagrams_keep_their_family_while_there_is_one() {
+    let mut bed = Bed::new();
+    for (ipv6, from, to) in [(true, CLIENT, CONTAINER[1]), (false, GATEWAY[0], CONTAINER[0])] {
+        bed.stack.set_ipv6(ipv6);
+        bed.stack.datagram_in(bed.now_us, (CLIENT, 5000).into(), 53, b"question", &mut bed.world, |_, _| ());
+        let frame = bed.world.frames.pop_front().unwrap();
+        let (_, packet) = ethernet::parse(vnet::parse(&frame).unwrap().1).unwrap();
+        let packet = if ipv6 { ip::parse_v6(packet) } else { ip::parse_v4(packet) }.unwrap();
+        assert_eq!((packet.source, packet.destination), (from, to));
+    }
 }
 
 #[test]

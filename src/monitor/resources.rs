@@ -3,13 +3,14 @@
 //! The monitor stands in a leaf beside the container's cgroup, so that its children can be born there and no limit of the
 //! container is a limit of the monitor.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use base::{ContainerId, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
 use net::NetSpec;
 use net::client::Control;
+use net::setup::Tap;
 use sys::Errno;
 use sys::process::Child;
 
@@ -45,9 +46,9 @@ impl Resources {
     }
 
     /// Hands the container's TAP device over. A process that has ended has told why, which [`Resources::on_net`] reads.
-    pub fn hand_tap(&self, tap: &OwnedFd) -> Result<(), Report> {
+    pub fn hand_tap(&self, tap: &Tap) -> Result<(), Report> {
         let control = self.network.as_ref().and_then(|network| network.control.as_ref());
-        match control.map_or(Ok(()), |control| control.hand_tap(tap.as_fd())) {
+        match control.map_or(Ok(()), |control| control.hand_tap(tap)) {
             Err(net::NetError::System(error)) if error.errno() == Errno::EPIPE => Ok(()),
             result => result.map_err(net::NetError::into_report),
         }

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Failure, Kind, Report};
+use net::setup::Tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -60,7 +61,7 @@ pub enum Event {
     /// The process exists.
     Born,
     /// The container's TAP device has come.
-    Tap(OwnedFd),
+    Tap(Tap),
     /// A line for the user.
     Notice(String),
     /// Init waits for GO.
@@ -109,7 +110,7 @@ impl Supervised {
                 self.pidfd = pidfd;
                 Event::Born
             }
-            Some((Message::Tap, Some(tap))) => Event::Tap(tap),
+            Some((Message::Tap { ipv6 }, Some(device))) => Event::Tap(Tap { device, ipv6 }),
             Some((Message::Console, Some(master))) => {
                 self.streams.set_terminal(master).call(|| "fcntl(terminal, O_NONBLOCK)".to_owned())?;
                 Event::Nothing

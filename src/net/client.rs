@@ -6,6 +6,7 @@ use sys::process::Child;
 use sys::role::Spawn;
 
 use crate::control::{Message, receive, send};
+use crate::setup::Tap;
 use crate::{NetError, NetSpec, Published};
 
 /// The role's `argv[0]`.
@@ -49,8 +50,8 @@ impl Control {
     }
 
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).
-    pub fn hand_tap(&self, tap: BorrowedFd<'_>) -> Result<(), NetError> {
-        send(self.socket.as_fd(), &Message::Tap, Some(tap))
+    pub fn hand_tap(&self, tap: &Tap) -> Result<(), NetError> {
+        send(self.socket.as_fd(), &Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))
     }
 }
 

@@ -11,7 +11,10 @@ use crate::{NetError, Published};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// From the monitor: the TAP device; carries its descriptor.
-    Tap,
+    Tap {
+        /// Whether the container has IPv6.
+        ipv6: bool,
+    },
     /// From the role: the ports are bound and the sandbox is on.
     Ready {
         /// The published ports with the host's ports that were chosen.

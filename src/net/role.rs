@@ -189,7 +189,10 @@ impl Role {
     fn read_control(&mut self) -> Result<bool, NetError> {
         match receive(&self.control)? {
             None => return Ok(false),
-            Some((Message::Tap, Some(tap))) => self.take_tap(tap)?,
+            Some((Message::Tap { ipv6 }, Some(tap))) => {
+                self.stack.set_ipv6(ipv6);
+                self.take_tap(tap)?;
+            }
             Some(_) => {}
         }
         Ok(true)

@@ -16,31 +16,40 @@ const DEVICE: &str = "eth0";
 /// The loopback device of every network namespace.
 const LOOPBACK: u32 = 1;
 
+/// A container's TAP device.
+#[derive(Debug)]
+pub struct Tap {
+    /// Its descriptor.
+    pub device: OwnedFd,
+    /// Whether the namespace has IPv6.
+    pub ipv6: bool,
+}
+
 /// Sets up the network namespace that the calling thread is in and returns the TAP device, which the network process
 /// is to get.
 ///
 /// The caller is single-threaded, has `CAP_NET_ADMIN` over the namespace, and sees the host's `/dev/net/tun` and a
 /// `/proc` (whose `sys/net` always shows the caller's own namespace). Takes well under 2 ms.
-pub fn in_namespace(addressing: &Addressing) -> Result<OwnedFd, NetError> {
-    let tap = tuntap::open().map_err(NetError::Tun)?;
+pub fn in_namespace(addressing: &Addressing) -> Result<Tap, NetError> {
+    let device = tuntap::open().map_err(NetError::Tun)?;
     let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
-    tuntap::make_tap(tap.as_fd(), DEVICE).map_err(at("making the TAP device"))?;
+    tuntap::make_tap(device.as_fd(), DEVICE).map_err(at("making the TAP device"))?;
     // The close of a device's last descriptor takes the device away and waits 15 to 40 ms for it. The namespace's end
     // takes it away too, and nobody waits for that.
-    tuntap::set_persistent(tap.as_fd()).map_err(at("making the TAP device last"))?;
-    offloads(&tap).map_err(at("enabling offloads"))?;
+    tuntap::set_persistent(device.as_fd()).map_err(at("making the TAP device last"))?;
+    offloads(&device).map_err(at("enabling offloads"))?;
     sysctls().map_err(at("writing network settings"))?;
     let index = nix::net::if_::if_nametoindex(DEVICE)
         .call(|| format!("if_nametoindex({DEVICE:?})"))
         .map_err(at("finding the TAP device"))?;
     links(addressing, index).run().map_err(at("configuring the TAP device"))?;
-    if let Err(error) = links_v6(addressing, index).run() {
+    let ipv6 = match links_v6(addressing, index).run() {
+        Ok(()) => true,
         // EAFNOSUPPORT: a kernel without IPv6. EACCES, EOPNOTSUPP: IPv6 is disabled by sysctl. IPv4 is what is left.
-        if ![Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES].contains(&error.errno()) {
-            return Err(at("configuring IPv6")(error));
-        }
-    }
-    Ok(tap)
+        Err(error) if [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES].contains(&error.errno()) => false,
+        Err(error) => return Err(at("configuring IPv6")(error)),
+    };
+    Ok(Tap { device, ipv6 })
 }
 
 /// Raises the loopback device, which is all that a container without a network has.

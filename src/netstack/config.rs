@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::tcp::Key;
 use crate::wire::ethernet::Mac;
 use crate::wire::icmp::Unreachable;
 
@@ -118,6 +119,12 @@ impl Config {
             IpAddr::V4(_) => self.v4.container.into(),
             IpAddr::V6(_) => self.v6.container.into(),
         }
+    }
+
+    /// The ends of a flow that a client over IPv6 has to the container's IPv4 address: as the gateway, since its own
+    /// address is of the other family.
+    pub(crate) fn over_ipv4(&self, container_port: u16, client_port: u16) -> Key {
+        Key { container: (self.v4.container.into(), container_port), remote: (self.v4.gateway.into(), client_port) }
     }
 
     /// The largest segment for packets of this family.

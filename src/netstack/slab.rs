@@ -71,19 +71,40 @@ impl<K: Hash + Eq, V> Slab<K, V> {
             }
             None => return None,
         };
-        let mut at = self.home(hash);
-        while self.index[at] != 0 {
-            at = (at + 1) & (self.index.len() - 1);
-        }
-        self.index[at] = (u64::from(hash) << 32) | u64::from(slot + 1);
+        self.link(slot, hash);
         self.len += 1;
         Some(slot)
     }
 
     pub fn remove(&mut self, slot: u32) -> Option<(K, V)> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
+        self.unlink(slot, self.hash(&entry.0));
+        self.free.push(slot);
+        self.len -= 1;
+        Some(entry)
+    }
+
+    /// Gives an entry another key, which is not there yet.
+    pub fn rekey(&mut self, slot: u32, key: K) {
+        debug_assert!(self.find(&key).is_none());
+        let hash = self.hash(&key);
+        let Some((own, _)) = self.get_mut(slot) else { return };
+        let before = std::mem::replace(own, key);
+        self.unlink(slot, self.hash(&before));
+        self.link(slot, hash);
+    }
+
+    fn link(&mut self, slot: u32, hash: u32) {
+        let mut at = self.home(hash);
+        while self.index[at] != 0 {
+            at = (at + 1) & (self.index.len() - 1);
+        }
+        self.index[at] = (u64::from(hash) << 32) | u64::from(slot + 1);
+    }
+
+    fn unlink(&mut self, slot: u32, hash: u32) {
         let mask = self.index.len() - 1;
-        let mut hole = self.home(self.hash(&entry.0));
+        let mut hole = self.home(hash);
         while self.index[hole] as u32 != slot + 1 {
             hole = (hole + 1) & mask;
         }
@@ -101,9 +122,6 @@ impl<K: Hash + Eq, V> Slab<K, V> {
             }
         }
         self.index[hole] = 0;
-        self.free.push(slot);
-        self.len -= 1;
-        Some(entry)
     }
 
     fn hash(&self, key: &K) -> u32 {
@@ -125,25 +143,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(operations in proptest::collection::vec((any::<bool>(), 0_u8..40), 0..400)) {
+        fn behaves_like_a_map(operations in proptest::collection::vec((0_u8..3, 0_u8..40, 0_u8..40), 0..400)) {
             let mut slab = Slab::new(16);
-            let mut model: HashMap<u8, u32> = HashMap::new();
-            for (add, key) in operations {
-                if let Some(slot) = model.get(&key).copied() {
-                    prop_assert_eq!(slab.find(&key), Some(slot));
-                    if !add {
-                        prop_assert_eq!(slab.remove(slot), Some((key, u32::from(key))));
+            let mut model: HashMap<u8, (u32, u8)> = HashMap::new();
+            for (operation, key, other) in operations {
+                prop_assert_eq!(slab.find(&key), model.get(&key).map(|(slot, _)| *slot));
+                match (operation, model.get(&key).copied()) {
+                    (0, Some((slot, value))) => {
+                        prop_assert_eq!(slab.remove(slot), Some((key, value)));
                         model.remove(&key);
                     }
-                } else {
-                    prop_assert_eq!(slab.find(&key), None);
-                    if add {
-                        let slot = slab.insert(key, u32::from(key));
-                        prop_assert_eq!(slot.is_some(), model.len() < 16);
-                        model.extend(slot.map(|slot| (key, slot)));
+                    (1, Some(entry)) if !model.contains_key(&other) => {
+                        slab.rekey(entry.0, other);
+                        model.remove(&key);
+                        model.insert(other, entry);
                     }
+                    (2, None) => {
+                        let slot = slab.insert(key, key);
+                        prop_assert_eq!(slot.is_some(), model.len() < 16);
+                        model.extend(slot.map(|slot| (key, (slot, key))));
+                    }
+                    _ => {}
                 }
                 prop_assert_eq!(slab.len(), model.len());
+            }
+            for (key, entry) in model {
+                prop_assert_eq!(slab.find(&key), Some(entry.0));
             }
         }
     }

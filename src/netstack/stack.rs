@@ -20,6 +20,8 @@ use crate::{Host, SocketError, TapFull, stash};
 const SCRATCH: usize = 512 << 10;
 /// Turns of the ready ring between two looks at other events.
 const TURNS: usize = 16;
+/// Ports looked at for a client whose own is taken. At most half of those in question can be, by the largest table.
+const PORTS_TRIED: usize = 16;
 
 /// The number of a flow; also of its socket in the [`Host`]. Numbers are used again after the socket was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +68,8 @@ pub(crate) struct Shared {
     pub acks: Vec<FlowId>,
     pub tap_full: Vec<FlowId>,
     pub counters: Counters,
+    /// Whether the container has IPv6, as far as is known.
+    pub ipv6: bool,
 }
 
 /// One event's view: what is shared, the host, the time, the flow.
@@ -125,9 +129,16 @@ impl Stack {
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
                 counters: Counters::default(),
+                ipv6: true,
                 config,
             },
         }
+    }
+
+    /// Tells whether the container has IPv6. Without it, what would be sent there over IPv6 is lost in silence, so
+    /// clients of published ports are led to its IPv4 address.
+    pub fn set_ipv6(&mut self, ipv6: bool) {
+        self.shared.ipv6 = ipv6;
     }
 
     /// What has been counted so far.
@@ -326,10 +337,13 @@ impl Stack {
     }
 
     /// The ends that the container sees of a client of a published port. The client's own address shows, unless the
-    /// container could not answer to it: then the gateway's stands for it.
+    /// container could not answer to it: then the gateway's stands for it, over IPv4 where the container has no other.
     fn published_key(&self, client: SocketAddr, container_port: u16) -> Key {
         let config = &self.shared.config;
         let ip = client.ip().to_canonical();
+        if ip.is_ipv6() && !self.shared.ipv6 {
+            return config.over_ipv4(container_port, client.port());
+        }
         let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
         let remote = (if own { config.gateway(ip) } else { ip }, client.port());
         Key { container: (config.container(ip), container_port), remote }
@@ -366,16 +380,8 @@ impl Stack {
         install: impl FnOnce(&mut H, FlowId) -> bool,
     ) -> bool {
         let key = self.published_key(client, container_port);
-        if let Some(slot) = self.tcp.find(&key) {
-            let lingering = self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering());
-            if !lingering {
-                self.shared.counters.refused_flows += 1;
-                return false;
-            }
-            self.free_tcp(now_us, slot, host);
-        }
         let flow = Tcp::inward(host.random() as u32, self.shared.config.mss(key.remote.0));
-        let Some(slot) = self.tcp.insert(key, flow) else {
+        let Some(slot) = self.free_key(now_us, key, host).and_then(|key| self.tcp.insert(key, flow)) else {
             self.shared.counters.refused_flows += 1;
             return false;
         };
@@ -391,6 +397,20 @@ impl Stack {
         true
     }
 
+    /// These ends, or with another port of the remote's when a flow has them: clients that show as the gateway may have
+    /// the same port, and so may one client of two ports of the host. `None` when no port was found.
+    fn free_key<H: Host>(&mut self, now_us: u64, mut key: Key, host: &mut H) -> Option<Key> {
+        for _ in 0..PORTS_TRIED {
+            let Some(slot) = self.tcp.find(&key) else { return Some(key) };
+            if self.tcp.get_mut(slot).is_some_and(|(_, flow)| flow.is_lingering()) {
+                self.free_tcp(now_us, slot, host);
+                return Some(key);
+            }
+            key.remote.1 = 0x8000 | host.random() as u16;
+        }
+        None
+    }
+
     /// Runs an event on a TCP flow and frees it when that was its last.
     fn on_tcp<H: Host>(
         &mut self,
@@ -401,9 +421,30 @@ impl Stack {
     ) {
         let Some((key, flow)) = self.tcp.get_mut(slot) else { return };
         let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(slot) };
-        if event(key, flow, &mut run) == Verdict::Free {
-            self.free_tcp(now_us, slot, host);
+        match event(key, flow, &mut run) {
+            Verdict::Keep => {}
+            Verdict::Free => self.free_tcp(now_us, slot, host),
+            Verdict::OverIpv4 => self.over_ipv4(now_us, slot, host),
         }
+    }
+
+    /// Begins a flow of a client over IPv6 again over IPv4. A client over IPv4 is not offered over IPv6 when it is
+    /// refused: who listens on IPv6 takes IPv4 too unless told not to, and a container that has switched its IPv6 off
+    /// would not even refuse.
+    fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
+        let Some((key, _)) = self.tcp.get_mut(slot) else { return };
+        let key = self.shared.config.over_ipv4(key.container.1, key.remote.1);
+        let Some(key) = self.free_key(now_us, key, host) else {
+            self.shared.counters.refused_flows += 1;
+            host.close(FlowId(slot), true);
+            return self.free_tcp(now_us, slot, host);
+        };
+        self.tcp.rekey(slot, key);
+        self.on_tcp(now_us, slot, host, |key, flow, run| {
+            flow.begin_again(run.host.random() as u32, run.shared.config.mss(key.remote.0));
+            flow.start(key, run);
+            Verdict::Keep
+        });
     }
 
     fn free_tcp<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {

@@ -2,7 +2,9 @@
 //!
 //! **Sides.** The *container* speaks TCP to us in frames; the *host socket* is a kernel connection to the real peer.
 //! Outward flows begin with the container's SYN: it is answered when the host's connect has finished, so the container
-//! sees refused and unreachable as they are. Inward flows (published ports) begin with an accepted host socket.
+//! sees refused and unreachable as they are. Inward flows (published ports) begin with an accepted host socket. One
+//! over IPv6 whose SYN the container refuses begins again over IPv4, under the same number: the socket has kept what
+//! the client sent, as only an acknowledgement consumes it.
 //!
 //! **To the container.** `una <= snd <= snd_max`: what the container has acknowledged, the next to send, the most ever
 //! sent. The bytes `una..snd` are still in the host socket's receive queue; sending peeks at offset `snd - una`, an
@@ -122,6 +124,8 @@ pub(crate) enum Verdict {
     Keep,
     /// Its slot is to be freed; its socket is closed.
     Free,
+    /// The container has nobody for it over IPv6: it is to begin again over IPv4.
+    OverIpv4,
 }
 
 /// One flow.
@@ -190,6 +194,13 @@ impl Tcp {
         let mut flow = Tcp::new(Phase::SynSent, initial, mss);
         flow.our_shift = WINDOW_SHIFT;
         flow
+    }
+
+    /// Forgets a refused SYN, but not what the host socket has said, which it will not say again.
+    pub fn begin_again(&mut self, initial: u32, mss: u16) {
+        let flags = self.flags;
+        *self = Tcp::inward(initial, mss);
+        self.flags = flags;
     }
 
     fn take_syn(&mut self, syn: &Segment<'_>) {
@@ -305,7 +316,7 @@ impl Tcp {
             }
             // The SYN sent again: its answer comes with the end of the connect.
             Phase::Connecting => Verdict::Keep,
-            Phase::SynSent => self.answer_to_syn(segment, run),
+            Phase::SynSent => self.answer_to_syn(key, segment, run),
             Phase::SynReceived | Phase::Open => self.established(key, segment, run),
             Phase::Lingering => {
                 if !segment.has(RST) && (segment.has(FIN) || !segment.payload.is_empty()) {
@@ -316,9 +327,12 @@ impl Tcp {
         }
     }
 
-    fn answer_to_syn<H: Host>(&mut self, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
+    fn answer_to_syn<H: Host>(&mut self, key: &Key, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
         if !segment.has(ACK) || segment.ack != self.snd {
             return Verdict::Keep;
+        }
+        if segment.has(RST) && key.container.0.is_ipv6() {
+            return Verdict::OverIpv4;
         }
         if segment.has(RST) {
             run.host.close(run.id, true);
@@ -727,6 +741,8 @@ impl Tcp {
                 run.host.close(run.id, true);
                 Verdict::Free
             }
+            // It was accepted before the container's device, and what that has, was known.
+            Phase::SynSent if key.container.0.is_ipv6() && !run.shared.ipv6 => Verdict::OverIpv4,
             Phase::SynReceived | Phase::SynSent => {
                 self.retries += 1;
                 if self.retries >= HANDSHAKE_TRIES {

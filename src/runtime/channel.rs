@@ -19,7 +19,10 @@ pub enum Message {
     /// The helper of a bundle has made its user namespace and waits for its maps, and then for `Go`.
     Unmapped,
     /// The TAP device of the container's network; carries its descriptor.
-    Tap,
+    Tap {
+        /// Whether the container has IPv6.
+        ipv6: bool,
+    },
     /// The container's terminal; carries the master.
     Console,
     /// A step down a ladder, for the user.

@@ -19,6 +19,11 @@ const UDP_SERVER: &str = "use IO::Socket::INET; my $s = IO::Socket::INET->new(Pr
 const TCP_SERVER: &str = "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 80) or die; \
                           $| = 1; print qq(ready\\n); while (my $c = $s->accept) { print $c $c->peerhost; close $c }";
 
+/// The same at both families' addresses, and with the address that was called.
+const DUAL_SERVER: &str = "use IO::Socket::IP; my $s = IO::Socket::IP->new(Listen => 9, LocalHost => '::', \
+                           LocalPort => 80, V6Only => 0) or die; $| = 1; print qq(ready\n); \
+                           while (my $c = $s->accept) { print $c $c->peerhost, ' ', $c->sockhost; close $c }";
+
 #[test]
 fn a_published_port_answers_on_the_host() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
@@ -199,12 +204,48 @@ fn a_server_sees_its_clients_address() {
     if !serve(&home, "who", &["-p", &format!("{port}:80")], TCP_SERVER) {
         return;
     }
-    let ask = |address: &str| {
-        let mut answer = String::new();
-        let mut stream = TcpStream::connect((address, port)).unwrap();
-        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
-        answer
-    };
-    assert_eq!(ask(&address.to_string()), address.to_string());
-    assert_eq!(ask("127.0.0.1"), "10.213.0.1", "the host's loopback is the gateway's address inside");
+    assert_eq!(ask(&address.to_string(), port), address.to_string());
+    assert_eq!(ask("127.0.0.1", port), "10.213.0.1", "the host's loopback is the gateway's address inside");
+}
+
+/// All that a server says.
+fn ask(address: &str, port: u16) -> String {
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect((address, port)).unwrap();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_server_on_ipv4_only_is_reached_over_ipv6() {
+    let Some(home) = Home::new(&[Need::Tun, Need::Fuse]) else { return };
+    if TcpListener::bind("[::1]:0").is_err() {
+        return skip("this machine has no IPv6");
+    }
+    let port = free_port();
+    if !serve(&home, "who", &["-p", &format!("{port}:80")], TCP_SERVER) {
+        return;
+    }
+    for address in ["::1", "127.0.0.1"] {
+        assert_eq!(ask(address, port), "10.213.0.1", "{address}");
+    }
+}
+
+#[test]
+fn a_server_on_both_families_sees_the_one_that_was_called() {
+    let Some(home) = Home::new(&[Need::Tun, Need::Fuse]) else { return };
+    if TcpListener::bind("[::1]:0").is_err() {
+        return skip("this machine has no IPv6");
+    }
+    let port = free_port();
+    if !serve(&home, "who", &["-p", &format!("{port}:80")], DUAL_SERVER) {
+        return;
+    }
+    assert_eq!(ask("127.0.0.1", port), "::ffff:10.213.0.1 ::ffff:10.213.0.100");
+    let seen = ask("::1", port);
+    let prefix = seen.strip_suffix("::100").and_then(|seen| seen.split_once(' ')).map(|(_, prefix)| prefix);
+    assert!(
+        prefix.is_some_and(|prefix| prefix.starts_with("fd") && seen == format!("{prefix}::1 {prefix}::100")),
+        "{seen}"
+    );
 }

@@ -35,7 +35,7 @@ fn run() -> Result<u8> {
             std::fs::write("/proc/self/setgroups", "deny")?;
             std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
             std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-            control.hand_tap(setup::in_namespace(&spec.addressing)?.as_fd())?;
+            control.hand_tap(&setup::in_namespace(&spec.addressing)?)?;
             Err(Command::new(&command[0]).args(&command[1..]).exec().into())
         };
         eprintln!("error: {:?}", inside().err());

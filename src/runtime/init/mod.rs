@@ -170,7 +170,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     }
     if let Some(addressing) = &launch.network {
         let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
-        channel.send(&Message::Tap, Some(tap.as_fd()))?;
+        channel.send(&Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))?;
     } else if is_new(spec, LinuxNamespaceType::Network) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }

@@ -1,5 +1,5 @@
-//! The network stack under a container that writes any frame and a world that answers anything: no panic, no growth
-//! beyond its tables.
+//! The network stack under a container that writes any frame, clients of a published port and a world that answers
+//! anything: no panic, no growth beyond its tables.
 //!
 //! The input is a list of acts: a kind, a length (two bytes, little endian), that many bytes.
 #![no_main]
@@ -96,9 +96,15 @@ impl Host for World<'_> {
     }
 }
 
+fn v4(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, last)
+}
+
+fn v6(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
+}
+
 fn config() -> Config {
-    let v4 = |last| Ipv4Addr::new(10, 0, 0, last);
-    let v6 = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
     Config {
         v4: Side { container: v4(2), gateway: v4(1), dns: v4(3) },
         v6: Side { container: v6(2), gateway: v6(1), dns: v6(3) },
@@ -126,6 +132,10 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
                 let (frame, rest) = world.0.split_at(length);
                 world.0 = rest;
                 stack.frame_in(now_us, frame, &mut world);
+            }
+            2 if kind & 16 != 0 => {
+                let client = if kind & 4 != 0 { v6(9).into() } else { IpAddr::from(v4(9)) };
+                stack.accept(now_us, (client, length as u16).into(), 80, &mut world, |_, _| kind & 8 == 0);
             }
             2 => {
                 let readiness = Readiness { readable: kind & 4 != 0, writable: kind & 8 != 0 };

@@ -80,6 +80,13 @@ pub fn become_host() {
     batch.run().unwrap();
 }
 
+/// Switches IPv6 off in the namespace.
+pub fn disable_ipv6() {
+    for device in ["all", "default"] {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1").unwrap();
+    }
+}
+
 /// A container's network with its process.
 pub struct Bed {
     /// The published ports as they were bound.
@@ -105,7 +112,7 @@ impl Bed {
         let inside = in_namespaces("the container", || {
             prepare();
             let tap = setup::in_namespace(&spec.addressing).unwrap();
-            control.hand_tap(tap.as_fd()).unwrap();
+            control.hand_tap(&tap).unwrap();
             drop(tap);
             inside(&Inside {
                 addressing: spec.addressing.clone(),

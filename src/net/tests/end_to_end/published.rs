@@ -1,20 +1,22 @@
 //! Published ports.
 
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use base::Kind;
 use net::client;
 use net::{NetSpec, Publish, Transport};
 
 use crate::Scenario;
-use crate::bed::{Bed, HOST, LOOPBACK, expect_pattern, send_pattern, spec};
+use crate::bed::{Bed, HOST, LOOPBACK, disable_ipv6, expect_pattern, send_pattern, spec};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("published port shows the client's address", client_address),
     ("published port bulk both ways", bulk),
-    ("published port without a listener inside is reset", nobody_inside),
+    ("published port over IPv6 reaches a server on IPv4 only", ipv4_inside),
+    ("published port over IPv6 of a container without IPv6", without_ipv6),
+    ("published port without a listener inside is reset at once", nobody_inside),
     ("published port that is taken is named", taken),
     ("published range takes the first port that is free", range),
     ("published udp answers each client from where it called", datagrams),
@@ -84,6 +86,60 @@ fn bulk() {
     bed.finish();
 }
 
+fn ipv4_inside() {
+    const SIZE: usize = 3_000_000;
+    let bed = Bed::start(&publishing(), |inside| {
+        let listener = TcpListener::bind(("0.0.0.0", 8080)).unwrap();
+        inside.ready();
+        for _ in [HOST[1], LOOPBACK[1]] {
+            let (stream, peer) = listener.accept().unwrap();
+            assert_eq!(peer.ip(), inside.gateways()[0]);
+            expect_pattern(&stream, SIZE, 0);
+            send_pattern(&stream, usize::from(peer.port()));
+        }
+    });
+    bed.wait_inside();
+    for address in [HOST[1], LOOPBACK[1]] {
+        let stream = TcpStream::connect((address, bed.published[1].host_port)).unwrap();
+        // On its way while the container refuses.
+        send_pattern(&stream, SIZE);
+        stream.shutdown(Shutdown::Write).unwrap();
+        expect_pattern(&stream, stream.local_addr().unwrap().port().into(), 0);
+    }
+    bed.finish();
+}
+
+fn without_ipv6() {
+    let mut spec = publishing();
+    spec.publish.push(wish(0, 0, Transport::Udp));
+    let bed = Bed::start_prepared(&spec, disable_ipv6, |inside| {
+        let listener = TcpListener::bind(("0.0.0.0", 8080)).unwrap();
+        let socket = UdpSocket::bind(("0.0.0.0", 8080)).unwrap();
+        inside.ready();
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(peer.to_string().as_bytes()).unwrap();
+        drop(stream);
+        let (_, peer) = socket.recv_from(&mut [0; 8]).unwrap();
+        socket.send_to(peer.to_string().as_bytes(), peer).unwrap();
+    });
+    bed.wait_inside();
+    let began = Instant::now();
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect((HOST[1], bed.published[1].host_port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, format!("10.213.0.1:{}", stream.local_addr().unwrap().port()));
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let socket = UdpSocket::bind((HOST[1], 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    socket.connect((HOST[1], bed.published[3].host_port)).unwrap();
+    socket.send(b"question").unwrap();
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(buffer[..length], *format!("10.213.0.1:{}", socket.local_addr().unwrap().port()).as_bytes());
+    bed.finish();
+}
+
 fn nobody_inside() {
     let bed = Bed::start(&publishing(), |inside| {
         inside.ready();
@@ -91,8 +147,10 @@ fn nobody_inside() {
     });
     bed.wait_inside();
     for (family, rule) in bed.published.iter().enumerate() {
+        let began = Instant::now();
         let mut stream = TcpStream::connect(SocketAddr::new(HOST[family], rule.host_port)).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
     }
     bed.finish();
 }

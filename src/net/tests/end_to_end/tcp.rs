@@ -8,7 +8,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use sys::seccomp::Instruction;
 
 use crate::Scenario;
-use crate::bed::{Bed, HOST, LOOPBACK, converse, expect_pattern, in_namespaces, send_pattern, spec, thread};
+use crate::bed::{
+    Bed, HOST, LOOPBACK, converse, disable_ipv6, expect_pattern, in_namespaces, send_pattern, spec, thread,
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("tcp echo and half close by every way to the host", echo),
@@ -231,12 +233,7 @@ fn without_peek_offset() {
 fn without_ipv6() {
     let listener = listen(HOST[0]);
     let to = SocketAddr::new(HOST[0], port(&listener));
-    let prepare = || {
-        for device in ["all", "default"] {
-            std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1").unwrap();
-        }
-    };
-    let bed = Bed::start_prepared(&spec(), prepare, |_| {
+    let bed = Bed::start_prepared(&spec(), disable_ipv6, |_| {
         assert_eq!(converse(to, "hello"), format!("{} hello", HOST[0]));
     });
     let server = echo_server(listener, 1);

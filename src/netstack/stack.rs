@@ -1,6 +1,7 @@
 //! The stack: takes frames, socket events and the time, finds the flow, answers what needs no flow.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Limits, Route};
@@ -70,6 +71,16 @@ pub(crate) struct Shared {
     pub counters: Counters,
     /// Whether the container has IPv6, as far as is known.
     pub ipv6: bool,
+    /// What the container cannot know of [`Shared::initial_number`].
+    secret: RandomState,
+}
+
+impl Shared {
+    /// The number of our SYN (RFC 6528): between the same ends each is above the last, so that a container in TIME_WAIT
+    /// takes the next connection (RFC 9293 §3.6.1).
+    fn initial_number(&self, key: &Key, now_us: u64) -> u32 {
+        ((now_us / 4) as u32).wrapping_add(self.secret.hash_one(key) as u32)
+    }
 }
 
 /// One event's view: what is shared, the host, the time, the flow.
@@ -125,6 +136,7 @@ impl Stack {
                 timers: Timers::new(flows),
                 stash: stash::Pool::new(),
                 scratch: vec![0; SCRATCH],
+                secret: RandomState::new(),
                 ready: VecDeque::with_capacity(limits.tcp as usize),
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
@@ -380,8 +392,11 @@ impl Stack {
         install: impl FnOnce(&mut H, FlowId) -> bool,
     ) -> bool {
         let key = self.published_key(client, container_port);
-        let flow = Tcp::inward(host.random() as u32, self.shared.config.mss(key.remote.0));
-        let Some(slot) = self.free_key(now_us, key, host).and_then(|key| self.tcp.insert(key, flow)) else {
+        let begun = self.free_key(now_us, key, host).and_then(|key| {
+            let flow = Tcp::inward(self.shared.initial_number(&key, now_us), self.shared.config.mss(key.remote.0));
+            self.tcp.insert(key, flow)
+        });
+        let Some(slot) = begun else {
             self.shared.counters.refused_flows += 1;
             return false;
         };
@@ -441,7 +456,7 @@ impl Stack {
         };
         self.tcp.rekey(slot, key);
         self.on_tcp(now_us, slot, host, |key, flow, run| {
-            flow.begin_again(run.host.random() as u32, run.shared.config.mss(key.remote.0));
+            flow.begin_again(run.shared.initial_number(key, run.now_us), run.shared.config.mss(key.remote.0));
             flow.start(key, run);
             Verdict::Keep
         });

@@ -328,7 +328,13 @@ impl Tcp {
     }
 
     fn answer_to_syn<H: Host>(&mut self, key: &Key, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
-        if !segment.has(ACK) || segment.ack != self.snd {
+        if !segment.has(ACK) {
+            return Verdict::Keep;
+        }
+        if segment.ack != self.snd {
+            // The container's end of an earlier connection. Our reset ends it, and the next SYN is taken (RFC 9293
+            // §3.10.7.3).
+            answer_stray(key, segment, run);
             return Verdict::Keep;
         }
         if segment.has(RST) && key.container.0.is_ipv6() {

@@ -292,6 +292,30 @@ fn two_clients_that_look_the_same_have_different_ports() {
 }
 
 #[test]
+fn the_same_ends_can_be_used_again_at_once() {
+    let mut bed = Bed::new();
+    let client = (Ipv4Addr::new(192, 0, 2, 7), 5000);
+    let mut last: Option<SeqNumber> = None;
+    for _ in 0..3 {
+        let flow = bed.accept(client, b"again");
+        let syn = bed.only();
+        assert!(last.is_none_or(|last| syn.seq.since(last) > 0), "a container in TIME_WAIT takes no lower number");
+        last = Some(syn.seq);
+        // It may be of another mind, as after much traffic: then its end of the earlier connection is reset.
+        let stray = SeqNumber(77);
+        bed.send(syn.to, syn.from, (ACK, FIRST, stray), None, &[]);
+        let reset = bed.only();
+        assert_eq!((reset.from, reset.to, reset.flags, reset.seq), (syn.from, syn.to, RST, stray));
+        bed.pass(S);
+        let second = bed.only();
+        assert_eq!((second.flags, second.seq), (SYN, syn.seq));
+        bed.converse(flow, &second, b"again");
+        bed.pass(5 * S);
+    }
+    bed.nothing_is_left(0);
+}
+
+#[test]
 fn refused_over_ipv6_a_connection_is_made_over_ipv4() {
     for (client, shown) in [(CLIENT, CLIENT), (Ipv6Addr::LOCALHOST.into(), GATEWAY[1])] {
         let mut bed = Bed::new();

@@ -1,5 +1,6 @@
 //! Starting a container: everything that is decided before its monitor exists.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -122,6 +123,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         spec: launchable.spec,
         user: user(record, &launchable.user),
         rootfs,
+        devices: BTreeMap::new(),
         uid_map,
         gid_map,
         setgroups,

@@ -2,8 +2,8 @@
 //!
 //! Steps, in order; the text in quotes is what a failure names:
 //!
-//! 1. open with the caller's own identity what the container's root may not reach: bind sources and the writable layers
-//!    ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
+//! 1. open with the caller's own identity what the container's root may not reach: bind sources, devices and the
+//!    writable layers ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
 //! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
@@ -53,6 +53,7 @@ pub mod user;
 pub struct Opened {
     rootfs: rootfs::Opened,
     sources: mounts::Sources,
+    devices: devices::Opened,
     /// Who answers the calls that the seccomp profile notifies of.
     agent: Option<Agent>,
 }
@@ -61,18 +62,24 @@ impl Opened {
     /// Opens all of it in init itself.
     fn in_init(launch: &Launch) -> Result<Self, Report> {
         let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?)
+        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?, devices::open(launch)?)
     }
 
     /// Opens all of it before init is born; `shift` as for [`mounts::clone_sources`].
     pub fn before_init(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
         let rootfs = rootfs::clone(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Opened::with(launch, rootfs, mounts::clone_sources(&launch.spec, shift, channel)?)
+        let sources = mounts::clone_sources(&launch.spec, shift, channel)?;
+        Opened::with(launch, rootfs, sources, devices::make_own(launch).step(|| "making devices".to_owned())?)
     }
 
-    fn with(launch: &Launch, rootfs: rootfs::Opened, sources: mounts::Sources) -> Result<Self, Report> {
+    fn with(
+        launch: &Launch,
+        rootfs: rootfs::Opened,
+        sources: mounts::Sources,
+        devices: devices::Opened,
+    ) -> Result<Self, Report> {
         let agent = profile(&launch.spec).map(connect_agent).transpose()?.flatten();
-        Ok(Opened { rootfs, sources, agent })
+        Ok(Opened { rootfs, sources, devices, agent })
     }
 }
 
@@ -148,7 +155,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
     sys::step();
-    let Opened { rootfs, sources, agent } = match opened {
+    let Opened { rootfs, sources, devices: nodes, agent } = match opened {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
@@ -183,7 +190,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
-    devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    devices::make(spec, root.as_fd(), nodes).step(|| "making /dev".to_owned())?;
     sys::step();
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
         rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;

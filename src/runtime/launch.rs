@@ -44,7 +44,8 @@ pub struct Launch {
     pub keep_groups: bool,
     /// How many descriptors from 3 up the payload inherits.
     pub preserve_fds: i32,
-    /// The bundle it is made from, where there is one: what hooks and a seccomp agent are told.
+    /// What hooks and a seccomp agent are told: the bundle it is made from, or one that is made for hooks. Where there
+    /// is one, init says when the mounts are made, and waits for GO then too.
     pub bundle: Option<HookContext>,
 }
 

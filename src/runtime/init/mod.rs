@@ -13,7 +13,8 @@
 //! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
-//! 9. the hooks of a bundle: the runtime's by who holds the channel, the container's own ("running the KIND hook PATH");
+//! 9. the hooks of a bundle or of devices: the runtime's by who holds the channel, the container's own ("running the
+//!    KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
 //! 11. the payload's user, directory and environment ("choosing the user");
 //! 12. READY, wait for GO, user and capabilities, the start hooks, no_new_privs, seccomp, exec ("executing the command").
@@ -23,11 +24,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{ContainerState, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder};
+use oci_spec::runtime::{
+    ContainerState, Hook, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder,
+};
 use sys::{Call, Errno};
 
 use crate::channel::{Channel, Message};
 use crate::hooks::{self, VERSION};
+use crate::init::hook_bundle::HookBundle;
 use crate::launch::{HookContext, Launch, Rootfs, is_new, listed, profile};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Agent, Handover};
@@ -36,6 +40,7 @@ pub mod attributes;
 pub mod console;
 mod copy;
 pub mod devices;
+mod hook_bundle;
 pub mod limits;
 pub mod masks;
 pub mod mounts;
@@ -209,8 +214,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         sys::step();
         wait_for_go(channel)?;
         sys::step();
-        let hooks = hooks.create_container().as_deref().unwrap_or_default();
-        hooks::run("createContainer", hooks, &context.state(spec, "creating"), Path::new("/"))?;
+        create_container(launch, context, hooks.create_container().as_deref().unwrap_or_default(), root.as_fd())?;
         sys::step();
     }
     let labels = attributes::Labels::open(process)?;
@@ -243,6 +247,23 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         return reaper::run(channel, &ready);
     }
     payload::become_it(channel, &ready)
+}
+
+/// Runs the hooks of the kind createContainer, which work on the root file system before it is `/`.
+fn create_container(
+    launch: &Launch,
+    context: &HookContext,
+    hooks: &[Hook],
+    root: BorrowedFd<'_>,
+) -> Result<(), Report> {
+    let run = |context: &HookContext| {
+        hooks::run("createContainer", hooks, &context.state(&launch.spec, "creating"), Path::new("/"))
+    };
+    if hooks.is_empty() || matches!(launch.rootfs, Rootfs::Directory { .. }) {
+        return run(context);
+    }
+    let bundle = HookBundle::make(&launch.spec, root).step(|| "making a bundle for hooks".to_owned())?;
+    run(&HookContext { id: context.id.clone(), bundle: bundle.path() })
 }
 
 /// Prepares for a kernel without the mount API of Linux 5.12: only a container of a bundle can be made there, as the view
@@ -302,7 +323,7 @@ fn enter(launch: &Launch, channel: &Channel) -> Result<(), Report> {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
     crate::stage::become_mapped_root()?;
-    let dumpable = matches!(launch.rootfs, Rootfs::Directory { .. }) && is_alone(&launch.spec);
+    let dumpable = launch.bundle.is_some() && is_alone(&launch.spec);
     nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if launch.keyring {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use base::{Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{End, Streams, relay};
-use engine::container::record::{HostSettings, Seccomp};
+use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp};
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::{self, PullRequest};
@@ -84,6 +84,12 @@ pub struct Run {
     /// seccomp=unconfined, seccomp=FILE, no-new-privileges
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
+    /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<String>,
+    /// all, a number, or device=ID,… of GPUs
+    #[arg(long, value_name = "GPUS")]
+    gpus: Vec<String>,
     /// Process 1 is a small reaper, the command its child
     #[arg(long)]
     pub init: bool,
@@ -126,6 +132,7 @@ impl Run {
         let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
         let request = self.into_request()?;
         let engine = globals.engine()?;
+        container::devices::check(&engine, &request.host)?;
         fetch(&engine, &pull, &policy, quiet)?;
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
@@ -170,6 +177,7 @@ impl Run {
             return Err(Report::new(Kind::Usage, format!("unknown storage driver {driver}"))
                 .with_hint("the drivers are overlay and fuse"));
         }
+        let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         // Before anything is fetched or made.
         container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
         let host = HostSettings {
@@ -191,6 +199,8 @@ impl Run {
             auto_remove: self.rm,
             host_home: self.host_home,
             storage_driver: driver,
+            devices,
+            device_requests,
         };
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
@@ -264,6 +274,18 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
         _ => entry,
     };
     Ok(list.into_iter().map(resolve).collect())
+}
+
+/// `--device` and `--gpus`: paths, and requests in Docker's order, those of GPUs first.
+fn devices(devices: &[String], gpus: &[String]) -> Result<(Vec<DeviceMapping>, Vec<DeviceRequest>), Report> {
+    let (names, paths): (Vec<&String>, Vec<&String>) = devices.iter().partition(|text| parse::is_cdi_device(text));
+    let mappings = paths.into_iter().map(|text| parse::device(text)).collect::<Result<_, _>>()?;
+    let mut requests = gpus.iter().map(|text| parse::gpus(text)).collect::<Result<Vec<_>, _>>()?;
+    if !names.is_empty() {
+        let device_ids = names.into_iter().cloned().collect();
+        requests.push(DeviceRequest { driver: "cdi".to_owned(), device_ids, ..DeviceRequest::default() });
+    }
+    Ok((mappings, requests))
 }
 
 /// `--security-opt`.

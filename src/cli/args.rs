@@ -28,6 +28,9 @@ struct Line {
     /// Fail where a better way of doing something is not possible, instead of falling back
     #[arg(long, global = true)]
     strict: bool,
+    /// Directory of spec files of devices (CDI), in place of /etc/cdi and /var/run/cdi; a later one has precedence
+    #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", global = true)]
+    cdi_spec_dirs: Vec<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long)]
     version: bool,
@@ -60,7 +63,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     if line.version {
         return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
-    let globals = Globals { root: line.root, run_root: line.run_root, strict: line.strict };
+    let globals =
+        Globals { root: line.root, run_root: line.run_root, strict: line.strict, cdi_spec_dirs: line.cdi_spec_dirs };
     match line.command {
         Some(command) => Ok((globals, command)),
         None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),

@@ -17,18 +17,20 @@ pub struct Globals {
     pub run_root: Option<PathBuf>,
     /// `--strict`.
     pub strict: bool,
+    /// `--cdi-spec-dir`.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 impl Globals {
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
         let paths = Paths::new(self.data_dir()?, self.run_dir()?, paths::machine_name());
-        Ok(Engine::open(paths, self.options()))
+        Ok(Engine::open(paths, self.options()?))
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> Result<Options, Report> {
         let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
-        Options {
+        Ok(Options {
             strict: self.strict,
             home: path("HOME"),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
@@ -36,8 +38,9 @@ impl Globals {
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
             roots: path("SSL_CERT_FILE"),
+            cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
             on_notice: Some(output::warning),
-        }
+        })
     }
 
     /// The directory of sockets and process ids.

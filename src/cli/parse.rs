@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use base::{Kind, Report};
-use engine::container::record::{NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource};
+use engine::container::record::{
+    DeviceMapping, DeviceRequest, NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource,
+};
 
 /// What may not be in a name.
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -156,6 +158,119 @@ pub fn add_host(text: &str) -> Result<(String, String), Report> {
     Ok((name.to_owned(), bare.to_owned()))
 }
 
+/// Whether `--device` names a device of CDI and no path: `VENDOR/CLASS=NAME`.
+pub fn is_cdi_device(text: &str) -> bool {
+    !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, _)| kind.contains('/'))
+}
+
+/// `--device HOST[:CONTAINER][:PERMISSIONS]`.
+pub fn device(text: &str) -> Result<DeviceMapping, Report> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (host, container, permissions) = match parts[..] {
+        [host] => (host, host, "rwm"),
+        [host, permissions] if is_permissions(permissions) => (host, host, permissions),
+        [host, container] => (host, container, "rwm"),
+        [host, container, permissions] if is_permissions(permissions) => (host, container, permissions),
+        [_, _, permissions] => return Err(wrong(format!("bad mode specified: {permissions}"))),
+        _ => return Err(wrong(format!("bad format for path: {text}"))),
+    };
+    let container = if container.is_empty() { host } else { container };
+    for path in [host, container] {
+        if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            return Err(wrong(format!("{path} is not an absolute path")).with_hint(
+                "--device takes /PATH/ON/HOST[:/PATH/IN/CONTAINER[:rwm]], or VENDOR/CLASS=NAME of a CDI spec file",
+            ));
+        }
+    }
+    let container = container.trim_end_matches('/');
+    if container.is_empty() {
+        return Err(wrong(format!("bad format for path: {text}: a device cannot be /")));
+    }
+    let (path_on_host, permissions) = (PathBuf::from(host), permissions.to_owned());
+    Ok(DeviceMapping { path_on_host, path_in_container: container.to_owned(), permissions })
+}
+
+/// Of `r`, `w` and `m` each at most once.
+fn is_permissions(text: &str) -> bool {
+    let once = |letter: char| text.matches(letter).count() <= 1;
+    !text.is_empty() && text.chars().all(|letter| "rwm".contains(letter) && once(letter))
+}
+
+/// `--gpus all|COUNT|KEY=VALUE,…`: fields of comma-separated values, so that a value with a comma stands in quotes.
+pub fn gpus(text: &str) -> Result<DeviceRequest, Report> {
+    let fields = csv(text).map_err(|why| wrong(format!("invalid GPU request {text:?}: {why}")))?;
+    let mut request = DeviceRequest { capabilities: vec![vec!["gpu".to_owned()]], ..DeviceRequest::default() };
+    let mut seen: Vec<&str> = Vec::new();
+    for field in &fields {
+        let (key, value) = field.split_once('=').unwrap_or(("count", field));
+        if seen.contains(&key) {
+            return Err(wrong(format!("gpu request key '{key}' can be specified only once")));
+        }
+        seen.push(key);
+        let list = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+        match key {
+            "count" => request.count = count(value)?,
+            "driver" => value.clone_into(&mut request.driver),
+            "device" => request.device_ids = list(),
+            "capabilities" => request.capabilities = vec![[list(), vec!["gpu".to_owned()]].concat()],
+            "options" => {
+                return Err(wrong("options of GPU requests are not supported: no driver here has any".to_owned()));
+            }
+            _ => return Err(wrong(format!("unexpected key '{key}' in '{field}'"))),
+        }
+    }
+    if !seen.contains(&"count") && !seen.contains(&"device") {
+        request.count = 1;
+    }
+    Ok(request)
+}
+
+fn count(text: &str) -> Result<i64, Report> {
+    let number = || text.parse().ok();
+    let count = if text == "all" { Some(-1) } else { number() };
+    count.ok_or_else(|| wrong(format!("invalid count ({text}): value must be either \"all\" or an integer")))
+}
+
+/// One record of comma-separated values (RFC 4180): a field in quotes may hold commas, and a quote as two.
+fn csv(text: &str) -> Result<Vec<String>, &'static str> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let (field, after) = rest.strip_prefix('"').map_or_else(|| plain_field(rest), quoted_field)?;
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(next) => rest = next,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err("something stands after a closing quote"),
+        }
+    }
+}
+
+/// The field up to a comma, and what stands after it.
+fn plain_field(text: &str) -> Result<(String, &str), &'static str> {
+    let (field, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
+    if field.contains('"') {
+        return Err("a quote stands in a field that does not begin with one");
+    }
+    Ok((field.to_owned(), rest))
+}
+
+/// The field after an opening quote, and what stands after its closing one.
+fn quoted_field(mut rest: &str) -> Result<(String, &str), &'static str> {
+    let mut field = String::new();
+    loop {
+        let (part, after) = rest.split_once('"').ok_or("a quote is not closed")?;
+        field.push_str(part);
+        match after.strip_prefix('"') {
+            Some(next) => {
+                field.push('"');
+                rest = next;
+            }
+            None => return Ok((field, after)),
+        }
+    }
+}
+
 /// `--network`.
 pub fn network(text: &str) -> Result<NetworkMode, Report> {
     match text {
@@ -262,6 +377,63 @@ mod tests {
         }
         for bad in ["/a", "a/b:/c", "relative:..:bad:bad", "/a:b", "/a:/", "/a:/b:odd", "/a:/b/../c", ":/b"] {
             assert!(volume(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_are_paths_or_names() {
+        for (text, host, container, permissions) in [
+            ("/dev/a", "/dev/a", "/dev/a", "rwm"),
+            ("/dev/a:/dev/b", "/dev/a", "/dev/b", "rwm"),
+            ("/dev/a:r", "/dev/a", "/dev/a", "r"),
+            ("/dev/a:/dev/b:mw", "/dev/a", "/dev/b", "mw"),
+            ("/dev/a::rw", "/dev/a", "/dev/a", "rw"),
+            ("/dev/dri/", "/dev/dri/", "/dev/dri", "rwm"),
+        ] {
+            let parsed = device(text).unwrap();
+            let wanted = DeviceMapping {
+                path_on_host: host.into(),
+                path_in_container: container.into(),
+                permissions: permissions.into(),
+            };
+            assert_eq!(parsed, wanted, "{text}");
+        }
+        for bad in
+            ["", ":", "dev/a", "/dev/a:b", "/dev/a:rr", "/dev/a:/b:x", "/a:/b:rw:x", "/a:/b:", "/a:/../b", "/a:/"]
+        {
+            assert!(device(bad).is_err(), "{bad}");
+        }
+        for (text, cdi) in
+            [("v.com/c=a", true), ("v.com/c=", true), ("/dev/a=b/c", false), ("a=b", false), ("a/b", false)]
+        {
+            assert_eq!(is_cdi_device(text), cdi, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_gpus() {
+        let show = |text: &str| {
+            gpus(text).map(|request| {
+                let DeviceRequest { driver, count, device_ids, capabilities } = request;
+                format!("{driver}|{count}|{}|{}", device_ids.join(" "), capabilities.concat().join(" "))
+            })
+        };
+        for (text, parsed) in [
+            ("all", "|-1||gpu"),
+            ("2", "|2||gpu"),
+            ("count=all,driver=nvidia", "nvidia|-1||gpu"),
+            ("driver=nvidia", "nvidia|1||gpu"),
+            ("device=0", "|0|0|gpu"),
+            ("\"device=0,GPU-a\"", "|0|0 GPU-a|gpu"),
+            ("\"capabilities=compute,utility\",count=1", "|1||compute utility gpu"),
+            ("all,\"driver=a\"\"b\"", "a\"b|-1||gpu"),
+        ] {
+            assert_eq!(show(text).unwrap(), parsed, "{text}");
+        }
+        for bad in
+            ["", "x", "1.5", "all,2", "count=1,count=2", "other=1", "options=a=b", "\"all", "a\"b", "\"a\"b", "all,"]
+        {
+            assert!(show(bad).is_err(), "{bad}");
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Options {
     pub certificates: Vec<PathBuf>,
     /// The file of certificates to trust in place of the machine's.
     pub roots: Option<PathBuf>,
+    /// Directories of spec files that describe devices, in place of the usual ones; later ones have precedence.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// One user's engine on one machine: nothing but names until something is asked of it.

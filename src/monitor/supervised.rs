@@ -64,6 +64,8 @@ pub enum Event {
     Tap(Tap),
     /// A line for the user.
     Notice(String),
+    /// The mounts are made; init waits for GO to go on.
+    Mounted,
     /// Init waits for GO.
     Ready,
     /// The payload runs.
@@ -116,6 +118,7 @@ impl Supervised {
                 Event::Nothing
             }
             Some((Message::Notice(text), _)) => Event::Notice(text),
+            Some((Message::Mounted, _)) => Event::Mounted,
             Some((Message::Ready, _)) => {
                 self.phase = Phase::Ready;
                 Event::Ready
@@ -143,6 +146,11 @@ impl Supervised {
                 Event::Failed
             }
         }
+    }
+
+    /// Lets init go on after [`Event::Mounted`].
+    pub fn resume(&self) -> Result<(), Report> {
+        Ok(self.channel.as_ref().map_or(Ok(()), |channel| channel.send(&Message::Go, None))?)
     }
 
     /// Lets init become the payload.

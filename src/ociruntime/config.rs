@@ -3,7 +3,7 @@
 //! The file may come from anybody. Its size and depth are bounded; what the specification forbids, what this host lacks and
 //! what a user namespace cannot express is an error that says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -345,6 +345,7 @@ impl Loaded {
             user: String::new(),
             rootfs: Rootfs::Directory { path: self.rootfs.clone(), pivot: !arguments.no_pivot },
             setgroups: may_set_groups(&self.spec),
+            devices: BTreeMap::new(),
             uid_map,
             gid_map,
             caller_is_unmapped: false,

@@ -1,5 +1,6 @@
 //! What the engine asks the stage for.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
@@ -21,6 +22,9 @@ pub struct Launch {
     pub user: String,
     /// Where `/` comes from.
     pub rootfs: Rootfs,
+    /// Where the host has devices of the specification, by their paths in the container. What is not named here is
+    /// looked for at its own path, and where the kernel says.
+    pub devices: BTreeMap<PathBuf, HostDevice>,
     /// Ids of the container's user namespace, mapped to those of the outer one. Empty where none is made.
     pub uid_map: IdMap,
     /// The same for groups.
@@ -40,8 +44,18 @@ pub struct Launch {
     pub keep_groups: bool,
     /// How many descriptors from 3 up the payload inherits.
     pub preserve_fds: i32,
-    /// The bundle it is made from, where there is one: what hooks and a seccomp agent are told.
+    /// What hooks and a seccomp agent are told: the bundle it is made from, or one that is made for hooks. Where there
+    /// is one, init says when the mounts are made, and waits for GO then too.
     pub bundle: Option<HookContext>,
+}
+
+/// A device node of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDevice {
+    /// Its path, no symbolic link.
+    pub path: PathBuf,
+    /// Who owns the container's node in ids of the host, where the caller may make one.
+    pub owner: (u32, u32),
 }
 
 /// The constant part of what a hook reads on its standard input, and an agent in its message.

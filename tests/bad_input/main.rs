@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cdi;
 mod machine;
 mod remote;
 mod signals;

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod devices;
 mod exit_codes;
 mod lifecycle;
 mod listing;

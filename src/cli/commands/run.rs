@@ -6,7 +6,7 @@ use base::units::{UnitError, parse_bytes, parse_cpus};
 use base::{Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
-use engine::container::record::{HostSettings, Seccomp, VolumeSource};
+use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::{self, PullRequest};
@@ -107,6 +107,12 @@ pub struct Run {
     /// seccomp=unconfined, seccomp=FILE, no-new-privileges
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
+    /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<String>,
+    /// all, a number, or device=ID,… of GPUs
+    #[arg(long, value_name = "GPUS")]
+    gpus: Vec<String>,
     /// Process 1 is a small reaper, the command its child
     #[arg(long)]
     pub init: bool,
@@ -149,6 +155,7 @@ impl Run {
         let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
         let request = self.into_request()?;
         let engine = globals.engine()?;
+        container::devices::check(&engine, &request.host)?;
         fetch(&engine, &pull, &policy, quiet)?;
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
@@ -190,6 +197,7 @@ impl Run {
             return Err(Report::new(Kind::Usage, format!("unknown storage driver {driver}"))
                 .with_hint("the drivers are overlay and fuse"));
         }
+        let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         // Before anything is fetched or made.
         container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
         let host = HostSettings {
@@ -221,6 +229,8 @@ impl Run {
             auto_remove: self.rm,
             host_home: self.host_home,
             storage_driver: driver,
+            devices,
+            device_requests,
         };
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
@@ -320,6 +330,18 @@ fn volume(text: &str) -> Result<Volume, Report> {
         *path = std::path::absolute(&*path).map_err(|error| Report::of(Kind::Usage, error)).step(|| text.to_owned())?;
     }
     Ok(volume)
+}
+
+/// `--device` and `--gpus`: paths, and requests in Docker's order, those of GPUs first.
+fn devices(devices: &[String], gpus: &[String]) -> Result<(Vec<DeviceMapping>, Vec<DeviceRequest>), Report> {
+    let (names, paths): (Vec<&String>, Vec<&String>) = devices.iter().partition(|text| parse::is_cdi_device(text));
+    let mappings = paths.into_iter().map(|text| parse::device(text)).collect::<Result<_, _>>()?;
+    let mut requests = gpus.iter().map(|text| parse::gpus(text)).collect::<Result<Vec<_>, _>>()?;
+    if !names.is_empty() {
+        let device_ids = names.into_iter().cloned().collect();
+        requests.push(DeviceRequest { driver: "cdi".to_owned(), device_ids, ..DeviceRequest::default() });
+    }
+    Ok((mappings, requests))
 }
 
 /// `--security-opt`.

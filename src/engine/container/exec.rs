@@ -38,14 +38,14 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     if !matches!(condition(engine, id)?.life, Life::Running { .. }) {
         return Err(not_running(id));
     }
-    let mut process = spec::process_of(&container)?;
-    let mut env = spec::environment(&container, request.streams.tty);
+    let mut process = spec::process_of(engine, &container, request.streams.tty)?;
+    let mut env = process.env().clone().unwrap_or_default();
     for entry in &request.env {
         let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
         env.retain(|old| old.split_once('=').is_none_or(|(old, _)| old != name));
         env.push(entry.clone());
     }
-    process.set_args(Some(request.command.clone())).set_env(Some(env)).set_terminal(Some(request.streams.tty));
+    process.set_args(Some(request.command.clone())).set_env(Some(env));
     if !request.workdir.is_empty() {
         check_workdir(&request.workdir)?;
         process.set_cwd(Path::new("/").join(&request.workdir));

@@ -10,12 +10,12 @@ use serde::Serialize;
 use snapshot::Driver;
 
 use crate::Engine;
-use crate::container::driver;
 use crate::container::record::{
-    HostSettings, NetworkMode, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
+    DeviceMapping, HostSettings, NetworkMode, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
 };
 use crate::container::spec::{MASKED, READ_ONLY, environment};
 use crate::container::state::{Condition, Life, condition};
+use crate::container::{driver, record};
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
@@ -100,8 +100,33 @@ pub struct HostConfig {
     pub cpuset_mems: String,
     pub pids_limit: i64,
     pub init: bool,
+    pub devices: Vec<Device>,
+    pub device_requests: Vec<DeviceRequest>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+}
+
+/// A device by path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct Device {
+    pub path_on_host: String,
+    pub path_in_container: String,
+    pub cgroup_permissions: String,
+}
+
+/// Devices by what they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct DeviceRequest {
+    pub driver: String,
+    pub count: i64,
+    #[serde(rename = "DeviceIDs")]
+    pub device_ids: Vec<String>,
+    pub capabilities: Vec<Vec<String>>,
+    pub options: BTreeMap<String, String>,
 }
 
 /// One end of a published port.
@@ -316,8 +341,28 @@ fn host_config(host: &HostSettings) -> HostConfig {
         cpuset_mems: host.cpuset_mems.clone().unwrap_or_default(),
         pids_limit: host.pids_limit.unwrap_or(0),
         init: host.init,
+        devices: host.devices.iter().map(device).collect(),
+        device_requests: host.device_requests.iter().map(device_request).collect(),
         masked_paths: MASKED.map(str::to_owned).to_vec(),
         readonly_paths: READ_ONLY.map(str::to_owned).to_vec(),
+    }
+}
+
+fn device(mapping: &DeviceMapping) -> Device {
+    Device {
+        path_on_host: mapping.path_on_host.to_string_lossy().into_owned(),
+        path_in_container: mapping.path_in_container.clone(),
+        cgroup_permissions: mapping.permissions.clone(),
+    }
+}
+
+fn device_request(request: &record::DeviceRequest) -> DeviceRequest {
+    DeviceRequest {
+        driver: request.driver.clone(),
+        count: request.count,
+        device_ids: request.device_ids.clone(),
+        capabilities: request.capabilities.clone(),
+        options: BTreeMap::new(),
     }
 }
 

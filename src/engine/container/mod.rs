@@ -4,6 +4,7 @@
 //! hosts/<machine>/containers/<id>/config.json   what create was told, merged with the image; never changed  (record)
 //!                                 state.json    where it is in its life; replaced whole                     (state)
 //!                                 log           json-file lines, by the monitor                             (logs)
+//!                                 devices.json  what its devices gave to its processes at the last start    (devices)
 //!                                 lock          OFD lock of whoever changes the container                   (lock)
 //! hosts/<machine>/names/<name>                  the id; its link is the reservation                         (names)
 //! hosts/<machine>/unstarted/<id>                held by a `run --rm` until its container has been started   (unstarted)
@@ -13,6 +14,7 @@
 
 pub mod attach;
 pub mod create;
+pub mod devices;
 pub mod diff;
 pub(crate) mod driver;
 pub mod exec;

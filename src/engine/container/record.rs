@@ -142,6 +142,36 @@ pub struct HostSettings {
     pub host_home: bool,
     /// The driver of its root file system, when one was asked for.
     pub storage_driver: Option<String>,
+    /// Devices of the host by path.
+    #[serde(default)]
+    pub devices: Vec<DeviceMapping>,
+    /// Devices by what they are.
+    #[serde(default)]
+    pub device_requests: Vec<DeviceRequest>,
+}
+
+/// A device of the host, or all below a directory (Docker's `DeviceMapping`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMapping {
+    /// On the host.
+    pub path_on_host: PathBuf,
+    /// In the container.
+    pub path_in_container: String,
+    /// Of `r`, `w` and `m`.
+    pub permissions: String,
+}
+
+/// Devices that a driver knows (Docker's `DeviceRequest`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// `cdi`, or a maker of GPUs; empty where the capabilities decide.
+    pub driver: String,
+    /// How many; less than 0 is all, and 0 those of `device_ids`.
+    pub count: i64,
+    /// Names of CDI devices; numbers or UUIDs of GPUs.
+    pub device_ids: Vec<String>,
+    /// Lists of what a driver must be able to do, one of which it must be able to do as a whole.
+    pub capabilities: Vec<Vec<String>>,
 }
 
 /// Which network a container has.

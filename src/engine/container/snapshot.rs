@@ -63,7 +63,12 @@ pub(crate) fn prepare(
 pub(crate) fn foreign_root(outer: &OuterMap, uid_map: &[Extent], gid_map: &[Extent]) -> Option<(u32, u32)> {
     let caller = nix::unistd::geteuid().as_raw();
     let mapped = outer.uids.iter().any(|extent| caller >= extent.outside && caller - extent.outside < extent.size);
-    (!mapped).then(|| (host_id(outside(uid_map), &outer.uids), host_id(outside(gid_map), &outer.gids)))
+    (!mapped).then(|| host_ids(outer, (uid_map, gid_map), (0, 0)))
+}
+
+/// The host's ids of a user and a group of the container; those of its root stand for ids that it has not.
+pub(crate) fn host_ids(outer: &OuterMap, maps: (&[Extent], &[Extent]), (uid, gid): (u32, u32)) -> (u32, u32) {
+    (host_id(outside(maps.0, uid), &outer.uids), host_id(outside(maps.1, gid), &outer.gids))
 }
 
 /// The directory of a container's snapshot.
@@ -71,9 +76,11 @@ pub(crate) fn directory(engine: &Engine, record: &Record) -> PathBuf {
     engine.paths().snapshots().join(record.id.as_str())
 }
 
-/// The outer id of a container's root.
-fn outside(map: &[Extent]) -> u32 {
-    map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside)
+/// The outer id of a container's, or of its root.
+fn outside(map: &[Extent], id: u32) -> u32 {
+    let find = |id: u32| map.iter().find(|extent| id >= extent.inside && id - extent.inside < extent.size);
+    let extent = |id: u32| find(id).map(|extent| extent.outside + (id - extent.inside));
+    extent(id).or_else(|| extent(0)).unwrap_or(0)
 }
 
 /// The host's id of an outer one.

@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 };
 
 use crate::Engine;
+use crate::container::devices::{Devices, Given};
 use crate::container::files;
 use crate::container::record::{NetworkMode, Record, Seccomp, Volume, VolumeSource};
 use crate::file::failed;
@@ -48,9 +49,9 @@ pub struct Launchable {
     pub user: String,
 }
 
-/// The specification of a container. Writes the files of `/etc` that are bound into it to its directory, and makes the
-/// host's directories that are bound into it and are not there.
-pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
+/// The specification of a container with its devices. Writes the files of `/etc` that are bound into it to its
+/// directory, and makes the host's directories that are bound into it and are not there.
+pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices) -> Result<Launchable, Report> {
     files::write(engine, record)?;
     let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
     let mut spec = Spec::default();
@@ -58,9 +59,10 @@ pub fn spec(engine: &Engine, record: &Record) -> Result<Launchable, Report> {
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(record.host.read_only));
     spec.set_root(Some(root))
         .set_hostname(Some(record.settings.hostname.clone()))
-        .set_process(Some(process(record, capabilities)))
-        .set_mounts(Some(mounts(engine, record)?))
-        .set_linux(Some(linux(record, capabilities)?));
+        .set_process(Some(process(record, capabilities, &devices.given)))
+        .set_mounts(Some(mounts(engine, record, &devices.mounts)?))
+        .set_hooks(devices.hooks.clone())
+        .set_linux(Some(linux(record, capabilities, devices)?));
     Ok(Launchable { spec, user: record.settings.user.clone() })
 }
 
@@ -70,13 +72,16 @@ pub fn check_capabilities(add: &[String], drop: &[String]) -> Result<(), Report>
     Ok(())
 }
 
-/// What a further process of a container is like: its environment, directory, capabilities.
-pub(crate) fn process_of(record: &Record) -> Result<Process, Report> {
+/// What a further process of a container is like, with or without a terminal: its environment, directory, capabilities.
+pub(crate) fn process_of(engine: &Engine, record: &Record, terminal: bool) -> Result<Process, Report> {
     let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
-    Ok(process(record, capabilities))
+    let mut process = process(record, capabilities, &Given::default());
+    process.set_terminal(Some(terminal)).set_env(Some(environment(record, terminal)));
+    Given::load(engine, &record.id)?.edit(&mut process);
+    Ok(process)
 }
 
-fn process(record: &Record, capabilities: u64) -> Process {
+fn process(record: &Record, capabilities: u64, given: &Given) -> Process {
     let set = runtime::capabilities::to_spec(capabilities);
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(set.clone()))
@@ -95,6 +100,7 @@ fn process(record: &Record, capabilities: u64) -> Process {
         .set_capabilities(Some(sets))
         .set_rlimits(None)
         .set_no_new_privileges(Some(record.host.no_new_privileges));
+    given.edit(&mut process);
     process
 }
 
@@ -113,7 +119,7 @@ pub(crate) fn environment(record: &Record, terminal: bool) -> Vec<String> {
     env
 }
 
-fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
+fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<Mount>, Report> {
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -129,6 +135,17 @@ fn mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
     let mut own = own_mounts(engine, record)?;
+    // As the specification of CDI has it, in place of what was asked for otherwise.
+    own.retain(|given| of_devices.iter().all(|mount| mount.destination() != given.destination()));
+    for mount in of_devices {
+        if let Some(source) = mount.source().as_ref().filter(|_| mount.typ().as_deref() == Some("bind")) {
+            refuse_ours(engine, source).step(|| format!("mounting {}", mount.destination().display()))?;
+            own.push(mount.clone());
+            own.extend(hide_ours(engine, source, mount.destination())?);
+        } else {
+            own.push(mount.clone());
+        }
+    }
     // What lies above comes first, whatever the order on the command line; the sort keeps the order of equals.
     own.sort_by_key(|mount| mount.destination().components().count());
     let covered = |default: &Mount| own.iter().any(|given| given.destination() == default.destination());
@@ -258,7 +275,7 @@ fn bind(source: &Path, destination: &str, read_only: bool) -> Mount {
     mount
 }
 
-fn linux(record: &Record, capabilities: u64) -> Result<Linux, Report> {
+fn linux(record: &Record, capabilities: u64, devices: &Devices) -> Result<Linux, Report> {
     let own_network = record.host.network != NetworkMode::Host;
     let namespaces = [
         Some(LinuxNamespaceType::User),
@@ -281,7 +298,7 @@ fn linux(record: &Record, capabilities: u64) -> Result<Linux, Report> {
         .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()))
         .set_seccomp(seccomp(&record.host.seccomp, capabilities)?)
         .set_resources(None)
-        .set_devices(None);
+        .set_devices(Some(devices.nodes.iter().map(|(device, _)| device.clone()).collect()));
     Ok(linux)
 }
 

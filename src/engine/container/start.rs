@@ -1,27 +1,36 @@
 //! Starting a container: everything that is decided before its monitor exists.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use ::snapshot::Driver;
 use ::snapshot::fs_client::FsConnection;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
+use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
+use oci_spec::runtime::Spec;
 use runtime::Launch;
-use runtime::outer::{Caller, ladder_of};
+use runtime::launch::{HookContext, HostDevice};
+use runtime::outer::{Caller, OuterMap, ladder_of};
+use sys::namespace::IdMap;
 use sys::role::Spawn;
 
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams};
+use crate::container::devices::Devices;
 use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
 use crate::container::state::{Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, remove, rootfs, snapshot, spec};
+use crate::file::replace_json;
+use crate::paths::make_dir;
 
 /// How a start ended.
 #[derive(Debug)]
@@ -111,17 +120,21 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         engine.step_down(&line)?;
     }
     let run_dir = rootfs::run_dir(engine, record)?;
-    let launchable = spec::spec(engine, record)?;
+    let devices = devices(engine, record)?;
+    let launchable = spec::spec(engine, record, &devices)?;
     let (uid_map, gid_map) = rootfs::container_maps(record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
+    let keep_groups = keep_groups(engine, &devices, setgroups)?;
+    let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable.spec)).transpose()?;
     let launch = Launch {
         spec: launchable.spec,
         user: user(record, &launchable.user),
         rootfs,
+        devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
         uid_map,
         gid_map,
         setgroups,
@@ -129,9 +142,9 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         network: addressing.clone(),
         reaper: record.host.init,
         keyring: true,
-        keep_groups: false,
+        keep_groups,
         preserve_fds: 0,
-        bundle: None,
+        bundle: context.clone(),
     };
     let config = monitor::role::Config {
         id: record.id.clone(),
@@ -140,11 +153,13 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         launch: serde_json::to_string(&launch).map_err(|error| Report::of(Kind::Internal, error))?,
         seccomp,
         setgroups,
+        keep_groups,
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
         client_feeds: streams.is_some_and(|streams| streams.stdin),
         streams_owner: owner,
         network: addressing.map(|addressing| network(record, addressing)),
+        hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
         limits: limits(record),
         bus: engine.options().bus.clone(),
         fs_pid: base.connection.pid,
@@ -156,6 +171,61 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         },
     };
     spawn(engine, &config, base, streams.is_some())
+}
+
+/// The container's devices as they are now; what its later processes get of them is written down.
+fn devices(engine: &Engine, record: &Record) -> Result<Devices, Report> {
+    let devices = Devices::resolve(engine, &record.host)?;
+    devices.notices.iter().for_each(|line| engine.notice(line));
+    devices.steps_down.iter().try_for_each(|line| engine.step_down(line))?;
+    devices.given.save(engine, &record.id, !record.host.auto_remove)?;
+    Ok(devices)
+}
+
+/// Whether the container's processes keep the caller's supplementary groups, since one of them opens a device. Groups of
+/// the host have no number in the container, so there is no other way to have them. Then, and where setgroups(2) is not
+/// allowed, those of the image and of the devices are not set.
+fn keep_groups(engine: &Engine, devices: &Devices, setgroups: bool) -> Result<bool, Report> {
+    let keep = setgroups && devices.by_group.is_some();
+    if let Some(path) = devices.by_group.as_ref().filter(|_| keep) {
+        engine.step_down(&format!(
+            "groups: {path} is open to you by a supplementary group, so the container keeps all of yours, and those of \
+             its own /etc/group are not set (as root: setfacl -m u:{}:rw {path}, then they are)",
+            nix::unistd::geteuid(),
+            path = path.display(),
+        ))?;
+    }
+    if setgroups && !keep {
+        return Ok(false);
+    }
+    let own = nix::unistd::getgroups().unwrap_or_default();
+    let lost = devices.given.gids.iter().filter(|gid| own.iter().all(|own| own.as_raw() != **gid));
+    let lost: Vec<String> = lost.map(u32::to_string).collect();
+    if !lost.is_empty() {
+        let why = if keep { "yours are kept" } else { "one id does not allow it" };
+        engine.step_down(&format!("groups: the devices' groups {} are not set, since {why}", lost.join(", ")))?;
+    }
+    Ok(keep)
+}
+
+/// What hooks are told of a container, with the directory that they take for its bundle. Its root path leads nowhere: the
+/// container's root directory lies where the monitor cannot see it.
+fn hook_context(engine: &Engine, record: &Record, spec: &Spec) -> Result<HookContext, Report> {
+    let bundle = engine.paths().container(&record.id).join("bundle");
+    make_dir(&bundle)?;
+    replace_json(&bundle.join("config.json"), spec, false)?;
+    Ok(HookContext { id: record.id.to_string(), bundle })
+}
+
+/// Where the nodes are on the host, and who owns those that are made for the container.
+fn host_devices(devices: &Devices, outer: &OuterMap, maps: (&IdMap, &IdMap)) -> BTreeMap<PathBuf, HostDevice> {
+    let there = devices.nodes.iter().filter_map(|(device, path)| Some((device, path.clone()?)));
+    let host = there.map(|(device, path)| {
+        let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+        let owner = snapshot::host_ids(outer, (maps.0, maps.1), owner);
+        (device.path().clone(), HostDevice { path, owner })
+    });
+    host.collect()
 }
 
 /// Starts the monitor and waits for its word.

@@ -165,7 +165,7 @@ impl Monitor {
             init_pid,
             seccomp: self.config.seccomp.clone(),
             setgroups: self.config.setgroups,
-            keep_groups: false,
+            keep_groups: self.config.keep_groups,
             preserve_fds: 0,
             bundle: None,
             keyring: true,

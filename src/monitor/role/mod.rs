@@ -1,4 +1,5 @@
-//! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams.
+//! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams,
+//! `hooks.rs` the programs that devices have run.
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
@@ -9,6 +10,7 @@
 //! SIGCHLD reaps by pid, as stages, inits, execs, net and helpers are all our children.
 
 mod clients;
+mod hooks;
 mod pipes;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ use crate::streams::{Client, Streams};
 use crate::supervised::{Event, Phase, Supervised};
 use crate::tidy::{self, After, Remove};
 
+pub use crate::role::hooks::RuntimeHooks;
+
 /// The key of the container's main process.
 const MAIN: u64 = 0;
 /// How long output may still come after the container's last process has ended.
@@ -64,6 +68,8 @@ pub struct Config {
     pub seccomp: Option<LinuxSeccomp>,
     /// Likewise.
     pub setgroups: bool,
+    /// Likewise.
+    pub keep_groups: bool,
     /// Whether the payload has a terminal.
     pub terminal: bool,
     /// Whether the standard input stays open for a client.
@@ -75,6 +81,8 @@ pub struct Config {
     pub streams_owner: Option<(u32, u32)>,
     /// The container's own network, where it has one.
     pub network: Option<net::NetSpec>,
+    /// The hooks of its devices, where they have any.
+    pub hooks: Option<RuntimeHooks>,
     /// What the container may use.
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
@@ -368,6 +376,7 @@ impl Monitor {
                 self.notice(key, &text);
                 Ok(())
             }
+            Ok(Event::Mounted) => self.on_mounted(),
             Ok(Event::Tap(tap)) => self.resources.hand_tap(&tap),
             Ok(Event::Ready) if key == MAIN => {
                 self.try_go();
@@ -410,6 +419,7 @@ impl Monitor {
             self.state.pid = Some(pid);
             self.state.started_at = Some(rfc3339(SystemTime::now()));
             record::write_state(&self.config.container_dir, &self.state, false)?;
+            self.poststart(pid)?;
         }
         let detached = self.processes.get(&key).is_some_and(|process| process.detached);
         for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
@@ -563,6 +573,7 @@ impl Monitor {
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));
         }
+        self.poststop();
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
         self.farewell();

@@ -2,8 +2,8 @@
 //!
 //! Steps, in order; the text in quotes is what a failure names:
 //!
-//! 1. open with the caller's own identity what the container's root may not reach: bind sources and the writable layers
-//!    ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
+//! 1. open with the caller's own identity what the container's root may not reach: bind sources, devices and the
+//!    writable layers ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
 //! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
@@ -13,7 +13,8 @@
 //! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
-//! 9. the hooks of a bundle: the runtime's by who holds the channel, the container's own ("running the KIND hook PATH");
+//! 9. the hooks of a bundle or of devices: the runtime's by who holds the channel, the container's own ("running the
+//!    KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
 //! 11. the payload's user, directory and environment ("choosing the user");
 //! 12. READY, wait for GO, user and capabilities, the start hooks, no_new_privs, seccomp, exec ("executing the command").
@@ -23,11 +24,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci_spec::runtime::{ContainerState, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder};
+use oci_spec::runtime::{
+    ContainerState, Hook, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Spec, StateBuilder,
+};
 use sys::{Call, Errno};
 
 use crate::channel::{Channel, Message};
 use crate::hooks::{self, VERSION};
+use crate::init::hook_bundle::HookBundle;
 use crate::launch::{HookContext, Launch, Rootfs, is_new, listed, profile};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Agent, Handover};
@@ -36,6 +40,7 @@ pub mod attributes;
 pub mod console;
 mod copy;
 pub mod devices;
+mod hook_bundle;
 pub mod limits;
 pub mod masks;
 pub mod mounts;
@@ -53,6 +58,7 @@ pub mod user;
 pub struct Opened {
     rootfs: rootfs::Opened,
     sources: mounts::Sources,
+    devices: devices::Opened,
     /// Who answers the calls that the seccomp profile notifies of.
     agent: Option<Agent>,
 }
@@ -61,18 +67,24 @@ impl Opened {
     /// Opens all of it in init itself.
     fn in_init(launch: &Launch) -> Result<Self, Report> {
         let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?)
+        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?, devices::open(launch)?)
     }
 
     /// Opens all of it before init is born; `shift` as for [`mounts::clone_sources`].
     pub fn before_init(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
         let rootfs = rootfs::clone(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Opened::with(launch, rootfs, mounts::clone_sources(&launch.spec, shift, channel)?)
+        let sources = mounts::clone_sources(&launch.spec, shift, channel)?;
+        Opened::with(launch, rootfs, sources, devices::make_own(launch).step(|| "making devices".to_owned())?)
     }
 
-    fn with(launch: &Launch, rootfs: rootfs::Opened, sources: mounts::Sources) -> Result<Self, Report> {
+    fn with(
+        launch: &Launch,
+        rootfs: rootfs::Opened,
+        sources: mounts::Sources,
+        devices: devices::Opened,
+    ) -> Result<Self, Report> {
         let agent = profile(&launch.spec).map(connect_agent).transpose()?.flatten();
-        Ok(Opened { rootfs, sources, agent })
+        Ok(Opened { rootfs, sources, devices, agent })
     }
 }
 
@@ -148,7 +160,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
     sys::step();
-    let Opened { rootfs, sources, agent } = match opened {
+    let Opened { rootfs, sources, devices: nodes, agent } = match opened {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
@@ -183,7 +195,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
-    devices::make(spec, root.as_fd()).step(|| "making /dev".to_owned())?;
+    devices::make(spec, root.as_fd(), nodes).step(|| "making /dev".to_owned())?;
     sys::step();
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
         rootfs::mtab(root.as_fd()).step(|| "making /etc/mtab".to_owned())?;
@@ -202,8 +214,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         sys::step();
         wait_for_go(channel)?;
         sys::step();
-        let hooks = hooks.create_container().as_deref().unwrap_or_default();
-        hooks::run("createContainer", hooks, &context.state(spec, "creating"), Path::new("/"))?;
+        create_container(launch, context, hooks.create_container().as_deref().unwrap_or_default(), root.as_fd())?;
         sys::step();
     }
     let labels = attributes::Labels::open(process)?;
@@ -236,6 +247,23 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         return reaper::run(channel, &ready);
     }
     payload::become_it(channel, &ready)
+}
+
+/// Runs the hooks of the kind createContainer, which work on the root file system before it is `/`.
+fn create_container(
+    launch: &Launch,
+    context: &HookContext,
+    hooks: &[Hook],
+    root: BorrowedFd<'_>,
+) -> Result<(), Report> {
+    let run = |context: &HookContext| {
+        hooks::run("createContainer", hooks, &context.state(&launch.spec, "creating"), Path::new("/"))
+    };
+    if hooks.is_empty() || matches!(launch.rootfs, Rootfs::Directory { .. }) {
+        return run(context);
+    }
+    let bundle = HookBundle::make(&launch.spec, root).step(|| "making a bundle for hooks".to_owned())?;
+    run(&HookContext { id: context.id.clone(), bundle: bundle.path() })
 }
 
 /// Prepares for a kernel without the mount API of Linux 5.12: only a container of a bundle can be made there, as the view
@@ -295,7 +323,7 @@ fn enter(launch: &Launch, channel: &Channel) -> Result<(), Report> {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
     crate::stage::become_mapped_root()?;
-    let dumpable = matches!(launch.rootfs, Rootfs::Directory { .. }) && is_alone(&launch.spec);
+    let dumpable = launch.bundle.is_some() && is_alone(&launch.spec);
     nix::sys::prctl::set_dumpable(dumpable).call(|| format!("prctl(PR_SET_DUMPABLE, {dumpable})"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if launch.keyring {

@@ -33,8 +33,8 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
-/// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty. The root directory must
-/// be the container's already.
+/// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty; with the specification's
+/// additional groups in either case. The root directory must be the container's already.
 pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
     let passwd = read("/etc/passwd")?;
     if text.is_empty() {
@@ -43,7 +43,9 @@ pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
         let home = passwd_entry(&passwd, |entry| entry.uid == user.uid()).map(|entry| entry.home.to_owned());
         return Ok(Identity { uid: user.uid(), gid: user.gid(), groups, home });
     }
-    from_files(text, &passwd, &read("/etc/group")?)
+    let mut identity = from_files(text, &passwd, &read("/etc/group")?)?;
+    identity.groups.extend(process.user().additional_gids().iter().flatten());
+    Ok(identity)
 }
 
 /// Looks `USER[:GROUP]` up in the texts of the two files.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::name::{NameError, check_kind, check_name};
+use crate::yaml::{YamlError, to_json};
 
 /// The versions that have been released; each reads all before it.
 const VERSIONS: [&str; 10] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
@@ -187,6 +188,12 @@ struct Device {
     container_edits: ContainerEdits,
 }
 
+/// Reads a spec file in YAML.
+pub fn parse_yaml(bytes: &[u8]) -> Result<Document, DocumentError> {
+    let text = std::str::from_utf8(bytes)?;
+    parse(&serde_json::to_vec(&to_json(text)?)?)
+}
+
 /// Reads a spec file in JSON.
 pub fn parse(bytes: &[u8]) -> Result<Document, DocumentError> {
     /// A later version may look otherwise, and then its number is what there is to say.
@@ -300,6 +307,12 @@ pub enum DocumentError {
     /// No JSON, or not the members of a spec file.
     #[error("it is no CDI spec file")]
     Json(#[from] serde_json::Error),
+    /// No text.
+    #[error("it is no text in UTF-8")]
+    Text(#[from] std::str::Utf8Error),
+    /// No YAML, or more than a spec file needs of it.
+    #[error("it is no CDI spec file in YAML")]
+    Yaml(#[from] YamlError),
     /// A version that is not known.
     #[error("its cdiVersion is {version:?}, and the versions from 0.1.0 to 1.1.0 are known")]
     Version {

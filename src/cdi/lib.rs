@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod library_cache;
 pub mod name;
 pub mod registry;
+mod yaml;
 
 pub use document::{ContainerEdits, DeviceNode, Document, DocumentError, Hook, HookName, Mount};
 pub use name::{DeviceName, NameError};

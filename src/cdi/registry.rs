@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use base::{Explain, Kind};
 
-use crate::document::{ContainerEdits, Document, parse};
+use crate::document::{ContainerEdits, Document, parse, parse_yaml};
 use crate::name::DeviceName;
 
 /// SPEC.md and its Go package: files that stay, and files that are made anew at each boot.
@@ -74,11 +74,7 @@ impl Registry {
     }
 
     fn add(&mut self, path: PathBuf, priority: usize) {
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            let reason = "spec files in YAML are not read; write it in JSON (`nvidia-ctk cdi generate --format=json`)";
-            self.skipped.push(Skipped { path, reason: reason.to_owned() });
-            return;
-        }
+        let parse = if path.extension().is_some_and(|extension| extension == "yaml") { parse_yaml } else { parse };
         match read(&path).map_err(Box::<dyn Error>::from).and_then(|bytes| Ok(parse(&bytes)?)) {
             Ok(document) => self.enter(SpecFile { path, priority, document }),
             Err(error) => self.skip(&path, error.as_ref()),
@@ -328,7 +324,9 @@ mod tests {
         let directory = root.path().join("cdi");
         write(&directory, "good.json", "v.com/c", &[("one", "1")]);
         fs::write(directory.join("bad.json"), "{").unwrap();
-        fs::write(directory.join("other.yaml"), "cdiVersion: 0.6.0\n").unwrap();
+        fs::write(directory.join("other.yaml"), "cdiVersion: &v 0.6.0\nkind: *v\n").unwrap();
+        let yaml = "cdiVersion: 0.6.0\nkind: v.com/y\ndevices:\n- name: one\n  containerEdits:\n    env: [A=b]\n";
+        fs::write(directory.join("fine.yaml"), yaml).unwrap();
         fs::write(directory.join("large.json"), vec![b' '; FILE_MAX as usize + 1]).unwrap();
         std::os::unix::fs::symlink("nowhere", directory.join("link.json")).unwrap();
         let file = root.path().join("file");
@@ -337,7 +335,7 @@ mod tests {
         let skipped = registry.skipped();
         for (name, reason) in [
             ("bad.json", "EOF while parsing"),
-            ("other.yaml", "YAML"),
+            ("other.yaml", "it has an alias"),
             ("large.json", "larger than 4 MiB"),
             ("link.json", "No such file"),
             ("file", "Not a directory"),
@@ -346,8 +344,9 @@ mod tests {
             assert!(told.is_some_and(|told| told.reason.contains(reason)), "{name}: {skipped:?}");
         }
         assert_eq!(env(&registry, &["v.com/c=one"]).unwrap(), ["ALL=good.json", "one=1"]);
+        assert_eq!(env(&registry, &["v.com/y=one"]).unwrap(), ["A=b"]);
         let refused = env(&registry, &["v.com/c=two"]).unwrap_err();
         assert!(refused.to_string().contains("bad.json"), "{refused}");
-        assert_eq!(refused.hint().as_deref(), Some("the devices are v.com/c=one"));
+        assert_eq!(refused.hint().as_deref(), Some("the devices are v.com/c=one, v.com/y=one"));
     }
 }

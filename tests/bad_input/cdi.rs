@@ -60,12 +60,12 @@ fn a_broken_spec_file_is_named_with_the_reason_and_spares_the_others() {
         let said = refusal(&home, place.to_str().unwrap(), "vendor.com/device=good");
         assert!(said.contains("bad.json: ") && said.contains(reason), "{reason}: {said}");
     }
-    let place = directory(&home, &[("good.json", GOOD), ("other.yaml", "cdiVersion: 0.6.0")]);
+    let place = directory(&home, &[("good.json", GOOD), ("other.yaml", "cdiVersion: [0.6.0")]);
     let image = busybox();
     let options = ["--cdi-spec-dir", place.to_str().unwrap(), "run", "--rm", "--device", "vendor.com/device=good"];
     let done = home.run(&[options.as_slice(), &[&image, "sh", "-c", "echo $GOOD"]].concat());
     assert_eq!((done.code, done.stdout.as_str()), (0, "1\n"), "{done:#?}");
-    for (file, reason) in [("bad.json", "two devices"), ("other.yaml", "spec files in YAML are not read")] {
+    for (file, reason) in [("bad.json", "two devices"), ("other.yaml", "it is no CDI spec file in YAML")] {
         let lines: Vec<&str> = done.stderr.lines().filter(|line| line.contains(file)).collect();
         assert!(lines.len() == 1 && lines[0].starts_with("warning: CDI: ") && lines[0].contains(reason), "{done:#?}");
     }

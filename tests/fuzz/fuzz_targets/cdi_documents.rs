@@ -3,7 +3,8 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    if let Ok(document) = cdi::document::parse(bytes) {
+    let parsed = cdi::document::parse(bytes).or_else(|_| cdi::document::parse_yaml(bytes));
+    if let Ok(document) = parsed {
         cdi::name::check_kind(&document.kind).expect("it was checked");
         let mut all = document.edits.clone();
         document.devices.values().for_each(|edits| all.append(edits));

@@ -152,7 +152,7 @@ fn nothing(makers: &[&Maker], registry: &Registry) -> Report {
         skipped.concat()
     );
     Report::new(Kind::NotFound, message)
-        .with_hint("load the GPU's driver, or write a spec file: nvidia-ctk cdi generate --format=json")
+        .with_hint("load the GPU's driver, or write a spec file: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
 }
 
 #[cfg(test)]

@@ -56,11 +56,13 @@ impl Left {
         assert!(now.is_no_more_than(self), "left: {now:#?}, before: {self:#?}");
     }
 
-    /// File servers of other tests come and go, and give back what their containers had.
+    /// File servers and roles of other tests come and go, and give back what their containers had.
     fn is_no_more_than(&self, before: &Self) -> bool {
         let grown = |(pid, count): (&i32, &usize)| before.descriptors.get(pid).is_some_and(|was| count > was);
-        let same = |left: &Self| (left.mounts.clone(), left.cgroups.clone(), left.roles.clone(), left.run_dirs);
-        same(self) == same(before) && !self.descriptors.iter().any(grown)
+        let same = |left: &Self| (left.mounts.clone(), left.cgroups.clone(), left.run_dirs);
+        same(self) == same(before)
+            && self.roles.iter().all(|role| before.roles.contains(role))
+            && !self.descriptors.iter().any(grown)
     }
 }
 

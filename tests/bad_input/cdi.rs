@@ -113,7 +113,10 @@ fn edits_that_cannot_be_made_are_refused_by_name() {
         (edits(r#""netDevices":[{"hostInterfaceName":"a","name":"b"}]"#), "has netDevices: "),
         (edits(r#""deviceNodes":[{"path":"/dev/none-of-these"}]"#), "lstat(\"/dev/none-of-these\")"),
         (edits(r#""deviceNodes":[{"path":"/dev/x","hostPath":"/etc/passwd"}]"#), "/etc/passwd is not a device"),
-        (edits(r#""deviceNodes":[{"path":"/dev/full","type":"b","major":1,"minor":7}]"#), "has the type C"),
+        (
+            edits(r#""deviceNodes":[{"path":"/dev/full","type":"b","major":1,"minor":7}]"#),
+            "has the type c, and its spec file says type b",
+        ),
         (edits(r#""deviceNodes":[{"path":"/dev/full","type":"c","major":1,"minor":9}]"#), "has the number 1:7"),
     ] {
         let place = directory(&home, &[("a.json", &text)]);

@@ -119,6 +119,13 @@ fn what_is_no_device_or_not_there_is_refused_before_anything_is_made() {
     assert!(home.containers().is_empty());
 }
 
+#[test]
+fn a_device_is_not_dropped_where_a_link_of_the_container_is() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let said = home.fails(125, &["run", "--rm", "--device", "/dev/full:/dev/stdin", &busybox(), "true"]);
+    assert!(said.contains("making the device /dev/stdin"), "{said}");
+}
+
 /// What is asked for and cannot be kept is said, and an error with `--strict`.
 #[test]
 fn permissions_that_cannot_be_enforced_are_said() {

@@ -96,6 +96,21 @@ impl Bed {
     }
 }
 
+/// Keys that are newer than a record have a default.
+#[test]
+fn a_record_of_before_there_were_devices_is_read() {
+    let bed = Bed::new();
+    let id = bed.container(1, "old", 0);
+    let path = bed.engine.paths().container(&id).join("config.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for key in ["devices", "device_requests"] {
+        record["host"].as_object_mut().unwrap().remove(key).unwrap();
+    }
+    fs::write(&path, record.to_string()).unwrap();
+    let seen = inspect::inspect(&bed.engine, &id).unwrap();
+    assert_eq!((seen.host_config.devices.len(), seen.host_config.device_requests.len()), (0, 0));
+}
+
 #[test]
 fn ps_tells_the_truth_whatever_the_record_says() {
     let bed = Bed::new();

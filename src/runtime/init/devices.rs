@@ -140,12 +140,16 @@ pub fn make(spec: &Spec, root: BorrowedFd<'_>, opened: Opened) -> Result<(), Rep
         links(root)?;
     }
     // A link of ours leads to the container's own, as `/dev/ptmx` to that of its devpts, and the host's would cover that.
+    // Who names its place wants it there: that is refused.
     let is_link = |path: &Path| has_own_dev(spec) && LINKS.iter().any(|(name, _)| path == Path::new("/dev").join(name));
     let Opened { mut hosts, own } = opened;
     if let Some(own) = own {
         hosts = clones_of_own(spec, root, own.as_fd())?;
     }
-    for device in listed.iter().filter(|device| !is_link(device.path())) {
+    for device in listed {
+        if is_link(device.path()) && !hosts.contains_key(device.path()) {
+            continue;
+        }
         let made = match hosts.remove(device.path()) {
             Some(source) => attach_node(root, device.path(), source),
             None => one(root, device),

@@ -126,7 +126,6 @@ pub fn features() -> Result<u8, Report> {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
-        "annotations": { "io.github.seccomp.libseccomp.version": "none", "org.opencontainers.runtime-spec.sublet": env!("CARGO_PKG_VERSION") },
         "potentiallyUnsafeConfigAnnotations": ["run.oci.keep_original_groups", "org.systemd.property."],
     }))?;
     Ok(0)

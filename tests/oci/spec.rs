@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
@@ -63,6 +64,22 @@ fn a_tmpfs_may_begin_with_what_it_covers() {
     bundle.script("cat /data/inner/file; readlink /data/link; echo more >/data/inner/file");
     assert_eq!(bundle.runs(0), "content/etc/passwd\n");
     assert_eq!(fs::read_to_string(root.join("inner/file")).expect("it is there"), "content");
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for (name, mode) in [("opt", 0o750), ("set", 0o755)] {
+        let directory = bundle.path.join("rootfs").join(name);
+        fs::create_dir_all(&directory).expect("the home is ours");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).expect("the home is ours");
+    }
+    for (name, options) in [("/opt", json!([])), ("/fresh", json!([])), ("/set", json!(["mode=700"]))] {
+        let mount = json!({ "destination": name, "type": "tmpfs", "source": "t", "options": options });
+        bundle.push("/mounts", mount);
+    }
+    bundle.script("stat -c %a /opt /fresh /set");
+    assert_eq!(bundle.runs(0), "750\n1777\n700\n");
 }
 
 #[test]

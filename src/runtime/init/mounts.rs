@@ -166,6 +166,7 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
         (None, "cgroup" | "cgroup2") => cgroupfs(name, &options, place.channel)?,
         (None, "devpts") => devpts(name, &options)?,
         (None, "mqueue") => mqueue(name, &options)?,
+        (None, "tmpfs") => tmpfs(name, &options, place.root, mount.destination())?,
         (None, other) => file_system(other, name, &options, options.set).map_err(|error| needs_root(other, error))?,
     };
     if !bound && options.idmap.is_some() {
@@ -375,6 +376,18 @@ fn mqueue(name: &str, options: &Options) -> Result<OwnedFd, SysError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// A tmpfs, which has the mode of the directory that it covers where nothing else is said, as with runc.
+fn tmpfs(name: &str, options: &Options, root: BorrowedFd<'_>, covers: &Path) -> Result<OwnedFd, SysError> {
+    let mut options = options.clone();
+    if !options.data.iter().any(|option| option.starts_with("mode="))
+        && let Ok(directory) = open_in(root, covers, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
+    {
+        let mode = fstat(&directory).call(|| format!("fstat({covers:?})"))?.st_mode & 0o7777;
+        options.data.push(format!("mode={mode:o}"));
+    }
+    file_system("tmpfs", name, &options, options.set)
 }
 
 /// A devpts of its own. A group that is not mapped cannot own its terminals: Linux 6.15 refuses that at another step

@@ -105,7 +105,7 @@ impl<'a> Reading<'a> {
         let precedence = |value: u32| (value & 0xffff_0000) as i32;
         let statement = |rule: &'a LinuxSyscall, name: &str| {
             let value = rule.action().as_u32(rule.errno_ret());
-            let checkable = conditions(rule).is_empty() || precedence(value) < precedence(default);
+            let checkable = is_unconditional(rule) || precedence(value) < precedence(default);
             let through = rules::multiplexer(name).filter(|_| abi.multiplexed && checkable);
             let through = through.and_then(|(multiplexer, operation)| {
                 Some((known(multiplexer)?, if multiplexer == "ipc" { 0xffff } else { 0xffff_ffff }, operation))
@@ -153,17 +153,26 @@ impl Statement<'_> {
             return Says::Nothing;
         }
         let list = conditions(self.rule);
-        let given = self.rule.args().as_deref().unwrap_or_default();
-        let repeated = (1..given.len()).any(|at| given[..at].iter().any(|it| it.index() == given[at].index()));
-        let always = if repeated { list.len() < given.len() } else { list.is_empty() };
         let mut results = list.iter().map(|arg| holds(arg, args, self.int));
-        let holds = if repeated { results.any(|it| it) } else { results.all(|it| it) };
-        match (always, holds) {
+        let holds = if are_alternatives(self.rule) { results.any(|it| it) } else { results.all(|it| it) };
+        match (is_unconditional(self.rule), holds) {
             (true, _) => Says::Always,
             (_, true) => Says::Holds,
             (_, false) => Says::Fails,
         }
     }
+}
+
+/// Whether one condition of a rule is enough.
+fn are_alternatives(rule: &LinuxSyscall) -> bool {
+    let given = rule.args().as_deref().unwrap_or_default();
+    (1..given.len()).any(|at| given[..at].iter().any(|it| it.index() == given[at].index()))
+}
+
+/// Whether a rule holds whatever the arguments are: one alternative that never fails is enough for that.
+fn is_unconditional(rule: &LinuxSyscall) -> bool {
+    let (list, given) = (conditions(rule), rule.args().as_deref().unwrap_or_default());
+    if are_alternatives(rule) { list.len() < given.len() } else { list.is_empty() }
 }
 
 /// The conditions of a rule that can fail.

@@ -129,10 +129,11 @@ fn a_lost_agent_is_an_error_and_no_hang() {
     let connection = agent.connect();
     assert!(agent.child.wait().unwrap().success());
     let text = message(state(), 77, None).unwrap();
+    // A C library ends the process when a futex is refused, as at a lock of its allocator that another test holds.
+    let filter = compile(&parse(&PROFILE.replace(r#""futex","#, ""))).unwrap();
     let loading = std::thread::spawn(move || {
         nix::sys::prctl::set_no_new_privs().unwrap();
-        let error =
-            load(&compile(&parse(PROFILE)).unwrap(), &Handover { agent: connection, message: text }).unwrap_err();
+        let error = load(&filter, &Handover { agent: connection, message: text }).unwrap_err();
         (error.errno(), getpgid(None))
     });
     assert_eq!(loading.join().unwrap(), (Errno::EPIPE, Err(Errno::ENOSYS)));

@@ -9,32 +9,49 @@ use nix::unistd::{Uid, User};
 
 use crate::shell::{self, Fallible, output, run, which};
 
-/// A Debian package, the program that proves it is there, and what needs it.
+/// A Debian package, what proves that it is there, and what needs it.
 struct Need {
     package: &'static str,
-    program: &'static str,
+    proof: Proof,
     why: &'static str,
 }
+
+enum Proof {
+    /// A program on the path.
+    Program(&'static str),
+    /// A module of the distribution's Python.
+    Module(&'static str),
+}
+
+use Proof::{Module, Program};
 
 /// What compiles the C parts of the static binary.
 pub const MUSL_COMPILER: &str = "musl-gcc";
 
+/// The distribution's, which has the distribution's modules, whatever the path says.
+const PYTHON: &str = "/usr/bin/python3";
+
 const NEEDS: &[Need] = &[
-    Need { package: "musl-tools", program: MUSL_COMPILER, why: "the static binary" },
-    Need { package: "uidmap", program: "newuidmap", why: "containers with many ids" },
-    Need { package: "docker-registry", program: "docker-registry", why: "the loopback registry" },
-    Need { package: "busybox-static", program: "busybox", why: "the small image" },
-    Need { package: "mmdebstrap", program: "mmdebstrap", why: "the Debian image" },
-    Need { package: "debootstrap", program: "debootstrap", why: "the guest's root" },
-    Need { package: "iproute2", program: "ip", why: "tests of networks" },
-    Need { package: "procps", program: "pgrep", why: "tests that kill roles" },
-    Need { package: "bsdutils", program: "script", why: "tests of terminals" },
-    Need { package: "podman", program: "podman", why: "the oracle of an engine's behaviour" },
-    Need { package: "slirp4netns", program: "slirp4netns", why: "podman's network for a plain user" },
-    Need { package: "fuse-overlayfs", program: "fuse-overlayfs", why: "podman's root file systems for a plain user" },
-    Need { package: "util-linux", program: "setpriv", why: "tests as other users" },
-    Need { package: "e2fsprogs", program: "mkfs.ext4", why: "the guest's disks" },
-    Need { package: "qemu-system-x86", program: "qemu-system-x86_64", why: "tests in the guest with systemd" },
+    Need { package: "musl-tools", proof: Program(MUSL_COMPILER), why: "the static binary" },
+    Need { package: "uidmap", proof: Program("newuidmap"), why: "containers with many ids" },
+    Need { package: "docker-registry", proof: Program("docker-registry"), why: "the loopback registry" },
+    Need { package: "busybox-static", proof: Program("busybox"), why: "the small image" },
+    Need { package: "mmdebstrap", proof: Program("mmdebstrap"), why: "the Debian image" },
+    Need { package: "debootstrap", proof: Program("debootstrap"), why: "the guest's root" },
+    Need { package: "iproute2", proof: Program("ip"), why: "tests of networks" },
+    Need { package: "procps", proof: Program("pgrep"), why: "tests that kill roles" },
+    Need { package: "bsdutils", proof: Program("script"), why: "tests of terminals" },
+    Need { package: "podman", proof: Program("podman"), why: "the oracle of an engine's behaviour" },
+    Need { package: "slirp4netns", proof: Program("slirp4netns"), why: "podman's network for a plain user" },
+    Need {
+        package: "fuse-overlayfs",
+        proof: Program("fuse-overlayfs"),
+        why: "podman's root file systems for a plain user",
+    },
+    Need { package: "util-linux", proof: Program("setpriv"), why: "tests as other users" },
+    Need { package: "e2fsprogs", proof: Program("mkfs.ext4"), why: "the guest's disks" },
+    Need { package: "python3-seccomp", proof: Module("seccomp"), why: "the oracle of seccomp filters" },
+    Need { package: "qemu-system-x86", proof: Program("qemu-system-x86_64"), why: "tests in the guest with systemd" },
 ];
 
 /// Users that system tests run as: one with subordinate ids, one without.
@@ -69,10 +86,13 @@ pub fn packages() -> Fallible<()> {
     Ok(())
 }
 
-/// A program on the path; for busybox it must be the static one, since it runs in an image of its own.
+/// For busybox it must be the static one, since it runs in an image of its own.
 fn present(need: &Need) -> bool {
-    let Some(path) = which(need.program) else { return false };
-    need.program != "busybox" || is_static(&path)
+    match need.proof {
+        Program(program) => which(program).is_some_and(|path| program != "busybox" || is_static(&path)),
+        // Isolated: a directory of this name where we stand would be a module too.
+        Module(module) => output(Command::new(PYTHON).args(["-I", "-c", &format!("import {module}")])).is_ok(),
+    }
 }
 
 /// Whether this program needs no loader.

@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -32,6 +34,8 @@ const GUEST_LIMIT: Duration = Duration::from_mins(15);
 const GUEST_SLACK: Duration = Duration::from_mins(1);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
+/// How many guests run at a time.
+const GUESTS_AT_ONCE: usize = 2;
 /// Guest payloads that need the registry with the Debian image and the host's mirror, and so a network.
 const WITH_NETWORK: [&str; 1] = ["apt"];
 /// The host's loopback as QEMU's user-mode network shows it to the guest.
@@ -496,6 +500,7 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
         tally.skipped.extend(payloads.iter().map(|payload| format!("vm {}: no image: {error}", name_of(payload))));
         return Ok(());
     }
+    let mut ready = Vec::new();
     for payload in &payloads {
         let name = name_of(payload);
         let directory = bed.directory.join("vm").join(&name);
@@ -519,11 +524,33 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
                 fs::copy(&test.executable, directory.join(test.name.rsplit('/').next().unwrap_or_default()))?;
             }
         }
-        let mut boot = Command::new(&script);
-        boot.env("SUBLET_VM_LIMIT_S", GUEST_LIMIT.saturating_sub(GUEST_SLACK).as_secs().to_string());
-        tally.run(&format!("vm {name}"), boot.arg("run").arg(&directory), GUEST_LIMIT)?;
+        ready.push((name, directory));
     }
+    boot_all(&script, &ready, tally);
     Ok(())
+}
+
+/// Runs the payloads, some at once: a guest keeps one processor of the host busy at most times.
+fn boot_all(script: &Path, payloads: &[(String, PathBuf)], tally: &mut Tally) {
+    let next = AtomicUsize::new(0);
+    let booted = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..GUESTS_AT_ONCE {
+            scope.spawn(|| {
+                while let Some((name, directory)) = payloads.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut boot = Command::new(script);
+                    boot.env("SUBLET_VM_LIMIT_S", GUEST_LIMIT.saturating_sub(GUEST_SLACK).as_secs().to_string());
+                    let mut apart = Tally::apart();
+                    let done = apart.run(&format!("vm {name}"), boot.arg("run").arg(directory), GUEST_LIMIT);
+                    if let Err(error) = done {
+                        apart.failed.push(format!("vm {name}: {error}"));
+                    }
+                    booted.lock().unwrap_or_else(PoisonError::into_inner).push(apart);
+                }
+            });
+        }
+    });
+    booted.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().for_each(|apart| tally.add(apart));
 }
 
 /// The payload directories in order of their names.

@@ -1,9 +1,11 @@
 //! Running one libtest binary: its output is passed on, its result counted, its time limited.
+//!
+//! Where several run at once each has a tally of its own, which keeps the output to itself until it is added to the first.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -21,9 +23,36 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Names of the tests that did not run, with the reason.
     pub skipped: Vec<String>,
+    /// The output, where it is not printed as it comes.
+    held: Option<Vec<String>>,
 }
 
+/// Processes that a tally waits for.
+static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+/// When this program began.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 impl Tally {
+    /// A tally for what runs beside others.
+    pub fn apart() -> Self {
+        Tally { held: Some(Vec::new()), ..Tally::default() }
+    }
+
+    /// Takes over what one that ran apart has counted, and prints its output.
+    pub fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+        other.held.into_iter().flatten().for_each(|line| self.print(line));
+    }
+
+    fn print(&mut self, line: String) {
+        match &mut self.held {
+            Some(held) => held.push(line),
+            None => println!("{line}"),
+        }
+    }
+
     /// Notes a test or a group of tests that cannot run here.
     pub fn skip(&mut self, name: impl Into<String>) {
         self.skipped.push(name.into());
@@ -42,12 +71,15 @@ impl Tally {
     /// and the binary counts as one failure.
     pub fn run(&mut self, name: &str, command: &mut Command, limit: Duration) -> Fallible<()> {
         use std::os::unix::process::CommandExt;
-        println!("== {name}");
+        self.print(format!("== {name} (after {} s)", BEGAN.elapsed().as_secs()));
         let began = Instant::now();
         let line = shell::line(command);
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn();
         let mut child = child.map_err(|source| shell::ShellError::Start { line, source })?;
         let group = Pid::from_raw(child.id() as i32);
+        running.push(group.as_raw());
+        drop(running);
         let done = Arc::new(AtomicBool::new(false));
         let watch = std::thread::spawn({
             let done = Arc::clone(&done);
@@ -60,11 +92,12 @@ impl Tally {
                 let line = line?;
                 summary |= self.read(name, &line);
                 if !line.is_empty() {
-                    println!("{line}");
+                    self.print(line);
                 }
             }
         }
         let status = child.wait()?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| *pid != group.as_raw());
         done.store(true, Ordering::Release);
         watch.thread().unpark();
         let expired = watch.join().unwrap_or(true);
@@ -114,7 +147,7 @@ fn watchdog(group: Pid, done: &AtomicBool, deadline: Instant) -> bool {
     // Without it the orphans are the business of an init.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     while !done.load(Ordering::Acquire) {
-        reap_orphans(group);
+        reap_orphans();
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             // The group may have ended by itself a moment ago (ESRCH).
@@ -126,12 +159,14 @@ fn watchdog(group: Pid, done: &AtomicBool, deadline: Instant) -> bool {
     false
 }
 
-/// Reaps what has been left to us by its parents' deaths; `own` is waited for elsewhere.
-fn reap_orphans(own: Pid) {
+/// Reaps what has been left to us by its parents' deaths.
+fn reap_orphans() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     for task in tasks {
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        let others = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != own.as_raw());
+        let others =
+            children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| !running.contains(pid));
         for pid in others.filter(|pid| sys::process::is_zombie(*pid)) {
             let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
         }
@@ -157,6 +192,17 @@ mod tests {
         assert_eq!(tally.passed, 1);
         assert_eq!(tally.failed, ["unit c"]);
         assert_eq!(tally.skipped, ["unit d: ignored, needs a kernel"]);
+    }
+
+    #[test]
+    fn what_ran_apart_is_added() {
+        let mut tally = Tally { passed: 1, ..Tally::default() };
+        let mut apart = Tally::apart();
+        apart.read("vm", "test a ... FAILED");
+        apart.read("vm", "test result: FAILED. 2 passed; 1 failed; 0 ignored");
+        apart.skip("b");
+        tally.add(apart);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (3, vec!["vm a".to_owned()], vec!["b".to_owned()]));
     }
 
     #[test]

@@ -74,11 +74,13 @@ pub fn podman_cannot_run(done: &Done) -> bool {
     done.code == 125 || (done.code == 126 && runtime_failed)
 }
 
-/// Deletes podman's store, and ends the process by which it keeps its user namespace.
+/// Deletes podman's store, and ends the process by which it keeps its user namespace. The mount of the store on itself, which
+/// it makes for root and may leave, goes too.
 pub fn end_podman(home: &Home) {
     for end in [["system", "reset", "-f"].as_slice(), &["system", "migrate"]] {
         finish(podman_of(home).args(end), b"", LIMIT);
     }
+    finish(Command::new("umount").args(["-q", "-l"]).arg(home.directory.join("podman/overlay")), b"", LIMIT);
 }
 
 /// The same command line of an engine must give the same output and code under podman (with the loopback registry).

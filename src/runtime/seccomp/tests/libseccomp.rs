@@ -78,7 +78,8 @@ fn arch_name(arch: Arch) -> &'static str {
 fn ask(requests: &[serde_json::Value]) -> Option<Vec<String>> {
     let python = |interpreter: &str, code: &str| {
         let mut command = Command::new(interpreter);
-        command.args(["-c", code]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Isolated: a directory `seccomp` where we stand would be taken for the module.
+        command.args(["-I", "-c", code]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn()
     };
     // The distribution's interpreter has the distribution's modules, whatever PATH says.

@@ -21,6 +21,7 @@ fn exec_joins_every_namespace() {
     let theirs = bundle.ok(&["exec", "box", "sh", "-c", &list.replace("self", "1")]);
     assert_eq!(ours, theirs);
     assert_eq!(bundle.call(&["exec", "box", "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(bundle.call(&["exec", "box", "sh", "-c", "kill -34 $$"]).code, 162, "a real-time signal");
     assert_eq!(bundle.call(&["exec", "box", "no-such-program"]).code, 127);
 }
 

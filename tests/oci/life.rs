@@ -80,6 +80,16 @@ fn run_answers_with_the_code_of_the_command() {
 }
 
 #[test]
+fn a_command_may_end_by_a_real_time_signal() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // As the first of its pid namespace it would not hear it.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "pid");
+    bundle.script("kill -34 $$").runs(162);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
 fn a_missing_command_fails_at_create() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config["process"]["args"] = json!(["/nothing/of/this/name"]);

@@ -96,6 +96,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         sys::process::reap(child.pidfd.as_fd(), true)?;
         return Err(Report::new(Kind::Internal, "the process was killed while it was being set up"));
     }
+    log.debug(|| format!("the process {} in container {} has executed its command", child.pid, arguments.id));
     sys::step();
     let told = arguments.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, child.pid));
     if let Err(report) = told {

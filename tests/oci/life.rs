@@ -214,3 +214,28 @@ fn of_two_starts_at_once_one_starts() {
         bundle.ok(&["delete", "--force", "box"]);
     }
 }
+
+#[test]
+fn the_version_is_told_behind_global_options() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config = json!(null);
+    let told = bundle.ok(&["--version"]);
+    let mut lines = told.lines();
+    assert!(lines.next().is_some_and(|line| line.starts_with("sublet-runtime version ")), "{told}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("spec: 1.")), "{told}");
+    // As go-runc asks.
+    let log = bundle.path.join("log").to_string_lossy().into_owned();
+    let long = ["--root", &bundle.at(), "--log", &log, "--log-format", "json", "--systemd-cgroup", "--version"];
+    assert_eq!(bundle.ok(&long), told);
+    assert_eq!(bundle.ok(&["--debug", "-v"]), told);
+}
+
+#[test]
+fn without_a_log_standard_error_has_its_format() {
+    let Some(bundle) = Bundle::new() else { return };
+    let done = bundle.call(&["--log-format", "json", "state", "nobody"]);
+    assert_eq!(done.code, 1, "{done:#?}");
+    let line: serde_json::Value = serde_json::from_str(done.stderr.trim_end()).expect("one line of JSON");
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().is_some_and(|msg| msg.contains("does not exist")), "{line}");
+}

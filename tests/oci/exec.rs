@@ -117,3 +117,34 @@ fn a_working_directory_of_the_host_is_refused() {
         }
     }
 }
+
+#[test]
+fn the_first_processors_of_an_exec_are_not_those_of_the_runtime() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let allowed = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("a line").to_owned()
+    };
+    let own = allowed(std::process::id());
+    let first: String =
+        own.split_whitespace().nth(1).expect("a list").chars().take_while(char::is_ascii_digit).collect();
+    if own.ends_with(&format!("\t{first}")) {
+        crate::support::skip("this machine has one processor");
+        return;
+    }
+    running(&mut bundle);
+    let file = bundle.path.join("process.json");
+    let process = json!({
+        "cwd": "/", "args": ["sh", "-c", "grep Cpus_allowed_list /proc/self/status; sleep 100"],
+        "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "execCPUAffinity": { "initial": first },
+    });
+    fs::write(&file, process.to_string()).expect("the home is ours");
+    let mut child = crate::support::start(&mut bundle.command(&["exec", "--process", &file.to_string_lossy(), "box"]));
+    let mut out = child.stdout.take().expect("a pipe");
+    let told = crate::support::read_until(&mut out, "\n");
+    assert_eq!(told.trim_end(), format!("Cpus_allowed_list:\t{first}"));
+    assert_eq!(allowed(child.id()), own);
+    bundle.ok(&["kill", "box", "KILL"]);
+    drop(out);
+    crate::support::end(child, crate::support::LIMIT);
+}

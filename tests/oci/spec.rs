@@ -316,3 +316,44 @@ fn words_that_say_nothing_to_a_bind_mount_are_told() {
     assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
     assert!(done.stderr.contains("\"bogus,size=1m\" says nothing to a bind mount"), "{done:#?}");
 }
+
+#[test]
+fn settings_are_named_with_slashes_too() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.push("/linux/namespaces", json!({ "type": "network" }));
+    bundle.script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    for name in ["net/ipv4/ip_unprivileged_port_start", "net.ipv4.ip_unprivileged_port_start"] {
+        bundle.config["linux"]["sysctl"] = json!({ name: "99" });
+        assert_eq!(bundle.runs(0), "99\n", "{name}");
+    }
+}
+
+#[test]
+fn a_score_below_that_of_the_session_is_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let own = fs::read_to_string("/proc/self/oom_score_adj").expect("/proc is mounted");
+    bundle.config["process"]["oomScoreAdj"] = json!(-900);
+    bundle.script("cat /proc/self/oom_score_adj");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let told = done.stderr.contains("oomScoreAdj: -900 is below that of this session");
+    assert_eq!(told, done.stdout != "-900\n", "{done:#?}");
+    assert!(!told || done.stdout == own, "{done:#?}");
+}
+
+#[test]
+fn groups_that_cannot_be_set_are_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if crate::support::identity() == "root" {
+        skip("root may set groups");
+        return;
+    }
+    bundle.config["process"]["user"]["additionalGids"] = json!([4, 20]);
+    bundle.script("echo ran");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    assert!(done.stderr.contains("additionalGids: ") && done.stderr.contains("ignoring 4, 20"), "{done:#?}");
+    bundle.config["annotations"] = json!({ "run.oci.keep_original_groups": "1" });
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(done.code == 0 && !done.stderr.contains("additionalGids"), "{done:#?}");
+}

@@ -18,7 +18,7 @@ use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
-use crate::init::user::Identity;
+use crate::init::user::{Identity, UNMAPPED};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Handover};
 
@@ -78,6 +78,10 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     if ready.gate.is_some() {
         // Who creates a container learns now what else `start` would say.
         find(ready.process)?;
+    }
+    if let Some(labels) = &ready.labels {
+        // Now too, since the kernel knows which ones there are.
+        labels.set()?;
     }
     sys::step();
     channel.send(&Message::Ready, None)?;
@@ -223,11 +227,7 @@ fn become_user(ready: &Ready<'_>) -> Result<(), Report> {
     if let Err(error) = ids {
         let unmapped = error.errno() == Errno::EINVAL;
         let report = Report::from(error);
-        return Err(if unmapped {
-            report.with_hint("this id is not mapped: give the user subordinate ids (subuid, subgid), or run as root")
-        } else {
-            report
-        });
+        return Err(if unmapped { report.with_hint(UNMAPPED) } else { report });
     }
     security::set_capabilities(&sets)?;
     nix::sys::prctl::set_keepcaps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".to_owned())?;

@@ -41,7 +41,11 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
     let started = start::start(root, &arguments.id, log);
     sys::step();
     if let Err(report) = started {
-        delete::end(root, &arguments.id, log)?;
+        match delete::end(root, &arguments.id, log) {
+            // A start that fails late does so itself.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            ended => ended?,
+        }
         return Err(report);
     }
     if arguments.detach {

@@ -187,6 +187,14 @@ pub fn is_zombie(pid: i32) -> bool {
     state_of(&String::from_utf8_lossy(&text)).is_none_or(|state| matches!(state, b'Z' | b'X'))
 }
 
+/// Whether a process has executed a program since it was forked, also one that has ended and waits to be reaped:
+/// `PF_FORKNOEXEC` (linux/sched.h) in field 9 of its stat file. The kernel clears it before it closes what is close-on-exec.
+/// `ENOENT` when there is no such process.
+pub fn has_executed(pid: i32) -> Result<bool> {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    Ok(stat_field(&format!("/proc/{pid}/stat"), 9)? & PF_FORKNOEXEC == 0)
+}
+
 /// The state in a stat file, proc_pid_stat(5).
 fn state_of(text: &str) -> Option<u8> {
     text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).copied()

@@ -1,9 +1,11 @@
 //! create, start, state, kill, delete, list, ps, pause, resume.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nix::sys::socket::{SockFlag, connect};
 use serde_json::json;
 
 use crate::bundle::Bundle;
@@ -216,6 +218,28 @@ fn of_two_starts_at_once_one_starts() {
 }
 
 #[test]
+fn a_client_that_says_nothing_keeps_no_start_waiting() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("echo ran; sleep 100");
+    bundle.create("box");
+    // As a start that is stopped between its first two calls.
+    let place = bundle.home.directory.join("run/sublet/oci").join(bundle.id("box"));
+    let directory = sys::socket::open_directory(&place).expect("the container is there");
+    let address = sys::socket::address_in(directory.as_fd(), "gate").expect("a short path");
+    let silent: Vec<OwnedFd> = (0..4)
+        .map(|_| {
+            let client = sys::socket::seqpacket(SockFlag::empty()).expect("a socket");
+            connect(client.as_raw_fd(), &address).expect("init waits there");
+            client
+        })
+        .collect();
+    bundle.ok(&["start", "box"]);
+    eventually("it runs", || bundle.log() == "ran\n");
+    assert_eq!(bundle.state("box", "status"), "running");
+    drop(silent);
+}
+
+#[test]
 fn the_version_is_told_behind_global_options() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config = json!(null);
@@ -238,4 +262,20 @@ fn without_a_log_standard_error_has_its_format() {
     let line: serde_json::Value = serde_json::from_str(done.stderr.trim_end()).expect("one line of JSON");
     assert_eq!(line["level"], "error");
     assert!(line["msg"].as_str().is_some_and(|msg| msg.contains("does not exist")), "{line}");
+}
+
+#[test]
+fn with_debug_the_log_tells_each_step() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("exit 3");
+    let log = bundle.path.join("debug").to_string_lossy().into_owned();
+    let arguments = ["--debug", "--log", &log, "run", "--bundle", &bundle.at(), "box"].map(str::to_owned);
+    let done = bundle.call(&arguments.each_ref().map(String::as_str));
+    assert_eq!(done.code, 3, "{done:#?}");
+    let text = fs::read_to_string(&log).expect("it was written");
+    for words in
+        ["creating container", "cgroup", "init of container", "waits for its start", "has executed", "has ended with 3"]
+    {
+        assert!(text.lines().any(|line| line.contains("level=debug") && line.contains(words)), "{words}: {text}");
+    }
 }

@@ -17,7 +17,7 @@
 //!    KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
 //! 11. the payload's user, directory and environment ("choosing the user");
-//! 12. READY, wait for GO, user and capabilities, the start hooks, no_new_privs, seccomp, exec ("executing the command").
+//! 12. READY, wait for GO, user and capabilities, no_new_privs, seccomp, the start hooks, exec ("executing the command").
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

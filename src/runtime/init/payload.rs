@@ -1,7 +1,8 @@
 //! From a process inside the finished container to the payload: session, directory, rights, exec.
 //!
 //! `run` and `exec` share this end. Order: seccomp goes last where no_new_privs allows it; without no_new_privs the
-//! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go.
+//! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go. Only the hooks of the kind startContainer come
+//! between it and the exec: programs of the container's, they have the rights of its command and no more, as with runc.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{Capabilities, Process};
@@ -24,6 +26,8 @@ use crate::seccomp::listener::{self, Handover};
 
 /// Where a command is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How many clients may stand at the gate and say nothing; of more the first has to go.
+const SILENT_MAX: usize = 16;
 
 /// All that is needed to become the payload.
 pub struct Ready<'a> {
@@ -47,7 +51,7 @@ pub struct Ready<'a> {
     pub labels: Option<Labels>,
     /// Who gets the listener of a filter that notifies.
     pub agent: Option<Handover>,
-    /// Runs after GO.
+    /// Runs after GO, with the rights of the payload.
     pub before_exec: &'a dyn Fn() -> Result<(), Report>,
 }
 
@@ -97,11 +101,20 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     })
 }
 
-/// The first client that says GO. One that leaves without it has started nothing.
+/// The first client that says GO. One that leaves without it has started nothing, and one that says nothing keeps nobody
+/// waiting.
 fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
+    let mut clients = Vec::new();
     loop {
-        let client = Channel::from(sys::socket::accept(gate)?);
-        sys::step();
+        let Some(position) = heard(gate, &clients)? else {
+            clients.push(Channel::from(sys::socket::accept(gate)?));
+            if clients.len() > SILENT_MAX {
+                clients.remove(0);
+            }
+            sys::step();
+            continue;
+        };
+        let client = clients.swap_remove(position);
         // The answer tells it from one that came too late, whose connection ends without.
         if matches!(client.receive(), Ok(Some((Message::Go, _)))) && client.send(&Message::Ready, None).is_ok() {
             return Ok(client);
@@ -109,13 +122,29 @@ fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
     }
 }
 
+/// Waits for a client that has said something, or is gone; `None` when it is time to let one in. The first one is waited for
+/// by the call that does.
+fn heard(gate: BorrowedFd<'_>, clients: &[Channel]) -> Result<Option<usize>, SysError> {
+    if clients.is_empty() {
+        return Ok(None);
+    }
+    let all = clients.iter().map(AsFd::as_fd).chain([gate]);
+    let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            polled => break polled.map(drop).call(|| "poll(gate)".to_owned())?,
+        }
+    }
+    let first = fds.iter().position(|fd| fd.any().unwrap_or(false));
+    Ok(first.filter(|position| *position < clients.len()))
+}
+
 fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     let process = ready.process;
     sys::step();
-    inherit(ready.preserve_fds)?;
-    if let Some(labels) = &ready.labels {
-        labels.set()?;
-    }
+    // Hooks get none of them.
+    sys::process::cloexec_from(3)?;
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(Mode::from_bits_truncate(umask));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
@@ -123,9 +152,6 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
         load(program, ready.agent.as_ref())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
-    sys::step();
-    // A program of the container's, so with the rights of its command and no more.
-    (ready.before_exec)()?;
     sys::step();
     sys::process::reset_signals()?;
     if !moved {
@@ -139,7 +165,14 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
             load(program, ready.agent.as_ref())?;
         }
     }
-    execute(process, ready.identity)
+    sys::step();
+    (ready.before_exec)()?;
+    sys::step();
+    // Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
+    for number in 3..3 + ready.preserve_fds {
+        sys::process::keep_over_exec(number)?;
+    }
+    execute(ready)
 }
 
 fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
@@ -148,15 +181,6 @@ fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
         None => program.load().map(drop),
     };
     loaded.step(|| "loading the seccomp filter".to_owned())
-}
-
-/// Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
-fn inherit(preserve: i32) -> Result<(), SysError> {
-    sys::process::cloexec_from(3 + preserve)?;
-    for number in 3..3 + preserve {
-        sys::process::keep_over_exec(number)?;
-    }
-    Ok(())
 }
 
 /// A session of its own, with the terminal as its controlling one; standard streams that belong to the user, so that
@@ -269,7 +293,8 @@ fn find(process: &Process) -> Result<(), Report> {
 }
 
 /// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.
-fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
+fn execute(ready: &Ready<'_>) -> Result<i32, Report> {
+    let (process, identity) = (ready.process, ready.identity);
     let args = process.args().as_deref().unwrap_or_default();
     let Some(command) = args.first().filter(|command| !command.is_empty()) else {
         return Err(Report::new(Kind::CommandNotFound, "no command specified"));

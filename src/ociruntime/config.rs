@@ -425,6 +425,7 @@ impl Loaded {
             keyring: !arguments.no_new_keyring,
             keep_groups: keeps_groups(&self.spec),
             preserve_fds: preserved(arguments.preserve_fds),
+            listen_fds: listen_fds(),
             bundle: Some(self.context(id)),
         }
     }

@@ -189,8 +189,7 @@ impl Making<'_> {
             None => format!("container {} has no cgroup", self.place.id()),
         });
 
-        let mut launch = self.loaded.launch(self.place.id(), arguments);
-        add_listen_fds(&mut launch.spec);
+        let launch = self.loaded.launch(self.place.id(), arguments);
         let directory = self.cgroup.dir().map(|fd| fd.try_clone_to_owned()).transpose();
         let directory = directory.call(|| "fcntl(cgroup, F_DUPFD)".to_owned())?;
         let Born { init, channel } = bundle::create(&launch, directory.as_ref().map(AsFd::as_fd), handed, self)?;
@@ -270,18 +269,4 @@ impl Making<'_> {
 /// The hooks of one kind.
 pub fn list(hooks: Option<&Vec<Hook>>) -> &[Hook] {
     hooks.map(Vec::as_slice).unwrap_or_default()
-}
-
-/// Tells the payload of sockets that systemd handed on, sd_listen_fds(3).
-fn add_listen_fds(spec: &mut Spec) {
-    let count = config::listen_fds();
-    if count == 0 {
-        return;
-    }
-    if let Some(process) = spec.process_mut() {
-        let mut env = process.env().clone().unwrap_or_default();
-        env.push(format!("LISTEN_FDS={count}"));
-        env.push("LISTEN_PID=1".to_owned());
-        process.set_env(Some(env));
-    }
 }

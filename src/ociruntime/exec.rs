@@ -13,7 +13,9 @@ use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext};
 
 use crate::args::Exec;
-use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read, tell_ambient, tell_groups};
+use crate::config::{
+    check_process, keeps_groups, listen_fds, may_set_groups, preserved, read, tell_ambient, tell_groups,
+};
 use crate::console;
 use crate::create::write_pid;
 use crate::log::Log;
@@ -55,6 +57,8 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         setgroups: may_set_groups(&spec),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),
+        listen_fds: listen_fds(),
+        annotations: spec.annotations().clone(),
         keyring: container.record.keyring,
         bundle: Some(HookContext { id: arguments.id.clone(), bundle: container.record.bundle.clone() }),
         process,

@@ -119,6 +119,31 @@ fn a_working_directory_of_the_host_is_refused() {
 }
 
 #[test]
+fn sockets_of_systemd_are_handed_on_and_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let activated = |words: &[&str]| {
+        let runtime = bundle.command(words);
+        let mut command = std::process::Command::new("/bin/sh");
+        let script = "exec 3</etc/passwd 4</etc/passwd; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$@\"";
+        command.args(["-c", script, "sh"]).arg(bundle.home.bin()).args(runtime.get_args());
+        bundle.home.surround(&mut command);
+        let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+        assert_eq!(done.code, 0, "{done:#?}");
+        done.stdout
+    };
+    let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS; ls /proc/self/fd";
+    let told = "2\n0\n1\n2\n3\n4\n5\n";
+    assert_eq!(activated(&["exec", "box", "sh", "-c", script]), told);
+    let mut config = bundle.config.clone();
+    config["process"]["args"] = json!(["sh", "-c", script]);
+    let file = bundle.path.join("other.json");
+    fs::write(&file, config.to_string()).expect("the home is ours");
+    let run = ["run", "--config", &file.to_string_lossy(), "--bundle", &bundle.at(), "second"].map(str::to_owned);
+    assert_eq!(activated(&run.each_ref().map(String::as_str)), told);
+}
+
+#[test]
 fn the_first_processors_of_an_exec_are_not_those_of_the_runtime() {
     let Some(mut bundle) = Bundle::new() else { return };
     let allowed = |pid: u32| {

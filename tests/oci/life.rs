@@ -240,6 +240,23 @@ fn a_client_that_says_nothing_keeps_no_start_waiting() {
 }
 
 #[test]
+fn a_container_of_which_nothing_can_be_told_is_not_removed() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("sleep 100");
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+    for limit in 3..20 {
+        let runtime = bundle.command(&["delete", "box"]);
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(bundle.home.bin());
+        bundle.home.surround(command.args(runtime.get_args()));
+        let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+        assert_ne!(done.code, 0, "{limit} descriptors: {done:#?}");
+        assert_eq!(bundle.state("box", "status"), "running", "{limit} descriptors");
+    }
+}
+
+#[test]
 fn the_version_is_told_behind_global_options() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config = json!(null);

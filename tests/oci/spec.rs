@@ -236,6 +236,7 @@ fn the_agent_of_a_profile_gets_the_listener_and_is_told_of_the_container() {
     });
     assert!(bundle.refused().contains("reaching the seccomp agent"), "nobody listens");
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("the home is ours");
+    bundle.config["annotations"] = json!({ "key": "value" });
     bundle.script("mkdir /tmp/x; echo $?; sleep 100");
     bundle.create("box");
     let pid = bundle.state("box", "pid");
@@ -257,6 +258,12 @@ fn the_agent_of_a_profile_gets_the_listener_and_is_told_of_the_container() {
         assert_eq!(message["metadata"], "mine");
         assert_eq!(message["state"]["id"], bundle.id("box"));
         assert_eq!(message["state"]["bundle"], bundle.at());
+        assert_eq!(message["state"]["annotations"], json!({ "key": "value" }));
+        let heard = scope.spawn(hear);
+        bundle.ok(&["exec", "box", "true"]);
+        let message = heard.join().expect("it heard");
+        assert_eq!(message["state"]["annotations"], json!({ "key": "value" }), "of an exec too: {message}");
+        assert_ne!(message["pid"], message["state"]["pid"], "{message}");
     });
     crate::support::eventually("the call has failed", || bundle.log().ends_with("\n1\n"));
     assert!(bundle.log().contains("Function not implemented"), "{}", bundle.log());

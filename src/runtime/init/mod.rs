@@ -235,6 +235,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         make_directory: true,
         groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
+        listen_fds: launch.listen_fds,
         gate,
         labels,
         agent,

@@ -45,6 +45,8 @@ pub struct Ready<'a> {
     pub groups: Groups,
     /// How many descriptors from 3 up stay open.
     pub preserve_fds: i32,
+    /// How many of them are sockets of systemd's socket activation, which the payload is told of.
+    pub listen_fds: i32,
     /// A listening socket whose first client says GO and hears how it went; without it the channel is asked.
     pub gate: Option<OwnedFd>,
     /// Given at the exec.
@@ -302,6 +304,12 @@ fn execute(ready: &Ready<'_>) -> Result<i32, Report> {
     let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
     if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/")));
+    }
+    if ready.listen_fds > 0 {
+        // sd_listen_fds(3). Whatever was set before was not meant for it.
+        environment.retain(|variable| !variable.starts_with("LISTEN_FDS=") && !variable.starts_with("LISTEN_PID="));
+        environment.push(format!("LISTEN_FDS={}", ready.listen_fds));
+        environment.push(format!("LISTEN_PID={}", std::process::id()));
     }
     let argv = c_strings(args)?;
     let envp = c_strings(&environment)?;

@@ -4,13 +4,18 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::ArgAction;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// What `--version` prints behind the name. Callers read the first line: name and version.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("version {}\nspec: {}", env!("CARGO_PKG_VERSION"), runtime::hooks::VERSION));
+
 /// An OCI runtime: creates and runs containers from bundles.
 #[derive(Debug, Parser)]
-#[command(name = "sublet-runtime", args_override_self = true, disable_version_flag = true)]
+#[command(name = "sublet-runtime", version = VERSION.as_str(), args_override_self = true, disable_version_flag = true)]
 pub struct Line {
     #[command(flatten)]
     pub global: Global,
@@ -42,6 +47,9 @@ pub struct Global {
     /// Whether a cgroup that cannot be made is passed over when nothing depends on it
     #[arg(long, value_enum, default_value_t = Rootless::Auto)]
     pub rootless: Rootless,
+    /// Print name and version, and the version of the specification
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: (),
 }
 
 /// `--log-format`.
@@ -331,10 +339,5 @@ pub struct Spec {
 
 /// Parses a command line with the program's name in front.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Line, clap::Error> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Every caller asks for it in this form and reads the first line.
-    if arguments.get(1).is_some_and(|first| first == "--version" || first == "-v") {
-        return Err(clap::Error::raw(clap::error::ErrorKind::DisplayVersion, crate::features::version()));
-    }
     Line::try_parse_from(arguments)
 }

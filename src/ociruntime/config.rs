@@ -6,20 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
 use cgroup::Resources;
-use oci_spec::runtime::{Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{
+    Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Process, Spec,
+};
 use runtime::capabilities::bit;
-use runtime::init::attributes::{has_apparmor, has_selinux};
+use runtime::init::attributes::{self, has_apparmor, has_selinux};
 use runtime::init::mounts::extents;
+use runtime::init::payload::Groups;
+use runtime::init::user::check_mapped;
 use runtime::launch::HookContext;
 use runtime::outer::{Caller, default_maps};
 use runtime::{Launch, Rootfs};
 use serde_json::Value;
 use sys::Call;
-use sys::namespace::{Extent, IdMap};
+use sys::namespace::{Extent, IdMap, own_maps};
 
 use crate::args::Bundle;
 use crate::log::Log;
@@ -47,7 +52,10 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
     let path = arguments.config.clone().unwrap_or_else(|| bundle.join("config.json"));
     let mut spec: Spec = read(&path, log).step(|| format!("reading {}", path.display()))?;
     complete(&mut spec, arguments.console_socket.is_some()).step(|| format!("the configuration {}", path.display()))?;
-    spec.process().iter().for_each(|process| tell_ambient(process, log));
+    if let Some(process) = spec.process() {
+        tell_ambient(process, log);
+        tell_groups(&spec, process, log);
+    }
     let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
     let rootfs = bundle.join(root.path());
     let kind = std::fs::symlink_metadata(&rootfs).call(|| format!("stat({rootfs:?})"));
@@ -188,7 +196,12 @@ fn check(spec: &Spec, console_socket: bool) -> Result<(), Report> {
     }
     let Some(linux) = spec.linux() else { return wrong("there is no linux section, and so no mount namespace") };
     check_namespaces(spec, linux)?;
+    check_user(spec, linux)?;
     check_hooks(spec)?;
+    attributes::check(linux)?;
+    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !has_selinux() {
+        return Err(Report::new(Kind::Unsupported, "mountLabel: SELinux is not switched on on this host"));
+    }
     if linux.intel_rdt().is_some() && !Path::new("/sys/fs/resctrl/schemata").exists() {
         return Err(Report::new(Kind::Unsupported, "intelRdt: this host has no resource control (/sys/fs/resctrl)"));
     }
@@ -224,6 +237,19 @@ pub fn check_process(process: &Process, console_socket: bool) -> Result<(), Repo
     for limit in process.rlimits().iter().flatten() {
         if !limits.insert(limit.typ().to_string()) {
             return wrong(format!("the limit {} is there twice", limit.typ()));
+        }
+    }
+    attributes::check_process(process)?;
+    if let Some(sets) = process.capabilities() {
+        // capset(2) would say so when the process is to begin.
+        let subset = |one: &Option<Capabilities>, other: &Option<Capabilities>| {
+            one.iter().flatten().all(|capability| other.as_ref().is_some_and(|other| other.contains(capability)))
+        };
+        if process.user().uid() == 0 && !subset(sets.effective(), sets.permitted()) {
+            return wrong("an effective capability is not permitted".to_owned());
+        }
+        if !subset(sets.inheritable(), sets.bounding()) {
+            return wrong("an inheritable capability is not in the bounding set".to_owned());
         }
     }
     if process.apparmor_profile().as_ref().is_some_and(|profile| !profile.is_empty()) && !has_apparmor() {
@@ -286,17 +312,62 @@ fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), Report> {
         return wrong("timeOffsets of a time namespace that is joined cannot be changed".to_owned());
     }
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
-        runtime::init::limits::check_namespaced(name)?;
-        let owner = match name.as_str() {
-            name if name.starts_with("net.") => LinuxNamespaceType::Network,
-            "kernel.domainname" | "kernel.hostname" => LinuxNamespaceType::Uts,
-            _ => LinuxNamespaceType::Ipc,
-        };
-        if find(owner).is_none() && !name.starts_with("user.") {
+        let owner = runtime::init::limits::sysctl_owner(name)?;
+        let Some(namespace) = find(owner) else {
             return wrong(format!("sysctl {name} needs a namespace of type {owner}"));
+        };
+        if let Some(path) = namespace.path().as_ref().filter(|path| is_ours(owner, path)) {
+            return wrong(format!("sysctl {name} would be set for the host, whose namespace {} is", path.display()));
         }
     }
     Ok(())
+}
+
+/// Whether a path leads to the namespace that we are in. One that leads nowhere is met again when it is to be joined.
+fn is_ours(typ: LinuxNamespaceType, path: &Path) -> bool {
+    let name = match typ {
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Uts => "uts",
+        _ => "ipc",
+    };
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let theirs = identity(path);
+    theirs.is_some() && theirs == identity(&Path::new("/proc/self/ns").join(name))
+}
+
+/// Whether the process's user has an id in the container; in a user namespace that is joined, init says so.
+fn check_user(spec: &Spec, linux: &Linux) -> Result<(), Report> {
+    let Some(process) = spec.process() else { return Ok(()) };
+    let joins = |namespace: &LinuxNamespace| namespace.path().is_some();
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let (uids, gids) = match listed.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        Some(user) if joins(user) => return Ok(()),
+        Some(_) => {
+            let map = |mappings: &Option<Vec<_>>| mappings.as_deref().map(extents).unwrap_or_default();
+            (map(linux.uid_mappings()), map(linux.gid_mappings()))
+        }
+        None => own_maps()?,
+    };
+    check_mapped(process, groups(spec, process), &uids, &gids)
+}
+
+/// What becomes of the groups of a process that asks for additional ones; else there is nothing to be found out.
+fn groups(spec: &Spec, process: &Process) -> Groups {
+    let asks = process.user().additional_gids().as_ref().is_some_and(|gids| !gids.is_empty());
+    Groups::of(asks && may_set_groups(spec), keeps_groups(spec))
+}
+
+/// Additional groups that cannot be set: the process keeps those of the caller.
+pub fn tell_groups(spec: &Spec, process: &Process, log: &Log) {
+    let gids = process.user().additional_gids().as_deref().unwrap_or_default();
+    if !gids.is_empty() && !keeps_groups(spec) && groups(spec, process) == Groups::Keep {
+        let gids: Vec<String> = gids.iter().map(u32::to_string).collect();
+        log.warn(&format!(
+            "additionalGids: a user namespace without subordinate ids allows no setgroups(2); ignoring {}",
+            gids.join(", ")
+        ));
+    }
 }
 
 fn check_hooks(spec: &Spec) -> Result<(), Report> {
@@ -354,6 +425,7 @@ impl Loaded {
             keyring: !arguments.no_new_keyring,
             keep_groups: keeps_groups(&self.spec),
             preserve_fds: preserved(arguments.preserve_fds),
+            listen_fds: listen_fds(),
             bundle: Some(self.context(id)),
         }
     }

@@ -41,13 +41,18 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
     let started = start::start(root, &arguments.id, log);
     sys::step();
     if let Err(report) = started {
-        delete::end(root, &arguments.id, log)?;
+        match delete::end(root, &arguments.id, log) {
+            // A start that fails late does so itself.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            ended => ended?,
+        }
         return Err(report);
     }
     if arguments.detach {
         return Ok(0);
     }
     let code = console::wait(&pidfd, master)?;
+    log.debug(|| format!("container {} has ended with {code}", arguments.id));
     sys::step();
     if !arguments.keep {
         delete::end(root, &arguments.id, log)?;
@@ -104,6 +109,10 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
     for line in cgroup.lines() {
         log.warn(line);
     }
+    log.debug(|| {
+        let (bundle, rootfs) = (loaded.bundle.display(), loaded.rootfs.display());
+        format!("creating container {id} of the bundle {bundle} on {rootfs}")
+    });
     let (place, creating) = root.take(id)?;
     sys::step();
     let record = Record {
@@ -175,15 +184,18 @@ impl Making<'_> {
             self.log.warn(line);
         }
         self.record.cgroup = self.cgroup.record().clone();
+        self.log.debug(|| match &self.record.cgroup.path {
+            Some(path) => format!("the cgroup of container {} is {}", self.place.id(), path.display()),
+            None => format!("container {} has no cgroup", self.place.id()),
+        });
 
-        let mut launch = self.loaded.launch(self.place.id(), arguments);
-        add_listen_fds(&mut launch.spec);
+        let launch = self.loaded.launch(self.place.id(), arguments);
         let directory = self.cgroup.dir().map(|fd| fd.try_clone_to_owned()).transpose();
         let directory = directory.call(|| "fcntl(cgroup, F_DUPFD)".to_owned())?;
         let Born { init, channel } = bundle::create(&launch, directory.as_ref().map(AsFd::as_fd), handed, self)?;
         let pid = init.pid;
         self.pidfd = Some(init.pidfd);
-        self.log.debug(&format!("init of container {} is {pid}", self.place.id()));
+        self.log.debug(|| format!("init of container {} is {pid}", self.place.id()));
         let mut master = None;
         loop {
             match channel.receive()? {
@@ -199,6 +211,7 @@ impl Making<'_> {
                 }
                 Some((Message::Notice(text), _)) => self.log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    self.log.debug(|| "the mounts are made; running the hooks of the runtime".to_owned());
                     sys::step();
                     self.runtime_hooks(pid)?;
                     sys::step();
@@ -211,6 +224,7 @@ impl Making<'_> {
                 None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
             }
         }
+        self.log.debug(|| format!("container {} is set up and waits for its start", self.place.id()));
         sys::step();
         if let Some(creating) = self.creating.take() {
             // Init has a copy.
@@ -255,18 +269,4 @@ impl Making<'_> {
 /// The hooks of one kind.
 pub fn list(hooks: Option<&Vec<Hook>>) -> &[Hook] {
     hooks.map(Vec::as_slice).unwrap_or_default()
-}
-
-/// Tells the payload of sockets that systemd handed on, sd_listen_fds(3).
-fn add_listen_fds(spec: &mut Spec) {
-    let count = config::listen_fds();
-    if count == 0 {
-        return;
-    }
-    if let Some(process) = spec.process_mut() {
-        let mut env = process.env().clone().unwrap_or_default();
-        env.push(format!("LISTEN_FDS={count}"));
-        env.push("LISTEN_PID=1".to_owned());
-        process.set_env(Some(env));
-    }
 }

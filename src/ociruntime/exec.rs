@@ -13,7 +13,9 @@ use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext};
 
 use crate::args::Exec;
-use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read, tell_ambient};
+use crate::config::{
+    check_process, keeps_groups, listen_fds, may_set_groups, preserved, read, tell_ambient, tell_groups,
+};
 use crate::console;
 use crate::create::write_pid;
 use crate::log::Log;
@@ -39,6 +41,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let process = process(arguments, &spec, log)?;
     check_process(&process, arguments.console_socket.is_some())?;
     tell_ambient(&process, log);
+    tell_groups(&spec, &process, log);
     let terminal = process.terminal().unwrap_or(false);
     if terminal && arguments.detach && arguments.console_socket.is_none() {
         return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));
@@ -47,10 +50,6 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let (init_pid, init) = container.init().ok_or_else(gone)?;
     let cgroup = container.cgroup()?;
     let in_cgroup = cgroup.dir_for_exec(init_pid)?;
-    if let Some(first) = process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref()) {
-        // Before it is born in the container's cgroup, whose processors may be fewer.
-        attributes::set_affinity(first).step(|| "setting the first processors".to_owned())?;
-    }
     let launch = ExecLaunch {
         user: String::new(),
         init_pid,
@@ -58,6 +57,8 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         setgroups: may_set_groups(&spec),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),
+        listen_fds: listen_fds(),
+        annotations: spec.annotations().clone(),
         keyring: container.record.keyring,
         bundle: Some(HookContext { id: arguments.id.clone(), bundle: container.record.bundle.clone() }),
         process,
@@ -67,7 +68,13 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     }
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
     let mut entering = Entering { cgroup: &cgroup, init: init_pid, log };
-    let Born { init: child, channel } = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering)?;
+    let first = launch.process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref());
+    // Ours, which a new process inherits: it is born in the container's cgroup, whose processors may be fewer.
+    let before = first.map(|first| attributes::set_affinity(first)).transpose();
+    let before = before.step(|| "setting the first processors".to_owned())?;
+    let entered = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering);
+    before.as_ref().map_or(Ok(()), attributes::restore_affinity)?;
+    let Born { init: child, channel } = entered?;
     let (mut master, mut going) = (None, false);
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {
@@ -96,6 +103,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         sys::process::reap(child.pidfd.as_fd(), true)?;
         return Err(Report::new(Kind::Internal, "the process was killed while it was being set up"));
     }
+    log.debug(|| format!("the process {} in container {} has executed its command", child.pid, arguments.id));
     sys::step();
     let told = arguments.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, child.pid));
     if let Err(report) = told {

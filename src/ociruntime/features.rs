@@ -1,14 +1,9 @@
-//! `features`, as features.md of the runtime specification has it, and the version.
+//! `features`, as features.md of the runtime specification has it.
 
 use base::Report;
 use serde_json::json;
 
 use crate::list::print_json;
-
-/// What `--version` prints. Callers read the first line: name and version.
-pub fn version() -> String {
-    format!("sublet-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), runtime::hooks::VERSION)
-}
 
 /// Words of `mounts[].options` that are no file system's own.
 const MOUNT_OPTIONS: &[&str] = &[

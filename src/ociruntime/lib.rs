@@ -86,14 +86,19 @@ pub fn main(
     }
 }
 
-/// Proves that the descriptors that a container is to inherit are there, and keeps every other one from hooks and payloads.
-fn take_descriptors(verb: &Verb) -> Result<(), Report> {
-    let preserved = match verb {
+/// How many descriptors a command hands on.
+fn preserved(verb: &Verb) -> i32 {
+    match verb {
         Verb::Create(arguments) => config::preserved(arguments.bundle.preserve_fds),
         Verb::Run(arguments) => config::preserved(arguments.bundle.preserve_fds),
         Verb::Exec(arguments) => config::preserved(arguments.preserve_fds),
         _ => 0,
-    };
+    }
+}
+
+/// Proves that the descriptors that a container is to inherit are there, and keeps every other one from hooks and payloads.
+fn take_descriptors(verb: &Verb) -> Result<(), Report> {
+    let preserved = preserved(verb);
     if let Some(number) = (3..3 + preserved).find(|number| !sys::process::is_open(*number)) {
         let message = format!("descriptor {number} is to be handed on and is not open");
         return Err(Report::new(base::Kind::Usage, message).with_hint("see --preserve-fds and LISTEN_FDS"));
@@ -106,6 +111,10 @@ fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBu
     // First, as it begins all anew.
     if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
         runtime::own_binary::protect()?;
+        if preserved(&line.verb) > 0 {
+            // From now on for the payload alone, which gets them back at its exec.
+            sys::process::cloexec_from(3)?;
+        }
     }
     let global = line.global;
     let root = match &global.root {

@@ -37,8 +37,11 @@ impl Log {
         if let Some(hint) = report.hint() {
             words = format!("{words} ({hint})");
         }
-        if self.file.is_some() {
+        if self.file.is_some() || self.format == LogFormat::Json {
             self.line("error", &words);
+        }
+        if self.file.is_none() && self.format == LogFormat::Json {
+            return;
         }
         // In one line here too: Podman shows its user the line that it recognises.
         eprintln!("error: {}", words.replace('\n', " "));
@@ -46,7 +49,7 @@ impl Log {
 
     /// Something that the user asked for and gets otherwise.
     pub fn warn(&self, words: &str) {
-        if self.file.is_some() {
+        if self.file.is_some() || self.format == LogFormat::Json {
             self.line("warning", words);
         } else {
             eprintln!("sublet: {words}");
@@ -54,9 +57,9 @@ impl Log {
     }
 
     /// Something for who looks for the cause of a surprise.
-    pub fn debug(&self, words: &str) {
+    pub fn debug(&self, words: impl FnOnce() -> String) {
         if self.debug {
-            self.line("debug", words);
+            self.line("debug", &words());
         }
     }
 

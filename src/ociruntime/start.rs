@@ -1,14 +1,20 @@
 //! `start`.
+//!
+//! A container whose start fails once init has its word can run no more: it is ended and removed, and the poststop hooks run.
+//! So the specification has it for hooks that fail ("Lifecycle", steps 7 and 9).
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use base::{Context, Kind, Report};
 use runtime::channel::Message;
 use runtime::hooks;
+use sys::process::{has_executed, wait_end};
 
 use crate::create::list;
+use crate::delete;
 use crate::log::Log;
-use crate::state::{Root, Status};
+use crate::state::{Container, Root, Status};
 
 /// How long an exec may take from the first descriptor that it closes to the last; it is microseconds.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -32,13 +38,26 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
         _ => return Err(Report::new(Kind::Conflict, format!("container {id:?} has been started by another command"))),
     }
     sys::step();
-    // The end of the socket is the exec, or a death that the state will show.
+    let mut failed = None;
     while let Some((message, _)) = init.receive()? {
         match message {
-            Message::Failed(failure) => return Err(failure.into()),
+            Message::Failed(failure) => failed = Some(Report::from(failure)),
             Message::Notice(text) => log.warn(&text),
             _ => {}
         }
+    }
+    if let Some(report) = failed {
+        if let Some((_, init)) = container.init() {
+            // It ends with a code, which who waits for it is to see.
+            wait_end(init.as_fd(), Some(LIMIT));
+        }
+        return Err(ended(&container, report, log));
+    }
+    // The end of the socket was the exec, or a death. Of one that is reaped already nothing can be told.
+    let pid = container.record.init.as_ref().map_or(0, |init| init.pid);
+    if has_executed(pid).is_ok_and(|executed| !executed) {
+        let message = format!("init of container {id:?} was killed before it executed the command");
+        return Err(Report::new(Kind::Internal, message));
     }
     // The exec closes the socket and the lock in an order of its own, and who asks for the state next must not find the
     // container still waiting (buildah gives up then).
@@ -47,11 +66,23 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
         std::thread::sleep(Duration::from_micros(50));
     }
     sys::step();
+    log.debug(|| format!("container {id} has executed its command"));
     let spec = container.place.spec()?;
     if let Some(poststart) = spec.hooks().as_ref().map(|hooks| list(hooks.poststart().as_ref())) {
         let state = container.state(&spec, Status::Running);
-        hooks::run("poststart", poststart, &state, &container.record.bundle)?;
+        if let Err(report) = hooks::run("poststart", poststart, &state, &container.record.bundle) {
+            return Err(ended(&container, report, log));
+        }
     }
     sys::step();
     Ok(0)
+}
+
+/// Ends the life of a container whose start has failed; why it has is the answer.
+fn ended(container: &Container, why: Report, log: &Log) -> Report {
+    // What resists is met again by `delete --force`.
+    if let Err(report) = delete::remove(container, log) {
+        log.warn(&report.lines().join(": "));
+    }
+    why
 }

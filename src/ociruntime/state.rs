@@ -26,7 +26,7 @@ use oci_spec::runtime::Spec;
 use runtime::channel::Channel;
 use runtime::hooks::{State, VERSION};
 use serde::{Deserialize, Serialize};
-use sys::process::{boot_id, is_zombie, pidfd_open, start_time};
+use sys::process::{boot_id, has_ended, pidfd_open, start_time};
 use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{Call, Errno, SysError};
 
@@ -212,11 +212,22 @@ impl Init {
 
     /// The process, if it still lives.
     pub fn open(&self) -> Option<OwnedFd> {
-        let pidfd = pidfd_open(self.pid).ok()?;
+        self.look().ok().flatten()
+    }
+
+    /// The process, or `None` when it has ended. An error says that this cannot be told, as for want of descriptors.
+    fn look(&self) -> Result<Option<OwnedFd>, SysError> {
+        let gone = |error: &SysError| matches!(error.errno(), Errno::ESRCH | Errno::ENOENT);
+        let pidfd = match pidfd_open(self.pid) {
+            Err(error) if gone(&error) => return Ok(None),
+            pidfd => pidfd?,
+        };
         // After the descriptor was opened: from now on the number cannot come to mean another process.
-        let same = start_time(self.pid).is_ok_and(|time| time == self.start_time)
-            && boot_id().is_ok_and(|boot| boot == self.boot_id);
-        (same && !is_zombie(self.pid)).then_some(pidfd)
+        let same = match start_time(self.pid) {
+            Err(error) if gone(&error) => false,
+            time => time? == self.start_time && boot_id()? == self.boot_id,
+        };
+        Ok((same && !has_ended(pidfd.as_fd())).then_some(pidfd))
     }
 }
 
@@ -418,12 +429,13 @@ impl Container {
         let Some(init) = &self.record.init else {
             return if self.place.locked(CREATING) { Status::Creating } else { Status::Stopped };
         };
-        match init.open() {
-            None => Status::Stopped,
-            Some(_) if self.place.locked(CREATING) => Status::Creating,
-            Some(_) if self.frozen() => Status::Paused,
-            Some(_) if self.place.is_held() => Status::Created,
-            Some(_) => Status::Running,
+        match init.look() {
+            Ok(None) => Status::Stopped,
+            // One of which nothing can be told may live, and nothing of it must be removed unasked.
+            _ if self.place.locked(CREATING) => Status::Creating,
+            _ if self.frozen() => Status::Paused,
+            _ if self.place.is_held() => Status::Created,
+            _ => Status::Running,
         }
     }
 

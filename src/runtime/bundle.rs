@@ -23,12 +23,14 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 use oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
-use sys::namespace::{identity, maps_every_id, open_own};
+use sys::namespace::{identity, maps_every_id, open_own, own_maps};
 use sys::process::{Child, Flags, fork, reap};
 use sys::{Call, Errno, SysError};
 
 use crate::capabilities::bit;
 use crate::channel::{Channel, Message};
+use crate::init::payload::Groups;
+use crate::init::user::check_mapped;
 use crate::launch::{Launch, is_new, listed, profile};
 use crate::seccomp::Filter;
 use crate::stage::{become_mapped_root, name_the_limit, namespaces};
@@ -77,6 +79,7 @@ pub fn create(
     let spec = &launch.spec;
     let program = profile(spec).map(seccomp::compile_with_agent).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| caller.notice(ignored.to_string()));
+    program.as_ref().map_or(Ok(()), Filter::check).step(|| "loading the seccomp filter".to_owned())?;
     let joined = Joined::open(spec)?;
     let (ours, theirs) = Channel::pair()?;
     let (to_init, from_parent) = sys::socket::pair()?;
@@ -146,6 +149,9 @@ pub fn create(
             .map_or(Ok(()), |process| init::limits::apply(process, own_pid, &mut |text| theirs.notice(text)));
         let made = limited.and_then(|()| joined.join()).and_then(|()| {
             sys::step();
+            if joined.user.is_some() {
+                check_user(launch)?;
+            }
             if early_user {
                 unshare(CloneFlags::CLONE_NEWUSER).call(|| "unshare(CLONE_NEWUSER)".to_owned())?;
                 sys::step();
@@ -195,6 +201,13 @@ pub fn create(
         .and_then(|()| say_mapped(&to_init))
         .map_err(|report| said(&channel).unwrap_or(report))?;
     Ok(Born { init, channel })
+}
+
+/// What the maps of a new user namespace have said before: whether the process's user has an id in one that was joined.
+fn check_user(launch: &Launch) -> Result<(), Report> {
+    let Some(process) = launch.spec.process() else { return Ok(()) };
+    let (uids, gids) = own_maps()?;
+    check_mapped(process, Groups::of(launch.setgroups, launch.keep_groups), &uids, &gids)
 }
 
 /// Lets init go on.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// The largest message; a failure's text is cut to fit.
 const MAX_MESSAGE: usize = 64 << 10;
+/// The most lines of a failure.
+const LINES_MAX: usize = 16;
 
 /// From stage and init to the monitor, and `Go` back.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,18 +71,24 @@ impl Channel {
     /// Reports a failure as the last message of its sender. What cannot be sent has no reader left.
     pub fn fail(&self, report: &Report) {
         let mut failure = Failure::from(report);
-        for line in &mut failure.lines {
-            let end = line.char_indices().nth(1000).map_or(line.len(), |(end, _)| end);
-            line.truncate(end);
-        }
-        failure.lines.truncate(16);
+        failure.lines.truncate(LINES_MAX);
+        failure.lines.iter_mut().chain(&mut failure.hint).for_each(|line| cut(line, MAX_MESSAGE / LINES_MAX));
         let _ = self.send(&Message::Failed(failure), None);
     }
 
     /// Tells the user about a step down a ladder. A monitor that is gone needs no notice.
     pub fn notice(&self, text: impl Into<String>) {
-        let _ = self.send(&Message::Notice(text.into()), None);
+        let mut text = text.into();
+        cut(&mut text, MAX_MESSAGE);
+        let _ = self.send(&Message::Notice(text), None);
     }
+}
+
+/// Cuts a text of a message to what fits into so many bytes with its neighbours, whatever it consists of: JSON makes six bytes
+/// of a control character.
+fn cut(text: &mut String, bytes: usize) {
+    let end = text.char_indices().nth(bytes / 8).map_or(text.len(), |(end, _)| end);
+    text.truncate(end);
 }
 
 impl From<OwnedFd> for Channel {
@@ -109,5 +117,27 @@ pub enum ChannelError {
 impl Explain for ChannelError {
     fn kind(&self) -> Kind {
         Kind::Internal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_any_length_arrive() {
+        let (one, other) = Channel::pair().expect("a socket pair");
+        for character in ["x", "\u{1}", "\u{10ffff}"] {
+            one.notice(character.repeat(MAX_MESSAGE));
+            let notice = other.receive().expect("it fits");
+            assert!(matches!(notice, Some((Message::Notice(text), _)) if text.starts_with(character)));
+            let mut report = Report::new(Kind::Internal, character.repeat(MAX_MESSAGE));
+            for _ in 0..2 * LINES_MAX {
+                report = report.with_step(character.repeat(MAX_MESSAGE));
+            }
+            one.fail(&report.with_hint(character.repeat(MAX_MESSAGE)));
+            let failure = other.receive().expect("it fits");
+            assert!(matches!(failure, Some((Message::Failed(failure), _)) if failure.lines.len() == LINES_MAX));
+        }
     }
 }

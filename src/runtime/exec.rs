@@ -221,6 +221,7 @@ fn become_payload(
         make_directory: false,
         groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
+        listen_fds: launch.listen_fds,
         gate: None,
         labels: attributes::Labels::open(process)?,
         agent,
@@ -236,5 +237,7 @@ fn agent(launch: &ExecLaunch, program: Option<&Filter>) -> Result<Option<Handove
         return Ok(None);
     }
     let agent = init::connect_agent(profile)?;
-    agent.map(|agent| init::introduce(agent, Some(profile), context, None, Some(launch.init_pid))).transpose()
+    let introduce =
+        |agent| init::introduce(agent, Some(profile), context, launch.annotations.as_ref(), Some(launch.init_pid));
+    agent.map(introduce).transpose()
 }

@@ -1,6 +1,6 @@
 //! What the engine asks the stage for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
@@ -44,6 +44,8 @@ pub struct Launch {
     pub keep_groups: bool,
     /// How many descriptors from 3 up the payload inherits.
     pub preserve_fds: i32,
+    /// How many of them it is told of as sockets to listen on, sd_listen_fds(3).
+    pub listen_fds: i32,
     /// What hooks and a seccomp agent are told: the bundle it is made from, or one that is made for hooks. Where there
     /// is one, init says when the mounts are made, and waits for GO then too.
     pub bundle: Option<HookContext>,
@@ -142,8 +144,12 @@ pub struct ExecLaunch {
     pub keep_groups: bool,
     /// As [`Launch::preserve_fds`].
     pub preserve_fds: i32,
+    /// As [`Launch::listen_fds`].
+    pub listen_fds: i32,
     /// As [`Launch::bundle`].
     pub bundle: Option<HookContext>,
+    /// Those of the container's specification, for an agent.
+    pub annotations: Option<HashMap<String, String>>,
     /// As [`Launch::keyring`].
     pub keyring: bool,
 }

@@ -137,7 +137,9 @@ impl FsContext {
                 if key == c"source" {
                     words.0 = value.into_owned();
                 } else {
-                    words.1.push(format!("{}={value}", key.to_string_lossy()));
+                    // A comma ends an option there; only the label of a security module has one, and may be quoted.
+                    let quote = if key == c"context" { "\"" } else { "" };
+                    words.1.push(format!("{}={quote}{value}{quote}", key.to_string_lossy()));
                 }
                 return Ok(());
             }

@@ -39,8 +39,13 @@ pub fn map_text(map: &[Extent]) -> String {
 
 /// Whether the text of a map file, as `/proc/PID/uid_map` shows it, maps the id `inside`.
 pub fn maps(text: &str, inside: u32) -> bool {
-    let covers = |extent: &Extent| inside.checked_sub(extent.inside).is_some_and(|offset| offset < extent.size);
-    parse_map(text).is_some_and(|map| map.iter().any(covers))
+    parse_map(text).is_some_and(|map| covers(&map, inside))
+}
+
+/// Whether a map has the id `inside`.
+pub fn covers(map: &[Extent], inside: u32) -> bool {
+    let has = |extent: &Extent| inside.checked_sub(extent.inside).is_some_and(|offset| offset < extent.size);
+    map.iter().any(has)
 }
 
 /// The map that a map file shows; `None` when a line is not of three numbers.
@@ -51,6 +56,15 @@ pub fn parse_map(text: &str) -> Option<IdMap> {
         Some(Extent { inside, outside, size })
     };
     text.lines().map(extent).collect()
+}
+
+/// The maps of users and groups of the calling process's user namespace.
+pub fn own_maps() -> Result<(IdMap, IdMap)> {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(path).call(|| format!("read({path})"))?;
+        Ok(parse_map(&text).unwrap_or_default())
+    };
+    Ok((read("/proc/self/uid_map")?, read("/proc/self/gid_map")?))
 }
 
 /// Whether the calling process's user namespace maps every id, as only the machine's first and copies of it do.

@@ -187,6 +187,14 @@ pub fn is_zombie(pid: i32) -> bool {
     state_of(&String::from_utf8_lossy(&text)).is_none_or(|state| matches!(state, b'Z' | b'X'))
 }
 
+/// Whether a process has executed a program since it was forked, also one that has ended and waits to be reaped:
+/// `PF_FORKNOEXEC` (linux/sched.h) in field 9 of its stat file. The kernel clears it before it closes what is close-on-exec.
+/// `ENOENT` when there is no such process.
+pub fn has_executed(pid: i32) -> Result<bool> {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    Ok(stat_field(&format!("/proc/{pid}/stat"), 9)? & PF_FORKNOEXEC == 0)
+}
+
 /// The state in a stat file, proc_pid_stat(5).
 fn state_of(text: &str) -> Option<u8> {
     text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).copied()
@@ -384,17 +392,32 @@ impl Exit {
 
 /// Reaps a child by its pidfd if it has ended: `waitid(P_PIDFD)`, Linux 5.4. `None` while it runs (with `block` false).
 pub fn reap(process: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>> {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    let flags = WaitPidFlag::WEXITED | if block { WaitPidFlag::empty() } else { WaitPidFlag::WNOHANG };
+    let flags = if block { 0 } else { libc::WNOHANG };
     loop {
-        return match waitid(Id::PIDFd(process), flags) {
-            Err(Errno::EINTR) => continue,
-            Ok(WaitStatus::Exited(_, code)) => Ok(Some(Exit::Code(code))),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(Exit::Signal(signal as i32))),
-            Ok(_) => Ok(None),
-            Err(errno) => Err(errno).call(|| "waitid(P_PIDFD)".to_owned()),
-        };
+        match wait_child(libc::P_PIDFD, process.as_raw_fd() as libc::id_t, flags) {
+            Err(error) if error.errno() == Errno::EINTR => {}
+            ended => return Ok(ended?.map(|(_, exit)| exit)),
+        }
     }
+}
+
+/// Reaps any one child that has ended, and tells its pid; `None` while all run. `ECHILD` when there is none.
+pub fn reap_any() -> Result<Option<(i32, Exit)>> {
+    wait_child(libc::P_ALL, 0, libc::WNOHANG)
+}
+
+/// `waitid(2)` for the end of a child. nix's reaps one that a real-time signal has ended, has no word for the signal, and
+/// answers with an error that the child cannot be asked about again.
+fn wait_child(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Result<Option<(i32, Exit)>> {
+    // SAFETY: a C struct of numbers and pointers, all of which may be zero.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills one live, exclusively borrowed siginfo.
+    let result = unsafe { libc::waitid(kind, id, std::ptr::from_mut(&mut info), libc::WEXITED | flags) };
+    check(result.into(), || format!("waitid({kind}, {id})"))?;
+    // SAFETY: waitid(2) fills the fields of SIGCHLD, or leaves the zeroes when no child has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    Ok((pid != 0).then_some((pid, exit)))
 }
 
 /// Gives every signal its default action and blocks none: what a new program expects, whatever our ancestors ignore.
@@ -439,4 +462,23 @@ pub fn kill(pid: i32, number: i32) -> Result<()> {
 pub fn set_oom_score_adj(pid: i32, value: i32) -> Result<()> {
     let path = format!("/proc/{pid}/oom_score_adj");
     std::fs::write(&path, value.to_string()).call(|| format!("write({path:?}, {value})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "it is reaped by what is tested")]
+    fn how_a_child_ended_is_told_whatever_the_signal() {
+        for (script, exit) in
+            [("exit 7", Exit::Code(7)), ("kill -9 $$", Exit::Signal(9)), ("kill -40 $$", Exit::Signal(40))]
+        {
+            let child = Command::new("sh").args(["-c", script]).spawn().expect("sh is installed");
+            let process = pidfd_open(child.id() as i32).expect("it is not reaped yet");
+            assert_eq!(reap(process.as_fd(), true).expect("our own child"), Some(exit), "{script}");
+            let again = reap(process.as_fd(), false).expect_err("it is reaped");
+            assert_eq!(again.errno(), Errno::ECHILD, "{script}");
+        }
+    }
 }

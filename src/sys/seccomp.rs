@@ -66,6 +66,17 @@ pub fn load_with(program: &[Instruction], flags: Flags) -> Result<Option<OwnedFd
     Ok(flags.contains(Flags::NEW_LISTENER).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
 }
 
+/// Whether [`load_with`] could take these flags: `EINVAL` when the kernel does not know one. Nothing is loaded.
+pub fn check_flags(flags: Flags) -> Result<()> {
+    let nothing = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: a null program is `EFAULT`, once the flags have been looked at; the kernel reads no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags.bits(), nothing) };
+    match check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:?})")) {
+        Err(error) if error.errno() == Errno::EFAULT => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 /// When a system call passes an [`allow_list`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
@@ -207,6 +218,13 @@ pub fn passes(program: &[Instruction], number: libc::c_long, arguments: [u32; 6]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_are_known_or_not_without_a_program() {
+        assert!(check_flags(Flags::empty()).is_ok());
+        let unknown = check_flags(Flags::from_bits_retain(1 << 30)).map_err(|error| error.errno());
+        assert_eq!(unknown, Err(Errno::EINVAL));
+    }
 
     #[test]
     fn each_condition_is_that_of_its_words() {

@@ -96,6 +96,9 @@ fn a_signal_is_128_and_its_number() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let done = home.run(&["run", "--rm", "--init", &busybox(), "sh", "-c", "kill -TERM $$"]);
     assert_eq!(done.code, 143, "{done:#?}");
+    // A real-time signal, for which the usual wrapper of waitid(2) has no word.
+    let done = home.run(&["run", "--rm", "--init", &busybox(), "sh", "-c", "kill -34 $$"]);
+    assert_eq!(done.code, 162, "{done:#?}");
 }
 
 #[test]
@@ -107,6 +110,8 @@ fn exec_has_the_same_codes() {
     home.fails(126, &["exec", "asked", "/etc/passwd"]);
     let done = home.run(&["exec", "asked", "sh", "-c", "kill -KILL $$"]);
     assert_eq!(done.code, 137, "{done:#?}");
+    let done = home.run(&["exec", "asked", "sh", "-c", "kill -34 $$"]);
+    assert_eq!(done.code, 162, "{done:#?}");
 }
 
 #[test]

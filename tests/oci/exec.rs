@@ -21,6 +21,7 @@ fn exec_joins_every_namespace() {
     let theirs = bundle.ok(&["exec", "box", "sh", "-c", &list.replace("self", "1")]);
     assert_eq!(ours, theirs);
     assert_eq!(bundle.call(&["exec", "box", "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(bundle.call(&["exec", "box", "sh", "-c", "kill -34 $$"]).code, 162, "a real-time signal");
     assert_eq!(bundle.call(&["exec", "box", "no-such-program"]).code, 127);
 }
 
@@ -115,4 +116,60 @@ fn a_working_directory_of_the_host_is_refused() {
             assert!(done.code != 0 && done.stdout.is_empty(), "{path}: {done:#?}");
         }
     }
+}
+
+#[test]
+fn sockets_of_systemd_are_handed_on_and_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let activated = |words: &[&str]| {
+        let runtime = bundle.command(words);
+        let mut command = std::process::Command::new("/bin/sh");
+        let script = "exec 3</etc/passwd 4</etc/passwd; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$@\"";
+        command.args(["-c", script, "sh"]).arg(bundle.home.bin()).args(runtime.get_args());
+        bundle.home.surround(&mut command);
+        let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+        assert_eq!(done.code, 0, "{done:#?}");
+        done.stdout
+    };
+    let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS; ls /proc/self/fd";
+    let told = "2\n0\n1\n2\n3\n4\n5\n";
+    assert_eq!(activated(&["exec", "box", "sh", "-c", script]), told);
+    let mut config = bundle.config.clone();
+    config["process"]["args"] = json!(["sh", "-c", script]);
+    let file = bundle.path.join("other.json");
+    fs::write(&file, config.to_string()).expect("the home is ours");
+    let run = ["run", "--config", &file.to_string_lossy(), "--bundle", &bundle.at(), "second"].map(str::to_owned);
+    assert_eq!(activated(&run.each_ref().map(String::as_str)), told);
+}
+
+#[test]
+fn the_first_processors_of_an_exec_are_not_those_of_the_runtime() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let allowed = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("a line").to_owned()
+    };
+    let own = allowed(std::process::id());
+    let first: String =
+        own.split_whitespace().nth(1).expect("a list").chars().take_while(char::is_ascii_digit).collect();
+    if own.ends_with(&format!("\t{first}")) {
+        crate::support::skip("this machine has one processor");
+        return;
+    }
+    running(&mut bundle);
+    let file = bundle.path.join("process.json");
+    let process = json!({
+        "cwd": "/", "args": ["sh", "-c", "grep Cpus_allowed_list /proc/self/status; sleep 100"],
+        "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "execCPUAffinity": { "initial": first },
+    });
+    fs::write(&file, process.to_string()).expect("the home is ours");
+    let mut child = crate::support::start(&mut bundle.command(&["exec", "--process", &file.to_string_lossy(), "box"]));
+    let mut out = child.stdout.take().expect("a pipe");
+    let told = crate::support::read_until(&mut out, "\n");
+    assert_eq!(told.trim_end(), format!("Cpus_allowed_list:\t{first}"));
+    assert_eq!(allowed(child.id()), own);
+    bundle.ok(&["kill", "box", "KILL"]);
+    drop(out);
+    crate::support::end(child, crate::support::LIMIT);
 }

@@ -98,3 +98,107 @@ fn a_hook_need_not_read_its_state() {
     bundle.script("echo ran");
     assert_eq!(bundle.runs(0), "ran\n");
 }
+
+/// runc and crun load the filter before these hooks too.
+#[test]
+fn start_hooks_have_the_rights_of_the_command() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let list = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid)' /proc/self/status";
+    bundle.config["hooks"] = json!({
+        "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", format!("{list} >/tmp/hook")] }],
+    });
+    bundle.script(&format!("cat /tmp/hook; echo; {list}"));
+    for privileges in [true, false] {
+        bundle.config["process"]["noNewPrivileges"] = json!(privileges);
+        bundle.config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+            "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }],
+        });
+        let out = bundle.runs(0);
+        let (hook, command) = out.split_once("\n\n").expect("an empty line");
+        assert_eq!(hook, command.trim_end());
+        assert!(
+            hook.contains("Seccomp:\t2") && hook.contains(&format!("NoNewPrivs:\t{}", i32::from(privileges))),
+            "{hook}"
+        );
+    }
+}
+
+#[test]
+fn hooks_inherit_none_of_the_descriptors_that_are_handed_on() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        let script = format!("ls /proc/self/fd >{}/{kind}", bundle.at());
+        bundle.config["hooks"][kind] =
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }]);
+    }
+    bundle.config["hooks"]["startContainer"] =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", "ls /proc/self/fd >/tmp/start"] }]);
+    bundle.script("ls /proc/self/fd; echo; cat /tmp/start");
+    let runtime = bundle.command(&["run", "--preserve-fds", "2", "--bundle", &bundle.at(), "box"]);
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "exec 3</etc/passwd 4</etc/passwd; exec \"$@\"", "sh"]);
+    command.arg(bundle.home.bin()).args(runtime.get_args());
+    bundle.home.surround(&mut command);
+    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    // Of each the last one is the directory that ls reads.
+    let none = "0\n1\n2\n3\n";
+    assert_eq!((done.code, done.stdout), (0, format!("0\n1\n2\n3\n4\n5\n\n{none}")), "{}", done.stderr);
+    for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        assert_eq!(fs::read_to_string(bundle.path.join(kind)).expect("the hook ran"), none, "{kind}");
+    }
+}
+
+/// Steps 7, 9 and 12 of the specification's "Lifecycle".
+#[test]
+fn a_hook_that_fails_at_the_start_ends_the_container() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let poststop = writer(&bundle, "poststop");
+    let after = json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("echo >{}/after", bundle.at())] });
+    bundle.script("sleep 100");
+    for kind in ["startContainer", "poststart"] {
+        bundle.config["hooks"] = json!({ kind: [{ "path": "/bin/false" }, after], "poststop": [poststop] });
+        bundle.create("box");
+        let pid = bundle.state("box", "pid").as_i64().expect("a number");
+        let error = bundle.fails(&["start", "box"]);
+        assert!(error.contains(&format!("running the {kind} hook")) && error.contains("exit status 1"), "{error}");
+        assert_eq!(bundle.ok(&["list", "-q"]), "", "{kind}");
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{kind}: {stat}");
+        assert_eq!(seen(&bundle).len(), 1, "{kind}: the poststop hooks run");
+        let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+        assert!(error.contains(&format!("running the {kind} hook")), "{error}");
+        assert_eq!(bundle.ok(&["list", "-q"]), "", "{kind}");
+        assert!(!bundle.path.join("after").exists(), "{kind}: the first that fails ends them");
+        fs::remove_file(bundle.path.join("hooks")).expect("it was written");
+    }
+}
+
+#[test]
+fn a_poststop_hook_that_fails_is_told_and_the_others_run() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["hooks"] = json!({ "poststop": [{ "path": "/bin/false" }, writer(&bundle, "poststop")] });
+    bundle.create("box");
+    let done = bundle.call(&["delete", "box"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert!(done.stderr.contains("running the poststop hook /bin/false"), "{done:#?}");
+    assert_eq!(seen(&bundle).len(), 1);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn a_start_whose_init_is_killed_before_its_command_fails() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // As the first of its pid namespace init would not hear it.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "pid");
+    bundle.config["hooks"] = json!({
+        "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "kill -KILL $PPID"] }],
+        "poststart": [writer(&bundle, "poststart")],
+    });
+    bundle.script("echo ran");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(done.code == 1 && done.stdout.is_empty(), "{done:#?}");
+    assert!(done.stderr.contains("was killed before it executed the command"), "{done:#?}");
+    assert!(seen(&bundle).is_empty(), "no poststart hook runs");
+}

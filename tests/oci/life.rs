@@ -1,9 +1,11 @@
 //! create, start, state, kill, delete, list, ps, pause, resume.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nix::sys::socket::{SockFlag, connect};
 use serde_json::json;
 
 use crate::bundle::Bundle;
@@ -76,6 +78,16 @@ fn run_answers_with_the_code_of_the_command() {
     assert!(done.stderr.contains("executable file not found in $PATH"), "{done:#?}");
     bundle.config["process"]["args"] = json!(["/etc/passwd"]);
     assert_eq!(bundle.call(&["run", "--bundle", &bundle.at(), "box"]).code, 126);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn a_command_may_end_by_a_real_time_signal() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // As the first of its pid namespace it would not hear it.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "pid");
+    bundle.script("kill -34 $$").runs(162);
     assert_eq!(bundle.ok(&["list", "-q"]), "");
 }
 
@@ -202,5 +214,85 @@ fn of_two_starts_at_once_one_starts() {
         let codes: Vec<i32> = ended.map(|done| done.code).collect();
         assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
         bundle.ok(&["delete", "--force", "box"]);
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_keeps_no_start_waiting() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("echo ran; sleep 100");
+    bundle.create("box");
+    // As a start that is stopped between its first two calls.
+    let place = bundle.home.directory.join("run/sublet/oci").join(bundle.id("box"));
+    let directory = sys::socket::open_directory(&place).expect("the container is there");
+    let address = sys::socket::address_in(directory.as_fd(), "gate").expect("a short path");
+    let silent: Vec<OwnedFd> = (0..4)
+        .map(|_| {
+            let client = sys::socket::seqpacket(SockFlag::empty()).expect("a socket");
+            connect(client.as_raw_fd(), &address).expect("init waits there");
+            client
+        })
+        .collect();
+    bundle.ok(&["start", "box"]);
+    eventually("it runs", || bundle.log() == "ran\n");
+    assert_eq!(bundle.state("box", "status"), "running");
+    drop(silent);
+}
+
+#[test]
+fn a_container_of_which_nothing_can_be_told_is_not_removed() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("sleep 100");
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+    for limit in 3..20 {
+        let runtime = bundle.command(&["delete", "box"]);
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(bundle.home.bin());
+        bundle.home.surround(command.args(runtime.get_args()));
+        let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+        assert_ne!(done.code, 0, "{limit} descriptors: {done:#?}");
+        assert_eq!(bundle.state("box", "status"), "running", "{limit} descriptors");
+    }
+}
+
+#[test]
+fn the_version_is_told_behind_global_options() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config = json!(null);
+    let told = bundle.ok(&["--version"]);
+    let mut lines = told.lines();
+    assert!(lines.next().is_some_and(|line| line.starts_with("sublet-runtime version ")), "{told}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("spec: 1.")), "{told}");
+    // As go-runc asks.
+    let log = bundle.path.join("log").to_string_lossy().into_owned();
+    let long = ["--root", &bundle.at(), "--log", &log, "--log-format", "json", "--systemd-cgroup", "--version"];
+    assert_eq!(bundle.ok(&long), told);
+    assert_eq!(bundle.ok(&["--debug", "-v"]), told);
+}
+
+#[test]
+fn without_a_log_standard_error_has_its_format() {
+    let Some(bundle) = Bundle::new() else { return };
+    let done = bundle.call(&["--log-format", "json", "state", "nobody"]);
+    assert_eq!(done.code, 1, "{done:#?}");
+    let line: serde_json::Value = serde_json::from_str(done.stderr.trim_end()).expect("one line of JSON");
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().is_some_and(|msg| msg.contains("does not exist")), "{line}");
+}
+
+#[test]
+fn with_debug_the_log_tells_each_step() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("exit 3");
+    let log = bundle.path.join("debug").to_string_lossy().into_owned();
+    let arguments = ["--debug", "--log", &log, "run", "--bundle", &bundle.at(), "box"].map(str::to_owned);
+    let done = bundle.call(&arguments.each_ref().map(String::as_str));
+    assert_eq!(done.code, 3, "{done:#?}");
+    let text = fs::read_to_string(&log).expect("it was written");
+    for words in
+        ["creating container", "cgroup", "init of container", "waits for its start", "has executed", "has ended with 3"]
+    {
+        assert!(text.lines().any(|line| line.contains("level=debug") && line.contains(words)), "{words}: {text}");
     }
 }

@@ -120,3 +120,94 @@ fn a_terminal_needs_somebody_to_hold_it() {
     let error = bundle.fails(&["create", "--bundle", &bundle.at(), "--console-socket", "/tmp/nothing", "box"]);
     assert!(error.contains("no terminal"), "{error}");
 }
+
+#[test]
+fn a_user_whose_id_is_not_mapped() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let own = bundle.config["process"]["user"].clone();
+    for (name, kind) in [("uid", "uid"), ("gid", "gid"), ("additionalGids", "additional gid")] {
+        if name == "additionalGids" && identity() != "root" {
+            // With one id they are left out, which is told.
+            continue;
+        }
+        bundle.config["process"]["user"][name] = if name == "additionalGids" { json!([1234]) } else { json!(1234) };
+        let error = bundle.fails(&["create", "--bundle", &bundle.at(), "box"]);
+        assert!(error.contains(&format!("the {kind} 1234 of the process has no place")), "{error}");
+        assert_eq!(bundle.ok(&["list", "-q"]), "");
+        bundle.config["process"]["user"] = own.clone();
+    }
+    // In one that is joined, too.
+    bundle.script("sleep 100");
+    bundle.create("first");
+    let pid = bundle.state("first", "pid").as_i64().expect("a number");
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "user");
+    namespaces.push(json!({ "type": "user", "path": format!("/proc/{pid}/ns/user") }));
+    for name in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"][name] = json!(null);
+    }
+    bundle.config["process"]["user"]["uid"] = json!(1234);
+    let error = bundle.fails(&["create", "--bundle", &bundle.at(), "second"]);
+    assert!(error.contains("the uid 1234 of the process has no place"), "{error}");
+    assert_eq!(bundle.ok(&["list", "-q"]), format!("{}\n", bundle.id("first")));
+}
+
+#[test]
+fn capabilities_that_the_kernel_would_refuse() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let (some, more) = (json!(["CAP_KILL"]), json!(["CAP_KILL", "CAP_CHOWN"]));
+    bundle.config["process"]["capabilities"] = json!({ "bounding": more, "effective": more, "permitted": some });
+    assert!(bundle.refused().contains("an effective capability is not permitted"));
+    bundle.config["process"]["capabilities"] = json!({ "bounding": some, "inheritable": more });
+    assert!(bundle.refused().contains("an inheritable capability is not in the bounding set"));
+}
+
+#[test]
+fn settings_of_the_host() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for name in ["net/../kernel/panic", "net.//.kernel.panic", ""] {
+        bundle.config["linux"]["sysctl"] = json!({ name: "1" });
+        assert!(bundle.refused().contains("is no name of a setting"), "{name}");
+    }
+    // Our own is the host's, whatever the path.
+    let own = |name: &str| format!("/proc/{}/ns/{name}", std::process::id());
+    bundle.push("/linux/namespaces", json!({ "type": "network", "path": own("net") }));
+    bundle.config["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "99" });
+    assert!(bundle.refused().contains("would be set for the host"));
+    bundle.config["linux"]["sysctl"] = json!({ "user.max_user_namespaces": "10" });
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|one| one["type"] != "user");
+    for name in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"][name] = json!(null);
+    }
+    if identity() == "root" {
+        assert!(bundle.refused().contains("needs a namespace of type user"));
+    }
+    bundle.push("/linux/namespaces", json!({ "type": "user", "path": own("user") }));
+    assert!(bundle.refused().contains("would be set for the host"));
+}
+
+#[test]
+fn lists_of_numbers_without_end() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let list = "0-1023,".repeat(1 << 20);
+    bundle.config["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_BIND", "nodes": list });
+    let error = bundle.refused();
+    assert!(error.contains("is no list of numbers below 1024") && error.len() < 1000, "{} bytes", error.len());
+    bundle.config["linux"]["memoryPolicy"] = json!(null);
+    bundle.config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 });
+    assert!(bundle.refused().contains("I/O priority 8 is outside of 0 to 7"));
+}
+
+#[test]
+fn labels_of_mounts_where_there_is_no_selinux() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        crate::support::skip("this host has SELinux");
+        return;
+    }
+    bundle.config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0:c1,c2");
+    assert!(bundle.refused().contains("mountLabel"));
+    bundle.config["linux"]["mountLabel"] = json!("");
+    bundle.script("echo ran");
+    assert_eq!(bundle.runs(0), "ran\n");
+}

@@ -236,6 +236,7 @@ fn the_agent_of_a_profile_gets_the_listener_and_is_told_of_the_container() {
     });
     assert!(bundle.refused().contains("reaching the seccomp agent"), "nobody listens");
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("the home is ours");
+    bundle.config["annotations"] = json!({ "key": "value" });
     bundle.script("mkdir /tmp/x; echo $?; sleep 100");
     bundle.create("box");
     let pid = bundle.state("box", "pid");
@@ -257,7 +258,109 @@ fn the_agent_of_a_profile_gets_the_listener_and_is_told_of_the_container() {
         assert_eq!(message["metadata"], "mine");
         assert_eq!(message["state"]["id"], bundle.id("box"));
         assert_eq!(message["state"]["bundle"], bundle.at());
+        assert_eq!(message["state"]["annotations"], json!({ "key": "value" }));
+        let heard = scope.spawn(hear);
+        bundle.ok(&["exec", "box", "true"]);
+        let message = heard.join().expect("it heard");
+        assert_eq!(message["state"]["annotations"], json!({ "key": "value" }), "of an exec too: {message}");
+        assert_ne!(message["pid"], message["state"]["pid"], "{message}");
     });
     crate::support::eventually("the call has failed", || bundle.log().ends_with("\n1\n"));
     assert!(bundle.log().contains("Function not implemented"), "{}", bundle.log());
+}
+
+/// runc and crun make it read-only at the end; podman asks for such a /dev (`--read-only --read-only-tmpfs=false`).
+#[test]
+fn a_read_only_tmpfs_is_filled_first() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let data = bundle.path.join("rootfs/data");
+    fs::create_dir_all(&data).expect("the home is ours");
+    fs::write(data.join("file"), "content\n").expect("the home is ours");
+    for mount in bundle.config["mounts"].as_array_mut().expect("a list") {
+        if mount["destination"] == "/dev" {
+            mount["options"].as_array_mut().expect("a list").push(json!("ro"));
+        }
+    }
+    let tmpfs =
+        |at: &str, options: &[&str]| json!({ "destination": at, "type": "tmpfs", "source": "t", "options": options });
+    bundle.push("/mounts", tmpfs("/data", &["tmpcopyup", "ro"]));
+    bundle.push("/mounts", tmpfs("/outer", &["rro"]));
+    bundle.push("/mounts", tmpfs("/outer/inner", &[]));
+    bundle.script(
+        "for at in /dev /data /outer; do touch $at/x 2>/dev/null || echo $at refused; done; touch /outer/inner/x && \
+         cat /data/file; test -c /dev/null && test -d /dev/pts && readlink /dev/fd",
+    );
+    assert_eq!(bundle.runs(0), "/dev refused\n/data refused\n/outer refused\ncontent\n/proc/self/fd\n");
+}
+
+/// Without a cgroup namespace of its own a user namespace cannot mount it; runc and crun bind the host's.
+#[test]
+fn without_a_cgroup_namespace_the_hosts_cgroups_are_shown() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        skip("no cgroup v2 at /sys/fs/cgroup");
+        return;
+    }
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "cgroup");
+    bundle.script(
+        "test -e /sys/fs/cgroup/cgroup.controllers && echo there; grep -c \"^$$\\$\" \
+         /sys/fs/cgroup$(grep ^0:: /proc/self/cgroup | tr -d '\n' | cut -c4-)/cgroup.procs; \
+         mkdir /sys/fs/cgroup/mine 2>/dev/null || echo read-only",
+    );
+    let out = bundle.runs(0);
+    assert!(out.starts_with("there\n") && out.ends_with("read-only\n"), "{out}");
+}
+
+#[test]
+fn words_that_say_nothing_to_a_bind_mount_are_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let source = bundle.path.join("rootfs/tmp");
+    let options = json!(["bind", "bogus", "size=1m"]);
+    bundle.push("/mounts", json!({ "destination": "/x", "type": "bind", "source": source, "options": options }));
+    bundle.script("echo ran");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    assert!(done.stderr.contains("\"bogus,size=1m\" says nothing to a bind mount"), "{done:#?}");
+}
+
+#[test]
+fn settings_are_named_with_slashes_too() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.push("/linux/namespaces", json!({ "type": "network" }));
+    bundle.script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    for name in ["net/ipv4/ip_unprivileged_port_start", "net.ipv4.ip_unprivileged_port_start"] {
+        bundle.config["linux"]["sysctl"] = json!({ name: "99" });
+        assert_eq!(bundle.runs(0), "99\n", "{name}");
+    }
+}
+
+#[test]
+fn a_score_below_that_of_the_session_is_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let own = fs::read_to_string("/proc/self/oom_score_adj").expect("/proc is mounted");
+    bundle.config["process"]["oomScoreAdj"] = json!(-900);
+    bundle.script("cat /proc/self/oom_score_adj");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let told = done.stderr.contains("oomScoreAdj: -900 is below that of this session");
+    assert_eq!(told, done.stdout != "-900\n", "{done:#?}");
+    assert!(!told || done.stdout == own, "{done:#?}");
+}
+
+#[test]
+fn groups_that_cannot_be_set_are_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if crate::support::identity() == "root" {
+        skip("root may set groups");
+        return;
+    }
+    bundle.config["process"]["user"]["additionalGids"] = json!([4, 20]);
+    bundle.script("echo ran");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    assert!(done.stderr.contains("additionalGids: ") && done.stderr.contains("ignoring 4, 20"), "{done:#?}");
+    bundle.config["annotations"] = json!({ "run.oci.keep_original_groups": "1" });
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(done.code == 0 && !done.stderr.contains("additionalGids"), "{done:#?}");
 }

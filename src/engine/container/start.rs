@@ -144,6 +144,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         keyring: true,
         keep_groups,
         preserve_fds: 0,
+        listen_fds: 0,
         bundle: context.clone(),
     };
     let config = monitor::role::Config {

@@ -167,7 +167,9 @@ impl Monitor {
             setgroups: self.config.setgroups,
             keep_groups: self.config.keep_groups,
             preserve_fds: 0,
+            listen_fds: 0,
             bundle: None,
+            annotations: None,
             keyring: true,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;

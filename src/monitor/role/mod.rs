@@ -25,10 +25,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
-use sys::process::Exit;
+use sys::process::{Exit, reap_any};
 use sys::role::Inherited;
 use sys::{Call, SysError};
 
@@ -320,13 +319,8 @@ impl Monitor {
 
     fn on_signals(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
-        loop {
-            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), Exit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), Exit::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
+        // An error says that there is no child.
+        while let Ok(Some((pid, exit))) = reap_any() {
             let mut known = false;
             for process in self.processes.values_mut() {
                 if process.pid == Some(pid) {

@@ -1,6 +1,7 @@
 //! What the payload keeps over exec and no namespace holds: scheduling, I/O priority, memory policy, personality, labels
 //! of security modules.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -8,10 +9,13 @@ use std::path::Path;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::personality::Persona;
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
+    IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain,
+    LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
 };
 use sys::mount::{Attr, FsContext};
 use sys::schedule::{Scheduling, set_io_priority, set_memory_policy, set_scheduling};
@@ -19,6 +23,8 @@ use sys::{Call, Errno, SysError};
 
 /// The most memory nodes of a policy; the kernel's own limit (`CONFIG_NODES_SHIFT` is at most 10).
 const NODES_MAX: usize = 1024;
+/// How much of a list that is wrong an error repeats.
+const SHOWN_MAX: usize = 100;
 
 /// Sets all that needs neither a capability of the container nor its user.
 pub fn apply(spec: &Spec) -> Result<(), Report> {
@@ -39,18 +45,38 @@ pub fn scheduling(process: &Process) -> Result<(), Report> {
         set_scheduling(&wanted(scheduler)).step(|| "setting the scheduler".to_owned())?;
     }
     if let Some(priority) = process.io_priority() {
-        let class = match priority.class() {
-            IOPriorityClass::IoprioClassRt => 1,
-            IOPriorityClass::IoprioClassBe => 2,
-            IOPriorityClass::IoprioClassIdle => 3,
-        };
-        let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
-        let level = level.ok_or_else(|| {
-            Report::new(Kind::Usage, format!("I/O priority {} is outside of 0 to 7", priority.priority()))
-        })?;
+        let (class, level) = io_priority(priority)?;
         set_io_priority(class, level).step(|| "setting the I/O priority".to_owned())?;
     }
     Ok(())
+}
+
+/// Refuses what [`apply`] would, as far as that can be said without the kernel.
+pub fn check(linux: &Linux) -> Result<(), Report> {
+    let nodes = linux.memory_policy().as_ref().map(|policy| policy.nodes().as_deref().unwrap_or(""));
+    nodes.map(mask).transpose().step(|| "the memory policy".to_owned())?;
+    linux.personality().as_ref().map_or(Ok(()), |personality| persona(personality).map(drop))
+}
+
+/// The same of a process.
+pub fn check_process(process: &Process) -> Result<(), Report> {
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        for list in [affinity.initial(), affinity.cpu_affinity_final()].into_iter().flatten() {
+            cpu_set(list).step(|| "execCPUAffinity".to_owned())?;
+        }
+    }
+    process.io_priority().as_ref().map_or(Ok(()), |priority| io_priority(priority).map(drop))
+}
+
+fn io_priority(priority: &LinuxIOPriority) -> Result<(u32, u32), Report> {
+    let class = match priority.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
+    let wrong = || Report::new(Kind::Usage, format!("I/O priority {} is outside of 0 to 7", priority.priority()));
+    Ok((class, level.ok_or_else(wrong)?))
 }
 
 fn wanted(scheduler: &Scheduler) -> Scheduling {
@@ -88,17 +114,20 @@ fn wanted(scheduler: &Scheduler) -> Scheduling {
 }
 
 fn set_personality(personality: &LinuxPersonality) -> Result<(), Report> {
-    use nix::sys::personality::{Persona, set};
+    let persona = persona(personality)?;
+    nix::sys::personality::set(persona).call(|| format!("personality({persona:?})"))?;
+    Ok(())
+}
+
+fn persona(personality: &LinuxPersonality) -> Result<Persona, Report> {
     if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
         return Err(Report::new(Kind::Unsupported, "flags of a personality are not defined by the specification"));
     }
-    let persona = match personality.domain() {
+    Ok(match personality.domain() {
         LinuxPersonalityDomain::PerLinux => Persona::empty(),
         // sys/personality.h: PER_LINUX32.
         LinuxPersonalityDomain::PerLinux32 => Persona::from_bits_retain(0x8),
-    };
-    set(persona).call(|| format!("personality({persona:?})"))?;
-    Ok(())
+    })
 }
 
 fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<(), Report> {
@@ -137,11 +166,18 @@ fn mask(list: &str) -> Result<Vec<u64>, Report> {
     Ok(words)
 }
 
-/// The numbers of a list as the kernel writes them (`0-3,7`), each below `limit`.
-pub fn numbers(list: &str, limit: usize) -> Result<Vec<usize>, Report> {
-    let bad = || Report::new(Kind::Usage, format!("{list:?} is no list of numbers below {limit}, such as 0-3,7"));
+/// The numbers of a list as the kernel writes them (`0-3,7`), each below `limit`. A list of more parts than there are numbers
+/// is refused: it may come from anybody.
+fn numbers(list: &str, limit: usize) -> Result<BTreeSet<usize>, Report> {
+    let bad = || {
+        let shown: String = list.chars().take(SHOWN_MAX).collect();
+        Report::new(Kind::Usage, format!("{shown:?} is no list of numbers below {limit}, such as 0-3,7"))
+    };
+    if list.bytes().filter(|byte| *byte == b',').count() >= limit {
+        return Err(bad());
+    }
     let number = |text: &str| text.trim().parse().ok().filter(|number| *number < limit).ok_or_else(bad);
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (usize, usize) = (number(first)?, number(last)?);
@@ -153,15 +189,26 @@ pub fn numbers(list: &str, limit: usize) -> Result<Vec<usize>, Report> {
     Ok(found)
 }
 
-/// Binds the calling process to these processors; a list as [`numbers`] takes it.
-pub fn set_affinity(list: &str) -> Result<(), Report> {
-    use nix::sched::{CpuSet, sched_setaffinity};
+/// The processors of a list as [`numbers`] takes it.
+fn cpu_set(list: &str) -> Result<CpuSet, Report> {
     let mut set = CpuSet::new();
     for processor in numbers(list, CpuSet::count())? {
         set.set(processor).call(|| format!("processor {processor}"))?;
     }
-    sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).call(|| format!("sched_setaffinity({list:?})"))?;
-    Ok(())
+    Ok(set)
+}
+
+/// Binds the calling process to the processors of a list such as `0-3,7`, and tells to which it was bound before.
+pub fn set_affinity(list: &str) -> Result<CpuSet, Report> {
+    let wanted = cpu_set(list)?;
+    let before = sched_getaffinity(Pid::from_raw(0)).call(|| "sched_getaffinity()".to_owned())?;
+    sched_setaffinity(Pid::from_raw(0), &wanted).call(|| format!("sched_setaffinity({list:?})"))?;
+    Ok(before)
+}
+
+/// Takes a change of [`set_affinity`] back.
+pub fn restore_affinity(before: &CpuSet) -> Result<(), SysError> {
+    sched_setaffinity(Pid::from_raw(0), before).call(|| "sched_setaffinity(as before)".to_owned())
 }
 
 /// The labels that security modules give the payload at its exec, and where they are written: proc_pid_attr(5).
@@ -228,7 +275,7 @@ mod tests {
 
     #[test]
     fn lists_of_numbers_are_the_kernels() {
-        let read = |list| numbers(list, 64).ok();
+        let read = |list| numbers(list, 64).ok().map(Vec::from_iter);
         assert_eq!(read("0-3,7"), Some(vec![0, 1, 2, 3, 7]));
         assert_eq!(read(" 5 "), Some(vec![5]));
         assert_eq!(read(""), Some(vec![]));
@@ -236,5 +283,12 @@ mod tests {
             assert_eq!(read(bad), None, "{bad:?}");
         }
         assert_eq!(mask("0,64-65").ok(), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn a_list_takes_no_more_memory_than_there_are_numbers() {
+        assert_eq!(numbers(&vec!["0-63"; 64].join(","), 64).map(|found| found.len()).ok(), Some(64));
+        let error = numbers(&"0-1023,".repeat(1 << 20), 1024).map_err(|report| report.lines().join(""));
+        assert!(error.is_err_and(|words| words.len() < 300));
     }
 }

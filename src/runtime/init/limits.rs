@@ -7,7 +7,7 @@ use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
 use sys::mount::{Attr, FsContext};
 use sys::schedule::{self, set_limit};
 use sys::{Call, Errno};
@@ -15,7 +15,7 @@ use sys::{Call, Errno};
 /// Sets rlimits and the OOM score of the process `pid`, a child of the caller's that runs nothing of the container yet.
 ///
 /// From outside its user namespace, as only there the caller's own rights count. A hard limit above the inherited one is
-/// clamped with a notice where it may not be raised; an OOM score below the inherited one is left.
+/// clamped with a notice where it may not be raised; an OOM score below the inherited one is left, with a notice too.
 pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Result<(), Report> {
     for limit in process.rlimits().iter().flatten() {
         let resource = resource(limit.typ());
@@ -31,7 +31,9 @@ pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Res
     }
     if let Some(score) = process.oom_score_adj() {
         match sys::process::set_oom_score_adj(pid, score) {
-            Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => {}
+            Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => {
+                notice(format!("oomScoreAdj: {score} is below that of this session, which stays"));
+            }
             result => result?,
         }
     }
@@ -65,8 +67,8 @@ pub fn sysctls(spec: &Spec) -> Result<(), Report> {
     let Some(sysctls) = sysctls.filter(|sysctls| !sysctls.is_empty()) else { return Ok(()) };
     let procfs = FsContext::open(c"proc")?.mount(Attr::empty()).step(|| "opening a private procfs".to_owned())?;
     for (name, value) in sysctls {
-        check_namespaced(name)?;
-        let path = format!("sys/{}", name.replace('.', "/"));
+        sysctl_owner(name)?;
+        let path = format!("sys/{}", sysctl_path(name));
         let file = nix::fcntl::openat(procfs.as_fd(), path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open(/proc/{path})"));
         file.and_then(|fd| {
@@ -77,20 +79,71 @@ pub fn sysctls(spec: &Spec) -> Result<(), Report> {
     Ok(())
 }
 
-/// Refuses a setting that no namespace has for itself.
-pub fn check_namespaced(name: &str) -> Result<(), Report> {
-    if namespaced(name) {
-        return Ok(());
+/// The path of a setting below `/proc/sys`: the parts of a name are separated by what comes first in it, a dot or a slash,
+/// and the other one of the two then stands for the first in a part (`net.ipv4.conf.eth0/1.forwarding`); sysctl.d(5).
+fn sysctl_path(name: &str) -> String {
+    if name.find(['.', '/']).is_some_and(|first| name[first..].starts_with('/')) {
+        return name.to_owned();
     }
-    let message = format!("sysctl {name} belongs to the whole host and cannot be set for a container");
-    Err(Report::new(Kind::Unsupported, message))
+    let swap = |one| match one {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
 }
 
-/// Settings that a namespace has for itself: sysctl documentation of the kernel, ipc_namespaces(7), namespaces(7).
-fn namespaced(name: &str) -> bool {
-    const PREFIXES: [&str; 6] = ["net.", "fs.mqueue.", "user.", "kernel.shm", "kernel.msg", "kernel.sem"];
-    const NAMES: [&str; 2] = ["kernel.domainname", "kernel.hostname"];
-    !name.contains('/')
-        && !name.contains("..")
-        && (PREFIXES.iter().any(|p| name.starts_with(p)) || NAMES.contains(&name))
+/// The type of namespace that has a setting for itself: sysctl documentation of the kernel, ipc_namespaces(7), namespaces(7).
+/// One that no namespace has is an error.
+pub fn sysctl_owner(name: &str) -> Result<LinuxNamespaceType, Report> {
+    const OWNERS: [(&str, LinuxNamespaceType); 8] = [
+        ("net/", LinuxNamespaceType::Network),
+        ("user/", LinuxNamespaceType::User),
+        ("kernel/domainname", LinuxNamespaceType::Uts),
+        ("kernel/hostname", LinuxNamespaceType::Uts),
+        ("fs/mqueue/", LinuxNamespaceType::Ipc),
+        ("kernel/shm", LinuxNamespaceType::Ipc),
+        ("kernel/msg", LinuxNamespaceType::Ipc),
+        ("kernel/sem", LinuxNamespaceType::Ipc),
+    ];
+    let path = sysctl_path(name);
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Report::new(Kind::Usage, format!("sysctl {name:?} is no name of a setting")));
+    }
+    let owner = OWNERS.iter().find(|(prefix, _)| path.starts_with(prefix)).map(|(_, owner)| *owner);
+    owner.ok_or_else(|| {
+        let message = format!("sysctl {name} belongs to the whole host and cannot be set for a container");
+        Report::new(Kind::Unsupported, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_named_with_dots_or_slashes() {
+        for (name, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/ip_forward", "net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+            ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ] {
+            assert_eq!(sysctl_path(name), path);
+            assert_eq!(sysctl_owner(name).ok(), Some(LinuxNamespaceType::Network), "{name}");
+        }
+        assert_eq!(sysctl_owner("user.max_user_namespaces").ok(), Some(LinuxNamespaceType::User));
+        for bad in [
+            "kernel.panic",
+            "kernel/panic",
+            "net/../kernel/panic",
+            "net.//.kernel.panic",
+            "net./.x",
+            "",
+            "net",
+            "/net/x",
+        ] {
+            assert!(sysctl_owner(bad).is_err(), "{bad:?}");
+        }
+    }
 }

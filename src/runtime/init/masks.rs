@@ -12,6 +12,8 @@ use sys::path::{SELF, open_in};
 use sys::{Call, Errno, SysError};
 
 use crate::init::devices::open_host;
+use crate::init::mounts::label;
+use crate::init::rootfs::c_string;
 
 /// Sets host name and domain name.
 pub fn names(spec: &Spec) -> Result<(), Report> {
@@ -39,6 +41,9 @@ pub fn apply(spec: &Spec, root: BorrowedFd<'_>) -> Result<(), Report> {
     let empty = FsContext::open(c"tmpfs")?;
     empty.set(c"source", c"tmpfs")?;
     empty.set(c"nr_inodes", c"2")?;
+    if let Some(label) = label(spec) {
+        empty.set(c"context", &c_string(label)?)?;
+    }
     let empty = empty.mount(Attr::RDONLY | Attr::NOSUID | Attr::NODEV | Attr::NOEXEC)?;
     let mut attached = false;
     for path in masked {

@@ -17,7 +17,7 @@
 //!    KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
 //! 11. the payload's user, directory and environment ("choosing the user");
-//! 12. READY, wait for GO, user and capabilities, the start hooks, no_new_privs, seccomp, exec ("executing the command").
+//! 12. READY, wait for GO, user and capabilities, no_new_privs, seccomp, the start hooks, exec ("executing the command").
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -193,8 +193,9 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         rootfs::mount(launch, rootfs, place.as_fd(), view).step(|| "mounting the root file system".to_owned())?;
     drop(place);
     sys::step();
-    let own_pids = listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
-    mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, channel }, sources)?;
+    let own = |typ| listed(spec).iter().any(|namespace| namespace.typ() == typ);
+    let (own_pids, own_cgroups) = (own(LinuxNamespaceType::Pid), own(LinuxNamespaceType::Cgroup));
+    let late = mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, own_cgroups, channel }, sources)?;
     devices::make(spec, root.as_fd(), nodes).step(|| "making /dev".to_owned())?;
     sys::step();
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
@@ -217,6 +218,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         create_container(launch, context, hooks.create_container().as_deref().unwrap_or_default(), root.as_fd())?;
         sys::step();
     }
+    mounts::make_read_only(&late).step(|| "making mounts read-only".to_owned())?;
+    drop(late);
     let labels = attributes::Labels::open(process)?;
     rootfs::pivot(launch, root.as_fd(), is_new(spec, LinuxNamespaceType::Mount))
         .step(|| "changing the root directory".to_owned())?;
@@ -232,6 +235,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         make_directory: true,
         groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
+        listen_fds: launch.listen_fds,
         gate,
         labels,
         agent,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use oci_spec::runtime::{Mount, Spec};
 use sys::mount::{Attr, Change, FsContext, Propagation, attach, attributes, clone_mount};
 use sys::path::{make_dirs_in, make_file_in, open_in};
@@ -18,6 +19,9 @@ use sys::{Call, Errno, SysError};
 use crate::channel::Channel;
 use crate::init::copy;
 use crate::init::rootfs::c_string;
+
+/// Where the host has its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The bind sources by the position of their mount in the specification.
 pub type Sources = BTreeMap<usize, Source>;
@@ -112,6 +116,13 @@ fn shift_owners(clone: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive
     Ok(false)
 }
 
+/// `linux.mountLabel`: what the file systems made for the container are labelled with, but for those that show the kernel's
+/// own state, as with runc.
+pub(super) fn label(spec: &Spec) -> Option<&str> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    label.filter(|label| !label.is_empty())
+}
+
 /// What the mounts depend on beside the specification.
 #[derive(Debug)]
 pub struct Place<'a> {
@@ -119,17 +130,27 @@ pub struct Place<'a> {
     pub root: BorrowedFd<'a>,
     /// Its own pid namespace is shown by a procfs of its own; else the host's is shown.
     pub own_pids: bool,
+    /// Its own cgroup namespace is shown by a cgroup file system of its own; else the host's may be shown.
+    pub own_cgroups: bool,
     /// For lines to the user.
     pub channel: &'a Channel,
 }
 
-/// Performs every mount of the specification in its order.
-pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result<(), Report> {
+/// Performs every mount of the specification in its order. The answer are those that [`make_read_only`] is for, once all is
+/// in them: a tmpfs is empty, and what is mounted below it, a device or the terminal needs a place there.
+pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result<Vec<OwnedFd>, Report> {
+    let mut late = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
-        mount_one(spec, mount, place, sources.remove(&position))
+        let mounted = mount_one(spec, mount, place, sources.remove(&position))
             .step(|| format!("mounting {}", mount.destination().display()))?;
+        late.extend(mounted);
     }
-    Ok(())
+    Ok(late)
+}
+
+/// Closes what was left writable while it was filled.
+pub fn make_read_only(late: &[OwnedFd]) -> Result<(), SysError> {
+    late.iter().try_for_each(|mount| Change::set(Attr::RDONLY).apply(mount.as_fd(), false))
 }
 
 fn mounts(spec: &Spec) -> impl Iterator<Item = &Mount> {
@@ -149,13 +170,23 @@ pub(crate) fn bind_source(mount: &Mount) -> Option<&PathBuf> {
     mount.source().as_ref().filter(|_| bind && !has("remount"))
 }
 
-fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Source>) -> Result<(), Report> {
-    let options = Options::of(mount);
+/// The mount, when it is to become read-only later.
+fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Source>) -> Result<Option<OwnedFd>, Report> {
+    let mut options = Options::of(mount);
     if options.remount {
         let target = open_in(place.root, mount.destination(), OFlag::O_PATH, Mode::empty())?;
-        return change(target.as_fd(), &options, mount, place.channel);
+        change(target.as_fd(), &options, mount, place.channel)?;
+        return Ok(None);
     }
     let typ = mount.typ().as_deref().unwrap_or("bind");
+    if source.is_none() && !matches!(typ, "proc" | "sysfs" | "cgroup" | "cgroup2") {
+        options.data.extend(label(spec).map(|label| format!("context={label}")));
+    }
+    let late = source.is_none() && typ == "tmpfs" && (options.set | options.set_all).contains(Attr::RDONLY);
+    if late {
+        options.set.remove(Attr::RDONLY);
+        options.set_all.remove(Attr::RDONLY);
+    }
     let name = mount.source().as_deref().and_then(Path::to_str).unwrap_or(typ);
     let bound = source.is_some();
     let built = match (source, typ) {
@@ -163,7 +194,7 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
         (Some(Source::Place(source)), _) => clone_source(spec, mount, &options, source.as_fd())?,
         (None, "proc") => procfs(name, &options, place)?,
         (None, "sysfs") => sysfs(name, &options, place.channel)?,
-        (None, "cgroup" | "cgroup2") => cgroupfs(name, &options, place.channel)?,
+        (None, "cgroup" | "cgroup2") => cgroupfs(name, &options, place)?,
         (None, "devpts") => devpts(name, &options)?,
         (None, "mqueue") => mqueue(name, &options)?,
         (None, "tmpfs") => tmpfs(name, &options, place.root, mount.destination())?,
@@ -171,6 +202,10 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
     };
     if !bound && options.idmap.is_some() {
         return Err(Report::new(Kind::Unsupported, "only bind mounts can be id-mapped"));
+    }
+    if bound && !options.data.is_empty() {
+        let (words, on) = (options.data.join(","), mount.destination().display());
+        place.channel.notice(format!("mount on {on}: {words:?} says nothing to a bind mount, and is ignored"));
     }
     if bound || !options.set_all.is_empty() || !options.clear_all.is_empty() {
         change(built.as_fd(), &options, mount, place.channel)?;
@@ -185,7 +220,7 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
     for (propagation, recursive) in &options.propagation {
         Change::set(Attr::empty()).propagation(*propagation).apply(built.as_fd(), *recursive)?;
     }
-    Ok(())
+    Ok(late.then_some(built))
 }
 
 /// Sets and clears attributes of a mount that exists. What the host has locked in its own mount cannot be cleared in a
@@ -411,12 +446,18 @@ fn host(path: &str, attr: Attr) -> Result<OwnedFd, SysError> {
     Ok(clone)
 }
 
-/// cgroup2 rooted at the container's own cgroup; where the host has none to give, an empty read-only directory.
-fn cgroupfs(name: &str, options: &Options, channel: &Channel) -> Result<OwnedFd, SysError> {
+/// cgroup2 rooted at the container's own cgroup. A user namespace without a cgroup namespace of its own cannot mount it, and
+/// gets the host's, as with runc and crun: what its `/proc/self/cgroup` names lies there. Where the host has none to give it
+/// is an empty read-only directory.
+fn cgroupfs(name: &str, options: &Options, place: &Place<'_>) -> Result<OwnedFd, SysError> {
     let plain = Options { data: Vec::new(), ..options.clone() };
     match file_system("cgroup2", name, &plain, options.set) {
         Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY | Errno::ENODEV) => {
-            channel.notice(format!("cgroup file system: cannot be mounted ({}); /sys/fs/cgroup is empty", error.cause));
+            if !place.own_cgroups && statfs(CGROUPS).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+                return host(CGROUPS, options.set);
+            }
+            let text = format!("cgroup file system: cannot be mounted ({}); /sys/fs/cgroup is empty", error.cause);
+            place.channel.notice(text);
             file_system("tmpfs", "tmpfs", &plain, options.set | Attr::RDONLY)
         }
         mounted => mounted,

@@ -1,7 +1,8 @@
 //! From a process inside the finished container to the payload: session, directory, rights, exec.
 //!
 //! `run` and `exec` share this end. Order: seccomp goes last where no_new_privs allows it; without no_new_privs the
-//! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go.
+//! kernel demands `CAP_SYS_ADMIN`, so it is loaded before the capabilities go. Only the hooks of the kind startContainer come
+//! between it and the exec: programs of the container's, they have the rights of its command and no more, as with runc.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{Capabilities, Process};
@@ -18,12 +20,14 @@ use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
-use crate::init::user::Identity;
+use crate::init::user::{Identity, UNMAPPED};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Handover};
 
 /// Where a command is looked for when its environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How many clients may stand at the gate and say nothing; of more the first has to go.
+const SILENT_MAX: usize = 16;
 
 /// All that is needed to become the payload.
 pub struct Ready<'a> {
@@ -41,13 +45,15 @@ pub struct Ready<'a> {
     pub groups: Groups,
     /// How many descriptors from 3 up stay open.
     pub preserve_fds: i32,
+    /// How many of them are sockets of systemd's socket activation, which the payload is told of.
+    pub listen_fds: i32,
     /// A listening socket whose first client says GO and hears how it went; without it the channel is asked.
     pub gate: Option<OwnedFd>,
     /// Given at the exec.
     pub labels: Option<Labels>,
     /// Who gets the listener of a filter that notifies.
     pub agent: Option<Handover>,
-    /// Runs after GO.
+    /// Runs after GO, with the rights of the payload.
     pub before_exec: &'a dyn Fn() -> Result<(), Report>,
 }
 
@@ -79,6 +85,10 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
         // Who creates a container learns now what else `start` would say.
         find(ready.process)?;
     }
+    if let Some(labels) = &ready.labels {
+        // Now too, since the kernel knows which ones there are.
+        labels.set()?;
+    }
     sys::step();
     channel.send(&Message::Ready, None)?;
     sys::step();
@@ -93,11 +103,20 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     })
 }
 
-/// The first client that says GO. One that leaves without it has started nothing.
+/// The first client that says GO. One that leaves without it has started nothing, and one that says nothing keeps nobody
+/// waiting.
 fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
+    let mut clients = Vec::new();
     loop {
-        let client = Channel::from(sys::socket::accept(gate)?);
-        sys::step();
+        let Some(position) = heard(gate, &clients)? else {
+            clients.push(Channel::from(sys::socket::accept(gate)?));
+            if clients.len() > SILENT_MAX {
+                clients.remove(0);
+            }
+            sys::step();
+            continue;
+        };
+        let client = clients.swap_remove(position);
         // The answer tells it from one that came too late, whose connection ends without.
         if matches!(client.receive(), Ok(Some((Message::Go, _)))) && client.send(&Message::Ready, None).is_ok() {
             return Ok(client);
@@ -105,13 +124,29 @@ fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
     }
 }
 
+/// Waits for a client that has said something, or is gone; `None` when it is time to let one in. The first one is waited for
+/// by the call that does.
+fn heard(gate: BorrowedFd<'_>, clients: &[Channel]) -> Result<Option<usize>, SysError> {
+    if clients.is_empty() {
+        return Ok(None);
+    }
+    let all = clients.iter().map(AsFd::as_fd).chain([gate]);
+    let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            polled => break polled.map(drop).call(|| "poll(gate)".to_owned())?,
+        }
+    }
+    let first = fds.iter().position(|fd| fd.any().unwrap_or(false));
+    Ok(first.filter(|position| *position < clients.len()))
+}
+
 fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     let process = ready.process;
     sys::step();
-    inherit(ready.preserve_fds)?;
-    if let Some(labels) = &ready.labels {
-        labels.set()?;
-    }
+    // Hooks get none of them.
+    sys::process::cloexec_from(3)?;
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(Mode::from_bits_truncate(umask));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
@@ -119,9 +154,6 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
         load(program, ready.agent.as_ref())?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
-    sys::step();
-    // A program of the container's, so with the rights of its command and no more.
-    (ready.before_exec)()?;
     sys::step();
     sys::process::reset_signals()?;
     if !moved {
@@ -135,7 +167,14 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
             load(program, ready.agent.as_ref())?;
         }
     }
-    execute(process, ready.identity)
+    sys::step();
+    (ready.before_exec)()?;
+    sys::step();
+    // Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
+    for number in 3..3 + ready.preserve_fds {
+        sys::process::keep_over_exec(number)?;
+    }
+    execute(ready)
 }
 
 fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
@@ -144,15 +183,6 @@ fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
         None => program.load().map(drop),
     };
     loaded.step(|| "loading the seccomp filter".to_owned())
-}
-
-/// Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
-fn inherit(preserve: i32) -> Result<(), SysError> {
-    sys::process::cloexec_from(3 + preserve)?;
-    for number in 3..3 + preserve {
-        sys::process::keep_over_exec(number)?;
-    }
-    Ok(())
 }
 
 /// A session of its own, with the terminal as its controlling one; standard streams that belong to the user, so that
@@ -223,11 +253,7 @@ fn become_user(ready: &Ready<'_>) -> Result<(), Report> {
     if let Err(error) = ids {
         let unmapped = error.errno() == Errno::EINVAL;
         let report = Report::from(error);
-        return Err(if unmapped {
-            report.with_hint("this id is not mapped: give the user subordinate ids (subuid, subgid), or run as root")
-        } else {
-            report
-        });
+        return Err(if unmapped { report.with_hint(UNMAPPED) } else { report });
     }
     security::set_capabilities(&sets)?;
     nix::sys::prctl::set_keepcaps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".to_owned())?;
@@ -269,7 +295,8 @@ fn find(process: &Process) -> Result<(), Report> {
 }
 
 /// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.
-fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
+fn execute(ready: &Ready<'_>) -> Result<i32, Report> {
+    let (process, identity) = (ready.process, ready.identity);
     let args = process.args().as_deref().unwrap_or_default();
     let Some(command) = args.first().filter(|command| !command.is_empty()) else {
         return Err(Report::new(Kind::CommandNotFound, "no command specified"));
@@ -277,6 +304,12 @@ fn execute(process: &Process, identity: &Identity) -> Result<i32, Report> {
     let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
     if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
         environment.push(format!("HOME={}", identity.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/")));
+    }
+    if ready.listen_fds > 0 {
+        // sd_listen_fds(3). Whatever was set before was not meant for it.
+        environment.retain(|variable| !variable.starts_with("LISTEN_FDS=") && !variable.starts_with("LISTEN_PID="));
+        environment.push(format!("LISTEN_FDS={}", ready.listen_fds));
+        environment.push(format!("LISTEN_PID={}", std::process::id()));
     }
     let argv = c_strings(args)?;
     let envp = c_strings(&environment)?;

@@ -5,8 +5,6 @@
 
 use base::{Context, Report};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use sys::Call;
 use sys::process::{Flags, fork};
 use sys::security::{CapabilitySets, limit_bounding, set_capabilities};
@@ -33,10 +31,10 @@ pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     sys::process::close_from(3)?;
     limit_bounding(CAP_KILL)?;
     set_capabilities(&CapabilitySets { effective: CAP_KILL, permitted: CAP_KILL, ..CapabilitySets::default() })?;
-    Ok(serve(&signals, Pid::from_raw(child.pid)))
+    Ok(serve(&signals, child.pid))
 }
 
-fn serve(signals: &SigSet, payload: Pid) -> i32 {
+fn serve(signals: &SigSet, payload: i32) -> i32 {
     loop {
         match sys::process::wait_signal(signals) {
             Ok(number) if number == Signal::SIGCHLD as i32 => {
@@ -45,21 +43,20 @@ fn serve(signals: &SigSet, payload: Pid) -> i32 {
                 }
             }
             // The payload may have ended in between; then SIGCHLD follows.
-            Ok(number) => drop(sys::process::kill(payload.as_raw(), number)),
+            Ok(number) => drop(sys::process::kill(payload, number)),
             Err(_) => {}
         }
     }
 }
 
 /// Reaps all that has ended; the code once the payload is among it.
-fn reap(payload: Pid) -> Option<i32> {
+fn reap(payload: i32) -> Option<i32> {
     let mut code = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, exit)) if pid == payload => code = Some(exit),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == payload => code = Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(_) => return code,
-            Ok(_) => {}
+    // An error says that there is no child.
+    while let Ok(Some((pid, exit))) = sys::process::reap_any() {
+        if pid == payload {
+            code = Some(exit.shell_code());
         }
     }
+    code
 }

@@ -13,9 +13,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat};
 use oci_spec::runtime::Process;
 use sys::Call;
+use sys::namespace::{Extent, covers};
 use sys::path::open_in;
 
-use crate::init::payload::{server_ended, unserved};
+use crate::init::payload::{Groups, server_ended, unserved};
 
 /// More of a passwd or group file than this is not read.
 const FILE_MAX: u64 = 8 << 20;
@@ -47,6 +48,26 @@ pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
     identity.groups.extend(process.user().additional_gids().iter().flatten());
     Ok(identity)
 }
+
+/// Refuses a specification's own user where the container's user namespace, with these maps, has no id for it: the kernel
+/// says so only when the process is to become it. The additional groups count where they are to be set.
+pub fn check_mapped(process: &Process, groups: Groups, uids: &[Extent], gids: &[Extent]) -> Result<(), Report> {
+    let user = process.user();
+    let additional = user.additional_gids().iter().flatten().filter(|_| groups == Groups::Set);
+    let asked = [("uid", user.uid(), uids), ("gid", user.gid(), gids)];
+    let mut asked = asked.into_iter().chain(additional.map(|gid| ("additional gid", *gid, gids)));
+    match asked.find(|(_, id, map)| !covers(map, *id)) {
+        None => Ok(()),
+        Some((kind, id, _)) => {
+            let message = format!("the {kind} {id} of the process has no place in the container's user namespace");
+            Err(Report::new(Kind::Usage, message).with_hint(UNMAPPED))
+        }
+    }
+}
+
+/// What helps then.
+pub(super) const UNMAPPED: &str =
+    "this id is not mapped: give the user subordinate ids (subuid, subgid), or run as root";
 
 /// Looks `USER[:GROUP]` up in the texts of the two files.
 fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Report> {

@@ -14,8 +14,10 @@
 //! **Failure.** When the message cannot be sent the courier closes the listener all the same. Notified calls then fail
 //! with `ENOSYS` instead of waiting for nobody, and the caller reports the error.
 //!
-//! The courier waits by yielding the processor: there is no event that the other thread could raise without a call. It
-//! does so for as long as the kernel takes to load the filter, well below a millisecond.
+//! Both wait by polling memory: there is no event that the loading thread could raise, or wait for, without a call. It is
+//! short. The courier waits as long as the kernel takes to load the filter, the loading thread as long as it takes to put a
+//! message into the socket's buffer, which is made large enough for it. The courier never waits for the agent: a message for
+//! which there is no room is a failure.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -37,8 +39,10 @@ use sys::{Call, Errno, SysError};
 
 use super::Filter;
 
-/// How long an agent may take to make room for the message.
-const SEND_TIMEOUT_S: i64 = 10;
+/// How long an agent may take to accept the connection.
+const CONNECT_TIMEOUT_S: i64 = 10;
+/// The buffer that is asked for; the kernel gives what `net.core.wmem_max` allows, and counts some more than the message.
+const BUFFER_BYTES: usize = 1 << 20;
 /// What the courier's few frames need, with room to spare.
 const COURIER_STACK_BYTES: usize = 64 << 10;
 
@@ -66,7 +70,8 @@ impl Agent {
         let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
         let address = UnixAddr::new(&short).call(call)?;
         let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).call(call)?;
-        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT_S)).call(call)?;
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_S)).call(call)?;
+        setsockopt(&socket, sockopt::SndBuf, &BUFFER_BYTES).call(call)?;
         connect(socket.as_raw_fd(), &address).call(call)?;
         Ok(Agent(socket))
     }
@@ -144,7 +149,8 @@ fn send(socket: RawFd, mut message: &[u8], listener: RawFd) -> Result<(), Errno>
     let rights = [listener];
     let mut control = Some(ControlMessage::ScmRights(&rights));
     while !message.is_empty() {
-        match sendmsg::<UnixAddr>(socket, &[IoSlice::new(message)], control.as_slice(), MsgFlags::MSG_NOSIGNAL, None) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        match sendmsg::<UnixAddr>(socket, &[IoSlice::new(message)], control.as_slice(), flags, None) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
             Ok(count) => {

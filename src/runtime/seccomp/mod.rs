@@ -235,6 +235,12 @@ impl Filter {
         self.flags.contains(Flags::NEW_LISTENER)
     }
 
+    /// Whether the kernel knows what the profile asks for beside its rules: before anything is made for a container.
+    pub fn check(&self) -> Result<(), SysError> {
+        let asked = self.flags - Flags::SPEC_ALLOW;
+        if asked.is_empty() { Ok(()) } else { sys::seccomp::check_flags(asked) }
+    }
+
     /// Filters every later system call of the calling thread; see [`sys::seccomp::load_with`]. Returns the listener of a
     /// filter that notifies.
     pub fn load(&self) -> Result<Option<OwnedFd>, SysError> {

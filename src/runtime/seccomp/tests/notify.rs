@@ -86,6 +86,8 @@ impl Drop for Running {
 /// Whatever calls of the listed kind the loading thread makes, it waits for the agent's answer.
 const PROFILE: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x","syscalls":[{"action":"SCMP_ACT_NOTIFY",
     "names":["getpgid","write","sendmsg","close","futex","munmap","madvise","shutdown","sched_yield"]}]}"#;
+/// Those of them that a thread makes by itself.
+const OTHERS: &str = r#","write","sendmsg","close","futex","munmap","madvise","shutdown","sched_yield""#;
 
 fn state() -> oci_spec::runtime::State {
     let builder = StateBuilder::default().version("1.2.0").id("c1").status(ContainerState::Creating).pid(77);
@@ -137,6 +139,27 @@ fn a_lost_agent_is_an_error_and_no_hang() {
         (error.errno(), getpgid(None))
     });
     assert_eq!(loading.join().unwrap(), (Errno::EPIPE, Err(Errno::ENOSYS)));
+}
+
+/// An agent that does not read: what fits into the socket is sent, and what does not is an error at once.
+#[test]
+fn nobody_waits_for_an_agent_that_does_not_read() {
+    let directory = std::env::temp_dir().join(format!("seccomp-deaf-{}", std::process::id()));
+    let _deaf = std::os::unix::net::UnixListener::bind(&directory).unwrap();
+    for (length, sent) in [(100 << 10, Ok(())), (8 << 20, Err(Errno::EAGAIN))] {
+        let connection = Agent::connect(&directory).unwrap();
+        let filter = compile(&parse(&PROFILE.replace(OTHERS, ""))).unwrap();
+        let loading = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            let began = std::time::Instant::now();
+            let loaded = load(&filter, &Handover { agent: connection, message: vec![b' '; length] });
+            (loaded.map_err(|error| error.errno()), began.elapsed())
+        });
+        let (loaded, took) = loading.join().unwrap();
+        assert_eq!(loaded, sent, "{length} bytes");
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    }
+    std::fs::remove_file(&directory).unwrap();
 }
 
 #[test]

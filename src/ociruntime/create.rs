@@ -100,6 +100,7 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<(), Report> {
 
 fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle, log: &Log) -> Result<Made, Report> {
     check_id(id)?;
+    log.debug(&format!("bundle {}, root file system {}", loaded.bundle.display(), loaded.rootfs.display()));
     let cgroup = control::plan(global, id, &loaded.spec)?;
     for line in cgroup.lines() {
         log.warn(line);
@@ -175,6 +176,10 @@ impl Making<'_> {
             self.log.warn(line);
         }
         self.record.cgroup = self.cgroup.record().clone();
+        match &self.record.cgroup.path {
+            Some(path) => self.log.debug(&format!("cgroup {}", path.display())),
+            None => self.log.debug("no cgroup yet"),
+        }
 
         let mut launch = self.loaded.launch(self.place.id(), arguments);
         add_listen_fds(&mut launch.spec);
@@ -199,6 +204,7 @@ impl Making<'_> {
                 }
                 Some((Message::Notice(text), _)) => self.log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    self.log.debug("the mounts are made");
                     sys::step();
                     self.runtime_hooks(pid)?;
                     sys::step();
@@ -206,7 +212,10 @@ impl Making<'_> {
                     sys::step();
                 }
                 Some((Message::Failed(failure), _)) => return Err(failure.into()),
-                Some((Message::Ready, _)) => break,
+                Some((Message::Ready, _)) => {
+                    self.log.debug("init waits for start");
+                    break;
+                }
                 Some(_) => {}
                 None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
             }
@@ -230,6 +239,7 @@ impl Making<'_> {
         #[allow(deprecated, reason = "configurations of version 1.0 have it")]
         hooks::run("prestart", list(hooks.prestart().as_ref()), &state, &self.loaded.bundle)?;
         let state = context.state_of(&self.loaded.spec, Status::Creating.word(), pid);
+        self.log.debug("prestart hooks have run, createRuntime hooks follow");
         hooks::run("createRuntime", list(hooks.create_runtime().as_ref()), &state, &self.loaded.bundle)
     }
 

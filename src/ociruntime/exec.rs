@@ -1,9 +1,12 @@
 //! `exec`: one more process in a running container.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use base::{Context, Kind, Report};
 use cgroup::oci::Cgroup;
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 use runtime::bundle::{self, Born};
 use runtime::capabilities;
@@ -11,6 +14,7 @@ use runtime::channel::Message;
 use runtime::init::attributes;
 use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext};
+use sys::Call;
 
 use crate::args::Exec;
 use crate::config::{check_process, keeps_groups, may_set_groups, preserved, read, tell_ambient};
@@ -46,11 +50,8 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let gone = || Report::new(Kind::Conflict, format!("container {:?} has just ended", arguments.id));
     let (init_pid, init) = container.init().ok_or_else(gone)?;
     let cgroup = container.cgroup()?;
-    let in_cgroup = cgroup.dir_for_exec(init_pid)?;
-    if let Some(first) = process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref()) {
-        // Before it is born in the container's cgroup, whose processors may be fewer.
-        attributes::set_affinity(first).step(|| "setting the first processors".to_owned())?;
-    }
+    let below = arguments.cgroup.as_deref();
+    let in_cgroup = cgroup.dir_for_exec(init_pid, below).step(|| "choosing the cgroup".to_owned())?;
     let launch = ExecLaunch {
         user: String::new(),
         init_pid,
@@ -66,8 +67,22 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         console::block_signals()?;
     }
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
-    let mut entering = Entering { cgroup: &cgroup, init: init_pid, log };
-    let Born { init: child, channel } = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering)?;
+    let mut entering = Entering { cgroup: &cgroup, init: init_pid, below, log };
+    let first = launch.process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref());
+    // What it is born with is set before it is born in the container's cgroup, whose processors may be fewer; ours are ours
+    // again when we relay its terminal.
+    let mut ours = None;
+    if let Some(first) = first {
+        ours = Some(sched_getaffinity(Pid::from_raw(0)).call(|| "sched_getaffinity()".to_owned())?);
+        attributes::set_affinity(first).step(|| "setting the first processors".to_owned())?;
+    }
+    let born = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering);
+    if let Some(ours) = ours {
+        // Where these processors have gone meanwhile, the others are as good.
+        let _ = sched_setaffinity(Pid::from_raw(0), &ours);
+    }
+    let Born { init: child, channel } = born?;
+    log.debug(&format!("the command in container {} is process {}", arguments.id, child.pid));
     let (mut master, mut going) = (None, false);
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {
@@ -114,12 +129,13 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
 struct Entering<'a> {
     cgroup: &'a Cgroup,
     init: i32,
+    below: Option<&'a Path>,
     log: &'a Log,
 }
 
 impl bundle::Making for Entering<'_> {
     fn place(&mut self, process: i32) -> Result<(), Report> {
-        Ok(self.cgroup.admit(self.init, process)?)
+        Ok(self.cgroup.admit(self.init, self.below, process)?)
     }
 
     fn notice(&mut self, text: String) {

@@ -197,6 +197,22 @@ pub fn create(
     Ok(Born { init, channel })
 }
 
+/// Takes apart all of a specification that init takes apart later, with nothing made: any words have a meaning or are
+/// refused.
+pub fn take_apart(spec: &Spec) -> Result<(), Report> {
+    let _ = (namespaces(spec), time_offsets(spec), init::mounts::any_id_mapped(spec));
+    init::mounts::take_apart(spec);
+    let process = spec.process().as_ref();
+    let affinity = process.and_then(|process| process.exec_cpu_affinity().as_ref());
+    let lists = affinity.map(|one| [one.initial().as_ref(), one.cpu_affinity_final().as_ref()]);
+    let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
+    let nodes = policy.and_then(|policy| policy.nodes().as_ref());
+    for list in lists.into_iter().flatten().chain([nodes]).flatten() {
+        init::attributes::numbers(list, 1024)?;
+    }
+    Ok(())
+}
+
 /// Lets init go on.
 fn say_mapped(to_init: &OwnedFd) -> Result<(), Report> {
     sys::step();
@@ -289,6 +305,7 @@ fn time_offsets(spec: &Spec) -> Option<String> {
 }
 
 /// time_namespaces(7): children of the calling process are born with the shifted clocks.
+#[expect(clippy::disallowed_methods, reason = "the caller's own /proc: no mount namespace has been entered")]
 fn shift_clocks(offsets: &str) -> Result<(), SysError> {
     unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)".to_owned())?;
     if offsets.is_empty() {

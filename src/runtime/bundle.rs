@@ -83,7 +83,8 @@ pub fn create(
     let new_user = if launch.uid_map.is_empty() { Flags::empty() } else { Flags::NEWUSER };
     // Owners are shifted by who has rights over the file system, and those end at a new user namespace.
     let opened = if init::mounts::any_id_mapped(spec) {
-        Some(init::Opened::before_init(launch, None, &theirs)?)
+        let opened = init::Opened::before_init(launch, None, &theirs);
+        Some(opened.step(|| "preparing id-mapped mounts, which needs CAP_SYS_ADMIN".to_owned())?)
     } else if !new_user.is_empty() && is_root_of_a_user_namespace()? {
         // So do the rights by which it passes directories of other ids. What it cannot open, init may not either, and says.
         init::Opened::before_init(launch, None, &theirs).ok()

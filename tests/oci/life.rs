@@ -46,7 +46,7 @@ fn the_log_tells_the_steps_when_asked() {
     assert!(bundle.creates(&["--debug", "--log", &log], "box"), "{}", bundle.log());
     bundle.ok(&["--debug", "--log", &log, "delete", "--force", "box"]);
     let said = fs::read_to_string(&log).expect("it was made");
-    let steps = ["root file system", "cgroup", "the mounts are made", "init waits for start", "has ended"];
+    let steps = ["root file system", "cgroup", "init of container", "init waits for start", "has ended"];
     for step in steps {
         assert!(said.lines().any(|line| line.contains("level=debug") && line.contains(step)), "{step}: {said}");
     }

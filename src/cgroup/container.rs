@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use sys::SysError;
 
-use crate::dir::{Dir, value_of};
+use crate::dir::{Dir, ELSEWHERE, value_of};
 use crate::error::CgroupError;
 use crate::limits::Limits;
 use crate::setting::{self, Setting};
@@ -20,6 +20,9 @@ use crate::tree::Tree;
 
 /// How long freezing and killing may take until they count as failed.
 const LIMIT: Duration = Duration::from_secs(2);
+/// How long one round of signals waits for processes to stand still, and then to end. It is microseconds, but for a process
+/// that waits for a device.
+const ROUND: Duration = Duration::from_millis(200);
 
 /// The cgroup of one container.
 #[derive(Debug)]
@@ -73,19 +76,20 @@ impl Container {
     }
 
     /// Kills every process, those being born included, and waits until they are gone. Needs Linux 5.14 for one call;
-    /// older kernels freeze, kill one by one and thaw.
+    /// older kernels freeze, kill one by one and thaw, until none is left.
     pub fn kill(&self) -> Result<(), CgroupError> {
         // systemd removes a scope with its last process.
         self.kill_all().or_else(|error| if self.is_gone() { Ok(()) } else { Err(error) })
     }
 
     fn kill_all(&self) -> Result<(), CgroupError> {
-        match self.dir.put("cgroup.kill", "1") {
-            Ok(()) => {}
+        let killed = if sys::without("cgroup.kill") { Err(Errno::ENOENT) } else { self.dir.put("cgroup.kill", "1") };
+        let gone = match killed {
+            Ok(()) => self.wait_for("populated", 0, LIMIT)?,
             Err(Errno::ENOENT | Errno::EACCES | Errno::EPERM) => self.kill_one_by_one()?,
-            Err(_) => self.dir.write("cgroup.kill", "1")?, // words the error
-        }
-        if self.wait_for("populated", 0)? {
+            Err(errno) => return Err(self.dir.error("write(\"cgroup.kill\", \"1\")".to_owned(), errno)),
+        };
+        if gone {
             Ok(())
         } else {
             let path = self.dir.path.display().to_string();
@@ -99,33 +103,46 @@ impl Container {
             .is_err_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENODEV))
     }
 
-    fn kill_one_by_one(&self) -> Result<(), CgroupError> {
-        self.signal_frozen(Signal::SIGKILL)
+    /// False when some are left at the end of the time. One round does, unless a process did not stand still or was moved
+    /// here during it.
+    fn kill_one_by_one(&self) -> Result<bool, CgroupError> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            self.signal(Signal::SIGKILL)?;
+            if self.wait_for("populated", 0, ROUND)? {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
     }
 
-    /// Sends a signal to every process. While that is done none runs, so that none is born unseen; a cgroup that was
-    /// frozen before stays so (a fatal signal ends frozen processes too).
+    /// Sends a signal to every process. Before that all are made to stand still, so that none is born unseen; a cgroup
+    /// that was frozen before stays so (a fatal signal ends frozen processes too). One that waits for a device stands still
+    /// only later, and gets the signal all the same.
     pub fn signal(&self, signal: Signal) -> Result<(), CgroupError> {
         if self.is_frozen()? {
             return self.send(signal);
         }
-        self.signal_frozen(signal)
-    }
-
-    fn signal_frozen(&self, signal: Signal) -> Result<(), CgroupError> {
         self.dir.write("cgroup.freeze", "1")?;
         let frozen = Frozen { container: Some(self) };
+        self.wait_for("frozen", 1, ROUND)?;
         let sent = self.send(signal);
         frozen.thaw()?;
         sent
     }
 
     fn send(&self, signal: Signal) -> Result<(), CgroupError> {
-        for pid in self.dir.processes()? {
+        let (known, unknown): (Vec<_>, Vec<_>) = self.dir.processes()?.into_iter().partition(|pid| *pid != ELSEWHERE);
+        for pid in known {
             // Frozen processes do not end by themselves, so the number is still theirs; one that ended before is ESRCH.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
         }
-        Ok(())
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(CgroupError::Elsewhere { path: self.dir.path.display().to_string(), count: unknown.len() })
     }
 
     /// Freezes every process and waits until they stand still. They go on when the result is dropped, as every failure
@@ -134,7 +151,7 @@ impl Container {
     pub fn freeze(&self) -> Result<Frozen<'_>, CgroupError> {
         self.dir.write("cgroup.freeze", "1")?;
         let frozen = Frozen { container: Some(self) };
-        if self.wait_for("frozen", 1)? {
+        if self.wait_for("frozen", 1, LIMIT)? {
             return Ok(frozen);
         }
         let source = SysError::new("wait(cgroup.events: frozen 1)", Errno::ETIMEDOUT);
@@ -161,9 +178,11 @@ impl Container {
         self.dir.number("memory.events", "oom_kill").unwrap_or(0)
     }
 
-    /// Every process, those in the container's own sub-cgroups included.
+    /// Every process that has a number in our pid namespace, those in the container's own sub-cgroups included.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        self.dir.processes()
+        let mut all = self.dir.processes()?;
+        all.retain(|pid| *pid != ELSEWHERE);
+        Ok(all)
     }
 
     /// What it uses now, and what happened.
@@ -171,12 +190,32 @@ impl Container {
         Stats::read(&self.dir)
     }
 
-    /// Where further processes of the container stand: here, or where its first process is if the container has given
-    /// controllers to cgroups of its own, since then this one holds no processes.
-    pub(crate) fn place_for_exec(&self, init: i32) -> Result<Dir, CgroupError> {
+    /// Where further processes of the container stand: in the cgroup `below` this one if that is named; else here, or
+    /// where its first process is if the container has given controllers to cgroups of its own, since then this one holds
+    /// no processes.
+    pub(crate) fn place_for_exec(&self, init: i32, below: Option<&Path>) -> Result<Dir, CgroupError> {
+        if let Some(below) = below {
+            return self.below(below);
+        }
         let divided = !self.dir.read("cgroup.subtree_control")?.trim().is_empty();
         let moved = if divided { Tree::find().ok().and_then(|tree| tree.of_process(init)) } else { None };
         Dir::open(&moved.filter(|path| path.starts_with(&self.dir.path)).unwrap_or_else(|| self.dir.path.clone()))
+    }
+
+    /// The cgroup of a path that begins here, whether with a slash or not.
+    fn below(&self, path: &Path) -> Result<Dir, CgroupError> {
+        let mut dir = Dir::open(&self.dir.path)?;
+        for part in path.components() {
+            dir = match part {
+                Component::RootDir | Component::CurDir => dir,
+                Component::Normal(name) => dir.child(&name.to_string_lossy())?,
+                Component::ParentDir | Component::Prefix(_) => {
+                    let option = format!("cgroup {}", path.display());
+                    return Err(CgroupError::Invalid { option, reason: "it has a component `..`".to_owned() });
+                }
+            };
+        }
+        Ok(dir)
     }
 
     /// Removes the cgroup and what the container made below it; waits up to two seconds for its last processes.
@@ -185,8 +224,8 @@ impl Container {
     }
 
     /// Waits for a key of `cgroup.events`; `false` when it did not come in time.
-    fn wait_for(&self, key: &str, wanted: u64) -> Result<bool, CgroupError> {
-        let until = Instant::now() + LIMIT;
+    fn wait_for(&self, key: &str, wanted: u64, limit: Duration) -> Result<bool, CgroupError> {
+        let until = Instant::now() + limit;
         loop {
             let opened = self.dir.file("cgroup.events", OFlag::O_RDONLY);
             let mut file = opened.map_err(|errno| self.dir.error("open(\"cgroup.events\")".to_owned(), errno))?;

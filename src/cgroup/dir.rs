@@ -19,6 +19,9 @@ const FILE_MAX: u64 = 1 << 20;
 /// How long `rmdir` is tried again: a killed process leaves its cgroup a moment after it is reaped.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 const ENABLE_PAUSE: Duration = Duration::from_millis(10);
+/// What `cgroup.procs` has for a process that has no number in the reader's pid namespace. For kill(2) it is the caller's own
+/// process group.
+pub const ELSEWHERE: i32 = 0;
 /// Deeper trees than any payload makes; the container chooses the depth.
 const DEPTH_MAX: usize = 64;
 
@@ -135,7 +138,7 @@ impl Dir {
         Ok(value_of(&self.read(name)?, key))
     }
 
-    /// Every process below, this directory's first.
+    /// Every process below, this directory's first, each [`ELSEWHERE`] among them.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut all = Vec::new();
         self.walk(0, &mut |dir| {
@@ -145,7 +148,7 @@ impl Dir {
         Ok(all)
     }
 
-    /// The processes of this cgroup itself.
+    /// The processes of this cgroup itself, each [`ELSEWHERE`] among them.
     pub fn own_processes(&self) -> Result<Vec<i32>, CgroupError> {
         match self.read("cgroup.procs") {
             Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),

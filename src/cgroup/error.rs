@@ -122,6 +122,14 @@ pub enum CgroupError {
         /// The call and its errno.
         source: SysError,
     },
+    /// A signal was to reach processes that have no number here.
+    #[error("{count} processes of cgroup {path} are outside of our pid namespace and got no signal")]
+    Elsewhere {
+        /// The container's cgroup.
+        path: String,
+        /// How many.
+        count: usize,
+    },
     /// Processes stayed in a cgroup that was killed.
     #[error("cgroup {path} still has processes {waited_ms} ms after they were killed")]
     Survivors {
@@ -140,6 +148,7 @@ impl Explain for CgroupError {
             | CgroupError::Occupied { .. }
             | CgroupError::NoCgroup { .. }
             | CgroupError::NoFile { .. }
+            | CgroupError::Elsewhere { .. }
             | CgroupError::NoPlace { .. } => Kind::Unsupported,
             CgroupError::Value { .. } | CgroupError::Invalid { .. } => Kind::Usage,
             CgroupError::BelowUse { .. } | CgroupError::NotEmpty { .. } | CgroupError::Frozen { .. } => Kind::Conflict,

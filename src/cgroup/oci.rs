@@ -253,9 +253,14 @@ impl Cgroup {
     }
 
     /// The directory in which a further process of the container is to be born, whose first process is `init`; none where
-    /// [`Cgroup::admit`] moves it, and for a container without cgroup.
-    pub fn dir_for_exec(&self, init: i32) -> Result<Option<OwnedFd>, CgroupError> {
-        let place = self.container.as_ref().map(|container| container.place_for_exec(init)).transpose()?;
+    /// [`Cgroup::admit`] moves it, and for a container without cgroup. `below`: the path of one below the container's that is
+    /// wanted instead.
+    pub fn dir_for_exec(&self, init: i32, below: Option<&Path>) -> Result<Option<OwnedFd>, CgroupError> {
+        if let (None, Some(_)) = (&self.container, below) {
+            let reason = "the container runs without".to_owned();
+            return Err(CgroupError::NoCgroup { option: "a cgroup below the container's".to_owned(), reason });
+        }
+        let place = self.container.as_ref().map(|container| container.place_for_exec(init, below)).transpose()?;
         Ok(place.filter(|place| !self.needs_systemd(&place.path)).map(Dir::into_fd))
     }
 
@@ -264,9 +269,9 @@ impl Cgroup {
     /// be done where [`Cgroup::dir_for_exec`] has named a directory, and for a container without cgroup.
     ///
     /// The caller must have one thread, and be able to wait for a child.
-    pub fn admit(&self, init: i32, pid: i32) -> Result<(), CgroupError> {
+    pub fn admit(&self, init: i32, below: Option<&Path>, pid: i32) -> Result<(), CgroupError> {
         let (Some(container), Some(unit)) = (&self.container, &self.record.unit) else { return Ok(()) };
-        let place = container.place_for_exec(init)?.path;
+        let place = container.place_for_exec(init, below)?.path;
         if !self.needs_systemd(&place) {
             return Ok(());
         }

@@ -107,6 +107,19 @@ pub enum Verb {
     Spec(Spec),
     /// Create a container, start it and wait for its end
     Run(Run),
+    /// Not supported
+    #[command(hide = true)]
+    Checkpoint(Unsupported),
+    /// Not supported
+    #[command(hide = true)]
+    Restore(Unsupported),
+}
+
+/// Whatever the verbs of others take that are here refused by name.
+#[derive(Debug, Args)]
+pub struct Unsupported {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub words: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +252,9 @@ pub struct Exec {
     /// Execute also while the container is paused
     #[arg(long)]
     pub ignore_paused: bool,
+    /// Cgroup below the container's, which must exist
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

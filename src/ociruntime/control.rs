@@ -214,20 +214,28 @@ fn print_event(event: &Event<'_>) -> Result<bool, Report> {
     print_or_end(&format!("{text}\n"))
 }
 
-/// Go's words for a duration, as far as callers write them: `5s`, `500ms`, `1m`.
+/// Go's words for a duration: `5s`, `500ms`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, Report> {
-    let bad = || Report::new(Kind::Usage, format!("--interval {text:?} is no duration such as 5s"));
-    let (number, milliseconds) = if let Some(number) = text.strip_suffix("ms") {
-        (number, 1.0)
-    } else if let Some(number) = text.strip_suffix('s') {
-        (number, 1e3)
-    } else if let Some(number) = text.strip_suffix('m') {
-        (number, 60e3)
-    } else {
-        return Err(bad());
-    };
-    let number: f64 = number.parse().map_err(|_| bad())?;
-    let duration = Duration::try_from_secs_f64(number * milliseconds / 1e3).map_err(|_| bad())?;
+    let bad = || Report::new(Kind::Usage, format!("--interval {text:?} is no duration such as 5s or 1h30m"));
+    let (mut left, mut seconds) = (text, 0.0);
+    while !left.is_empty() {
+        let unit = left.find(|one: char| !one.is_ascii_digit() && one != '.').ok_or_else(bad)?;
+        let number: f64 = left[..unit].parse().map_err(|_| bad())?;
+        let rest = &left[unit..];
+        let end = rest.find(|one: char| one.is_ascii_digit() || one == '.').unwrap_or(rest.len());
+        let factor = match &rest[..end] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(bad()),
+        };
+        seconds += number * factor;
+        left = &rest[end..];
+    }
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| bad())?;
     if duration.is_zero() { Err(bad()) } else { Ok(duration) }
 }
 
@@ -240,7 +248,10 @@ mod tests {
         assert_eq!(duration("5s").ok(), Some(Duration::from_secs(5)));
         assert_eq!(duration("500ms").ok(), Some(Duration::from_millis(500)));
         assert_eq!(duration("1.5m").ok(), Some(Duration::from_secs(90)));
-        for bad in ["", "5", "s", "0s", "-1s", "1h", "NaNs", "infs"] {
+        assert_eq!(duration("1h").ok(), Some(Duration::from_hours(1)));
+        assert_eq!(duration("1h30m5s").ok(), Some(Duration::from_secs(5405)));
+        assert_eq!(duration("1µs").ok(), Some(Duration::from_micros(1)));
+        for bad in ["", "5", "s", "0s", "-1s", "1d", "1h5", "1..2s", "NaNs", "infs"] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
     }

@@ -219,7 +219,10 @@ impl Making<'_> {
                     sys::step();
                 }
                 Some((Message::Failed(failure), _)) => return Err(failure.into()),
-                Some((Message::Ready, _)) => break,
+                Some((Message::Ready, _)) => {
+                    self.log.debug(|| "init waits for start".to_owned());
+                    break;
+                }
                 Some(_) => {}
                 None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
             }
@@ -244,6 +247,7 @@ impl Making<'_> {
         #[allow(deprecated, reason = "configurations of version 1.0 have it")]
         hooks::run("prestart", list(hooks.prestart().as_ref()), &state, &self.loaded.bundle)?;
         let state = context.state_of(&self.loaded.spec, Status::Creating.word(), pid);
+        self.log.debug(|| "prestart hooks have run, createRuntime hooks follow".to_owned());
         hooks::run("createRuntime", list(hooks.create_runtime().as_ref()), &state, &self.loaded.bundle)
     }
 

@@ -7,11 +7,12 @@ use base::{Kind, Report};
 use nix::sys::signal::Signal;
 use runtime::hooks;
 use sys::Errno;
-use sys::process::{pidfd_send_signal, wait_end};
+use sys::process::{pidfd_open, pidfd_send_signal, wait_end};
 
 use crate::args::{Delete, Kill};
 use crate::control;
 use crate::create::list;
+use crate::list::PidNamespace;
 use crate::log::Log;
 use crate::state::{Container, Root, Status};
 
@@ -19,9 +20,10 @@ use crate::state::{Container, Root, Status};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a signal to init, or with `--all` to every process of the container.
-pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
+pub fn kill(root: &Root, arguments: &Kill, log: &Log) -> Result<u8, Report> {
     let container = root.load(&arguments.id)?;
     let signal = base::units::parse_signal(&arguments.signal)?;
+    log.debug(|| format!("container {}, {}: signal {signal}", arguments.id, container.status().word()));
     if arguments.all
         && let Some(group) = container.cgroup()?.container()
     {
@@ -34,7 +36,10 @@ pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
     }
     // The words by which callers know it.
     let gone = || Report::new(Kind::Conflict, format!("container not running: {:?}", arguments.id));
-    let (_, init) = container.init().ok_or_else(gone)?;
+    let (pid, init) = container.init().ok_or_else(gone)?;
+    if arguments.all {
+        signal_others(pid, signal, log)?;
+    }
     match pidfd_send_signal(init.as_fd(), signal) {
         Err(error) if error.errno() == Errno::ESRCH => return Err(gone()),
         sent => sent?,
@@ -43,6 +48,30 @@ pub fn kill(root: &Root, arguments: &Kill) -> Result<u8, Report> {
         control::thaw(&container);
     }
     Ok(0)
+}
+
+/// Signals every process of init's pid namespace but init, for a container without a cgroup. What is born meanwhile may
+/// get nothing; of a SIGKILL all die with init.
+fn signal_others(init: i32, signal: i32, log: &Log) -> Result<(), Report> {
+    let Some(namespace) = PidNamespace::of(init) else {
+        log.warn(
+            "the container has neither a cgroup nor a pid namespace of its own, so that only its first process can be \
+             signalled",
+        );
+        return Ok(());
+    };
+    for pid in namespace.processes()?.into_iter().filter(|pid| *pid != init) {
+        let Ok(process) = pidfd_open(pid) else { continue };
+        // Looked up again, as the number may have become another's before it was opened.
+        if !namespace.has(pid) {
+            continue;
+        }
+        match pidfd_send_signal(process.as_fd(), signal) {
+            Err(error) if error.errno() != Errno::ESRCH => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes a container that has ended or was never started; with `--force` one that runs, too.
@@ -79,11 +108,20 @@ pub fn end(root: &Root, id: &str, log: &Log) -> Result<(), Report> {
     remove(&root.load(id)?, log)
 }
 
-/// Ends a container, if it still runs, and removes all of it.
+/// Ends a container, if it still runs, and removes all of it. Of several commands that do so at once one does it and the
+/// others wait, so that the hooks run once.
 pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
     end_init(container)?;
     sys::step();
-    let cgroup = control::remove(&container.record);
+    log.debug(|| format!("container {} has ended", container.place.id()));
+    let Some(_owned) = container.place.own_to_remove(LIMIT)? else {
+        log.debug(|| "another command has removed it".to_owned());
+        return Ok(());
+    };
+    sys::step();
+    // With its cgroup left the record stays and nothing else is done, so that the next try finds it and does the rest.
+    control::remove(&container.record)?;
+    log.debug(|| "its cgroup is removed".to_owned());
     sys::step();
     // A creator that was killed early may have left no configuration.
     if let Ok(spec) = container.place.spec()
@@ -95,8 +133,6 @@ pub fn remove(container: &Container, log: &Log) -> Result<(), Report> {
         });
         sys::step();
     }
-    // With its cgroup left the record stays, so that the next try finds it.
-    cgroup?;
     container.place.remove()
 }
 

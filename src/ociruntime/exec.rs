@@ -1,6 +1,7 @@
 //! `exec`: one more process in a running container.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use base::{Context, Kind, Report};
 use cgroup::oci::Cgroup;
@@ -49,7 +50,8 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let gone = || Report::new(Kind::Conflict, format!("container {:?} has just ended", arguments.id));
     let (init_pid, init) = container.init().ok_or_else(gone)?;
     let cgroup = container.cgroup()?;
-    let in_cgroup = cgroup.dir_for_exec(init_pid)?;
+    let below = arguments.cgroup.as_deref();
+    let in_cgroup = cgroup.dir_for_exec(init_pid, below).step(|| "choosing the cgroup".to_owned())?;
     let launch = ExecLaunch {
         user: String::new(),
         init_pid,
@@ -67,7 +69,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         console::block_signals()?;
     }
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
-    let mut entering = Entering { cgroup: &cgroup, init: init_pid, log };
+    let mut entering = Entering { cgroup: &cgroup, init: init_pid, below, log };
     let first = launch.process.exec_cpu_affinity().as_ref().and_then(|one| one.initial().as_ref());
     // Ours, which a new process inherits: it is born in the container's cgroup, whose processors may be fewer.
     let before = first.map(|first| attributes::set_affinity(first)).transpose();
@@ -75,6 +77,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let entered = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering);
     before.as_ref().map_or(Ok(()), attributes::restore_affinity)?;
     let Born { init: child, channel } = entered?;
+    log.debug(|| format!("the command in container {} is process {}", arguments.id, child.pid));
     let (mut master, mut going) = (None, false);
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {
@@ -122,12 +125,13 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
 struct Entering<'a> {
     cgroup: &'a Cgroup,
     init: i32,
+    below: Option<&'a Path>,
     log: &'a Log,
 }
 
 impl bundle::Making for Entering<'_> {
     fn place(&mut self, process: i32) -> Result<(), Report> {
-        Ok(self.cgroup.admit(self.init, process)?)
+        Ok(self.cgroup.admit(self.init, self.below, process)?)
     }
 
     fn notice(&mut self, text: String) {

@@ -72,7 +72,7 @@ const SECCOMP_FLAGS: &[&str] = &[
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 ];
 
-/// Those of the machine's family that the compiler has tables of.
+/// Those that the compiler has tables of. Of a profile those count by which the kernel of the machine can be called.
 const SECCOMP_ARCHITECTURES: &[&str] = &[
     "SCMP_ARCH_AARCH64",
     "SCMP_ARCH_ARM",

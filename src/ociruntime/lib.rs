@@ -109,7 +109,7 @@ fn take_descriptors(verb: &Verb) -> Result<(), Report> {
 
 fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBuf, Report>) -> Result<u8, Report> {
     // First, as it begins all anew.
-    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
+    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) && !sys::without("own-binary") {
         runtime::own_binary::protect()?;
         if preserved(&line.verb) > 0 {
             // From now on for the payload alone, which gets them back at its exec.
@@ -126,7 +126,7 @@ fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBu
         Verb::Run(arguments) => create::run(&root, &global, &arguments, log),
         Verb::Start(arguments) => start::start(&root, &arguments.id, log),
         Verb::State(arguments) => list::state(&root, &arguments.id),
-        Verb::Kill(arguments) => delete::kill(&root, &arguments),
+        Verb::Kill(arguments) => delete::kill(&root, &arguments, log),
         Verb::Delete(arguments) => delete::delete(&root, &arguments, log),
         Verb::Exec(arguments) => exec::exec(&root, &arguments, log),
         Verb::List(arguments) => list::list(&root, &arguments),
@@ -137,5 +137,9 @@ fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBu
         Verb::Resume(arguments) => control::resume(&root, &arguments.id),
         Verb::Features => features::features(),
         Verb::Spec(arguments) => template::spec(&arguments),
+        Verb::Checkpoint(_) | Verb::Restore(_) => {
+            let message = "checkpoint and restore are not supported: CRIU needs more rights than a plain user has";
+            Err(Report::new(base::Kind::Unsupported, message))
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `state`, `list` and `ps`.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::{Kind, Report};
@@ -151,14 +151,34 @@ pub fn processes(container: &Container) -> Result<Vec<i32>, Report> {
         return Ok(group.processes()?);
     }
     let Some((init, _)) = container.init() else { return Ok(Vec::new()) };
-    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let (theirs, ours) = (namespace(init), namespace(std::process::id() as i32));
-    if theirs.is_none() || theirs == ours {
-        return Ok(vec![init]);
+    Ok(PidNamespace::of(init).map(|namespace| namespace.processes()).transpose()?.unwrap_or_else(|| vec![init]))
+}
+
+/// A pid namespace that is not ours.
+pub struct PidNamespace(PathBuf);
+
+impl PidNamespace {
+    /// That of a process; `None` where it is ours, or where nobody may look.
+    pub fn of(pid: i32) -> Option<Self> {
+        let theirs = pid_namespace(pid)?;
+        (pid_namespace(std::process::id() as i32) != Some(theirs.clone())).then_some(PidNamespace(theirs))
     }
-    let entries = std::fs::read_dir("/proc").call(|| "readdir(/proc)".to_owned())?;
-    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<i32> = numbers.filter(|pid| namespace(*pid) == theirs).collect();
-    pids.sort_unstable();
-    Ok(pids)
+
+    /// Whether a process is in it.
+    pub fn has(&self, pid: i32) -> bool {
+        pid_namespace(pid).as_ref() == Some(&self.0)
+    }
+
+    /// Every process in it, those of namespaces below excepted.
+    pub fn processes(&self) -> Result<Vec<i32>, Report> {
+        let entries = std::fs::read_dir("/proc").call(|| "readdir(/proc)".to_owned())?;
+        let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut pids: Vec<i32> = numbers.filter(|pid| self.has(*pid)).collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+}
+
+fn pid_namespace(pid: i32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }

@@ -17,7 +17,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use base::{Context, Explain, Kind, Report};
 use cgroup::oci::Cgroup;
@@ -262,16 +262,33 @@ impl Place {
 
     /// Takes the lock `creating`, which is made where it is missing; `None` when somebody else has it.
     fn own(&self) -> Result<Option<OwnedFd>, SysError> {
+        let (file, path) = self.open_creating()?;
+        let locked = sys::lock::try_exclusive(&file, &path)?;
+        Ok((locked && is_at(&file, &path)).then(|| file.into()))
+    }
+
+    fn open_creating(&self) -> Result<(File, PathBuf), SysError> {
         let path = self.path.join(CREATING);
         let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = opened.call(|| format!("open({path:?}, O_CREAT)"))?;
-        if !sys::lock::try_exclusive(&file, &path)? {
-            return Ok(None);
+        Ok((opened.call(|| format!("open({path:?}, O_CREAT)"))?, path))
+    }
+
+    /// Takes the lock `creating` to remove the container, whose init has ended. Who has it removes the container too, or
+    /// takes its creation back, and is waited for; `None` when the container is gone by then.
+    pub fn own_to_remove(&self, limit: Duration) -> Result<Option<OwnedFd>, Report> {
+        let (file, path) = match self.open_creating() {
+            Err(error) if error.errno() == Errno::ENOENT => return Ok(None),
+            opened => opened?,
+        };
+        let until = Instant::now() + limit;
+        while !sys::lock::try_exclusive(&file, &path)? {
+            if Instant::now() > until {
+                let message = format!("container {:?} is being removed by a command that does not end", self.id);
+                return Err(Report::new(Kind::Conflict, message));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        // The last owner may have removed it between our two calls.
-        let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
-        let ours = file.metadata().ok().zip(fs::metadata(&path).ok()).is_some_and(|(one, other)| same(one, other));
-        Ok(ours.then(|| file.into()))
+        Ok(is_at(&file, &path).then(|| file.into()))
     }
 
     /// From now on there is such a container.
@@ -409,6 +426,12 @@ impl Place {
             removed => Ok(removed?),
         }
     }
+}
+
+/// Whether a lock file that is open is still there: its last owner may have removed it before we had the lock.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(one, other)| same(one, other))
 }
 
 /// [`Record::format`] of this version.

@@ -86,7 +86,8 @@ pub fn create(
     let new_user = if launch.uid_map.is_empty() { Flags::empty() } else { Flags::NEWUSER };
     // Owners are shifted by who has rights over the file system, and those end at a new user namespace.
     let opened = if init::mounts::any_id_mapped(spec) {
-        Some(init::Opened::before_init(launch, None, &theirs)?)
+        let opened = init::Opened::before_init(launch, None, &theirs);
+        Some(opened.step(|| "preparing id-mapped mounts, which needs CAP_SYS_ADMIN".to_owned())?)
     } else if !new_user.is_empty() && is_root_of_a_user_namespace()? {
         // So do the rights by which it passes directories of other ids. What it cannot open, init may not either, and says.
         init::Opened::before_init(launch, None, &theirs).ok()
@@ -210,6 +211,16 @@ fn check_user(launch: &Launch) -> Result<(), Report> {
     check_mapped(process, Groups::of(launch.setgroups, launch.keep_groups), &uids, &gids)
 }
 
+/// Takes apart all of a specification that init takes apart later, with nothing made: any words have a meaning or are
+/// refused.
+pub fn take_apart(spec: &Spec) -> Result<(), Report> {
+    let _ = (namespaces(spec), time_offsets(spec), init::mounts::any_id_mapped(spec));
+    init::mounts::take_apart(spec);
+    spec.process().as_ref().map_or(Ok(()), init::attributes::check_process)?;
+    spec.linux().as_ref().map_or(Ok(()), init::attributes::check)?;
+    Ok(())
+}
+
 /// Lets init go on.
 fn say_mapped(to_init: &OwnedFd) -> Result<(), Report> {
     sys::step();
@@ -302,6 +313,7 @@ fn time_offsets(spec: &Spec) -> Option<String> {
 }
 
 /// time_namespaces(7): children of the calling process are born with the shifted clocks.
+#[expect(clippy::disallowed_methods, reason = "the caller's own /proc: no mount namespace has been entered")]
 fn shift_clocks(offsets: &str) -> Result<(), SysError> {
     unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)".to_owned())?;
     if offsets.is_empty() {

@@ -168,6 +168,7 @@ fn shifted(launch: &Launch) -> bool {
 
 /// overlayfs mounts read-only, without an error, over an upper directory that its mounter does not own. Where inner
 /// root is outer root nothing is to be done; when real root runs the engine, the engine has given them away before.
+#[expect(clippy::disallowed_methods, reason = "directories of our own store, before any container sees them")]
 fn give_to_inner_root(launch: &Launch, directories: &[std::path::PathBuf]) -> Result<(), SysError> {
     let outside = |map: &[sys::namespace::Extent]| {
         map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside)

@@ -26,7 +26,9 @@ pub mod staging;
 pub mod step;
 pub mod terminal;
 pub mod tuntap;
+pub mod without;
 pub mod xattr;
 
 pub use error::{Call, Errno, SysError};
 pub use step::step;
+pub use without::without;

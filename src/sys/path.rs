@@ -25,6 +25,10 @@ const LINKS_MAX: u32 = 40;
 /// Opens `path` inside `root`: absolute paths and symbolic links start at `root`, `..` stops there, magic links are
 /// refused. Returns a close-on-exec descriptor.
 pub fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> Result<OwnedFd> {
+    if crate::without("in-root") {
+        let path = Path::new(".").join(path.strip_prefix("/").unwrap_or(path));
+        return nix::fcntl::openat(root, &path, flags | OFlag::O_CLOEXEC, mode).call(|| format!("openat({path:?})"));
+    }
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC)
         .mode(mode)

@@ -21,8 +21,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test             install what is missing (root) or name it (plain user), build, run every test
   test [NAME]… [--identity RUNG] [-- LIBTEST ARGUMENT…]
                    the same for these test binaries (cli, store/store, vm/limits), one rung (subuids, one-id, root)
-  test [NAME]… --refuse CALL[,CALL]…  the same (root) on a kernel without openat2, clone3, pidfd_open, close_range, mount-api
-  refuse CALL[,CALL]… CMD…  one command there
+  test [NAME]… --refuse CALL[,CALL]…[=EPERM]  the same (root) on a kernel without openat2, clone3, pidfd_open, close_range,
+                     mount-api, cgroup.kill, or under a filter that answers EPERM
+  refuse CALL[,CALL]…[=EPERM] CMD…  one command there
   check            licences and number of crates; needs no network
   bench [TOPIC]…   measure beside the installed rivals: start oci files network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::debian;
 use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
+use crate::refuse;
 use crate::registry::Registry;
 use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
 use crate::tally::Tally;
@@ -129,8 +130,9 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     }
     if !selection.is_guest_alone() {
         let mut places = Vec::new();
+        let all: Vec<&TestBinary> = tests.iter().collect();
         for identity in identities()?.iter().filter(|identity| selection.has_rung(identity.rung)) {
-            places.push(bed.run(identity, selection.refused.as_deref(), &tests, &selection.libtest, &mut tally)?);
+            places.push(bed.run(identity, selection.refused.as_deref(), &all, &selection.libtest, &mut tally)?);
         }
         if selection.names.is_empty() && selection.refused.is_none() {
             places.extend(bed.run_refused(&tests, &selection.libtest, &mut tally)?);
@@ -293,21 +295,33 @@ impl Bed {
         Ok(format!("{HOST_OF_GUEST}:{port}"))
     }
 
-    /// Runs the OCI runtime's tests on kernels that lack calls, under the identity that needs the most of them.
+    /// Runs what concerns the OCI runtime on kernels that lack calls, under the identity that needs the most of them.
     fn run_refused(&self, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<Vec<Place>> {
         if !host::is_root() {
             tally.skip("oci without newer system calls: only root can refuse them and keep the set-id helpers");
             return Ok(Vec::new());
         }
         let identity = identities()?.into_iter().find(|identity| identity.rung == "subuids");
-        let (Some(identity), Some(position)) = (identity, tests.iter().position(|test| test.name == "oci")) else {
-            return Err("the tests of the OCI runtime are gone".into());
-        };
-        // What takes long says nothing more here: it is about many containers, kills, and podman.
-        let without = ["--skip", "storm::", "--skip", "killed::", "--skip", "podman::"].map(str::to_owned);
-        let libtest = [libtest, &without].concat();
-        let runs = crate::refuse::words();
-        runs.map(|refused| self.run(&identity, Some(refused), &tests[position..=position], &libtest, tally)).collect()
+        let identity = identity.ok_or("no identity has subordinate ids")?;
+        let mut places = Vec::new();
+        for round in refuse::ROUNDS {
+            let mut areas = Vec::new();
+            for area in round.areas {
+                areas.push(tests.iter().find(|test| test.name == *area).ok_or_else(|| format!("no tests are {area}"))?);
+            }
+            if let Some(unit) = areas.iter().find(|test| !test.system) {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["refuse", round.calls]).arg(&unit.executable).current_dir(&unit.package);
+                tally.run(&format!("{} (without {})", unit.name, round.calls), &mut command, UNIT_LIMIT)?;
+                continue;
+            }
+            // What takes long says nothing more here: it is about many containers, kills, and podman.
+            let long = ["--skip", "storm::", "--skip", "killed::", "--skip", "podman::", "--skip", "races::"];
+            let chosen = long.iter().chain(round.tests).map(|word| (*word).to_owned());
+            let libtest: Vec<String> = libtest.iter().cloned().chain(chosen).collect();
+            places.push(self.run(&identity, Some(round.calls), &areas, &libtest, tally)?);
+        }
+        Ok(places)
     }
 
     /// Runs every system test under one identity, without some system calls if so said.
@@ -315,7 +329,7 @@ impl Bed {
         &self,
         identity: &Identity,
         refused: Option<&str>,
-        tests: &[TestBinary],
+        tests: &[&TestBinary],
         libtest: &[String],
         tally: &mut Tally,
     ) -> Fallible<Place> {

@@ -26,6 +26,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// What `config.json` will be.
     pub config: Value,
+    /// Where the systemd is that the runtime is to ask, if it is one of the test's own.
+    pub bus: Option<String>,
     /// Ends every id, as the cgroups of all tests are siblings.
     number: String,
 }
@@ -47,7 +49,7 @@ impl Bundle {
         fs::write(path.join("rootfs/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/www:/bin/sh\n")
             .expect("the home is ours");
         fs::set_permissions(path.join("rootfs/tmp"), fs::Permissions::from_mode(0o1777)).expect("the home is ours");
-        let mut bundle = Bundle { home, path, config: Value::Null, number: unique() };
+        let mut bundle = Bundle { home, path, config: Value::Null, bus: None, number: unique() };
         bundle.ok(&["spec", "--rootless", "--bundle", &bundle.at()]);
         let text = fs::read(bundle.path.join("config.json")).expect("spec has written it");
         bundle.config = serde_json::from_slice(&text).expect("spec writes JSON");
@@ -120,6 +122,7 @@ impl Bundle {
             fs::write(self.path.join("config.json"), text).expect("the home is ours");
         }
         let mut command = self.home.command(&["runtime"]);
+        command.envs(self.bus.iter().map(|address| ("DBUS_SESSION_BUS_ADDRESS", address)));
         let whole = |word: &&str| if NAMES.contains(word) { self.id(word) } else { (*word).to_owned() };
         command.args(arguments.iter().map(whole));
         command
@@ -167,11 +170,15 @@ impl Bundle {
     /// `create` of the bundle.
     #[track_caller]
     pub fn create(&self, id: &str) {
+        assert!(self.creates(&[], id), "create: {}", self.log());
+    }
+
+    /// `create` of the bundle with options in front; whether it succeeded.
+    pub fn creates(&self, options: &[&str], id: &str) -> bool {
         // Its streams would stay open in the container.
-        let mut command = self.command(&["create", "--bundle", &self.at(), id]);
+        let mut command = self.command(&[options, &["create", "--bundle", &self.at(), id]].concat());
         let log = self.new_log();
-        let status = command.stdout(log.try_clone().expect("a descriptor")).stderr(log).status().expect("it starts");
-        assert!(status.success(), "create: {}", self.log());
+        command.stdout(log.try_clone().expect("a descriptor")).stderr(log).status().expect("it starts").success()
     }
 
     /// An empty log, which several may write to.

@@ -1,10 +1,12 @@
 //! exec: one more process with the container's rights, or those that are asked for.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::bundle::Bundle;
+use crate::support::{LIMIT, end, read_until, skip, start};
 
 fn running(bundle: &mut Bundle) {
     bundle.script("sleep 100");
@@ -43,6 +45,59 @@ fn exec_has_what_the_options_say() {
 }
 
 #[test]
+fn exec_begins_and_goes_on_with_the_processors_that_are_asked_for() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let list = |status: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a line of proc(5)");
+        line.trim().to_owned()
+    };
+    let ours = list(&fs::read_to_string("/proc/self/status").expect("/proc is mounted"));
+    if !ours.starts_with("0-") && !ours.starts_with("0,1") {
+        skip(&format!("the caller has the processors {ours} and not 0 and 1"));
+        return;
+    }
+    running(&mut bundle);
+    let file = bundle.path.join("process.json");
+    for (affinity, expected) in [(json!({ "initial": "0" }), "0"), (json!({ "initial": "0", "final": "1" }), "1")] {
+        let process = json!({
+            "cwd": "/", "args": ["sh", "-c", "cat /proc/self/status; echo began; sleep 0.5"], "env": ["PATH=/bin"],
+            "user": { "uid": 0, "gid": 0 }, "execCPUAffinity": affinity,
+        });
+        fs::write(&file, process.to_string()).expect("the home is ours");
+        let mut child = start(&mut bundle.command(&["exec", "--process", &file.to_string_lossy(), "box"]));
+        let said = read_until(child.stdout.as_mut().expect("a pipe"), "began\n");
+        assert_eq!(list(&said), expected, "{affinity}");
+        // Who relays its streams is not bound by it.
+        let relay = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it waits for the command");
+        assert_eq!(list(&relay), ours, "{affinity}");
+        assert_eq!(end(child, LIMIT).code, 0);
+    }
+}
+
+#[test]
+fn exec_stands_in_the_cgroup_that_is_named() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    running(&mut bundle);
+    let own = "grep ^0:: /proc/self/cgroup";
+    if bundle.call(&["pause", "box"]).stderr.contains("has no cgroup") {
+        let error = bundle.fails(&["exec", "--cgroup", "below", "box", "true"]);
+        assert!(error.contains("not possible without a cgroup"), "{error}");
+        skip("no cgroup v2 that the caller may write");
+        return;
+    }
+    bundle.ok(&["resume", "box"]);
+    let pid = bundle.state("box", "pid");
+    let place = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("init lives");
+    let place = place.lines().find_map(|line| line.strip_prefix("0::/")).expect("it has a cgroup of version 2");
+    fs::create_dir(Path::new("/sys/fs/cgroup").join(place).join("below")).expect("the cgroup is ours");
+    for (named, expected) in [("below", "0::/below\n"), ("/below", "0::/below\n"), ("/", "0::/\n")] {
+        assert_eq!(bundle.ok(&["exec", "--cgroup", named, "box", "sh", "-c", own]), expected, "{named}");
+    }
+    assert!(bundle.fails(&["exec", "--cgroup", "..", "box", "true"]).contains("component `..`"));
+    assert!(bundle.fails(&["exec", "--cgroup", "missing", "box", "true"]).contains("ENOENT"));
+}
+
+#[test]
 fn exec_gets_no_more_capabilities_than_the_container() {
     let Some(mut bundle) = Bundle::new() else { return };
     running(&mut bundle);
@@ -70,7 +125,7 @@ fn descriptors_do_not_leak_into_exec_but_for_those_handed_on() {
     let id = bundle.id("box");
     command.args(["-c", script, "sh", &at, "runtime", "exec", "--preserve-fds", "2", &id, "ls", "/proc/self/fd"]);
     bundle.home.surround(&mut command);
-    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    let done = crate::support::finish(&mut command, b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n"), "{done:#?}");
 }
 
@@ -93,7 +148,7 @@ fn descriptors_that_are_not_there_cannot_be_handed_on() {
     bundle.script("ls /proc/self/fd");
     let mut command = bundle.command(&["run", "--bundle", &bundle.at(), "second"]);
     command.env("LISTEN_FDS", "4");
-    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    let done = crate::support::finish(&mut command, b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n"), "meant for another process: {done:#?}");
 }
 
@@ -128,7 +183,7 @@ fn sockets_of_systemd_are_handed_on_and_told() {
         let script = "exec 3</etc/passwd 4</etc/passwd; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$@\"";
         command.args(["-c", script, "sh"]).arg(bundle.home.bin()).args(runtime.get_args());
         bundle.home.surround(&mut command);
-        let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+        let done = crate::support::finish(&mut command, b"", LIMIT);
         assert_eq!(done.code, 0, "{done:#?}");
         done.stdout
     };
@@ -154,7 +209,7 @@ fn the_first_processors_of_an_exec_are_not_those_of_the_runtime() {
     let first: String =
         own.split_whitespace().nth(1).expect("a list").chars().take_while(char::is_ascii_digit).collect();
     if own.ends_with(&format!("\t{first}")) {
-        crate::support::skip("this machine has one processor");
+        skip("this machine has one processor");
         return;
     }
     running(&mut bundle);
@@ -164,12 +219,12 @@ fn the_first_processors_of_an_exec_are_not_those_of_the_runtime() {
         "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "execCPUAffinity": { "initial": first },
     });
     fs::write(&file, process.to_string()).expect("the home is ours");
-    let mut child = crate::support::start(&mut bundle.command(&["exec", "--process", &file.to_string_lossy(), "box"]));
+    let mut child = start(&mut bundle.command(&["exec", "--process", &file.to_string_lossy(), "box"]));
     let mut out = child.stdout.take().expect("a pipe");
-    let told = crate::support::read_until(&mut out, "\n");
+    let told = read_until(&mut out, "\n");
     assert_eq!(told.trim_end(), format!("Cpus_allowed_list:\t{first}"));
     assert_eq!(allowed(child.id()), own);
     bundle.ok(&["kill", "box", "KILL"]);
     drop(out);
-    crate::support::end(child, crate::support::LIMIT);
+    end(child, LIMIT);
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::bundle::Bundle;
-use crate::support::eventually;
+use crate::support::{LIMIT, end, eventually, identity, skip, start};
 
 /// A hook that appends its name and its state to a file.
 fn writer(bundle: &Bundle, name: &str) -> Value {
@@ -76,6 +77,52 @@ fn a_failing_hook_fails_the_creation() {
 }
 
 #[test]
+fn two_deletions_at_once_run_the_hooks_once() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let slow = json!({ "path": "/bin/sleep", "args": ["sleep", "0.5"] });
+    bundle.config["hooks"]["poststop"] = json!([slow, writer(&bundle, "poststop")]);
+    bundle.script("sleep 100");
+    bundle.create("box");
+    bundle.ok(&["start", "box"]);
+    let deletions = [(); 3].map(|()| start(&mut bundle.command(&["delete", "--force", "box"])));
+    for deletion in deletions {
+        let done = end(deletion, LIMIT);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
+    }
+    assert_eq!(seen(&bundle).len(), 1, "{:?}", seen(&bundle));
+}
+
+#[test]
+fn a_deletion_that_is_tried_again_runs_the_hooks_once() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if identity() == "root" {
+        skip("nothing keeps root from removing a directory");
+        return;
+    }
+    bundle.config["hooks"]["poststop"] = json!([writer(&bundle, "poststop")]);
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("{}/below", bundle.id("first")));
+    bundle.script("sleep 100");
+    if !bundle.creates(&[], "box") {
+        assert!(bundle.log().contains("cgroup"), "{}", bundle.log());
+        skip("no cgroup v2 that the caller may write");
+        return;
+    }
+    let pid = bundle.state("box", "pid");
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("init lives");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("it has a cgroup of version 2");
+    let above = Path::new("/sys/fs/cgroup").join(own).parent().expect("it is below another").to_owned();
+    let set_mode = |mode| fs::set_permissions(&above, fs::Permissions::from_mode(mode)).expect("the cgroup is ours");
+    set_mode(0o555);
+    let error = bundle.fails(&["delete", "--force", "box"]);
+    assert!(error.contains("removing the cgroup"), "{error}");
+    assert_eq!((seen(&bundle), bundle.state("box", "status")), (Vec::new(), json!("stopped")));
+    set_mode(0o755);
+    bundle.ok(&["delete", "box"]);
+    assert_eq!(seen(&bundle).len(), 1, "{:?}", seen(&bundle));
+    fs::remove_dir(above).expect("it is empty");
+}
+
+#[test]
 fn a_hook_that_takes_too_long_is_killed_with_its_children() {
     let Some(mut bundle) = Bundle::new() else { return };
     let number = crate::support::unique();
@@ -140,7 +187,7 @@ fn hooks_inherit_none_of_the_descriptors_that_are_handed_on() {
     command.args(["-c", "exec 3</etc/passwd 4</etc/passwd; exec \"$@\"", "sh"]);
     command.arg(bundle.home.bin()).args(runtime.get_args());
     bundle.home.surround(&mut command);
-    let done = crate::support::finish(&mut command, b"", crate::support::LIMIT);
+    let done = crate::support::finish(&mut command, b"", LIMIT);
     // Of each the last one is the directory that ls reads.
     let none = "0\n1\n2\n3\n";
     assert_eq!((done.code, done.stdout), (0, format!("0\n1\n2\n3\n4\n5\n\n{none}")), "{}", done.stderr);

@@ -41,6 +41,20 @@ fn a_container_goes_through_its_states() {
 }
 
 #[test]
+fn the_log_tells_the_steps_when_asked() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("sleep 100");
+    let log = bundle.path.join("debug").display().to_string();
+    assert!(bundle.creates(&["--debug", "--log", &log], "box"), "{}", bundle.log());
+    bundle.ok(&["--debug", "--log", &log, "delete", "--force", "box"]);
+    let said = fs::read_to_string(&log).expect("it was made");
+    let steps = ["root file system", "cgroup", "init of container", "init waits for start", "has ended"];
+    for step in steps {
+        assert!(said.lines().any(|line| line.contains("level=debug") && line.contains(step)), "{step}: {said}");
+    }
+}
+
+#[test]
 fn an_id_is_taken_once() {
     let Some(bundle) = Bundle::new() else { return };
     bundle.create("box");

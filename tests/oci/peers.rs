@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::support::{eventually, skip};
+use crate::support::{LIMIT, eventually, finish, skip};
 
 /// runc#5208: an exec whose command ended at once was waited for without end.
 #[test]
@@ -37,7 +37,6 @@ fn a_signal_to_all_leaves_nothing_frozen() {
     bundle.create("box");
     bundle.ok(&["start", "box"]);
     eventually("the trap is set", || bundle.log().contains("began"));
-    // Where there is no cgroup it goes to init.
     bundle.ok(&["kill", "--all", "box", "USR1"]);
     assert_eq!(bundle.state("box", "status"), "running");
     eventually("it was heard", || bundle.log().contains("heard"));
@@ -53,6 +52,85 @@ fn a_signal_to_all_leaves_nothing_frozen() {
     assert_eq!(bundle.state("box", "status"), "paused");
     bundle.ok(&["kill", "--all", "box", "KILL"]);
     eventually("it has ended", || bundle.state("box", "status") == "stopped");
+}
+
+/// Without `cgroup.kill` (before Linux 5.14) nobody may be born between the list of processes and their signals.
+#[test]
+fn who_forks_without_end_is_killed_without_the_call_for_it() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // The end of init would end all of its namespace.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    bundle.script("f() { f & }; f; f; f; f; echo began; sleep 1000");
+    for round in 0..10 {
+        bundle.create("box");
+        bundle.ok(&["start", "box"]);
+        eventually("the command has begun", || bundle.log().contains("began"));
+        if bundle.call(&["pause", "box"]).stderr.contains("has no cgroup") {
+            skip("no cgroup v2 that the caller may write");
+            return;
+        }
+        bundle.ok(&["resume", "box"]);
+        let mut kill = bundle.command(&["kill", "--all", "box", "KILL"]);
+        let done = finish(kill.env("SUBLET_WITHOUT", "cgroup.kill"), b"", LIMIT);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "round {round}: {done:#?}");
+        assert_eq!(bundle.ok(&["ps", "--format", "json", "box"]), "[]\n", "round {round}");
+        bundle.ok(&["delete", "box"]);
+    }
+}
+
+/// runc and crun signal all by the cgroup, and only the first process where there is none. Here the pid namespace tells.
+#[test]
+fn a_signal_to_all_reaches_all_without_a_cgroup() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // Ten seconds at most: nothing ends the second one where it has not its own pid namespace.
+    bundle.script(
+        "loop() { n=0; while [ $n -lt 200 ]; do n=$((n + 1)); sleep 0.05; done; }
+         second() { trap 'echo second' USR1; echo began; loop; }
+         trap 'echo first' USR1; second & loop",
+    );
+    let start = |bundle: &Bundle| {
+        assert!(bundle.creates(&["--cgroup-manager", "disabled"], "box"), "{}", bundle.log());
+        bundle.ok(&["start", "box"]);
+        eventually("both have begun", || bundle.log().contains("began"));
+    };
+    start(&bundle);
+    let done = bundle.call(&["kill", "--all", "box", "USR1"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
+    eventually("both have heard it", || bundle.log().contains("first") && bundle.log().contains("second"));
+    bundle.ok(&["kill", "--all", "box", "KILL"]);
+    eventually("it has ended", || bundle.state("box", "status") == "stopped");
+    bundle.ok(&["delete", "box"]);
+    // Nothing tells which processes of the caller's namespace are the container's.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    start(&bundle);
+    let done = bundle.call(&["kill", "--all", "box", "USR1"]);
+    assert!(done.code == 0 && done.stderr.contains("only its first process"), "{done:#?}");
+    eventually("the first has heard it", || bundle.log().contains("first"));
+}
+
+/// ompi#6844, apptainer#769: ranks of one job could not read each other's memory, as each had a user namespace of its own.
+/// Those that join one can: the kernel asks the same for a look at the environment as for `process_vm_readv`.
+#[test]
+fn ranks_in_one_user_namespace_may_look_into_each_other() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.push("/process/env", json!("RANK=first")).script("echo began; sleep 1000");
+    bundle.create("first");
+    bundle.ok(&["start", "first"]);
+    eventually("the first one runs", || bundle.log().contains("began"));
+    let pid = bundle.state("first", "pid").as_i64().expect("a number");
+    for name in ["user", "pid", "ipc"] {
+        let list = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+        list.retain(|one| one["type"] != name);
+        list.push(json!({ "type": name, "path": format!("/proc/{pid}/ns/{name}") }));
+    }
+    for name in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"][name] = json!(null);
+    }
+    bundle.script("tr '\\0' '\\n' </proc/1/environ | grep RANK");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "second"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "RANK=first\n"), "{done:#?}");
 }
 
 /// podman#20765: a container that was started again had another oom_score_adj.

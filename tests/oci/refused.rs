@@ -75,6 +75,15 @@ fn what_needs_root_or_is_not_on_this_host() {
         assert!(bundle.refused().contains("selinuxLabel"));
         bundle.config["process"]["selinuxLabel"] = json!(null);
     }
+    let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    if apparmor.trim() != "Y" {
+        bundle.config["process"]["apparmorProfile"] = json!("some-profile");
+        assert!(bundle.refused().contains("apparmorProfile"));
+        bundle.config["process"]["apparmorProfile"] = json!(null);
+    }
+    bundle.config["linux"]["netDevices"] = json!({ "lo": { "name": "of-the-host" } });
+    assert!(bundle.refused().contains("netDevices"));
+    bundle.config["linux"]["netDevices"] = json!(null);
     bundle.config["linux"]["sysctl"] = json!({ "kernel.panic": "1" });
     let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
     assert!(error.contains("belongs to the whole host"), "{error}");
@@ -210,4 +219,13 @@ fn labels_of_mounts_where_there_is_no_selinux() {
     bundle.config["linux"]["mountLabel"] = json!("");
     bundle.script("echo ran");
     assert_eq!(bundle.runs(0), "ran\n");
+}
+
+#[test]
+fn checkpoints_are_refused_by_name() {
+    let Some(bundle) = Bundle::new() else { return };
+    for verb in [&["checkpoint", "--image-path", "/tmp", "box"][..], &["restore", "--bundle", "/tmp", "box"]] {
+        let error = bundle.fails(verb);
+        assert!(error.contains("checkpoint and restore are not supported"), "{verb:?}: {error}");
+    }
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::support::skip;
+use crate::support::{identity, skip};
 
 #[test]
 fn mounts_have_their_options() {
@@ -97,6 +98,85 @@ fn process_attributes_are_set() {
 }
 
 #[test]
+fn mount_events_travel_as_the_root_file_system_says() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let host = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    bundle.script("grep -E '^[0-9]+ [0-9]+ [0-9:]+ [^ ]+ / ' /proc/self/mountinfo");
+    let propagation = |bundle: &Bundle| {
+        let line = bundle.runs(0);
+        // proc_pid_mountinfo(5): the optional fields begin with the seventh and end before a dash.
+        let fields = line.split_whitespace().skip(6).take_while(|field| *field != "-");
+        fields.map(|field| field.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let from_host: &[&str] = if host.contains(" shared:") { &["master"] } else { &[] };
+    assert_eq!(propagation(&bundle), [""; 0], "what is not asked for is private");
+    for (asked, expected) in [
+        ("private", &[][..]),
+        ("rslave", from_host),
+        ("shared", &[&["shared"], from_host].concat()),
+        ("rshared", &[&["shared"], from_host].concat()),
+        ("unbindable", &["unbindable"]),
+    ] {
+        bundle.config["linux"]["rootfsPropagation"] = json!(asked);
+        assert_eq!(propagation(&bundle), expected, "{asked}");
+    }
+    bundle.config["linux"]["rootfsPropagation"] = json!("sideways");
+    assert!(bundle.refused().contains("rootfsPropagation"));
+}
+
+#[test]
+fn memory_comes_from_the_nodes_of_the_policy() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if !Path::new("/proc/self/numa_maps").exists() {
+        skip("the kernel knows no memory nodes");
+        return;
+    }
+    bundle.config["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_BIND", "nodes": "0" });
+    bundle.script("head -n 1 /proc/self/numa_maps");
+    let out = bundle.runs(0);
+    assert_eq!(out.split(' ').nth(1), Some("bind:0"), "{out}");
+    for nodes in ["x", "1-0", "4096"] {
+        bundle.config["linux"]["memoryPolicy"]["nodes"] = json!(nodes);
+        let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+        assert!(error.contains("memory policy") || error.contains("list of numbers"), "{error}");
+    }
+}
+
+#[test]
+fn a_bind_mount_shows_its_owners_shifted() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let source = bundle.path.join("shifted");
+    fs::create_dir(&source).expect("the home is ours");
+    fs::write(source.join("file"), "").expect("the home is ours");
+    let shift = json!([{ "containerID": 0, "hostID": 33, "size": 1 }]);
+    let mount = json!({ "destination": "/shifted", "type": "bind", "source": source, "options": ["bind"],
+                        "uidMappings": shift, "gidMappings": shift });
+    bundle.push("/mounts", mount).script("stat -c %u:%g /shifted/file");
+    if identity() != "root" {
+        let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+        assert!(error.contains("preparing id-mapped mounts, which needs CAP_SYS_ADMIN"), "{error}");
+        assert_eq!(bundle.ok(&["list", "--quiet"]), "");
+        return;
+    }
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "user");
+    for name in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"][name] = json!(null);
+    }
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    if done.stderr.contains("file systems that support it") {
+        skip("the file system of the tests cannot shift owners");
+        return;
+    }
+    assert_eq!((done.code, done.stdout.as_str()), (0, "33:33\n"), "{done:#?}");
+    // Without mappings of its own it has the container's, which there are none of.
+    let mount = bundle.config["mounts"].as_array_mut().and_then(|mounts| mounts.last_mut()).expect("just added");
+    *mount = json!({ "destination": "/shifted", "type": "bind", "source": source, "options": ["bind", "idmap"] });
+    let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("needs uidMappings and gidMappings"), "{error}");
+}
+
+#[test]
 fn names_of_the_uts_namespace() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config["hostname"] = json!("the-host");
@@ -153,7 +233,7 @@ fn namespaces_are_joined_by_path() {
 #[test]
 fn many_ids_are_mapped_by_the_helpers() {
     let Some(mut bundle) = Bundle::new() else { return };
-    if crate::support::identity() != "subuids" {
+    if identity() != "subuids" {
         skip("the caller has no subordinate ids");
         return;
     }
@@ -169,11 +249,11 @@ fn a_plain_users_namespace_is_mapped_when_nothing_is_said() {
     for name in ["uidMappings", "gidMappings"] {
         bundle.config["linux"].as_object_mut().expect("an object").remove(name);
     }
-    if crate::support::identity() == "root" {
+    if identity() == "root" {
         assert!(bundle.refused().contains("needs uidMappings and gidMappings"));
         return;
     }
-    let lines = if crate::support::identity() == "subuids" { 2 } else { 1 };
+    let lines = if identity() == "subuids" { 2 } else { 1 };
     bundle.script("id -u; grep -c . /proc/self/uid_map");
     assert_eq!(bundle.runs(0), format!("0\n{lines}\n"));
 }
@@ -203,7 +283,7 @@ fn devices_of_the_list_are_the_hosts() {
     assert_eq!(bundle.runs(0), "pts/ptmx\n1\n", "the host's terminals do not cover the container's");
     bundle.config["linux"]["devices"] = json!([{ "path": "/dev/odd", "type": "c", "major": 245, "minor": 99 }]);
     let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
-    if crate::support::identity() != "root" {
+    if identity() != "root" {
         assert!(done.stderr.contains("making the device /dev/odd"), "{done:#?}");
     }
 }
@@ -297,7 +377,7 @@ fn a_read_only_tmpfs_is_filled_first() {
 #[test]
 fn without_a_cgroup_namespace_the_hosts_cgroups_are_shown() {
     let Some(mut bundle) = Bundle::new() else { return };
-    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         skip("no cgroup v2 at /sys/fs/cgroup");
         return;
     }
@@ -351,7 +431,7 @@ fn a_score_below_that_of_the_session_is_told() {
 #[test]
 fn groups_that_cannot_be_set_are_told() {
     let Some(mut bundle) = Bundle::new() else { return };
-    if crate::support::identity() == "root" {
+    if identity() == "root" {
         skip("root may set groups");
         return;
     }

@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::support::{assert_flat, processes};
 
 const IN_A_ROW: usize = 200;
-const AT_ONCE: usize = 60;
+const AT_ONCE: usize = 200;
 
 /// What containers may leave: mounts, cgroups, processes of the runtime, states.
 #[derive(Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::attack::{Container, has_perl};
 use crate::bundle::Bundle;
-use crate::support::{Done, Home, busybox, copy_program, end, read_until, start};
+use crate::support::{Done, Home, LIMIT, busybox, copy_program, end, finish, read_until, start};
 
 /// Arguments: the inode of the victim, and the FIFO at which it waits, or nothing.
 const ATTACKER: &str = r#"
@@ -189,6 +189,27 @@ fn a_binary_that_can_be_written_is_overwritten() {
     let said = attack(&container, &victim, "/tmp/fifo", &mut || container.run(&[], &waiting("/victim/sublet")));
     assert!(said.ends_with("caught\noverwritten\n"), "{said}");
     assert_eq!(fs::read(&victim).unwrap(), b"overwritten");
+}
+
+/// The same attack on the runtime itself, without the clone that it executes itself from.
+#[test]
+fn without_the_clone_the_runtime_is_overwritten() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    if !has_perl() {
+        return;
+    }
+    bundle.home.own_binary();
+    let container = Container::runtime(&mut bundle, &["sleep", "600"]);
+    let binary = container.home().bin();
+    let said = attack(&container, binary, "/tmp/fifo", &mut || {
+        let mut victim = container.exec(&[], &waiting("/proc/self/exe"));
+        finish(victim.env("SUBLET_WITHOUT", "own-binary"), b"", LIMIT)
+    });
+    let written = fs::read(binary).unwrap();
+    // Something must end the container.
+    bundle.home.own_binary();
+    assert!(said.ends_with("caught\noverwritten\n"), "{said}");
+    assert_eq!(written, b"overwritten");
 }
 
 /// Process 1 of `--init` stays our own program for as long as the container lives.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::attack::{Container, bind_programs, has_perl};
 use crate::bundle::Bundle;
 use crate::support::http::{Server, registry_of};
-use crate::support::{Home, Within, each_file, in_namespaces};
+use crate::support::{Home, LIMIT, Within, each_file, finish, in_namespaces};
 
 /// A directory of the host with names that set-up could be led to, and what it looks like.
 struct Outside {
@@ -156,6 +156,25 @@ fn links_in_a_bundles_root_lead_nowhere() {
                 }
             }
         }
+    }
+}
+
+/// The same links where the runtime follows them.
+#[test]
+fn without_resolution_below_the_root_links_lead_outside() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let outside = Outside::new(&bundle.home);
+    bundle.config["process"]["args"] = json!(["true"]);
+    bundle.push("/mounts", json!({ "destination": "/etc/below", "type": "tmpfs", "source": "tmpfs" }));
+    let etc = bundle.path.join("rootfs/etc");
+    fs::remove_dir_all(&etc).unwrap();
+    for link in outside.links(1) {
+        symlink(&link, &etc).unwrap();
+        let mut run = bundle.command(&["run", "--bundle", &bundle.at(), "box"]);
+        let done = finish(run.env("SUBLET_WITHOUT", "in-root"), b"", LIMIT);
+        assert_ne!(picture(&outside.directory), outside.before, "{link}: {done:#?}");
+        fs::remove_dir(outside.directory.join("below")).unwrap();
+        fs::remove_file(&etc).unwrap();
     }
 }
 

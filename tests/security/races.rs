@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::support::{Home, Within, busybox, in_namespaces};
+use crate::support::{Home, Within, busybox, finish, in_namespaces};
 use crate::terminal::on_a_terminal;
 
 /// How often each container is made under attack.
@@ -167,6 +167,25 @@ fn mount_points_that_move_stay_below_a_bundles_root() {
     assert!(succeeded > 0, "no start succeeded, so nothing was raced");
 }
 
+/// The same race against the runtime where it follows what it meets.
+#[test]
+fn without_resolution_below_the_root_the_race_is_won() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let volume = Volume::new(&bundle.home);
+    let bind = json!({ "destination": "/v", "type": "bind", "source": volume.directory, "options": ["bind"] });
+    bundle.push("/mounts", bind);
+    bundle.push("/mounts", json!({ "destination": "/v/d/memory", "type": "tmpfs", "source": "tmpfs" }));
+    bundle.config["process"]["args"] = json!(["true"]);
+    let racer = volume.race();
+    let began = Instant::now();
+    while fs::read_dir(&volume.outside).unwrap().next().is_none() {
+        assert!(began.elapsed() < LIMIT, "the attack is too slow to prove anything");
+        let mut run = bundle.command(&["run", "--bundle", &bundle.at(), "box"]);
+        finish(run.env("SUBLET_WITHOUT", "in-root"), b"", crate::support::LIMIT);
+    }
+    drop(racer);
+}
+
 #[test]
 fn mount_points_that_move_stay_below_the_engines_root() {
     let Some(home) = Home::with_busybox(&[]) else { return };
@@ -283,7 +302,7 @@ fn masks_and_consoles_are_never_of_what_was_put_in_their_place() {
                 on_a_terminal(&bundle.home, &command)
             } else {
                 let mut command = command;
-                format!("{:?}", crate::support::finish(&mut command, b"", crate::support::LIMIT))
+                format!("{:?}", finish(&mut command, b"", crate::support::LIMIT))
             }
         };
         let said = run(&bundle);

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             run.has(&controller);
         }
         run.test("a_container_lives_and_ends", a_container_lives_and_ends);
+        run.test("what_has_no_number_here_is_no_zero", what_has_no_number_here_is_no_zero);
         run.test("every_file_is_written_and_read_back", every_file_is_written_and_read_back);
         run.test("an_update_changes_what_it_names", an_update_changes_what_it_names);
         run.test("want_of_memory_is_seen", want_of_memory_is_seen);
@@ -189,10 +190,14 @@ fn read(cgroup: &Cgroup, file: &str) -> String {
 // Processes.
 
 fn child(cgroup: Option<&Cgroup>, body: impl FnOnce() -> i32) -> i32 {
+    child_in(Flags::empty(), cgroup, body)
+}
+
+fn child_in(flags: Flags, cgroup: Option<&Cgroup>, body: impl FnOnce() -> i32) -> i32 {
     let dir = cgroup.and_then(Cgroup::dir);
     // A panic must not run what the parent would do after this.
     let guarded = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
-    fork(Flags::empty(), dir, guarded).unwrap().pid
+    fork(flags, dir, guarded).unwrap().pid
 }
 
 fn sleeper(cgroup: Option<&Cgroup>) -> i32 {
@@ -468,6 +473,32 @@ fn a_container_lives_and_ends() {
     assert_eq!(watch.read().unwrap(), OomState::default(), "what is gone is empty");
 }
 
+/// The kernel lists a process that is outside of the reader's pid namespace as 0, and kill(2) takes that for the caller's
+/// own process group.
+fn what_has_no_number_here_is_no_zero() {
+    let cgroup = made("elsewhere", "{}");
+    let process = sleeper(Some(&cgroup));
+    let user = if geteuid().is_root() { Flags::empty() } else { Flags::NEWUSER };
+    let inside = child_in(user | Flags::NEWPID, None, || {
+        nix::unistd::setsid().unwrap();
+        let of_our_group = child(None, || {
+            std::thread::sleep(Duration::from_millis(200));
+            0
+        });
+        let same = Cgroup::open(cgroup.record()).unwrap();
+        let container = same.container().unwrap();
+        assert_eq!(container.processes().unwrap(), [0; 0]);
+        let refused = container.signal(Signal::SIGTERM);
+        assert!(matches!(refused, Err(CgroupError::Elsewhere { count: 1, .. })), "{refused:?}");
+        assert!(!container.is_frozen().unwrap());
+        assert_eq!(waited(of_our_group), WaitStatus::Exited(Pid::from_raw(0), 0));
+        0
+    });
+    assert_eq!(waited(inside), WaitStatus::Exited(Pid::from_raw(0), 0));
+    cgroup.remove().unwrap();
+    killed_by(process, Signal::SIGKILL);
+}
+
 /// The number of a disk, for limits by device.
 fn disk() -> Option<String> {
     let mut disks: Vec<_> = fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.path()).collect();
@@ -685,7 +716,7 @@ fn exec_follows_a_container_that_divides_itself() {
         let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
         own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
     };
-    let before = born(cgroup.dir_for_exec(init).unwrap().unwrap());
+    let before = born(cgroup.dir_for_exec(init, None).unwrap().unwrap());
     assert!(path(&cgroup).ends_with(Path::new(&before).file_name().unwrap()), "{before}");
     let Some(controller) = controllers().into_iter().find(|name| matches!(name.as_str(), "memory" | "io")) else {
         println!("    (no controller to divide by)");
@@ -697,7 +728,7 @@ fn exec_follows_a_container_that_divides_itself() {
         fs::write(path(&cgroup).join("init.scope/cgroup.procs"), process.to_string()).unwrap();
     }
     fs::write(path(&cgroup).join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
-    let after = born(cgroup.dir_for_exec(init).unwrap().unwrap());
+    let after = born(cgroup.dir_for_exec(init, None).unwrap().unwrap());
     assert!(after.ends_with("/init.scope"), "{after}");
     cgroup.remove().unwrap();
     killed_by(init, Signal::SIGKILL);
@@ -772,10 +803,10 @@ fn systemd_keeps_a_scope() {
         assert_eq!(shown(&unit, property).trim_matches('"'), value, "{property}");
     }
     // More processes of the container stand there too, wherever we stand, and its limits follow an update.
-    let dir = cgroup.dir_for_exec(process).unwrap();
+    let dir = cgroup.dir_for_exec(process, None).unwrap();
     println!("    born there: {}", dir.is_some());
     let second = fork(Flags::empty(), dir.as_ref().map(AsFd::as_fd), asleep).unwrap().pid;
-    cgroup.admit(process, second).unwrap();
+    cgroup.admit(process, None, second).unwrap();
     assert_eq!(cgroup.container().unwrap().processes().unwrap(), [process, second]);
     let again = Cgroup::open(cgroup.record()).unwrap();
     again.update(&resources(r#"{"pids": {"limit": 30}, "memory": {"limit": -1, "swap": -1}}"#)).unwrap();

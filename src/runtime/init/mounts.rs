@@ -157,6 +157,13 @@ fn mounts(spec: &Spec) -> impl Iterator<Item = &Mount> {
     spec.mounts().iter().flatten()
 }
 
+/// Reads the options of every mount.
+pub(crate) fn take_apart(spec: &Spec) {
+    for mount in mounts(spec) {
+        let _ = (Options::of(mount), bind_source(mount));
+    }
+}
+
 /// Whether a bind mount is to show its owners shifted.
 pub(crate) fn any_id_mapped(spec: &Spec) -> bool {
     mounts(spec).any(|mount| bind_source(mount).is_some() && Options::of(mount).idmap.is_some())

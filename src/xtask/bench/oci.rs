@@ -1,12 +1,16 @@
 //! An OCI runtime at work: a bundle's container from nothing to its end, and one more process in a container that runs.
 //!
-//! All run the same bundle: a plain root of busybox and crun's rootless specification, with one mapped id.
+//! All run the same bundle: a plain root of busybox and crun's rootless specification, with one mapped id. Podman, which takes
+//! no bundles, runs the same root directory; beside the runtimes it shows what an engine adds.
+//!
+//! "run with a profile" has a seccomp profile of the usual size in the bundle; what it takes longer than "run" is what reading,
+//! compiling and loading it costs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::start::plain_root;
+use super::start::{plain_root, podman};
 use super::{Ground, Side};
 use crate::shell::{Fallible, command, output, which};
 
@@ -82,6 +86,24 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         };
         sides.push(Side::timed("run", "bwrap (no limits)", bwrap()?).after(bwrap()?));
     }
+    let engine = |options: &[&str], words: &[&str]| -> Fallible<Command> {
+        let mut engine = podman(ground);
+        engine.arg("run").args(options).args(["--network", "none", "--rootfs"]).arg(plain_root(ground)?).args(words);
+        Ok(engine)
+    };
+    let has_podman = which("podman").is_some();
+    if has_podman {
+        let run = || engine(&["--rm"], &["/bin/echo", "done"]);
+        sides.push(Side::timed("run", "podman (an engine)", run()?).after(run()?));
+    }
+    let filtered = bundle(ground, "filtered", &["/bin/echo", "done"])?;
+    if add_profile(&filtered)? {
+        for runtime in runtimes(ground) {
+            let (id, at) = (format!("filtered-{}", std::process::id()), text(&filtered));
+            let twice = || call(&runtime, ground, &["run", "--bundle", &at, &id]);
+            sides.push(Side::timed("run with a profile", runtime.0, twice()).after(twice()));
+        }
+    }
     for runtime in runtimes(ground) {
         let (id, at) = (format!("long-{}", std::process::id()), text(&long));
         let status = call(&runtime, ground, &["run", "--detach", "--bundle", &at, &id])
@@ -94,5 +116,41 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         }
         sides.push(Side::timed("exec", runtime.0, call(&runtime, ground, &["exec", &id, "/bin/echo", "done"])));
     }
+    if has_podman {
+        let name = format!("long-{}", std::process::id());
+        output(&mut engine(&["--detach", "--name", &name], &["/bin/sleep", "600"])?)?;
+        let mut exec = podman(ground);
+        exec.args(["exec", &name, "/bin/echo", "done"]);
+        sides.push(Side::timed("exec", "podman (an engine)", exec));
+    }
     Ok(sides)
+}
+
+/// Adds the host's default profile, as the engines have it, without the rules that depend on anything; false where there is
+/// none.
+fn add_profile(bundle: &Path) -> Fallible<bool> {
+    let Ok(text) = fs::read_to_string("/usr/share/containers/seccomp.json") else { return Ok(false) };
+    let profile: serde_json::Value = serde_json::from_str(&text)?;
+    let depends = |rule: &serde_json::Value| {
+        ["includes", "excludes"].iter().any(|key| rule[key].as_object().is_some_and(|on| !on.is_empty()))
+    };
+    let rules = profile["syscalls"].as_array().into_iter().flatten().filter(|rule| !depends(rule));
+    let rule = |rule: &serde_json::Value| {
+        let mut plain = serde_json::json!({ "names": rule["names"], "action": rule["action"] });
+        for key in ["args", "errnoRet"] {
+            if !rule[key].is_null() {
+                plain[key] = rule[key].clone();
+            }
+        }
+        plain
+    };
+    let file = bundle.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    spec["linux"]["seccomp"] = serde_json::json!({
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
+        "syscalls": rules.map(rule).collect::<Vec<_>>(),
+    });
+    fs::write(file, spec.to_string())?;
+    Ok(true)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::support::{LIMIT, end, read_until, skip, start};
+use crate::support::{LIMIT, end, finish, read_until, skip, start};
 
 fn running(bundle: &mut Bundle) {
     bundle.script("sleep 100");
@@ -125,7 +125,7 @@ fn descriptors_do_not_leak_into_exec_but_for_those_handed_on() {
     let id = bundle.id("box");
     command.args(["-c", script, "sh", &at, "runtime", "exec", "--preserve-fds", "2", &id, "ls", "/proc/self/fd"]);
     bundle.home.surround(&mut command);
-    let done = crate::support::finish(&mut command, b"", LIMIT);
+    let done = finish(&mut command, b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n"), "{done:#?}");
 }
 
@@ -148,7 +148,7 @@ fn descriptors_that_are_not_there_cannot_be_handed_on() {
     bundle.script("ls /proc/self/fd");
     let mut command = bundle.command(&["run", "--bundle", &bundle.at(), "second"]);
     command.env("LISTEN_FDS", "4");
-    let done = crate::support::finish(&mut command, b"", LIMIT);
+    let done = finish(&mut command, b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "0\n1\n2\n3\n"), "meant for another process: {done:#?}");
 }
 

@@ -183,7 +183,7 @@ fn sockets_of_systemd_are_handed_on_and_told() {
         let script = "exec 3</etc/passwd 4</etc/passwd; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$@\"";
         command.args(["-c", script, "sh"]).arg(bundle.home.bin()).args(runtime.get_args());
         bundle.home.surround(&mut command);
-        let done = crate::support::finish(&mut command, b"", LIMIT);
+        let done = finish(&mut command, b"", LIMIT);
         assert_eq!(done.code, 0, "{done:#?}");
         done.stdout
     };

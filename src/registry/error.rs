@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base::{Explain, Kind};
@@ -29,8 +30,16 @@ pub enum RegistryError {
         name: String,
         /// What the registry said.
         message: String,
-        /// The credential helper that would know a password, which is not asked.
-        helper: Option<String>,
+        /// Why a source of credentials could not be asked.
+        trouble: Option<String>,
+    },
+    /// A registry does not take a credential.
+    #[error("unauthorized: {host} does not take this user name and password{}", detail(.message))]
+    Login {
+        /// The host.
+        host: String,
+        /// What the registry said.
+        message: String,
     },
     /// The repository does not have a blob that its manifest names.
     #[error("blob {digest} not found in {name}: blob unknown to registry")]
@@ -41,12 +50,14 @@ pub enum RegistryError {
         name: String,
     },
     /// The registry wants us to come later than we wait.
-    #[error("{url} asks to wait {} s: too many requests", wait.as_secs())]
+    #[error("{url}{}: too many requests{}", asked(*.wait), detail(.message))]
     TooManyRequests {
         /// What was asked for.
         url: String,
-        /// How long.
-        wait: Duration,
+        /// How long, if it said.
+        wait: Option<Duration>,
+        /// What the registry said.
+        message: String,
     },
     /// An answer that is none of the above.
     #[error("{url} answered with status {status}{}", detail(.message))]
@@ -119,6 +130,64 @@ pub enum RegistryError {
         #[source]
         cause: serde_json::Error,
     },
+    /// A certificate or key of ours for a registry cannot be used.
+    #[error("cannot use {} to say who we are", path.display())]
+    ClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// The proxy's address is malformed.
+    #[error("the proxy for {url} cannot be used")]
+    Proxy {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        #[source]
+        cause: ureq::Error,
+    },
+    /// A credential helper did not do what it was asked for.
+    #[error("{program} {action} failed")]
+    Helper {
+        /// The helper.
+        program: String,
+        /// What it was asked for.
+        action: &'static str,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// A `registries.conf` cannot be used.
+    #[error("{file}:{line}: {why}")]
+    Conf {
+        /// The file.
+        file: String,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// A `registries.conf` leads a reference to where no image can be.
+    #[error("{reference} cannot be fetched from {location}")]
+    Place {
+        /// What was asked for.
+        reference: String,
+        /// Where to.
+        location: String,
+        /// Why not.
+        #[source]
+        cause: oci::ReferenceError,
+    },
+    /// A `registries.conf` forbids a registry.
+    #[error("registry {prefix} is blocked in {file}")]
+    Blocked {
+        /// What is blocked.
+        prefix: String,
+        /// By which file.
+        file: String,
+    },
     /// The caller gave up.
     #[error("cancelled")]
     Cancelled,
@@ -128,7 +197,32 @@ fn detail(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
+fn asked(wait: Option<Duration>) -> String {
+    wait.map(|wait| format!(" asks to wait {} s", wait.as_secs())).unwrap_or_default()
+}
+
 impl RegistryError {
+    /// The same for a registry that wants us to come much later.
+    pub(crate) fn with_wait(self, wait: Option<Duration>) -> Self {
+        match self {
+            RegistryError::TooManyRequests { url, message, .. } | RegistryError::Status { url, message, .. } => {
+                RegistryError::TooManyRequests { url, wait, message }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it says that something is not there, and nothing about who says so.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            RegistryError::ManifestUnknown { .. }
+                | RegistryError::NameUnknown { .. }
+                | RegistryError::BlobUnknown { .. }
+                | RegistryError::Denied { trouble: None, .. }
+        )
+    }
+
     /// Takes the error out of one that went through [`std::io::Read`].
     pub fn from_io(error: io::Error) -> Self {
         error
@@ -147,19 +241,26 @@ impl Explain for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. } => Kind::NotFound,
-            RegistryError::Denied { .. } => Kind::Denied,
+            RegistryError::Denied { .. } | RegistryError::Login { .. } | RegistryError::Blocked { .. } => Kind::Denied,
             RegistryError::Document(error) => error.kind(),
-            RegistryError::AuthFile { .. } => Kind::Usage,
-            RegistryError::Cancelled => Kind::Internal,
+            RegistryError::AuthFile { .. }
+            | RegistryError::Conf { .. }
+            | RegistryError::Place { .. }
+            | RegistryError::ClientCertificate { .. }
+            | RegistryError::Proxy { .. } => Kind::Usage,
+            RegistryError::Helper { .. } | RegistryError::Cancelled => Kind::Internal,
             _ => Kind::Remote,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            RegistryError::Denied { helper: Some(helper), .. } => Some(format!(
-                "the password is kept by docker-credential-{helper}, which is not asked; log in without a helper"
-            )),
+            RegistryError::Denied { trouble: Some(trouble), .. } => {
+                Some(format!("a source of credentials could not be asked: {trouble}"))
+            }
+            RegistryError::Helper { program, .. } => {
+                Some(format!("install {program}, or take it out of credsStore and credHelpers of the credentials file"))
+            }
             RegistryError::TooManyRequests { .. } => Some("try again later, or log in for a higher limit".to_owned()),
             RegistryError::Untrusted { host, .. } => Some(format!(
                 "put the certificate of its authority into ~/.config/docker/certs.d/{host}/ca.crt, or into the file that \

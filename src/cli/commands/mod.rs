@@ -7,6 +7,8 @@ mod images;
 mod info;
 mod inspect;
 mod kill;
+mod login;
+mod logout;
 mod logs;
 mod ps;
 mod pull;
@@ -32,6 +34,8 @@ pub enum Command {
     Info(info::Info),
     Inspect(inspect::Inspect),
     Kill(kill::Kill),
+    Login(login::Login),
+    Logout(logout::Logout),
     Logs(logs::Logs),
     Ps(ps::Ps),
     Pull(pull::Pull),
@@ -60,6 +64,8 @@ impl Command {
             Command::Info(command) => command.execute(globals),
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
+            Command::Login(command) => command.execute(globals),
+            Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),

@@ -9,7 +9,7 @@ use base::{Kind, Report};
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
 use store::{ImageRecord, Store, StoreError};
 
-use crate::Engine;
+use crate::{Engine, registries};
 
 pub use inspect::inspect;
 pub use list::list;
@@ -50,28 +50,30 @@ fn is_absent(error: &StoreError) -> bool {
 pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     load(&store, &record)
 }
 
 /// Whether a text names an image that is here, for the platform if one is asked for.
 pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Result<bool, Report> {
     let Some(store) = open_store(engine)? else { return Ok(false) };
-    match (find_record(&store, text)?, platform) {
+    match (find_record(engine, &store, text)?, platform) {
         (Some(record), Some(wanted)) => Ok(wanted.rank(&load(&store, &record)?.config.platform).is_some()),
         (found, _) => Ok(found.is_some()),
     }
 }
 
-pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
+pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
     let records = store.images()?;
     let by_id = |id: &Digest| records.iter().find(|record| record.config == *id).cloned();
     match text.parse::<ImageName>() {
         Ok(ImageName::Host) => return Ok(None),
         Ok(ImageName::Id(id)) => return Ok(by_id(&id)),
         Ok(ImageName::Reference(reference)) => {
-            if let Some(record) = by_reference(store, &records, &reference)? {
-                return Ok(Some(record));
+            for candidate in short_for(engine, text)?.into_iter().chain([reference]) {
+                if let Some(record) = by_reference(store, &records, &candidate)? {
+                    return Ok(Some(record));
+                }
             }
         }
         // What is no reference may still begin an id: `sha256:12ab`.
@@ -87,6 +89,14 @@ pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecor
         return Err(Report::new(Kind::Usage, format!("multiple images found with provided prefix: {text}")));
     }
     Ok(first.cloned())
+}
+
+/// What a short name stands for by `registries.conf`; nothing for a name with its registry.
+fn short_for(engine: &Engine, text: &str) -> Result<Vec<Reference>, Report> {
+    if Reference::names_host(text) {
+        return Ok(Vec::new());
+    }
+    Ok(registries::conf(engine)?.candidates(text)?)
 }
 
 /// By name; a digest also finds what a tag of the same repository brought.

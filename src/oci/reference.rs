@@ -127,6 +127,13 @@ impl Reference {
         Reference { host: self.host.clone(), repository: self.repository.clone(), tag: None, digest: Some(digest) }
     }
 
+    /// The same repository by a tag, which must be one by the grammar.
+    #[must_use]
+    pub fn tagged(&self, tag: &str) -> Self {
+        let (host, repository) = (self.host.clone(), self.repository.clone());
+        Reference { host, repository, tag: Some(tag.to_owned()), digest: None }
+    }
+
     /// What a registry is asked for: the digest, else the tag, else `latest`.
     pub fn selector(&self) -> String {
         match (self.digest, &self.tag) {
@@ -228,11 +235,16 @@ fn parse_digest(text: &str, digest: &str) -> Result<Digest, ReferenceError> {
     digest.parse().map_err(|cause| ReferenceError::Digest { text: text.to_owned(), cause })
 }
 
-/// Splits a name into its complete host and repository: the first component is a host only if it looks like one.
-fn split_host(name: &str) -> (String, String) {
+/// The host in front of a name, or the one that stands for none, and the rest. Neither need be within the grammar.
+pub fn host_and_rest(name: &str) -> (&str, &str) {
     let given = name.split_once('/').filter(|(first, _)| looks_like_host(first));
     let (host, path) = given.unwrap_or((DEFAULT_HOST, name));
-    let host = if DEFAULT_HOST_ALIASES.contains(&host) { DEFAULT_HOST } else { host };
+    (if DEFAULT_HOST_ALIASES.contains(&host) { DEFAULT_HOST } else { host }, path)
+}
+
+/// Splits a name into its complete host and repository: the first component is a host only if it looks like one.
+fn split_host(name: &str) -> (String, String) {
+    let (host, path) = host_and_rest(name);
     let namespace = if host == DEFAULT_HOST && !path.contains('/') { DEFAULT_NAMESPACE } else { "" };
     (host.to_owned(), format!("{namespace}{path}"))
 }

@@ -33,6 +33,22 @@ pub enum RegistryError {
         /// Why a source of credentials could not be asked.
         trouble: Option<String>,
     },
+    /// The registry does not let us write, as we are.
+    #[error("denied: {}", if message.is_empty() { "requested access to the resource is denied" } else { message })]
+    PushDenied {
+        /// The familiar name.
+        name: String,
+        /// What the registry said.
+        message: String,
+    },
+    /// An upload does not go as it should.
+    #[error("the upload to {url} cannot go on: {why}")]
+    Upload {
+        /// Where to.
+        url: String,
+        /// Why not.
+        why: String,
+    },
     /// A registry does not take a credential.
     #[error("unauthorized: {host} does not take this user name and password{}", detail(.message))]
     Login {
@@ -241,7 +257,10 @@ impl Explain for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. } => Kind::NotFound,
-            RegistryError::Denied { .. } | RegistryError::Login { .. } | RegistryError::Blocked { .. } => Kind::Denied,
+            RegistryError::Denied { .. }
+            | RegistryError::PushDenied { .. }
+            | RegistryError::Login { .. }
+            | RegistryError::Blocked { .. } => Kind::Denied,
             RegistryError::Document(error) => error.kind(),
             RegistryError::AuthFile { .. }
             | RegistryError::Conf { .. }
@@ -257,6 +276,12 @@ impl Explain for RegistryError {
         match self {
             RegistryError::Denied { trouble: Some(trouble), .. } => {
                 Some(format!("a source of credentials could not be asked: {trouble}"))
+            }
+            RegistryError::PushDenied { name, .. } => {
+                Some(format!("log in to the registry of {name} as somebody who may write there"))
+            }
+            RegistryError::Upload { .. } => {
+                Some("if the registry does not take layers in parts, push without --chunk-size".to_owned())
             }
             RegistryError::Helper { program, .. } => {
                 Some(format!("install {program}, or take it out of credsStore and credHelpers of the credentials file"))

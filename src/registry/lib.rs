@@ -1,4 +1,4 @@
-//! The distribution client: documents and blobs from registries, as bytes. Pull only.
+//! The distribution client: documents and blobs from registries and to them, as bytes.
 //!
 //! A request goes to the registry as it is; what comes back decides: 401 brings a token ([`challenge`]), a redirect is
 //! followed without our credentials, what is temporary is tried again ([`transport`]). Everything a registry sends is
@@ -15,20 +15,26 @@
 mod address;
 pub mod auth;
 mod blob;
+mod body;
 pub mod challenge;
 pub mod conf;
 mod credentials;
 mod endpoint;
 mod error;
 pub mod helper;
+mod manifests;
 mod notes;
 mod pace;
+mod paging;
 mod proxy;
+mod referrers;
 mod retry;
 mod scope;
+pub mod search;
 mod tls;
 mod token;
 mod transport;
+mod upload;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -46,6 +52,7 @@ pub use credentials::{Credentials, Source};
 pub use endpoint::Endpoint;
 pub use error::RegistryError;
 pub use proxy::Proxies;
+pub use upload::{Blob, Mount, Session};
 
 use scope::Scopes;
 use transport::{Request, Transport};
@@ -70,6 +77,8 @@ pub struct Settings {
     pub roots: Option<PathBuf>,
     /// What is between us and registries.
     pub proxies: Proxies,
+    /// The largest part of a blob that is sent at once; `None`: all, and less only where a registry wants that.
+    pub part_bytes: Option<u64>,
     /// Set to end all waiting and reading with [`RegistryError::Cancelled`].
     pub cancelled: Arc<AtomicBool>,
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 /// Rights on one repository, the lesser first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Access {
+    /// To list the names of all repositories, which is a right on the registry.
+    Catalog,
     Pull,
     PullPush,
 }
@@ -13,6 +15,7 @@ impl Access {
     /// The actions in the specification's words.
     fn actions(self) -> &'static str {
         match self {
+            Access::Catalog => "*",
             Access::Pull => "pull",
             Access::PullPush => "pull,push",
         }
@@ -31,13 +34,16 @@ impl Scopes {
     }
 
     /// To read from a repository and to write to it.
-    #[allow(dead_code, reason = "what pushes is in the making")]
     pub(crate) fn push(repository: &str) -> Self {
         Scopes(BTreeMap::from([(repository.to_owned(), Access::PullPush)]))
     }
 
+    /// To list the repositories of a registry.
+    pub(crate) fn catalog() -> Self {
+        Scopes(BTreeMap::from([("catalog".to_owned(), Access::Catalog)]))
+    }
+
     /// These rights and others, as a mount from another repository needs them.
-    #[allow(dead_code, reason = "what pushes is in the making")]
     #[must_use]
     pub(crate) fn and(mut self, others: Scopes) -> Self {
         for (repository, access) in others.0 {
@@ -47,9 +53,15 @@ impl Scopes {
         self
     }
 
+    /// Whether something is to be written.
+    pub(crate) fn writes(&self) -> bool {
+        self.0.values().any(|access| *access == Access::PullPush)
+    }
+
     /// The values of the parameter `scope`, one a repository.
     pub(crate) fn values(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(|(repository, access)| format!("repository:{repository}:{}", access.actions()))
+        let kind = |access: Access| if access == Access::Catalog { "registry" } else { "repository" };
+        self.0.iter().map(move |(name, access)| format!("{}:{name}:{}", kind(*access), access.actions()))
     }
 }
 
@@ -63,6 +75,7 @@ mod tests {
         let both = Scopes::pull("a/b").and(Scopes::push("a/b")).and(Scopes::pull("c"));
         assert_eq!(values(&both), ["repository:a/b:pull,push", "repository:c:pull"]);
         assert_eq!(both, Scopes::pull("c").and(Scopes::push("a/b")).and(Scopes::pull("a/b")));
+        assert_eq!(values(&Scopes::catalog()), ["registry:catalog:*"]);
         assert!(values(&Scopes::default()).is_empty());
     }
 }

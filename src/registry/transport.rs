@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use oci::Reference;
 use oci::reference::DEFAULT_HOST;
 use serde::Deserialize;
-use ureq::http::{Method, Response};
+use ureq::http::{self, Method, Response};
 use ureq::tls::TlsConfig;
-use ureq::{Agent, Body};
+use ureq::{Agent, ResponseExt, SendBody};
 
 use crate::address::{authority_of, is_loopback, join, origin_of};
 use crate::auth::Credential;
+use crate::body::{Body, Part};
 use crate::challenge::{self, Challenge};
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
@@ -47,7 +48,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) type BodyReader = Paced<ureq::BodyReader<'static>>;
 
 /// A good answer (2xx).
-pub(crate) struct Answer(Response<Body>);
+pub(crate) struct Answer(Response<ureq::Body>);
 
 impl Answer {
     pub(crate) fn status(&self) -> u16 {
@@ -58,20 +59,42 @@ impl Answer {
         self.0.headers().get(name)?.to_str().ok()
     }
 
+    /// The address that something in the answer means, relative to where the answer is from. Behind a proxy that speaks TLS
+    /// for it a registry may think that it is spoken to without.
+    pub(crate) fn resolve(&self, link: &str) -> Result<String> {
+        let from = self.0.get_uri().to_string();
+        let refuse = |why| RegistryError::Target { url: from.clone(), target: link.to_owned(), why };
+        let target = join(&from, link).filter(|_| !is_of_another_kind(link));
+        let target = target.ok_or_else(|| refuse("it is no web address"))?;
+        match target.split_once("://") {
+            Some(("https", _)) => Ok(target),
+            Some(("http", _)) if from.starts_with("http:") => Ok(target),
+            Some(("http", rest)) if authority_of(&target) == authority_of(&from) => Ok(format!("https://{rest}")),
+            Some(("http", _)) => Err(refuse("it leads from HTTPS to plain HTTP")),
+            _ => Err(refuse("it is no web address")),
+        }
+    }
+
+    /// Where an upload goes on.
+    pub(crate) fn location(&self) -> Result<String> {
+        self.resolve(self.header("location").unwrap_or_default())
+    }
+
     pub(crate) fn into_reader(self) -> BodyReader {
         reader(self.0)
     }
 }
 
 /// What is asked of a registry.
+#[derive(Clone)]
 pub(crate) struct Request<'a> {
-    /// GET or HEAD.
+    /// The verb.
     pub method: Method,
     /// What it is for, in errors; `None` when the registry itself is meant.
     pub reference: Option<&'a Reference>,
     /// Who is asked.
     pub endpoint: &'a Endpoint,
-    /// The path there.
+    /// The path there, or an address that the registry gave us.
     pub path: String,
     /// The media types that are understood.
     pub accept: &'a str,
@@ -79,6 +102,12 @@ pub(crate) struct Request<'a> {
     pub offset: u64,
     /// What a token must allow.
     pub scopes: Scopes,
+    /// Further headers.
+    pub headers: &'a [(&'static str, String)],
+    /// What is sent.
+    pub body: Body<'a>,
+    /// How often it is sent at most while failures are temporary.
+    pub attempts: u32,
 }
 
 impl<'a> Request<'a> {
@@ -88,9 +117,21 @@ impl<'a> Request<'a> {
         Request { reference: Some(reference), ..Request::new(method, endpoint, path, scopes) }
     }
 
-    /// To ask a registry for what may be read with these rights.
+    /// To write to a repository: to what is at `rest` below it.
+    pub(crate) fn push(method: Method, reference: &'a Reference, endpoint: &'a Endpoint, rest: &str) -> Self {
+        let (path, scopes) = (endpoint.path(rest), Scopes::push(&endpoint.repository));
+        Request { reference: Some(reference), ..Request::new(method, endpoint, path, scopes) }
+    }
+
+    /// A request that sends nothing and may be repeated.
     pub(crate) fn new(method: Method, endpoint: &'a Endpoint, path: String, scopes: Scopes) -> Self {
-        Request { method, reference: None, endpoint, path, accept: "*/*", offset: 0, scopes }
+        let (accept, headers, body, attempts) = ("*/*", &[], Body::None, retry::ATTEMPTS);
+        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts }
+    }
+
+    /// Whether nothing changes by it.
+    fn reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 }
 
@@ -174,12 +215,12 @@ impl Transport {
 
     /// Sends a request until it has a good answer.
     pub(crate) fn send(&self, request: &Request<'_>) -> Result<Answer> {
-        self.retried(|| self.attempt(request))
+        self.retried(request.attempts, || self.attempt(request))
     }
 
     /// Sends a request until its answer came whole; the type and the bytes.
     pub(crate) fn read(&self, request: &Request<'_>, max_bytes: u64) -> Result<(Option<String>, Vec<u8>)> {
-        self.retried(|| {
+        self.retried(request.attempts, || {
             let answer = self.attempt(request)?;
             let content_type = answer.header("content-type").map(str::to_owned);
             let mut body = Vec::new();
@@ -193,7 +234,7 @@ impl Transport {
         })
     }
 
-    fn retried<T>(&self, mut once: impl FnMut() -> std::result::Result<T, Failure>) -> Result<T> {
+    fn retried<T>(&self, attempts: u32, mut once: impl FnMut() -> std::result::Result<T, Failure>) -> Result<T> {
         let mut attempt = 1;
         loop {
             if self.settings.cancelled.load(Ordering::Relaxed) {
@@ -207,7 +248,7 @@ impl Transport {
             if asked.is_some_and(|wait| wait > retry::WAIT_MAX) {
                 return Err(error.with_wait(asked));
             }
-            if attempt == retry::ATTEMPTS {
+            if attempt == attempts {
                 return Err(error);
             }
             retry::wait(asked.unwrap_or_else(|| retry::back_off(attempt)), &self.settings.cancelled)?;
@@ -251,7 +292,7 @@ impl Transport {
     fn challenges(
         &self,
         request: &Request<'_>,
-        response: &Response<Body>,
+        response: &Response<ureq::Body>,
     ) -> std::result::Result<Vec<Challenge>, Failure> {
         let mut found = challenges_of(response);
         if found.is_empty() && request.path != "/v2/" {
@@ -274,9 +315,10 @@ impl Transport {
         &self,
         request: &Request<'_>,
         grant: Option<&Grant>,
-    ) -> std::result::Result<(Response<Body>, bool), Failure> {
+    ) -> std::result::Result<(Response<ureq::Body>, bool), Failure> {
         let mut url = self.url_of(request);
-        let origin = origin_of(&url);
+        // The registry's own, also where it has sent us elsewhere with what we send.
+        let origin = origin_of(&self.base_of(request.endpoint));
         for _ in 0..=REDIRECTS_MAX {
             let own = origin_of(&url) == origin;
             let response = match self.call(request, &url, grant.filter(|_| own))? {
@@ -290,7 +332,13 @@ impl Transport {
                 }
                 Ok(response) => response,
             };
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            let follows = match response.status().as_u16() {
+                301..=303 => request.reads(),
+                // These two mean the same request again (RFC 9110, section 15.4).
+                307 | 308 => true,
+                _ => false,
+            };
+            if !follows {
                 return Ok((response, own));
             }
             let location = response.headers().get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -326,10 +374,9 @@ impl Transport {
         request: &Request<'_>,
         url: &str,
         grant: Option<&Grant>,
-    ) -> Result<std::result::Result<Response<Body>, ureq::Error>> {
+    ) -> Result<std::result::Result<Response<ureq::Body>, ureq::Error>> {
         let agent = self.agent_for(request.endpoint, url)?;
-        let builder = if request.method == Method::HEAD { agent.head(url) } else { agent.get(url) };
-        let mut builder = builder.config().proxy(self.settings.proxies.for_url(url)?).build();
+        let mut builder = http::Request::builder().method(request.method.clone()).uri(url);
         builder = builder.header("Accept", request.accept).header("Accept-Encoding", "identity");
         if request.offset > 0 {
             builder = builder.header("Range", format!("bytes={}-", request.offset));
@@ -337,7 +384,25 @@ impl Transport {
         if let Some(grant) = grant {
             builder = builder.header("Authorization", &grant.header);
         }
-        Ok(builder.call())
+        for (name, value) in request.headers {
+            builder = builder.header(*name, value);
+        }
+        let proxy = self.settings.proxies.for_url(url)?;
+        let run = |request: http::Result<http::Request<SendBody<'_>>>| {
+            let request = request.map_err(ureq::Error::from)?;
+            agent.run(agent.configure_request(request).proxy(proxy).build())
+        };
+        Ok(match request.body {
+            Body::None => run(builder.body(SendBody::none())),
+            Body::Bytes(mut bytes) => {
+                run(builder.header("Content-Length", bytes.len()).body(SendBody::from_reader(&mut bytes)))
+            }
+            Body::File { file, offset, length, told } => {
+                let cancelled = &self.settings.cancelled;
+                let mut part = Part { file, position: offset, end: offset + length, told, cancelled };
+                run(builder.header("Content-Length", length).body(SendBody::from_reader(&mut part)))
+            }
+        })
     }
 
     /// Whether a failed TLS connection may be tried without. A refused connection would be refused again.
@@ -351,7 +416,7 @@ impl Transport {
     }
 
     /// Turns an answer into a good one or the error that it means.
-    fn judge(&self, request: &Request<'_>, response: Response<Body>) -> std::result::Result<Answer, Failure> {
+    fn judge(&self, request: &Request<'_>, response: Response<ureq::Body>) -> std::result::Result<Answer, Failure> {
         let status = response.status().as_u16();
         self.notes.hear(&request.endpoint.host, status, response.headers());
         if (200..300).contains(&status) {
@@ -365,8 +430,14 @@ impl Transport {
 
     fn error_of(&self, request: &Request<'_>, status: u16, said: Said) -> RegistryError {
         let (url, message) = (self.url_of(request), said.message);
-        match (status, request.reference) {
+        // What a registry has not is told by its paths; where it sent us to with an upload is none.
+        let reference = request.reference.filter(|_| request.reads() && request.path.starts_with('/'));
+        match (status, reference) {
             (401 | 403, _) => self.denied(request, message),
+            (404, None) if said.code == "NAME_UNKNOWN" && request.reference.is_some() => {
+                let name = request.reference.map(Reference::familiar_name).unwrap_or_default();
+                RegistryError::NameUnknown { name }
+            }
             (404, Some(reference)) => {
                 let name = reference.familiar_name();
                 match reference.digest().filter(|_| request.path.contains("/blobs/")) {
@@ -383,6 +454,9 @@ impl Transport {
     /// The error for a request that is not allowed.
     pub(crate) fn denied(&self, request: &Request<'_>, message: String) -> RegistryError {
         match request.reference {
+            Some(reference) if request.scopes.writes() => {
+                RegistryError::PushDenied { name: reference.familiar_name(), message }
+            }
             Some(reference) => {
                 let key = (request.endpoint.host.clone(), request.endpoint.repository.clone());
                 let trouble = locked(&self.known).get(&key).and_then(|known| known.trouble.clone());
@@ -409,10 +483,25 @@ impl Transport {
     }
 
     pub(crate) fn url_of(&self, request: &Request<'_>) -> String {
-        let host = request.endpoint.host.as_str();
+        if request.path.starts_with('/') {
+            self.base_of(request.endpoint) + &request.path
+        } else {
+            request.path.clone()
+        }
+    }
+
+    /// Scheme and host of a registry.
+    fn base_of(&self, endpoint: &Endpoint) -> String {
+        let host = endpoint.host.as_str();
         let scheme = if locked(&self.plain).contains(host) { "http" } else { "https" };
         let host = if host == DEFAULT_HOST { DOCKER_ENDPOINT } else { host };
-        format!("{scheme}://{host}{}", request.path)
+        format!("{scheme}://{host}")
+    }
+
+    /// The place that a reference names, and no mirror of it: what is written must be there.
+    pub(crate) fn place_of(&self, reference: &Reference) -> Result<Endpoint> {
+        let places = self.settings.registries.endpoints(reference)?;
+        places.into_iter().find(|place| !place.mirror).ok_or(RegistryError::Cancelled)
     }
 
     /// Whether a host that a request goes to may be spoken to without TLS or with any certificate.
@@ -457,7 +546,14 @@ fn agent(tls: TlsConfig) -> Agent {
         .new_agent()
 }
 
-fn challenges_of(response: &Response<Body>) -> Vec<Challenge> {
+/// Whether an address has a scheme that is not the web's (RFC 3986, section 3.1).
+fn is_of_another_kind(address: &str) -> bool {
+    let Some((scheme, _)) = address.split_once(':') else { return false };
+    let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    scheme.bytes().all(may_be) && !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web))
+}
+
+fn challenges_of(response: &Response<ureq::Body>) -> Vec<Challenge> {
     let headers = response.headers().get_all("www-authenticate").iter();
     headers.filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect()
 }
@@ -494,20 +590,20 @@ struct ErrorItem {
 }
 
 /// Reads an error body (distribution specification, "Error Codes").
-pub(crate) fn read_error(response: Response<Body>) -> Said {
+pub(crate) fn read_error(response: Response<ureq::Body>) -> Said {
     let Ok(body) = serde_json::from_slice::<ErrorBody>(&small_body(response)) else { return Said::default() };
     let Some(first) = body.errors.into_iter().next() else { return Said::default() };
     Said { code: first.code, message: printable(&first.message) }
 }
 
 /// What there is of a body, up to the limit: one that broke off or does not end says nothing worth an error of its own.
-pub(crate) fn small_body(response: Response<Body>) -> Vec<u8> {
+pub(crate) fn small_body(response: Response<ureq::Body>) -> Vec<u8> {
     let mut body = Vec::new();
     // What came before the error is in the buffer; half a document is none.
     let _ = reader(response).take(SMALL_BODY_MAX).read_to_end(&mut body);
     body
 }
 
-fn reader(response: Response<Body>) -> BodyReader {
+fn reader(response: Response<ureq::Body>) -> BodyReader {
     Paced::new(response.into_body().into_with_config().limit(u64::MAX).reader())
 }

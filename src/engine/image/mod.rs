@@ -2,8 +2,12 @@
 
 pub mod inspect;
 pub mod list;
+pub mod manifest;
 pub mod pull;
+pub mod push;
 pub mod remove;
+pub mod search;
+mod workers;
 
 use base::{Kind, Report};
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};

@@ -189,7 +189,8 @@ impl Pull<'_> {
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
         }
         let document = self.registry.document(self.reference)?;
-        let (digest, media_type) = (document.digest(), document.media_type().to_owned());
+        let (digest, media_type, raw_document) =
+            (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
         let manifest =
             select_manifest(document, &wanted, |descriptor| self.registry.content(self.reference, descriptor))?;
         manifest.require_image()?;
@@ -203,12 +204,14 @@ impl Pull<'_> {
             (self.listener)(&Event::Note { text });
         }
         let pins: Vec<Digest> =
-            config.diff_ids.iter().map(|layer| layer.0).chain([manifest.digest, config.digest]).collect();
+            config.diff_ids.iter().map(|layer| layer.0).chain([digest, manifest.digest, config.digest]).collect();
         lease.pin(&pins)?;
         self.layers(&manifest, &config)?;
         let chain =
             if config.diff_ids.is_empty() { None } else { Some(layer::merge_chain(self.store, &config.diff_ids)?) };
         let blobs = self.store.blobs();
+        // An index too: it leads to the images for other platforms that are here, and is what a push sends.
+        blobs.put(&digest, &raw_document, Durability::Later)?;
         blobs.put(&manifest.digest, &manifest.raw, Durability::Later)?;
         blobs.put(&config.digest, &config.raw, Durability::Later)?;
         self.store.sync()?;

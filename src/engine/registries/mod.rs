@@ -100,6 +100,13 @@ pub(crate) fn client(engine: &Engine, conf: RegistriesConf) -> Result<Registry, 
     Ok(Registry::new(settings(engine, conf, credentials)))
 }
 
+/// A client that sends blobs in parts of this size, if one is given.
+pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Result<Registry, Report> {
+    let conf = conf(engine)?;
+    let credentials = credentials(engine, &conf)?;
+    Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials) }))
+}
+
 fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Settings {
     let options = engine.options();
     Settings {

@@ -292,7 +292,8 @@ impl Explain for RegistryError {
                  SSL_CERT_FILE names"
             )),
             RegistryError::NotTls { host, .. } => Some(format!(
-                "to speak plain HTTP to it, which anybody between can read and change, set SUBLET_INSECURE_REGISTRIES={host}"
+                "to speak plain HTTP to it, which anybody between can read and change, set SUBLET_INSECURE_REGISTRIES={host} \
+                 or say insecure = true of it in registries.conf"
             )),
             RegistryError::Document(error) => error.hint(),
             _ => None,

@@ -250,9 +250,10 @@ fn a_refresh_token_buys_tokens_by_post() {
             let wanted = ["grant_type=refresh_token", "refresh_token=the-refresh-token", "client_id=sublet"];
             let scope = asked.body.contains("scope=repository%3Ateam%2Fapp%3Apull");
             let good = asked.method == "POST" && scope && wanted.iter().all(|part| asked.body.contains(part));
-            return match good {
-                true => Answer::ok("application/json", br#"{"access_token":"bought","expires_in":300}"#),
-                false => Answer::refused(400, &format!(r#"{{"error":"invalid_request: {}"}}"#, asked.body)),
+            return if good {
+                Answer::ok("application/json", br#"{"access_token":"bought","expires_in":300}"#)
+            } else {
+                Answer::refused(400, &format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, asked.body))
             };
         }
         if asked.header("authorization") == "Bearer bought" {

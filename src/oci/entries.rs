@@ -96,6 +96,16 @@ fn members(raw: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     serde_json::from_slice(raw).map_err(|cause| DocumentError::Json { cause })
 }
 
+/// The members of what says that it is an index, or has what makes one.
+fn index_members(raw: &[u8]) -> Result<Map<String, Value>, DocumentError> {
+    let members = members(raw)?;
+    let media_type = members.get("mediaType").and_then(Value::as_str);
+    if media_type.map_or_else(|| members.contains_key("manifests"), media::is_index) {
+        return Ok(members);
+    }
+    Err(DocumentError::Unknown { media_type: media_type.map(str::to_owned) })
+}
+
 fn list_of(value: Value) -> Result<Vec<Value>, DocumentError> {
     // Go writes an empty list as null.
     let list: Option<Vec<Value>> = serde_json::from_value(value).map_err(|cause| DocumentError::Json { cause })?;
@@ -125,13 +135,17 @@ pub fn write(media_type: &str, entries: &[Entry]) -> Vec<u8> {
 /// what else it says stays.
 pub fn with_referrer(raw: Option<&[u8]>, entry: &Entry) -> Result<Option<Vec<u8>>, DocumentError> {
     let mut index = match raw {
-        Some(raw) => members(raw)?,
+        Some(raw) => index_members(raw)?,
         None => Map::new(),
     };
     let mut list = index.remove("manifests").map(list_of).transpose()?.unwrap_or_default();
     let digest = entry.digest.to_string();
     if list.iter().any(|old| old.get("digest").and_then(Value::as_str) == Some(&digest)) {
         return Ok(None);
+    }
+    if list.len() >= ENTRIES_MAX {
+        // What cannot be read again must not be written.
+        return Err(DocumentError::TooMany { what: "entries", count: list.len() + 1, max: ENTRIES_MAX });
     }
     list.push(serde_json::to_value(entry).map_err(|cause| DocumentError::Json { cause })?);
     index.insert("schemaVersion".to_owned(), json!(2));
@@ -232,6 +246,11 @@ mod tests {
         assert_eq!(both["annotations"]["x"], "y");
         assert_eq!((both["manifests"][0]["new"].as_i64(), both["manifests"].as_array().unwrap().len()), (Some(1), 2));
         assert_eq!(referrer(b"{}", media::OCI_MANIFEST).unwrap(), None);
+        for other in [format!(r#"{{"mediaType":"{}"}}"#, media::OCI_MANIFEST), "{}".to_owned()] {
+            assert!(with_referrer(Some(other.as_bytes()), &entry).is_err(), "{other}");
+        }
+        let full = format!(r#"{{"manifests":[{}0]}}"#, "0,".repeat(ENTRIES_MAX - 1));
+        assert!(matches!(with_referrer(Some(full.as_bytes()), &entry), Err(DocumentError::TooMany { .. })));
         assert!(referrer(br#"{"subject":{"digest":"x"}}"#, media::OCI_MANIFEST).is_err());
     }
 }

@@ -48,6 +48,8 @@ impl Search {
 enum Filter {
     Stars(u64),
     Official(bool),
+    /// Docker's registry builds none any more.
+    Automated(bool),
 }
 
 impl Filter {
@@ -55,6 +57,7 @@ impl Filter {
         match self {
             Filter::Stars(least) => found.stars >= least,
             Filter::Official(wanted) => found.official == wanted,
+            Filter::Automated(wanted) => !wanted,
         }
     }
 }
@@ -64,6 +67,7 @@ fn filter(text: &str) -> Result<Filter, Report> {
     match text.split_once('=').ok_or_else(invalid)? {
         ("stars", number) => number.parse().map(Filter::Stars).map_err(|_| invalid()),
         ("is-official", word) => word.parse().map(Filter::Official).map_err(|_| invalid()),
+        ("is-automated", word) => word.parse().map(Filter::Automated).map_err(|_| invalid()),
         _ => Err(invalid()),
     }
 }
@@ -93,9 +97,14 @@ mod tests {
     #[test]
     fn filters_are_dockers() {
         let found = Found { stars: 3, official: true, ..Found::default() };
-        for (text, passes) in
-            [("stars=3", true), ("stars=4", false), ("is-official=true", true), ("is-official=false", false)]
-        {
+        for (text, passes) in [
+            ("stars=3", true),
+            ("stars=4", false),
+            ("is-official=true", true),
+            ("is-official=false", false),
+            ("is-automated=true", false),
+            ("is-automated=false", true),
+        ] {
             assert_eq!(filter(text).unwrap().passes(&found), passes, "{text}");
         }
         for text in ["stars", "stars=many", "is-official=perhaps", "colour=red"] {

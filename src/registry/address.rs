@@ -17,6 +17,25 @@ pub(crate) fn authority_of(url: &str) -> Option<String> {
     Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned())
 }
 
+/// An address as errors show it: without a user's name, and without a query, which may be all that storage asks for.
+pub(crate) fn shown(url: &str) -> String {
+    let (address, query) = url.split_once('?').map_or((url, ""), |(address, _)| (address, "?…"));
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}{query}")
+        }
+        None => format!("{address}{query}"),
+    }
+}
+
+/// Whether an address has a user's name before its host.
+pub(crate) fn names_user(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
+}
+
 /// The address that a `Location` means (RFC 3986, section 5.2, as far as servers use it).
 pub(crate) fn join(base: &str, location: &str) -> Option<String> {
     if location.is_empty() {
@@ -74,6 +93,32 @@ mod tests {
         assert_eq!(origin_of("https://a/x"), origin_of("https://A:443/y"));
         for other in ["http://a/", "https://a:444/", "https://b/"] {
             assert_ne!(origin_of("https://a/x"), origin_of(other));
+        }
+    }
+
+    #[test]
+    fn a_user_is_named_before_the_host() {
+        for (url, named) in [
+            ("http://localhost:x@evil.example/token", true),
+            ("https://a@b/", true),
+            ("https://b/a@c", false),
+            ("https://b?a@c", false),
+        ] {
+            assert_eq!(names_user(url), named, "{url}");
+        }
+    }
+
+    #[test]
+    fn errors_show_no_secrets() {
+        for (url, wanted) in [
+            ("https://a/b/c", "https://a/b/c"),
+            ("https://me:pw@a:5/b?sig=x", "https://a:5/b?…"),
+            ("https://me:pw@a", "https://a"),
+            ("https://a/b@c", "https://a/b@c"),
+            ("/x?sig=y", "/x?…"),
+            ("the blob", "the blob"),
+        ] {
+            assert_eq!(shown(url), wanted, "{url}");
         }
     }
 

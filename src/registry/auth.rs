@@ -8,7 +8,7 @@ use oci::reference::DEFAULT_HOST;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::RegistryError;
+use crate::error::{RegistryError, json_trouble};
 
 /// Docker's key for its own registry.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
@@ -67,10 +67,9 @@ pub struct AuthFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigJson {
-    #[serde(default)]
-    auths: BTreeMap<String, AuthEntry>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
+    // Go writes an empty map as null, and so an entry without anything.
+    auths: Option<BTreeMap<String, Option<AuthEntry>>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
     creds_store: Option<String>,
 }
 
@@ -85,10 +84,10 @@ struct AuthEntry {
 impl AuthFile {
     /// Reads the file's content. Entries that hold no credential are left out: Docker writes such for helpers.
     pub fn parse(content: &[u8]) -> Result<Self, RegistryError> {
-        let json: ConfigJson = serde_json::from_slice(content).map_err(|cause| RegistryError::AuthFile { cause })?;
+        let json: ConfigJson = serde_json::from_slice(content).map_err(|error| malformed(&error))?;
         let mut credentials = HashMap::new();
-        for (key, entry) in json.auths {
-            let Some(credential) = credential(entry) else { continue };
+        for (key, entry) in json.auths.unwrap_or_default() {
+            let Some(credential) = entry.and_then(credential) else { continue };
             // Of several names of one place the plain one counts, which is the newer habit.
             if key == normal_key(&key) {
                 credentials.insert(key, credential);
@@ -96,17 +95,20 @@ impl AuthFile {
                 credentials.entry(normal_key(&key)).or_insert(credential);
             }
         }
-        let helpers = json.cred_helpers.into_iter().map(|(key, helper)| (normal_key(&key), helper)).collect();
-        let default_helper = json.creds_store.filter(|helper| !helper.is_empty());
+        let named = |helper: &String| !helper.is_empty();
+        let helpers = json.cred_helpers.unwrap_or_default().into_iter();
+        let helpers = helpers.filter_map(|(key, helper)| Some((normal_key(&key), helper.filter(named)?))).collect();
+        let default_helper = json.creds_store.filter(named);
         Ok(AuthFile { credentials, helpers, default_helper })
     }
 
-    /// The credential for a repository: the most specific key wins, as Podman has it (`host/org/app`, `host/org`, `host`).
-    pub fn credential(&self, host: &str, repository: &str) -> Option<&Credential> {
+    /// The credential for a repository, with its key: the most specific one wins, as Podman has it (`host/org/app`,
+    /// `host/org`, `host`).
+    pub fn credential(&self, host: &str, repository: &str) -> Option<(&str, &Credential)> {
         let mut key = format!("{host}/{repository}");
         loop {
-            if let Some(found) = self.credentials.get(&key) {
-                return Some(found);
+            if let Some((key, found)) = self.credentials.get_key_value(&key) {
+                return Some((key.as_str(), found));
             }
             key.truncate(key.rfind('/')?);
         }
@@ -117,14 +119,9 @@ impl AuthFile {
         self.credentials.contains_key(&normal_key(server))
     }
 
-    /// The helper that keeps the credential of this host and of no other.
-    pub fn helper_of(&self, host: &str) -> Option<&str> {
-        self.helpers.get(host).map(String::as_str)
-    }
-
-    /// The helper that keeps what neither the file nor a helper of its host does.
-    pub fn default_helper(&self) -> Option<&str> {
-        self.default_helper.as_deref()
+    /// The helper that keeps the credential of this host: its own, else the one for all.
+    pub fn helper(&self, host: &str) -> Option<&str> {
+        self.helpers.get(host).or(self.default_helper.as_ref()).map(String::as_str)
     }
 }
 
@@ -161,7 +158,7 @@ fn document(content: &[u8]) -> Result<Map<String, Value>, RegistryError> {
     if content.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(content).map_err(|cause| RegistryError::AuthFile { cause })
+    serde_json::from_slice(content).map_err(|error| malformed(&error))
 }
 
 fn remove(document: &mut Map<String, Value>, server: &str) -> bool {
@@ -176,9 +173,13 @@ fn written(document: &Map<String, Value>) -> Result<Vec<u8>, RegistryError> {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    document.serialize(&mut serializer).map_err(|cause| RegistryError::AuthFile { cause })?;
+    document.serialize(&mut serializer).map_err(|error| malformed(&error))?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+fn malformed(error: &serde_json::Error) -> RegistryError {
+    RegistryError::AuthFile { why: json_trouble(error) }
 }
 
 /// Keys may be addresses: the host is what counts, and Docker's own has three names.
@@ -188,7 +189,9 @@ fn normal_key(key: &str) -> String {
     }
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
-    let key = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key);
+    // The interface's root at a host; deeper it is a repository's name.
+    let root = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).filter(|host| !host.contains('/'));
+    let key = root.unwrap_or(key);
     if matches!(key, "index.docker.io" | "registry-1.docker.io") { DEFAULT_HOST.to_owned() } else { key.to_owned() }
 }
 
@@ -236,12 +239,22 @@ mod tests {
             ("helped.io", "a", None),
             ("evil.io", "quay.io", None),
         ] {
-            assert_eq!(file.credential(host, repository), wanted.as_ref(), "{host}/{repository}");
+            let found = file.credential(host, repository).map(|(_, credential)| credential);
+            assert_eq!(found, wanted.as_ref(), "{host}/{repository}");
         }
-        assert_eq!((file.helper_of("helped.io"), file.helper_of("quay.io")), (Some("pass"), None));
+        assert_eq!((file.helper("helped.io"), file.helper("quay.io")), (Some("pass"), None));
+        let all = AuthFile::parse(br#"{"credsStore":"all","credHelpers":{"helped.io":"pass"}}"#).unwrap();
+        assert_eq!((all.helper("helped.io"), all.helper("quay.io")), (Some("pass"), Some("all")));
         assert!(file.has("https://quay.io") && !file.has("quay.io/other"));
         assert!(AuthFile::parse(b"{").is_err());
-        assert!(AuthFile::parse(b"{}").unwrap().credential("a", "b").is_none());
+        let error = AuthFile::parse(br#"{"auths":{"a.io":"hunter2"}}"#).unwrap_err().to_string();
+        assert!(error.contains("line 1 column") && !error.contains("hunter2"), "{error}");
+        for nothing in
+            ["{}", r#"{"auths":null,"credHelpers":null}"#, r#"{"auths":{"a":null},"credHelpers":{"a":null}}"#]
+        {
+            let file = AuthFile::parse(nothing.as_bytes()).unwrap();
+            assert!(file.credential("a", "b").is_none() && file.helper("a").is_none(), "{nothing}");
+        }
     }
 
     #[test]
@@ -249,7 +262,8 @@ mod tests {
         let both = format!(
             r#"{{"auths":{{"{DOCKER_KEY}":{{"username":"old","password":"x"}},"docker.io":{{"username":"new","password":"x"}}}}}}"#
         );
-        let found = AuthFile::parse(both.as_bytes()).unwrap().credential("docker.io", "a").cloned();
+        let found =
+            AuthFile::parse(both.as_bytes()).unwrap().credential("docker.io", "a").map(|(_, found)| found.clone());
         assert_eq!(found, Credential::of_user("new".to_owned(), "x".to_owned()));
     }
 
@@ -260,6 +274,8 @@ mod tests {
             ("registry-1.docker.io", "docker.io"),
             ("http://reg:5000/v2/", "reg:5000"),
             ("reg.io/org/", "reg.io/org"),
+            ("reg.io/v1", "reg.io"),
+            ("reg.io/team/v1", "reg.io/team/v1"),
         ] {
             assert_eq!(server_name(text), name, "{text}");
         }
@@ -275,7 +291,8 @@ mod tests {
         assert_eq!(value["auths"]["a.io"], json!({"auth": "x", "email": "e"}));
         assert_eq!(value["auths"].as_object().unwrap().len(), 2, "{value}");
         let read = AuthFile::parse(&new).unwrap();
-        assert_eq!(read.credential("docker.io", "x"), Credential::of_user("me".into(), "se:cret".into()).as_ref());
+        let wanted = Credential::of_user("me".into(), "se:cret".into());
+        assert_eq!(read.credential("docker.io", "x").map(|(_, found)| found), wanted.as_ref());
         let gone = without_credential(&new, "docker.io").unwrap().unwrap();
         assert_eq!(without_credential(&gone, "docker.io").unwrap(), None);
         assert!(AuthFile::parse(&gone).unwrap().credential("docker.io", "x").is_none());

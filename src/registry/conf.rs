@@ -272,29 +272,50 @@ impl RegistriesConf {
         if self.search.is_empty() {
             return Ok(vec![docker]);
         }
-        self.search.iter().map(|place| format!("{place}/{name}").parse()).collect()
+        // Below a place it may be too long, for one.
+        let (mut good, mut wrong) = (Vec::new(), None);
+        for place in &self.search {
+            match format!("{place}/{name}").parse() {
+                Ok(candidate) => good.push(candidate),
+                Err(error) => wrong = Some(error),
+            }
+        }
+        wrong.filter(|_| good.is_empty()).map_or(Ok(good), Err)
     }
 
     /// Whether a host as a whole may be spoken to without TLS or with any certificate.
     pub(crate) fn is_insecure(&self, host: &str) -> bool {
-        self.registries
-            .get(host)
-            .is_some_and(|entry| entry.insecure && entry.location.as_ref().is_none_or(|at| at == host))
+        let inside = format!("{host}/");
+        let of_host = self.registries.iter().filter(|(prefix, _)| match_end(prefix, &inside) == Some(host.len()));
+        let nearest = of_host.max_by_key(|(prefix, _)| prefix.len());
+        nearest.is_some_and(|(_, entry)| entry.insecure && entry.location.as_ref().is_none_or(|at| at == host))
+    }
+
+    /// The table that a reference belongs to, and where in its complete name the prefix ends; an error where it is blocked.
+    fn entry_of(&self, name: &str) -> Result<Option<(&Entry, usize)>> {
+        let matching = self.registries.iter().filter_map(|(prefix, entry)| {
+            let end = match_end(prefix, name)?;
+            Some((prefix, entry, end))
+        });
+        match matching.max_by_key(|(prefix, ..)| prefix.len()) {
+            Some((prefix, entry, _)) if entry.blocked => {
+                Err(RegistryError::Blocked { prefix: prefix.clone(), file: entry.file.clone() })
+            }
+            found => Ok(found.map(|(_, entry, end)| (entry, end))),
+        }
+    }
+
+    /// Where a reference is written to: the place that it names, wherever it is read from. The format's mirrors and
+    /// locations are for reading only.
+    pub(crate) fn own_endpoint(&self, reference: &Reference) -> Result<Endpoint> {
+        let insecure = self.entry_of(&reference.to_string())?.is_some_and(|(entry, _)| entry.insecure);
+        Ok(endpoint(reference, insecure, false))
     }
 
     /// The places that serve a reference: its mirrors in order, then its location.
     pub fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>> {
         let name = reference.to_string();
-        let matching = self.registries.iter().filter_map(|(prefix, entry)| {
-            let end = match_end(prefix, &name)?;
-            Some((prefix, entry, end))
-        });
-        let Some((prefix, entry, end)) = matching.max_by_key(|(prefix, ..)| prefix.len()) else {
-            return Ok(vec![endpoint(reference, false, false)]);
-        };
-        if entry.blocked {
-            return Err(RegistryError::Blocked { prefix: prefix.clone(), file: entry.file.clone() });
-        }
+        let Some((entry, end)) = self.entry_of(&name)? else { return Ok(vec![endpoint(reference, false, false)]) };
         let moved = |location: &str| -> Result<Reference> {
             let text = format!("{location}{}", &name[end..]);
             text.parse().map_err(|cause| RegistryError::Place {
@@ -327,14 +348,17 @@ fn endpoint(reference: &Reference, insecure: bool, mirror: bool) -> Endpoint {
 fn match_end(prefix: &str, name: &str) -> Option<usize> {
     let end = match prefix.strip_prefix('*') {
         Some(domain) => {
-            let host_end = name.find('/')?;
-            let at = name.find(domain).filter(|at| *at > 0 && *at < host_end)?;
-            at + domain.len()
+            let (domain, path) = domain.find('/').map_or((domain, ""), |at| domain.split_at(at));
+            let (host, rest) = name.split_at(name.find('/')?);
+            let fits = host.len() > domain.len() && host.ends_with(domain) && rest.starts_with(path);
+            fits.then_some(host.len() + path.len())?
         }
         None => name.starts_with(prefix).then_some(prefix.len())?,
     };
     let rest = &name[end..];
-    (rest.is_empty() || rest.starts_with(['/', ':', '@'])).then_some(end)
+    // Behind a host a colon begins its port, which makes it another one.
+    let next: &[char] = if prefix.contains('/') { &['/', ':', '@'] } else { &['/'] };
+    (rest.is_empty() || rest.starts_with(next)).then_some(end)
 }
 
 #[cfg(test)]
@@ -410,11 +434,21 @@ mod tests {
             ("plain.io.evil.com/x", "plain.io.evil.com/x"),
             ("a.b.example.com/x/y", "~m.io/e/x/y a.b.example.com/x/y"),
             ("example.com/x", "example.com/x"),
+            ("a.example.com.b.example.com/x", "~m.io/e/x a.example.com.b.example.com/x"),
+            ("a.example.com.evil.io/x", "a.example.com.evil.io/x"),
+            ("plain.io:5000/x", "plain.io:5000/x"),
             ("digests.io/x:1", "digests.io/x"),
             (&format!("digests.io/x{digest}"), "~m.io/x digests.io/x"),
         ] {
             assert_eq!(places(&conf, reference), wanted, "{reference}");
         }
+        let own = |reference: &str| conf.own_endpoint(&reference.parse().unwrap());
+        let hub = own("alpine").unwrap();
+        assert_eq!((hub.host.as_str(), hub.repository.as_str()), ("docker.io", "library/alpine"), "written to itself");
+        assert!(
+            conf.is_insecure("plain.io") && !conf.is_insecure("plain.io:5000") && !conf.is_insecure("a.example.com")
+        );
+        assert!(!hub.insecure && own("plain.io/x").unwrap().insecure && own("bad:1").is_err());
     }
 
     #[test]

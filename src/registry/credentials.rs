@@ -39,12 +39,14 @@ impl Source {
         match self {
             Source::Only(credential) => Ok(Some(credential.clone())),
             Source::Helper(name) => helper::get(name, host),
-            // The helper of a host goes before the file as in both engines; the one for the rest comes after it, since
-            // that spares a process.
-            Source::File(file) => match (file.helper_of(host), file.credential(host, repository)) {
-                (Some(helper), _) => helper::get(helper, host),
-                (None, Some(credential)) => Ok(Some(credential.clone())),
-                (None, None) => file.default_helper().map_or(Ok(None), |helper| helper::get(helper, host)),
+            // Helpers know whole hosts only, so what the file has for a part of one is nearer. Else they go before the file as
+            // in Docker: what is left there is older.
+            Source::File(file) => match (file.credential(host, repository), file.helper(host)) {
+                (Some((key, credential)), _) if key != host => Ok(Some(credential.clone())),
+                (found, Some(helper)) => {
+                    Ok(helper::get(helper, host)?.or_else(|| found.map(|(_, credential)| credential.clone())))
+                }
+                (found, None) => Ok(found.map(|(_, credential)| credential.clone())),
             },
         }
     }
@@ -66,5 +68,11 @@ mod tests {
         assert_eq!(find(vec![broken.clone(), with("second")]).unwrap(), user("second"));
         assert!(find(vec![broken, file("{}")]).is_err());
         assert_eq!(find(vec![]).unwrap(), None);
+        let both = |key: &str| {
+            let auths = format!(r#"{{"{key}":{{"username":"old","password":"p"}}}}"#);
+            file(&format!(r#"{{"auths":{auths},"credsStore":"no/such"}}"#))
+        };
+        assert!(find(vec![both("a.io")]).is_err(), "the helper is asked first");
+        assert_eq!(find(vec![both("a.io/x")]).unwrap(), user("old"), "but for what is of a part of the host");
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use base::{Explain, Kind};
 use oci::{Digest, DocumentError};
 
+use crate::address::shown;
+
 /// An error of the client.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -40,13 +42,23 @@ pub enum RegistryError {
         name: String,
         /// What the registry said.
         message: String,
+        /// Why a source of credentials could not be asked.
+        trouble: Option<String>,
     },
     /// An upload does not go as it should.
-    #[error("the upload to {url} cannot go on: {why}")]
+    #[error("the upload to {} cannot go on: {why}", shown(.url))]
     Upload {
         /// Where to.
         url: String,
         /// Why not.
+        why: String,
+    },
+    /// A registry took less than it was sent.
+    #[error("the upload to {} cannot go on: {why}", shown(.url))]
+    Short {
+        /// Where to.
+        url: String,
+        /// How much it took.
         why: String,
     },
     /// A registry does not take a credential.
@@ -56,6 +68,8 @@ pub enum RegistryError {
         host: String,
         /// What the registry said.
         message: String,
+        /// Why a source of credentials could not be asked.
+        trouble: Option<String>,
     },
     /// The repository does not have a blob that its manifest names.
     #[error("blob {digest} not found in {name}: blob unknown to registry")]
@@ -66,7 +80,7 @@ pub enum RegistryError {
         name: String,
     },
     /// The registry wants us to come later than we wait.
-    #[error("{url}{}: too many requests{}", asked(*.wait), detail(.message))]
+    #[error("{}{}: too many requests{}", shown(.url), asked(*.wait), detail(.message))]
     TooManyRequests {
         /// What was asked for.
         url: String,
@@ -76,7 +90,7 @@ pub enum RegistryError {
         message: String,
     },
     /// An answer that is none of the above.
-    #[error("{url} answered with status {status}{}", detail(.message))]
+    #[error("{} answered with status {status}{}", shown(.url), detail(.message))]
     Status {
         /// What was asked for.
         url: String,
@@ -86,7 +100,7 @@ pub enum RegistryError {
         message: String,
     },
     /// No answer, or one that broke off.
-    #[error("cannot fetch {url}")]
+    #[error("the request to {} failed", shown(.url))]
     Transport {
         /// What was asked for.
         url: String,
@@ -113,7 +127,7 @@ pub enum RegistryError {
         cause: Box<dyn Error + Send + Sync>,
     },
     /// A redirect or token service that must not be followed.
-    #[error("{url} sends us to {target:?}, which is refused: {why}")]
+    #[error("{} sends us to {:?}, which is refused: {why}", shown(.url), shown(.target))]
     Target {
         /// Who sends us.
         url: String,
@@ -123,7 +137,7 @@ pub enum RegistryError {
         why: &'static str,
     },
     /// A body is longer than it may be.
-    #[error("{what} is longer than {max_bytes} bytes")]
+    #[error("{} is longer than {max_bytes} bytes", shown(.what))]
     TooLong {
         /// What was fetched.
         what: String,
@@ -131,7 +145,7 @@ pub enum RegistryError {
         max_bytes: u64,
     },
     /// The token service's answer has no token.
-    #[error("the token service {url} gave no token")]
+    #[error("the token service {} gave no token", shown(.url))]
     NoToken {
         /// Its address.
         url: String,
@@ -140,11 +154,10 @@ pub enum RegistryError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// A credentials file cannot be read.
-    #[error("the credentials file is malformed")]
+    #[error("the credentials file is malformed: {why}")]
     AuthFile {
-        /// Why.
-        #[source]
-        cause: serde_json::Error,
+        /// What is wrong, and where.
+        why: String,
     },
     /// A certificate or key of ours for a registry cannot be used.
     #[error("cannot use {} to say who we are", path.display())]
@@ -156,7 +169,7 @@ pub enum RegistryError {
         cause: Box<dyn Error + Send + Sync>,
     },
     /// The proxy's address is malformed.
-    #[error("the proxy for {url} cannot be used")]
+    #[error("the proxy for {} cannot be used", shown(.url))]
     Proxy {
         /// What was asked for.
         url: String,
@@ -209,6 +222,16 @@ pub enum RegistryError {
     Cancelled,
 }
 
+/// What is wrong with a JSON text that may hold passwords: the parser's own words quote it.
+pub(crate) fn json_trouble(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "a value is not of the kind that it should be",
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "it is no JSON",
+    };
+    format!("{what}, at line {} column {}", error.line(), error.column())
+}
+
 fn detail(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
@@ -241,9 +264,10 @@ impl RegistryError {
 
     /// Takes the error out of one that went through [`std::io::Read`].
     pub fn from_io(error: io::Error) -> Self {
-        error
-            .downcast::<RegistryError>()
-            .unwrap_or_else(|error| RegistryError::Transport { url: "the blob".to_owned(), cause: Box::new(error) })
+        error.downcast::<RegistryError>().unwrap_or_else(|error| RegistryError::Transport {
+            url: "the registry for a blob".to_owned(),
+            cause: Box::new(error),
+        })
     }
 }
 
@@ -274,7 +298,9 @@ impl Explain for RegistryError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            RegistryError::Denied { trouble: Some(trouble), .. } => {
+            RegistryError::Denied { trouble: Some(trouble), .. }
+            | RegistryError::PushDenied { trouble: Some(trouble), .. }
+            | RegistryError::Login { trouble: Some(trouble), .. } => {
                 Some(format!("a source of credentials could not be asked: {trouble}"))
             }
             RegistryError::PushDenied { name, .. } => {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::Result;
 use crate::auth::{Credential, server_key};
-use crate::error::RegistryError;
+use crate::error::{RegistryError, json_trouble};
 use crate::notes::printable;
 
 /// A user may have to find a key or a finger.
@@ -40,7 +40,7 @@ pub(crate) fn get(name: &str, host: &str) -> Result<Option<Credential>> {
         Err(said) => return Err(failed(name, "get", said)),
     };
     let answer: Answer = serde_json::from_str(&said)
-        .map_err(|error| failed(name, "get", format!("its answer is malformed: {error}")))?;
+        .map_err(|error| failed(name, "get", format!("its answer is malformed: {}", json_trouble(&error))))?;
     Ok(Credential::of_user(answer.username, answer.secret))
 }
 
@@ -78,8 +78,10 @@ fn run(name: &str, action: &'static str, input: &[u8], limit: Duration) -> Resul
     command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(name, action, error))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends without reading says why by its output. What is written here fits into a pipe.
-        let _ = stdin.write_all(input);
+        // By a thread that ends with the helper at the latest: one that does not read has no more time than others. One
+        // that ends without reading says why by its output.
+        let input = input.to_vec();
+        std::thread::spawn(move || drop(stdin.write_all(&input)));
     }
     let said = child.stdout.take().map_or(Some(Vec::new()), |stdout| read(stdout, limit));
     let status = match said {
@@ -90,10 +92,15 @@ fn run(name: &str, action: &'static str, input: &[u8], limit: Duration) -> Resul
     match (said, status) {
         (Some(said), Some(status)) => {
             let said = String::from_utf8_lossy(&said).trim().to_owned();
-            Ok(if status.success() { Ok(said) } else { Err(printable(&format!("{status}: {said}"))) })
+            Ok(if status.success() { Ok(said) } else { Err(printable(&format!("{status}: {}", reason(&said)))) })
         }
         _ => Err(failed(name, action, format!("it did not end within {} s", limit.as_secs()))),
     }
+}
+
+/// What a helper that failed said. A document is no reason, and may hold a password.
+fn reason(said: &str) -> &str {
+    said.lines().next().filter(|line| !line.contains(['{', '"'])).unwrap_or_default()
 }
 
 /// Reads to the end, by a thread that may outlive the limit; `None` at the limit.
@@ -136,5 +143,12 @@ mod tests {
             assert!(matches!(get(name, "a.io"), Err(RegistryError::Helper { .. })), "{name}");
         }
         assert!(get("there-is-no-such-helper", "a.io").is_err());
+    }
+
+    #[test]
+    fn a_document_is_no_reason() {
+        for (said, shown) in [("locked\nmore", "locked"), (r#"{"Secret":"x"}"#, ""), ("", "")] {
+            assert_eq!(reason(said), shown);
+        }
     }
 }

@@ -112,6 +112,11 @@ impl Registry {
         self.transport.send(&request).map(drop)
     }
 
+    /// Set by whoever wants all that this client does to end: [`Settings::cancelled`].
+    pub fn cancelled(&self) -> &AtomicBool {
+        &self.transport.settings.cancelled
+    }
+
     /// What registries said beside their answers, one line each, since this was asked last.
     pub fn notes(&self) -> Vec<String> {
         self.transport.notes.take()

@@ -5,7 +5,7 @@ use ureq::http::Method;
 
 use crate::body::Body;
 use crate::error::RegistryError;
-use crate::transport::Request;
+use crate::transport::{Request, chain};
 use crate::upload::check_digest;
 use crate::{Registry, Result, accept, manifest_of};
 
@@ -21,18 +21,23 @@ impl Registry {
         }
     }
 
-    /// Stores a document under a tag or its digest, as these bytes. What it names must be there before.
+    /// Stores a document under a tag or its digest, as these bytes. What it names must be there before. That it refers to
+    /// something and cannot be listed there is only noted.
     pub fn put_document(&self, reference: &Reference, raw: &[u8], media_type: &str) -> Result<()> {
         let place = self.transport.place_of(reference)?;
+        // Before it is stored: what cannot be read would be an error too late.
+        let referrer = entries::referrer(raw, media_type)?;
         let headers = [("Content-Type", media_type.to_owned())];
         let request = Request::push(Method::PUT, reference, &place, &manifest_of(reference));
         let answer = self.transport.send(&Request { headers: &headers, body: Body::Bytes(raw), ..request })?;
         check_digest(&answer, &Digest::of(raw))?;
-        // A registry that knows about referrers says so.
+        // A registry that knows about referrers says so. It has the document in any case, which was what was wanted.
         if answer.header("oci-subject").is_none()
-            && let Some((subject, entry)) = entries::referrer(raw, media_type)?
+            && let Some((subject, entry)) = referrer
+            && let Err(error) = self.list_referrer(reference, &place, &subject, &entry)
         {
-            self.list_referrer(reference, &place, &subject, &entry)?;
+            let line = format!("{} is not listed as what refers to {subject}: {}", entry.digest, chain(&error));
+            self.transport.notes.add(format!("referrer {}", entry.digest), &line);
         }
         Ok(())
     }

@@ -25,7 +25,11 @@ pub(crate) fn pages(
             body: read_capped(answer, max_bytes, &path)?,
         };
         match next {
-            Some(next) if each(&page)? => path = next?,
+            Some(next) if each(&page)? => match next? {
+                // A page that follows itself is the last one.
+                next if next == path => return Ok(()),
+                next => path = next,
+            },
             Some(_) => return Ok(()),
             None => return each(&page).map(drop),
         }

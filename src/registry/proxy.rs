@@ -7,11 +7,11 @@ use ureq::Proxy;
 use ureq::http::Uri;
 
 use crate::Result;
-use crate::address::is_loopback;
+use crate::address::{is_loopback, shown};
 use crate::error::RegistryError;
 
 /// The proxies to use. This machine itself is always reached without.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Proxies {
     /// For plain HTTP (`http_proxy`).
     pub http: Option<String>,
@@ -20,6 +20,15 @@ pub struct Proxies {
     /// What is reached without (`no_proxy`): `*`, hosts with all that is below them, `.example.org` for only what is below,
     /// addresses, and blocks of addresses (`10.0.0.0/8`); each may have a port; separated by commas.
     pub none: String,
+}
+
+// Addresses of proxies may have a password.
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |proxy: &Option<String>| proxy.as_deref().map(shown);
+        let mut fields = f.debug_struct("Proxies");
+        fields.field("http", &shown(&self.http)).field("https", &shown(&self.https)).field("none", &self.none).finish()
+    }
 }
 
 impl Proxies {

@@ -1,7 +1,8 @@
 //! Finding repositories: docker.io has an interface of its own for it, other registries can list their names.
 
 use oci::reference::DEFAULT_HOST;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use ureq::http::Method;
 
 use crate::endpoint::Endpoint;
@@ -25,14 +26,19 @@ pub struct Found {
     /// Its name, without the host on docker.io.
     pub name: String,
     /// What its owner says of it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub description: String,
     /// How many like it.
-    #[serde(default, rename = "star_count")]
+    #[serde(default, rename = "star_count", deserialize_with = "or_default")]
     pub stars: u64,
     /// Whether it is one of docker.io's own.
-    #[serde(default, rename = "is_official")]
+    #[serde(default, rename = "is_official", deserialize_with = "or_default")]
     pub official: bool,
+}
+
+/// A value of another kind, or none, says nothing: it is no reason to show nothing at all.
+fn or_default<'de, D: Deserializer<'de>, T: Default + DeserializeOwned>(from: D) -> std::result::Result<T, D::Error> {
+    serde_json::Value::deserialize(from).map(|value| serde_json::from_value(value).unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -83,8 +89,8 @@ impl Registry {
         match listed {
             Ok(()) => Ok(found),
             // The words for a log-in that failed: here nobody may have logged in.
-            Err(RegistryError::Login { host, message }) => {
-                Err(RegistryError::Denied { name: host, message, trouble: None })
+            Err(RegistryError::Login { host, message, trouble }) => {
+                Err(RegistryError::Denied { name: host, message, trouble })
             }
             Err(error) => Err(error),
         }
@@ -93,4 +99,22 @@ impl Registry {
 
 fn malformed(cause: serde_json::Error) -> RegistryError {
     oci::DocumentError::Json { cause }.into()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_values_do_not_hide_what_was_found() {
+        for text in [
+            r#"{"name":"a"}"#,
+            r#"{"name":"a","description":null,"star_count":-1,"is_official":"yes"}"#,
+            r#"{"name":"a","description":[],"star_count":1e99,"is_official":null}"#,
+        ] {
+            let found: Found = serde_json::from_str(text).unwrap();
+            assert_eq!(found, Found { name: "a".to_owned(), ..Found::default() }, "{text}");
+        }
+    }
 }

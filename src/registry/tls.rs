@@ -1,11 +1,15 @@
 //! Whom a host's certificate must come from, what we show for one, and what a failed handshake means.
 
+use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 
 use crate::error::RegistryError;
-use crate::{Result, Settings};
+use crate::{Result, Settings, locked};
 
 /// Where distributions keep the certificates they trust, most common first.
 const ROOTS: [&str; 4] = [
@@ -29,7 +33,11 @@ impl OfHost {
     /// malformed, are errors: a host that asks for it would refuse us without a word why.
     pub(crate) fn read(host: &str, directories: &[PathBuf]) -> Result<Self> {
         let mut found = OfHost::default();
-        // A reference's host has no slash, and so names a directory just there.
+        // As an address has it, which need not be one of a reference.
+        if matches!(host, "" | "." | "..") {
+            return Ok(found);
+        }
+        // A host has no slash, and so names a directory just there.
         for directory in directories.iter().map(|directory| directory.join(host)) {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
             let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -116,5 +124,46 @@ impl Trouble {
             rustls::Error::InvalidMessage(_) => Some(Trouble::NotTls),
             _ => None,
         }
+    }
+}
+
+/// Whether a failed connection looks as if there is no TLS: the other side speaks something else, or hangs up. A refused
+/// connection would be refused again.
+pub(crate) fn is_refusal_of_tls(error: &ureq::Error) -> bool {
+    match error {
+        _ if Trouble::of(error) == Some(Trouble::NotTls) => true,
+        ureq::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+        }
+        _ => false,
+    }
+}
+
+/// The hosts (with ports, as addresses have them) with which a handshake was done to its end. As the last link of a chain of
+/// connectors it hears of each connection before anything is sent over it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Secure(Arc<Mutex<HashSet<String>>>);
+
+impl Secure {
+    pub(crate) fn has(&self, host: &str) -> bool {
+        locked(&self.0).contains(host)
+    }
+}
+
+impl<In: Transport> Connector<In> for Secure {
+    type Out = In;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> std::result::Result<Option<In>, ureq::Error> {
+        if details.needs_tls()
+            && chained.is_some()
+            && let Some(host) = details.uri.authority()
+        {
+            locked(&self.0).insert(host.to_string());
+        }
+        Ok(chained)
     }
 }

@@ -1,7 +1,7 @@
 //! Tokens: what a challenge asks for, bought from the service that it names (the distribution project's token
 //! specifications, by GET and by OAuth 2), and how long it lasts.
 //!
-//! A service gets a credential only over HTTPS, or where its host may do without. Two requests may buy the same token side
+//! A service gets a credential only over HTTPS, or where its host and the registry may do without. Two requests may buy the same token side
 //! by side; the later one is kept.
 
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{Response, Uri};
 
+use crate::address::{join, names_user, origin_of};
 use crate::auth::Credential;
 use crate::challenge::Challenge;
 use crate::error::RegistryError;
 use crate::retry;
-use crate::transport::{Failure, Request, Transport, read_error, small_body};
+use crate::transport::{Failure, NAMES_USER, Request, Transport, read_error, small_body};
 
 /// By what name token services know us.
 const CLIENT_ID: &str = "sublet";
@@ -28,7 +29,25 @@ const EARLY_S: u64 = 10;
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    #[serde(default)]
+    expires_in: Lasts,
+}
+
+/// Seconds, as a number or as a number in quotes; what is neither is as if it were not said.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct Lasts(Option<u64>);
+
+impl From<serde_json::Value> for Lasts {
+    fn from(value: serde_json::Value) -> Self {
+        let text = match value {
+            serde_json::Value::Number(number) => number.to_string(),
+            serde_json::Value::String(text) => text,
+            _ => return Lasts(None),
+        };
+        // A fraction of a second is worth nothing.
+        Lasts(text.trim().split('.').next().and_then(|whole| whole.parse().ok()))
+    }
 }
 
 /// What opens a repository, in memory only.
@@ -55,7 +74,7 @@ impl Grant {
     fn from_token(answer: TokenAnswer, now: Instant) -> Option<Self> {
         let mut tokens = [answer.token, answer.access_token].into_iter().flatten();
         let token = tokens.find(|token| is_header_safe(token))?;
-        let lasts_s = answer.expires_in.unwrap_or(LASTS_S).clamp(EARLY_S + 5, 24 * 3600) - EARLY_S;
+        let lasts_s = answer.expires_in.0.unwrap_or(LASTS_S).clamp(EARLY_S + 5, 24 * 3600) - EARLY_S;
         Some(Grant { header: format!("Bearer {token}"), expires: now.checked_add(Duration::from_secs(lasts_s)) })
     }
 
@@ -90,16 +109,29 @@ impl Transport {
     ) -> Result<Grant, Failure> {
         let refuse = |why| RegistryError::Target { url: self.url_of(request), target: realm.to_owned(), why };
         let uri: Uri = realm.parse().map_err(|_| refuse("it is no web address"))?;
+        if names_user(realm) {
+            return Err(refuse(NAMES_USER).into());
+        }
+        // A registry that itself has to use TLS sends nobody to what does without, not even on this machine.
+        let may_do_without = |host: &str| {
+            self.is_insecure(request.endpoint, host) && self.is_insecure(request.endpoint, &request.endpoint.host)
+        };
         match (uri.scheme_str(), uri.authority()) {
             (Some("https"), Some(_)) => {}
-            (Some("http"), Some(host)) if self.is_insecure(request.endpoint, host.as_str()) => {}
+            (Some("http"), Some(host)) if may_do_without(host.as_str()) => {}
             _ => return Err(refuse("a token service must use HTTPS").into()),
         }
-        let response = self.buy(request, realm, service, credential)?.map_err(|error| {
+        let failed = |error: ureq::Error| {
             let recovers = retry::may_recover(&error);
             let error = RegistryError::Transport { url: realm.to_owned(), cause: Box::new(error) };
             if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
-        })?;
+        };
+        let mut response = self.buy(request, realm, service, credential)?.map_err(failed)?;
+        if !matches!(credential, Some(Credential::Refresh(_)))
+            && let Some(next) = moved_within(realm, &response)
+        {
+            response = self.get_token(request, &next, &[], credential)?.map_err(failed)?;
+        }
         let response = self.judge_token(request, realm, response)?;
         let answer = serde_json::from_slice::<TokenAnswer>(&small_body(response)).ok();
         let grant = answer.and_then(|answer| Grant::from_token(answer, Instant::now()));
@@ -114,9 +146,9 @@ impl Transport {
         service: Option<&str>,
         credential: Option<&Credential>,
     ) -> Result<Result<Response<Body>, ureq::Error>, RegistryError> {
-        let agent = self.agent_for(request.endpoint, realm)?;
-        let proxy = self.settings.proxies.for_url(realm)?;
         if let Some(Credential::Refresh(token)) = credential {
+            let agent = self.agent_for(request.endpoint, realm)?;
+            let proxy = self.settings.proxies.for_url(realm)?;
             let scope = request.scopes.values().collect::<Vec<_>>().join(" ");
             let mut form = vec![("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", CLIENT_ID)];
             if !scope.is_empty() {
@@ -125,15 +157,26 @@ impl Transport {
             form.extend(service.map(|service| ("service", service)));
             return Ok(agent.post(realm).config().proxy(proxy).build().send_form(form));
         }
-        let mut get = agent.get(realm).config().proxy(proxy).build();
-        for scope in request.scopes.values() {
-            get = get.query("scope", scope);
-        }
-        if let Some(service) = service {
-            get = get.query("service", service);
-        }
+        let scopes: Vec<String> = request.scopes.values().collect();
+        let mut query: Vec<(&str, &str)> = scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
+        query.extend(service.map(|service| ("service", service)));
         if let Some(Credential::Basic { user, .. }) = credential {
-            get = get.query("account", user).query("client_id", CLIENT_ID);
+            query.extend([("account", user.as_str()), ("client_id", CLIENT_ID)]);
+        }
+        self.get_token(request, realm, &query, credential)
+    }
+
+    fn get_token(
+        &self,
+        request: &Request<'_>,
+        url: &str,
+        query: &[(&str, &str)],
+        credential: Option<&Credential>,
+    ) -> Result<Result<Response<Body>, ureq::Error>, RegistryError> {
+        let agent = self.agent_for(request.endpoint, url)?;
+        let mut get = agent.get(url).config().proxy(self.settings.proxies.for_url(url)?).build();
+        for (name, value) in query {
+            get = get.query(*name, *value);
         }
         if let Some(header) = credential.and_then(Credential::basic) {
             get = get.header("Authorization", header);
@@ -162,6 +205,15 @@ impl Transport {
     }
 }
 
+/// Where a service says that it gives its tokens, if that is at its own origin: a credential goes to no other.
+fn moved_within(realm: &str, response: &Response<Body>) -> Option<String> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get("location")?.to_str().ok()?;
+    join(realm, location).filter(|target| !names_user(target) && origin_of(target) == origin_of(realm))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed parse is a failed test")]
 mod tests {
@@ -177,6 +229,11 @@ mod tests {
             (r#"{"token":"a","expires_in":100}"#, 89, 91),
             (r#"{"token":"","access_token":"b"}"#, 49, 51),
             (r#"{"access_token":"b","expires_in":0}"#, 4, 6),
+            (r#"{"token":"a","expires_in":"100"}"#, 89, 91),
+            (r#"{"token":"a","expires_in":100.5}"#, 89, 91),
+            (r#"{"token":"a","expires_in":null}"#, 49, 51),
+            (r#"{"token":"a","expires_in":{}}"#, 49, 51),
+            (r#"{"token":"a","expires_in":-1}"#, 49, 51),
             (r#"{"access_token":"b","expires_in":18446744073709551615}"#, 86_000, 86_401),
         ] {
             let grant = grant(json).unwrap();

@@ -17,9 +17,11 @@ use oci::reference::DEFAULT_HOST;
 use serde::Deserialize;
 use ureq::http::{self, Method, Response};
 use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, ResponseExt, SendBody};
 
-use crate::address::{authority_of, is_loopback, join, origin_of};
+use crate::address::{authority_of, is_loopback, join, names_user, origin_of};
 use crate::auth::Credential;
 use crate::body::{Body, Part};
 use crate::challenge::{self, Challenge};
@@ -28,7 +30,7 @@ use crate::error::RegistryError;
 use crate::notes::{Notes, printable};
 use crate::pace::Paced;
 use crate::scope::Scopes;
-use crate::tls::{OfHost, Trouble, config};
+use crate::tls::{OfHost, Secure, Trouble, config, is_refusal_of_tls};
 use crate::token::Grant;
 use crate::{Result, Settings, locked, retry};
 
@@ -43,6 +45,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// A server that sends nothing for this long is taken for dead, and asked again.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the answer may take where the registry has much to do before: it reads the whole blob once more, or copies it.
+const LONG_TIMEOUT: Duration = Duration::from_mins(5);
+/// A server that takes nothing for this long, likewise.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Why an address with a user's name is not followed: before its `@` it may look like another host.
+pub(crate) const NAMES_USER: &str = "it names a user, which no registry has a reason for";
 
 /// The body of an answer.
 pub(crate) type BodyReader = Paced<ureq::BodyReader<'static>>;
@@ -66,6 +75,9 @@ impl Answer {
         let refuse = |why| RegistryError::Target { url: from.clone(), target: link.to_owned(), why };
         let target = join(&from, link).filter(|_| !is_of_another_kind(link));
         let target = target.ok_or_else(|| refuse("it is no web address"))?;
+        if names_user(&target) {
+            return Err(refuse(NAMES_USER));
+        }
         match target.split_once("://") {
             Some(("https", _)) => Ok(target),
             Some(("http", _)) if from.starts_with("http:") => Ok(target),
@@ -108,6 +120,8 @@ pub(crate) struct Request<'a> {
     pub body: Body<'a>,
     /// How often it is sent at most while failures are temporary.
     pub attempts: u32,
+    /// Whether the registry may take its time.
+    pub long: bool,
 }
 
 impl<'a> Request<'a> {
@@ -125,8 +139,8 @@ impl<'a> Request<'a> {
 
     /// A request that sends nothing and may be repeated.
     pub(crate) fn new(method: Method, endpoint: &'a Endpoint, path: String, scopes: Scopes) -> Self {
-        let (accept, headers, body, attempts) = ("*/*", &[], Body::None, retry::ATTEMPTS);
-        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts }
+        let (accept, headers, body, attempts, long) = ("*/*", &[], Body::None, retry::ATTEMPTS, false);
+        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts, long }
     }
 
     /// Whether nothing changes by it.
@@ -171,6 +185,8 @@ pub(crate) struct Transport {
     known: Mutex<HashMap<(String, String), Known>>,
     /// Hosts that turned out not to speak TLS, and may.
     plain: Mutex<HashSet<String>>,
+    /// Hosts that have shown that they speak TLS.
+    secure: Secure,
     /// Hosts of mirrors that failed.
     given_up: Mutex<HashSet<String>>,
 }
@@ -186,6 +202,7 @@ impl Transport {
             grants: Mutex::default(),
             known: Mutex::default(),
             plain: Mutex::default(),
+            secure: Secure::default(),
             given_up: Mutex::default(),
         }
     }
@@ -248,7 +265,11 @@ impl Transport {
             if asked.is_some_and(|wait| wait > retry::WAIT_MAX) {
                 return Err(error.with_wait(asked));
             }
-            if attempt == attempts {
+            if attempt >= attempts {
+                // Who sends once only asks again in another way, and the registry's wait holds for that too.
+                if let Some(wait) = asked.filter(|_| attempts == 1) {
+                    retry::wait(wait, &self.settings.cancelled)?;
+                }
                 return Err(error);
             }
             retry::wait(asked.unwrap_or_else(|| retry::back_off(attempt)), &self.settings.cancelled)?;
@@ -344,6 +365,9 @@ impl Transport {
             let location = response.headers().get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
             let target = join(&url, location);
             let refuse = |why| RegistryError::Target { url: url.clone(), target: location.to_owned(), why };
+            if target.as_deref().is_some_and(names_user) {
+                return Err(refuse(NAMES_USER).into());
+            }
             match target.as_deref().map(|target| target.split(':').next().unwrap_or_default()) {
                 Some("https") => {}
                 Some("http") if url.starts_with("http:") => {}
@@ -388,9 +412,13 @@ impl Transport {
             builder = builder.header(*name, value);
         }
         let proxy = self.settings.proxies.for_url(url)?;
+        let long = request.long;
         let run = |request: http::Result<http::Request<SendBody<'_>>>| {
-            let request = request.map_err(ureq::Error::from)?;
-            agent.run(agent.configure_request(request).proxy(proxy).build())
+            let mut request = agent.configure_request(request.map_err(ureq::Error::from)?).proxy(proxy);
+            if long {
+                request = request.timeout_recv_response(Some(LONG_TIMEOUT)).timeout_per_read(Some(LONG_TIMEOUT));
+            }
+            agent.run(request.build())
         };
         Ok(match request.body {
             Body::None => run(builder.body(SendBody::none())),
@@ -405,14 +433,13 @@ impl Transport {
         })
     }
 
-    /// Whether a failed TLS connection may be tried without. A refused connection would be refused again.
+    /// Whether a failed handshake may be done without. Where one went well before, the host speaks TLS: whatever breaks
+    /// later is no reason to say aloud what was secret.
     fn may_be_plain(&self, request: &Request<'_>, url: &str, error: &ureq::Error) -> bool {
-        let no_tls = match error {
-            ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Protocol(_) => true,
-            ureq::Error::Io(error) => error.kind() != std::io::ErrorKind::ConnectionRefused,
-            _ => false,
-        };
-        no_tls && url.starts_with("https:") && self.is_insecure(request.endpoint, &request.endpoint.host)
+        url.starts_with("https:")
+            && is_refusal_of_tls(error)
+            && self.is_insecure(request.endpoint, &request.endpoint.host)
+            && authority_of(url).is_none_or(|host| !self.secure.has(&host))
     }
 
     /// Turns an answer into a good one or the error that it means.
@@ -453,16 +480,14 @@ impl Transport {
 
     /// The error for a request that is not allowed.
     pub(crate) fn denied(&self, request: &Request<'_>, message: String) -> RegistryError {
+        let key = (request.endpoint.host.clone(), request.endpoint.repository.clone());
+        let trouble = locked(&self.known).get(&key).and_then(|known| known.trouble.clone());
         match request.reference {
             Some(reference) if request.scopes.writes() => {
-                RegistryError::PushDenied { name: reference.familiar_name(), message }
+                RegistryError::PushDenied { name: reference.familiar_name(), message, trouble }
             }
-            Some(reference) => {
-                let key = (request.endpoint.host.clone(), request.endpoint.repository.clone());
-                let trouble = locked(&self.known).get(&key).and_then(|known| known.trouble.clone());
-                RegistryError::Denied { name: reference.familiar_name(), message, trouble }
-            }
-            None => RegistryError::Login { host: request.endpoint.host.clone(), message },
+            Some(reference) => RegistryError::Denied { name: reference.familiar_name(), message, trouble },
+            None => RegistryError::Login { host: request.endpoint.host.clone(), message, trouble },
         }
     }
 
@@ -498,10 +523,9 @@ impl Transport {
         format!("{scheme}://{host}")
     }
 
-    /// The place that a reference names, and no mirror of it: what is written must be there.
+    /// The place that a reference itself names, where it is written to.
     pub(crate) fn place_of(&self, reference: &Reference) -> Result<Endpoint> {
-        let places = self.settings.registries.endpoints(reference)?;
-        places.into_iter().find(|place| !place.mirror).ok_or(RegistryError::Cancelled)
+        self.settings.registries.own_endpoint(reference)
     }
 
     /// Whether a host that a request goes to may be spoken to without TLS or with any certificate.
@@ -521,18 +545,22 @@ impl Transport {
             known
         } else {
             let of_host = OfHost::read(&host, &self.settings.certificates)?;
-            let made = (!of_host.is_empty()).then(|| agent(config(&self.settings, of_host, insecure)));
+            let made = (!of_host.is_empty()).then(|| self.agent(config(&self.settings, of_host, insecure)));
             locked(&self.own).entry(key).or_insert(made).clone()
         };
         let shared = if insecure { &self.unverified } else { &self.verified };
-        let make = || agent(config(&self.settings, OfHost::default(), insecure));
+        let make = || self.agent(config(&self.settings, OfHost::default(), insecure));
         Ok(own.unwrap_or_else(|| shared.get_or_init(make).clone()))
+    }
+
+    fn agent(&self, tls: TlsConfig) -> Agent {
+        agent(tls, self.secure.clone(), WRITE_TIMEOUT)
     }
 }
 
-/// The proxy is set for each request: it follows from the address.
-fn agent(tls: TlsConfig) -> Agent {
-    Agent::config_builder()
+/// Connections that note who speaks TLS. The proxy is set for each request: it follows from the address.
+fn agent(tls: TlsConfig, secure: Secure, write_timeout: Duration) -> Agent {
+    let config = Agent::config_builder()
         .tls_config(tls)
         .http_status_as_error(false)
         .max_redirects(0)
@@ -541,9 +569,10 @@ fn agent(tls: TlsConfig) -> Agent {
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(ANSWER_TIMEOUT))
         .timeout_per_read(Some(READ_TIMEOUT))
+        .timeout_per_write(Some(write_timeout))
         .proxy(None)
-        .build()
-        .new_agent()
+        .build();
+    Agent::with_parts(config, DefaultConnector::new().chain(secure), DefaultResolver::default())
 }
 
 /// Whether an address has a scheme that is not the web's (RFC 3986, section 3.1).
@@ -559,7 +588,7 @@ fn challenges_of(response: &Response<ureq::Body>) -> Vec<Challenge> {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &RegistryError) -> String {
+pub(crate) fn chain(error: &RegistryError) -> String {
     let mut line = error.to_string();
     let mut below = std::error::Error::source(error);
     while let Some(cause) = below {
@@ -606,4 +635,30 @@ pub(crate) fn small_body(response: Response<ureq::Body>) -> Vec<u8> {
 
 fn reader(response: Response<ureq::Body>) -> BodyReader {
     Paced::new(response.into_body().into_with_config().limit(u64::MAX).reader())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a server that fails fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_reading_is_left() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut vec![0; 100_000]).unwrap();
+            // The connection stays open until the client has given up.
+            let _ = wait.recv();
+        });
+        let agent = agent(TlsConfig::default(), Secure::default(), Duration::from_millis(200));
+        let began = Instant::now();
+        let sent = agent.post(&url).send(SendBody::from_reader(&mut std::io::repeat(0).take(1 << 30)));
+        assert!(matches!(sent, Err(ureq::Error::Timeout(_))), "{sent:?}");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        drop(done);
+        server.join().unwrap();
+    }
 }

@@ -20,6 +20,7 @@ use ureq::http::Method;
 use crate::body::Body;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
+use crate::pace::PROGRESS_BYTES;
 use crate::retry::{self, ATTEMPTS};
 use crate::scope::Scopes;
 use crate::transport::{Answer, Request, Transport};
@@ -71,7 +72,13 @@ impl Registry {
 
     /// Asks for a blob of the repository `from` of the same registry. Not being allowed to is no error.
     pub fn mount_blob(&self, repository: &Reference, digest: &Digest, from: &Reference) -> Result<Mount> {
-        let (place, source) = (self.transport.place_of(repository)?, self.transport.place_of(from)?);
+        let place = self.transport.place_of(repository)?;
+        let source = match self.transport.place_of(from) {
+            Ok(source) => source,
+            // What may not be asked for has nothing to give.
+            Err(RegistryError::Blocked { .. }) => return Ok(Mount::Refused),
+            Err(error) => return Err(error),
+        };
         if source.host != place.host {
             return Ok(Mount::Refused);
         }
@@ -178,7 +185,8 @@ impl Upload<'_> {
             }
             retry::wait(retry::back_off(breaks), &self.transport.settings.cancelled)?;
             self.resume()?;
-            if self.offset > furthest {
+            // A registry that takes a few bytes a time would have us come for ever.
+            if self.offset >= furthest + PROGRESS_BYTES || (self.offset == self.blob.size && furthest < self.offset) {
                 (furthest, breaks) = (self.offset, 0);
             }
         }
@@ -222,6 +230,10 @@ impl Upload<'_> {
             None => end,
         };
         (self.told)(self.offset);
+        if self.offset < end {
+            let why = format!("it was sent the bytes {first} to {end}, and took those before {}", self.offset);
+            return Err(RegistryError::Short { url: self.session.location.clone(), why });
+        }
         Ok(())
     }
 
@@ -230,7 +242,9 @@ impl Upload<'_> {
         let joint = if self.session.location.contains('?') { '&' } else { '?' };
         let location = format!("{}{joint}digest={}", self.session.location, self.blob.digest);
         let headers = [("Content-Type", "application/octet-stream".to_owned())];
-        let put = Request { headers: &headers, body: Body::Bytes(&[]), ..self.request(Method::PUT, &location) };
+        let put = self.request(Method::PUT, &location);
+        // Once only: whether the blob is there is known sooner than by another wait.
+        let put = Request { headers: &headers, body: Body::Bytes(&[]), attempts: 1, long: true, ..put };
         match self.transport.send(&put) {
             Ok(answer) => check_digest(&answer, &self.blob.digest),
             // It may have been taken at a first try of which the answer was lost.
@@ -301,7 +315,12 @@ pub(crate) fn check_digest(answer: &Answer, wanted: &Digest) -> Result<()> {
 
 /// Whether an error without a status may be none the next time.
 fn is_passing(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Transport { .. } | RegistryError::TooManyRequests { wait: None, .. })
+    matches!(
+        error,
+        RegistryError::Transport { .. }
+            | RegistryError::Short { .. }
+            | RegistryError::TooManyRequests { wait: None, .. }
+    )
 }
 
 fn status_of(error: &RegistryError) -> Option<u16> {

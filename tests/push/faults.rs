@@ -1,6 +1,7 @@
 //! Pushes that are refused, broken off and killed.
 
 use std::fs;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use fixture::image::Image;
@@ -98,9 +99,13 @@ fn what_a_registry_does_not_allow_is_said() {
 #[test]
 fn a_killed_push_is_made_again() {
     let Some(home) = Home::new(&[]) else { return };
-    let (server, image, name) = ready(&home, 1 << 20, Features::default(), |seen| {
-        if seen.method == "PUT" && seen.path.contains("/manifests/") && seen.total < 3 {
-            std::thread::sleep(Duration::from_secs(2));
+    // The registry takes no manifest before the push has been killed.
+    let (killed, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let (server, image, name) = ready(&home, 1 << 20, Features::default(), move |seen| {
+        if seen.method == "PUT" && seen.path.contains("/manifests/") {
+            // Ends when the test drops the other end, whatever becomes of the test.
+            let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
         }
         Fate::Done
     });
@@ -108,6 +113,7 @@ fn a_killed_push_is_made_again() {
     eventually("the manifest is on its way", || server.count("PUT", "/manifests/") > 0);
     signal(&child, Signal::SIGKILL);
     assert_eq!(end(child, Duration::from_secs(10)).code, 137);
+    drop(killed);
     home.ok(&["push", &name]);
     arrived(&server, &image);
     // Nothing of the killed one keeps content: it goes with the name.

@@ -70,6 +70,7 @@ fn podmans_grammar_works_too() {
     let said = home.fails(1, &["manifest", "create", &all, &destination]);
     assert!(said.contains("is a list of images itself") && said.contains("--all"), "{said}");
     home.ok(&["manifest", "create", "--all", &all, &destination]);
+    assert_eq!(json(&home.ok(&["manifest", "inspect", &all]))["manifests"][0], entry, "it says what the other says");
     home.ok(&["manifest", "rm", &list, &all]);
     let said = home.fails(1, &["manifest", "rm", &list]);
     assert!(said.contains("No such manifest"), "{said}");

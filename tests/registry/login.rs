@@ -203,13 +203,20 @@ fn a_helper_keeps_the_password() {
     let (server, name) = registry();
     let host = server.address.to_string();
     let path = install(&home, "docker-credential-test", HELPER);
-    for config in [json!({"credsStore": "test"}), json!({"credHelpers": {&host: "test"}})] {
+    let old = json!({&host: {"auth": "bWU6b2xk"}});
+    for (config, after, conf) in [
+        (json!({"credsStore": "test"}), json!({"credsStore": "test"}), ""),
+        (json!({"credHelpers": {&host: "test"}}), json!({"credHelpers": {&host: "test"}}), ""),
+        (json!({"credsStore": "test", "auths": old}), json!({"credsStore": "test", "auths": {}}), ""),
+        (json!({}), json!({}), "credential-helpers = ['test', 'containers-auth.json']"),
+    ] {
         write_config(&home, &config);
+        crate::places::configure(&home, conf);
         let mut command = home.command(&["login", "-u", "me", "--password-stdin", &host]);
         let done = finish(command.env("PATH", &path), b"secret", LIMIT);
         assert_eq!((done.code, done.stdout.as_str()), (0, "Login Succeeded\n"), "{done:#?}");
         assert!(!done.stderr.contains("unencrypted"), "{done:#?}");
-        assert_eq!(read_config(&home), config, "the password is nowhere else");
+        assert_eq!(read_config(&home), after, "the password is nowhere else");
         let done = run_with(&home, &[("PATH", &path)], &["pull", &name]);
         assert_eq!(done.code, 0, "{done:#?}");
         home.ok(&["rmi", &name]);
@@ -220,6 +227,45 @@ fn a_helper_keeps_the_password() {
         assert_eq!(asked, "store\nget\nerase\nget\n");
         fs::remove_file(home.path("bin/asked")).unwrap();
     }
+}
+
+#[test]
+fn a_password_that_is_kept_by_a_helper_goes_before_an_older_one_in_the_file() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, name) = registry();
+    let host = server.address.to_string();
+    let path = install(&home, "docker-credential-test", HELPER);
+    write_config(&home, &json!({"credsStore": "test", "auths": {&host: {"auth": "bWU6b2xk"}}}));
+    assert_eq!(run_with(&home, &[("PATH", &path)], &["pull", &name]).code, 1, "the old one is wrong");
+    let kept = r#"{"ServerURL":"x","Username":"me","Secret":"secret"}"#;
+    fs::write(home.path("bin/kept"), kept).unwrap();
+    assert_eq!(run_with(&home, &[("PATH", &path)], &["pull", &name]).code, 0);
+}
+
+#[test]
+fn a_login_that_is_hidden_by_the_environment_is_told() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, _) = registry();
+    let host = server.address.to_string();
+    let mut command = home.command(&["login", "-u", "me", "--password-stdin", &host]);
+    command.env("DOCKER_AUTH_CONFIG", json!({"auths": {&host: {"auth": "bWU6b2xk"}}}).to_string());
+    let done = finish(&mut command, b"secret", LIMIT);
+    assert!(done.code == 0 && done.stderr.contains("DOCKER_AUTH_CONFIG in the environment goes before"), "{done:#?}");
+}
+
+#[test]
+fn a_logout_goes_on_where_one_place_cannot_be_changed() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, _) = registry();
+    let host = server.address.to_string();
+    let path = install(&home, "docker-credential-broken", "#!/bin/sh\nexit 3\n");
+    let first = home.path(".config/containers/auth.json");
+    fs::create_dir_all(first.parent().unwrap()).unwrap();
+    fs::write(&first, json!({"credHelpers": {&host: "broken"}}).to_string()).unwrap();
+    write_config(&home, &json!({"auths": {&host: {"auth": "bWU6b2xk"}}}));
+    let done = run_with(&home, &[("PATH", &path)], &["logout", &host]);
+    assert!(done.code == 1 && done.stderr.contains("docker-credential-broken"), "{done:#?}");
+    assert_eq!(read_config(&home), json!({"auths": {}}));
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::support::http::{Server, primary_address};
-use crate::support::{Home, free_port, skip};
+use crate::support::{Home, skip};
 use crate::{image, run_with, serving};
 
 fn conf_path(home: &Home) -> PathBuf {
     home.path(".config/containers/registries.conf")
 }
 
-fn configure(home: &Home, text: &str) {
+pub(crate) fn configure(home: &Home, text: &str) {
     fs::create_dir_all(conf_path(home).parent().unwrap()).unwrap();
     fs::write(conf_path(home), text).unwrap();
 }
@@ -24,7 +24,8 @@ fn names(home: &Home) -> String {
 fn mirrors_are_tried_in_order_and_then_the_location() {
     let Some(home) = Home::new(&[]) else { return };
     let (empty, last) = (Server::start(serving("something/else")), Server::start(serving("hub/library/small")));
-    let dead = format!("127.0.0.1:{}", free_port());
+    // A port that is nobody's without root.
+    let dead = "127.0.0.1:1".to_owned();
     let mirror = |location: &str| format!("[[registry.mirror]]\nlocation = \"{location}\"\n");
     let text = format!("[[registry]]\nprefix = \"docker.io\"\nlocation = \"{}/hub\"\n", last.address);
     configure(&home, &format!("{text}{}{}", mirror(&dead), mirror(&format!("{}/m", empty.address))));

@@ -75,8 +75,11 @@ impl Login {
             return Err(usage("Must provide --username with --password-stdin").into());
         }
         let mut password = String::new();
-        let read = io::stdin().take(PASSWORD_MAX).read_to_string(&mut password);
+        let read = io::stdin().take(PASSWORD_MAX + 1).read_to_string(&mut password);
         read.map_err(|error| Report::of(Kind::Usage, error).with_step("reading the password"))?;
+        if password.len() as u64 > PASSWORD_MAX {
+            return Err(usage(&format!("the password is longer than {PASSWORD_MAX} bytes")).into());
+        }
         let password = password.strip_suffix('\n').unwrap_or(&password);
         Ok(Some(password.strip_suffix('\r').unwrap_or(password).to_owned()))
     }

@@ -1,6 +1,7 @@
 //! `manifest`: lists of images for several platforms, in the grammar of Docker and of Podman.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use base::{Kind, Report};
 use clap::{Args, Subcommand};
@@ -180,7 +181,8 @@ fn indented(json: &[u8]) -> String {
         if in_string {
             // Of the control characters JSON itself refuses only some, and the rest would be the terminal's.
             if next.is_control() {
-                out.extend(format!("\\u{:04x}", u32::from(next)).chars());
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{:04x}", u32::from(next));
             } else {
                 out.push(next);
             }

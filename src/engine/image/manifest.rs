@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use base::{Context, Kind, Report};
-use oci::{Digest, Document, Entry, EntryPlatform, ImageConfig, Manifest, Reference, entries, media};
+use oci::{Digest, Document, Entries, Entry, EntryPlatform, ImageConfig, Manifest, Reference, entries, media};
 use registry::Registry;
 use store::{Durability, ListRecord, ListedImage, Store};
 
@@ -162,6 +162,7 @@ pub fn inspect(engine: &Engine, text: &str) -> Result<Vec<u8>, Report> {
     }
     let registry = registries::client_in_parts(engine, None)?;
     let found = registry.document(&reference);
+    registries::tell_notes(engine, &registry);
     Ok(found.map_err(|error| no_manifest(error, &reference))?.raw().to_vec())
 }
 
@@ -198,13 +199,13 @@ pub fn push(
     let record = store.list(&list)?.ok_or_else(|| no_list(&list))?;
     let (raw, media_type) = index_of(&record);
     let registry = registries::client_in_parts(engine, None)?;
-    let sender = Sender { store: &store, registry: &registry, target: &target, listener };
-    for image in &record.images {
-        send(&sender, image).step(|| format!("image {}", image.source.familiar()))?;
-    }
     let index = Document::read(raw, Some(media_type))?;
-    sender.tag(&index).step(|| format!("cannot push {}", target.familiar()))?;
-    Ok(index.digest())
+    let sender = Sender { store: &store, registry: &registry, target: &target, listener };
+    let each = |image: &ListedImage| send(&sender, image).step(|| format!("image {}", image.source.familiar()));
+    let sent = record.images.iter().try_for_each(each);
+    let done = sent.and_then(|()| sender.tag(&index).step(|| format!("cannot push {}", target.familiar())));
+    registries::tell_notes(engine, &registry);
+    done.map(|()| index.digest())
 }
 
 /// Sends one image of a list unless the repository has it.
@@ -226,10 +227,22 @@ fn send(sender: &Sender<'_>, image: &ListedImage) -> Result<(), Report> {
 /// Finds images, at their registry or here, and brings their manifests into the store.
 fn find_all(engine: &Engine, store: &Store, images: &[String], all: bool) -> Result<Vec<ListedImage>, Report> {
     let registry = registries::client_in_parts(engine, None)?;
+    let found = find_each(engine, store, &registry, images, all);
+    registries::tell_notes(engine, &registry);
+    found
+}
+
+fn find_each(
+    engine: &Engine,
+    store: &Store,
+    registry: &Registry,
+    images: &[String],
+    all: bool,
+) -> Result<Vec<ListedImage>, Report> {
     let mut found = Vec::new();
     for text in images {
         let source = name(text)?;
-        let there = at_registry(store, &registry, &source, all);
+        let there = at_registry(store, registry, &source, all);
         let listed = match there {
             Ok(listed) => listed,
             // An image that was never pushed is here alone. What the registry has is newer than what is here.
@@ -259,12 +272,19 @@ fn at_registry(store: &Store, registry: &Registry, source: &Reference, all: bool
                 .with_hint("--all adds all of its images; one of them can be named by its digest"));
         }
     };
+    let said = Entries::read(&index.raw)?.list;
     let mut images = Vec::new();
     for descriptor in index.entries.iter().filter(|entry| media::is_manifest(&entry.media_type)) {
         let raw = registry.content(source, descriptor)?;
         let Document::Manifest(manifest) = Document::read(raw, Some(&descriptor.media_type))? else { continue };
         let config = registry.content(source, &manifest.config)?;
-        images.push(listed(store, source.at(descriptor.digest), &manifest, config)?);
+        let mut image = listed(store, source.at(descriptor.digest), &manifest, config)?;
+        // What the list said of its image, it says again.
+        if let Some(entry) = said.iter().find(|entry| entry.digest == descriptor.digest) {
+            let platform = entry.platform.clone().or(image.entry.platform);
+            image.entry = Entry { platform, ..entry.clone() };
+        }
+        images.push(image);
     }
     Ok(images)
 }

@@ -50,7 +50,7 @@ fn is_absent(error: &StoreError) -> bool {
     }
 }
 
-/// The image that a text names: a whole id, then a reference, then the unique beginning of an id.
+/// The image that a text names: a whole id, then a reference, then the unique beginning of an id, then a short name.
 pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
@@ -74,17 +74,15 @@ pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<
         Ok(ImageName::Host) => return Ok(None),
         Ok(ImageName::Id(id)) => return Ok(by_id(&id)),
         Ok(ImageName::Reference(reference)) => {
-            for candidate in short_for(engine, text)?.into_iter().chain([reference]) {
-                if let Some(record) = by_reference(store, &records, &candidate)? {
-                    return Ok(Some(record));
-                }
+            if let Some(record) = by_reference(store, &records, &reference)? {
+                return Ok(Some(record));
             }
         }
         // What is no reference may still begin an id: `sha256:12ab`.
         Err(error) if oci::reference::id_prefix(text).is_none() => return Err(error.into()),
         Err(_) => {}
     }
-    let Some(prefix) = oci::reference::id_prefix(text) else { return Ok(None) };
+    let Some(prefix) = oci::reference::id_prefix(text) else { return by_short_name(engine, store, &records, text) };
     let mut matching: Vec<&ImageRecord> =
         records.iter().filter(|record| record.config.hex().starts_with(prefix)).collect();
     matching.dedup_by_key(|record| record.config);
@@ -92,15 +90,30 @@ pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<
     if matching.iter().any(|record| Some(record.config) != first.map(|first| first.config)) {
         return Err(Report::new(Kind::Usage, format!("multiple images found with provided prefix: {text}")));
     }
-    Ok(first.cloned())
+    match first {
+        Some(record) => Ok(Some(record.clone())),
+        None => by_short_name(engine, store, &records, text),
+    }
 }
 
-/// What a short name stands for by `registries.conf`; nothing for a name with its registry.
-fn short_for(engine: &Engine, text: &str) -> Result<Vec<Reference>, Report> {
-    if Reference::names_host(text) {
-        return Ok(Vec::new());
+/// By what a short name stands for in `registries.conf`. Comes last, so that a command on an image that is here needs no
+/// such file.
+fn by_short_name(
+    engine: &Engine,
+    store: &Store,
+    records: &[ImageRecord],
+    text: &str,
+) -> Result<Option<ImageRecord>, Report> {
+    if records.is_empty() || Reference::names_host(text) {
+        return Ok(None);
     }
-    Ok(registries::conf(engine)?.candidates(text)?)
+    // What was no name without the file is none with it.
+    for candidate in registries::conf(engine)?.candidates(text).unwrap_or_default() {
+        if let Some(record) = by_reference(store, records, &candidate)? {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
 }
 
 /// By name; a digest also finds what a tag of the same repository brought.

@@ -7,8 +7,7 @@
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::{Context, Kind, Report};
@@ -16,7 +15,7 @@ use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform
 use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
 
-use crate::image::load;
+use crate::image::{load, workers};
 use crate::{Engine, registries};
 
 /// How many layers of an image are worked on at once.
@@ -247,33 +246,9 @@ impl Pull<'_> {
     /// Brings all layers into the store, some at once, in their order.
     fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
         let jobs: Vec<(&Descriptor, DiffId)> = manifest.layers.iter().zip(config.diff_ids.iter().copied()).collect();
-        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..STREAMS.min(jobs.len()) {
-                scope.spawn(|| {
-                    while let Some((descriptor, diff_id)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if self.failed.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let done = self.layer(descriptor, *diff_id);
-                        if let Err(report) = done {
-                            let report = report.with_step(format!("layer {}", descriptor.digest));
-                            // The first failure is the cause; those after it only stopped because of it.
-                            if !self.failed.swap(true, Ordering::Relaxed)
-                                && let Ok(mut failure) = failure.lock()
-                            {
-                                *failure = Some(report);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        match failure.into_inner() {
-            Ok(None) => Ok(()),
-            Ok(Some(report)) => Err(report),
-            Err(_) => Err(Report::new(Kind::Internal, "a worker of the pull panicked")),
-        }
+        workers::each(&jobs, STREAMS, &self.failed, |(descriptor, diff_id)| {
+            self.layer(descriptor, *diff_id).step(|| format!("layer {}", descriptor.digest))
+        })
     }
 
     fn layer(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), Report> {

@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
 
 use base::{Context, Kind, Report};
 use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Reference, media, select_manifest};
@@ -144,16 +143,18 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) 
     }
     let registry = registries::client_in_parts(engine, request.part_bytes)?;
     let sources = OnceLock::new();
-    for record in records {
+    let each = |record: &ImageRecord| {
         let target = &record.reference;
         let sender = Sender { store: &store, registry: &registry, target, listener };
         let find = |blob: &Digest| {
             let sources = sources.get_or_init(|| sources_of(&store, &images, target));
             sources.get(blob).cloned()
         };
-        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))?;
-    }
-    Ok(())
+        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
+    };
+    let done = records.into_iter().try_for_each(each);
+    registries::tell_notes(engine, &registry);
+    done
 }
 
 /// Which other repository of the target's registry has a layer, by what was pulled from there. Of several, one in the
@@ -318,7 +319,8 @@ impl Sender<'_> {
 
     /// Sends what is planned, in its order.
     pub fn send(&self, plan: &Plan, find: FindSource<'_>) -> Result<(), Report> {
-        workers::each(&plan.blobs, STREAMS, &AtomicBool::new(false), |blob| {
+        // One that fails ends what the others wait for or send.
+        workers::each(&plan.blobs, STREAMS, self.registry.cancelled(), |blob| {
             self.blob(blob, find).step(|| format!("blob {}", blob.digest))
         })?;
         for document in &plan.documents {

@@ -16,6 +16,8 @@ pub fn search(engine: &Engine, text: &str, limit: usize) -> Result<Vec<Found>, R
         return Err(Report::new(Kind::Usage, message));
     }
     let (host, term) = host_and_rest(text);
-    let found = registries::client_in_parts(engine, None)?.search(host, term, limit);
+    let registry = registries::client_in_parts(engine, None)?;
+    let found = registry.search(host, term, limit);
+    registries::tell_notes(engine, &registry);
     found.step(|| format!("cannot search {host}"))
 }

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
 use nix::fcntl::{Flock, FlockArg};
-use registry::{Credential, Credentials, Registry, Source, auth, helper};
+use registry::{AuthFile, Credential, Credentials, Registry, Source, auth, helper};
 
-use super::{auth_file, auth_files, conf, credentials, host_and_path, read_auth, server, settings};
+use super::{
+    AUTH_VARIABLE, Place, auth_files, conf, credentials, environment, host_and_path, order, read_auth, server,
+    settings, tell_notes,
+};
 use crate::Engine;
 use crate::file::{failed, replace_private};
 
@@ -59,26 +62,63 @@ pub fn log_in_again(engine: &Engine, server_text: Option<&str>) -> Result<Option
 fn show(engine: &Engine, server: &str, credential: Source) -> Result<(), Report> {
     let registry = Registry::new(settings(engine, conf(engine)?, Credentials(vec![credential])));
     let done = registry.log_in(host_and_path(server).0);
-    registry.notes().iter().for_each(|note| engine.notice(note));
+    tell_notes(engine, &registry);
     Ok(done?)
 }
 
-/// Writes a credential to the first file that has one for the server, since that is the one that would be found; else to the
-/// file for new ones.
+/// Keeps a credential with the first that would be asked for it: a helper of `registries.conf`, or the first file that has one
+/// for the server or names a helper for it; else the file for new ones.
 fn keep(engine: &Engine, server: &str, login: &Login) -> Result<Kept, Report> {
-    let known = auth_files(engine)?.into_iter().find(|(_, file)| file.has(server)).map(|(path, _)| path);
-    let path = known.or(engine.options().registries.login_file.as_deref());
-    let path = path.ok_or_else(|| Report::new(Kind::Usage, "no file for credentials: HOME is not set"))?;
-    let content = read_auth(path)?.unwrap_or_default();
-    if !content.is_empty() {
-        let file = auth_file(path, &content)?;
-        if let Some(name) = file.helper_of(host_and_path(server).0).or(file.default_helper()) {
-            helper::store(name, server, &login.user, &login.password)?;
-            return Ok(Kept::ByHelper(name.to_owned()));
+    if environment(engine)?.is_some_and(|file| answers_for(&file, server)) {
+        engine.notice(&format!("{AUTH_VARIABLE} in the environment goes before what is kept now for {server}"));
+    }
+    // A part of a host is what only files know.
+    let is_host = host_and_path(server).1.is_empty();
+    for place in order(&conf(engine)?) {
+        match place {
+            Place::Helper(name) if is_host => return by_helper(&name, server, login),
+            Place::Helper(_) => {}
+            Place::Files => return in_files(engine, server, login),
         }
     }
-    change(path, |content| auth::with_credential(content, server, &login.user, &login.password).map(Some))?;
-    Ok(Kept::InFile(path.to_path_buf()))
+    let why =
+        format!("the credential helpers of registries.conf keep nothing for a part of a registry, such as {server}");
+    Err(Report::new(Kind::Usage, why).with_hint(format!("log in to {}", host_and_path(server).0)))
+}
+
+fn by_helper(name: &str, server: &str, login: &Login) -> Result<Kept, Report> {
+    helper::store(name, server, &login.user, &login.password)?;
+    Ok(Kept::ByHelper(name.to_owned()))
+}
+
+fn in_files(engine: &Engine, server: &str, login: &Login) -> Result<Kept, Report> {
+    let mut files = auth_files(engine)?;
+    let login_file = engine.options().registries.login_file.as_deref();
+    let known = files.iter().position(|(_, file)| answers_for(file, server));
+    let at = known.or_else(|| files.iter().position(|(path, _)| Some(*path) == login_file));
+    let (path, file) = match (at, login_file) {
+        (Some(at), _) => files.swap_remove(at),
+        (None, Some(path)) => (path, AuthFile::default()),
+        (None, None) => return Err(Report::new(Kind::Usage, "no file for credentials: HOME is not set")),
+    };
+    match file.helper(host_and_path(server).0) {
+        Some(name) if host_and_path(server).1.is_empty() => {
+            let kept = by_helper(name, server, login)?;
+            // A password that was here before is not good any more, and was never meant to stay.
+            change(path, |content| auth::without_credential(content, server))?;
+            Ok(kept)
+        }
+        _ => {
+            change(path, |content| auth::with_credential(content, server, &login.user, &login.password).map(Some))?;
+            Ok(Kept::InFile(path.to_path_buf()))
+        }
+    }
+}
+
+/// Whether a file has or gets a credential for a server.
+fn answers_for(file: &AuthFile, server: &str) -> bool {
+    let (host, path) = host_and_path(server);
+    file.credential(host, path).is_some() || file.helper(host).is_some()
 }
 
 /// Replaces a file of credentials by what `new` makes of its content; whether it made anything. One command at a time, by a

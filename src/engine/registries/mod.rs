@@ -107,6 +107,11 @@ pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Resul
     Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials) }))
 }
 
+/// Says what registries said beside their answers.
+pub(crate) fn tell_notes(engine: &Engine, registry: &Registry) {
+    registry.notes().iter().for_each(|note| engine.notice(note));
+}
+
 fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Settings {
     let options = engine.options();
     Settings {
@@ -122,20 +127,37 @@ fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credential
 
 /// All sources of credentials: the environment, then what `registries.conf` orders, else the files.
 fn credentials(engine: &Engine, conf: &RegistriesConf) -> Result<Credentials, Report> {
-    let mut sources = Vec::new();
-    if let Some(content) = &engine.options().registries.auth {
-        let file = AuthFile::parse(content.as_bytes()).step(|| format!("reading {AUTH_VARIABLE}"))?;
-        sources.push(Source::File(file));
-    }
-    let order = conf.credential_helpers().map_or_else(|| vec![FILES_WORD.to_owned()], <[String]>::to_vec);
-    for helper in order {
-        if helper == FILES_WORD {
-            sources.extend(auth_files(engine)?.into_iter().map(|(_, file)| Source::File(file)));
-        } else {
-            sources.push(Source::Helper(helper));
+    let mut sources: Vec<Source> = environment(engine)?.map(Source::File).into_iter().collect();
+    for place in order(conf) {
+        match place {
+            Place::Files => sources.extend(auth_files(engine)?.into_iter().map(|(_, file)| Source::File(file))),
+            Place::Helper(name) => sources.push(Source::Helper(name)),
         }
     }
     Ok(Credentials(sources))
+}
+
+/// What is asked for credentials after the environment.
+enum Place {
+    /// The files, each that exists.
+    Files,
+    /// The helper of this name.
+    Helper(String),
+}
+
+/// The order in which places are asked: that of `registries.conf`, else the files alone.
+fn order(conf: &RegistriesConf) -> Vec<Place> {
+    let place = |word: &String| if word == FILES_WORD { Place::Files } else { Place::Helper(word.clone()) };
+    match conf.credential_helpers() {
+        None | Some([]) => vec![Place::Files],
+        Some(words) => words.iter().map(place).collect(),
+    }
+}
+
+/// The credentials in the environment.
+fn environment(engine: &Engine) -> Result<Option<AuthFile>, Report> {
+    let content = engine.options().registries.auth.as_ref();
+    content.map(|content| AuthFile::parse(content.as_bytes()).step(|| format!("reading {AUTH_VARIABLE}"))).transpose()
 }
 
 /// The files of credentials that exist, with where they are.

@@ -366,8 +366,51 @@ fn the_next_challenge_is_met_when_one_fails() {
 
 #[test]
 fn a_token_service_without_tls_elsewhere_gets_nothing() {
-    let challenge = "WWW-Authenticate: Bearer realm=\"http://192.0.2.1/token\"\r\n";
-    let server = Server::start(move |_, _| reply("401 Unauthorized", challenge, b""));
-    let error = Registry::new(Settings::default()).document(&server.reference()).unwrap_err();
-    assert!(error.to_string().contains("a token service must use HTTPS"), "{error}");
+    for (realm, why) in [
+        ("http://192.0.2.1/token", "a token service must use HTTPS"),
+        ("http://localhost:x@192.0.2.1/token", "it names a user"),
+        ("http://127.0.0.1@192.0.2.1/token", "it names a user"),
+        ("https://localhost@192.0.2.1/token", "it names a user"),
+    ] {
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
+        let server = Server::start(move |_, _| reply("401 Unauthorized", &challenge, b""));
+        let error = Registry::new(Settings::default()).document(&server.reference()).unwrap_err();
+        assert!(error.to_string().contains(why), "{realm}: {error}");
+    }
+}
+
+#[test]
+fn a_token_service_may_move_at_its_own_origin_only() {
+    let elsewhere = Server::start(|_, _| reply("200 OK", "", br#"{"token":"bad"}"#));
+    let other = format!("http://127.0.0.1:{}/t", elsewhere.port);
+    for (location, works) in [("/v2/token?scope=x", true), (other.as_str(), false)] {
+        let headers = format!("Location: {location}\r\n");
+        let server = Server::start(move |head, _| {
+            if head.starts_with("get /token") {
+                return reply("301 Moved Permanently", &headers, b"");
+            }
+            if head.starts_with("get /v2/token?scope=x ") {
+                return reply("200 OK", "", br#"{"token":"good"}"#);
+            }
+            if head.contains("authorization: bearer good") {
+                return reply("200 OK", "", manifest().as_bytes());
+            }
+            let host = head.split("host: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+            let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"\r\n");
+            reply("401 Unauthorized", &challenge, b"")
+        });
+        let answer = client().document(&server.reference());
+        assert_eq!(answer.is_ok(), works, "{location}: {answer:?}");
+    }
+    assert!(elsewhere.heads().is_empty());
+}
+
+#[test]
+fn an_address_with_a_user_is_not_followed() {
+    for location in ["http://localhost:x@192.0.2.1/data", "//127.0.0.1@192.0.2.1/data"] {
+        let headers = format!("Location: {location}\r\n");
+        let server = Server::start(move |_, _| reply("307 Temporary Redirect", &headers, b""));
+        let error = client().document(&server.reference()).unwrap_err();
+        assert!(error.to_string().contains("it names a user"), "{location}: {error}");
+    }
 }

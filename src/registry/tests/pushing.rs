@@ -255,6 +255,32 @@ fn a_registry_that_drops_parts_is_told_of() {
 }
 
 #[test]
+fn a_registry_that_takes_a_byte_a_time_is_left() {
+    let server = MemoryRegistry::start_with(Features::default(), |seen| match seen.method.as_str() {
+        "PATCH" => Fate::With(vec![format!("Range: 0-{}", seen.total + 1)]),
+        "GET" if seen.path.contains("/uploads/") => Fate::With(vec![format!("Range: 0-{}", seen.total + 1)]),
+        _ => Fate::Done,
+    });
+    let error = here(2_000_000).send(&in_parts(1_000_000), &server).unwrap_err();
+    assert_eq!(error.kind(), Kind::Remote, "{error}");
+    assert!(server.count("PATCH", "") <= 5, "{} times", server.count("PATCH", ""));
+}
+
+#[test]
+fn a_busy_registry_is_given_the_time_that_it_asks_for() {
+    let server = MemoryRegistry::start_with(Features::default(), |seen| match seen.method.as_str() {
+        "PATCH" if seen.total == 0 => {
+            Fate::Answered { status: 503, headers: vec!["Retry-After: 1".to_owned()], body: String::new() }
+        }
+        _ => Fate::Done,
+    });
+    let (blob, began) = (here(1000), std::time::Instant::now());
+    blob.send(&client(), &server).unwrap();
+    blob.arrived(&server);
+    assert!(began.elapsed() >= std::time::Duration::from_secs(1));
+}
+
+#[test]
 fn a_token_that_ends_in_the_middle_is_renewed() {
     let features = Features { tokens: true, ..Features::default() };
     // A large body waits for the registry's word, a small one is sent and lost.

@@ -2,10 +2,12 @@
 //! loopback hosts are trusted without.
 #![allow(clippy::unwrap_used, reason = "a server or client that fails fails the test")]
 
-use std::fmt::Write;
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base::Explain;
@@ -163,4 +165,46 @@ fn a_certificate_of_ours_is_shown_to_who_asks_for_it() {
     put("san", "client.key");
     let error = ask(&host, settings);
     assert!(matches!(error, RegistryError::ClientCertificate { .. }), "{error:?}");
+}
+
+/// Passes bytes on until one side ends.
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    // Whoever hangs up, the other side hears of it.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_connection_that_breaks_after_the_handshake_is_no_reason_for_plain_http() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), Speaks::Tls) else { return };
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = relay.local_addr().unwrap().to_string();
+    let (tell, hear) = mpsc::channel();
+    std::thread::spawn(move || {
+        for (number, stream) in relay.incoming().enumerate() {
+            let (mut client, server) = (stream.unwrap(), TcpStream::connect(&host).unwrap());
+            let mut first = [0];
+            client.read_exact(&mut first).unwrap();
+            tell.send(first[0]).unwrap();
+            (&server).write_all(&first).unwrap();
+            let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || pass(from, to));
+            if number == 0 {
+                // The first message is the client's hello; with what comes next its handshake is done.
+                let mut buffer = [0; 1 << 14];
+                let count = client.read(&mut buffer).unwrap();
+                (&server).write_all(&buffer[..count]).unwrap();
+                assert!(client.read(&mut buffer).unwrap() > 0);
+                client.shutdown(Shutdown::Both).unwrap();
+                continue;
+            }
+            std::thread::spawn(move || pass(client, server));
+        }
+    });
+    let error = ask(&at, Settings::default());
+    assert!(reached(&error), "{error:?}");
+    let begun: Vec<u8> = hear.try_iter().collect();
+    // 0x16: a TLS handshake's first byte.
+    assert!(begun.len() >= 2 && begun.iter().all(|byte| *byte == 0x16), "{begun:?}");
 }

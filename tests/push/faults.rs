@@ -120,7 +120,7 @@ fn a_killed_push_is_made_again() {
     home.ok(&["rmi", &name]);
     let mut left = 0;
     crate::support::each_file(&home.store().join("store/blobs"), &mut |_, metadata| {
-        left += u32::from(metadata.is_file())
+        left += u32::from(metadata.is_file());
     });
     assert_eq!(left, 0);
 }
@@ -134,14 +134,14 @@ fn memory_does_not_grow_with_a_layer() {
     let child = start(&mut command);
     let (status, mut peak_kib, began) = (format!("/proc/{}/status", child.id()), 0, Instant::now());
     // The mark of a process that has ended cannot be read any more: the last look counts.
-    while began.elapsed() < Duration::from_secs(60) {
+    while began.elapsed() < Duration::from_mins(1) {
         let text = fs::read_to_string(&status).unwrap_or_default();
         let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let Some(mark) = mark.and_then(|mark| mark.trim().strip_suffix(" kB")?.parse().ok()) else { break };
         peak_kib = mark;
         std::thread::sleep(Duration::from_millis(5));
     }
-    let done = end(child, Duration::from_secs(60));
+    let done = end(child, Duration::from_mins(1));
     assert_eq!(done.code, 0, "{done:#?}");
     arrived(&server, &image);
     println!("push of a layer of 160 MiB: {peak_kib} KiB at most");

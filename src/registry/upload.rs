@@ -230,7 +230,7 @@ impl Upload<'_> {
             None => end,
         };
         (self.told)(self.offset);
-        if self.offset < end {
+        if self.offset < end && self.offset - first < PROGRESS_BYTES {
             let why = format!("it was sent the bytes {first} to {end}, and took those before {}", self.offset);
             return Err(RegistryError::Short { url: self.session.location.clone(), why });
         }

@@ -85,12 +85,15 @@ fn code_of(error: &clap::Error) -> u8 {
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
 fn grammar(arguments: &[OsString]) -> Grammar {
-    let grammar = <Line as CommandFactory>::command();
+    bend_all(<Line as CommandFactory>::command(), arguments)
+}
+
+fn bend_all(grammar: Grammar, arguments: &[OsString]) -> Grammar {
     let occurs = |name: &&str| arguments.iter().any(|argument| argument == name);
     let names: Vec<String> =
         grammar.get_subcommands().map(Grammar::get_name).filter(occurs).map(str::to_owned).collect();
     names.into_iter().fold(bend(grammar), |grammar, name| {
-        grammar.mut_subcommand(name, |sub| bend(sub.disable_help_flag(true).args_override_self(true)))
+        grammar.mut_subcommand(name, |sub| bend_all(sub.disable_help_flag(true).args_override_self(true), arguments))
     })
 }
 
@@ -155,6 +158,9 @@ mod tests {
             ("nonsense", 1),
             ("ps extra", 1),
             ("rm", 1),
+            ("manifest", 1),
+            ("manifest create --amend=perhaps x", 125),
+            ("manifest push --help", 0),
             ("run --help", 0),
             ("--help", 0),
             ("help", 0),
@@ -164,6 +170,12 @@ mod tests {
         ] {
             assert_eq!(line(text).err().map(|refused| refused.code), Some(code), "{text}");
         }
+    }
+
+    #[test]
+    fn the_commands_of_a_group_are_bent_too() {
+        assert!(matches!(line("manifest create --amend=true --all x y z"), Ok(Command::Manifest(_))));
+        assert!(matches!(line("manifest push -p --purge=false x docker://y"), Ok(Command::Manifest(_))));
     }
 
     #[test]

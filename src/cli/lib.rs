@@ -14,6 +14,7 @@ mod format;
 mod output;
 mod parse;
 mod progress;
+mod prompt;
 
 use std::ffi::OsString;
 

@@ -119,6 +119,9 @@ impl Store {
             to_visit.extend([image.digest, image.manifest, image.config]);
             to_visit.extend(image.chain.map(|chain| chain.0));
         }
+        for list in self.lists()? {
+            to_visit.extend(list.images.iter().map(|image| image.entry.digest));
+        }
         let mut digests = HashSet::new();
         while let Some(digest) = to_visit.pop() {
             if !digests.insert(digest) {
@@ -155,7 +158,9 @@ impl Store {
 
     /// Removes what dead processes left of files that were being written.
     fn drop_temporary_files(&self) -> Result<()> {
+        let lists = self.lists_dir(false)?;
         let mut dirs = vec![&self.root, &self.refs, &self.leases];
+        dirs.extend(&lists);
         dirs.extend([&self.blobs, &self.objects, &self.layers, &self.chains].map(Shelf::dir));
         for dir in dirs {
             for name in dir.names()?.into_iter().filter(|name| is_temporary(name)) {

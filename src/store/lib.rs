@@ -9,6 +9,7 @@
 //! layers/<hex>.idx      the index of a layer, by diff id
 //! chains/<hex>.idx      the merged index of a stack of layers, by chain id (a cache)
 //! refs/<escaped name>   name -> digests
+//! lists/<escaped name>  a list of images in the making; absent until the first
 //! leases/               who is at work
 //! trash/                what the sweep took out of place and has not deleted yet
 //! ```
@@ -21,7 +22,7 @@
 //! alone all that was published or [claimed](Shelf::claim) since the oldest living lease began, and all that leases
 //! pin by digest; [`gc`] has the argument.
 //!
-//! **Locks**, in the order in which they are taken: lease, ingest (never two), `gc.lock`. All are OFD locks, which die
+//! **Locks**, in the order in which they are taken: lease, ingest (never two), `lists/lock`, `gc.lock`. All are OFD locks, which die
 //! with their process and work over NFS. Nobody waits for `gc.lock` but another sweep.
 //!
 //! All is relative to directory descriptors and belongs to the caller. This crate knows no indexes (their contents are
@@ -32,6 +33,7 @@ mod error;
 mod gc;
 mod ingest;
 mod lease;
+mod lists;
 mod new_file;
 mod refs;
 mod shelf;
@@ -49,6 +51,7 @@ pub use error::StoreError;
 pub use gc::Swept;
 pub use ingest::{Ingest, Waiting};
 pub use lease::Lease;
+pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, NewFile};
 pub use refs::ImageRecord;
 pub use shelf::{Published, Shelf};
@@ -154,7 +157,7 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash"];
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "lists", "leases", "trash"];
     if let Some(stranger) = root
         .names()?
         .into_iter()

@@ -73,7 +73,7 @@ impl Store {
 
 /// The file of a reference. A digest beside a tag decides, so the tag does not count. What would be too long for a
 /// file's name is named by its digest; the record says the reference in any case.
-fn file_name(reference: &Reference) -> String {
+pub(crate) fn file_name(reference: &Reference) -> String {
     let normal = match reference.digest() {
         Some(digest) => reference.at(digest),
         None => reference.clone().or_latest(),

@@ -7,12 +7,17 @@ mod images;
 mod info;
 mod inspect;
 mod kill;
+mod login;
+mod logout;
 mod logs;
+mod manifest;
 mod ps;
 mod pull;
+mod push;
 mod rm;
 mod rmi;
 mod run;
+mod search;
 mod stop;
 mod version;
 mod wait;
@@ -32,12 +37,17 @@ pub enum Command {
     Info(info::Info),
     Inspect(inspect::Inspect),
     Kill(kill::Kill),
+    Login(login::Login),
+    Logout(logout::Logout),
     Logs(logs::Logs),
+    Manifest(manifest::Manifest),
     Ps(ps::Ps),
     Pull(pull::Pull),
+    Push(push::Push),
     Rm(rm::Rm),
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
+    Search(search::Search),
     Stop(stop::StopCommand),
     Version(version::Version),
     Wait(wait::Wait),
@@ -60,12 +70,17 @@ impl Command {
             Command::Info(command) => command.execute(globals),
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
+            Command::Login(command) => command.execute(globals),
+            Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
+            Command::Manifest(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),
+            Command::Push(command) => command.execute(globals),
             Command::Rm(command) => command.execute(globals),
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
+            Command::Search(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),

@@ -24,7 +24,7 @@ use runtime::outer::{Caller, default_maps};
 use runtime::{Launch, Rootfs};
 use serde_json::Value;
 use sys::Call;
-use sys::namespace::{Extent, IdMap, own_maps};
+use sys::namespace::{Extent, IdMap, allows_setgroups, own_maps};
 
 use crate::args::Bundle;
 use crate::log::Log;
@@ -454,7 +454,7 @@ pub fn keeps_groups(spec: &Spec) -> bool {
 pub fn may_set_groups(spec: &Spec) -> bool {
     let linux = spec.linux().as_ref();
     let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    let ours = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "allow");
+    let ours = allows_setgroups("self").unwrap_or(false);
     let root = nix::unistd::geteuid().is_root();
     match gids {
         [] => ours && root,

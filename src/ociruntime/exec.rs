@@ -11,7 +11,8 @@ use runtime::capabilities;
 use runtime::channel::Message;
 use runtime::init::attributes;
 use runtime::init::user::number;
-use runtime::launch::{ExecLaunch, HookContext};
+use runtime::launch::{ExecLaunch, HookContext, joins_user};
+use sys::namespace::allows_setgroups;
 
 use crate::args::Exec;
 use crate::config::{
@@ -56,7 +57,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         user: String::new(),
         init_pid,
         seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
-        setgroups: may_set_groups(&spec),
+        setgroups: may_set_groups(&spec) && (!joins_user(&spec) || allows_setgroups(init_pid)?),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),
         listen_fds: listen_fds(),

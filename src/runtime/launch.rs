@@ -99,6 +99,11 @@ pub fn is_new(spec: &Spec, typ: LinuxNamespaceType) -> bool {
     listed(spec).iter().any(|namespace| namespace.typ() == typ && namespace.path().is_none())
 }
 
+/// Whether a specification names a user namespace by path, whose maps and rules others have made.
+pub fn joins_user(spec: &Spec) -> bool {
+    listed(spec).iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User && namespace.path().is_some())
+}
+
 /// The seccomp profile of a specification.
 pub fn profile(spec: &Spec) -> Option<&LinuxSeccomp> {
     spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref())

@@ -3,7 +3,7 @@
 //! Entering (`setns`, `unshare`) is nix's. A map file takes exactly one write; a line of a nested map must lie inside
 //! one extent of the outer map (user_namespaces(7)).
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,6 +71,13 @@ pub fn own_maps() -> Result<(IdMap, IdMap)> {
 pub fn maps_every_id() -> Result<bool> {
     let map = std::fs::read_to_string("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
     Ok(parse_map(&map).is_some_and(|map| map == [Extent { inside: 0, outside: 0, size: u32::MAX }]))
+}
+
+/// Whether setgroups(2) is allowed in the user namespace of a process, which `/proc` has by this name: a pid, or `self`. Linux
+/// 3.19.
+pub fn allows_setgroups(process: impl Display) -> Result<bool> {
+    let path = format!("/proc/{process}/setgroups");
+    Ok(std::fs::read_to_string(&path).call(|| format!("read({path})"))?.trim() == "allow")
 }
 
 /// Writes one file of `/proc/PID/` (held as a directory descriptor) in one write: `uid_map`, `gid_map`, `setgroups`.

@@ -32,7 +32,7 @@ use sys::{Call, Errno};
 use crate::channel::{Channel, Message};
 use crate::hooks::{self, VERSION};
 use crate::init::hook_bundle::HookBundle;
-use crate::launch::{HookContext, Launch, Rootfs, is_new, listed, profile};
+use crate::launch::{HookContext, Launch, Rootfs, is_new, joins_user, listed, profile};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Agent, Handover};
 
@@ -173,7 +173,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
     sys::step();
-    enter(launch, channel).step(|| "entering the namespaces".to_owned())?;
+    let setgroups = may_set_groups(launch);
+    enter(launch, setgroups, channel).step(|| "entering the namespaces".to_owned())?;
     sys::step();
     stage_mounts(launch, channel)?;
     sys::step();
@@ -233,7 +234,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         program,
         console,
         make_directory: true,
-        groups: payload::Groups::of(launch.setgroups, launch.keep_groups),
+        groups: payload::Groups::of(setgroups, launch.keep_groups),
         preserve_fds: launch.preserve_fds,
         listen_fds: launch.listen_fds,
         gate,
@@ -321,9 +322,14 @@ pub(crate) fn separate_keys(channel: &Channel) {
     }
 }
 
+/// Whether setgroups(2) is allowed where we are: whoever has made a user namespace that is joined may have forbidden it.
+fn may_set_groups(launch: &Launch) -> bool {
+    launch.setgroups && (!joins_user(&launch.spec) || sys::namespace::allows_setgroups("self").unwrap_or(false))
+}
+
 /// Root of the container's user namespace, invisible to ptrace from inside, with mount events only coming in.
-fn enter(launch: &Launch, channel: &Channel) -> Result<(), Report> {
-    if launch.setgroups && !launch.keep_groups {
+fn enter(launch: &Launch, setgroups: bool, channel: &Channel) -> Result<(), Report> {
+    if setgroups && !launch.keep_groups {
         nix::unistd::setgroups(&[]).call(|| "setgroups([])".to_owned())?;
     }
     crate::stage::become_mapped_root()?;

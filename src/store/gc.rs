@@ -1,18 +1,21 @@
 //! The sweep: removes content that no name, container or lease leads to.
 //!
-//! Two phases. First everything is marked, and what is not marked is renamed into `trash/`. Then everything is marked
-//! again, what has been found in use is renamed back, and the rest is deleted: indexes first, and where one of them was
-//! brought back meanwhile, contents only after a third mark. No command waits meanwhile.
+//! First everything is marked, and what is not marked is renamed into `trash/`. Then everything is marked again until no
+//! index is in its place that is not marked; what has been found in use is renamed back, and the rest is deleted: indexes
+//! first, and where one of them was claimed meanwhile, contents only after one more mark. No command waits meanwhile.
 //!
 //! Why nothing in use is lost: a command that publishes holds a lease from before it first looks whether content is
 //! there until the content has a name. In each mark leases are read before names and roots; so if its lease is not
 //! seen, its names are. If its lease is seen, all that it published or claimed since the lease began is recognised by
 //! its time ([`floor`](crate::floor) sees to that when the clock is set back), and the rest by its pins. If it came after
 //! the mark, it found content either in place, and touched it, which the next mark sees; or in the trash, and renamed it
-//! back, which the deletion then misses; or gone, and made it again. Who claims an index claims what it names without
-//! touching that: so indexes are deleted first, after which none of them can be claimed any more, and for those that were
-//! claimed meanwhile there is a third mark before objects are deleted. A reader that comes too late for a file's place looks
+//! back, which the deletion then misses; or gone, and made it again. A reader that comes too late for a file's place looks
 //! in the trash as well.
+//!
+//! Who claims an index claims what it names without touching that. So an object is deleted only when no index that names it
+//! can be claimed any more: of those in their place each is marked, with its objects, by the last mark; those in the trash
+//! are deleted first, and what was claimed of them until then is marked with its objects. An index that is published after
+//! the last mark is of a command that has claimed each of its objects, and its lease was seen, or it came after the mark.
 //!
 //! An eviction ([`Store::evict`]) is the same for content that is in use and can be had again: it is spared where a lease
 //! pins it or is older than its last use.
@@ -36,6 +39,9 @@ const INGEST_KEPT: Duration = Duration::from_hours(168);
 /// How old a temporary file must be before its lock says whether it is dead: between the making of one and its lock is
 /// a moment.
 const TEMPORARY_KEPT_S: i64 = 60;
+/// How often a sweep marks before it leaves the rest to the next one: a mark more is needed each time that images come and
+/// go during one.
+const ROUNDS_MAX: u32 = 100;
 /// Steps of a file system's clock may be this coarse; what is as old as a lease by less counts as younger.
 const CLOCK_STEP_S: i64 = 1;
 
@@ -90,14 +96,17 @@ impl Store {
         }
         let mut swept = Swept { freed_bytes: self.drop_old_partials(INGEST_KEPT)?, ..Swept::default() };
         self.drop_temporary_files()?;
-        let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());
-        let (chains, layers, objects, blobs) = (chains?, layers?, objects?, blobs?);
-        if chains.is_empty() && layers.is_empty() && objects.is_empty() && blobs.is_empty() {
+        let mut is_empty = true;
+        for family in Family::ALL {
+            is_empty &= self.shelf(family).discarded()?.is_empty();
+        }
+        if is_empty {
             return Ok(swept);
         }
-        let marked = self.mark(&[], roots, objects_of)?;
-        let indexes = [(&self.layers, layers), (&self.chains, chains)];
-        let contents = [(&self.objects, objects), (&self.blobs, blobs)];
+        let Some((marked, claimed)) = self.settle(roots, objects_of)? else { return Ok(swept) };
+        let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());
+        let indexes = [(&self.layers, layers?), (&self.chains, chains?)];
+        let contents = [(&self.objects, objects?), (&self.blobs, blobs?)];
         for (shelf, discarded) in contents.iter().chain(&indexes) {
             for digest in discarded {
                 if marked.keeps(shelf, digest)? {
@@ -105,10 +114,39 @@ impl Store {
                 }
             }
         }
-        let claimed = delete(&marked, indexes.into_iter().rev(), &mut swept)?;
-        let marked = if claimed.is_empty() { marked } else { self.mark(&claimed, roots, objects_of)? };
+        let late = delete(&marked, indexes.into_iter().rev(), &mut swept)?;
+        let marked = if late.is_empty() {
+            marked
+        } else {
+            self.mark(&late.into_iter().chain(claimed).collect::<Vec<_>>(), roots, objects_of)?
+        };
         delete(&marked, contents, &mut swept)?;
         Ok(swept)
+    }
+
+    /// Marks until every index that is in its place is marked; those that are not go into the trash, but for those that a
+    /// living command has claimed, which are the second part of the answer. `None` when there is no end of them: the next
+    /// sweep goes on.
+    fn settle(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Option<(Marked, Vec<Digest>)>> {
+        let mut claimed = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            let marked = self.mark(&claimed, roots, objects_of)?;
+            let mut settled = true;
+            for shelf in [&self.chains, &self.layers] {
+                for digest in shelf.list()?.into_iter().filter(|digest| !marked.digests.contains(digest)) {
+                    settled = false;
+                    if marked.keeps(shelf, &digest)? {
+                        claimed.push(digest);
+                    } else {
+                        shelf.discard(&digest)?;
+                    }
+                }
+            }
+            if settled {
+                return Ok(Some((marked, claimed)));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes content that is in use and can be fetched or made again; what a living command works with stays.

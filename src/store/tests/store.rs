@@ -391,6 +391,28 @@ fn who_claims_an_index_from_the_trash_gets_its_objects_too() {
     }
 }
 
+/// An index that came into its place while its objects were in the trash, and is nobody's any more, goes with them.
+#[test]
+fn no_index_stays_whose_objects_are_swept() {
+    let (dir, store) = new_store();
+    let (record, diff, object) = image(&store, "gone");
+    store.remove_image(&record.reference).unwrap();
+    let other = Store::open(&dir.path().join("store"), false).unwrap();
+    let mut asked = 0;
+    let mut roots = || {
+        asked += 1;
+        if asked == 2 {
+            let lease = other.lease().unwrap();
+            assert!(other.layers().claim(&diff.0, 5).unwrap());
+            drop(lease);
+        }
+        Ok(Vec::new())
+    };
+    let swept = store.gc(&mut roots, &mut |_| Ok(vec![object])).unwrap();
+    assert_eq!((swept.objects, &*swept.layers), (1, &[diff][..]));
+    assert!(!store.layers().has(&diff.0).unwrap() && !store.objects().has(&object).unwrap());
+}
+
 #[test]
 fn an_eviction_spares_what_a_command_works_with() {
     let (dir, store) = new_store();

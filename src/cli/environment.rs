@@ -3,7 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use base::{Kind, Ladder, Report};
+use base::units::parse_bytes;
+use base::{Context, Kind, Ladder, Report};
 use engine::{Engine, Options, Paths, paths};
 
 use crate::output;
@@ -17,6 +18,16 @@ pub struct Globals {
     pub run_root: Option<PathBuf>,
     /// `--strict`.
     pub strict: bool,
+    /// `--store`.
+    pub store: Option<String>,
+    /// `--offline`.
+    pub offline: bool,
+    /// `--cache-max`.
+    pub cache_max: Option<String>,
+    /// `--additional-store`.
+    pub additional_stores: Vec<PathBuf>,
+    /// `--additional-store-owner`.
+    pub additional_store_owner: Option<u32>,
     /// `--cdi-spec-dir`.
     pub cdi_spec_dirs: Vec<PathBuf>,
 }
@@ -25,6 +36,10 @@ impl Globals {
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
         let paths = Paths::new(self.data_dir()?, self.run_dir()?, paths::machine_name());
+        let paths = match self.store.clone().or_else(|| word("SUBLET_STORE")) {
+            Some(name) => paths.with_store(&name)?,
+            None => paths,
+        };
         Ok(Engine::open(paths, self.options()?))
     }
 
@@ -38,9 +53,29 @@ impl Globals {
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
             roots: path("SSL_CERT_FILE"),
+            offline: self.offline,
+            cache_max_bytes: self.cache_max_bytes()?,
+            additional_stores: self.additional_stores()?,
+            additional_store_owner: self.additional_store_owner,
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
             on_notice: Some(output::warning),
         })
+    }
+
+    /// Those of the options, else of the variable, where colons part them.
+    fn additional_stores(&self) -> Result<Vec<PathBuf>, Report> {
+        let named = match &self.additional_stores[..] {
+            [] => word("SUBLET_ADDITIONAL_STORES").unwrap_or_default().split(':').map(PathBuf::from).collect(),
+            named => named.to_vec(),
+        };
+        named.iter().filter(|path| !path.as_os_str().is_empty()).map(|path| absolute(path)).collect()
+    }
+
+    fn cache_max_bytes(&self) -> Result<Option<u64>, Report> {
+        let asked = self.cache_max.clone().map(|text| ("--cache-max", text));
+        let asked = asked.or_else(|| Some(("SUBLET_CACHE_MAX", word("SUBLET_CACHE_MAX")?)));
+        let Some((name, text)) = asked else { return Ok(None) };
+        parse_bytes(&text).map(Some).step(|| format!("reading {name}"))
     }
 
     /// The directory of sockets and process ids.
@@ -113,6 +148,11 @@ fn no_runtime_dir(ladder: &Ladder) -> Report {
         Some(fix) => report.with_hint(fix),
         None => report,
     }
+}
+
+/// A variable that is set and not empty.
+fn word(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
 /// An absolute path in a variable; the XDG specification says to ignore others.

@@ -1,12 +1,16 @@
 //! One file a command: its options, its engine requests, its output.
 
+mod container;
+mod content;
 mod diff;
 mod doctor;
 mod exec;
+mod image;
 mod images;
 mod info;
 mod inspect;
 mod kill;
+mod lease;
 mod logs;
 mod ps;
 mod pull;
@@ -14,6 +18,7 @@ mod rm;
 mod rmi;
 mod run;
 mod stop;
+mod system;
 mod version;
 mod wait;
 
@@ -25,13 +30,25 @@ use crate::output::Stop;
 /// A parsed command.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Container),
+    /// Look at the contents of the store
+    #[command(subcommand)]
+    Content(content::Content),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
     Exec(exec::Exec),
+    /// Manage images
+    #[command(subcommand)]
+    Image(image::Image),
     Images(images::Images),
     Info(info::Info),
     Inspect(inspect::Inspect),
     Kill(kill::Kill),
+    /// Look at who is at work in the store
+    #[command(subcommand)]
+    Lease(lease::Lease),
     Logs(logs::Logs),
     Ps(ps::Ps),
     Pull(pull::Pull),
@@ -39,6 +56,9 @@ pub enum Command {
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
     Stop(stop::StopCommand),
+    /// Look after the engine as a whole
+    #[command(subcommand)]
+    System(system::System),
     Version(version::Version),
     Wait(wait::Wait),
 }
@@ -53,13 +73,17 @@ impl Command {
     /// Does it; the answer is the exit code.
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         match self {
+            Command::Container(command) => command.execute(globals),
+            Command::Content(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
+            Command::Image(command) => command.execute(globals),
             Command::Images(command) => command.execute(globals),
             Command::Info(command) => command.execute(globals),
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
+            Command::Lease(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),
@@ -67,6 +91,7 @@ impl Command {
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
+            Command::System(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),
         }

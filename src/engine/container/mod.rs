@@ -26,6 +26,7 @@ pub mod lock;
 pub mod logs;
 pub mod lookup;
 pub mod names;
+pub mod prune;
 pub mod record;
 pub mod remove;
 mod rootfs;

@@ -10,7 +10,6 @@ use snapshot::fs_client::forget;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, Truth};
 use snapshot::{Driver, Meta, SnapshotError, owner_client};
-use store::Store;
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
@@ -18,6 +17,7 @@ use crate::container::diff::{Change, ChangeKind};
 use crate::container::record::Record;
 use crate::container::rootfs::{self, Base, outer_namespace};
 use crate::container::state::condition;
+use crate::image::make_store;
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
 const OURS: [&str; 11] = [
@@ -174,11 +174,8 @@ fn total(map: &[Extent]) -> u32 {
 
 /// The merged index of a container's image.
 fn chain(engine: &Engine, record: &Record) -> Result<index::Index, Report> {
-    let store = Store::open(&engine.paths().store(), false)?;
-    let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
-    let file = store.chains().open(&chain.0)?;
-    let file = file.ok_or_else(|| Report::new(Kind::NotFound, "the image's index is not in the store"))?;
-    index::Index::open(file).map_err(|error| Report::of(Kind::Internal, error))
+    let store = make_store(engine)?;
+    index::Index::open(rootfs::chain_index(&store, record)?).map_err(|error| Report::of(Kind::Internal, error))
 }
 
 #[cfg(test)]

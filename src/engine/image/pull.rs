@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base::units::human_size;
 use base::{Context, Kind, Report};
 use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest};
 use registry::{AuthFile, Registry};
@@ -18,7 +19,8 @@ use store::{Durability, ImageRecord, Ingest, Store};
 
 use crate::Engine;
 use crate::file::failed;
-use crate::image::load;
+use crate::image::{cache, is_whole, load, make_store, offline};
+use crate::system::limits;
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
@@ -121,7 +123,10 @@ pub struct Pulled {
 /// Fetches an image and sets its name.
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
     let reference = request.reference()?;
-    let store = Store::open(&engine.paths().store(), true)?;
+    let store = make_store(engine)?;
+    if engine.options().offline {
+        return offline::pull(engine, &store, &reference, request.platform.as_ref());
+    }
     let settings = registry::Settings {
         auth: credentials(engine)?,
         insecure: engine.options().insecure.clone(),
@@ -132,7 +137,10 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     let registry = Registry::new(settings);
     let pull =
         Pull { store: &store, registry: &registry, reference: &reference, listener, failed: AtomicBool::new(false) };
-    pull.run(request.platform.as_ref()).step(|| format!("cannot pull {}", reference.familiar()))
+    let pulled = pull.run(request.platform.as_ref()).map_err(|report| limits::explain(store.root().path(), report));
+    let pulled = pulled.step(|| format!("cannot pull {}", reference.familiar()))?;
+    cache::trim(engine, &store)?;
+    Ok(pulled)
 }
 
 /// The first file of credentials that exists.
@@ -185,9 +193,10 @@ impl Pull<'_> {
             );
             (self.listener)(&Event::Note { text });
         }
-        let pins: Vec<Digest> =
-            config.diff_ids.iter().map(|layer| layer.0).chain([manifest.digest, config.digest]).collect();
-        lease.pin(&pins)?;
+        let chain = config.chain_id().map(|chain| chain.0);
+        let layers = config.diff_ids.iter().map(|layer| layer.0);
+        lease.pin(&layers.chain(chain).chain([manifest.digest, config.digest]).collect::<Vec<_>>())?;
+        self.tell_scarcity(&manifest, &config)?;
         self.layers(&manifest, &config)?;
         let chain =
             if config.diff_ids.is_empty() { None } else { Some(layer::merge_chain(self.store, &config.diff_ids)?) };
@@ -211,17 +220,29 @@ impl Pull<'_> {
 
     /// Whether the registry still means what we have, and we have it whole. A digest means the same for ever.
     fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
-        let whole = match record.chain {
-            Some(chain) => self.store.chains().has(&chain.0)?,
-            None => true,
-        };
-        if !whole || !self.store.blobs().has(&record.config)? {
+        if !is_whole(self.store, record)? {
             return Ok(false);
         }
         if self.reference.digest() == Some(record.digest) {
             return Ok(true);
         }
         Ok(self.registry.resolve(self.reference)?.is_some_and(|resolved| resolved.digest == record.digest))
+    }
+
+    /// Says so when what is to come is surely more than the file system or the user's quota has left.
+    fn tell_scarcity(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
+        let mut wanted_bytes = 0;
+        for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+            if !self.store.layers().has(&diff_id.0)? {
+                wanted_bytes += layer.size;
+            }
+        }
+        let limits = limits::of(self.store.root().path())?;
+        if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
+            let text = format!("warning: {} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
+            (self.listener)(&Event::Note { text });
+        }
+        Ok(())
     }
 
     /// Brings all layers into the store, some at once, in their order.

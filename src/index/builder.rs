@@ -187,8 +187,8 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there, or lies
-    /// in a lower layer, stays as it is; so does the mode of a symlink.
+    /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there stays as it
+    /// is; so does the mode of a symlink. A link to a lower layer only keeps them for whoever writes the layer again.
     pub fn describe(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), BuildError> {
         let names = checked(path)?;
         let new = self.attributes(&names, metadata)?;
@@ -197,9 +197,7 @@ impl TreeBuilder {
         let old = node.attributes;
         let permissions = if matches!(node.body, Body::Symlink(_)) { old.permissions } else { new.permissions };
         let xattrs = if metadata.xattrs.is_empty() { old.xattrs } else { new.xattrs };
-        if !matches!(node.body, Body::LinkByPath(_)) {
-            node.attributes = Attributes { permissions, xattrs, ..new };
-        }
+        node.attributes = Attributes { permissions, xattrs, ..new };
         Ok(())
     }
 

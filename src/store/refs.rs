@@ -13,6 +13,9 @@ const RECORD_MAX: u64 = 64 << 10;
 /// The longest name of a file.
 const NAME_MAX: usize = 255;
 
+/// The repository of images that nobody has named: `.invalid` is no registry's (RFC 2606).
+const UNNAMED: &str = "none.invalid/none";
+
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
@@ -30,6 +33,18 @@ pub struct ImageRecord {
     pub chain: Option<ChainId>,
     /// When the name was set, in seconds since 1970.
     pub updated_s: u64,
+}
+
+impl ImageRecord {
+    /// What an image is kept under that has no name: `None` only if the grammar of references forbade it.
+    pub fn unnamed(manifest: Digest) -> Option<Reference> {
+        UNNAMED.parse::<Reference>().ok().map(|reference| reference.at(manifest))
+    }
+
+    /// Whether this is an image without a name.
+    pub fn is_unnamed(&self) -> bool {
+        self.reference.name() == UNNAMED
+    }
 }
 
 impl Store {

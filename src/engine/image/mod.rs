@@ -1,9 +1,20 @@
 //! Images: what is in the store under which names, and what brings it there and away.
 
+pub(crate) mod assemble;
+pub mod bundle;
+pub(crate) mod change;
+pub mod changes;
+pub mod history;
+pub mod import;
 pub mod inspect;
 pub mod list;
+pub mod load;
+mod packed;
 pub mod pull;
 pub mod remove;
+pub mod save;
+mod source;
+pub mod tag;
 
 use base::{Kind, Report};
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
@@ -37,6 +48,11 @@ pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The store, made if it is not there.
+pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
+    Ok(Store::open(&engine.paths().store(), true)?)
 }
 
 fn is_absent(error: &StoreError) -> bool {
@@ -102,7 +118,16 @@ fn by_reference(store: &Store, records: &[ImageRecord], reference: &Reference) -
 }
 
 pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {
-    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
-    let names = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
-    Ok(LocalImage { config, manifest: record.manifest, names })
+    let config = load_config(store, &record.config)?;
+    Ok(LocalImage { config, manifest: record.manifest, names: images_of(store, &record.config)? })
+}
+
+/// The configuration of the image with this id.
+pub(crate) fn load_config(store: &Store, id: &Digest) -> Result<ImageConfig, Report> {
+    Ok(ImageConfig::read(store.blobs().read(id, DOCUMENT_MAX)?)?)
+}
+
+/// Every name of the image with this id.
+pub(crate) fn images_of(store: &Store, id: &Digest) -> Result<Vec<ImageRecord>, Report> {
+    Ok(store.images()?.into_iter().filter(|record| record.config == *id).collect())
 }

@@ -52,7 +52,8 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     if deleted.is_some() {
         sweep(engine, &store)?;
     }
-    Ok(Removed { untagged: going.into_iter().map(|record| record.reference).collect(), deleted })
+    let untagged = going.into_iter().filter(|record| !record.is_unnamed()).map(|record| record.reference).collect();
+    Ok(Removed { untagged, deleted })
 }
 
 /// A container of any machine that uses this data directory.

@@ -52,7 +52,8 @@ fn podman_reads_what_we_save_and_we_what_it_saves() {
         } else {
             said.trim_end().rsplit(' ').next().unwrap().to_owned()
         };
-        let seen = second.ok(&["run", "--rm", "--network", "none", &name, "sh", "-c", "cat /mine; ls /etc/group 2>&1"]);
+        let seen =
+            second.ok(&["run", "--rm", "--network", "none", &name, "sh", "-c", "cat /mine; ls /etc/group 2>&1; true"]);
         assert!(seen.starts_with("mine\n") && seen.contains("No such file"), "{format}: {seen}");
         podman(&home, &["rmi", "-a", "-f"]);
         loaded += 1;

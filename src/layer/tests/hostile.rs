@@ -122,6 +122,22 @@ fn a_hard_link_reaches_files_of_the_image_only() {
     assert!(layer.is_err() || merge_chain(&store, &[layer.unwrap().diff_id]).is_err());
 }
 
+/// Found by the property of `write.rs`: the first link kept the place of the second one, which had gone on.
+#[test]
+fn links_to_links_that_come_before_their_file_are_its_names() {
+    let (_directory, store) = store();
+    let tar = archive(&[
+        header("z", b'1', 0, "a"),
+        header("a", b'1', 0, "d/file"),
+        header("b", b'1', 0, "a"),
+        file("d/file", b"x"),
+    ]);
+    let index = applied(&store, &tar).unwrap();
+    let node = at(&index, "d/file");
+    assert_eq!(index.inode(node.unwrap()).unwrap().nlink, 4);
+    assert_eq!([at(&index, "a"), at(&index, "b"), at(&index, "z")], [node; 3]);
+}
+
 #[test]
 fn what_cannot_be_a_name_is_refused() {
     let (_directory, store) = store();

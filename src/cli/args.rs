@@ -109,15 +109,18 @@ fn code_of(error: &clap::Error) -> u8 {
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
 fn grammar(arguments: &[OsString]) -> Grammar {
-    bend_all(<Line as CommandFactory>::command(), arguments)
+    bend_below(bend(<Line as CommandFactory>::command()), arguments)
 }
 
-fn bend_all(grammar: Grammar, arguments: &[OsString]) -> Grammar {
-    let occurs = |name: &&str| arguments.iter().any(|argument| argument == name);
-    let names: Vec<String> =
-        grammar.get_subcommands().map(Grammar::get_name).filter(occurs).map(str::to_owned).collect();
-    names.into_iter().fold(bend(grammar), |grammar, name| {
-        grammar.mut_subcommand(name, |sub| bend_all(sub.disable_help_flag(true).args_override_self(true), arguments))
+/// Bends the commands of a group whose names occur, and those of groups among them.
+fn bend_below(grammar: Grammar, arguments: &[OsString]) -> Grammar {
+    let occurs = |name: &str| arguments.iter().any(|argument| argument == name);
+    let named = |sub: &&Grammar| occurs(sub.get_name()) || sub.get_all_aliases().any(occurs);
+    let names: Vec<String> = grammar.get_subcommands().filter(named).map(|sub| sub.get_name().to_owned()).collect();
+    names.into_iter().fold(grammar, |grammar, name| {
+        grammar.mut_subcommand(name, |sub| {
+            bend_below(bend(sub.disable_help_flag(true).args_override_self(true)), arguments)
+        })
     })
 }
 

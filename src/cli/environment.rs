@@ -47,7 +47,7 @@ impl Globals {
         let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(Options {
             strict: self.strict,
-            home: path("HOME"),
+            home: home(),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             auth_files: auth_files(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
@@ -115,6 +115,23 @@ impl Globals {
 fn absolute(path: &Path) -> Result<PathBuf, Report> {
     std::path::absolute(path)
         .map_err(|error| Report::of(Kind::Usage, error).with_step(format!("finding where {} is", path.display())))
+}
+
+/// The user's home directory, where the environment names one.
+pub fn home() -> Option<PathBuf> {
+    path("HOME")
+}
+
+/// The time that all that is made is to have, in seconds since 1970 (reproducible-builds.org, SOURCE_DATE_EPOCH).
+pub fn source_date_epoch() -> Result<Option<i64>, Report> {
+    match env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) if !text.is_empty() => {
+            let seconds = text.parse::<i64>().ok().filter(|seconds| *seconds >= 0);
+            let wrong = || Report::new(Kind::Usage, format!("SOURCE_DATE_EPOCH={text} is not a number of seconds"));
+            seconds.map(Some).ok_or_else(wrong)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Where other tools leave credentials, first the one that was named.

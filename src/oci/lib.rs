@@ -8,6 +8,7 @@ pub mod config;
 pub mod digest;
 pub mod document;
 pub mod media;
+pub mod packed;
 pub mod platform;
 pub mod reference;
 pub mod select;

@@ -1,24 +1,33 @@
 //! One file a command: its options, its engine requests, its output.
 
+mod bundle;
+mod commit;
 mod container;
 mod content;
 mod diff;
 mod doctor;
 mod exec;
+mod export;
+mod history;
 mod image;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
 mod lease;
+mod load;
 mod logs;
 mod ps;
 mod pull;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod stop;
 mod system;
+mod tag;
+mod untag;
 mod version;
 mod wait;
 
@@ -30,6 +39,8 @@ use crate::output::Stop;
 /// A parsed command.
 #[derive(Subcommand)]
 pub enum Command {
+    Bundle(bundle::Bundle),
+    Commit(commit::Commit),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Container),
@@ -39,26 +50,31 @@ pub enum Command {
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
     Exec(exec::Exec),
-    /// Manage images
-    #[command(subcommand)]
+    Export(export::Export),
+    History(history::History),
     Image(image::Image),
     Images(images::Images),
+    Import(import::Import),
     Info(info::Info),
     Inspect(inspect::Inspect),
     Kill(kill::Kill),
     /// Look at who is at work in the store
     #[command(subcommand)]
     Lease(lease::Lease),
+    Load(load::Load),
     Logs(logs::Logs),
     Ps(ps::Ps),
     Pull(pull::Pull),
     Rm(rm::Rm),
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
+    Save(save::Save),
     Stop(stop::StopCommand),
     /// Look after the engine as a whole
     #[command(subcommand)]
     System(system::System),
+    Tag(tag::Tag),
+    Untag(untag::Untag),
     Version(version::Version),
     Wait(wait::Wait),
 }
@@ -73,25 +89,34 @@ impl Command {
     /// Does it; the answer is the exit code.
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         match self {
+            Command::Bundle(command) => command.execute(globals),
+            Command::Commit(command) => command.execute(globals),
             Command::Container(command) => command.execute(globals),
             Command::Content(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
+            Command::Export(command) => command.execute(globals),
+            Command::History(command) => command.execute(globals),
             Command::Image(command) => command.execute(globals),
             Command::Images(command) => command.execute(globals),
+            Command::Import(command) => command.execute(globals),
             Command::Info(command) => command.execute(globals),
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
             Command::Lease(command) => command.execute(globals),
+            Command::Load(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),
             Command::Rm(command) => command.execute(globals),
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
+            Command::Save(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
             Command::System(command) => command.execute(globals),
+            Command::Tag(command) => command.execute(globals),
+            Command::Untag(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),
         }

@@ -1,13 +1,24 @@
 //! Images: what is in the store under which names, and what brings it there and away.
 
+pub(crate) mod assemble;
+pub mod bundle;
 mod cache;
+pub(crate) mod change;
+pub mod changes;
+pub mod history;
+pub mod import;
 pub mod inspect;
 pub mod list;
+pub mod load;
 pub(crate) mod offline;
+mod packed;
 pub mod prune;
 pub mod pull;
 pub mod remove;
+pub mod save;
+mod source;
 pub(crate) mod sweep;
+pub mod tag;
 
 use base::{Kind, Report};
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
@@ -181,7 +192,16 @@ fn by_reference(store: &Store, records: &[ImageRecord], reference: &Reference) -
 }
 
 pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {
-    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
-    let names = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
-    Ok(LocalImage { config, manifest: record.manifest, names })
+    let config = load_config(store, &record.config)?;
+    Ok(LocalImage { config, manifest: record.manifest, names: images_of(store, &record.config)? })
+}
+
+/// The configuration of the image with this id.
+pub(crate) fn load_config(store: &Store, id: &Digest) -> Result<ImageConfig, Report> {
+    Ok(ImageConfig::read(store.blobs().read(id, DOCUMENT_MAX)?)?)
+}
+
+/// Every name of the image with this id.
+pub(crate) fn images_of(store: &Store, id: &Digest) -> Result<Vec<ImageRecord>, Report> {
+    Ok(store.images()?.into_iter().filter(|record| record.config == *id).collect())
 }

@@ -53,7 +53,7 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
             let (created, labels) = facts(&image.config);
             request.filter.matches(created, &labels)
         });
-        if matches && store.remove_image(&record.reference)? {
+        if matches && store.remove_image(&record.reference)? && !record.is_unnamed() {
             pruned.untagged.push(record.reference);
         }
     }

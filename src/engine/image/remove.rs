@@ -2,7 +2,7 @@
 
 use base::{Kind, Report};
 use oci::{Digest, ImageName, Reference};
-use store::ImageRecord;
+use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
@@ -31,12 +31,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     if going.len() == all.len() {
         check_use(engine, &record.config, force)?;
     }
-    for name in &going {
-        if store.is_below(&name.reference)? {
-            let text = format!("image {} is in a store that is only read", name.reference.familiar());
-            return Err(Report::new(Kind::Denied, text).with_hint("who keeps that store can remove it"));
-        }
-    }
+    going.iter().try_for_each(|name| refuse_below(&store, name))?;
     let short = &record.config.hex()[..12];
     if !by_name && all.len() > 1 && !force {
         return Err(Report::new(
@@ -53,7 +48,17 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     if deleted.is_some() {
         sweep(engine, &store, &[])?;
     }
-    Ok(Removed { untagged: going.into_iter().map(|record| record.reference).collect(), deleted })
+    let untagged = going.into_iter().filter(|record| !record.is_unnamed()).map(|record| record.reference).collect();
+    Ok(Removed { untagged, deleted })
+}
+
+/// Refuses to take away a name that is only in a store that is only read.
+pub(crate) fn refuse_below(store: &Store, name: &ImageRecord) -> Result<(), Report> {
+    if !store.is_below(&name.reference)? {
+        return Ok(());
+    }
+    let text = format!("image {} is in a store that is only read", name.reference.familiar());
+    Err(Report::new(Kind::Denied, text).with_hint("who keeps that store can remove it"))
 }
 
 /// Refuses while containers of this store stand on the image; `force` passes over those that do not run.

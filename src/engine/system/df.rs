@@ -40,7 +40,7 @@ pub struct Total {
 /// One image.
 #[derive(Clone, Debug)]
 pub struct ImageUsage {
-    /// Its names, at least one.
+    /// Its names, if it has any.
     pub names: Vec<Reference>,
     /// Its id.
     pub id: Digest,
@@ -176,7 +176,7 @@ fn images(engine: &Engine, store: &Store, answer: &mut DiskUsage) -> Result<(), 
         answer.images.count += 1;
         answer.images.active += usize::from(containers > 0);
         answer.each_image.push(ImageUsage {
-            names: records.iter().map(|record| record.reference.clone()).collect(),
+            names: records.iter().filter(|record| !record.is_unnamed()).map(|record| record.reference.clone()).collect(),
             id: *id,
             created: created.and_then(|text| parse_rfc3339(&text).ok()),
             shared_bytes,

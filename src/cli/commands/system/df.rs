@@ -88,14 +88,14 @@ fn total_row(kind: &str, total: Total, percent: bool) -> Row {
         .cell("ReclaimableBytes", "RECLAIMABLE BYTES", total.reclaimable_bytes.to_string())
 }
 
-/// A row for each name of an image.
+/// A row for each name of an image, or one.
 fn image_rows(image: &ImageUsage, now: SystemTime) -> Vec<Row> {
     let since = image.created.map_or_else(|| "N/A".to_owned(), |created| ago(created, now));
     let created = image.created.map_or_else(|| "N/A".to_owned(), go_text);
-    let row = |reference: &oci::Reference| {
+    let row = |repository: String, tag: &str| {
         image_cells([
-            reference.familiar_name(),
-            reference.tag().unwrap_or("<none>").to_owned(),
+            repository,
+            tag.to_owned(),
             image.id.hex()[..12].to_owned(),
             since.clone(),
             created.clone(),
@@ -107,7 +107,10 @@ fn image_rows(image: &ImageUsage, now: SystemTime) -> Vec<Row> {
             image.unique_bytes.to_string(),
         ])
     };
-    image.names.iter().map(row).collect()
+    if image.names.is_empty() {
+        return vec![row("<none>".to_owned(), "<none>")];
+    }
+    image.names.iter().map(|name| row(name.familiar_name(), name.tag().unwrap_or("<none>"))).collect()
 }
 
 fn image_cells(texts: [String; 11]) -> Row {

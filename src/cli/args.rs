@@ -185,6 +185,9 @@ mod tests {
             ("nonsense", 1),
             ("ps extra", 1),
             ("rm", 1),
+            ("manifest", 1),
+            ("manifest create --amend=perhaps x", 125),
+            ("manifest push --help", 0),
             ("run --help", 0),
             ("--help", 0),
             ("help", 0),
@@ -194,6 +197,12 @@ mod tests {
         ] {
             assert_eq!(line(text).err().map(|refused| refused.code), Some(code), "{text}");
         }
+    }
+
+    #[test]
+    fn the_commands_of_a_group_are_bent_too() {
+        assert!(matches!(line("manifest create --amend=true --all x y z"), Ok(Command::Manifest(_))));
+        assert!(matches!(line("manifest push -p --purge=false x docker://y"), Ok(Command::Manifest(_))));
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! What the environment says: where the engine's bytes lie.
+//! What the environment says: where the engine's bytes lie, and where other engines keep what we share with them.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use base::units::parse_bytes;
 use base::{Context, Kind, Ladder, Report};
-use engine::{Engine, Options, Paths, paths};
+use engine::registries::{ConfPlace, Sources};
+use engine::{Engine, Options, Paths, Proxies, paths};
 
 use crate::output;
 
@@ -49,7 +50,8 @@ impl Globals {
             strict: self.strict,
             home: home(),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
-            auth_files: auth_files(),
+            registries: registries()?,
+            proxies: proxies(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
             roots: path("SSL_CERT_FILE"),
@@ -134,23 +136,65 @@ pub fn source_date_epoch() -> Result<Option<i64>, Report> {
     }
 }
 
-/// Where other tools leave credentials, first the one that was named.
-fn auth_files() -> Vec<PathBuf> {
-    let below = |variable: &str, rest: &str| path(variable).map(|directory| directory.join(rest));
-    let files = [
-        path("REGISTRY_AUTH_FILE"),
-        below("XDG_RUNTIME_DIR", "containers/auth.json"),
-        below("DOCKER_CONFIG", "config.json"),
-        below("HOME", ".docker/config.json"),
-    ];
-    files.into_iter().flatten().collect()
+/// Where Docker and Podman keep what they know of registries.
+fn registries() -> Result<Sources, Report> {
+    let docker = named("DOCKER_CONFIG")?.or_else(|| path("HOME").map(|home| home.join(".docker")));
+    let docker = docker.map(|directory| directory.join("config.json"));
+    let auth = env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.trim().is_empty());
+    let conf = conf_places()?;
+    // Who names a file means no other.
+    if let Some(file) = named("REGISTRY_AUTH_FILE")? {
+        return Ok(Sources { auth, auth_files: vec![file.clone()], login_file: Some(file), conf });
+    }
+    let run = path("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
+    let config = config_home().map(|config| config.join("containers/auth.json"));
+    let auth_files = [run, config, docker.clone()].into_iter().flatten().collect();
+    Ok(Sources { auth, auth_files, login_file: docker, conf })
 }
 
-/// Where Docker and Podman look for certificates of a registry's authority, the user's before the machine's.
+/// Where Podman looks for `registries.conf`. A user's own file stands for the machine's and its drop-ins; the user's
+/// drop-ins hold in any case.
+fn conf_places() -> Result<Vec<ConfPlace>, Report> {
+    const NAME: &str = "containers/registries.conf";
+    let drop_ins = |file: &Path| file.with_extension("conf.d");
+    let (machine, user) = (Path::new("/etc").join(NAME), config_home().map(|config| config.join(NAME)));
+    let all: Vec<PathBuf> = [Some(&machine), user.as_ref()].into_iter().flatten().map(|file| drop_ins(file)).collect();
+    let named = named("CONTAINERS_REGISTRIES_CONF")?;
+    let named = named.map(|file| ConfPlace { file, named: true, drop_ins: all.clone() });
+    let user = user.map(|file| ConfPlace { drop_ins: vec![drop_ins(&file)], file, named: false });
+    let machine = ConfPlace { file: machine, named: false, drop_ins: all };
+    Ok(named.into_iter().chain(user).chain([machine]).collect())
+}
+
+/// The proxies of the environment. A name in lower case goes before the one in upper case, as with curl.
+fn proxies() -> Proxies {
+    let variable = |name: &str| {
+        let values = [name.to_owned(), name.to_uppercase()].into_iter().filter_map(|name| env::var(name).ok());
+        values.map(|value| value.trim().to_owned()).find(|value| !value.is_empty())
+    };
+    let for_all = || variable("all_proxy");
+    Proxies {
+        http: variable("http_proxy").or_else(for_all),
+        https: variable("https_proxy").or_else(for_all),
+        none: variable("no_proxy").unwrap_or_default(),
+    }
+}
+
+/// Where Docker and Podman look for certificates of a registry, the user's before the machine's.
 fn certificates() -> Vec<PathBuf> {
-    let home = path("XDG_CONFIG_HOME").or_else(|| path("HOME").map(|home| home.join(".config")));
-    let roots = home.into_iter().chain([PathBuf::from("/etc")]);
-    roots.flat_map(|root| ["docker", "containers"].map(|engine| root.join(engine).join("certs.d"))).collect()
+    let roots = config_home().into_iter().chain([PathBuf::from("/etc")]);
+    roots.flat_map(|root| ["containers", "docker"].map(|engine| root.join(engine).join("certs.d"))).collect()
+}
+
+/// `$XDG_CONFIG_HOME`, `$HOME/.config`.
+fn config_home() -> Option<PathBuf> {
+    path("XDG_CONFIG_HOME").or_else(|| path("HOME").map(|home| home.join(".config")))
+}
+
+/// A path that a variable of another engine names; relative ones are theirs too.
+fn named(variable: &str) -> Result<Option<PathBuf>, Report> {
+    let value = env::var_os(variable).filter(|value| !value.is_empty());
+    value.map(|value| absolute(Path::new(&value))).transpose()
 }
 
 /// The runtime directory and how it was found.

@@ -15,6 +15,7 @@ mod format;
 mod output;
 mod parse;
 mod progress;
+mod prompt;
 
 use std::ffi::OsString;
 

@@ -1,16 +1,17 @@
-//! What a pull shows while it runs: bars on a terminal, Docker's lines off it.
+//! What a pull or a push shows while it runs: bars on a terminal, Docker's lines off it.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 
 use engine::image::Event;
+use engine::image::push::PushEvent;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use oci::Digest;
 
 use crate::output;
 
-/// Shows events of a pull; shared by the threads that work on it.
+/// Shows events of a pull or a push; shared by the threads that work on it.
 pub struct Progress {
     quiet: bool,
     /// Whether lines are results (`pull`) or remarks (`run`).
@@ -36,17 +37,27 @@ impl Progress {
             Event::Exists { layer } => self.line(&format!("{}: Already exists", layer.short())),
             Event::Download { layer, done_bytes, size_bytes } => self.bar(layer, *done_bytes, *size_bytes),
             Event::Complete { layer } => {
-                if let Some((_, bars)) = &self.bars
-                    && let Ok(mut bars) = bars.lock()
-                    && let Some(bar) = bars.remove(layer)
-                {
-                    bar.finish_and_clear();
-                }
+                self.end_bar(layer);
                 self.line(&format!("{}: Pull complete", layer.short()));
             }
-            Event::Note { text } => {
-                // A remark; a reader that is gone does not want it.
-                let _ = output::stderr(&format!("{text}\n"));
+            Event::Note { text } => note(text),
+        }
+    }
+
+    /// Shows one event of a push.
+    pub fn show_push(&self, event: &PushEvent) {
+        match event {
+            PushEvent::Note { text } => note(text),
+            _ if self.quiet => {}
+            PushEvent::Exists { blob } => self.line(&format!("{}: Layer already exists", blob.short())),
+            PushEvent::Mounted { blob, from } => self.line(&format!("{}: Mounted from {from}", blob.short())),
+            PushEvent::Upload { blob, done_bytes, size_bytes } => self.bar(blob, *done_bytes, *size_bytes),
+            PushEvent::Pushed { blob } => {
+                self.end_bar(blob);
+                self.line(&format!("{}: Pushed", blob.short()));
+            }
+            PushEvent::Tagged(tagged) => {
+                self.line(&format!("{}: digest: {} size: {}", tagged.tag, tagged.digest, tagged.size_bytes));
             }
         }
     }
@@ -61,6 +72,15 @@ impl Progress {
         };
     }
 
+    fn end_bar(&self, layer: &Digest) {
+        if let Some((_, bars)) = &self.bars
+            && let Ok(mut bars) = bars.lock()
+            && let Some(bar) = bars.remove(layer)
+        {
+            bar.finish_and_clear();
+        }
+    }
+
     fn bar(&self, layer: &Digest, done_bytes: u64, size_bytes: u64) {
         let Some((screen, bars)) = &self.bars else { return };
         let Ok(mut bars) = bars.lock() else { return };
@@ -71,4 +91,9 @@ impl Progress {
         });
         bar.set_position(done_bytes);
     }
+}
+
+/// A remark; a reader that is gone does not want it.
+fn note(text: &str) {
+    let _ = output::stderr(&format!("{text}\n"));
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base::{Context, Kind, Report};
@@ -23,11 +24,20 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Report> {
 
 /// Replaces a file by these bytes; `sync` makes them last through a power loss before the new name is seen.
 pub(crate) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<(), Report> {
+    replace_with_mode(path, bytes, sync, 0o666)
+}
+
+/// Replaces a file by these bytes, lasting, readable for its owner alone.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), Report> {
+    replace_with_mode(path, bytes, true, 0o600)
+}
+
+fn replace_with_mode(path: &Path, bytes: &[u8], sync: bool, mode: u32) -> Result<(), Report> {
     let suffix = u64::from_ne_bytes(random()?);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{suffix:016x}"));
     let temporary = Path::new(&temporary);
-    let written = File::options().write(true).create_new(true).open(temporary).and_then(|mut file| {
+    let written = File::options().write(true).create_new(true).mode(mode).open(temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         if sync {
             file.sync_all()?;

@@ -12,13 +12,16 @@ pub mod image;
 pub mod info;
 pub mod lease;
 pub mod paths;
+pub mod registries;
 pub mod system;
+mod workers;
 
 use std::path::PathBuf;
 
 use base::{Kind, Report};
 
 pub use paths::Paths;
+pub use registry::Proxies;
 
 /// What holds for every request.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +34,13 @@ pub struct Options {
     pub bus: Option<String>,
     /// Where a line for the user goes that is no answer.
     pub on_notice: Option<fn(&str)>,
-    /// Files that may hold credentials of registries; the first that exists counts.
-    pub auth_files: Vec<PathBuf>,
+    /// Where to find out about registries.
+    pub registries: registries::Sources,
+    /// What is between us and registries.
+    pub proxies: Proxies,
     /// Registries that may be spoken to without TLS or with any certificate.
     pub insecure: Vec<String>,
-    /// Directories with certificates of authorities by host (Docker's `certs.d`).
+    /// Directories with certificates of authorities, and ours, by host (Docker's `certs.d`).
     pub certificates: Vec<PathBuf>,
     /// The file of certificates to trust in place of the machine's.
     pub roots: Option<PathBuf>,

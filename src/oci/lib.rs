@@ -7,6 +7,7 @@
 pub mod config;
 pub mod digest;
 pub mod document;
+pub mod entries;
 pub mod media;
 pub mod packed;
 pub mod platform;
@@ -16,6 +17,7 @@ pub mod select;
 pub use config::ImageConfig;
 pub use digest::{ChainId, DiffId, Digest, Hasher};
 pub use document::{Descriptor, Document, DocumentError, Index, Manifest};
+pub use entries::{Entries, Entry, EntryPlatform};
 pub use platform::Platform;
 pub use reference::{ImageName, Reference, ReferenceError};
 pub use select::{SelectError, select_manifest};

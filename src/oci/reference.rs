@@ -81,6 +81,12 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Whether a text begins with a registry's name. One that does not is a *short name*: it means [`DEFAULT_HOST`] unless
+    /// a configuration says otherwise.
+    pub fn names_host(text: &str) -> bool {
+        text.split_once('/').is_some_and(|(first, _)| looks_like_host(first))
+    }
+
     /// The registry's name, with its port when one was given: `docker.io`, `localhost:5000`.
     pub fn host(&self) -> &str {
         &self.host
@@ -119,6 +125,13 @@ impl Reference {
     #[must_use]
     pub fn at(&self, digest: Digest) -> Self {
         Reference { host: self.host.clone(), repository: self.repository.clone(), tag: None, digest: Some(digest) }
+    }
+
+    /// The same repository by a tag, which must be one by the grammar.
+    #[must_use]
+    pub fn tagged(&self, tag: &str) -> Self {
+        let (host, repository) = (self.host.clone(), self.repository.clone());
+        Reference { host, repository, tag: Some(tag.to_owned()), digest: None }
     }
 
     /// What a registry is asked for: the digest, else the tag, else `latest`.
@@ -222,15 +235,22 @@ fn parse_digest(text: &str, digest: &str) -> Result<Digest, ReferenceError> {
     digest.parse().map_err(|cause| ReferenceError::Digest { text: text.to_owned(), cause })
 }
 
+/// The host in front of a name, or the one that stands for none, and the rest. Neither need be within the grammar.
+pub fn host_and_rest(name: &str) -> (&str, &str) {
+    let given = name.split_once('/').filter(|(first, _)| looks_like_host(first));
+    let (host, path) = given.unwrap_or((DEFAULT_HOST, name));
+    (if DEFAULT_HOST_ALIASES.contains(&host) { DEFAULT_HOST } else { host }, path)
+}
+
 /// Splits a name into its complete host and repository: the first component is a host only if it looks like one.
 fn split_host(name: &str) -> (String, String) {
-    let given = name.split_once('/').filter(|(first, _)| {
-        first.contains(['.', ':']) || *first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase())
-    });
-    let (host, path) = given.unwrap_or((DEFAULT_HOST, name));
-    let host = if DEFAULT_HOST_ALIASES.contains(&host) { DEFAULT_HOST } else { host };
+    let (host, path) = host_and_rest(name);
     let namespace = if host == DEFAULT_HOST && !path.contains('/') { DEFAULT_NAMESPACE } else { "" };
     (host.to_owned(), format!("{namespace}{path}"))
+}
+
+fn looks_like_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// `name[:port]`, `1.2.3.4[:port]` or `[v6][:port]`.

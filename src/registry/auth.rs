@@ -1,14 +1,14 @@
-//! Credentials as Docker and Podman keep them, and the tokens they buy.
+//! Files of credentials as Docker and Podman keep them: read, and changed without losing what we do not know.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci::reference::DEFAULT_HOST;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use crate::error::RegistryError;
+use crate::error::{RegistryError, json_trouble};
 
 /// Docker's key for its own registry.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
@@ -37,6 +37,14 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
+    /// What a name and its secret are; `None` without a name.
+    pub(crate) fn of_user(user: String, password: String) -> Option<Self> {
+        if TOKEN_USERS.contains(&user.as_str()) {
+            return Some(Credential::Refresh(password));
+        }
+        (!user.is_empty()).then_some(Credential::Basic { user, password })
+    }
+
     /// The value of an `Authorization` header; `None` for a refresh token, which is no use there.
     pub(crate) fn basic(&self) -> Option<String> {
         match self {
@@ -59,10 +67,9 @@ pub struct AuthFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigJson {
-    #[serde(default)]
-    auths: HashMap<String, AuthEntry>,
-    #[serde(default)]
-    cred_helpers: HashMap<String, String>,
+    // Go writes an empty map as null, and so an entry without anything.
+    auths: Option<BTreeMap<String, Option<AuthEntry>>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
     creds_store: Option<String>,
 }
 
@@ -77,28 +84,102 @@ struct AuthEntry {
 impl AuthFile {
     /// Reads the file's content. Entries that hold no credential are left out: Docker writes such for helpers.
     pub fn parse(content: &[u8]) -> Result<Self, RegistryError> {
-        let json: ConfigJson = serde_json::from_slice(content).map_err(|cause| RegistryError::AuthFile { cause })?;
-        let entries = json.auths.into_iter();
-        let credentials = entries.filter_map(|(key, entry)| Some((normal_key(&key), credential(entry)?))).collect();
-        let helpers = json.cred_helpers.into_iter().map(|(key, helper)| (normal_key(&key), helper)).collect();
-        Ok(AuthFile { credentials, helpers, default_helper: json.creds_store })
+        let json: ConfigJson = serde_json::from_slice(content).map_err(|error| malformed(&error))?;
+        let mut credentials = HashMap::new();
+        for (key, entry) in json.auths.unwrap_or_default() {
+            let Some(credential) = entry.and_then(credential) else { continue };
+            // Of several names of one place the plain one counts, which is the newer habit.
+            if key == normal_key(&key) {
+                credentials.insert(key, credential);
+            } else {
+                credentials.entry(normal_key(&key)).or_insert(credential);
+            }
+        }
+        let named = |helper: &String| !helper.is_empty();
+        let helpers = json.cred_helpers.unwrap_or_default().into_iter();
+        let helpers = helpers.filter_map(|(key, helper)| Some((normal_key(&key), helper.filter(named)?))).collect();
+        let default_helper = json.creds_store.filter(named);
+        Ok(AuthFile { credentials, helpers, default_helper })
     }
 
-    /// The credential for a repository: the most specific key wins, as Podman has it (`host/org/app`, `host/org`, `host`).
-    pub fn credential(&self, host: &str, repository: &str) -> Option<&Credential> {
+    /// The credential for a repository, with its key: the most specific one wins, as Podman has it (`host/org/app`,
+    /// `host/org`, `host`).
+    pub fn credential(&self, host: &str, repository: &str) -> Option<(&str, &Credential)> {
         let mut key = format!("{host}/{repository}");
         loop {
-            if let Some(found) = self.credentials.get(&key) {
-                return Some(found);
+            if let Some((key, found)) = self.credentials.get_key_value(&key) {
+                return Some((key.as_str(), found));
             }
             key.truncate(key.rfind('/')?);
         }
     }
 
-    /// The helper that keeps the credential for a host, if the file itself does not.
+    /// Whether the file itself has a credential for just this place.
+    pub fn has(&self, server: &str) -> bool {
+        self.credentials.contains_key(&normal_key(server))
+    }
+
+    /// The helper that keeps the credential of this host: its own, else the one for all.
     pub fn helper(&self, host: &str) -> Option<&str> {
         self.helpers.get(host).or(self.default_helper.as_ref()).map(String::as_str)
     }
+}
+
+/// The name of a place in the form that references have: `docker.io`, `reg:5000`, `quay.io/org`.
+pub fn server_name(text: &str) -> String {
+    normal_key(text)
+}
+
+/// The key under which other engines look for a place.
+pub fn server_key(server: &str) -> &str {
+    if server == DEFAULT_HOST { DOCKER_KEY } else { server }
+}
+
+/// The content of a file (empty: a new one) with a user's password for a place, in place of what it had for it. All else
+/// stays.
+pub fn with_credential(content: &[u8], server: &str, user: &str, password: &str) -> Result<Vec<u8>, RegistryError> {
+    let mut document = document(content)?;
+    remove(&mut document, server);
+    let auths = document.entry("auths").or_insert_with(|| json!({}));
+    if !auths.is_object() {
+        *auths = json!({});
+    }
+    auths[server_key(server)] = json!({ "auth": STANDARD.encode(format!("{user}:{password}")) });
+    written(&document)
+}
+
+/// The content of a file without what it has for a place; `None` if it has nothing.
+pub fn without_credential(content: &[u8], server: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+    let mut document = document(content)?;
+    if remove(&mut document, server) { written(&document).map(Some) } else { Ok(None) }
+}
+
+fn document(content: &[u8]) -> Result<Map<String, Value>, RegistryError> {
+    if content.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(content).map_err(|error| malformed(&error))
+}
+
+fn remove(document: &mut Map<String, Value>, server: &str) -> bool {
+    let Some(Value::Object(auths)) = document.get_mut("auths") else { return false };
+    let before = auths.len();
+    auths.retain(|key, _| normal_key(key) != server);
+    auths.len() < before
+}
+
+/// With tabs, as Docker writes it.
+fn written(document: &Map<String, Value>) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    document.serialize(&mut serializer).map_err(|error| malformed(&error))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn malformed(error: &serde_json::Error) -> RegistryError {
+    RegistryError::AuthFile { why: json_trouble(error) }
 }
 
 /// Keys may be addresses: the host is what counts, and Docker's own has three names.
@@ -108,7 +189,9 @@ fn normal_key(key: &str) -> String {
     }
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
-    let key = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key);
+    // The interface's root at a host; deeper it is a repository's name.
+    let root = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).filter(|host| !host.contains('/'));
+    let key = root.unwrap_or(key);
     if matches!(key, "index.docker.io" | "registry-1.docker.io") { DEFAULT_HOST.to_owned() } else { key.to_owned() }
 }
 
@@ -126,54 +209,7 @@ fn credential(entry: AuthEntry) -> Option<Credential> {
         (Some(user), Some(password), _) => (user, password),
         _ => return None,
     };
-    if TOKEN_USERS.contains(&user.as_str()) {
-        return Some(Credential::Refresh(password));
-    }
-    (!user.is_empty()).then_some(Credential::Basic { user, password })
-}
-
-/// A token service's answer.
-#[derive(Deserialize)]
-pub(crate) struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
-
-/// What opens a repository, in memory only.
-#[derive(Clone)]
-pub(crate) struct Grant {
-    /// The value of the `Authorization` header.
-    pub header: String,
-    expires: Option<Instant>,
-}
-
-impl std::fmt::Debug for Grant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Grant(…)")
-    }
-}
-
-impl Grant {
-    /// A password does not expire as far as we know.
-    pub(crate) fn lasting(header: String) -> Self {
-        Grant { header, expires: None }
-    }
-
-    /// A token lasts as its service says, 60 s if it does not; it is renewed 10 s early.
-    pub(crate) fn from_token(answer: TokenAnswer, now: Instant) -> Option<Self> {
-        let token = answer.token.or(answer.access_token).filter(|token| is_header_safe(token))?;
-        let lasts = Duration::from_secs(answer.expires_in.unwrap_or(60).clamp(15, 24 * 3600) - 10);
-        Some(Grant { header: format!("Bearer {token}"), expires: now.checked_add(lasts) })
-    }
-
-    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
-    }
-}
-
-fn is_header_safe(token: &str) -> bool {
-    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
+    Credential::of_user(user, password)
 }
 
 #[cfg(test)]
@@ -203,22 +239,67 @@ mod tests {
             ("helped.io", "a", None),
             ("evil.io", "quay.io", None),
         ] {
-            assert_eq!(file.credential(host, repository), wanted.as_ref(), "{host}/{repository}");
+            let found = file.credential(host, repository).map(|(_, credential)| credential);
+            assert_eq!(found, wanted.as_ref(), "{host}/{repository}");
         }
-        assert_eq!(file.helper("helped.io"), Some("pass"));
+        assert_eq!((file.helper("helped.io"), file.helper("quay.io")), (Some("pass"), None));
+        let all = AuthFile::parse(br#"{"credsStore":"all","credHelpers":{"helped.io":"pass"}}"#).unwrap();
+        assert_eq!((all.helper("helped.io"), all.helper("quay.io")), (Some("pass"), Some("all")));
+        assert!(file.has("https://quay.io") && !file.has("quay.io/other"));
         assert!(AuthFile::parse(b"{").is_err());
-        assert!(AuthFile::parse(b"{}").unwrap().credential("a", "b").is_none());
+        let error = AuthFile::parse(br#"{"auths":{"a.io":"hunter2"}}"#).unwrap_err().to_string();
+        assert!(error.contains("line 1 column") && !error.contains("hunter2"), "{error}");
+        for nothing in
+            ["{}", r#"{"auths":null,"credHelpers":null}"#, r#"{"auths":{"a":null},"credHelpers":{"a":null}}"#]
+        {
+            let file = AuthFile::parse(nothing.as_bytes()).unwrap();
+            assert!(file.credential("a", "b").is_none() && file.helper("a").is_none(), "{nothing}");
+        }
     }
 
     #[test]
-    fn tokens_are_renewed_early_and_checked() {
-        let now = Instant::now();
-        let grant = |json: &str| Grant::from_token(serde_json::from_str(json).unwrap(), now);
-        let token = grant(r#"{"token":"a","expires_in":100}"#).unwrap();
-        assert_eq!(token.header, "Bearer a");
-        assert!(token.is_fresh(now + Duration::from_secs(89)) && !token.is_fresh(now + Duration::from_secs(90)));
-        assert!(!grant(r#"{"access_token":"a"}"#).unwrap().is_fresh(now + Duration::from_secs(51)));
-        assert!(grant(r#"{"token":"a\r\nX: y"}"#).is_none());
-        assert!(grant("{}").is_none());
+    fn of_two_names_of_docker_io_the_plain_one_counts() {
+        let both = format!(
+            r#"{{"auths":{{"{DOCKER_KEY}":{{"username":"old","password":"x"}},"docker.io":{{"username":"new","password":"x"}}}}}}"#
+        );
+        let found =
+            AuthFile::parse(both.as_bytes()).unwrap().credential("docker.io", "a").map(|(_, found)| found.clone());
+        assert_eq!(found, Credential::of_user("new".to_owned(), "x".to_owned()));
+    }
+
+    #[test]
+    fn places_have_one_name() {
+        for (text, name) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("registry-1.docker.io", "docker.io"),
+            ("http://reg:5000/v2/", "reg:5000"),
+            ("reg.io/org/", "reg.io/org"),
+            ("reg.io/v1", "reg.io"),
+            ("reg.io/team/v1", "reg.io/team/v1"),
+        ] {
+            assert_eq!(server_name(text), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_change_keeps_what_is_unknown() {
+        let old =
+            br#"{"auths":{"a.io":{"auth":"x","email":"e"},"docker.io":{}},"plugins":{"p":{"n":18446744073709551615}}}"#;
+        let new = with_credential(old, "docker.io", "me", "se:cret").unwrap();
+        let value: Value = serde_json::from_slice(&new).unwrap();
+        assert_eq!(value["plugins"]["p"]["n"], json!(u64::MAX));
+        assert_eq!(value["auths"]["a.io"], json!({"auth": "x", "email": "e"}));
+        assert_eq!(value["auths"].as_object().unwrap().len(), 2, "{value}");
+        let read = AuthFile::parse(&new).unwrap();
+        let wanted = Credential::of_user("me".into(), "se:cret".into());
+        assert_eq!(read.credential("docker.io", "x").map(|(_, found)| found), wanted.as_ref());
+        let gone = without_credential(&new, "docker.io").unwrap().unwrap();
+        assert_eq!(without_credential(&gone, "docker.io").unwrap(), None);
+        assert!(AuthFile::parse(&gone).unwrap().credential("docker.io", "x").is_none());
+        for (content, works) in
+            [("", true), (" \n", true), ("{}", true), (r#"{"auths":7}"#, true), ("[]", false), ("{", false)]
+        {
+            assert_eq!(with_credential(content.as_bytes(), "a", "u", "p").is_ok(), works, "{content}");
+        }
     }
 }

@@ -4,22 +4,26 @@ use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 
 use oci::{Descriptor, Digest, Reference};
+use ureq::http::Method;
 
 use crate::error::RegistryError;
+use crate::pace::PROGRESS_BYTES;
 use crate::retry::{ATTEMPTS, back_off, wait};
-use crate::transport::{Answer, Transport};
+use crate::transport::{Answer, BodyReader as Body, Request, Transport};
 
-/// Reads a blob from an offset to its end. A broken connection is made again where it broke; after five breaks without
-/// a byte between them the error stands. Errors are [`RegistryError`]s inside [`io::Error`]s.
+/// Reads a blob from an offset to its end. A broken connection is made again where it broke; after five breaks with little
+/// or nothing between them the error stands. Errors are [`RegistryError`]s inside [`io::Error`]s.
 pub struct BlobReader<'a> {
     transport: &'a Transport,
     repository: Reference,
     digest: Digest,
     size_bytes: u64,
     position: u64,
-    body: Option<ureq::BodyReader<'static>>,
-    /// Breaks since the last byte.
+    body: Option<Body>,
+    /// Breaks since the last progress.
     breaks: u32,
+    /// Bytes since the last break.
+    since_bytes: u64,
     resumed: bool,
 }
 
@@ -38,6 +42,7 @@ impl<'a> BlobReader<'a> {
             position: offset.min(descriptor.size),
             body: None,
             breaks: 0,
+            since_bytes: 0,
             resumed: false,
         };
         if reader.position < reader.size_bytes {
@@ -57,10 +62,13 @@ impl<'a> BlobReader<'a> {
     }
 
     fn connect(&mut self) -> Result<(), RegistryError> {
-        let path = format!("/v2/{}/blobs/{}", self.repository.repository(), self.digest);
         let at = self.repository.at(self.digest);
-        let answer = self.transport.get(&at, &path, "*/*", self.position)?;
-        let skip = self.bytes_to_skip(&answer)?;
+        let (answer, skip) = self.transport.at_each(&at, |endpoint| {
+            let request = Request::pull(Method::GET, &at, endpoint, &format!("blobs/{}", self.digest));
+            let answer = self.transport.send(&Request { offset: self.position, ..request })?;
+            let skip = self.bytes_to_skip(&answer)?;
+            Ok((answer, skip))
+        })?;
         self.resumed |= self.position > 0 && skip == 0;
         let mut body = answer.into_reader();
         if skip > 0 {
@@ -109,13 +117,14 @@ impl<'a> BlobReader<'a> {
                 Ok(0) => io::Error::from(io::ErrorKind::UnexpectedEof),
                 Ok(count) => {
                     self.position += count as u64;
-                    self.breaks = 0;
+                    self.since_bytes += count as u64;
                     return Ok(count);
                 }
                 Err(cause) => cause,
             };
             self.body = None;
-            self.breaks += 1;
+            self.breaks = if self.since_bytes < PROGRESS_BYTES { self.breaks + 1 } else { 1 };
+            self.since_bytes = 0;
             if self.breaks >= ATTEMPTS {
                 let url = format!("{} (broke off at byte {} of {})", self.url(), self.position, self.size_bytes);
                 return Err(RegistryError::Transport { url, cause: Box::new(cause) });

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ureq::http::HeaderMap;
+
 use crate::error::RegistryError;
 
 /// How often one request is sent at most.
@@ -50,8 +52,13 @@ pub(crate) fn wait(duration: Duration, cancelled: &AtomicBool) -> Result<(), Reg
     Ok(())
 }
 
+/// The wait that an answer asks for.
+pub(crate) fn after(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers.get("retry-after")?.to_str().ok()?, SystemTime::now())
+}
+
 /// Reads `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
-pub(crate) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
+fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = header.trim().parse::<u32>() {
         return Some(Duration::from_secs(u64::from(seconds)));
     }

@@ -1,49 +1,63 @@
-//! One request and all it takes to get its answer: scheme, certificates, token, redirects, retries.
+//! One request and all it takes to get its answer: place, scheme, token, redirects, retries.
 //!
-//! Order: the cached grant or nothing is sent; 401 brings a grant and one more try; a redirect is followed by hand, so
-//! that `Authorization` goes only to the origin (scheme, host, port) it is for; temporary failures start again at the
-//! registry, since addresses of storage behind it expire.
-//! Locks: `grants` and `plain` are each held for a look-up only, never over a request.
+//! Order: a reference's mirrors, then the place that it names ([`Transport::at_each`]). At each of them the cached grant or
+//! nothing is sent; 401 brings a grant and one more try for each challenge that can be met; a redirect is followed by hand,
+//! so that `Authorization` goes only to the origin (scheme, host, port) it is for; temporary failures start again at the
+//! registry, since addresses of storage behind it expire. A mirror that fails is not asked again.
+//! Locks: each is held for a look-up only, never over a request.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::io::Read;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use oci::Reference;
 use oci::reference::DEFAULT_HOST;
 use serde::Deserialize;
-use ureq::http::{Response, Uri};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::http::{self, Method, Response};
+use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
+use ureq::{Agent, ResponseExt, SendBody};
 
-use crate::auth::{Credential, Grant, TokenAnswer};
+use crate::address::{authority_of, is_loopback, join, names_user, origin_of};
+use crate::auth::Credential;
+use crate::body::{Body, Part};
 use crate::challenge::{self, Challenge};
+use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
-use crate::{Result, Settings, retry};
+use crate::notes::{Notes, printable};
+use crate::pace::Paced;
+use crate::scope::Scopes;
+use crate::tls::{OfHost, Secure, Trouble, config, is_refusal_of_tls};
+use crate::token::Grant;
+use crate::{Result, Settings, locked, retry};
 
 /// Where docker.io is served.
 const DOCKER_ENDPOINT: &str = "registry-1.docker.io";
 const REDIRECTS_MAX: usize = 10;
+/// The most challenges of one answer that are met.
+const CHALLENGES_MAX: usize = 4;
 /// The longest error or token body that is read.
 const SMALL_BODY_MAX: u64 = 256 << 10;
-/// The longest message of a registry that is shown.
-const MESSAGE_MAX: usize = 300;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// A server that sends nothing for this long is taken for dead, and asked again.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where distributions keep the certificates they trust, most common first.
-const ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+
+/// How long the answer may take where the registry has much to do before: it reads the whole blob once more, or copies it.
+const LONG_TIMEOUT: Duration = Duration::from_mins(5);
+/// A server that takes nothing for this long, likewise.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Why an address with a user's name is not followed: before its `@` it may look like another host.
+pub(crate) const NAMES_USER: &str = "it names a user, which no registry has a reason for";
+
+/// The body of an answer.
+pub(crate) type BodyReader = Paced<ureq::BodyReader<'static>>;
 
 /// A good answer (2xx).
-pub(crate) struct Answer(Response<Body>);
+pub(crate) struct Answer(Response<ureq::Body>);
 
 impl Answer {
     pub(crate) fn status(&self) -> u16 {
@@ -54,35 +68,89 @@ impl Answer {
         self.0.headers().get(name)?.to_str().ok()
     }
 
-    pub(crate) fn into_reader(self) -> ureq::BodyReader<'static> {
-        self.0.into_body().into_with_config().limit(u64::MAX).reader()
+    /// The address that something in the answer means, relative to where the answer is from. Behind a proxy that speaks TLS
+    /// for it a registry may think that it is spoken to without.
+    pub(crate) fn resolve(&self, link: &str) -> Result<String> {
+        let from = self.0.get_uri().to_string();
+        let refuse = |why| RegistryError::Target { url: from.clone(), target: link.to_owned(), why };
+        let target = join(&from, link).filter(|_| !is_of_another_kind(link));
+        let target = target.ok_or_else(|| refuse("it is no web address"))?;
+        if names_user(&target) {
+            return Err(refuse(NAMES_USER));
+        }
+        match target.split_once("://") {
+            Some(("https", _)) => Ok(target),
+            Some(("http", _)) if from.starts_with("http:") => Ok(target),
+            Some(("http", rest)) if authority_of(&target) == authority_of(&from) => Ok(format!("https://{rest}")),
+            Some(("http", _)) => Err(refuse("it leads from HTTPS to plain HTTP")),
+            _ => Err(refuse("it is no web address")),
+        }
+    }
+
+    /// Where an upload goes on.
+    pub(crate) fn location(&self) -> Result<String> {
+        self.resolve(self.header("location").unwrap_or_default())
+    }
+
+    pub(crate) fn into_reader(self) -> BodyReader {
+        reader(self.0)
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Transport {
-    pub settings: Settings,
-    verified: OnceLock<Agent>,
-    /// By host, for those that have certificates of their own; `None` for others.
-    own: Mutex<HashMap<String, Option<Agent>>>,
-    unverified: OnceLock<Agent>,
-    /// By host and repository.
-    grants: Mutex<HashMap<(String, String), Grant>>,
-    /// Hosts that turned out not to speak TLS, and may.
-    plain: Mutex<HashSet<String>>,
+/// What is asked of a registry.
+#[derive(Clone)]
+pub(crate) struct Request<'a> {
+    /// The verb.
+    pub method: Method,
+    /// What it is for, in errors; `None` when the registry itself is meant.
+    pub reference: Option<&'a Reference>,
+    /// Who is asked.
+    pub endpoint: &'a Endpoint,
+    /// The path there, or an address that the registry gave us.
+    pub path: String,
+    /// The media types that are understood.
+    pub accept: &'a str,
+    /// From where on the content is wanted, as far as the server can.
+    pub offset: u64,
+    /// What a token must allow.
+    pub scopes: Scopes,
+    /// Further headers.
+    pub headers: &'a [(&'static str, String)],
+    /// What is sent.
+    pub body: Body<'a>,
+    /// How often it is sent at most while failures are temporary.
+    pub attempts: u32,
+    /// Whether the registry may take its time.
+    pub long: bool,
 }
 
-/// What is asked of a registry.
-struct Request<'a> {
-    head: bool,
-    reference: &'a Reference,
-    path: &'a str,
-    accept: &'a str,
-    offset: u64,
+impl<'a> Request<'a> {
+    /// To read from a repository: what is at `rest` below it.
+    pub(crate) fn pull(method: Method, reference: &'a Reference, endpoint: &'a Endpoint, rest: &str) -> Self {
+        let (path, scopes) = (endpoint.path(rest), Scopes::pull(&endpoint.repository));
+        Request { reference: Some(reference), ..Request::new(method, endpoint, path, scopes) }
+    }
+
+    /// To write to a repository: to what is at `rest` below it.
+    pub(crate) fn push(method: Method, reference: &'a Reference, endpoint: &'a Endpoint, rest: &str) -> Self {
+        let (path, scopes) = (endpoint.path(rest), Scopes::push(&endpoint.repository));
+        Request { reference: Some(reference), ..Request::new(method, endpoint, path, scopes) }
+    }
+
+    /// A request that sends nothing and may be repeated.
+    pub(crate) fn new(method: Method, endpoint: &'a Endpoint, path: String, scopes: Scopes) -> Self {
+        let (accept, headers, body, attempts, long) = ("*/*", &[], Body::None, retry::ATTEMPTS, false);
+        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts, long }
+    }
+
+    /// Whether nothing changes by it.
+    fn reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
 }
 
 /// Why an attempt has no good answer.
-enum Failure {
+pub(crate) enum Failure {
     /// It will not get better.
     Final(RegistryError),
     /// It may, after this wait or our own.
@@ -95,42 +163,113 @@ impl From<RegistryError> for Failure {
     }
 }
 
+/// What the sources of credentials said about a repository.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    credential: Option<Credential>,
+    /// Why one of them could not be asked.
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Transport {
+    pub settings: Settings,
+    pub notes: Notes,
+    verified: OnceLock<Agent>,
+    unverified: OnceLock<Agent>,
+    /// By host and whether it is insecure, for those that have certificates of their own; `None` for others.
+    own: Mutex<HashMap<(String, bool), Option<Agent>>>,
+    /// By host and what they allow.
+    grants: Mutex<HashMap<(String, Scopes), Grant>>,
+    /// By host and repository.
+    known: Mutex<HashMap<(String, String), Known>>,
+    /// Hosts that turned out not to speak TLS, and may.
+    plain: Mutex<HashSet<String>>,
+    /// Hosts that have shown that they speak TLS.
+    secure: Secure,
+    /// Hosts of mirrors that failed.
+    given_up: Mutex<HashSet<String>>,
+}
+
 impl Transport {
     pub(crate) fn new(settings: Settings) -> Self {
         Transport {
             settings,
+            notes: Notes::default(),
             verified: OnceLock::new(),
-            own: Mutex::default(),
             unverified: OnceLock::new(),
+            own: Mutex::default(),
             grants: Mutex::default(),
+            known: Mutex::default(),
             plain: Mutex::default(),
+            secure: Secure::default(),
+            given_up: Mutex::default(),
         }
     }
 
-    pub(crate) fn head(&self, reference: &Reference, path: &str, accept: &str) -> Result<Answer> {
-        self.request(&Request { head: true, reference, path, accept, offset: 0 })
+    /// Does something at the places that serve a reference, in their order, until it is done. The error is that of the
+    /// last place, which is the one that the reference names; why mirrors failed is told by notes.
+    pub(crate) fn at_each<T>(&self, reference: &Reference, once: impl Fn(&Endpoint) -> Result<T>) -> Result<T> {
+        let places = self.settings.registries.endpoints(reference)?;
+        let wanted = |place: &&Endpoint| !place.mirror || !locked(&self.given_up).contains(&place.host);
+        let mut last = None;
+        for place in places.iter().filter(wanted) {
+            match once(place) {
+                Ok(done) => return Ok(done),
+                Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
+                Err(error) => {
+                    if place.mirror && !error.is_absence() {
+                        locked(&self.given_up).insert(place.host.clone());
+                        let line = format!("the mirror {} is left out: {}", place.host, chain(&error));
+                        self.notes.add(format!("mirror {}", place.host), &line);
+                    }
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or(RegistryError::Cancelled))
     }
 
-    /// GET; from `offset` on if it is not 0, as far as the server can.
-    pub(crate) fn get(&self, reference: &Reference, path: &str, accept: &str, offset: u64) -> Result<Answer> {
-        self.request(&Request { head: false, reference, path, accept, offset })
+    /// Sends a request until it has a good answer.
+    pub(crate) fn send(&self, request: &Request<'_>) -> Result<Answer> {
+        self.retried(request.attempts, || self.attempt(request))
     }
 
-    fn request(&self, request: &Request<'_>) -> Result<Answer> {
+    /// Sends a request until its answer came whole; the type and the bytes.
+    pub(crate) fn read(&self, request: &Request<'_>, max_bytes: u64) -> Result<(Option<String>, Vec<u8>)> {
+        self.retried(request.attempts, || {
+            let answer = self.attempt(request)?;
+            let content_type = answer.header("content-type").map(str::to_owned);
+            let mut body = Vec::new();
+            answer.into_reader().take(max_bytes + 1).read_to_end(&mut body).map_err(|cause| {
+                Failure::Temporary(RegistryError::Transport { url: self.url_of(request), cause: cause.into() }, None)
+            })?;
+            if body.len() as u64 > max_bytes {
+                return Err(RegistryError::TooLong { what: self.url_of(request), max_bytes }.into());
+            }
+            Ok((content_type, body))
+        })
+    }
+
+    fn retried<T>(&self, attempts: u32, mut once: impl FnMut() -> std::result::Result<T, Failure>) -> Result<T> {
         let mut attempt = 1;
         loop {
             if self.settings.cancelled.load(Ordering::Relaxed) {
                 return Err(RegistryError::Cancelled);
             }
-            let (error, asked) = match self.attempt(request) {
-                Ok(answer) => return Ok(answer),
+            let (error, asked) = match once() {
+                Ok(done) => return Ok(done),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Temporary(error, asked)) => (error, asked),
             };
-            if let Some(wait) = asked.filter(|wait| *wait > retry::WAIT_MAX) {
-                return Err(RegistryError::TooManyRequests { url: self.url_of(request), wait });
+            if asked.is_some_and(|wait| wait > retry::WAIT_MAX) {
+                return Err(error.with_wait(asked));
             }
-            if attempt == retry::ATTEMPTS {
+            if attempt >= attempts {
+                // Who sends once only asks again in another way, and the registry's wait holds for that too.
+                if let Some(wait) = asked.filter(|_| attempts == 1) {
+                    retry::wait(wait, &self.settings.cancelled)?;
+                }
                 return Err(error);
             }
             retry::wait(asked.unwrap_or_else(|| retry::back_off(attempt)), &self.settings.cancelled)?;
@@ -138,39 +277,74 @@ impl Transport {
         }
     }
 
-    /// One try, with a second one when a token is wanted.
+    /// One try, with a second one for each challenge that can be met.
     fn attempt(&self, request: &Request<'_>) -> std::result::Result<Answer, Failure> {
-        let key = (request.reference.host().to_owned(), request.reference.repository().to_owned());
+        let key = (request.endpoint.host.clone(), request.scopes.clone());
         let cached = locked(&self.grants).get(&key).filter(|grant| grant.is_fresh(Instant::now())).cloned();
-        let response = self.follow(request, cached.as_ref())?;
-        if response.status() != 401 {
+        let (mut response, own) = self.follow(request, cached.as_ref())?;
+        if response.status() != 401 || !own {
             return self.judge(request, response);
         }
-        let challenges: Vec<Challenge> = response
-            .headers()
-            .get_all("www-authenticate")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(challenge::parse)
-            .collect();
         locked(&self.grants).remove(&key);
-        let Some(grant) = self.grant(request, &challenges)? else {
-            return self.judge(request, response);
-        };
-        locked(&self.grants).insert(key, grant.clone());
-        let response = self.follow(request, Some(&grant))?;
-        self.judge(request, response)
+        let mut refusal = None;
+        for challenge in self.challenges(request, &response)? {
+            let grant = match self.grant(request, &challenge) {
+                Ok(Some(grant)) => grant,
+                Ok(None) => continue,
+                Err(Failure::Final(error)) => {
+                    refusal = Some(error);
+                    continue;
+                }
+                Err(temporary) => return Err(temporary),
+            };
+            (response, _) = self.follow(request, Some(&grant))?;
+            if response.status() != 401 {
+                locked(&self.grants).insert(key, grant);
+                return self.judge(request, response);
+            }
+        }
+        match refusal {
+            Some(error) => Err(error.into()),
+            None => self.judge(request, response),
+        }
     }
 
-    /// Sends the request and follows redirects.
-    fn follow(&self, request: &Request<'_>, grant: Option<&Grant>) -> std::result::Result<Response<Body>, Failure> {
+    /// What a 401 asks for, tokens before passwords. Some registries say so at their front door alone.
+    fn challenges(
+        &self,
+        request: &Request<'_>,
+        response: &Response<ureq::Body>,
+    ) -> std::result::Result<Vec<Challenge>, Failure> {
+        let mut found = challenges_of(response);
+        if found.is_empty() && request.path != "/v2/" {
+            let path = "/v2/".to_owned();
+            let scopes = request.scopes.clone();
+            let door =
+                Request { reference: request.reference, ..Request::new(Method::GET, request.endpoint, path, scopes) };
+            let (response, own) = self.follow(&door, None)?;
+            if own && response.status() == 401 {
+                found = challenges_of(&response);
+            }
+        }
+        found.sort_by_key(|challenge| *challenge == Challenge::Basic);
+        found.truncate(CHALLENGES_MAX);
+        Ok(found)
+    }
+
+    /// Sends the request and follows redirects; whether the answer is the registry's own.
+    fn follow(
+        &self,
+        request: &Request<'_>,
+        grant: Option<&Grant>,
+    ) -> std::result::Result<(Response<ureq::Body>, bool), Failure> {
         let mut url = self.url_of(request);
-        let origin = origin_of(&url);
+        // The registry's own, also where it has sent us elsewhere with what we send.
+        let origin = origin_of(&self.base_of(request.endpoint));
         for _ in 0..=REDIRECTS_MAX {
             let own = origin_of(&url) == origin;
-            let response = match self.send(request, &url, grant.filter(|_| own)) {
+            let response = match self.call(request, &url, grant.filter(|_| own))? {
                 Err(error) if own && self.may_be_plain(request, &url, &error) => {
-                    locked(&self.plain).insert(request.reference.host().to_owned());
+                    locked(&self.plain).insert(request.endpoint.host.clone());
                     // The same attempt again without TLS.
                     return self.follow(request, grant);
                 }
@@ -179,12 +353,21 @@ impl Transport {
                 }
                 Ok(response) => response,
             };
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(response);
+            let follows = match response.status().as_u16() {
+                301..=303 => request.reads(),
+                // These two mean the same request again (RFC 9110, section 15.4).
+                307 | 308 => true,
+                _ => false,
+            };
+            if !follows {
+                return Ok((response, own));
             }
             let location = response.headers().get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
             let target = join(&url, location);
             let refuse = |why| RegistryError::Target { url: url.clone(), target: location.to_owned(), why };
+            if target.as_deref().is_some_and(names_user) {
+                return Err(refuse(NAMES_USER).into());
+            }
             match target.as_deref().map(|target| target.split(':').next().unwrap_or_default()) {
                 Some("https") => {}
                 Some("http") if url.starts_with("http:") => {}
@@ -199,10 +382,10 @@ impl Transport {
 
     /// What a failed way to the registry means. Handshakes that fail now will fail again.
     fn failure(request: &Request<'_>, url: String, error: ureq::Error) -> Failure {
-        let (host, recovers) = (request.reference.host().to_owned(), retry::may_recover(&error));
-        match TlsTrouble::of(&error) {
-            Some(TlsTrouble::Untrusted) => RegistryError::Untrusted { host, cause: Box::new(error) }.into(),
-            Some(TlsTrouble::NotTls) => RegistryError::NotTls { host, cause: Box::new(error) }.into(),
+        let (host, recovers) = (request.endpoint.host.clone(), retry::may_recover(&error));
+        match Trouble::of(&error) {
+            Some(Trouble::Untrusted) => RegistryError::Untrusted { host, cause: Box::new(error) }.into(),
+            Some(Trouble::NotTls) => RegistryError::NotTls { host, cause: Box::new(error) }.into(),
             None => {
                 let error = RegistryError::Transport { url, cause: Box::new(error) };
                 if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
@@ -210,16 +393,14 @@ impl Transport {
         }
     }
 
-    fn send(
+    fn call(
         &self,
         request: &Request<'_>,
         url: &str,
         grant: Option<&Grant>,
-    ) -> std::result::Result<Response<Body>, ureq::Error> {
-        // By the host that is spoken to: after a redirect it is another one, with other rights.
-        let host = url.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|host| host.as_str().to_owned()));
-        let agent = self.agent(host.as_deref().unwrap_or_else(|| request.reference.host()));
-        let mut builder = if request.head { agent.head(url) } else { agent.get(url) };
+    ) -> Result<std::result::Result<Response<ureq::Body>, ureq::Error>> {
+        let agent = self.agent_for(request.endpoint, url)?;
+        let mut builder = http::Request::builder().method(request.method.clone()).uri(url);
         builder = builder.header("Accept", request.accept).header("Accept-Encoding", "identity");
         if request.offset > 0 {
             builder = builder.header("Range", format!("bytes={}-", request.offset));
@@ -227,166 +408,159 @@ impl Transport {
         if let Some(grant) = grant {
             builder = builder.header("Authorization", &grant.header);
         }
-        builder.call()
+        for (name, value) in request.headers {
+            builder = builder.header(*name, value);
+        }
+        let proxy = self.settings.proxies.for_url(url)?;
+        let long = request.long;
+        let run = |request: http::Result<http::Request<SendBody<'_>>>| {
+            let mut request = agent.configure_request(request.map_err(ureq::Error::from)?).proxy(proxy);
+            if long {
+                request = request.timeout_recv_response(Some(LONG_TIMEOUT)).timeout_per_read(Some(LONG_TIMEOUT));
+            }
+            agent.run(request.build())
+        };
+        Ok(match request.body {
+            Body::None => run(builder.body(SendBody::none())),
+            Body::Bytes(mut bytes) => {
+                run(builder.header("Content-Length", bytes.len()).body(SendBody::from_reader(&mut bytes)))
+            }
+            Body::File { file, offset, length, told } => {
+                let cancelled = &self.settings.cancelled;
+                let mut part = Part { file, position: offset, end: offset + length, told, cancelled };
+                run(builder.header("Content-Length", length).body(SendBody::from_reader(&mut part)))
+            }
+        })
     }
 
-    /// Whether a failed TLS connection may be tried without. A refused connection would be refused again.
+    /// Whether a failed handshake may be done without. Where one went well before, the host speaks TLS: whatever breaks
+    /// later is no reason to say aloud what was secret.
     fn may_be_plain(&self, request: &Request<'_>, url: &str, error: &ureq::Error) -> bool {
-        let no_tls = match error {
-            ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Protocol(_) => true,
-            ureq::Error::Io(error) => error.kind() != std::io::ErrorKind::ConnectionRefused,
-            _ => false,
-        };
-        no_tls && url.starts_with("https:") && self.is_insecure(request.reference.host())
+        url.starts_with("https:")
+            && is_refusal_of_tls(error)
+            && self.is_insecure(request.endpoint, &request.endpoint.host)
+            && authority_of(url).is_none_or(|host| !self.secure.has(&host))
     }
 
     /// Turns an answer into a good one or the error that it means.
-    fn judge(&self, request: &Request<'_>, response: Response<Body>) -> std::result::Result<Answer, Failure> {
+    fn judge(&self, request: &Request<'_>, response: Response<ureq::Body>) -> std::result::Result<Answer, Failure> {
         let status = response.status().as_u16();
+        self.notes.hear(&request.endpoint.host, status, response.headers());
         if (200..300).contains(&status) {
             return Ok(Answer(response));
         }
-        let after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let after = after.and_then(|header| retry::retry_after(header, SystemTime::now()));
-        let said = if request.head { Said::default() } else { read_error(response) };
+        let after = retry::after(response.headers());
+        let said = if request.method == Method::HEAD { Said::default() } else { read_error(response) };
         let error = self.error_of(request, status, said);
         Err(if retry::is_temporary(status) { Failure::Temporary(error, after) } else { Failure::Final(error) })
     }
 
     fn error_of(&self, request: &Request<'_>, status: u16, said: Said) -> RegistryError {
-        let name = request.reference.familiar_name();
-        let is_blob = request.path.contains("/blobs/");
-        match (status, said.code.as_str()) {
-            (401 | 403, _) => {
-                let helper = self.settings.auth.helper(request.reference.host()).map(str::to_owned);
-                RegistryError::Denied { name, message: said.message, helper }
+        let (url, message) = (self.url_of(request), said.message);
+        // What a registry has not is told by its paths; where it sent us to with an upload is none.
+        let reference = request.reference.filter(|_| request.reads() && request.path.starts_with('/'));
+        match (status, reference) {
+            (401 | 403, _) => self.denied(request, message),
+            (404, None) if said.code == "NAME_UNKNOWN" && request.reference.is_some() => {
+                let name = request.reference.map(Reference::familiar_name).unwrap_or_default();
+                RegistryError::NameUnknown { name }
             }
-            (404, "NAME_UNKNOWN") => RegistryError::NameUnknown { name },
-            (404, _) => match request.reference.digest().filter(|_| is_blob) {
-                Some(digest) => RegistryError::BlobUnknown { digest, name },
-                None => RegistryError::ManifestUnknown { reference: request.reference.clone().or_latest().familiar() },
-            },
-            _ => RegistryError::Status { url: self.url_of(request), status, message: said.message },
+            (404, Some(reference)) => {
+                let name = reference.familiar_name();
+                match reference.digest().filter(|_| request.path.contains("/blobs/")) {
+                    _ if said.code == "NAME_UNKNOWN" => RegistryError::NameUnknown { name },
+                    Some(digest) => RegistryError::BlobUnknown { digest, name },
+                    None => RegistryError::ManifestUnknown { reference: reference.clone().or_latest().familiar() },
+                }
+            }
+            (429, _) => RegistryError::TooManyRequests { url, wait: None, message },
+            _ => RegistryError::Status { url, status, message },
         }
     }
 
-    /// Gets what the challenges ask for; `None` if none of them can be met with what we have.
-    fn grant(&self, request: &Request<'_>, challenges: &[Challenge]) -> std::result::Result<Option<Grant>, Failure> {
-        let reference = request.reference;
-        let credential = self.settings.auth.credential(reference.host(), reference.repository());
-        for challenge in challenges {
-            match challenge {
-                Challenge::Bearer { realm, service, .. } => {
-                    return self.token(request, realm, service.as_deref(), credential).map(Some);
-                }
-                Challenge::Basic => {
-                    if let Some(header) = credential.and_then(Credential::basic) {
-                        return Ok(Some(Grant::lasting(header)));
-                    }
-                }
+    /// The error for a request that is not allowed.
+    pub(crate) fn denied(&self, request: &Request<'_>, message: String) -> RegistryError {
+        let key = (request.endpoint.host.clone(), request.endpoint.repository.clone());
+        let trouble = locked(&self.known).get(&key).and_then(|known| known.trouble.clone());
+        match request.reference {
+            Some(reference) if request.scopes.writes() => {
+                RegistryError::PushDenied { name: reference.familiar_name(), message, trouble }
             }
+            Some(reference) => RegistryError::Denied { name: reference.familiar_name(), message, trouble },
+            None => RegistryError::Login { host: request.endpoint.host.clone(), message, trouble },
         }
-        Ok(None)
     }
 
-    /// Asks the token service for leave to pull from this repository, and for nothing more.
-    fn token(
-        &self,
-        request: &Request<'_>,
-        realm: &str,
-        service: Option<&str>,
-        credential: Option<&Credential>,
-    ) -> std::result::Result<Grant, Failure> {
-        let refuse = |why| RegistryError::Target { url: self.url_of(request), target: realm.to_owned(), why };
-        let uri: Uri = realm.parse().map_err(|_| refuse("it is no web address"))?;
-        match (uri.scheme_str(), uri.authority()) {
-            (Some("https"), Some(_)) => {}
-            (Some("http"), Some(host)) if self.is_insecure(host.as_str()) => {}
-            _ => return Err(refuse("a token service must use HTTPS").into()),
+    /// The credential for a repository. A source that cannot be asked does not stop what may be open to everybody; if it
+    /// is not, the error tells.
+    pub(crate) fn credential(&self, endpoint: &Endpoint) -> Option<Credential> {
+        let key = (endpoint.host.clone(), endpoint.repository.clone());
+        if let Some(known) = locked(&self.known).get(&key) {
+            return known.credential.clone();
         }
-        let scope = format!("repository:{}:pull", request.reference.repository());
-        let agent = self.agent(uri.authority().map_or("", |host| host.as_str()));
-        let result = match credential {
-            Some(Credential::Refresh(token)) => {
-                let mut form = vec![
-                    ("grant_type", "refresh_token"),
-                    ("refresh_token", token),
-                    ("client_id", "sublet"),
-                    ("scope", &scope),
-                ];
-                form.extend(service.map(|service| ("service", service)));
-                agent.post(realm).send_form(form)
-            }
-            other => {
-                let mut get = agent.get(realm).query("scope", &scope);
-                if let Some(service) = service {
-                    get = get.query("service", service);
-                }
-                if let Some(header) = other.and_then(Credential::basic) {
-                    get = get.header("Authorization", header);
-                }
-                get.call()
-            }
+        let known = match self.settings.credentials.find(&endpoint.host, &endpoint.repository) {
+            Ok(credential) => Known { credential, trouble: None },
+            Err(error) => Known { credential: None, trouble: Some(chain(&error)) },
         };
-        let response = result.map_err(|error| {
-            let recovers = retry::may_recover(&error);
-            let error = RegistryError::Transport { url: realm.to_owned(), cause: Box::new(error) };
-            if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
-        })?;
-        let mut response = self.judge_token(request, realm, response)?;
-        let answer = response.body_mut().with_config().limit(SMALL_BODY_MAX).read_to_vec().ok();
-        let answer = answer.and_then(|body| serde_json::from_slice::<TokenAnswer>(&body).ok());
-        let grant = answer.and_then(|answer| Grant::from_token(answer, Instant::now()));
-        grant.ok_or_else(|| RegistryError::NoToken { url: realm.to_owned() }.into())
+        let credential = known.credential.clone();
+        locked(&self.known).insert(key, known);
+        credential
     }
 
-    fn judge_token(
-        &self,
-        request: &Request<'_>,
-        realm: &str,
-        response: Response<Body>,
-    ) -> std::result::Result<Response<Body>, Failure> {
-        let status = response.status().as_u16();
-        match status {
-            200..300 => Ok(response),
-            401 | 403 => Err(self.error_of(request, status, read_error(response)).into()),
-            _ => {
-                let message = read_error(response).message;
-                let error = RegistryError::Status { url: realm.to_owned(), status, message };
-                Err(if retry::is_temporary(status) { Failure::Temporary(error, None) } else { error.into() })
-            }
+    pub(crate) fn url_of(&self, request: &Request<'_>) -> String {
+        if request.path.starts_with('/') {
+            self.base_of(request.endpoint) + &request.path
+        } else {
+            request.path.clone()
         }
     }
 
-    fn url_of(&self, request: &Request<'_>) -> String {
-        let host = request.reference.host();
+    /// Scheme and host of a registry.
+    fn base_of(&self, endpoint: &Endpoint) -> String {
+        let host = endpoint.host.as_str();
         let scheme = if locked(&self.plain).contains(host) { "http" } else { "https" };
         let host = if host == DEFAULT_HOST { DOCKER_ENDPOINT } else { host };
-        format!("{scheme}://{host}{}", request.path)
+        format!("{scheme}://{host}")
     }
 
-    fn is_insecure(&self, host: &str) -> bool {
-        is_loopback(host) || self.settings.insecure.iter().any(|insecure| insecure == host)
+    /// The place that a reference itself names, where it is written to.
+    pub(crate) fn place_of(&self, reference: &Reference) -> Result<Endpoint> {
+        self.settings.registries.own_endpoint(reference)
     }
 
-    fn agent(&self, host: &str) -> Agent {
-        let roots = self.settings.roots.as_deref();
-        if self.is_insecure(host) {
-            let made = || agent(TlsConfig::builder().disable_verification(true).build(), is_loopback(host));
-            return self.unverified.get_or_init(made).clone();
-        }
-        let mut own = locked(&self.own);
-        let own = own.entry(host.to_owned()).or_insert_with(|| {
-            let added = certificates_of(host, &self.settings.certificates);
-            (!added.is_empty()).then(|| agent(TlsConfig::builder().root_certs(trusted(roots, added)).build(), false))
-        });
-        let all = || agent(TlsConfig::builder().root_certs(trusted(roots, Vec::new())).build(), false);
-        own.clone().unwrap_or_else(|| self.verified.get_or_init(all).clone())
+    /// Whether a host that a request goes to may be spoken to without TLS or with any certificate.
+    pub(crate) fn is_insecure(&self, endpoint: &Endpoint, host: &str) -> bool {
+        is_loopback(host)
+            || endpoint.insecure && endpoint.host == host
+            || self.settings.insecure.iter().any(|insecure| insecure == host)
+    }
+
+    /// The connections for an address, by the host that is spoken to: after a redirect it is another one, with other rights.
+    pub(crate) fn agent_for(&self, endpoint: &Endpoint, url: &str) -> Result<Agent> {
+        let host = authority_of(url).unwrap_or_else(|| endpoint.host.clone());
+        let insecure = self.is_insecure(endpoint, &host);
+        let key = (host.clone(), insecure);
+        let known = locked(&self.own).get(&key).cloned();
+        let own = if let Some(known) = known {
+            known
+        } else {
+            let of_host = OfHost::read(&host, &self.settings.certificates)?;
+            let made = (!of_host.is_empty()).then(|| self.agent(config(&self.settings, of_host, insecure)));
+            locked(&self.own).entry(key).or_insert(made).clone()
+        };
+        let shared = if insecure { &self.unverified } else { &self.verified };
+        let make = || self.agent(config(&self.settings, OfHost::default(), insecure));
+        Ok(own.unwrap_or_else(|| shared.get_or_init(make).clone()))
+    }
+
+    fn agent(&self, tls: TlsConfig) -> Agent {
+        agent(tls, self.secure.clone(), WRITE_TIMEOUT)
     }
 }
 
-fn agent(tls: TlsConfig, without_proxy: bool) -> Agent {
-    let mut config = Agent::config_builder()
+/// Connections that note who speaks TLS. The proxy is set for each request: it follows from the address.
+fn agent(tls: TlsConfig, secure: Secure, write_timeout: Duration) -> Agent {
+    let config = Agent::config_builder()
         .tls_config(tls)
         .http_status_as_error(false)
         .max_redirects(0)
@@ -394,118 +568,41 @@ fn agent(tls: TlsConfig, without_proxy: bool) -> Agent {
         .user_agent(concat!("sublet/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(ANSWER_TIMEOUT))
-        .timeout_per_read(Some(READ_TIMEOUT));
-    if without_proxy {
-        config = config.proxy(None);
+        .timeout_per_read(Some(READ_TIMEOUT))
+        .timeout_per_write(Some(write_timeout))
+        .proxy(None)
+        .build();
+    Agent::with_parts(config, DefaultConnector::new().chain(secure), DefaultResolver::default())
+}
+
+/// Whether an address has a scheme that is not the web's (RFC 3986, section 3.1).
+fn is_of_another_kind(address: &str) -> bool {
+    let Some((scheme, _)) = address.split_once(':') else { return false };
+    let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    scheme.bytes().all(may_be) && !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web))
+}
+
+fn challenges_of(response: &Response<ureq::Body>) -> Vec<Challenge> {
+    let headers = response.headers().get_all("www-authenticate").iter();
+    headers.filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect()
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &RegistryError) -> String {
+    let mut line = error.to_string();
+    let mut below = std::error::Error::source(error);
+    while let Some(cause) = below {
+        line = format!("{line}: {cause}");
+        below = cause.source();
     }
-    config.build().new_agent()
-}
-
-/// The machine's certificates (or those of `roots` in their place) and more; where there are none, those that come with
-/// the HTTP library.
-fn trusted(roots: Option<&Path>, more: Vec<Certificate<'static>>) -> RootCerts {
-    let files = roots.map_or_else(|| ROOTS.map(Path::new).to_vec(), |file| vec![file]);
-    let found = files.into_iter().map(certificates_in).find(|certificates| !certificates.is_empty());
-    match found {
-        Some(found) => RootCerts::new_with_certs(&[found, more].concat()),
-        // A file that was named and holds nothing is not replaced by trust in others.
-        None if roots.is_some() || !more.is_empty() => RootCerts::new_with_certs(&more),
-        None => RootCerts::WebPki,
-    }
-}
-
-/// The certificates in a file. One that is malformed does not make the others untrusted.
-fn certificates_in(path: &Path) -> Vec<Certificate<'static>> {
-    let Ok(bundle) = std::fs::read(path) else { return Vec::new() };
-    let certificate = |item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    };
-    parse_pem(&bundle).filter_map(certificate).collect()
-}
-
-/// What the directories of the host (`certs.d/HOST:PORT/*.crt`) hold.
-fn certificates_of(host: &str, directories: &[PathBuf]) -> Vec<Certificate<'static>> {
-    // A reference's host has no slash, and so names a directory just there.
-    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory.join(host)).ok());
-    let files = entries.flatten().flatten().map(|entry| entry.path());
-    files
-        .filter(|path| path.extension().is_some_and(|end| end == "crt"))
-        .flat_map(|path| certificates_in(&path))
-        .collect()
-}
-
-/// Whether a host of a reference is this machine.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// What a failed handshake says that the user can do something about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TlsTrouble {
-    /// The certificate is of nobody whom we trust, or of another host.
-    Untrusted,
-    /// The answer is no TLS: most likely plain HTTP.
-    NotTls,
-}
-
-impl TlsTrouble {
-    fn of(error: &ureq::Error) -> Option<Self> {
-        let found = match error {
-            ureq::Error::Rustls(error) => Some(error),
-            ureq::Error::Io(error) => error.get_ref().and_then(|content| content.downcast_ref()),
-            _ => None,
-        };
-        match found? {
-            rustls::Error::InvalidCertificate(_) => Some(TlsTrouble::Untrusted),
-            rustls::Error::InvalidMessage(_) => Some(TlsTrouble::NotTls),
-            _ => None,
-        }
-    }
-}
-
-/// Scheme, host and port.
-fn origin_of(url: &str) -> Option<(String, String, u16)> {
-    let uri: Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?.to_ascii_lowercase();
-    let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
-    Some((scheme, uri.host()?.to_ascii_lowercase(), port))
-}
-
-/// The address that a `Location` means (RFC 3986, section 5.2, as far as servers use it).
-fn join(base: &str, location: &str) -> Option<String> {
-    if location.is_empty() {
-        return None;
-    }
-    if let Ok(uri) = location.parse::<Uri>()
-        && uri.scheme().is_some()
-        && uri.host().is_some()
-    {
-        return Some(location.to_owned());
-    }
-    let (scheme, rest) = base.split_once("://")?;
-    let host = rest.split(['/', '?']).next()?;
-    let joined = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{host}{location}")
-    } else {
-        let path = rest.split('?').next()?.strip_prefix(host)?;
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{host}{folder}/{location}")
-    };
-    joined.parse::<Uri>().is_ok().then_some(joined)
+    line
 }
 
 /// What a registry says in the body of an error.
 #[derive(Default)]
-struct Said {
+pub(crate) struct Said {
     code: String,
-    message: String,
+    pub message: String,
 }
 
 #[derive(Deserialize)]
@@ -521,56 +618,47 @@ struct ErrorItem {
     message: String,
 }
 
-/// Reads an error body (distribution specification, "Error Codes"). Control characters would be the terminal's.
-fn read_error(response: Response<Body>) -> Said {
-    let body = response.into_body().into_with_config().limit(SMALL_BODY_MAX).read_to_vec().unwrap_or_default();
-    let Ok(body) = serde_json::from_slice::<ErrorBody>(&body) else { return Said::default() };
+/// Reads an error body (distribution specification, "Error Codes").
+pub(crate) fn read_error(response: Response<ureq::Body>) -> Said {
+    let Ok(body) = serde_json::from_slice::<ErrorBody>(&small_body(response)) else { return Said::default() };
     let Some(first) = body.errors.into_iter().next() else { return Said::default() };
-    let message = first.message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX).collect();
-    Said { code: first.code, message }
+    Said { code: first.code, message: printable(&first.message) }
 }
 
-/// A poisoned lock is only a cache that a panicking thread was in: each entry is whole.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What there is of a body, up to the limit: one that broke off or does not end says nothing worth an error of its own.
+pub(crate) fn small_body(response: Response<ureq::Body>) -> Vec<u8> {
+    let mut body = Vec::new();
+    // What came before the error is in the buffer; half a document is none.
+    let _ = reader(response).take(SMALL_BODY_MAX).read_to_end(&mut body);
+    body
+}
+
+fn reader(response: Response<ureq::Body>) -> BodyReader {
+    Paced::new(response.into_body().into_with_config().limit(u64::MAX).reader())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a server that fails fails the test")]
 mod tests {
     use super::*;
 
     #[test]
-    fn locations_are_joined() {
-        let base = "https://reg:5000/v2/a/blobs/x?y";
-        for (location, joined) in [
-            ("https://s3/x", Some("https://s3/x")),
-            ("//cdn/x", Some("https://cdn/x")),
-            ("/x?q=1", Some("https://reg:5000/x?q=1")),
-            ("z", Some("https://reg:5000/v2/a/blobs/z")),
-            ("", None),
-        ] {
-            assert_eq!(join(base, location).as_deref(), joined, "{location}");
-        }
-    }
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        assert_eq!(origin_of("https://a/x"), origin_of("https://A:443/y"));
-        for other in ["http://a/", "https://a:444/", "https://b/"] {
-            assert_ne!(origin_of("https://a/x"), origin_of(other));
-        }
-    }
-
-    #[test]
-    fn loopback_is_by_address() {
-        for (host, loopback) in [
-            ("localhost:5000", true),
-            ("127.0.0.9:1", true),
-            ("[::1]:5000", true),
-            ("localhost.evil.io", false),
-            ("10.0.0.1:5000", false),
-        ] {
-            assert_eq!(is_loopback(host), loopback, "{host}");
-        }
+    fn a_server_that_stops_reading_is_left() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut vec![0; 100_000]).unwrap();
+            // The connection stays open until the client has given up.
+            let _ = wait.recv();
+        });
+        let agent = agent(TlsConfig::default(), Secure::default(), Duration::from_millis(200));
+        let began = Instant::now();
+        let sent = agent.post(&url).send(SendBody::from_reader(&mut std::io::repeat(0).take(1 << 30)));
+        assert!(matches!(sent, Err(ureq::Error::Timeout(_))), "{sent:?}");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        drop(done);
+        server.join().unwrap();
     }
 }

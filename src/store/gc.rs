@@ -193,9 +193,7 @@ impl Store {
         let Marked { digests: pins, since } = self.leased()?;
         let mut to_visit: Vec<Digest> = pins.into_iter().chain(claimed.iter().copied()).collect();
         to_visit.extend(roots().map_err(|cause| damaged("containers", &self.root, cause))?);
-        for name in self.all_names()? {
-            to_visit.extend(name.record?.leads_to());
-        }
+        to_visit.extend(self.named_content()?);
         Ok(Marked { digests: self.reach(to_visit, objects_of)?, since })
     }
 

@@ -10,6 +10,8 @@
 //! chains/<hex>.idx      the merged index of a stack of layers, by chain id (a cache)
 //! refs/<escaped name>   name -> digests
 //! named/<store>/        the same for the names of a further store that shares the content
+//! lists/<escaped name>  a list of images in the making; absent until the first
+//! named-lists/<store>/  the same of a further store
 //! leases/               who is at work
 //! trash/                what the sweep took out of place and has not deleted yet
 //! ```
@@ -22,7 +24,7 @@
 //! alone all that was published or [claimed](Shelf::claim) since the oldest living lease began, and all that leases
 //! pin by digest; [`gc`] has the argument.
 //!
-//! **Locks**, in the order in which they are taken: lease, ingest (never two), `gc.lock`. All are OFD locks, which die
+//! **Locks**, in the order in which they are taken: lease, ingest (never two), `lists/lock`, `gc.lock`. All are OFD locks, which die
 //! with their process and work over NFS. Nobody waits for `gc.lock` but another sweep.
 //!
 //! All is relative to directory descriptors and belongs to the caller. This crate knows no indexes (their contents are
@@ -35,6 +37,7 @@ mod floor;
 mod gc;
 mod ingest;
 mod lease;
+mod lists;
 mod new_file;
 mod refs;
 mod shelf;
@@ -55,6 +58,7 @@ pub use error::StoreError;
 pub use gc::{Evicted, ObjectsOf, Roots, Swept};
 pub use ingest::{Ingest, Partial, Waiting};
 pub use lease::{Lease, LeaseInfo};
+pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, NewFile};
 pub use refs::{ImageRecord, Named};
 pub use shelf::{Family, Published, Shelf, Stored};
@@ -70,6 +74,10 @@ const FORMAT_WITH_NAMED: u32 = 2;
 const FORMAT: &str = "format";
 /// The directory of the names of further stores.
 const NAMED: &str = "named";
+/// The directory of lists of images.
+const LISTS: &str = "lists";
+/// The directory of those of further stores.
+const NAMED_LISTS: &str = "named-lists";
 
 /// What every function of this crate returns.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -78,6 +86,8 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Debug)]
 pub struct Store {
     root: Dir,
+    /// Of a further store.
+    name: Option<String>,
     floor: Arc<Floor>,
     ingest: Dir,
     refs: Dir,
@@ -131,6 +141,7 @@ impl Store {
             chains: shelf(Family::Chains)?,
             floor,
             root,
+            name: None,
         })
     }
 
@@ -146,6 +157,7 @@ impl Store {
             }
             names => names?,
         };
+        self.name = Some(name.to_owned());
         Ok(self)
     }
 
@@ -220,7 +232,8 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", NAMED, FORMAT];
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT];
+    let known = known.into_iter().chain([NAMED, NAMED_LISTS]).collect::<Vec<_>>();
     if let Some(stranger) =
         root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))
     {

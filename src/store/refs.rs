@@ -57,15 +57,15 @@ impl ImageRecord {
     }
 }
 
-/// A file of a name, in this store or another one that shares the content.
+/// A file of a name or a list, in this store or another one that shares the content.
 #[derive(Debug)]
-pub struct Named {
+pub struct Named<T> {
     /// The further store that has it; `None` for the one without a name.
     pub store: Option<String>,
     /// The file.
     pub file: String,
     /// What it holds.
-    pub record: Result<ImageRecord>,
+    pub record: Result<T>,
 }
 
 impl Store {
@@ -114,16 +114,8 @@ impl Store {
     }
 
     /// The names of all stores that share this content, those that cannot be read too.
-    pub fn all_names(&self) -> Result<Vec<Named>> {
-        let mut names = Vec::new();
-        for (store, dir) in self.name_dirs()? {
-            for file in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
-                let record = read_record(&dir, &file).transpose();
-                names.extend(record.map(|record| Named { store: store.clone(), file, record }));
-            }
-        }
-        names.sort_by(|a, b| (&a.store, &a.file).cmp(&(&b.store, &b.file)));
-        Ok(names)
+    pub fn all_names(&self) -> Result<Vec<Named<ImageRecord>>> {
+        files_in(self.name_dirs()?, read_record)
     }
 
     /// Removes a file of [`Store::all_names`], whatever it holds; `false` if it is gone.
@@ -136,16 +128,57 @@ impl Store {
     /// The directories of names of all stores that share this content.
     pub(crate) fn name_dirs(&self) -> Result<Vec<(Option<String>, Dir)>> {
         let mut dirs = vec![(None, self.root.subdir("refs", false)?)];
-        let named = match self.root.subdir(NAMED, false) {
-            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(dirs),
-            other => other?,
-        };
-        for store in named.names()? {
-            let dir = named.subdir(&store, false)?;
+        dirs.extend(self.dirs_of_stores(NAMED)?);
+        Ok(dirs)
+    }
+
+    /// The directories below one that has one for each further store; none where that is not there.
+    pub(crate) fn dirs_of_stores(&self, above: &str) -> Result<Vec<(Option<String>, Dir)>> {
+        let Some(above) = if_there(self.root.subdir(above, false))? else { return Ok(Vec::new()) };
+        let mut dirs = Vec::new();
+        for store in above.names()? {
+            let dir = above.subdir(&store, false)?;
             dirs.push((Some(store), dir));
         }
         Ok(dirs)
     }
+
+    /// What the names and lists of all stores that share this content lead to directly.
+    pub fn named_content(&self) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for name in self.all_names()? {
+            digests.extend(name.record?.leads_to());
+        }
+        for list in self.all_lists()? {
+            digests.extend(list.record?.leads_to());
+        }
+        Ok(digests)
+    }
+}
+
+/// `None` for a directory that is not there.
+pub(crate) fn if_there(dir: Result<Dir>) -> Result<Option<Dir>> {
+    match dir {
+        Err(error) if error.errno() == Some(sys::Errno::ENOENT) => Ok(None),
+        dir => dir.map(Some),
+    }
+}
+
+/// The files of directories with the stores that they are of, in their order. One that is gone since it was listed is left
+/// out.
+pub(crate) fn files_in<T>(
+    dirs: Vec<(Option<String>, Dir)>,
+    read: impl Fn(&Dir, &str) -> Result<Option<T>>,
+) -> Result<Vec<Named<T>>> {
+    let mut files = Vec::new();
+    for (store, dir) in dirs {
+        for file in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
+            let record = read(&dir, &file).transpose();
+            files.extend(record.map(|record| Named { store: store.clone(), file, record }));
+        }
+    }
+    files.sort_by(|a, b| (&a.store, &a.file).cmp(&(&b.store, &b.file)));
+    Ok(files)
 }
 
 fn read_record(dir: &Dir, name: &str) -> Result<Option<ImageRecord>> {
@@ -156,7 +189,7 @@ fn read_record(dir: &Dir, name: &str) -> Result<Option<ImageRecord>> {
 
 /// The file of a reference. A digest beside a tag decides, so the tag does not count. What would be too long for a
 /// file's name is named by its digest; the record says the reference in any case.
-fn file_name(reference: &Reference) -> String {
+pub(crate) fn file_name(reference: &Reference) -> String {
     let normal = match reference.digest() {
         Some(digest) => reference.at(digest),
         None => reference.clone().or_latest(),

@@ -37,7 +37,7 @@ impl Store {
     /// Where files are written that have no final name yet.
     pub(crate) fn dirs_of_temporary_files(&self) -> Result<Vec<crate::Dir>> {
         let mut dirs = vec![self.root.try_clone()?, self.leases.try_clone()?];
-        dirs.extend(self.name_dirs()?.into_iter().map(|(_, dir)| dir));
+        dirs.extend(self.name_dirs()?.into_iter().chain(self.list_dirs()?).map(|(_, dir)| dir));
         for shelf in Family::ALL.map(|family| self.shelf(family)).map(Shelf::dir) {
             dirs.push(shelf.try_clone()?);
         }

@@ -2,6 +2,7 @@
 //! and the word of a test that cannot run.
 
 pub mod image;
+pub mod memory_registry;
 pub mod mirror;
 pub mod push;
 

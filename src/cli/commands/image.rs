@@ -133,7 +133,7 @@ impl Prune {
             return Ok(0);
         }
         let pruned = image::prune(&globals.engine()?, &PruneRequest { all: self.all, filter })?;
-        let freed = base::units::human_size(pruned.freed_bytes);
+        let freed = human_size(pruned.freed_bytes);
         stdout(&format!("{}Total reclaimed space: {freed}\n", text(&pruned)))?;
         Ok(0)
     }

@@ -17,13 +17,18 @@ mod inspect;
 mod kill;
 mod lease;
 mod load;
+mod login;
+mod logout;
 mod logs;
+mod manifest;
 mod ps;
 mod pull;
+mod push;
 mod rm;
 mod rmi;
 mod run;
 mod save;
+mod search;
 mod stop;
 mod system;
 mod tag;
@@ -62,13 +67,18 @@ pub enum Command {
     #[command(subcommand)]
     Lease(lease::Lease),
     Load(load::Load),
+    Login(login::Login),
+    Logout(logout::Logout),
     Logs(logs::Logs),
+    Manifest(manifest::Manifest),
     Ps(ps::Ps),
     Pull(pull::Pull),
+    Push(push::Push),
     Rm(rm::Rm),
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
     Save(save::Save),
+    Search(search::Search),
     Stop(stop::StopCommand),
     /// Look after the engine as a whole
     #[command(subcommand)]
@@ -106,13 +116,18 @@ impl Command {
             Command::Kill(command) => command.execute(globals),
             Command::Lease(command) => command.execute(globals),
             Command::Load(command) => command.execute(globals),
+            Command::Login(command) => command.execute(globals),
+            Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
+            Command::Manifest(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),
+            Command::Push(command) => command.execute(globals),
             Command::Rm(command) => command.execute(globals),
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
             Command::Save(command) => command.execute(globals),
+            Command::Search(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
             Command::System(command) => command.execute(globals),
             Command::Tag(command) => command.execute(globals),

@@ -10,30 +10,31 @@ pub mod import;
 pub mod inspect;
 pub mod list;
 pub mod load;
+pub mod manifest;
 pub(crate) mod offline;
 mod packed;
 pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod remove;
 pub mod save;
+pub mod search;
 mod source;
 pub(crate) mod sweep;
 pub mod tag;
 
 use base::{Kind, Report};
+use oci::document::DOCUMENT_MAX;
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
 use store::{Additional, ImageRecord, Lease, Store, StoreError};
 
-use crate::Engine;
+use crate::{Engine, registries};
 
 pub use inspect::inspect;
 pub use list::list;
 pub use prune::{PruneRequest, Pruned, prune};
 pub use pull::{Event, PullRequest, Pulled, pull};
 pub use remove::remove;
-
-/// The largest configuration or manifest that is read.
-const DOCUMENT_MAX: u64 = 4 << 20;
 
 /// An image that is here.
 #[derive(Clone, Debug)]
@@ -96,11 +97,11 @@ fn is_absent(error: &StoreError) -> bool {
     }
 }
 
-/// The image that a text names: a whole id, then a reference, then the unique beginning of an id.
+/// The image that a text names: a whole id, then a reference, then the unique beginning of an id, then a short name.
 pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     load(&store, &record)
 }
 
@@ -110,7 +111,7 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     let image = load(&store, &record)?;
     let chain = image.config.chain_id().map(|chain| chain.0);
     let layers = image.config.diff_ids.iter().map(|layer| layer.0);
@@ -129,7 +130,7 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
 /// Whether a text names an image that is here, for the platform if one is asked for.
 pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Result<bool, Report> {
     let Some(store) = open_store(engine)? else { return Ok(false) };
-    match (find_record(&store, text)?, platform) {
+    match (find_record(engine, &store, text)?, platform) {
         (None, _) => Ok(false),
         // What a repair or another command has taken away is fetched again.
         (Some(record), _) if !is_whole(&store, &record)? => Ok(false),
@@ -153,7 +154,7 @@ pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Repo
     Ok(true)
 }
 
-pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
+pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
     let records = store.images()?;
     let by_id = |id: &Digest| records.iter().find(|record| record.config == *id).cloned();
     match text.parse::<ImageName>() {
@@ -168,7 +169,7 @@ pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecor
         Err(error) if oci::reference::id_prefix(text).is_none() => return Err(error.into()),
         Err(_) => {}
     }
-    let Some(prefix) = oci::reference::id_prefix(text) else { return Ok(None) };
+    let Some(prefix) = oci::reference::id_prefix(text) else { return by_short_name(engine, store, &records, text) };
     let mut matching: Vec<&ImageRecord> =
         records.iter().filter(|record| record.config.hex().starts_with(prefix)).collect();
     matching.dedup_by_key(|record| record.config);
@@ -176,7 +177,30 @@ pub(crate) fn find_record(store: &Store, text: &str) -> Result<Option<ImageRecor
     if matching.iter().any(|record| Some(record.config) != first.map(|first| first.config)) {
         return Err(Report::new(Kind::Usage, format!("multiple images found with provided prefix: {text}")));
     }
-    Ok(first.cloned())
+    match first {
+        Some(record) => Ok(Some(record.clone())),
+        None => by_short_name(engine, store, &records, text),
+    }
+}
+
+/// By what a short name stands for in `registries.conf`. Comes last, so that a command on an image that is here needs no
+/// such file.
+fn by_short_name(
+    engine: &Engine,
+    store: &Store,
+    records: &[ImageRecord],
+    text: &str,
+) -> Result<Option<ImageRecord>, Report> {
+    if records.is_empty() || Reference::names_host(text) {
+        return Ok(None);
+    }
+    // What was no name without the file is none with it.
+    for candidate in registries::conf(engine)?.candidates(text).unwrap_or_default() {
+        if let Some(record) = by_reference(store, records, &candidate)? {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
 }
 
 /// By name; a digest also finds what a tag of the same repository brought.

@@ -3,23 +3,25 @@
 use std::collections::HashMap;
 
 use base::{Context, Kind, Report};
-use oci::{DiffId, Digest, Document, ImageConfig, Manifest, Platform, Reference};
+use oci::{DiffId, Digest, Document, ImageConfig, Manifest, Reference};
 use store::{Durability, ImageRecord, Store};
 
 use crate::Engine;
-use crate::image::{DOCUMENT_MAX, Pulled, load};
+use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load};
 
 /// A pull that may ask nobody: an image that is here whole is up to date, else the digests are told that would be fetched.
+/// `references` is what the request may mean; the first that is here counts.
 pub(crate) fn pull(
     engine: &Engine,
     store: &Store,
-    reference: &Reference,
-    platform: Option<&Platform>,
+    references: &[Reference],
+    request: &PullRequest,
 ) -> Result<Pulled, Report> {
-    let name = reference.familiar();
+    let name = request.familiar();
     let step = || format!("cannot pull {name}");
-    let Some(record) = store.image(reference)? else {
-        let missing: Vec<Digest> = reference.digest().into_iter().collect();
+    let found = references.iter().find_map(|reference| store.image(reference).transpose()).transpose()?;
+    let Some(record) = found else {
+        let missing: Vec<Digest> = references.iter().filter_map(Reference::digest).collect();
         engine.require_network(&missing).step(step)?;
         return Err(Report::new(Kind::NotFound, format!("No such image: {name}")));
     };
@@ -29,10 +31,10 @@ pub(crate) fn pull(
         engine.require_network(&missing).step(step)?;
     }
     let found = load(store, &record)?.config.platform;
-    if platform.is_some_and(|wanted| wanted.rank(&found).is_none()) {
+    if request.platform().is_some_and(|wanted| wanted.rank(&found).is_none()) {
         engine.require_network(&[]).step(|| format!("{name} is here for {found} only")).step(step)?;
     }
-    Ok(Pulled { reference: reference.clone(), digest: record.digest, new: false })
+    Ok(Pulled { reference: record.reference, digest: record.digest, new: false })
 }
 
 /// Makes the indexes of layers that are missing and whose blobs are here; the answer is what is still missing. The caller

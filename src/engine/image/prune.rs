@@ -65,9 +65,7 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
 /// Manifests that no name and no container leads to, and that the filter is not about.
 fn other_nameless(engine: &Engine, store: &Store, filter: &PruneFilter) -> Result<Vec<Digest>, Report> {
     let mut named: Vec<Digest> = users(engine)?.iter().flat_map(User::needs).collect();
-    for name in store.all_names()? {
-        named.extend(name.record?.leads_to());
-    }
+    named.extend(store.named_content()?);
     let named = store.reach(named, &mut |layer| objects_of(store, layer))?;
     let mut kept = Vec::new();
     for blob in store.blobs().contents()?.iter().filter(|blob| !named.contains(&blob.digest)) {

@@ -7,20 +7,18 @@
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::units::human_size;
 use base::{Context, Kind, Report};
 use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest};
-use registry::{AuthFile, Registry};
+use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
 
-use crate::Engine;
-use crate::file::failed;
 use crate::image::{cache, is_whole, load, make_store, offline};
 use crate::system::limits;
+use crate::{Engine, registries, workers};
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
@@ -62,9 +60,20 @@ impl PullRequest {
         }
     }
 
-    fn reference(&self) -> Result<Reference, Report> {
+    /// What is to be fetched: one reference, or several of which the first that exists counts.
+    fn references(&self, conf: &RegistriesConf) -> Result<Vec<Reference>, Report> {
         match &self.name {
-            ImageName::Reference(reference) => Ok(reference.clone().or_latest()),
+            ImageName::Reference(_) => {
+                let found: Vec<Reference> =
+                    conf.candidates(&self.text)?.into_iter().map(Reference::or_latest).collect();
+                if conf.is_enforcing() && found.len() > 1 {
+                    let names: Vec<String> = found.iter().map(Reference::to_string).collect();
+                    let why = format!("short name {} may be {}", self.text, names.join(" or "));
+                    return Err(Report::new(Kind::Usage, why)
+                        .with_hint("write the whole name, or set short-name-mode in registries.conf to permissive"));
+                }
+                Ok(found)
+            }
             ImageName::Host => Err(Report::new(Kind::Usage, "host: is this machine itself; there is nothing to fetch")),
             ImageName::Id(id) => Err(Report::new(Kind::NotFound, format!("No such image: {id}"))
                 .with_hint("images are fetched by name, not by id")),
@@ -120,39 +129,44 @@ pub struct Pulled {
     pub new: bool,
 }
 
-/// Fetches an image and sets its name.
+/// Fetches an image and sets its name. A short name that may stand for several images is the first that can be fetched.
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
-    let reference = request.reference()?;
+    let conf = registries::conf(engine)?;
+    let references = request.references(&conf)?;
     let store = make_store(engine)?;
     if engine.options().offline {
-        return offline::pull(engine, &store, &reference, request.platform.as_ref());
+        return offline::pull(engine, &store, &references, request);
     }
-    let settings = registry::Settings {
-        auth: credentials(engine)?,
-        insecure: engine.options().insecure.clone(),
-        certificates: engine.options().certificates.clone(),
-        roots: engine.options().roots.clone(),
-        ..registry::Settings::default()
-    };
-    let registry = Registry::new(settings);
-    let pull =
-        Pull { store: &store, registry: &registry, reference: &reference, listener, failed: AtomicBool::new(false) };
-    let pulled = pull.run(request.platform.as_ref()).map_err(|report| limits::explain(store.root().path(), report));
-    let pulled = pulled.step(|| format!("cannot pull {}", reference.familiar()))?;
-    cache::trim(engine, &store)?;
-    Ok(pulled)
-}
-
-/// The first file of credentials that exists.
-fn credentials(engine: &Engine) -> Result<AuthFile, Report> {
-    for path in &engine.options().auth_files {
-        match std::fs::read(path) {
-            Ok(content) => return AuthFile::parse(&content).step(|| format!("reading {}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("reading", path, error)),
+    let registry = registries::client(engine, conf)?;
+    let note = |text: String| listener(&Event::Note { text });
+    let mut failure = None;
+    for reference in &references {
+        let failed = AtomicBool::new(false);
+        let pull = Pull { store: &store, registry: &registry, reference, listener, failed };
+        let pulled = pull.run(request.platform()).map_err(|report| limits::explain(store.root().path(), report));
+        registry.notes().into_iter().for_each(|line| note(format!("note: {line}")));
+        match pulled {
+            Ok(pulled) => {
+                if references.len() > 1 {
+                    note(format!("note: {} is {reference}", request.text));
+                }
+                cache::trim(engine, &store)?;
+                return Ok(pulled);
+            }
+            Err(report) if matches!(report.kind(), Kind::NotFound | Kind::Denied | Kind::Remote) => {
+                if references.len() > 1 {
+                    note(format!("note: {} is not {reference}: {}", request.text, report.lines().join(": ")));
+                }
+                failure = Some(report);
+            }
+            Err(report) => {
+                failure = Some(report);
+                break;
+            }
         }
     }
-    Ok(AuthFile::default())
+    let failure = failure.unwrap_or_else(|| Report::new(Kind::Internal, "a name that stands for nothing"));
+    Err(failure.with_step(format!("cannot pull {}", request.familiar())))
 }
 
 struct Pull<'a> {
@@ -180,7 +194,8 @@ impl Pull<'_> {
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
         }
         let document = self.registry.document(self.reference)?;
-        let (digest, media_type) = (document.digest(), document.media_type().to_owned());
+        let (digest, media_type, raw_document) =
+            (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
         let manifest =
             select_manifest(document, &wanted, |descriptor| self.registry.content(self.reference, descriptor))?;
         manifest.require_image()?;
@@ -195,12 +210,14 @@ impl Pull<'_> {
         }
         let chain = config.chain_id().map(|chain| chain.0);
         let layers = config.diff_ids.iter().map(|layer| layer.0);
-        lease.pin(&layers.chain(chain).chain([manifest.digest, config.digest]).collect::<Vec<_>>())?;
+        lease.pin(&layers.chain(chain).chain([digest, manifest.digest, config.digest]).collect::<Vec<_>>())?;
         self.tell_scarcity(&manifest, &config)?;
         self.layers(&manifest, &config)?;
         let chain =
             if config.diff_ids.is_empty() { None } else { Some(layer::merge_chain(self.store, &config.diff_ids)?) };
         let blobs = self.store.blobs();
+        // An index too: it leads to the images for other platforms that are here, and is what a push sends.
+        blobs.put(&digest, &raw_document, Durability::Later)?;
         blobs.put(&manifest.digest, &manifest.raw, Durability::Later)?;
         blobs.put(&config.digest, &config.raw, Durability::Later)?;
         self.store.sync()?;
@@ -248,33 +265,9 @@ impl Pull<'_> {
     /// Brings all layers into the store, some at once, in their order.
     fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
         let jobs: Vec<(&Descriptor, DiffId)> = manifest.layers.iter().zip(config.diff_ids.iter().copied()).collect();
-        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..STREAMS.min(jobs.len()) {
-                scope.spawn(|| {
-                    while let Some((descriptor, diff_id)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if self.failed.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let done = self.layer(descriptor, *diff_id);
-                        if let Err(report) = done {
-                            let report = report.with_step(format!("layer {}", descriptor.digest));
-                            // The first failure is the cause; those after it only stopped because of it.
-                            if !self.failed.swap(true, Ordering::Relaxed)
-                                && let Ok(mut failure) = failure.lock()
-                            {
-                                *failure = Some(report);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        match failure.into_inner() {
-            Ok(None) => Ok(()),
-            Ok(Some(report)) => Err(report),
-            Err(_) => Err(Report::new(Kind::Internal, "a worker of the pull panicked")),
-        }
+        workers::each(&jobs, STREAMS, &self.failed, |(descriptor, diff_id)| {
+            self.layer(descriptor, *diff_id).step(|| format!("layer {}", descriptor.digest))
+        })
     }
 
     fn layer(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), Report> {

@@ -23,7 +23,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     unstarted::sweep(engine);
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     let all: Vec<ImageRecord> = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
     let by_name = matches!(text.parse::<ImageName>(), Ok(ImageName::Reference(_)))
         && !record.config.hex().starts_with(oci::reference::id_prefix(text).unwrap_or("-"));

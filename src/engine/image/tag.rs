@@ -18,7 +18,7 @@ pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> 
     let store = open_store(engine)?.ok_or_else(missing)?;
     // Before it is found, so that a removal meanwhile takes nothing away.
     let mut lease = store.lease()?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     lease.pin(&[record.digest, record.manifest, record.config])?;
     let name = name.clone().or_latest();
     keep_replaced(&store, &name, &record.config)?;
@@ -34,7 +34,7 @@ pub fn untag(engine: &Engine, text: &str, names: &[Reference]) -> Result<(), Rep
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let _lease = store.lease()?;
-    let record = find_record(&store, text)?.ok_or_else(missing)?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     let all = images_of(&store, &record.config)?;
     let going: Vec<&ImageRecord> = match names {
         [] => all.iter().filter(|record| !record.is_unnamed()).collect(),

@@ -211,6 +211,9 @@ impl Followed {
         let reach = |digests: Vec<Digest>| store.reach(digests, &mut |layer| objects_of(store, layer));
         let mut followed = Followed::default();
         let mut staying: Vec<Digest> = users.iter().flat_map(User::needs).collect();
+        for list in store.all_lists()? {
+            staying.extend(list.record?.leads_to());
+        }
         for name in store.all_names()? {
             let record = name.record?;
             let ours = name.store.as_deref() == engine.paths().store_name();

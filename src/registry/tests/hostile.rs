@@ -1,8 +1,8 @@
 //! The parsers of what servers and files say, on arbitrary input.
 
 use proptest::prelude::*;
-use registry::AuthFile;
 use registry::challenge::{Challenge, parse};
+use registry::{AuthFile, RegistriesConf, RegistryError};
 
 proptest! {
     #[test]
@@ -24,6 +24,28 @@ proptest! {
         let json = format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
         if let Ok(file) = AuthFile::parse(json.as_bytes()) {
             let _ = file.credential(&host, "a/b");
+        }
+    }
+
+    #[test]
+    fn files_of_registries_never_panic(
+        any in any::<String>(),
+        place in "[a-z0-9.:/*@ä]{0,12}",
+        prefix in "(\\*\\.)?[a-z0-9.:/]{0,12}",
+        name in "[a-z0-9.:/@]{1,16}",
+    ) {
+        let table = format!("[[registry]]\nprefix = '{prefix}'\nlocation = '{place}'\n[[registry.mirror]]\nlocation = '{place}'");
+        let search = format!("unqualified-search-registries = ['{place}']\n[aliases]\n'{name}' = '{place}'");
+        for text in [&any, &table, &search] {
+            let mut conf = RegistriesConf::default();
+            match conf.add("file", text) {
+                Ok(()) => {}
+                Err(RegistryError::Conf { line, .. }) => prop_assert!((1..=text.lines().count() + 1).contains(&line)),
+                Err(other) => panic!("{other}"),
+            }
+            for reference in conf.candidates(&name).into_iter().flatten() {
+                prop_assert!(conf.endpoints(&reference).map_or(true, |places| !places.is_empty()));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use base::{Explain, Kind};
 use oci::{Descriptor, Digest, Reference, media};
-use registry::{AuthFile, Registry, RegistryError, Settings};
+use registry::{AuthFile, Credentials, Registry, RegistryError, Settings, Source};
 
 /// A server that answers each request by a function of the request's head and its number. It does not speak TLS, so
 /// the client's first connection, which tries that, ends at once.
@@ -76,6 +76,10 @@ fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 
 fn client() -> Registry {
     Registry::new(Settings::default())
+}
+
+fn credentials(file: &str) -> Credentials {
+    Credentials(vec![Source::File(AuthFile::parse(file.as_bytes()).unwrap())])
 }
 
 fn blob(content: &[u8]) -> Descriptor {
@@ -219,7 +223,7 @@ fn a_token_is_fetched_once_and_for_pull_only() {
     });
     *port.lock().unwrap() = server.port;
     let auth = format!(r#"{{"auths":{{"127.0.0.1:{}":{{"username":"me","password":"pw"}}}}}}"#, server.port);
-    let settings = Settings { auth: AuthFile::parse(auth.as_bytes()).unwrap(), ..Settings::default() };
+    let settings = Settings { credentials: credentials(&auth), ..Settings::default() };
     let client = Registry::new(settings);
     client.document(&server.reference()).unwrap();
     client.document(&server.reference()).unwrap();
@@ -278,7 +282,7 @@ fn a_redirect_elsewhere_carries_no_credential() {
         reply("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n", b"")
     });
     let auth = format!(r#"{{"auths":{{"127.0.0.1:{}":{{"username":"me","password":"pw"}}}}}}"#, server.port);
-    let settings = Settings { auth: AuthFile::parse(auth.as_bytes()).unwrap(), ..Settings::default() };
+    let settings = Settings { credentials: credentials(&auth), ..Settings::default() };
     let got = read_all(&Registry::new(settings), &server.reference(), &blob(b"abc"), 0).unwrap();
     assert_eq!(got, b"abc");
     assert_eq!(storage.heads().len(), 1);
@@ -337,4 +341,76 @@ fn cancelling_ends_a_wait() {
         assert!(matches!(fetch.join().unwrap(), Err(RegistryError::Cancelled)));
     });
     assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn the_next_challenge_is_met_when_one_fails() {
+    let server = Server::start(|head, _| {
+        if head.starts_with("get /token") {
+            return reply("403 Forbidden", "", b"");
+        }
+        if head.contains("authorization: basic bwu6chc=") {
+            return reply("200 OK", "", manifest().as_bytes());
+        }
+        let host = head.split("host: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+        let challenge = format!("WWW-Authenticate: Basic realm=\"x\", Bearer realm=\"http://{host}/token\"\r\n");
+        reply("401 Unauthorized", &challenge, b"")
+    });
+    let auth = format!(r#"{{"auths":{{"127.0.0.1:{}":{{"username":"me","password":"pw"}}}}}}"#, server.port);
+    let settings = Settings { credentials: credentials(&auth), ..Settings::default() };
+    Registry::new(settings).document(&server.reference()).unwrap();
+    let paths: Vec<String> =
+        server.heads().iter().map(|head| head.split(' ').nth(1).unwrap_or_default().to_owned()).collect();
+    assert!(paths.len() == 3 && paths[1].starts_with("/token?"), "a token is tried before a password: {paths:?}");
+}
+
+#[test]
+fn a_token_service_without_tls_elsewhere_gets_nothing() {
+    for (realm, why) in [
+        ("http://192.0.2.1/token", "a token service must use HTTPS"),
+        ("http://localhost:x@192.0.2.1/token", "it names a user"),
+        ("http://127.0.0.1@192.0.2.1/token", "it names a user"),
+        ("https://localhost@192.0.2.1/token", "it names a user"),
+    ] {
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
+        let server = Server::start(move |_, _| reply("401 Unauthorized", &challenge, b""));
+        let error = Registry::new(Settings::default()).document(&server.reference()).unwrap_err();
+        assert!(error.to_string().contains(why), "{realm}: {error}");
+    }
+}
+
+#[test]
+fn a_token_service_may_move_at_its_own_origin_only() {
+    let elsewhere = Server::start(|_, _| reply("200 OK", "", br#"{"token":"bad"}"#));
+    let other = format!("http://127.0.0.1:{}/t", elsewhere.port);
+    for (location, works) in [("/v2/token?scope=x", true), (other.as_str(), false)] {
+        let headers = format!("Location: {location}\r\n");
+        let server = Server::start(move |head, _| {
+            if head.starts_with("get /token") {
+                return reply("301 Moved Permanently", &headers, b"");
+            }
+            if head.starts_with("get /v2/token?scope=x ") {
+                return reply("200 OK", "", br#"{"token":"good"}"#);
+            }
+            if head.contains("authorization: bearer good") {
+                return reply("200 OK", "", manifest().as_bytes());
+            }
+            let host = head.split("host: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+            let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"\r\n");
+            reply("401 Unauthorized", &challenge, b"")
+        });
+        let answer = client().document(&server.reference());
+        assert_eq!(answer.is_ok(), works, "{location}: {answer:?}");
+    }
+    assert!(elsewhere.heads().is_empty());
+}
+
+#[test]
+fn an_address_with_a_user_is_not_followed() {
+    for location in ["http://localhost:x@192.0.2.1/data", "//127.0.0.1@192.0.2.1/data"] {
+        let headers = format!("Location: {location}\r\n");
+        let server = Server::start(move |_, _| reply("307 Temporary Redirect", &headers, b""));
+        let error = client().document(&server.reference()).unwrap_err();
+        assert!(error.to_string().contains("it names a user"), "{location}: {error}");
+    }
 }

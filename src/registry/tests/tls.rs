@@ -2,10 +2,12 @@
 //! loopback hosts are trusted without.
 #![allow(clippy::unwrap_used, reason = "a server or client that fails fails the test")]
 
-use std::fmt::Write;
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base::Explain;
@@ -38,8 +40,17 @@ fn needs() -> Result<(&'static str, IpAddr), &'static str> {
     Ok((program, probe.local_addr().unwrap().ip()))
 }
 
+/// How a registry is reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Plain,
+    Tls,
+    /// TLS with those only who show a certificate of the authority.
+    TlsWithTheKnown,
+}
+
 /// A registry of our own; `None` (and the skip is noted) where it cannot be.
-fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
+fn start(directory: &Path, speaks: Speaks) -> Option<(Server, String)> {
     let (program, ip) = match needs() {
         Ok(found) => found,
         Err(reason) => {
@@ -50,7 +61,7 @@ fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
     let host = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().to_string();
     let mut config =
         format!("version: 0.1\nlog: {{level: error}}\nstorage: {{inmemory: {{}}}}\nhttp:\n  addr: {host}\n");
-    if tls {
+    if speaks != Speaks::Plain {
         let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         run(directory, &format!("req -x509 {new} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"));
         run(directory, &format!("req {new} -keyout server.key -out server.csr -subj /CN=registry"));
@@ -60,7 +71,9 @@ fn start(directory: &Path, tls: bool) -> Option<(Server, String)> {
             "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile san",
         );
         let at = directory.display();
-        writeln!(config, "  tls: {{certificate: {at}/server.crt, key: {at}/server.key}}").unwrap();
+        let asked =
+            if speaks == Speaks::TlsWithTheKnown { format!(", clientcas: [{at}/ca.crt]") } else { String::new() };
+        writeln!(config, "  tls: {{certificate: {at}/server.crt, key: {at}/server.key{asked}}}").unwrap();
     }
     std::fs::write(directory.join("config.yml"), config).unwrap();
     let mut serve = Command::new(program);
@@ -87,7 +100,7 @@ fn reached(error: &RegistryError) -> bool {
 #[test]
 fn an_authority_is_trusted_where_it_was_put() {
     let directory = tempfile::tempdir().unwrap();
-    let Some((_server, host)) = start(directory.path(), true) else { return };
+    let Some((_server, host)) = start(directory.path(), Speaks::Tls) else { return };
     let error = ask(&host, Settings::default());
     assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
     let hint = error.hint().unwrap();
@@ -117,10 +130,81 @@ fn an_authority_is_trusted_where_it_was_put() {
 #[test]
 fn plain_http_is_refused_but_on_request() {
     let directory = tempfile::tempdir().unwrap();
-    let Some((_server, host)) = start(directory.path(), false) else { return };
+    let Some((_server, host)) = start(directory.path(), Speaks::Plain) else { return };
     let error = ask(&host, Settings::default());
     assert!(matches!(error, RegistryError::NotTls { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains(&format!("SUBLET_INSECURE_REGISTRIES={host}")));
     let error = ask(&host, Settings { insecure: vec![host.clone()], ..Settings::default() });
     assert!(reached(&error), "{error:?}");
+}
+
+#[test]
+fn a_certificate_of_ours_is_shown_to_who_asks_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), Speaks::TlsWithTheKnown) else { return };
+    let certs = directory.path().join("certs.d");
+    let of_host = certs.join(&host);
+    let put = |from: &str, to: &str| std::fs::copy(directory.path().join(from), of_host.join(to)).map(drop).unwrap();
+    std::fs::create_dir_all(&of_host).unwrap();
+    put("ca.crt", "ca.crt");
+    let settings = Settings { certificates: vec![certs], ..Settings::default() };
+    let error = ask(&host, settings.clone());
+    assert!(matches!(error, RegistryError::Transport { .. }), "nothing is shown: {error:?}");
+    put("server.crt", "client.cert");
+    let error = ask(&host, settings.clone());
+    assert!(
+        matches!(&error, RegistryError::ClientCertificate { path, .. } if path.ends_with("client.key")),
+        "{error:?}"
+    );
+    put("server.key", "client.key");
+    let error = ask(&host, settings.clone());
+    assert!(reached(&error), "{error:?}");
+    let insecure = Settings { insecure: vec![host.clone()], ..settings.clone() };
+    let error = ask(&host, insecure);
+    assert!(reached(&error), "also where its own is not looked at: {error:?}");
+    put("san", "client.key");
+    let error = ask(&host, settings);
+    assert!(matches!(error, RegistryError::ClientCertificate { .. }), "{error:?}");
+}
+
+/// Passes bytes on until one side ends.
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    // Whoever hangs up, the other side hears of it.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_connection_that_breaks_after_the_handshake_is_no_reason_for_plain_http() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), Speaks::Tls) else { return };
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = relay.local_addr().unwrap().to_string();
+    let (tell, hear) = mpsc::channel();
+    std::thread::spawn(move || {
+        for (number, stream) in relay.incoming().enumerate() {
+            let (mut client, server) = (stream.unwrap(), TcpStream::connect(&host).unwrap());
+            let mut first = [0];
+            client.read_exact(&mut first).unwrap();
+            tell.send(first[0]).unwrap();
+            (&server).write_all(&first).unwrap();
+            let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || pass(from, to));
+            if number == 0 {
+                // The first message is the client's hello; with what comes next its handshake is done.
+                let mut buffer = [0; 1 << 14];
+                let count = client.read(&mut buffer).unwrap();
+                (&server).write_all(&buffer[..count]).unwrap();
+                assert!(client.read(&mut buffer).unwrap() > 0);
+                client.shutdown(Shutdown::Both).unwrap();
+                continue;
+            }
+            std::thread::spawn(move || pass(client, server));
+        }
+    });
+    let error = ask(&at, Settings::default());
+    assert!(reached(&error), "{error:?}");
+    let begun: Vec<u8> = hear.try_iter().collect();
+    // 0x16: a TLS handshake's first byte.
+    assert!(begun.len() >= 2 && begun.iter().all(|byte| *byte == 0x16), "{begun:?}");
 }

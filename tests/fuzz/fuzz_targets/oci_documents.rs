@@ -1,12 +1,22 @@
 //! What registries send and users write: any bytes give a document, a configuration, a name, a platform, or an error.
 #![no_main]
 
-use oci::{Document, ImageConfig, ImageName, Platform, Reference};
+use oci::{Document, Entries, ImageConfig, ImageName, Platform, Reference, entries};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Document::read(bytes.to_vec(), None);
     let _ = ImageConfig::read(bytes.to_vec());
     let _ = (oci::packed::docker_entries(bytes), oci::packed::layout_entries(bytes));
+    if let Ok(entries) = Entries::read(bytes) {
+        let written = entries::write(oci::media::OCI_INDEX, &entries.list);
+        assert_eq!(Entries::read(&written).map(|again| again.list).ok(), Some(entries.list));
+    }
+    if let Ok(Some((_, entry))) = entries::referrer(bytes, oci::media::OCI_MANIFEST) {
+        // What lists a referrer once lists it for good.
+        if let Ok(Some(index)) = entries::with_referrer(Some(bytes), &entry) {
+            assert!(matches!(entries::with_referrer(Some(&index), &entry), Ok(None)));
+        }
+    }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(reference) = text.parse::<Reference>() {
         assert_eq!(reference.to_string().parse::<Reference>().as_ref(), Ok(&reference));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use base::{Kind, Report};
 use index::Index;
@@ -12,6 +12,7 @@ use store::{Family, Store};
 
 use super::Checked;
 use crate::file::digest_of;
+use crate::workers;
 
 /// What is damaged, and how.
 pub(super) type Damage = BTreeMap<(Family, Digest), String>;
@@ -47,32 +48,21 @@ pub(super) fn find(store: &Store, checked: &mut Checked) -> Result<Damage, Repor
 
 /// Looks at contents of one kind, with as many threads as there are processors.
 fn look_at_all(store: &Store, family: Family, digests: &[Digest], so_far: &Damage) -> Result<(Damage, u64), Report> {
-    let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let found = Mutex::new(Ok(Damage::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(digests.len());
-    let work = || {
-        while let Some(digest) = digests.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let looked = store.shelf(family).open(digest).map(|file| {
-                // What is gone since it was listed is not there.
-                let file = file?;
-                bytes.fetch_add(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
-                look(store, family, digest, file, so_far)
-            });
-            let Ok(mut found) = found.lock() else { return };
-            match (looked, found.as_mut()) {
-                (Ok(Some(why)), Ok(damage)) => drop(damage.insert((family, *digest), why)),
-                (Err(error), Ok(_)) => *found = Err(Report::from(error)),
-                _ => {}
-            }
+    let (bytes, found) = (AtomicU64::new(0), Mutex::new(Damage::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    workers::each(digests, threads, &AtomicBool::new(false), |digest| {
+        // What is gone since it was listed is not there.
+        let Some(file) = store.shelf(family).open(digest)? else { return Ok(()) };
+        bytes.fetch_add(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
+        if let Some(why) = look(store, family, digest, file, so_far)
+            && let Ok(mut found) = found.lock()
+        {
+            found.insert((family, *digest), why);
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
+        Ok(())
+    })?;
     let found = found.into_inner().map_err(|_| Report::new(Kind::Internal, "a worker of the check panicked"))?;
-    Ok((found?, bytes.into_inner()))
+    Ok((found, bytes.into_inner()))
 }
 
 /// Why a file is not what its name says; `None` when it is. An index is also held against the objects that are here and

@@ -6,7 +6,7 @@
 //!    that is about to go;
 //! 3. damaged objects and blobs;
 //! 4. layers again, from blobs that are whole; their stack is made again by the next start;
-//! 5. names that cannot be read.
+//! 5. names and lists of images that cannot be read.
 //!
 //! Each damaged file is looked at once more when it is out of its place, as another command may have replaced it.
 
@@ -25,7 +25,7 @@ use crate::image::offline::documents;
 pub(super) struct Mended {
     /// By content.
     pub done: BTreeMap<(Family, Digest), String>,
-    /// Whether names that cannot be read were removed.
+    /// Whether names and lists that cannot be read were removed.
     pub names_removed: bool,
 }
 
@@ -63,7 +63,12 @@ pub(super) fn mend(store: &Store, damage: &Damage, needs: &Needs) -> Result<Mend
         };
     }
     for name in &needs.unreadable {
-        mended.names_removed |= store.remove_name(name.store.as_deref(), &name.file)?;
+        let store_name = name.store.as_deref();
+        mended.names_removed |= if name.is_list {
+            store.remove_list(store_name, &name.file)?
+        } else {
+            store.remove_name(store_name, &name.file)?
+        };
     }
     Ok(mended)
 }

@@ -13,7 +13,7 @@ mod mend;
 
 use base::Report;
 use oci::Digest;
-use store::{Family, ImageRecord, Named, Store};
+use store::{Family, ImageRecord, Named, Store, StoreError};
 
 use crate::Engine;
 use crate::image::offline::documents;
@@ -86,14 +86,17 @@ pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
 struct Needs {
     /// Names with their records, of all stores.
     names: Vec<(String, ImageRecord)>,
-    /// Names whose file cannot be read.
+    /// What the lists of images of all stores lead to.
+    listed: Vec<Digest>,
+    /// Names and lists whose file cannot be read.
     unreadable: Vec<Unreadable>,
     /// Containers of all machines and stores.
     users: Vec<User>,
 }
 
-/// A name whose file cannot be read.
+/// A name or list whose file cannot be read.
 struct Unreadable {
+    is_list: bool,
     store: Option<String>,
     file: String,
     why: String,
@@ -101,23 +104,33 @@ struct Unreadable {
 
 impl Needs {
     fn of(engine: &Engine, store: &Store) -> Result<Self, Report> {
-        let mut needs = Needs { names: Vec::new(), unreadable: Vec::new(), users: users(engine)? };
+        let (names, unreadable) = (Vec::new(), Vec::new());
+        let mut needs = Needs { names, listed: Vec::new(), unreadable, users: users(engine)? };
         for Named { store, file, record } in store.all_names()? {
             match record {
                 Ok(record) => needs.names.push((shown(store.as_deref(), &record.reference.familiar()), record)),
-                Err(error) => {
-                    let why = Report::from(error).lines().join(": ");
-                    needs.unreadable.push(Unreadable { store, file, why });
-                }
+                Err(error) => needs.unreadable.push(Unreadable::new(false, store, file, error)),
+            }
+        }
+        for Named { store, file, record } in store.all_lists()? {
+            match record {
+                Ok(record) => needs.listed.extend(record.leads_to()),
+                Err(error) => needs.unreadable.push(Unreadable::new(true, store, file, error)),
             }
         }
         Ok(needs)
     }
 
-    /// What names and containers lead to directly.
+    /// What names, lists and containers lead to directly.
     fn roots(&self) -> Vec<Digest> {
         let names = self.names.iter().flat_map(|(_, record)| record.leads_to());
-        names.chain(self.users.iter().flat_map(User::needs)).collect()
+        names.chain(self.listed.iter().copied()).chain(self.users.iter().flat_map(User::needs)).collect()
+    }
+}
+
+impl Unreadable {
+    fn new(is_list: bool, store: Option<String>, file: String, error: StoreError) -> Self {
+        Unreadable { is_list, store, file, why: Report::from(error).lines().join(": ") }
     }
 }
 
@@ -139,12 +152,15 @@ impl Checkup {
             let what = format!("{} {} was missing", damage::words(key.0), key.1);
             self.faults.push(Fault { what, done: Some(done.clone()) });
         }
-        for Unreadable { store, file, why } in &needs.unreadable {
+        for Unreadable { is_list, store, file, why } in &needs.unreadable {
             // The file's name is the reference with its slashes escaped.
             let reference = shown(store.as_deref(), &file.replace("%2F", "/"));
-            let what = format!("name {reference}: {why}");
+            let word = if *is_list { "list of images" } else { "name" };
+            let what = format!("{word} {reference}: {why}");
             self.faults.push(Fault { what, done: mended.names_removed.then(|| "removed".to_owned()) });
-            self.to_pull.push(reference);
+            if !is_list {
+                self.to_pull.push(reference);
+            }
         }
     }
 

@@ -1,0 +1,45 @@
+use base::units::parse_bytes;
+use clap::Args;
+use engine::image::push::{PushRequest, push};
+
+use crate::environment::Globals;
+use crate::output::{Stop, line};
+use crate::progress::Progress;
+
+/// Send an image to its registry
+#[derive(Args)]
+pub struct Push {
+    /// Every tag of the repository
+    #[arg(short, long)]
+    all_tags: bool,
+    /// The image for this platform alone: os[/architecture[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Send layers in parts of this size, for registries that take no larger ones
+    #[arg(long, value_name = "BYTES")]
+    chunk_size: Option<String>,
+    /// Print the image's name only
+    #[arg(short, long)]
+    quiet: bool,
+    #[arg(value_name = "NAME[:TAG]")]
+    name: String,
+}
+
+impl Push {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let part_bytes = self.chunk_size.as_deref().map(parse_bytes).transpose()?;
+        let request = PushRequest::new(&self.name, self.all_tags, self.platform.as_deref(), part_bytes)?;
+        if !self.quiet {
+            if request.tag_was_added {
+                line("Using default tag: latest")?;
+            }
+            line(format_args!("The push refers to repository [{}]", request.repository()))?;
+        }
+        let progress = Progress::new(self.quiet, true);
+        push(&globals.engine()?, &request, &|event| progress.show_push(event))?;
+        if self.quiet {
+            line(request.name())?;
+        }
+        Ok(0)
+    }
+}

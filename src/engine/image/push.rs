@@ -1,0 +1,402 @@
+//! Sending images to a registry: blobs first, some at once, then manifests, then the index, then the name.
+//!
+//! What is sent are the bytes that are here: an image that was pulled has the same digest where it is pushed to. A blob is
+//! read only when the registry neither has it nor can take it from another of its repositories; so an image whose layers
+//! are not kept as blobs can still be pushed to where it came from.
+//!
+//! An index goes with all of its images or not at all: a registry refuses one that names what it does not have. It goes
+//! when each of its images is here or at the registry; else the one image goes under the name, and a line says so.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::OnceLock;
+
+use base::{Context, Kind, Report};
+use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Reference, media, select_manifest};
+use registry::{Blob, Mount, Registry, Session};
+use store::{ImageRecord, Store, StoreError};
+
+use crate::image::{DOCUMENT_MAX, open_store};
+use crate::{Engine, registries, workers};
+
+/// How many blobs are on their way at once.
+const STREAMS: usize = 3;
+/// Between two reports of one upload, in bytes.
+const REPORT_BYTES: u64 = 256 << 10;
+/// How deep indexes may nest.
+const DEPTH_MAX: usize = oci::select::DEPTH_MAX;
+
+/// What is to be sent.
+#[derive(Clone, Debug)]
+pub struct PushRequest {
+    reference: Reference,
+    all_tags: bool,
+    platform: Option<Platform>,
+    part_bytes: Option<u64>,
+    /// Whether the name had no tag and stands for `latest`.
+    pub tag_was_added: bool,
+}
+
+impl PushRequest {
+    /// Checks the words; does no I/O. `part_bytes` makes blobs go in parts of this size.
+    pub fn new(text: &str, all_tags: bool, platform: Option<&str>, part_bytes: Option<u64>) -> Result<Self, Report> {
+        let reference: Reference = text.parse().step(|| "invalid reference format".to_owned())?;
+        if reference.digest().is_some() {
+            return Err(Report::new(Kind::Usage, "cannot push a digest reference"));
+        }
+        if all_tags && reference.tag().is_some() {
+            return Err(Report::new(Kind::Usage, "tag can't be used with --all-tags/-a"));
+        }
+        if part_bytes == Some(0) {
+            return Err(Report::new(Kind::Usage, "a part of a layer must have a byte at least"));
+        }
+        let tag_was_added = reference.tag().is_none() && !all_tags;
+        let platform = platform.map(str::parse).transpose()?;
+        Ok(PushRequest { reference, all_tags, platform, part_bytes, tag_was_added })
+    }
+
+    /// The name without a tag, in full.
+    pub fn repository(&self) -> String {
+        self.reference.name()
+    }
+
+    /// The complete name; with all tags the repository's.
+    pub fn name(&self) -> String {
+        if self.all_tags { self.reference.name() } else { self.reference.clone().or_latest().to_string() }
+    }
+}
+
+/// What happens during a push; told from several threads.
+#[derive(Clone, Debug)]
+pub enum PushEvent {
+    /// The repository has a blob.
+    Exists {
+        /// The blob.
+        blob: Digest,
+    },
+    /// The registry took a blob from another of its repositories.
+    Mounted {
+        /// The blob.
+        blob: Digest,
+        /// That repository.
+        from: String,
+    },
+    /// A blob is on its way.
+    Upload {
+        /// The blob.
+        blob: Digest,
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes there will be.
+        size_bytes: u64,
+    },
+    /// A blob is there.
+    Pushed {
+        /// The blob.
+        blob: Digest,
+    },
+    /// A name is set.
+    Tagged(Tagged),
+    /// Something to know.
+    Note {
+        /// One line.
+        text: String,
+    },
+}
+
+/// A name that stands for something at the registry now.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    /// The tag.
+    pub tag: String,
+    /// The digest of the manifest or index.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// Who is told.
+pub type PushListener<'a> = &'a (dyn Fn(&PushEvent) + Sync);
+
+/// Sends an image, or all of its repository's.
+pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) -> Result<(), Report> {
+    let repository = &request.reference;
+    let missing = || {
+        let name = repository.familiar_name();
+        Report::new(Kind::NotFound, format!("An image does not exist locally with the tag: {name}"))
+    };
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    let _lease = store.lease()?;
+    let images = store.images()?;
+    let same = |record: &&ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
+    let mut records: Vec<&ImageRecord> = images.iter().filter(same).collect();
+    if records.is_empty() {
+        return Err(missing());
+    }
+    if !request.all_tags {
+        let wanted = repository.clone().or_latest();
+        records.retain(|record| record.reference.tag() == wanted.tag());
+        if records.is_empty() {
+            return Err(Report::new(Kind::NotFound, format!("tag does not exist: {}", wanted.familiar())));
+        }
+    }
+    let registry = registries::client_in_parts(engine, request.part_bytes)?;
+    let sources = OnceLock::new();
+    let each = |record: &ImageRecord| {
+        let target = &record.reference;
+        let sender = Sender { store: &store, registry: &registry, target, listener };
+        let find = |blob: &Digest| {
+            let sources = sources.get_or_init(|| sources_of(&store, &images, target));
+            sources.get(blob).cloned()
+        };
+        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
+    };
+    let done = records.into_iter().try_for_each(each);
+    registries::tell_notes(engine, &registry);
+    done
+}
+
+/// Which other repository of the target's registry has a layer, by what was pulled from there. Of several, one in the
+/// target's own namespace: there our rights are the most likely to reach.
+fn sources_of(store: &Store, images: &[ImageRecord], target: &Reference) -> HashMap<Digest, Reference> {
+    let namespace = |repository: &str| repository.split('/').next().unwrap_or_default().to_owned();
+    let home = namespace(target.repository());
+    let mut sources = HashMap::new();
+    let elsewhere = images
+        .iter()
+        .map(|record| (&record.reference, record))
+        .filter(|(reference, _)| reference.host() == target.host() && reference.repository() != target.repository());
+    for (reference, record) in elsewhere {
+        // What cannot be read is no source; the push itself does not need it.
+        let Ok(Document::Manifest(manifest)) = document(store, &record.manifest) else { continue };
+        for layer in manifest.layers {
+            if namespace(reference.repository()) == home {
+                sources.insert(layer.digest, reference.clone());
+            } else {
+                sources.entry(layer.digest).or_insert_with(|| reference.clone());
+            }
+        }
+    }
+    sources
+}
+
+fn document(store: &Store, digest: &Digest) -> Result<Document, Report> {
+    Ok(Document::read(store.blobs().read(digest, DOCUMENT_MAX)?, None)?)
+}
+
+/// Where a blob may be mounted from.
+pub(super) type FindSource<'a> = &'a (dyn Fn(&Digest) -> Option<Reference> + Sync);
+
+/// Sends documents and what they name to one repository.
+pub(super) struct Sender<'a> {
+    pub store: &'a Store,
+    pub registry: &'a Registry,
+    /// The repository, and the tag for what is sent last.
+    pub target: &'a Reference,
+    pub listener: PushListener<'a>,
+}
+
+/// Documents in the order in which a registry takes them.
+#[derive(Default)]
+pub(super) struct Plan {
+    documents: Vec<Document>,
+    blobs: Vec<Descriptor>,
+    seen: HashSet<Digest>,
+}
+
+impl Plan {
+    /// Adds the blobs that a manifest names.
+    fn blobs_of(&mut self, manifest: &Manifest) {
+        for blob in manifest.layers.iter().chain([&manifest.config]) {
+            if self.seen.insert(blob.digest) {
+                self.blobs.push(blob.clone());
+            }
+        }
+    }
+
+    /// Adds a manifest with its blobs.
+    pub fn manifest(&mut self, manifest: Manifest) {
+        self.blobs_of(&manifest);
+        if self.seen.insert(manifest.digest) {
+            self.documents.push(Document::Manifest(manifest));
+        }
+    }
+}
+
+impl Sender<'_> {
+    fn image(&self, record: &ImageRecord, platform: Option<&Platform>, find: FindSource<'_>) -> Result<(), Report> {
+        let mut plan = Plan::default();
+        let raw = self.store.blobs().read(&record.digest, DOCUMENT_MAX).map_err(Report::from);
+        let found = raw.and_then(|raw| Ok(Document::read(raw, Some(&record.media_type))?));
+        let last = match (found, platform) {
+            (Ok(Document::Index(index)), None) => {
+                if self.with_index(&mut plan, &index.raw, 1)? {
+                    Document::Index(index)
+                } else {
+                    let text = format!(
+                        "{} stands for several images of which not all are here: only the one for {} is pushed, under a \
+                         digest of its own",
+                        record.reference.familiar(),
+                        self.platform_of(record)?
+                    );
+                    (self.listener)(&PushEvent::Note { text });
+                    plan = Plan::default();
+                    document(self.store, &record.manifest)?
+                }
+            }
+            (Ok(found), Some(wanted)) => self.choose(found, wanted)?,
+            (Ok(found), None) => found,
+            // A store of an earlier version of ours did not keep indexes.
+            (Err(_), Some(wanted)) => self.choose(document(self.store, &record.manifest)?, wanted)?,
+            (Err(_), None) => document(self.store, &record.manifest)?,
+        };
+        if let Document::Manifest(manifest) = &last {
+            manifest.require_image()?;
+            plan.blobs_of(manifest);
+        }
+        self.send(&plan, find)?;
+        self.tag(&last)
+    }
+
+    fn platform_of(&self, record: &ImageRecord) -> Result<Platform, Report> {
+        let raw = self.store.blobs().read(&record.config, DOCUMENT_MAX)?;
+        Ok(oci::ImageConfig::read(raw)?.platform)
+    }
+
+    /// The image for a platform, which must be here.
+    fn choose(&self, found: Document, wanted: &Platform) -> Result<Document, Report> {
+        let manifest =
+            select_manifest(found, wanted, |descriptor| self.store.blobs().read(&descriptor.digest, DOCUMENT_MAX));
+        let manifest = manifest.step(|| format!("looking for the image for {wanted}"))?;
+        let raw = self.store.blobs().read(&manifest.config.digest, DOCUMENT_MAX)?;
+        let platform = oci::ImageConfig::read_for(&manifest, raw)?.platform;
+        if wanted.rank(&platform).is_none() {
+            let message = format!("the image is for {platform}, not for {wanted}");
+            return Err(Report::new(Kind::NotFound, message));
+        }
+        Ok(Document::Manifest(manifest))
+    }
+
+    /// Plans all that an index names; `false` when something of it is neither here nor at the registry.
+    fn with_index(&self, plan: &mut Plan, raw: &[u8], depth: usize) -> Result<bool, Report> {
+        let entries = Entries::read(raw)?;
+        if entries.unreadable > 0 || depth > DEPTH_MAX {
+            return Ok(false);
+        }
+        for entry in &entries.list {
+            if !self.with_entry(plan, entry, depth)? && !self.registry.has_document(self.target, &entry.digest)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Plans one entry; `false` when it is not here.
+    fn with_entry(&self, plan: &mut Plan, entry: &Entry, depth: usize) -> Result<bool, Report> {
+        if !self.store.blobs().has(&entry.digest)? {
+            return Ok(false);
+        }
+        let raw = self.store.blobs().read(&entry.digest, DOCUMENT_MAX)?;
+        match Document::read(raw, Some(&entry.media_type))? {
+            Document::Manifest(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    if !self.store.blobs().has(&blob.digest)? {
+                        return Ok(false);
+                    }
+                }
+                plan.manifest(manifest);
+            }
+            Document::Index(index) => {
+                if !self.with_index(plan, &index.raw, depth + 1)? {
+                    return Ok(false);
+                }
+                plan.documents.push(Document::Index(index));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what is planned, in its order.
+    pub fn send(&self, plan: &Plan, find: FindSource<'_>) -> Result<(), Report> {
+        // One that fails ends what the others wait for or send.
+        workers::each(&plan.blobs, STREAMS, self.registry.cancelled(), |blob| {
+            self.blob(blob, find).step(|| format!("blob {}", blob.digest))
+        })?;
+        for document in &plan.documents {
+            let at = self.target.at(document.digest());
+            self.registry.put_document(&at, document.raw(), document.media_type())?;
+        }
+        Ok(())
+    }
+
+    /// Sends the document that the target's tag is to stand for.
+    pub fn tag(&self, last: &Document) -> Result<(), Report> {
+        self.registry.put_document(self.target, last.raw(), last.media_type())?;
+        let tag = self.target.tag().unwrap_or_default().to_owned();
+        let tagged = Tagged { tag, digest: last.digest(), size_bytes: last.raw().len() as u64 };
+        (self.listener)(&PushEvent::Tagged(tagged));
+        Ok(())
+    }
+
+    /// Sends a blob unless the repository has it or can get it. Of layers is told; a configuration goes without a word.
+    fn blob(&self, descriptor: &Descriptor, find: FindSource<'_>) -> Result<(), Report> {
+        let (blob, target) = (descriptor.digest, self.target);
+        let is_layer = !media::is_image_config(&descriptor.media_type);
+        let tell = |event: &PushEvent| {
+            if is_layer {
+                (self.listener)(event);
+            }
+        };
+        if self.registry.has_blob(target, &blob)? {
+            tell(&PushEvent::Exists { blob });
+            return Ok(());
+        }
+        let mut session = None;
+        if let Some(from) = find(&blob).filter(|_| is_layer) {
+            match self.registry.mount_blob(target, &blob, &from)? {
+                Mount::Done => {
+                    tell(&PushEvent::Mounted { blob, from: from.repository().to_owned() });
+                    return Ok(());
+                }
+                Mount::Opened(opened) => session = Some(opened),
+                Mount::Refused => {}
+            }
+        }
+        let Some(file) = self.store.blobs().open(&blob)? else {
+            // A layer that is to be had elsewhere need not be at the registry.
+            return if descriptor.urls.is_empty() { Err(missing(&blob)) } else { Ok(()) };
+        };
+        self.upload(descriptor, &file, session, &tell)?;
+        tell(&PushEvent::Pushed { blob });
+        Ok(())
+    }
+
+    fn upload(
+        &self,
+        descriptor: &Descriptor,
+        file: &File,
+        session: Option<Session>,
+        tell: &dyn Fn(&PushEvent),
+    ) -> Result<(), Report> {
+        let (blob, wanted_bytes) = (descriptor.digest, descriptor.size);
+        let size_bytes = file.metadata().map_err(|error| Report::of(Kind::Internal, error))?.len();
+        if size_bytes != wanted_bytes {
+            return Err(StoreError::Size { digest: blob, wanted_bytes, found_bytes: size_bytes }.into());
+        }
+        let reported = Cell::new(0);
+        let told = |done_bytes: u64| {
+            // A retry goes back.
+            if done_bytes < reported.get() || done_bytes >= reported.get() + REPORT_BYTES || done_bytes == size_bytes {
+                reported.set(done_bytes);
+                tell(&PushEvent::Upload { blob, done_bytes, size_bytes });
+            }
+        };
+        Ok(self.registry.upload(self.target, &Blob { digest: blob, size: size_bytes, file }, session, &told)?)
+    }
+}
+
+fn missing(blob: &Digest) -> Report {
+    Report::new(Kind::NotFound, format!("the blob {blob} is not in the store, and the registry does not have it"))
+        .with_hint("pull the image again from where it came from, then push it")
+}

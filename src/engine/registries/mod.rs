@@ -1,0 +1,200 @@
+//! How registries are reached and who we are there: the files of other engines, read when they are needed, and the
+//! commands that change them.
+//!
+//! What is asked of a registry is written by crate `registry`; here is where its settings come from. A file that is there
+//! and cannot be read or understood is an error: what it says would else be dropped silently.
+
+mod login;
+mod logout;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base::{Context, Kind, Report};
+use registry::{AuthFile, Credentials, RegistriesConf, Registry, Settings, Source};
+
+use crate::Engine;
+use crate::file::{self, failed};
+
+pub use login::{Kept, Login, log_in, log_in_again};
+pub use logout::log_out;
+
+/// What `credential-helpers` of `registries.conf` calls the files of credentials.
+const FILES_WORD: &str = "containers-auth.json";
+/// How the environment's credentials are called in errors.
+const AUTH_VARIABLE: &str = "DOCKER_AUTH_CONFIG";
+
+/// Where to find out about registries.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The content of a file of credentials that goes before all files (`DOCKER_AUTH_CONFIG`).
+    pub auth: Option<String>,
+    /// Files that may hold credentials; each is asked that exists.
+    pub auth_files: Vec<PathBuf>,
+    /// The file that `login` writes, where no other one knows the registry.
+    pub login_file: Option<PathBuf>,
+    /// Places of `registries.conf`; the first whose file exists counts.
+    pub conf: Vec<ConfPlace>,
+}
+
+/// A `registries.conf` with what belongs to it.
+#[derive(Clone, Debug)]
+pub struct ConfPlace {
+    /// The file.
+    pub file: PathBuf,
+    /// Whether it was named, and so must exist.
+    pub named: bool,
+    /// Directories of drop-ins (`*.conf`), which are read in the order of their names. Those of the last place count
+    /// without its file.
+    pub drop_ins: Vec<PathBuf>,
+}
+
+/// What all files of `registries.conf` say.
+pub(crate) fn conf(engine: &Engine) -> Result<RegistriesConf, Report> {
+    let mut conf = RegistriesConf::default();
+    let mut drop_ins = &[][..];
+    for place in &engine.options().registries.conf {
+        drop_ins = &place.drop_ins;
+        if add(&mut conf, &place.file)? {
+            break;
+        }
+        if place.named {
+            return Err(failed("reading", &place.file, io::ErrorKind::NotFound.into()));
+        }
+    }
+    for directory in drop_ins {
+        for file in drop_ins_in(directory)? {
+            add(&mut conf, &file)?;
+        }
+    }
+    Ok(conf)
+}
+
+/// Adds a file; whether there is one.
+fn add(conf: &mut RegistriesConf, path: &Path) -> Result<bool, Report> {
+    let Some(bytes) = file::read(path)? else { return Ok(false) };
+    let text = String::from_utf8(bytes).map_err(|error| failed("reading", path, io::Error::other(error)))?;
+    conf.add(&path.display().to_string(), &text)?;
+    Ok(true)
+}
+
+fn drop_ins_in(directory: &Path) -> Result<Vec<PathBuf>, Report> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("reading", directory, error)),
+    };
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()
+        .map_err(|error| failed("reading", directory, error))?;
+    files.retain(|path| path.extension().is_some_and(|end| end == "conf"));
+    files.sort();
+    Ok(files)
+}
+
+/// A client of all registries; refused where none may be asked.
+pub(crate) fn client(engine: &Engine, conf: RegistriesConf) -> Result<Registry, Report> {
+    let credentials = credentials(engine, &conf)?;
+    Ok(Registry::new(settings(engine, conf, credentials)?))
+}
+
+/// The same that sends blobs in parts of this size, if one is given.
+pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Result<Registry, Report> {
+    let conf = conf(engine)?;
+    let credentials = credentials(engine, &conf)?;
+    Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials)? }))
+}
+
+/// Says what registries said beside their answers.
+pub(crate) fn tell_notes(engine: &Engine, registry: &Registry) {
+    registry.notes().iter().for_each(|note| engine.notice(note));
+}
+
+fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Result<Settings, Report> {
+    engine.require_network(&[])?;
+    let options = engine.options();
+    Ok(Settings {
+        credentials,
+        registries,
+        insecure: options.insecure.clone(),
+        certificates: options.certificates.clone(),
+        roots: options.roots.clone(),
+        proxies: options.proxies.clone(),
+        ..Settings::default()
+    })
+}
+
+/// All sources of credentials: the environment, then what `registries.conf` orders, else the files.
+fn credentials(engine: &Engine, conf: &RegistriesConf) -> Result<Credentials, Report> {
+    let mut sources: Vec<Source> = environment(engine)?.map(Source::File).into_iter().collect();
+    for place in order(conf) {
+        match place {
+            Place::Files => sources.extend(auth_files(engine)?.into_iter().map(|(_, file)| Source::File(file))),
+            Place::Helper(name) => sources.push(Source::Helper(name)),
+        }
+    }
+    Ok(Credentials(sources))
+}
+
+/// What is asked for credentials after the environment.
+enum Place {
+    /// The files, each that exists.
+    Files,
+    /// The helper of this name.
+    Helper(String),
+}
+
+/// The order in which places are asked: that of `registries.conf`, else the files alone.
+fn order(conf: &RegistriesConf) -> Vec<Place> {
+    let place = |word: &String| if word == FILES_WORD { Place::Files } else { Place::Helper(word.clone()) };
+    match conf.credential_helpers() {
+        None | Some([]) => vec![Place::Files],
+        Some(words) => words.iter().map(place).collect(),
+    }
+}
+
+/// The credentials in the environment.
+fn environment(engine: &Engine) -> Result<Option<AuthFile>, Report> {
+    let content = engine.options().registries.auth.as_ref();
+    content.map(|content| AuthFile::parse(content.as_bytes()).step(|| format!("reading {AUTH_VARIABLE}"))).transpose()
+}
+
+/// The files of credentials that exist, with where they are.
+fn auth_files(engine: &Engine) -> Result<Vec<(&Path, AuthFile)>, Report> {
+    let mut files = Vec::new();
+    for path in &engine.options().registries.auth_files {
+        if let Some(content) = read_auth(path)? {
+            files.push((path.as_path(), auth_file(path, &content)?));
+        }
+    }
+    Ok(files)
+}
+
+/// A file of credentials; `None` when there is none. An empty one says as much.
+fn read_auth(path: &Path) -> Result<Option<Vec<u8>>, Report> {
+    Ok(file::read(path)?.filter(|content| !content.trim_ascii().is_empty()))
+}
+
+fn auth_file(path: &Path, content: &[u8]) -> Result<AuthFile, Report> {
+    AuthFile::parse(content).step(|| format!("reading {}", path.display()))
+}
+
+/// The name of a registry that a user gave to `login` or `logout`: `docker.io` without one. May have the beginning of a
+/// repository's path behind it, for which alone the credential is then.
+fn server(text: Option<&str>) -> Result<String, Report> {
+    let server = registry::auth::server_name(text.unwrap_or(oci::reference::DEFAULT_HOST));
+    let inside = format!("{server}/x");
+    match inside.parse::<oci::Reference>() {
+        Ok(_) if oci::Reference::names_host(&inside) => Ok(server),
+        Ok(_) => Err(Report::new(Kind::Usage, format!("{server:?} is no registry's host"))
+            .with_hint("a host without a dot needs its port: HOST:PORT")),
+        Err(error) => Err(Report::from(error).with_step(format!("{server:?} is no registry's host"))),
+    }
+}
+
+/// A server's host, and what follows it.
+fn host_and_path(server: &str) -> (&str, &str) {
+    server.split_once('/').unwrap_or((server, ""))
+}

@@ -1,0 +1,81 @@
+//! Writing to registries: what was pulled arrives with the same bytes, over breaks and refusals; lists of images; searching.
+//!
+//! The registry is Debian's where other tools are to read what we sent, else one in the test's own memory
+//! (`fixture::memory_registry`), which counts requests and fails as told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod debian_registry;
+mod faults;
+mod lists;
+mod memory;
+
+use std::fs;
+
+use fixture::image::{CONFIG, Image, LAYER, LayerBuilder, MANIFEST, Meta, digest};
+use fixture::memory_registry::MemoryRegistry;
+use serde_json::{Value, json};
+
+use support::Home;
+
+/// An image for an architecture, with one layer for each content.
+fn image_for(architecture: &str, contents: &[&[u8]]) -> Image {
+    let layer =
+        |content: &&[u8]| LayerBuilder::default().file("file", Meta::root(0o644), content).unwrap().finish().unwrap();
+    let layers: Vec<_> = contents.iter().map(layer).collect();
+    let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+    let config = json!({
+        "architecture": architecture, "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = config.to_string().into_bytes();
+    let descriptor =
+        |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
+    let descriptors: Vec<Value> = layers.iter().map(|layer| descriptor(LAYER, &layer.gzip)).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": descriptors,
+    });
+    let mut blobs: Vec<_> = layers.into_iter().map(|layer| (digest(&layer.gzip), layer.gzip)).collect();
+    blobs.push((digest(&config), config));
+    Image { blobs, manifest: manifest.to_string().into_bytes() }
+}
+
+/// Bytes that do not get smaller.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    std::iter::repeat_with(word).take(size.div_ceil(8)).flat_map(u64::to_le_bytes).take(size).collect()
+}
+
+/// Gives an image a further name.
+fn name(home: &Home, old: &str, new: &str) {
+    let whole = |name: &str| match name.rsplit_once('/') {
+        Some((_, last)) if last.contains(':') => name.to_owned(),
+        _ => format!("{name}:latest"),
+    };
+    let (old, new) = (whole(old), whole(new));
+    let file = |name: &str| home.store().join("store/refs").join(name.replace('/', "%2F"));
+    let record = fs::read_to_string(file(&old)).unwrap();
+    fs::write(file(&new), record.replace(&old, &new)).unwrap();
+}
+
+/// The name of an image at a registry in memory.
+fn at(server: &MemoryRegistry, rest: &str) -> String {
+    format!("{}/{rest}", server.address)
+}
+
+/// The digests that a push's last lines tell, by tag.
+fn told(output: &str) -> Vec<(String, String)> {
+    let line = |line: &str| {
+        let (tag, rest) = line.split_once(": digest: ")?;
+        Some((tag.to_owned(), rest.split(' ').next()?.to_owned()))
+    };
+    output.lines().filter_map(line).collect()
+}

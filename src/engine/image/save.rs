@@ -91,8 +91,8 @@ fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Leas
     let mut lease = store.lease()?;
     let mut images: Vec<Saved> = Vec::new();
     for text in names {
-        let record =
-            find_record(engine, &store, text)?.ok_or_else(|| Report::new(Kind::NotFound, format!("No such image: {text}")))?;
+        let record = find_record(engine, &store, text)?
+            .ok_or_else(|| Report::new(Kind::NotFound, format!("No such image: {text}")))?;
         let name = name_of(text, &record);
         if let Some(known) = images.iter_mut().find(|image| image.config.digest == record.config) {
             known.names.extend(name.filter(|name| !known.names.contains(name)));

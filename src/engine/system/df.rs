@@ -176,7 +176,11 @@ fn images(engine: &Engine, store: &Store, answer: &mut DiskUsage) -> Result<(), 
         answer.images.count += 1;
         answer.images.active += usize::from(containers > 0);
         answer.each_image.push(ImageUsage {
-            names: records.iter().filter(|record| !record.is_unnamed()).map(|record| record.reference.clone()).collect(),
+            names: records
+                .iter()
+                .filter(|record| !record.is_unnamed())
+                .map(|record| record.reference.clone())
+                .collect(),
             id: *id,
             created: created.and_then(|text| parse_rfc3339(&text).ok()),
             shared_bytes,

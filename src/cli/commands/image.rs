@@ -5,7 +5,7 @@ use engine::image::save::SaveFormat;
 use engine::image::{PruneRequest, Pruned};
 use engine::system::filter::PruneFilter;
 
-use crate::commands::{history, images, import, inspect, load, pull, rmi, save, tag, untag};
+use crate::commands::{history, images, import, inspect, load, pull, push, rmi, save, tag, untag};
 use crate::environment::Globals;
 use crate::file_output;
 use crate::output::{Stop, confirm, line, stdout};
@@ -30,6 +30,7 @@ enum ImageCommand {
     Ls(images::Images),
     Prune(Prune),
     Pull(pull::Pull),
+    Push(push::Push),
     #[command(alias = "remove")]
     Rm(rmi::Rmi),
     Save(save::Save),
@@ -51,6 +52,7 @@ impl Image {
             ImageCommand::Ls(command) => command.execute(globals),
             ImageCommand::Prune(command) => command.execute(globals),
             ImageCommand::Pull(command) => command.execute(globals),
+            ImageCommand::Push(command) => command.execute(globals),
             ImageCommand::Rm(command) => command.execute(globals),
             ImageCommand::Save(command) => command.execute(globals),
             ImageCommand::Tag(command) => command.execute(globals),

@@ -10,7 +10,6 @@ use base::{Kind, Report};
 use layer::{Compression, Created};
 use oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Reference, media};
 use serde::Serialize;
-use serde_json::Value;
 use store::{Durability, ImageRecord, Lease, Store};
 
 use crate::image::DOCUMENT_MAX;
@@ -60,26 +59,23 @@ struct ManifestText<'a> {
 /// A descriptor as documents spell it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct DescriptorText<'a> {
-    pub media_type: &'a str,
-    pub digest: Digest,
-    pub size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub annotations: Option<Value>,
+struct DescriptorText<'a> {
+    media_type: &'a str,
+    digest: Digest,
+    size: u64,
 }
 
 /// The bytes of a manifest.
 fn manifest_text(config: &ImageConfig, layers: &[Descriptor], docker: bool) -> Result<Vec<u8>, Report> {
-    let text = |descriptor: &'_ Descriptor| (descriptor.digest, descriptor.size);
-    let layers = layers.iter().map(|layer| {
-        let (digest, size) = text(layer);
-        DescriptorText { media_type: &layer.media_type, digest, size, annotations: None }
+    let layers = layers.iter().map(|layer| DescriptorText {
+        media_type: &layer.media_type,
+        digest: layer.digest,
+        size: layer.size,
     });
     let config = DescriptorText {
         media_type: if docker { media::DOCKER_CONFIG } else { media::OCI_CONFIG },
         digest: config.digest,
         size: config.raw.len() as u64,
-        annotations: None,
     };
     let manifest = ManifestText {
         schema_version: 2,

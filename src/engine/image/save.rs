@@ -16,14 +16,13 @@ use base::{Context, Kind, Report};
 use index::Metadata;
 use layer::{TarContent, TarEntry, TarWriter};
 use oci::packed::{CONTAINERD_NAME, REF_NAME};
-use oci::{Digest, ImageConfig, ImageName, Manifest, Reference, media};
+use oci::{Digest, Entry, ImageConfig, ImageName, Manifest, Reference, entries, media};
 use serde_json::{Value, json};
 use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
 use crate::file::failed;
-use crate::image::assemble::{self, DescriptorText};
-use crate::image::{find_record, load_config, make_store};
+use crate::image::{assemble, find_record, load_config, make_store};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,26 +169,28 @@ fn blob_path(digest: &Digest) -> String {
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// `index.json`: an entry for each name of each image.
-fn index_text(images: &[Saved], docker: bool) -> Result<Vec<u8>, Report> {
-    let mut entries = Vec::new();
+fn index_text(images: &[Saved], docker: bool) -> Vec<u8> {
+    let mut list = Vec::new();
     for image in images {
-        let entry = |annotations| DescriptorText {
-            media_type: &image.manifest.media_type,
+        let entry = |annotations| Entry {
+            media_type: image.manifest.media_type.clone(),
+            artifact_type: None,
             digest: image.manifest.digest,
             size: image.manifest.raw.len() as u64,
+            platform: None,
             annotations,
         };
         for name in &image.names {
             // Docker puts the tag there, Podman and skopeo the whole name.
             let reference = if docker { name.selector() } else { name.to_string() };
-            entries.push(entry(Some(json!({ CONTAINERD_NAME: name.to_string(), REF_NAME: reference }))));
+            let names = [(CONTAINERD_NAME, name.to_string()), (REF_NAME, reference)];
+            list.push(entry(Some(names.map(|(key, text)| (key.to_owned(), text)).into())));
         }
         if image.names.is_empty() {
-            entries.push(entry(None));
+            list.push(entry(None));
         }
     }
-    let index = json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": entries });
-    serde_json::to_vec(&index).map_err(|error| Report::of(Kind::Internal, error))
+    entries::write(media::OCI_INDEX, &list)
 }
 
 /// Docker's `manifest.json`.
@@ -216,7 +217,7 @@ fn archive(store: &Store, images: &[Saved], format: SaveFormat, out: &mut dyn Wr
         let content = TarContent::File { file: &file, offset: 0, size };
         to.file(blob_path(&digest).as_bytes(), &of_file, &content)?;
     }
-    to.file(b"index.json", &of_file, &TarContent::Bytes(&index_text(images, docker)?))?;
+    to.file(b"index.json", &of_file, &TarContent::Bytes(&index_text(images, docker)))?;
     if docker {
         to.file(b"manifest.json", &of_file, &TarContent::Bytes(&docker_text(images)?))?;
     }
@@ -249,7 +250,7 @@ fn layout_directory(store: &Store, images: &[Saved], path: &Path) -> Result<(), 
     let below = path.join("blobs/sha256");
     fs::create_dir_all(&below).map_err(|error| failed("making directory", &below, error))?;
     copy_blobs(store, blobs(images), |digest| below.join(digest.hex()))?;
-    write(&path.join("index.json"), &index_text(images, false)?)?;
+    write(&path.join("index.json"), &index_text(images, false))?;
     // Last: it is what makes a directory a layout.
     write(&path.join("oci-layout"), OCI_LAYOUT)
 }

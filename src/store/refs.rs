@@ -35,6 +35,9 @@ pub struct ImageRecord {
     pub chain: Option<ChainId>,
     /// When the name was set, in seconds since 1970.
     pub updated_s: u64,
+    /// Whether the image was made or loaded here: no registry is known that has its layers.
+    #[serde(default)]
+    pub made_here: bool,
 }
 
 impl ImageRecord {

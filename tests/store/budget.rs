@@ -1,5 +1,7 @@
 //! `--cache-max` and `--offline`: what may go and what must not, and no question to a registry.
 
+use fixture::image::Layer;
+
 use crate::support::{Home, LIMIT, busybox, finish};
 use crate::{assert_sound, df, layer, serve};
 
@@ -32,6 +34,18 @@ fn what_can_be_fetched_again_goes_the_oldest_first() {
     assert_sound(&home, "with nothing that can be had again");
     let said = home.fails(1, &["--cache-max", "much", "pull", &b]);
     assert!(said.contains("invalid size: 'much'"), "{said}");
+}
+
+#[test]
+fn what_no_registry_has_stays() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, own) = (serve(&[("a", &[1])]), layer(2));
+    let made = home.run_with_input(&["import", "-", "made:1"], &own.gzip);
+    assert_eq!(made.code, 0, "{made:#?}");
+    home.ok(&["--cache-max", "1k", "pull", &format!("{}/a", server.address)]);
+    let blobs = home.ok(&["content", "ls", "--format", "{{.Digest}}"]);
+    let has = |layer: &Layer| blobs.contains(&fixture::image::digest(&layer.gzip));
+    assert!(has(&own) && !has(&layer(1)), "{blobs}");
 }
 
 #[test]

@@ -126,6 +126,7 @@ pub(crate) fn complete(
         config: config.digest,
         chain,
         updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        made_here: true,
     };
     Ok(Assembled { record, config })
 }

@@ -1,9 +1,10 @@
 //! The budget of the store: what can be fetched or made again goes, the oldest first, until the store is small enough.
 //!
 //! That is the blobs of layers whose indexes are here, merged indexes of stacks whose layers are here, and interrupted
-//! downloads. What a name needs to run is never among it.
+//! downloads. What a name needs to run is never among it, nor are the layers of images that were made or loaded here: no
+//! registry is known to have them, and a push sends them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base::Report;
 use base::units::human_size;
@@ -56,12 +57,15 @@ pub(crate) fn trim(engine: &Engine, store: &Store) -> Result<(), Report> {
 
 /// What may go, the oldest first: when it was last used, the bytes on the disk, what it is.
 fn victims(store: &Store) -> Result<Vec<(i64, u64, Victim)>, Report> {
-    let mut contents = HashMap::new();
+    let (mut contents, mut kept) = (HashMap::new(), HashSet::new());
     for name in store.all_names()? {
         let record = name.record?;
         let Some((manifest, config)) = documents(store, &record)? else { continue };
         let mut whole = true;
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+            if record.made_here {
+                kept.insert((Family::Blobs, layer.digest));
+            }
             if !store.layers().has(&diff_id.0)? {
                 whole = false;
             } else if let Some(stored) = store.blobs().stored(&layer.digest)? {
@@ -76,6 +80,7 @@ fn victims(store: &Store) -> Result<Vec<(i64, u64, Victim)>, Report> {
     }
     let contents = contents
         .into_iter()
+        .filter(|(content, _)| !kept.contains(content))
         .map(|((family, digest), stored)| (stored.used.0, stored.disk_bytes, Victim::Content(family, digest)));
     let partials = store.partials()?.into_iter().filter(|partial| !partial.active);
     let partials = partials.map(|partial| (partial.modified_s, partial.done_bytes, Victim::Partial(partial)));

@@ -229,6 +229,7 @@ impl Pull<'_> {
             config: config.digest,
             chain,
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            made_here: false,
         };
         self.store.put_image(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);

@@ -61,6 +61,7 @@ fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
         config: config_digest,
         chain: Some(chain),
         updated_s: 1,
+        made_here: false,
     };
     store.sync().unwrap();
     store.put_image(&record).unwrap();

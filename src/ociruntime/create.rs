@@ -219,10 +219,7 @@ impl Making<'_> {
                     sys::step();
                 }
                 Some((Message::Failed(failure), _)) => return Err(failure.into()),
-                Some((Message::Ready, _)) => {
-                    self.log.debug(|| "init waits for start".to_owned());
-                    break;
-                }
+                Some((Message::Ready, _)) => break,
                 Some(_) => {}
                 None => return Err(Report::new(Kind::Internal, "init was killed while it was being set up")),
             }

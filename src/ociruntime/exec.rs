@@ -77,7 +77,6 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let entered = runtime::exec::in_bundle(&launch, init.as_fd(), in_cgroup, &mut entering);
     before.as_ref().map_or(Ok(()), attributes::restore_affinity)?;
     let Born { init: child, channel } = entered?;
-    log.debug(|| format!("the command in container {} is process {}", arguments.id, child.pid));
     let (mut master, mut going) = (None, false);
     while let Some((message, fd)) = channel.receive()? {
         match (message, fd) {

@@ -48,7 +48,7 @@ fn the_log_tells_the_steps_when_asked() {
     assert!(bundle.creates(&["--debug", "--log", &log], "box"), "{}", bundle.log());
     bundle.ok(&["--debug", "--log", &log, "delete", "--force", "box"]);
     let said = fs::read_to_string(&log).expect("it was made");
-    let steps = ["root file system", "cgroup", "init of container", "init waits for start", "has ended"];
+    let steps = ["creating container", "cgroup", "init of container", "waits for its start", "has ended"];
     for step in steps {
         assert!(said.lines().any(|line| line.contains("level=debug") && line.contains(step)), "{step}: {said}");
     }

@@ -107,7 +107,7 @@ pub fn put(engine: &Engine, mut content: impl Read, expected: Option<&str>) -> R
     Ok(found)
 }
 
-/// Removes a blob. One that a name or a container leads to is refused unless `force`.
+/// Removes a blob. One that a name, a list or a container leads to is refused unless `force`.
 pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Digest, Report> {
     let (store, digest) = find(engine, text)?;
     if !force && let Some(needed_by) = needed_by(engine, &store, &digest)? {
@@ -138,16 +138,22 @@ pub fn verify(engine: &Engine, texts: &[String]) -> Result<Vec<(Digest, Option<D
     Ok(verified)
 }
 
-/// The first name or container that leads to a content.
+/// The first name, list or container that leads to a content.
 pub(crate) fn needed_by(engine: &Engine, store: &Store, digest: &Digest) -> Result<Option<String>, Report> {
     let leads = |roots: Vec<Digest>| {
         Ok::<_, Report>(store.reach(roots, &mut |layer| objects_of(store, layer))?.contains(digest))
     };
+    let of = |store: Option<String>| store.map(|store| format!(" of the store {store}")).unwrap_or_default();
     for name in store.all_names()? {
-        let record = name.record?;
+        let (record, of_store) = (name.record?, of(name.store));
         if leads(record.leads_to())? {
-            let of_store = name.store.map(|store| format!(" of the store {store}")).unwrap_or_default();
-            return Ok(Some(format!("image {}{of_store}", record.reference.familiar())));
+            return Ok(Some(format!("image {}{of_store}", record.familiar())));
+        }
+    }
+    for list in store.all_lists()? {
+        let (record, of_store) = (list.record?, of(list.store));
+        if leads(record.leads_to().collect())? {
+            return Ok(Some(format!("the list {}{of_store}", record.reference.familiar())));
         }
     }
     for user in users(engine)? {

@@ -50,9 +50,12 @@ impl ImageRecord {
     pub fn is_unnamed(&self) -> bool {
         self.reference.name() == UNNAMED
     }
-}
 
-impl ImageRecord {
+    /// The name as Docker's users write it; the image's short id where it has none.
+    pub fn familiar(&self) -> String {
+        if self.is_unnamed() { self.config.hex()[..12].to_owned() } else { self.reference.familiar() }
+    }
+
     /// What the name leads to directly.
     pub fn leads_to(&self) -> Vec<Digest> {
         let chain = self.chain.map(|chain| chain.0);

@@ -108,7 +108,7 @@ impl Needs {
         let mut needs = Needs { names, listed: Vec::new(), unreadable, users: users(engine)? };
         for Named { store, file, record } in store.all_names()? {
             match record {
-                Ok(record) => needs.names.push((shown(store.as_deref(), &record.reference.familiar()), record)),
+                Ok(record) => needs.names.push((shown(store.as_deref(), &record.familiar()), record)),
                 Err(error) => needs.unreadable.push(Unreadable::new(false, store, file, error)),
             }
         }

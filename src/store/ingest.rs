@@ -82,9 +82,10 @@ impl Store {
             if self.blobs().claim(digest, size_bytes)? {
                 return Ok(None);
             }
-            let dir = self.ingest.subdir(&digest.hex(), true)?;
-            // The last holder may have removed the directory since: then this one is no longer the named one.
-            let lock = match dir.open_writable(LOCK) {
+            // The last holder may have removed the directory since, or a sweep, to which one without data is old: then this
+            // one is no longer the named one.
+            let locked = self.ingest.subdir(&digest.hex(), true).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+            let (lock, dir) = match locked {
                 Err(error) if error.errno() == Some(sys::Errno::ENOENT) => continue,
                 other => other?,
             };
@@ -222,12 +223,11 @@ fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
 
 /// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
 fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
-    for file in [DATA, STATE, LOCK] {
+    for file in dir.names()?.iter().filter(|name| *name != LOCK) {
         dir.unlink(file)?;
     }
-    for leftover in dir.names()? {
-        dir.unlink(&leftover)?;
-    }
+    // What is there from here on is another one's, whose directory stays.
+    dir.unlink(LOCK)?;
     parent.remove_dir(name)
 }
 
@@ -262,11 +262,11 @@ impl Store {
     /// command is at work on it.
     pub fn drop_partial(&self, digest: &Digest) -> Result<Option<u64>> {
         let name = digest.hex();
-        let dir = match self.ingest.subdir(&name, false) {
+        let locked = self.ingest.subdir(&name, false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+        let (lock, dir) = match locked {
             Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(None),
             other => other?,
         };
-        let lock = dir.open_writable(LOCK)?;
         if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
             return Ok(None);
         }

@@ -209,8 +209,9 @@ impl Pull<'_> {
             (self.listener)(&Event::Note { text });
         }
         let chain = config.chain_id().map(|chain| chain.0);
+        let index = Some(digest).filter(|digest| *digest != manifest.digest);
         let layers = config.diff_ids.iter().map(|layer| layer.0);
-        lease.pin(&layers.chain(chain).chain([digest, manifest.digest, config.digest]).collect::<Vec<_>>())?;
+        lease.pin(&layers.chain(chain).chain(index).chain([manifest.digest, config.digest]).collect::<Vec<_>>())?;
         self.tell_scarcity(&manifest, &config)?;
         self.layers(&manifest, &config)?;
         let chain =

@@ -166,7 +166,7 @@ fn jump(code: u8, register: u8, constant: i32, skip: i16) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+    #![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
     use super::*;
 

@@ -355,7 +355,7 @@ fn invalid(option: &str, reason: String) -> CgroupError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+    #![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
     use super::*;
 

@@ -463,7 +463,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+    #![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
     use super::*;
 

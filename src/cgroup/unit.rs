@@ -372,7 +372,7 @@ fn values(properties: &[Named]) -> Vec<(&str, Value<'_>)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test may die of a surprise
+    #![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
     use super::*;
 

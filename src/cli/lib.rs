@@ -4,8 +4,7 @@
 //! engine requests, prints. Results go to standard output, everything else to standard error. This crate is the only
 //! one that reads the environment.
 
-// The words on an option are also its help text, where brackets mean "may be left out".
-#![allow(rustdoc::broken_intra_doc_links)]
+#![allow(rustdoc::broken_intra_doc_links, reason = "words on an option are its help text: [x] may be left out")]
 
 mod args;
 mod commands;

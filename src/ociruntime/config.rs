@@ -11,15 +11,13 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
 use cgroup::Resources;
-use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Process, Spec,
-};
+use oci_spec::runtime::{Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
 use runtime::capabilities::bit;
 use runtime::init::attributes::{self, has_apparmor, has_selinux};
 use runtime::init::mounts::extents;
 use runtime::init::payload::Groups;
 use runtime::init::user::check_mapped;
-use runtime::launch::HookContext;
+use runtime::launch::{HookContext, is_new, joins_user};
 use runtime::outer::{Caller, default_maps};
 use runtime::{Launch, Rootfs};
 use serde_json::Value;
@@ -339,15 +337,14 @@ fn is_ours(typ: LinuxNamespaceType, path: &Path) -> bool {
 /// Whether the process's user has an id in the container; in a user namespace that is joined, init says so.
 fn check_user(spec: &Spec, linux: &Linux) -> Result<(), Report> {
     let Some(process) = spec.process() else { return Ok(()) };
-    let joins = |namespace: &LinuxNamespace| namespace.path().is_some();
-    let listed = linux.namespaces().as_deref().unwrap_or_default();
-    let (uids, gids) = match listed.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User) {
-        Some(user) if joins(user) => return Ok(()),
-        Some(_) => {
-            let map = |mappings: &Option<Vec<_>>| mappings.as_deref().map(extents).unwrap_or_default();
-            (map(linux.uid_mappings()), map(linux.gid_mappings()))
-        }
-        None => own_maps()?,
+    if joins_user(spec) {
+        return Ok(());
+    }
+    let map = |mappings: &Option<Vec<_>>| mappings.as_deref().map(extents).unwrap_or_default();
+    let (uids, gids) = if is_new(spec, LinuxNamespaceType::User) {
+        (map(linux.uid_mappings()), map(linux.gid_mappings()))
+    } else {
+        own_maps()?
     };
     check_mapped(process, groups(spec, process), &uids, &gids)
 }

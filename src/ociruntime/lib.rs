@@ -19,8 +19,7 @@
 //! * *paused*: init lives, started or not, and its cgroup is frozen;
 //! * *stopped*: no process has the recorded pid and start time in this boot.
 
-// The words on an option are also its help text, where brackets mean "may be left out".
-#![allow(rustdoc::broken_intra_doc_links)]
+#![allow(rustdoc::broken_intra_doc_links, reason = "words on an option are its help text: [x] may be left out")]
 
 mod args;
 mod config;
@@ -111,10 +110,10 @@ fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBu
     // First, as it begins all anew.
     if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) && !sys::without("own-binary") {
         runtime::own_binary::protect()?;
-        if preserved(&line.verb) > 0 {
-            // From now on for the payload alone, which gets them back at its exec.
-            sys::process::cloexec_from(3)?;
-        }
+    }
+    if preserved(&line.verb) > 0 {
+        // From now on for the payload alone, which gets them back at its exec.
+        sys::process::cloexec_from(3)?;
     }
     let global = line.global;
     let root = match &global.root {

@@ -1,7 +1,8 @@
 //! `start`.
 //!
 //! A container whose start fails once init has its word can run no more: it is ended and removed, and the poststop hooks run.
-//! So the specification has it for hooks that fail ("Lifecycle", steps 7 and 9).
+//! So the specification has it for hooks that fail ("Lifecycle", steps 7 and 9). One whose init was killed meanwhile has
+//! stopped, as any whose init was killed, and stays until it is deleted.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

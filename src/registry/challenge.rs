@@ -90,8 +90,14 @@ fn parameter_value(text: &str) -> (String, &str) {
         let end = text.find([' ', '\t', ',']).unwrap_or(text.len());
         return (text[..end].to_owned(), &text[end..]);
     };
+    quoted_string(quoted)
+}
+
+/// What a quoted string says, from behind its first quote on, and what follows it (RFC 9110, section 5.6.4). One without an
+/// end goes to the end of the text.
+pub(crate) fn quoted_string(text: &str) -> (String, &str) {
     let mut value = String::new();
-    let mut chars = quoted.chars();
+    let mut chars = text.chars();
     while let Some(next) = chars.next() {
         match next {
             '"' => break,

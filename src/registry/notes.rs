@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use ureq::http::HeaderMap;
 
+use crate::challenge::quoted_string;
 use crate::locked;
 
 /// The longest line that is shown.
@@ -62,15 +63,7 @@ impl Notes {
 /// The text of a `Warning` header that is for people: `299 - "text"` (distribution specification, "Warnings").
 fn warning(value: &str) -> Option<String> {
     let quoted = value.trim().strip_prefix("299 ")?.trim_start().split_once(' ')?.1.trim_start().strip_prefix('"')?;
-    let mut text = String::new();
-    let mut chars = quoted.chars();
-    while let Some(next) = chars.next() {
-        match next {
-            '"' => break,
-            '\\' => text.extend(chars.next()),
-            other => text.push(other),
-        }
-    }
+    let (text, _) = quoted_string(quoted);
     (!text.is_empty()).then_some(text)
 }
 

@@ -1,10 +1,9 @@
 //! Hooks of the runtime specification (config.md, "POSIX-platform Hooks"): programs that are run beside a container's life.
 //!
 //! A hook reads the container's state on its standard input, has the environment that the configuration gives it and no
-//! other, and inherits standard output, standard error and no further descriptor (but for a bundle that is made for hooks).
-//! One that outlives its timeout is
-//! killed with its whole process group. One whose runtime is killed is killed too: nothing waits for it any more, and
-//! the hooks of a removal would run beside it.
+//! other, and inherits standard output, standard error and no further descriptor (but for a bundle that is made for
+//! hooks). One that outlives its timeout is killed with its whole process group. One whose runtime is killed is killed too:
+//! nothing waits for it any more, and the hooks of a removal would run beside it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -97,7 +97,7 @@ impl Inner {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // A failed open of /dev/null is a failed test.
+#[allow(clippy::unwrap_used, reason = "A failed open of /dev/null is a failed test")]
 mod tests {
     use super::*;
 

@@ -29,7 +29,7 @@ pub struct Tally {
 
 /// Processes that a tally waits for.
 static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-/// When this program began.
+/// When the first tests began.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Tally {

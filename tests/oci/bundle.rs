@@ -1,13 +1,14 @@
 //! A bundle with a root file system of busybox, and the runtime called on it.
 
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
-use crate::support::{Done, Home, LIMIT, finish, skip, unique};
+use crate::support::{Done, Home, LIMIT, finish, read_until, skip, start, unique};
 
 /// Programs that scripts of the tests use.
 const APPLETS: [&str; 24] = [
@@ -70,6 +71,22 @@ impl Bundle {
     /// The bundle's directory as text.
     pub fn at(&self) -> String {
         self.path.to_string_lossy().into_owned()
+    }
+
+    /// Has the container join these namespaces of a process, named as in `/proc/PID/ns` and by the specification alike. A user
+    /// namespace that is joined has its maps.
+    pub fn join(&mut self, pid: impl Display, names: &[&str]) -> &mut Self {
+        for name in names {
+            let list = self.config["linux"]["namespaces"].as_array_mut().expect("a list");
+            list.retain(|one| one["type"] != *name);
+            list.push(json!({ "type": name, "path": format!("/proc/{pid}/ns/{name}") }));
+        }
+        if names.contains(&"user") {
+            for map in ["uidMappings", "gidMappings"] {
+                self.config["linux"][map] = json!(null);
+            }
+        }
+        self
     }
 
     /// Makes the payload a script.
@@ -214,4 +231,31 @@ impl Drop for Bundle {
 pub fn without_steps(text: &str) -> String {
     let steps = ["sublet: mounts: made by mount(2)", "sublet: the container runs without a cgroup"];
     text.split_inclusive('\n').filter(|line| !steps.iter().any(|step| line.starts_with(step))).collect()
+}
+
+/// A user namespace of one id, where setgroups(2) is forbidden, and others that it owns, kept by a process.
+pub struct Holder(Child);
+
+impl Holder {
+    /// `others`: options of unshare(1).
+    pub fn new(others: &[&str]) -> Self {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user"]).args(others).args(["sh", "-c", "echo made; exec sleep 1000"]);
+        let mut child = start(&mut unshare);
+        read_until(child.stdout.as_mut().expect("a pipe"), "made\n");
+        Holder(child)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // One that has ended before is no loss.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

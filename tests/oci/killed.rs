@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Holder};
 use crate::manager::Systemd;
-use crate::support::{eventually, processes, read_until};
+use crate::support::{eventually, processes};
 use crate::systemd::IN_A_SCOPE;
 
 /// Every way in which the container can be found after a kill, but for `paused`.
@@ -143,23 +142,10 @@ fn creator_and_helper_where_clocks_are_shifted() {
 #[test]
 fn creator_and_helper_where_namespaces_are_joined() {
     let Some(mut bundle) = bundle() else { return };
-    let mut holder = Command::new("unshare");
-    holder.args(["--user", "--map-root-user", "--ipc", "--uts", "sh", "-c", "echo made; exec sleep 1000"]);
-    let mut holder = crate::support::start(&mut holder);
-    read_until(holder.stdout.as_mut().expect("a pipe"), "made\n");
-    for name in ["user", "ipc", "uts"] {
-        let list = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
-        list.retain(|one| one["type"] != name);
-        list.push(json!({ "type": name, "path": format!("/proc/{}/ns/{name}", holder.id()) }));
-    }
-    bundle.config["hostname"] = json!(null);
-    for name in ["uidMappings", "gidMappings"] {
-        bundle.config["linux"][name] = json!(null);
-    }
+    let holder = Holder::new(&["--ipc", "--uts"]);
+    bundle.join(holder.pid(), &["user", "ipc", "uts"]).config["hostname"] = json!(null);
     at_each_step(&bundle, "helper", 3, || (), |at| create(&bundle, at));
     at_each_step(&bundle, "command", 20, || (), |at| create(&bundle, at));
-    holder.kill().expect("our own child");
-    holder.wait().expect("our own child");
 }
 
 #[test]

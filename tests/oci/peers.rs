@@ -120,15 +120,7 @@ fn ranks_in_one_user_namespace_may_look_into_each_other() {
     bundle.ok(&["start", "first"]);
     eventually("the first one runs", || bundle.log().contains("began"));
     let pid = bundle.state("first", "pid").as_i64().expect("a number");
-    for name in ["user", "pid", "ipc"] {
-        let list = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
-        list.retain(|one| one["type"] != name);
-        list.push(json!({ "type": name, "path": format!("/proc/{pid}/ns/{name}") }));
-    }
-    for name in ["uidMappings", "gidMappings"] {
-        bundle.config["linux"][name] = json!(null);
-    }
-    bundle.script("tr '\\0' '\\n' </proc/1/environ | grep RANK");
+    bundle.join(pid, &["user", "pid", "ipc"]).script("tr '\\0' '\\n' </proc/1/environ | grep RANK");
     let done = bundle.call(&["run", "--bundle", &bundle.at(), "second"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, "RANK=first\n"), "{done:#?}");
 }

@@ -149,13 +149,7 @@ fn a_user_whose_id_is_not_mapped() {
     bundle.script("sleep 100");
     bundle.create("first");
     let pid = bundle.state("first", "pid").as_i64().expect("a number");
-    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
-    namespaces.retain(|one| one["type"] != "user");
-    namespaces.push(json!({ "type": "user", "path": format!("/proc/{pid}/ns/user") }));
-    for name in ["uidMappings", "gidMappings"] {
-        bundle.config["linux"][name] = json!(null);
-    }
-    bundle.config["process"]["user"]["uid"] = json!(1234);
+    bundle.join(pid, &["user"]).config["process"]["user"]["uid"] = json!(1234);
     let error = bundle.fails(&["create", "--bundle", &bundle.at(), "second"]);
     assert!(error.contains("the uid 1234 of the process has no place"), "{error}");
     assert_eq!(bundle.ok(&["list", "-q"]), format!("{}\n", bundle.id("first")));

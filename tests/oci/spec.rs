@@ -4,12 +4,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::bundle::Bundle;
-use crate::support::{identity, read_until, skip, start};
+use crate::bundle::{Bundle, Holder};
+use crate::support::{identity, read_until, skip};
 
 #[test]
 fn mounts_have_their_options() {
@@ -449,21 +448,10 @@ fn groups_that_cannot_be_set_are_told() {
 #[test]
 fn a_user_namespace_that_is_joined_may_forbid_groups() {
     let Some(mut bundle) = Bundle::new() else { return };
-    let mut holder = Command::new("unshare");
-    holder.args(["--user", "--map-root-user", "sh", "-c", "echo made; exec sleep 1000"]);
-    let mut holder = start(&mut holder);
-    read_until(holder.stdout.as_mut().expect("a pipe"), "made\n");
-    let list = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
-    list.retain(|one| one["type"] != "user");
-    list.push(json!({ "type": "user", "path": format!("/proc/{}/ns/user", holder.id()) }));
-    for name in ["uidMappings", "gidMappings"] {
-        bundle.config["linux"][name] = json!(null);
-    }
-    bundle.script("cat /proc/self/setgroups; sleep 1000");
+    let holder = Holder::new(&[]);
+    bundle.join(holder.pid(), &["user"]).script("cat /proc/self/setgroups; sleep 1000");
     bundle.create("box");
     bundle.ok(&["start", "box"]);
     assert_eq!(bundle.ok(&["exec", "box", "cat", "/proc/self/setgroups"]), "deny\n");
     bundle.ok(&["delete", "--force", "box"]);
-    holder.kill().expect("our own child");
-    holder.wait().expect("our own child");
 }

@@ -67,7 +67,7 @@ const OF_THE_ENGINE: [&str; 12] = [
     "etc/mtab",
     "etc/passwd",
     "volume",
-    "work",
+    "place",
     "memory",
 ];
 
@@ -93,7 +93,7 @@ fn links_in_an_image_lead_nowhere() {
             let server = Server::start(registry_of(&repository, &image));
             let reference = format!("{}/{repository}", server.address);
             home.ok(&["pull", &reference]);
-            let options = ["run", "--rm", "-v", &volume, "--tmpfs", "/memory/below", "-w", "/work/below"];
+            let options = ["run", "--rm", "-v", &volume, "--tmpfs", "/memory/below", "-w", "/place/below"];
             let words = [reference.as_str(), "/bin/busybox", "cat", &secret];
             let done = home.run(&[&options[..], &words[..]].concat());
             assert!(done.code != 0 && done.stdout.is_empty(), "{place} is a link to {link}: {done:#?}");
@@ -116,7 +116,7 @@ fn links_in_a_bundles_root_lead_nowhere() {
     let outside = Outside::new(&bundle.home);
     let secret = outside.directory.join("secret").display().to_string();
     bundle.config["process"]["args"] = json!(["cat", secret]);
-    bundle.config["process"]["cwd"] = json!("/tmp/work/below");
+    bundle.config["process"]["cwd"] = json!("/tmp/place/below");
     bundle.push("/mounts", json!({ "destination": "/etc/below", "type": "tmpfs", "source": "tmpfs" }));
     bundle.config["linux"]["devices"] = json!([{ "path": "/dev/null", "type": "c", "major": 1, "minor": 3 },
         { "path": "/dev/fifo", "type": "p" }]);

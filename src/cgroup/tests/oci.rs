@@ -3,7 +3,7 @@
 //!
 //! Arguments `--here=NAME` say what must be here (`directory`, `systemd`, a controller), so that a guest made for it cannot
 //! pass by skipping.
-#![allow(clippy::unwrap_used)] // a test may die of a surprise
+#![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
 use std::collections::HashMap;
 use std::fs;

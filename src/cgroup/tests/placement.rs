@@ -1,6 +1,6 @@
 //! Places a process as a monitor is placed, on whatever rung this host has for the calling user, and tries everything a
 //! container's cgroup does. Runs without a harness: see `src/cgroup/Cargo.toml`.
-#![allow(clippy::unwrap_used)] // a test may die of a surprise
+#![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
 use std::path::Path;
 use std::process::{Command, ExitCode};

@@ -193,7 +193,7 @@ impl Program {
     }
 
     /// `low_code` compares the low halves when the high ones are equal; `wanted` is its outcome when the condition holds.
-    #[allow(clippy::too_many_arguments)] // two offsets and one comparison; a struct would only rename them
+    #[allow(clippy::too_many_arguments, reason = "two offsets and one comparison; a struct would only rename them")]
     fn ordered(&mut self, low: u32, high: u32, low_code: u16, wanted: bool, value: u64, both: bool, end: usize) {
         let f = self.distance(end);
         let (jump_true, jump_false) = if wanted { (0, f) } else { (f, 0) };

@@ -1,6 +1,6 @@
 //! The program against a plain reading of the profile, against libseccomp, and in the kernel.
-#![allow(clippy::unwrap_used)] // a test may die of a surprise
-#![allow(clippy::disallowed_methods)] // nobody else is in the directories of tests
+#![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
+#![allow(clippy::disallowed_methods, reason = "nobody else is in the directories of tests")]
 
 mod documents;
 mod kernel;

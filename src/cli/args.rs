@@ -28,6 +28,21 @@ struct Line {
     /// Fail where a better way of doing something is not possible, instead of falling back
     #[arg(long, global = true)]
     strict: bool,
+    /// Use the images, names and containers of this store; the content is shared by all stores
+    #[arg(long, value_name = "NAME", global = true)]
+    store: Option<String>,
+    /// Ask no registry; what is missing is an error with its digests
+    #[arg(long, global = true)]
+    offline: bool,
+    /// After a pull, remove what can be fetched or made again until the store takes no more than this
+    #[arg(long, value_name = "SIZE", global = true)]
+    cache_max: Option<String>,
+    /// Another --root, whose images are listed and run and whose contents are used in place; may be given several times
+    #[arg(long = "additional-store", value_name = "DIRECTORY", global = true)]
+    additional_stores: Vec<PathBuf>,
+    /// Whose user id additional stores may have beside root's and one's own
+    #[arg(long, value_name = "UID", global = true)]
+    additional_store_owner: Option<u32>,
     /// Directory of spec files of devices (CDI), in place of /etc/cdi and /var/run/cdi; a later one has precedence
     #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", global = true)]
     cdi_spec_dirs: Vec<PathBuf>,
@@ -63,8 +78,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     if line.version {
         return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
-    let globals =
-        Globals { root: line.root, run_root: line.run_root, strict: line.strict, cdi_spec_dirs: line.cdi_spec_dirs };
+    let globals = Globals {
+        root: line.root,
+        run_root: line.run_root,
+        strict: line.strict,
+        store: line.store,
+        offline: line.offline,
+        cache_max: line.cache_max,
+        additional_stores: line.additional_stores,
+        additional_store_owner: line.additional_store_owner,
+        cdi_spec_dirs: line.cdi_spec_dirs,
+    };
     match line.command {
         Some(command) => Ok((globals, command)),
         None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),
@@ -85,15 +109,18 @@ fn code_of(error: &clap::Error) -> u8 {
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
 fn grammar(arguments: &[OsString]) -> Grammar {
-    bend_all(<Line as CommandFactory>::command(), arguments)
+    bend_below(bend(<Line as CommandFactory>::command()), arguments)
 }
 
-fn bend_all(grammar: Grammar, arguments: &[OsString]) -> Grammar {
-    let occurs = |name: &&str| arguments.iter().any(|argument| argument == name);
-    let names: Vec<String> =
-        grammar.get_subcommands().map(Grammar::get_name).filter(occurs).map(str::to_owned).collect();
-    names.into_iter().fold(bend(grammar), |grammar, name| {
-        grammar.mut_subcommand(name, |sub| bend_all(sub.disable_help_flag(true).args_override_self(true), arguments))
+/// Bends the commands of a group whose names occur, and those of groups among them.
+fn bend_below(grammar: Grammar, arguments: &[OsString]) -> Grammar {
+    let occurs = |name: &str| arguments.iter().any(|argument| argument == name);
+    let named = |sub: &&Grammar| occurs(sub.get_name()) || sub.get_all_aliases().any(occurs);
+    let names: Vec<String> = grammar.get_subcommands().filter(named).map(|sub| sub.get_name().to_owned()).collect();
+    names.into_iter().fold(grammar, |grammar, name| {
+        grammar.mut_subcommand(name, |sub| {
+            bend_below(bend(sub.disable_help_flag(true).args_override_self(true)), arguments)
+        })
     })
 }
 

@@ -3,7 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use base::{Kind, Ladder, Report};
+use base::units::parse_bytes;
+use base::{Context, Kind, Ladder, Report};
 use engine::registries::{ConfPlace, Sources};
 use engine::{Engine, Options, Paths, Proxies, paths};
 
@@ -18,6 +19,16 @@ pub struct Globals {
     pub run_root: Option<PathBuf>,
     /// `--strict`.
     pub strict: bool,
+    /// `--store`.
+    pub store: Option<String>,
+    /// `--offline`.
+    pub offline: bool,
+    /// `--cache-max`.
+    pub cache_max: Option<String>,
+    /// `--additional-store`.
+    pub additional_stores: Vec<PathBuf>,
+    /// `--additional-store-owner`.
+    pub additional_store_owner: Option<u32>,
     /// `--cdi-spec-dir`.
     pub cdi_spec_dirs: Vec<PathBuf>,
 }
@@ -26,6 +37,10 @@ impl Globals {
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
         let paths = Paths::new(self.data_dir()?, self.run_dir()?, paths::machine_name());
+        let paths = match self.store.clone().or_else(|| word("SUBLET_STORE")) {
+            Some(name) => paths.with_store(&name)?,
+            None => paths,
+        };
         Ok(Engine::open(paths, self.options()?))
     }
 
@@ -33,16 +48,36 @@ impl Globals {
         let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(Options {
             strict: self.strict,
-            home: path("HOME"),
+            home: home(),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             registries: registries()?,
             proxies: proxies(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
             roots: path("SSL_CERT_FILE"),
+            offline: self.offline,
+            cache_max_bytes: self.cache_max_bytes()?,
+            additional_stores: self.additional_stores()?,
+            additional_store_owner: self.additional_store_owner,
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
             on_notice: Some(output::warning),
         })
+    }
+
+    /// Those of the options, else of the variable, where colons part them.
+    fn additional_stores(&self) -> Result<Vec<PathBuf>, Report> {
+        let named = match &self.additional_stores[..] {
+            [] => word("SUBLET_ADDITIONAL_STORES").unwrap_or_default().split(':').map(PathBuf::from).collect(),
+            named => named.to_vec(),
+        };
+        named.iter().filter(|path| !path.as_os_str().is_empty()).map(|path| absolute(path)).collect()
+    }
+
+    fn cache_max_bytes(&self) -> Result<Option<u64>, Report> {
+        let asked = self.cache_max.clone().map(|text| ("--cache-max", text));
+        let asked = asked.or_else(|| Some(("SUBLET_CACHE_MAX", word("SUBLET_CACHE_MAX")?)));
+        let Some((name, text)) = asked else { return Ok(None) };
+        parse_bytes(&text).map(Some).step(|| format!("reading {name}"))
     }
 
     /// The directory of sockets and process ids.
@@ -82,6 +117,23 @@ impl Globals {
 fn absolute(path: &Path) -> Result<PathBuf, Report> {
     std::path::absolute(path)
         .map_err(|error| Report::of(Kind::Usage, error).with_step(format!("finding where {} is", path.display())))
+}
+
+/// The user's home directory, where the environment names one.
+pub fn home() -> Option<PathBuf> {
+    path("HOME")
+}
+
+/// The time that all that is made is to have, in seconds since 1970 (reproducible-builds.org, SOURCE_DATE_EPOCH).
+pub fn source_date_epoch() -> Result<Option<i64>, Report> {
+    match env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) if !text.is_empty() => {
+            let seconds = text.parse::<i64>().ok().filter(|seconds| *seconds >= 0);
+            let wrong = || Report::new(Kind::Usage, format!("SOURCE_DATE_EPOCH={text} is not a number of seconds"));
+            seconds.map(Some).ok_or_else(wrong)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Where Docker and Podman keep what they know of registries.
@@ -157,6 +209,11 @@ fn no_runtime_dir(ladder: &Ladder) -> Report {
         Some(fix) => report.with_hint(fix),
         None => report,
     }
+}
+
+/// A variable that is set and not empty.
+fn word(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
 /// An absolute path in a variable; the XDG specification says to ignore others.

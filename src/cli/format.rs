@@ -50,9 +50,14 @@ impl Row {
         Value::Map(Arc::new(map))
     }
 
+    /// The cells by their keys.
+    pub fn value_as_json(&self) -> serde_json::Value {
+        let cells = self.cells.iter().map(|(key, _, text)| ((*key).to_owned(), text.as_str().into()));
+        serde_json::Value::Object(cells.collect())
+    }
+
     fn json(&self) -> String {
-        let map: BTreeMap<&str, &str> = self.cells.iter().map(|(key, _, text)| (*key, text.as_str())).collect();
-        serde_json::to_string(&map).unwrap_or_default()
+        self.value_as_json().to_string()
     }
 }
 

@@ -9,6 +9,7 @@
 mod args;
 mod commands;
 mod environment;
+mod file_output;
 mod format;
 mod output;
 mod parse;

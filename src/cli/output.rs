@@ -1,11 +1,13 @@
 //! Printing that survives a reader which is gone, and the end of a command.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use base::{Kind, Report};
 
 /// The exit code of a program that a closed pipe ended, as shells show it.
 const BROKEN_PIPE_CODE: u8 = 141;
+/// The longest answer to a question that is read, in bytes.
+const ANSWER_MAX: u64 = 4096;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -53,6 +55,15 @@ pub fn error(report: &Report) {
 /// A warning on standard error.
 pub fn warning(text: &str) {
     let _ = stderr(&format!("warning: {text}\n"));
+}
+
+/// Shows a warning and asks whether to go on, in Docker's words; all but a `y` is a no.
+pub fn confirm(warning: &str) -> Result<bool, Stop> {
+    stdout(&format!("WARNING! {warning}\nAre you sure you want to continue? [y/N] "))?;
+    let mut answer = String::new();
+    let read = io::stdin().lock().take(ANSWER_MAX).read_line(&mut answer);
+    read.map_err(|error| Report::of(Kind::Internal, error).with_step("reading the answer"))?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
 /// Does something for each name, goes on after a failure and tells each; the answer is the exit code.

@@ -8,11 +8,27 @@ use engine::container::record::{
     DeviceMapping, DeviceRequest, NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource,
 };
 
+use oci::{ImageName, Reference};
+
 /// What may not be in a name.
 const BLANKS: [char; 2] = [' ', '\t'];
 
 fn wrong(message: String) -> Report {
     Report::new(Kind::Usage, message)
+}
+
+/// A name without the word that says that it is one of a registry.
+pub fn without_transport(text: &str) -> &str {
+    text.strip_prefix("docker://").unwrap_or(text)
+}
+
+/// A name to give to an image.
+pub fn image_name(text: &str) -> Result<Reference, Report> {
+    match text.parse::<ImageName>() {
+        Ok(ImageName::Reference(reference)) if reference.digest().is_none() => Ok(reference.or_latest()),
+        Ok(_) => Err(wrong(format!("{text} cannot be the name of an image"))),
+        Err(error) => Err(Report::from(error).with_step("invalid reference format")),
+    }
 }
 
 /// `-p [[IP:][HOST[-HOST]]:]CONTAINER[-CONTAINER][/PROTOCOL]`, with an IPv6 address in brackets.

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base::{Context, Kind, Report};
+use oci::{Digest, Hasher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sys::file::sync_directory;
@@ -77,6 +78,19 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Report> {
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Report> {
     serde_json::from_slice(bytes)
         .map_err(|error| Report::of(Kind::Internal, error).with_step(format!("reading {}", path.display())))
+}
+
+/// The digest of a file's content from its position on.
+pub(crate) fn digest_of(mut file: File) -> io::Result<Digest> {
+    let (mut hasher, mut buffer) = (Hasher::new(), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// An I/O error with what was tried.

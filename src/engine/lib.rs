@@ -5,12 +5,16 @@
 //! terminal. Errors leave as [`base::Report`].
 
 pub mod container;
+pub mod content;
 pub mod doctor;
 mod file;
 pub mod image;
 pub mod info;
+pub mod lease;
 pub mod paths;
 pub mod registries;
+pub mod system;
+mod workers;
 
 use std::path::PathBuf;
 
@@ -40,6 +44,14 @@ pub struct Options {
     pub certificates: Vec<PathBuf>,
     /// The file of certificates to trust in place of the machine's.
     pub roots: Option<PathBuf>,
+    /// Whether no registry may be spoken to.
+    pub offline: bool,
+    /// After a pull, what can be fetched or made again goes until the store takes no more bytes than this.
+    pub cache_max_bytes: Option<u64>,
+    /// Data directories whose stores are only read, looked at in this order after the user's own.
+    pub additional_stores: Vec<PathBuf>,
+    /// Whose they may be beside root's and the user's own.
+    pub additional_store_owner: Option<u32>,
     /// Directories of spec files that describe devices, in place of the usual ones; later ones have precedence.
     pub cdi_spec_dirs: Vec<PathBuf>,
 }
@@ -65,6 +77,16 @@ impl Engine {
     /// What holds for every request.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Refuses what needs a registry where none may be spoken to; `missing` are the digests that it would fetch.
+    pub fn require_network(&self, missing: &[oci::Digest]) -> Result<(), Report> {
+        if !self.options.offline {
+            return Ok(());
+        }
+        let missing: Vec<String> = missing.iter().map(|digest| format!("\n  missing: {digest}")).collect();
+        let text = format!("no registry is asked with --offline{}", missing.concat());
+        Err(Report::new(Kind::Unsupported, text).with_hint("leave --offline out to fetch what is missing"))
     }
 
     /// Says a line to the user that is no answer.

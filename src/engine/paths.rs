@@ -16,18 +16,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::failed;
 
+/// The longest name of a further store.
+const STORE_NAME_MAX: usize = 64;
+
 /// The directories of one user on one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Paths {
     data: PathBuf,
     run: PathBuf,
     machine: String,
+    /// The further store with names and containers of its own; `None` is the one without a name.
+    #[serde(default)]
+    store: Option<String>,
 }
 
 impl Paths {
     /// These directories; nothing is made yet. `machine` names this machine in a data directory that several share.
     pub fn new(data: PathBuf, run: PathBuf, machine: String) -> Self {
-        Paths { data, run, machine }
+        Paths { data, run, machine, store: None }
+    }
+
+    /// The same directories for a further store: its own images, names and containers over the same content.
+    pub fn with_store(self, name: &str) -> Result<Self, Report> {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if !first || name.len() > STORE_NAME_MAX || !name.bytes().all(word) {
+            let text = format!("invalid store name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed");
+            return Err(Report::new(Kind::Usage, text));
+        }
+        Ok(Paths { store: Some(name.to_owned()), ..self })
+    }
+
+    /// The further store that these directories are for.
+    pub fn store_name(&self) -> Option<&str> {
+        self.store.as_deref()
     }
 
     /// The data directory.
@@ -40,30 +62,48 @@ impl Paths {
         &self.run
     }
 
-    /// Blobs, objects, indexes, references.
+    /// Blobs, objects, indexes, references, of all stores together.
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
     }
 
-    /// What belongs to this machine.
-    pub fn host(&self) -> PathBuf {
+    /// What belongs to this machine, whatever the store.
+    pub fn machine(&self) -> PathBuf {
         self.data.join("hosts").join(&self.machine)
     }
 
-    /// The same data directory as each machine that has used it sees it, with the machine's name; this one too once it has
+    /// What belongs to this machine and store.
+    pub fn host(&self) -> PathBuf {
+        self.hosts().join(&self.machine)
+    }
+
+    fn hosts(&self) -> PathBuf {
+        match &self.store {
+            None => self.data.join("hosts"),
+            Some(store) => self.data.join("stores").join(store).join("hosts"),
+        }
+    }
+
+    /// The machine's name, if these are directories of another one.
+    pub fn elsewhere(&self, here: &Paths) -> Option<&str> {
+        (self.machine != here.machine).then_some(&self.machine)
+    }
+
+    /// The same data directory as each machine that has used it sees it, for each of its stores; this one too once it has
     /// made its directory.
-    pub fn machines(&self) -> io::Result<Vec<(String, Paths)>> {
-        let entries = match fs::read_dir(self.data.join("hosts")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let named = entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
-        named.map(|name| name.map(|machine| (machine.clone(), Paths { machine, ..self.clone() }))).collect()
+    pub fn everywhere(&self) -> io::Result<Vec<Paths>> {
+        let mut all = Vec::new();
+        let stores = names_in(&self.data.join("stores"))?;
+        for store in [None].into_iter().chain(stores.into_iter().map(Some)) {
+            let paths = Paths { store, ..self.clone() };
+            all.extend(names_in(&paths.hosts())?.into_iter().map(|machine| Paths { machine, ..paths.clone() }));
+        }
+        Ok(all)
     }
 
     /// Which ids root has taken for its containers.
     pub fn root_ids(&self) -> PathBuf {
-        self.host().join("root-ids.json")
+        self.machine().join("root-ids.json")
     }
 
     /// One directory a container.
@@ -105,6 +145,15 @@ impl Paths {
     pub fn make_run(&self) -> Result<(), Report> {
         Ok(claim(&self.run)?)
     }
+}
+
+/// The names in a directory; none if it is not there.
+fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
 }
 
 /// Makes a directory and its parents, closed to others, if they are not there.

@@ -11,7 +11,7 @@
 //!   path is left to the merge. The link's own metadata are not looked at: there is one inode and it has some.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base::{Explain, Kind as ErrorKind};
 use oci::{DiffId, Digest};
@@ -132,8 +132,6 @@ pub struct TreeBuilder {
 
 /// A hard link whose target was not there when it came.
 struct Pending {
-    directory: Id,
-    name: Vec<u8>,
     placeholder: Id,
     target: Vec<u8>,
 }
@@ -179,7 +177,7 @@ impl TreeBuilder {
                 let target = path::join(&targets);
                 let body = Body::LinkByPath(Cow::Owned(target.clone()));
                 let placeholder = self.add(&names, TreeNode { attributes: tree::IMPLIED, implied: true, body })?;
-                self.pending.push(Pending { directory, name: name.to_vec(), placeholder, target });
+                self.pending.push(Pending { placeholder, target });
                 placeholder
             }
         };
@@ -187,8 +185,8 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there, or lies
-    /// in a lower layer, stays as it is; so does the mode of a symlink.
+    /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there stays as it
+    /// is; so does the mode of a symlink. A link to a lower layer only keeps them for whoever writes the layer again.
     pub fn describe(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), BuildError> {
         let names = checked(path)?;
         let new = self.attributes(&names, metadata)?;
@@ -197,9 +195,7 @@ impl TreeBuilder {
         let old = node.attributes;
         let permissions = if matches!(node.body, Body::Symlink(_)) { old.permissions } else { new.permissions };
         let xattrs = if metadata.xattrs.is_empty() { old.xattrs } else { new.xattrs };
-        if !matches!(node.body, Body::LinkByPath(_)) {
-            node.attributes = Attributes { permissions, xattrs, ..new };
-        }
+        node.attributes = Attributes { permissions, xattrs, ..new };
         Ok(())
     }
 
@@ -255,31 +251,33 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Second names of paths that came later become names of those inodes. The order of the passes does not matter:
-    /// each one that settles a link is followed by another.
+    /// Second names of paths that came later become names of those inodes, and so do all names that share them. The order
+    /// of the passes does not matter: each one that settles a link is followed by another.
     fn settle_links(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
         loop {
-            let before = pending.len();
-            pending.retain(|link| !self.settle(link));
-            if pending.len() == before {
+            let mut goes_to = HashMap::new();
+            for link in &pending {
+                goes_to.extend(self.target_of(link).map(|target| (link.placeholder, target)));
+            }
+            if goes_to.is_empty() {
                 return;
+            }
+            pending.retain(|link| !goes_to.contains_key(&link.placeholder));
+            for node in &mut self.tree.nodes {
+                let Body::Directory(directory) = &mut node.body else { continue };
+                for child in directory.children.values_mut() {
+                    child.node = child.node.map(|node| end_of(&goes_to, node));
+                }
             }
         }
     }
 
-    /// Whether nothing is left to do for this link.
-    fn settle(&mut self, link: &Pending) -> bool {
-        if self.tree.child(link.directory, &link.name) != Some(link.placeholder) {
-            return true;
-        }
+    /// What a link leads to, if that is there: a file, or a link that leads on.
+    fn target_of(&mut self, link: &Pending) -> Option<Id> {
         let names: Vec<&[u8]> = link.target.split(|byte| *byte == b'/').collect();
-        let found = self.tree.find(&names).ok().flatten().filter(|found| *found != link.placeholder);
-        let file = found.filter(|found| self.tree.directory(*found).is_none());
-        if let Some(node) = file {
-            self.tree.link(link.directory, Cow::Owned(link.name.clone()), node);
-        }
-        file.is_some()
+        let found = self.tree.find(&names).ok().flatten()?;
+        (found != link.placeholder && self.tree.directory(found).is_none()).then_some(found)
     }
 
     /// The last name and its directory, which is made when it is missing.
@@ -338,6 +336,18 @@ impl TreeBuilder {
         let Metadata { permissions, uid, gid, mtime, .. } = *metadata;
         Ok(Attributes { permissions: permissions & 0o7777, uid, gid, mtime, xattrs })
     }
+}
+
+/// The last node that links lead to; links in a circle stay where they are.
+fn end_of(goes_to: &HashMap<Id, Id>, start: Id) -> Id {
+    let mut here = start;
+    for _ in 0..=goes_to.len() {
+        match goes_to.get(&here) {
+            Some(next) => here = *next,
+            None => return here,
+        }
+    }
+    start
 }
 
 fn checked(path: &[u8]) -> Result<Vec<&[u8]>, BuildError> {

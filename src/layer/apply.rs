@@ -15,7 +15,7 @@ use crate::content::Contents;
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
 use crate::pipeline;
-use crate::whiteout::{Name, classify};
+use crate::whiteout::{Name, classify, is_overlay_mark};
 
 /// What applying a layer gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,8 +151,7 @@ fn name_entry(builder: &mut TreeBuilder, header: Header) -> Result<Option<ToInse
         }
         Name::Plain => {}
     }
-    // Marks of another engine's overlay mean nothing here and something to the kernel's.
-    metadata.xattrs.retain(|name, _| !name.starts_with(b"user.overlay.") && !name.starts_with(b"trusted.overlay."));
+    metadata.xattrs.retain(|name, _| !is_overlay_mark(name));
     let entry = match kind {
         Type::HardLink(target) => {
             builder.hard_link(&path, &target)?;

@@ -150,6 +150,12 @@ impl<R: BufRead> Archive<R> {
         Ok(true)
     }
 
+    /// Where the content of the current file begins in the stream, before any of it was read; `None` if it is not there in
+    /// one piece.
+    pub fn content_offset(&self) -> Option<u64> {
+        (self.segments.as_slice() == [(0, self.size)]).then_some(self.offset)
+    }
+
     /// The rest of the stream after the end of the archive, which counts for its digest.
     pub fn drain(mut self) -> Result<()> {
         loop {

@@ -23,7 +23,7 @@ pub fn merge_chain(store: &Store, layers: &[DiffId]) -> Result<ChainId> {
     // Over what is there: it was looked at and is not whole.
     let mut file = store.chains().create()?;
     file.write_all(&bytes).map_err(|source| LayerError::Write { what: "the merged index", source })?;
-    file.publish_over(store.chains().dir(), &store.chains().path_of(&chain.0), Durability::Later)?;
+    store.chains().replace(file, &chain.0, Durability::Later)?;
     Ok(chain)
 }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::compress::Compression;
+
 /// The largest window of zstd that is accepted, as a power of two: 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// How much is read at once.
@@ -28,14 +30,12 @@ impl<R: Read> Read for Counted<R> {
 /// The uncompressed bytes of a layer, and the count of compressed ones read so far.
 ///
 /// gzip may have several members, zstd several and skippable frames; anything else is taken for a plain archive.
-pub(crate) fn decompressed<'r>(
-    reader: impl Read + Send + 'r,
-) -> io::Result<(Box<dyn Read + Send + 'r>, Arc<AtomicU64>)> {
+pub fn decompressed<'r>(reader: impl Read + Send + 'r) -> io::Result<(Box<dyn Read + Send + 'r>, Arc<AtomicU64>)> {
     let count = Arc::new(AtomicU64::new(0));
     let mut reader = Counted { reader, count: count.clone() };
     let mut magic = Vec::with_capacity(4);
     (&mut reader).take(4).read_to_end(&mut magic)?;
-    let kind = kind_of(&magic);
+    let kind = Compression::of_magic(&magic);
     let whole = BufReader::with_capacity(READ_BYTES, Cursor::new(magic).chain(reader));
     let inflated: Box<dyn Read + Send + 'r> = match kind {
         Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
@@ -49,20 +49,4 @@ fn zstd_decoder<'r>(reader: impl BufRead + Send + 'r) -> io::Result<impl Read + 
     let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
     Ok(decoder)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Compression {
-    Gzip,
-    Zstd,
-    None,
-}
-
-fn kind_of(magic: &[u8]) -> Compression {
-    match magic {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        // A frame, or a skippable frame before the first one.
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
-        _ => Compression::None,
-    }
 }

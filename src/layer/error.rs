@@ -66,6 +66,34 @@ pub enum LayerError {
         #[source]
         source: std::io::Error,
     },
+    /// An entry has no form in an archive.
+    #[error("{path} cannot be put into an archive: {why}")]
+    Unwritable {
+        /// Which.
+        path: String,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// The content of a file that goes into an archive cannot be read.
+    #[error("cannot read the content of {path}")]
+    Content {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The index of what goes into an archive is damaged.
+    #[error("cannot read the tree to write")]
+    Tree(#[from] index::Damaged),
+    /// The bytes are not those that were asked for.
+    #[error("the layer has the digest {found}, wanted {wanted}")]
+    Digest {
+        /// As its manifest has it.
+        wanted: oci::Digest,
+        /// That of the stream.
+        found: oci::Digest,
+    },
     /// The tree cannot be written.
     #[error("cannot write the index of the layer")]
     Index(#[from] WriteError),
@@ -97,13 +125,15 @@ impl Explain for LayerError {
             LayerError::Index(error) => error.kind(),
             LayerError::Open { source, .. } => source.kind(),
             LayerError::Merge(error) => error.kind(),
-            LayerError::Write { .. } => Kind::Internal,
+            LayerError::Unwritable { .. } => Kind::Unsupported,
+            LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => Kind::Internal,
             LayerError::MissingLayer { .. } => Kind::NotFound,
             LayerError::Read { .. }
             | LayerError::Truncated { .. }
             | LayerError::Malformed { .. }
             | LayerError::Whiteout { .. }
             | LayerError::Limit { .. }
+            | LayerError::Digest { .. }
             | LayerError::DiffId { .. } => Kind::Remote,
         }
     }

@@ -23,7 +23,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(crate) fn stream_bytes(&self, compressed: u64) -> u64 {
+    /// How many bytes an archive may have when so many compressed ones of it were read.
+    pub fn stream_bytes(&self, compressed: u64) -> u64 {
         self.base_bytes.saturating_add(compressed.saturating_mul(self.ratio))
     }
 }

@@ -6,10 +6,12 @@ use index::path::{self, PathError};
 
 use crate::error::{LayerError, Result};
 
-const PREFIX: &[u8] = b".wh.";
+/// What the name of a whiteout begins with.
+pub(crate) const PREFIX: &[u8] = b".wh.";
 /// Names of the union file system that whiteouts come from.
 const META_PREFIX: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The name of the mark of an opaque directory.
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What eStargz adds to an archive for its own reader.
 const ESTARGZ: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
 
@@ -24,6 +26,12 @@ pub(crate) enum Name {
     Opaque(Vec<u8>),
     /// Nothing that an image has.
     Ignored,
+}
+
+/// Whether an extended attribute is a mark of another engine's overlay: it means nothing here and something to the
+/// kernel's.
+pub(crate) fn is_overlay_mark(attribute: &[u8]) -> bool {
+    attribute.starts_with(b"user.overlay.") || attribute.starts_with(b"trusted.overlay.")
 }
 
 pub(crate) fn classify(path: &[u8]) -> Result<Name> {

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod document;
 pub mod entries;
 pub mod media;
+pub mod packed;
 pub mod platform;
 pub mod reference;
 pub mod select;

@@ -16,6 +16,11 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 /// Docker's name for an image configuration.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+/// A layer that is not compressed (image-spec); its compression stands behind a plus sign.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// Docker's name for a layer that is not compressed; gzip stands behind a full stop.
+pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+
 /// The documents a tag may point to, in the order in which we ask for them.
 pub const DOCUMENTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 

@@ -83,7 +83,8 @@ pub fn diff(
     io(differences(&read_only(dir, &lower)?, left_out), ".")
 }
 
-fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
+/// As [`Overlay::diff`], of a tree.
+pub(crate) fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
     let root = Visited { path: Vec::new(), ino: ROOT, old: tree.lower.node(ROOT), parent: 0, listed: true };
     let mut walk = Walk { tree, left_out, dirs: vec![root], found: Vec::new() };
     let mut at = 0;

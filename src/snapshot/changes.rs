@@ -7,8 +7,9 @@
 //! capability differ, or, unless it is a directory, its size or time of modification. A directory is in the answer too when
 //! something in it is. So what was merely copied up is not in it. Of a deleted directory only its own path is listed.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use index::{Index, Node};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
+use serde::{Deserialize, Serialize};
 use sys::SysError;
 use sys::error::Call;
 use sys::namespace::Extent;
@@ -68,6 +70,9 @@ pub enum ChangesError {
     /// The log of our own overlay cannot be read.
     #[error("reading the writable snapshot")]
     Upper(#[from] overlayfs::OpenError),
+    /// The archive of them cannot be written.
+    #[error(transparent)]
+    Archive(#[from] layer::LayerError),
 }
 
 impl Explain for ChangesError {
@@ -76,6 +81,7 @@ impl Explain for ChangesError {
             ChangesError::Sys(error) => error.kind(),
             ChangesError::Index(_) => Kind::Internal,
             ChangesError::Upper(error) => error.kind(),
+            ChangesError::Archive(error) => error.kind(),
         }
     }
 
@@ -90,6 +96,40 @@ impl Explain for ChangesError {
 }
 
 type Result<T> = std::result::Result<T, ChangesError>;
+
+/// Paths that are in every container and are the engine's, not changes of the container's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ours {
+    /// Mount points and files of our own, with leading slash.
+    pub paths: Vec<String>,
+    /// Directories that are made for them where an image lacks them.
+    pub parents: Vec<String>,
+}
+
+impl Ours {
+    /// Whether a path, and what is below it, is left out.
+    pub fn has(&self, path: &[u8]) -> bool {
+        self.paths.iter().any(|ours| ours.as_bytes() == path)
+    }
+
+    /// A directory that was only made to hold what is ours is no change; with something else in it, it was there before.
+    pub fn without_parents(&self, mut changes: Vec<Change>) -> Vec<Change> {
+        for parent in &self.parents {
+            let parent = Path::new(parent);
+            let holds = changes.iter().any(|change| change.path != parent && change.path.starts_with(parent));
+            if let Some(at) =
+                changes.iter().position(|change| change.path == parent && change.kind == ChangeKind::Added)
+            {
+                if holds {
+                    changes[at].kind = ChangeKind::Changed;
+                } else {
+                    changes.remove(at);
+                }
+            }
+        }
+        changes
+    }
+}
 
 /// What is compared, in the container's ids.
 #[derive(Clone, Debug)]
@@ -134,6 +174,19 @@ fn capability_of(value: &[u8]) -> Vec<u8> {
 }
 
 const CAPABILITY: &[u8] = b"security.capability";
+/// Who an id is that no map has: `overflowuid` of the kernel.
+const NOBODY: u32 = 65_534;
+
+/// A file capability as an image has it: version 2, without the user namespace that the kernel wrote into version 3.
+pub(crate) fn capability_of_image(value: &[u8]) -> Vec<u8> {
+    const REVISION_3: u8 = 3;
+    let mut value = value.to_vec();
+    if value.len() == 24 && value[3] == REVISION_3 {
+        value.truncate(20);
+        value[3] = 2;
+    }
+    value
+}
 
 /// What the tree below has under a name.
 #[derive(Debug)]
@@ -154,6 +207,8 @@ pub trait Lower {
     fn entry(&self, dir: &Self::Dir, name: &[u8]) -> Result<Option<LowerEntry<Self::Dir>>>;
     /// All names in a directory.
     fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
+    /// The true owner and group of a path, without leading slash, that are shown as these, if they are other ones.
+    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<Option<(u32, u32)>>;
 }
 
 /// The merged index of an image chain, as a view shows it.
@@ -191,6 +246,20 @@ impl Lower for ChainLower<'_> {
     fn names(&self, dir: &Node) -> Result<Vec<Vec<u8>>> {
         let dirents = self.index.dirents(*dir).map_err(ChangesError::Index)?;
         dirents.iter().map(|dirent| dirent.map(|dirent| dirent.name.to_vec()).map_err(ChangesError::Index)).collect()
+    }
+
+    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<Option<(u32, u32)>> {
+        let mut node = self.index.root();
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            match self.index.lookup(node, name).map_err(ChangesError::Index)? {
+                Some(dirent) => node = dirent.node,
+                None => return Ok(None),
+            }
+        }
+        let inode = self.index.inode(node).map_err(ChangesError::Index)?;
+        let same = |id: u32, show: u32, shown: u32| if show == shown { id } else { shown };
+        let (uid, gid) = (self.ids.show_uid(inode.uid), self.ids.show_gid(inode.gid));
+        Ok(Some((same(inode.uid, uid, shown.0), same(inode.gid, gid, shown.1))))
     }
 }
 
@@ -270,6 +339,11 @@ impl Lower for HostLower<'_> {
         }
         Ok(names)
     }
+
+    fn true_owner(&self, _path: &[u8], _shown: (u32, u32)) -> Result<Option<(u32, u32)>> {
+        // What is not mapped is not known by another name.
+        Ok(None)
+    }
 }
 
 /// What the owners in an upper mean.
@@ -286,8 +360,83 @@ impl<'a> Truth<'a> {
     /// Of the snapshot in `dir`. `outer`: users and groups of the outer user namespace, needed only while a container
     /// runs: then files may have other owners than the caller.
     pub fn read(dir: &Path, meta: &'a Meta, outer: Option<(&'a [Extent], &'a [Extent])>) -> Result<Self> {
-        let log = owner_log::read(open_dir(dir)?.as_fd())?.unwrap_or_default();
+        Truth::of(open_dir(dir)?.as_fd(), meta, outer)
+    }
+
+    /// [`Truth::read`] from the open directory.
+    pub(crate) fn of(dir: BorrowedFd<'_>, meta: &'a Meta, outer: Option<(&'a [Extent], &'a [Extent])>) -> Result<Self> {
+        let log = owner_log::read(dir)?.unwrap_or_default();
         Ok(Truth { log, meta, outer })
+    }
+
+    /// All that an archive says of an entry of the upper.
+    pub(crate) fn metadata(&self, at: &At<'_>) -> Result<index::Metadata> {
+        let compared = self.compared(at)?;
+        let known = |id: u32| if id == u32::MAX { NOBODY } else { id };
+        let (seconds, nanoseconds) = compared.mtime;
+        Ok(index::Metadata {
+            permissions: (compared.mode & 0o7777) as u16,
+            uid: known(compared.uid),
+            gid: known(compared.gid),
+            mtime: index::Time { seconds, nanoseconds },
+            xattrs: self.xattrs(at)?,
+        })
+    }
+
+    /// The attributes that belong to an image: the user's own, ACLs and the file capability. Labels of security modules
+    /// are the host's.
+    fn xattrs(&self, at: &At<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let mut found = BTreeMap::new();
+        if !matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR) {
+            return Ok(found);
+        }
+        let entry = at.open_path()?;
+        let names = match xattr::list(&entry) {
+            Err(error) if error.errno() == Errno::EOPNOTSUPP => Vec::new(),
+            names => names?,
+        };
+        let told = self.log.get(at.path);
+        for name in &names {
+            let bytes = name.to_bytes();
+            let logged = owner_log::ATTRIBUTES.contains(&name.as_c_str());
+            let own = bytes.starts_with(b"user.") && !bytes.starts_with(b"user.overlay.");
+            if own || (logged && told.is_none()) {
+                found.extend(xattr::get(&entry, name)?.map(|value| (bytes.to_vec(), value)));
+            }
+        }
+        for (number, value) in told.iter().flat_map(|told| &told.attributes) {
+            found.extend(
+                owner_log::ATTRIBUTES.get(usize::from(*number)).map(|name| (name.to_bytes().to_vec(), value.clone())),
+            );
+        }
+        // The role wrote the log from inside the outer namespace, unless it was root's; what is read now is the host's.
+        let from_host = told.is_none() || nix::unistd::geteuid().is_root();
+        for (name, value) in &mut found {
+            if name == CAPABILITY {
+                *value = capability_of_image(value);
+            } else if name.starts_with(b"system.posix_acl_") {
+                self.map_acl(value, from_host);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Turns the ids of an ACL, as `getxattr` gives it (`struct posix_acl_xattr_entry`), into the container's.
+    fn map_acl(&self, acl: &mut [u8], from_host: bool) {
+        const USER: u16 = 0x02;
+        const GROUP: u16 = 0x08;
+        let outer = self.outer.unwrap_or_default();
+        let header = 4.min(acl.len());
+        for entry in acl[header..].as_chunks_mut::<8>().0 {
+            let (host, own) = match u16::from_le_bytes([entry[0], entry[1]]) {
+                USER => (outer.0, &self.meta.uid_map),
+                GROUP => (outer.1, &self.meta.gid_map),
+                _ => continue,
+            };
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            let id = if from_host { inside(host, id).unwrap_or(NOBODY) } else { id };
+            entry[4..].copy_from_slice(&inside(own, id).unwrap_or(id).to_le_bytes());
+        }
     }
 
     fn compared(&self, at: &At<'_>) -> Result<Compared> {
@@ -329,9 +478,19 @@ pub fn changes<L: Lower>(
     left_out: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<Change>> {
     let root = open(upper, LOOK, Mode::empty()).call(|| format!("open({upper:?})"))?;
+    changes_in(root.as_fd(), lower, truth, left_out)
+}
+
+/// [`changes`] of an open upper.
+pub(crate) fn changes_in<L: Lower>(
+    upper: BorrowedFd<'_>,
+    lower: &L,
+    truth: &Truth<'_>,
+    left_out: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Change>> {
     let top = Level { path: Vec::new(), below: Some(lower.root()?), opaque: false, listed: true };
     let mut comparison = Comparison { lower, truth, left_out, levels: vec![top], found: Vec::new(), failure: None };
-    let walked = walk(root.as_fd(), &mut comparison);
+    let walked = walk(upper, &mut comparison);
     if let Some(failure) = comparison.failure {
         return Err(failure);
     }
@@ -466,5 +625,30 @@ fn attribute(at: &At<'_>, name: &std::ffi::CStr) -> sys::error::Result<Option<Ve
     match xattr::get(at.open_path()?, name) {
         Err(error) if error.errno() == Errno::EOPNOTSUPP => Ok(None),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_made_for_our_files_is_no_change() {
+        let ours = Ours { paths: vec!["/etc/hosts".to_owned()], parents: vec!["/etc".to_owned()] };
+        let change = |kind, path: &str| Change { path: path.into(), kind };
+        let (added, changed) = (ChangeKind::Added, ChangeKind::Changed);
+        assert_eq!(ours.without_parents(vec![change(added, "/etc"), change(added, "/x")]), [change(added, "/x")]);
+        let filled = vec![change(added, "/etc"), change(added, "/etc/x")];
+        assert_eq!(ours.without_parents(filled), [change(changed, "/etc"), change(added, "/etc/x")]);
+        let theirs = vec![change(changed, "/etc")];
+        assert_eq!(ours.without_parents(theirs.clone()), theirs);
+    }
+
+    #[test]
+    fn a_capability_of_a_user_namespace_becomes_an_images() {
+        let of_namespace = [&[1, 0, 0, 3][..], &[7; 16], &[1, 0, 0, 0]].concat();
+        let of_image = [&[1, 0, 0, 2][..], &[7; 16]].concat();
+        assert_eq!(capability_of_image(&of_namespace), of_image);
+        assert_eq!(capability_of_image(&of_image), of_image);
     }
 }

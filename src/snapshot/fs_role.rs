@@ -40,7 +40,7 @@ use sys::{SysError, namespace, process, socket};
 
 use crate::fs_mount::{self, FuseMount};
 use crate::ids::MappedIds;
-use crate::object_dir::{CachedObjects, ObjectDir};
+use crate::object_dir::{CachedObjects, ObjectDirs};
 use crate::sandbox::{self, Needs};
 use crate::view_chain::ChainView;
 use crate::view_host::{HostView, HostViewConfig};
@@ -57,7 +57,8 @@ const UPPER_WAIT: Duration = Duration::from_secs(10);
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
-/// for a chain `index` and `objects`, for an overlay `upper` too (a directory that stays the driver's own).
+/// for a chain `index`, `objects` and further [`objects_name`]s, for an overlay `upper` too (a directory that stays the
+/// driver's own).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FsConfig {
     /// What to serve.
@@ -205,8 +206,8 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let (needs, wire) = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
-            let contents = ObjectDir(inherited.fd("objects")?);
-            tell_confinement(sandbox::files(&[&contents.0], None));
+            let contents = objects(inherited)?;
+            tell_confinement(sandbox::files(&readable(&contents.0), None));
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             (Needs::Image, wire_of(view, Features::immutable(threads())))
         }
@@ -227,20 +228,39 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     Ok(Ready { user_namespace, mount, wire, needs, overlay, linger, note: config.note })
 }
 
+/// The name of the descriptor of a directory of objects: of the user's store (0), and of those that are only read.
+pub fn objects_name(number: usize) -> String {
+    if number == 0 { "objects".to_owned() } else { format!("objects-{number}") }
+}
+
+fn readable(dirs: &[OwnedFd]) -> Vec<&dyn AsFd> {
+    dirs.iter().map(|dir| dir as &dyn AsFd).collect()
+}
+
+/// The directories of objects, one at least.
+fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
+    let mut dirs = vec![inherited.fd(&objects_name(0))?];
+    while let Some(dir) = inherited.optional_fd(&objects_name(dirs.len())) {
+        dirs.push(dir);
+    }
+    Ok(ObjectDirs(dirs))
+}
+
 /// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
 fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, FsRoleError> {
     let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
     if !index.is_chain() {
         return Err(FsRoleError::NotAChain);
     }
-    let (objects, upper) = (ObjectDir(inherited.fd("objects")?), inherited.fd("upper")?);
+    let (objects, upper) = (objects(inherited)?, inherited.fd("upper")?);
     // Never closed, so that it is held until the process ends.
     std::mem::forget(lock_upper(&upper)?);
     let policy = if volatile { Policy::Volatile } else { Policy::Durable };
     let upper_again = upper.try_clone().call(|| "dup(upper)".to_owned())?;
-    let objects_again = objects.0.try_clone().call(|| "dup(objects)".to_owned())?;
+    let again = objects.0.iter().map(|objects| objects.try_clone().call(|| "dup(objects)".to_owned()));
+    let objects_again = again.collect::<Result<Vec<_>, _>>()?;
     let overlay = Overlay::open(upper, Arc::new(index), Arc::new(CachedObjects::new(objects)), policy)?;
-    tell_confinement(sandbox::files(&[&objects_again], Some(&upper_again)));
+    tell_confinement(sandbox::files(&readable(&objects_again), Some(&upper_again)));
     let recovery = overlay.recovery();
     if recovery.unsynced {
         return Err(FsRoleError::Unsynced);

@@ -6,6 +6,7 @@
 //!
 //! This crate knows neither containers nor networks; it returns a plan, and the container's own init mounts it.
 
+mod archive;
 mod changes;
 mod directory;
 mod fd_cache;
@@ -26,7 +27,8 @@ mod tree_walk;
 pub mod view_chain;
 pub mod view_host;
 
-pub use changes::{Change, ChangeKind, ChangesError};
+pub use archive::{write_native, write_own};
+pub use changes::{Change, ChangeKind, ChangesError, Ours};
 pub use directory::{Driver, Meta, SnapshotError, meta, remove};
 pub use probe::{Place, overlay_works, probe};
 pub use sandbox::confinement;

@@ -33,13 +33,14 @@ pub fn changes(
 ) -> Result<Vec<Change>, ChangesError> {
     let upper = open_dir(&snaps.join(key).join("upper"))?;
     let found = overlayfs::diff(upper, Arc::new(chain), left_out)?;
-    let change = |one: overlayfs::Difference| {
-        let kind = match one.change {
-            overlayfs::Change::Added => ChangeKind::Added,
-            overlayfs::Change::Changed => ChangeKind::Changed,
-            overlayfs::Change::Deleted => ChangeKind::Deleted,
-        };
-        Change::new(one.path, kind)
-    };
     Ok(found.into_iter().map(change).collect())
+}
+
+pub(crate) fn change(one: overlayfs::Difference) -> Change {
+    let kind = match one.change {
+        overlayfs::Change::Added => ChangeKind::Added,
+        overlayfs::Change::Changed => ChangeKind::Changed,
+        overlayfs::Change::Deleted => ChangeKind::Deleted,
+    };
+    Change::new(one.path, kind)
 }

@@ -1,5 +1,6 @@
 //! Starting the role `owner` ([`crate::owner_role`]) and learning how it went.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -7,22 +8,79 @@ use base::{Explain, Failure, Kind};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::stat::Mode;
+use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 use sys::error::Call;
 use sys::role::Spawn;
 use sys::{SysError, process, socket};
+
+use crate::changes::Ours;
+use crate::directory::Meta;
+use crate::ids::MappedIds;
+use crate::view_host::HostViewConfig;
 
 /// `argv[0]` of the role.
 pub const ARGV0: &str = "sublet-owner";
 
 /// What the role does with a snapshot's directory. Descriptors: `dir` (that directory), `outer` (the outer user
 /// namespace), `report` (a socket).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Task {
     Reclaim,
     Restore,
     Remove,
+    /// Further descriptors: `archive` (a pipe to write to), `index` (of the chain, unless the host is below).
+    Archive(Box<ArchiveOrder>),
+}
+
+/// What is to be in an archive of a snapshot's changes, and what they are changes of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ArchiveOrder {
+    /// The snapshot's own word.
+    pub meta: Meta,
+    /// What is left out.
+    pub ours: Ours,
+    /// Owners that the view below can show.
+    pub ids: MappedIds,
+    /// The host's view below, where there is no image.
+    pub host: Option<HostViewConfig>,
+    /// No time is later than this, in seconds since 1970.
+    pub latest_s: Option<i64>,
+}
+
+/// An archive on its way from the role. Dropped early the role ends by itself, as nobody reads what it writes.
+#[derive(Debug)]
+pub struct Archiving {
+    role: Role,
+    archive: File,
+}
+
+impl Archiving {
+    /// The archive, to be read to its end before [`Archiving::finish`].
+    pub fn archive(&mut self) -> &mut File {
+        &mut self.archive
+    }
+
+    /// Waits for the role; how many sockets were left out.
+    pub fn finish(self) -> Result<u64, OwnerError> {
+        drop(self.archive);
+        self.role.finish()
+    }
+}
+
+/// Starts writing the archive of a native snapshot's changes as root of its container, whether that runs or not. `index` is
+/// that of the image's chain. The caller must have one thread.
+pub fn archive(
+    outer: BorrowedFd<'_>,
+    dir: &Path,
+    order: ArchiveOrder,
+    index: Option<BorrowedFd<'_>>,
+) -> Result<Archiving, OwnerError> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC).call(|| "pipe2()".to_owned())?;
+    let more = index.map(|index| ("index", index)).into_iter().chain([("archive", writing.as_fd())]);
+    let role = start(&Task::Archive(Box::new(order)), outer, dir, &more.collect::<Vec<_>>())?;
+    Ok(Archiving { role, archive: File::from(reading) })
 }
 
 /// Why the owners of a snapshot are not what they should be.
@@ -74,7 +132,7 @@ impl Explain for OwnerError {
 /// May be called at any time when the container does not run, and again after a kill at any instant. A tree with
 /// nothing to give back is only looked at. The caller must have one thread.
 pub fn reclaim(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
-    run(Task::Reclaim, outer, dir)
+    run(&Task::Reclaim, outer, dir)
 }
 
 /// Undoes [`reclaim`] before the container starts again; nothing is done when there is no log. The caller must have one
@@ -83,12 +141,12 @@ pub fn restore(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     if !dir.join("owners").exists() {
         return Ok(());
     }
-    run(Task::Restore, outer, dir)
+    run(&Task::Restore, outer, dir)
 }
 
 /// Removes everything in a directory whoever owns it; the directory itself stays. The caller must have one thread.
 pub fn remove(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
-    run(Task::Remove, outer, dir)
+    run(&Task::Remove, outer, dir)
 }
 
 /// Makes sure that nobody else changes or removes what is in a snapshot's directory; waits until that is so. A role that
@@ -97,45 +155,66 @@ pub(crate) fn hold(opened: OwnedFd, dir: &Path) -> Result<Flock<OwnedFd>, SysErr
     Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| errno).call(|| format!("flock({dir:?}, LOCK_EX)"))
 }
 
-fn run(task: Task, outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+fn run(task: &Task, outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    start(task, outer, dir, &[])?.finish().map(drop)
+}
+
+/// A role at work.
+#[derive(Debug)]
+struct Role {
+    child: process::Child,
+    report: OwnedFd,
+    task: &'static str,
+    dir: PathBuf,
+    /// Nobody else changes what is in the directory.
+    _held: Flock<OwnedFd>,
+}
+
+fn start(task: &Task, outer: BorrowedFd<'_>, dir: &Path, more: &[(&str, BorrowedFd<'_>)]) -> Result<Role, OwnerError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = open(dir, flags, Mode::empty()).call(|| format!("open({dir:?})"))?;
     let opened = hold(opened, dir)?;
-    let config = serde_json::to_vec(&task).map_err(|_| SysError::new("task of the role owner", Errno::EINVAL))?;
+    let config = serde_json::to_vec(task).map_err(|_| SysError::new("task of the role owner", Errno::EINVAL))?;
     let (ours, theirs) = socket::pair()?;
     let stderr = std::io::stderr();
+    let fds = [("dir", opened.as_fd()), ("outer", outer), ("report", theirs.as_fd())];
     let spawn = Spawn {
         argv0: ARGV0,
         label: &dir.file_name().unwrap_or_default().to_string_lossy(),
         config: &config,
-        fds: &[("dir", opened.as_fd()), ("outer", outer), ("report", theirs.as_fd())],
+        fds: &[&fds[..], more].concat(),
         stdio: [None, None, Some(stderr.as_fd())],
         session: false,
         cgroup: None,
     };
     let child = spawn.start()?;
-    drop(theirs);
-    let mut answer = vec![0; 64 << 10];
-    // Blocks until it is done; the end of the stream is the role's death.
-    let received = socket::receive(ours.as_fd(), &mut answer);
-    process::reap(child.pidfd.as_fd(), true)?;
-    let answer = &answer[..received?.0];
-    let (task, dir) = (task.word(), dir.to_owned());
-    match answer {
-        b"done" => Ok(()),
-        _ => match serde_json::from_slice(answer) {
-            Ok(failure) => Err(OwnerError::Failed { task, dir, failure }),
-            Err(_) => Err(OwnerError::Died { task, dir }),
-        },
+    Ok(Role { child, report: ours, task: task.word(), dir: dir.to_owned(), _held: opened })
+}
+
+impl Role {
+    /// Blocks until it is done; the end of its socket is its death. The answer is what it counted.
+    fn finish(self) -> Result<u64, OwnerError> {
+        let Role { child, report, task, dir, _held } = self;
+        let mut answer = vec![0; 64 << 10];
+        let received = socket::receive(report.as_fd(), &mut answer);
+        process::reap(child.pidfd.as_fd(), true)?;
+        let answer = &answer[..received?.0];
+        let count = std::str::from_utf8(answer).ok().and_then(|text| text.strip_prefix("done ")?.parse().ok());
+        match (count, serde_json::from_slice(answer)) {
+            (Some(count), _) => Ok(count),
+            (None, Ok(failure)) => Err(OwnerError::Failed { task, dir, failure }),
+            (None, Err(_)) => Err(OwnerError::Died { task, dir }),
+        }
     }
 }
 
 impl Task {
-    fn word(self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Task::Reclaim => "taking back",
             Task::Restore => "restoring the owners of",
             Task::Remove => "removing",
+            Task::Archive(_) => "reading",
         }
     }
 }

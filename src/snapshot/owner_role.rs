@@ -1,5 +1,6 @@
 //! The role `owner`: root of the outer user namespace over one snapshot, for the moment it takes to turn true owners into
-//! data ("reclaim"), data into owners ("restore"), or everything into nothing ("remove").
+//! data ("reclaim"), data into owners ("restore"), everything into nothing ("remove"), or what a running container has
+//! changed into an archive ("archive"), for which it only reads.
 //!
 //! Theory of operation
 //! - *Rights*: a plain user's process joins the outer user namespace and is root there over files of mapped ids. The
@@ -14,10 +15,13 @@
 //! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
 
 use std::ffi::CStr;
+use std::io::{BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use base::{Failure, Kind, Report};
+use index::Index;
+use layer::TarWriter;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
@@ -29,7 +33,9 @@ use sys::role::Inherited;
 use sys::xattr::{self, Existing};
 use sys::{process, socket};
 
-use crate::owner_client::Task;
+use crate::archive::write_native;
+use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
+use crate::owner_client::{ArchiveOrder, Task};
 use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 
@@ -43,7 +49,7 @@ pub fn main(mut inherited: Inherited) -> ExitCode {
         }
     };
     let (answer, code) = match run(&mut inherited) {
-        Ok(()) => (b"done".to_vec(), ExitCode::SUCCESS),
+        Ok(count) => (format!("done {count}").into_bytes(), ExitCode::SUCCESS),
         Err(report) => (serde_json::to_vec(&Failure::from(&report)).unwrap_or_default(), ExitCode::FAILURE),
     };
     // Nobody waits for it any more when this fails.
@@ -51,7 +57,8 @@ pub fn main(mut inherited: Inherited) -> ExitCode {
     code
 }
 
-fn run(inherited: &mut Inherited) -> std::result::Result<(), Report> {
+/// Does the task; the answer is what it counted.
+fn run(inherited: &mut Inherited) -> std::result::Result<u64, Report> {
     let task: Task = serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let dir = inherited.fd("dir")?;
     let outer = inherited.fd("outer")?;
@@ -63,8 +70,37 @@ fn run(inherited: &mut Inherited) -> std::result::Result<(), Report> {
         Task::Reclaim => reclaim(dir.as_fd(), &ids)?,
         Task::Restore => restore(dir.as_fd(), &ids)?,
         Task::Remove => remove_contents(dir.as_fd())?,
+        Task::Archive(order) => return Ok(archive(dir.as_fd(), &ids, &order, inherited)?),
     }
-    Ok(())
+    Ok(0)
+}
+
+/// Writes what the upper changes as the archive of a layer; how many sockets were left out.
+fn archive(
+    snapshot: BorrowedFd<'_>,
+    ids: &Ids,
+    order: &ArchiveOrder,
+    inherited: &mut Inherited,
+) -> std::result::Result<u64, ChangesError> {
+    let all = [Extent { inside: 0, outside: 0, size: u32::MAX }];
+    let outer = match ids {
+        Ids::Inside => (&all[..], &all[..]),
+        Ids::Outside { uids, gids } => (&uids[..], &gids[..]),
+    };
+    let truth = Truth::of(snapshot, &order.meta, Some(outer))?;
+    let upper = open_dir(snapshot, c"upper")?;
+    let out = std::fs::File::from(inherited.fd("archive")?);
+    let mut to = TarWriter::new(BufWriter::with_capacity(1 << 16, out), order.latest_s);
+    let ours = &order.ours;
+    let sockets = if let Some(config) = &order.host {
+        write_native(upper.as_fd(), &HostLower::open(config)?, &truth, ours, &mut to)?
+    } else {
+        let file = inherited.fd("index")?;
+        let index = Index::open(&file).map_err(|_| SysError::new("index of the image", Errno::EUCLEAN))?;
+        write_native(upper.as_fd(), &ChainLower { index: &index, ids: order.ids }, &truth, ours, &mut to)?
+    };
+    to.finish()?.flush().call(|| "write(archive)".to_owned())?;
+    Ok(sockets)
 }
 
 /// How the owners that we see are written in the log.

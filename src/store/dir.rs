@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::dir::Dir as Stream;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use sys::{Call, Errno, lock};
 
@@ -96,6 +96,15 @@ impl Dir {
         Ok(File::from(openat(self, name, flags, mode).call(|| self.words("openat", name))?))
     }
 
+    /// Lets the owner write a file again that was about to be published; nothing if it is not there.
+    pub(crate) fn make_writable(&self, name: &str) -> Result<()> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        match fchmodat(self, name, mode, FchmodatFlags::FollowSymlink) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(sys::SysError::new(self.words("fchmodat", name), errno).into()),
+        }
+    }
+
     /// The whole content of a small file; `None` if there is none.
     pub fn read(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open_file(name)? else { return Ok(None) };
@@ -111,6 +120,7 @@ impl Dir {
         });
         match written {
             Ok(_lock_until_renamed) if durability == Durability::Now => {
+                sys::step();
                 Ok(nix::unistd::fsync(self).call(|| format!("fsync({})", self.path.display()))?)
             }
             Ok(_) => Ok(()),
@@ -131,6 +141,7 @@ impl Dir {
 
     /// Makes a file that was not there, locked so that a sweep can tell it from a dead process's.
     pub(crate) fn create(&self, name: &str, mode: Mode) -> Result<File> {
+        sys::step();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = File::from(openat(self, name, flags, mode).call(|| self.words("openat", name))?);
         lock::try_exclusive(&file, &self.path.join(name))?;
@@ -138,12 +149,14 @@ impl Dir {
     }
 
     pub(crate) fn rename(&self, from: &str, to_dir: &Dir, to: &str) -> Result<()> {
+        sys::step();
         let words = || format!("renameat({}/{from}, {}/{to})", self.path.display(), to_dir.path.display());
         Ok(renameat(self, from, to_dir, to).call(words)?)
     }
 
     /// Removes a file; `false` if there was none.
     pub fn unlink(&self, name: &str) -> Result<bool> {
+        sys::step();
         match unlinkat(self, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
@@ -153,6 +166,7 @@ impl Dir {
 
     /// Removes an empty directory; no error if it is gone or has been filled again.
     pub(crate) fn remove_dir(&self, name: &str) -> Result<()> {
+        sys::step();
         match unlinkat(self, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
             Err(errno) => Err(sys::SysError::new(self.words("rmdir", name), errno).into()),

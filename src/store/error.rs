@@ -18,7 +18,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The store was written by a newer engine.
-    #[error("the store at {} has format version {version}; this engine knows version 1", path.display())]
+    #[error("the store at {} has format version {version}; this engine knows versions 1 and 2", path.display())]
     Version {
         /// The store.
         path: PathBuf,
@@ -42,6 +42,16 @@ pub enum StoreError {
         owner: u32,
         /// The caller.
         user: u32,
+    },
+    /// A store that is only read could have been written by someone who is not trusted.
+    #[error("the store's directory {} belongs to user {owner} with mode {mode:04o}", path.display())]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
     },
     /// A file of the store does not hold what it should.
     #[error("{} is damaged", path.display())]
@@ -141,7 +151,7 @@ impl Explain for StoreError {
             StoreError::Absent { .. } | StoreError::Missing { .. } => Kind::NotFound,
             StoreError::Version { .. } => Kind::Unsupported,
             StoreError::NotAStore { .. } => Kind::Conflict,
-            StoreError::NotOurs { .. } => Kind::Denied,
+            StoreError::NotOurs { .. } | StoreError::Untrusted { .. } => Kind::Denied,
             StoreError::Mismatch { .. } | StoreError::Size { .. } => Kind::Remote,
             StoreError::Call(error) => error.kind(),
             StoreError::Corrupt { .. }
@@ -156,8 +166,16 @@ impl Explain for StoreError {
             StoreError::Version { .. } => Some("use the newer engine, or another --root".to_owned()),
             StoreError::NotAStore { .. } => Some("name an empty or a new directory with --root".to_owned()),
             StoreError::NotOurs { .. } => Some("name a directory of your own with --root".to_owned()),
+            StoreError::Untrusted { .. } => Some(
+                "an additional store must belong to root, to you or to the user of --additional-store-owner, and nobody \
+                 else may write there"
+                    .to_owned(),
+            ),
             StoreError::Full { .. } => {
-                Some("free some space (rmi removes images) and run the same command again".to_owned())
+                Some("free some space (rmi and system prune do) and run the same command again".to_owned())
+            }
+            StoreError::Corrupt { .. } | StoreError::Missing { .. } => {
+                Some("`sublet system fsck` tells what else is wrong, and with --repair mends what it can".to_owned())
             }
             _ => None,
         }

@@ -1,16 +1,27 @@
 //! The sweep: removes content that no name, container or lease leads to.
 //!
-//! Two phases. First everything is marked, and what is not marked is renamed into `trash/`. Then everything is marked
-//! again, what has been found in use is renamed back, and the rest is deleted. No command waits meanwhile.
+//! First everything is marked, and what is not marked is renamed into `trash/`. Then everything is marked again until no
+//! index is in its place that is not marked; what has been found in use is renamed back, and the rest is deleted: indexes
+//! first, and where one of them was claimed meanwhile, contents only after one more mark. No command waits meanwhile.
 //!
 //! Why nothing in use is lost: a command that publishes holds a lease from before it first looks whether content is
 //! there until the content has a name. In each mark leases are read before names and roots; so if its lease is not
 //! seen, its names are. If its lease is seen, all that it published or claimed since the lease began is recognised by
-//! its time, and the rest by its pins. If it came after the mark, it found content either in place, and touched it,
-//! which the second mark sees; or in the trash, and renamed it back, which the deletion then misses; or gone, and made
-//! it again. A reader that comes too late for a file's place looks in the trash as well.
+//! its time ([`floor`](crate::floor) sees to that when the clock is set back), and the rest by its pins. If it came after
+//! the mark, it found content either in place, and touched it, which the next mark sees; or in the trash, and renamed it
+//! back, which the deletion then misses; or gone, and made it again. A reader that comes too late for a file's place looks
+//! in the trash as well.
+//!
+//! Who claims an index claims what it names without touching that. So an object is deleted only when no index that names it
+//! can be claimed any more: of those in their place each is marked, with its objects, by the last mark; those in the trash
+//! are deleted first, and what was claimed of them until then is marked with its objects. An index that is published after
+//! the last mark is of a command that has claimed each of its objects, and its lease was seen, or it came after the mark.
+//!
+//! An eviction ([`Store::evict`]) is the same for content that is in use and can be had again: it is spared where a lease
+//! pins it or is older than its last use.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -20,7 +31,7 @@ use sys::lock;
 
 use crate::dir::is_temporary;
 use crate::error::StoreError;
-use crate::shelf::Shelf;
+use crate::shelf::{Family, Shelf};
 use crate::{Dir, Result, Store};
 
 /// How long an interrupted download is kept for its next try.
@@ -28,6 +39,9 @@ const INGEST_KEPT: Duration = Duration::from_hours(168);
 /// How old a temporary file must be before its lock says whether it is dead: between the making of one and its lock is
 /// a moment.
 const TEMPORARY_KEPT_S: i64 = 60;
+/// How often a sweep marks before it leaves the rest to the next one: a mark more is needed each time that images come and
+/// go during one.
+const ROUNDS_MAX: u32 = 100;
 /// Steps of a file system's clock may be this coarse; what is as old as a lease by less counts as younger.
 const CLOCK_STEP_S: i64 = 1;
 
@@ -51,77 +65,140 @@ struct Marked {
     since: Option<(i64, i64)>,
 }
 
+/// What an eviction removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// How many contents.
+    pub count: u64,
+    /// The bytes that they took on the disk.
+    pub freed_bytes: u64,
+}
+
+/// Names what is in use without a name.
+pub type Roots<'a> = &'a mut dyn FnMut() -> io::Result<Vec<Digest>>;
+/// Names the objects of a layer whose index is there.
+pub type ObjectsOf<'a> = &'a mut dyn FnMut(DiffId) -> io::Result<Vec<Digest>>;
+
 impl Store {
-    /// Sweeps. `roots` names manifests and configurations that are in use without a name (those of containers), and is
-    /// asked twice; `objects_of` names the objects of a layer whose index is there. An error of either ends the sweep
-    /// with nothing deleted that was in use.
-    pub fn gc(
-        &self,
-        roots: &mut dyn FnMut() -> io::Result<Vec<Digest>>,
-        objects_of: &mut dyn FnMut(DiffId) -> io::Result<Vec<Digest>>,
-    ) -> Result<Swept> {
-        let gate = self.root.open_writable("gc.lock")?;
-        lock::exclusive(&gate, &self.root.path().join("gc.lock"))?;
+    /// Sweeps. `roots` names content that is in use without a name (that of containers), and is asked for each mark;
+    /// `objects_of` names the objects of a layer whose index is there. An error of either ends the sweep with nothing
+    /// deleted that was in use.
+    pub fn gc(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Swept> {
+        let _gate = self.gate()?;
+        let marked = self.mark(&[], roots, objects_of)?;
         // Indexes go before what they name, and come back after it.
-        let families = [&self.chains, &self.layers, &self.objects, &self.blobs];
-        let marked = self.mark(roots, objects_of)?;
-        for shelf in families {
+        for shelf in Family::ALL.map(|family| self.shelf(family)) {
             for digest in shelf.list()? {
                 if !marked.keeps(shelf, &digest)? {
                     shelf.discard(&digest)?;
                 }
             }
         }
-        let mut swept = Swept { freed_bytes: self.drop_old_ingests(INGEST_KEPT)?, ..Swept::default() };
+        let mut swept = Swept { freed_bytes: self.drop_old_partials(INGEST_KEPT)?, ..Swept::default() };
         self.drop_temporary_files()?;
-        let mut trash = Vec::new();
-        for shelf in families {
-            trash.push(shelf.discarded()?);
+        let mut is_empty = true;
+        for family in Family::ALL {
+            is_empty &= self.shelf(family).discarded()?.is_empty();
         }
-        if trash.iter().all(Vec::is_empty) {
+        if is_empty {
             return Ok(swept);
         }
-        let marked = self.mark(roots, objects_of)?;
-        for (shelf, discarded) in families.into_iter().zip(trash).rev() {
+        let Some((marked, claimed)) = self.settle(roots, objects_of)? else { return Ok(swept) };
+        let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());
+        let indexes = [(&self.layers, layers?), (&self.chains, chains?)];
+        let contents = [(&self.objects, objects?), (&self.blobs, blobs?)];
+        for (shelf, discarded) in contents.iter().chain(&indexes) {
             for digest in discarded {
-                if marked.keeps(shelf, &digest)? {
-                    shelf.rescue(&digest)?;
-                } else if let Some(freed_bytes) = shelf.destroy(&digest)? {
-                    swept.freed_bytes += freed_bytes;
-                    self.count(&mut swept, shelf, digest);
+                if marked.keeps(shelf, digest)? {
+                    shelf.rescue(digest)?;
                 }
             }
         }
+        let late = delete(&marked, indexes.into_iter().rev(), &mut swept)?;
+        let marked = if late.is_empty() {
+            marked
+        } else {
+            self.mark(&late.into_iter().chain(claimed).collect::<Vec<_>>(), roots, objects_of)?
+        };
+        delete(&marked, contents, &mut swept)?;
         Ok(swept)
     }
 
-    fn count(&self, swept: &mut Swept, shelf: &Shelf, digest: Digest) {
-        if std::ptr::eq(shelf, &raw const self.blobs) {
-            swept.blobs.push(digest);
-        } else if std::ptr::eq(shelf, &raw const self.layers) {
-            swept.layers.push(DiffId(digest));
-        } else if std::ptr::eq(shelf, &raw const self.objects) {
-            swept.objects += 1;
+    /// Marks until every index that is in its place is marked; those that are not go into the trash, but for those that a
+    /// living command has claimed, which are the second part of the answer. `None` when there is no end of them: the next
+    /// sweep goes on.
+    fn settle(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Option<(Marked, Vec<Digest>)>> {
+        let mut claimed = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            let marked = self.mark(&claimed, roots, objects_of)?;
+            let mut settled = true;
+            for shelf in [&self.chains, &self.layers] {
+                for digest in shelf.list()?.into_iter().filter(|digest| !marked.digests.contains(digest)) {
+                    settled = false;
+                    if marked.keeps(shelf, &digest)? {
+                        claimed.push(digest);
+                    } else {
+                        shelf.discard(&digest)?;
+                    }
+                }
+            }
+            if settled {
+                return Ok(Some((marked, claimed)));
+            }
         }
+        Ok(None)
     }
 
-    /// Finds all that is in use. The order matters: leases, then roots and names.
-    fn mark(
-        &self,
-        roots: &mut dyn FnMut() -> io::Result<Vec<Digest>>,
-        objects_of: &mut dyn FnMut(DiffId) -> io::Result<Vec<Digest>>,
-    ) -> Result<Marked> {
+    /// Removes content that is in use and can be fetched or made again; what a living command works with stays.
+    pub fn evict(&self, victims: &[(Family, Digest)]) -> Result<Evicted> {
+        let _gate = self.gate()?;
+        let spared = self.leased()?;
+        let mut gone = Vec::new();
+        for (family, digest) in victims {
+            let shelf = self.shelf(*family);
+            if !spared.keeps(shelf, digest)? {
+                shelf.discard(digest)?;
+                gone.push((shelf, digest));
+            }
+        }
+        let spared = self.leased()?;
+        let mut evicted = Evicted::default();
+        for (shelf, digest) in gone {
+            if spared.keeps(shelf, digest)? {
+                shelf.rescue(digest)?;
+            } else if let Some(freed_bytes) = shelf.destroy(digest)? {
+                evicted.count += 1;
+                evicted.freed_bytes += freed_bytes;
+            }
+        }
+        Ok(evicted)
+    }
+
+    /// Waits until no other sweep runs; none begins while the answer is held.
+    fn gate(&self) -> Result<File> {
+        let gate = self.root.open_writable("gc.lock")?;
+        lock::exclusive(&gate, &self.root.path().join("gc.lock"))?;
+        Ok(gate)
+    }
+
+    /// What leases alone keep.
+    fn leased(&self) -> Result<Marked> {
         let held = self.held()?;
         let since = held.iter().map(|lease| lease.began).min();
-        let mut to_visit: Vec<Digest> = held.into_iter().flat_map(|lease| lease.pins).collect();
+        Ok(Marked { digests: held.into_iter().flat_map(|lease| lease.pins).collect(), since })
+    }
+
+    /// Finds all that is in use, and what `claimed` leads to. The order matters: leases, then roots and names.
+    fn mark(&self, claimed: &[Digest], roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Marked> {
+        let Marked { digests: pins, since } = self.leased()?;
+        let mut to_visit: Vec<Digest> = pins.into_iter().chain(claimed.iter().copied()).collect();
         to_visit.extend(roots().map_err(|cause| damaged("containers", &self.root, cause))?);
-        for image in self.images()? {
-            to_visit.extend([image.digest, image.manifest, image.config]);
-            to_visit.extend(image.chain.map(|chain| chain.0));
-        }
-        for list in self.lists()? {
-            to_visit.extend(list.images.iter().map(|image| image.entry.digest));
-        }
+        to_visit.extend(self.named_content()?);
+        Ok(Marked { digests: self.reach(to_visit, objects_of)?, since })
+    }
+
+    /// Everything that these contents lead to, themselves included, whether it is there or not.
+    pub fn reach(&self, mut to_visit: Vec<Digest>, objects_of: ObjectsOf<'_>) -> Result<HashSet<Digest>> {
         let mut digests = HashSet::new();
         while let Some(digest) = to_visit.pop() {
             if !digests.insert(digest) {
@@ -134,7 +211,7 @@ impl Store {
                 digests.extend(objects.map_err(|cause| damaged(&words, self.layers.dir(), cause))?);
             }
         }
-        Ok(Marked { digests, since })
+        Ok(digests)
     }
 
     /// What the blob of this digest names, if it is here and is a document or a configuration.
@@ -158,11 +235,7 @@ impl Store {
 
     /// Removes what dead processes left of files that were being written.
     fn drop_temporary_files(&self) -> Result<()> {
-        let lists = self.lists_dir(false)?;
-        let mut dirs = vec![&self.root, &self.refs, &self.leases];
-        dirs.extend(&lists);
-        dirs.extend([&self.blobs, &self.objects, &self.layers, &self.chains].map(Shelf::dir));
-        for dir in dirs {
+        for dir in self.dirs_of_temporary_files()? {
             for name in dir.names()?.into_iter().filter(|name| is_temporary(name)) {
                 let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() as i64);
                 let old = dir.stat(&name)?.is_some_and(|stat| stat.st_mtime < now - TEMPORARY_KEPT_S);
@@ -176,6 +249,46 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Deletes from the trash what is not in use; the answer is what was not marked and stays all the same, as somebody has
+/// claimed it since.
+fn delete<'a>(
+    marked: &Marked,
+    discarded: impl IntoIterator<Item = (&'a Shelf, Vec<Digest>)>,
+    swept: &mut Swept,
+) -> Result<Vec<Digest>> {
+    let mut claimed = Vec::new();
+    for (shelf, digests) in discarded {
+        for digest in digests {
+            if marked.keeps(shelf, &digest)? {
+                shelf.rescue(&digest)?;
+                if !marked.digests.contains(&digest) {
+                    claimed.push(digest);
+                }
+                continue;
+            }
+            match shelf.destroy(&digest)? {
+                None => claimed.push(digest),
+                Some(freed_bytes) => {
+                    swept.freed_bytes += freed_bytes;
+                    swept.count(shelf.family(), digest);
+                }
+            }
+        }
+    }
+    Ok(claimed)
+}
+
+impl Swept {
+    fn count(&mut self, family: Family, digest: Digest) {
+        match family {
+            Family::Chains => {}
+            Family::Layers => self.layers.push(DiffId(digest)),
+            Family::Objects => self.objects += 1,
+            Family::Blobs => self.blobs.push(digest),
+        }
     }
 }
 

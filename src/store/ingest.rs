@@ -34,6 +34,21 @@ pub struct Waiting {
     pub size_bytes: u64,
 }
 
+/// A blob on its way, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// What it is to become.
+    pub digest: Digest,
+    /// The bytes that are there.
+    pub done_bytes: u64,
+    /// The bytes there will be; `None` when its maker was killed before it wrote that down.
+    pub size_bytes: Option<u64>,
+    /// When bytes last came, in seconds since 1970.
+    pub modified_s: i64,
+    /// Whether a command is at work on it; else it was interrupted, and the next pull goes on.
+    pub active: bool,
+}
+
 #[derive(Serialize, Deserialize, PartialEq)]
 struct State {
     digest: Digest,
@@ -67,9 +82,10 @@ impl Store {
             if self.blobs().claim(digest, size_bytes)? {
                 return Ok(None);
             }
-            let dir = self.ingest.subdir(&digest.hex(), true)?;
-            // The last holder may have removed the directory since: then this one is no longer the named one.
-            let lock = match dir.open_writable(LOCK) {
+            // The last holder may have removed the directory since, or a sweep, to which one without data is old: then this
+            // one is no longer the named one.
+            let locked = self.ingest.subdir(&digest.hex(), true).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+            let (lock, dir) = match locked {
                 Err(error) if error.errno() == Some(sys::Errno::ENOENT) => continue,
                 other => other?,
             };
@@ -94,6 +110,7 @@ impl<'a> Ingest<'a> {
     fn resume(store: &'a Store, dir: Dir, lock: File, digest: Digest, size_bytes: u64) -> Result<Self> {
         let state = State { digest, size_bytes };
         let known = dir.read(STATE, 4096)?.and_then(|text| serde_json::from_slice::<State>(&text).ok());
+        dir.make_writable(DATA)?;
         let mut data = dir.open_writable(DATA)?;
         if known.as_ref() != Some(&state) {
             let text = serde_json::to_vec(&state)
@@ -168,10 +185,11 @@ impl<'a> Ingest<'a> {
             return Err(StoreError::Mismatch { wanted: self.digest, found });
         }
         durability.apply(&self.data, || self.dir.words("fdatasync", DATA))?;
+        sys::step();
         nix::sys::stat::fchmod(&self.data, nix::sys::stat::Mode::from_bits_truncate(0o444))
             .call(|| self.dir.words("fchmod", DATA))?;
         // What resumed from long ago must be young for a sweep, before it is in place.
-        self.data.set_modified(std::time::SystemTime::now()).call(|| self.dir.words("futimens", DATA))?;
+        self.data.set_modified(self.store.floor.now()).call(|| self.dir.words("futimens", DATA))?;
         self.store.blobs().adopt(&self.dir, DATA, &self.digest)?;
         remove_dir(&self.store.ingest, &self.dir, &self.digest.hex())
     }
@@ -205,34 +223,65 @@ fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
 
 /// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
 fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
-    for file in [DATA, STATE, LOCK] {
+    for file in dir.names()?.iter().filter(|name| *name != LOCK) {
         dir.unlink(file)?;
     }
-    for leftover in dir.names()? {
-        dir.unlink(&leftover)?;
-    }
+    // What is there from here on is another one's, whose directory stays.
+    dir.unlink(LOCK)?;
     parent.remove_dir(name)
 }
 
 impl Store {
-    /// Removes interrupted downloads that nobody has touched for this long; the bytes they had.
-    pub(crate) fn drop_old_ingests(&self, older_than: Duration) -> Result<u64> {
-        let mut freed_bytes = 0;
-        let limit = std::time::SystemTime::now().checked_sub(older_than);
+    /// The blobs on their way, in no order.
+    pub fn partials(&self) -> Result<Vec<Partial>> {
+        let mut partials = Vec::new();
         for name in self.ingest.names()? {
+            let Ok(digest) = Digest::from_hex(&name) else { continue };
             let dir = match self.ingest.subdir(&name, false) {
                 Err(error) if error.errno() == Some(sys::Errno::ENOENT) => continue,
                 other => other?,
             };
-            let lock = dir.open_writable(LOCK)?;
-            let data =
-                dir.open_file(DATA)?.map(|file| file.metadata()).transpose().call(|| dir.words("fstat", DATA))?;
-            let young = data.as_ref().and_then(|data| data.modified().ok()).is_some_and(|used| Some(used) > limit);
-            if young || !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
-                continue;
-            }
-            remove_dir(&self.ingest, &dir, &name)?;
-            freed_bytes += data.map_or(0, |data| data.len());
+            let state = dir.read(STATE, 4096)?.and_then(|text| serde_json::from_slice::<State>(&text).ok());
+            let data = dir.stat(DATA)?;
+            let active = match dir.open_file(LOCK)? {
+                Some(file) => !lock::is_free(&file, &dir.path().join(LOCK))?,
+                None => false,
+            };
+            partials.push(Partial {
+                digest,
+                done_bytes: data.map_or(0, |stat| stat.st_size as u64),
+                size_bytes: state.map(|state| state.size_bytes),
+                modified_s: data.map_or(0, |stat| stat.st_mtime),
+                active,
+            });
+        }
+        Ok(partials)
+    }
+
+    /// Throws away what an interrupted download has left; the bytes it took on the disk, `None` if there is none or a
+    /// command is at work on it.
+    pub fn drop_partial(&self, digest: &Digest) -> Result<Option<u64>> {
+        let name = digest.hex();
+        let locked = self.ingest.subdir(&name, false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+        let (lock, dir) = match locked {
+            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
+            return Ok(None);
+        }
+        let freed = dir.stat(DATA)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
+        remove_dir(&self.ingest, &dir, &name)?;
+        Ok(Some(freed))
+    }
+
+    /// Removes interrupted downloads that nobody has touched for this long; the bytes they took on the disk.
+    pub(crate) fn drop_old_partials(&self, older_than: Duration) -> Result<u64> {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let limit_s = now.saturating_sub(older_than).as_secs() as i64;
+        let mut freed_bytes = 0;
+        for partial in self.partials()?.into_iter().filter(|partial| partial.modified_s < limit_s) {
+            freed_bytes += self.drop_partial(&partial.digest)?.unwrap_or(0);
         }
         Ok(freed_bytes)
     }

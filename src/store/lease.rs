@@ -27,6 +27,21 @@ pub struct Lease {
     name: String,
 }
 
+/// A lease as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Its name.
+    pub name: String,
+    /// The process that took it, on the machine that it ran on.
+    pub pid: Option<u32>,
+    /// When it began, in seconds since 1970.
+    pub began_s: i64,
+    /// What it pins.
+    pub pins: Vec<Digest>,
+    /// Whether its owner lives; the next sweep removes one whose owner is dead.
+    pub living: bool,
+}
+
 /// What a living lease protects.
 pub(crate) struct Held {
     /// When it began: seconds and nanoseconds.
@@ -44,6 +59,7 @@ impl Store {
         // Writing sets the time by the file system's clock; the header then says it.
         file.write_all(&[0; HEADER]).call(|| dir.words("write", "lease"))?;
         let began = file.file().metadata().call(|| dir.words("fstat", "lease"))?;
+        self.floor.raise(began.mtime());
         let mut header = [0; HEADER];
         header[..16].copy_from_slice(MAGIC);
         header[16..24].copy_from_slice(&began.mtime().to_le_bytes());
@@ -53,6 +69,27 @@ impl Store {
         file.link(&dir, &name)?;
         file.forget_name();
         Ok(Lease { file, dir, name })
+    }
+
+    /// All leases, the oldest first.
+    pub fn leases(&self) -> Result<Vec<LeaseInfo>> {
+        let mut leases = Vec::new();
+        for name in self.leases.names()?.into_iter().filter(|name| !is_temporary(name)) {
+            let Some(mut file) = self.leases.open_file(&name)? else { continue };
+            let living = !lock::is_free(&file, &self.leases.path().join(&name))?;
+            let mut content = Vec::new();
+            (&mut file).take(READ_MAX).read_to_end(&mut content).call(|| self.leases.words("read", &name))?;
+            let Held { began, pins } = parse(&content);
+            let pid = name.split('-').nth(1).and_then(|pid| pid.parse().ok());
+            leases.push(LeaseInfo { name, pid, began_s: began.0, pins, living });
+        }
+        leases.sort_by(|a, b| a.began_s.cmp(&b.began_s).then_with(|| a.name.cmp(&b.name)));
+        Ok(leases)
+    }
+
+    /// Removes a lease by its name, and with it the protection of what its owner works on; `false` if it is gone.
+    pub fn remove_lease(&self, lease: &LeaseInfo) -> Result<bool> {
+        self.leases.unlink(&lease.name)
     }
 
     /// The living leases. Dead ones are removed.

@@ -9,7 +9,9 @@
 //! layers/<hex>.idx      the index of a layer, by diff id
 //! chains/<hex>.idx      the merged index of a stack of layers, by chain id (a cache)
 //! refs/<escaped name>   name -> digests
+//! named/<store>/        the same for the names of a further store that shares the content
 //! lists/<escaped name>  a list of images in the making; absent until the first
+//! named-lists/<store>/  the same of a further store
 //! leases/               who is at work
 //! trash/                what the sweep took out of place and has not deleted yet
 //! ```
@@ -28,8 +30,10 @@
 //! All is relative to directory descriptors and belongs to the caller. This crate knows no indexes (their contents are
 //! told by a callback), no registry and no containers.
 
+mod additional;
 pub mod dir;
 mod error;
+mod floor;
 mod gc;
 mod ingest;
 mod lease;
@@ -37,27 +41,43 @@ mod lists;
 mod new_file;
 mod refs;
 mod shelf;
+mod state;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use sys::Call;
 
+pub use additional::Additional;
 pub use dir::Dir;
 pub use error::StoreError;
-pub use gc::Swept;
-pub use ingest::{Ingest, Waiting};
-pub use lease::Lease;
+pub use gc::{Evicted, ObjectsOf, Roots, Swept};
+pub use ingest::{Ingest, Partial, Waiting};
+pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, NewFile};
-pub use refs::ImageRecord;
-pub use shelf::{Published, Shelf};
+pub use refs::{ImageRecord, Named};
+pub use shelf::{Family, Published, Shelf, Stored};
+pub use state::Leftovers;
+
+use crate::floor::Floor;
 
 /// The version of the layout that this engine writes; older ones there are none.
 const FORMAT_VERSION: u32 = 1;
+/// The version of a store that has names in `named/`: an engine that knows version 1 alone would sweep what they lead to.
+const FORMAT_WITH_NAMED: u32 = 2;
+/// The file that says the version.
+const FORMAT: &str = "format";
+/// The directory of the names of further stores.
+const NAMED: &str = "named";
+/// The directory of lists of images.
+const LISTS: &str = "lists";
+/// The directory of those of further stores.
+const NAMED_LISTS: &str = "named-lists";
 
 /// What every function of this crate returns.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -66,8 +86,13 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Debug)]
 pub struct Store {
     root: Dir,
+    /// Of a further store.
+    name: Option<String>,
+    floor: Arc<Floor>,
     ingest: Dir,
     refs: Dir,
+    /// Names of stores that are only read.
+    refs_below: Vec<Dir>,
     leases: Dir,
     blobs: Shelf,
     objects: Shelf,
@@ -99,20 +124,72 @@ impl Store {
         }
         check_format(&root, create)?;
         let sub = |name: &str| root.subdir(name, create);
-        let trash = sub("trash")?;
-        let shelf = |dir: Dir, family, fan_out, suffix| {
-            Ok::<_, StoreError>(Shelf::new(dir, trash.try_clone()?, family, fan_out, suffix))
+        let (trash, floor) = (sub("trash")?, Arc::new(Floor::default()));
+        let shelf = |family: Family| {
+            let dir = sub(family.as_str())?;
+            let dir = if family == Family::Blobs { dir.subdir("sha256", create)? } else { dir };
+            Ok::<_, StoreError>(Shelf::new(dir, trash.try_clone()?, family, Arc::clone(&floor)))
         };
         Ok(Store {
             ingest: sub("ingest")?,
             refs: sub("refs")?,
+            refs_below: Vec::new(),
             leases: sub("leases")?,
-            blobs: shelf(sub("blobs")?.subdir("sha256", create)?, "blobs", true, "")?,
-            objects: shelf(sub("objects")?, "objects", true, "")?,
-            layers: shelf(sub("layers")?, "layers", false, ".idx")?,
-            chains: shelf(sub("chains")?, "chains", false, ".idx")?,
+            blobs: shelf(Family::Blobs)?,
+            objects: shelf(Family::Objects)?,
+            layers: shelf(Family::Layers)?,
+            chains: shelf(Family::Chains)?,
+            floor,
             root,
+            name: None,
         })
+    }
+
+    /// The same content with the names of a further store. With `create` it is made if it is not there, else that is
+    /// [`StoreError::Absent`]. `name` is one component of a path and does not begin with a dot.
+    pub fn named(mut self, name: &str, create: bool) -> Result<Self> {
+        if create && read_format(&self.root)?.is_none_or(|format| format.version < FORMAT_WITH_NAMED) {
+            write_format(&self.root, &Format { version: FORMAT_WITH_NAMED })?;
+        }
+        self.refs = match self.root.subdir(NAMED, create).and_then(|named| named.subdir(name, create)) {
+            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => {
+                return Err(StoreError::Absent { path: self.root.path().join(NAMED).join(name) });
+            }
+            names => names?,
+        };
+        self.name = Some(name.to_owned());
+        Ok(self)
+    }
+
+    /// The same with the names and contents of stores that are only read, looked at in this order after its own.
+    #[must_use]
+    pub fn above(mut self, additional: Vec<Additional>) -> Self {
+        for store in additional {
+            self.refs_below.push(store.refs);
+            for (family, dir) in store.shelves {
+                self.shelf_mut(family).put_below(dir);
+            }
+        }
+        self
+    }
+
+    fn shelf_mut(&mut self, family: Family) -> &mut Shelf {
+        match family {
+            Family::Chains => &mut self.chains,
+            Family::Layers => &mut self.layers,
+            Family::Objects => &mut self.objects,
+            Family::Blobs => &mut self.blobs,
+        }
+    }
+
+    /// The content of one kind.
+    pub fn shelf(&self, family: Family) -> &Shelf {
+        match family {
+            Family::Chains => &self.chains,
+            Family::Layers => &self.layers,
+            Family::Objects => &self.objects,
+            Family::Blobs => &self.blobs,
+        }
     }
 
     /// Manifests, configurations and layers as registries hand them out.
@@ -142,33 +219,40 @@ impl Store {
 
     /// Brings all that was written to the disk: once, before the name that makes it reachable.
     pub fn sync(&self) -> Result<()> {
+        sys::step();
         Ok(nix::unistd::syncfs(&self.root).call(|| format!("syncfs({})", self.root.path().display()))?)
     }
 }
 
 fn check_format(root: &Dir, create: bool) -> Result<()> {
-    const NAME: &str = "format";
-    if let Some(text) = root.read(NAME, 4096)? {
-        let format: Format = serde_json::from_slice(&text)
-            .map_err(|cause| StoreError::Corrupt { path: root.path().join(NAME), cause: cause.into() })?;
+    if let Some(format) = read_format(root)? {
         return match format.version {
-            FORMAT_VERSION => Ok(()),
+            FORMAT_VERSION | FORMAT_WITH_NAMED => Ok(()),
             version => Err(StoreError::Version { path: root.path().to_owned(), version }),
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "lists", "leases", "trash"];
-    if let Some(stranger) = root
-        .names()?
-        .into_iter()
-        .find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name) && name != NAME)
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT];
+    let known = known.into_iter().chain([NAMED, NAMED_LISTS]).collect::<Vec<_>>();
+    if let Some(stranger) =
+        root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))
     {
         return Err(StoreError::NotAStore { path: root.path().to_owned(), stranger });
     }
     if !create {
         return Err(StoreError::Absent { path: root.path().to_owned() });
     }
-    let text = serde_json::to_vec(&Format { version: FORMAT_VERSION })
-        .map_err(|cause| StoreError::Corrupt { path: root.path().join(NAME), cause: cause.into() })?;
-    root.replace(NAME, &text, Durability::Now)
+    write_format(root, &Format { version: FORMAT_VERSION })
+}
+
+fn read_format(root: &Dir) -> Result<Option<Format>> {
+    let Some(text) = root.read(FORMAT, 4096)? else { return Ok(None) };
+    let format = serde_json::from_slice(&text);
+    format.map(Some).map_err(|cause| StoreError::Corrupt { path: root.path().join(FORMAT), cause: cause.into() })
+}
+
+fn write_format(root: &Dir, format: &Format) -> Result<()> {
+    let text = serde_json::to_vec(format)
+        .map_err(|cause| StoreError::Corrupt { path: root.path().join(FORMAT), cause: cause.into() })?;
+    root.replace(FORMAT, &text, Durability::Now)
 }

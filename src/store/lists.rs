@@ -1,23 +1,21 @@
 //! Lists of images in the making (`manifest create`): one small file for each, put in place by rename.
 //!
-//! A list is changed under the lock `lists/lock`, which is held for reading and writing one file. The manifests that a list
+//! A list is changed under the file `lock` beside it, which is held for reading and writing one file. The manifests that a list
 //! names are blobs of the store, and the sweep keeps them and what they name.
 
-use oci::{Entry, Reference};
+use oci::{Digest, Entry, Reference};
 use serde::{Deserialize, Serialize};
 use sys::lock;
 
-use crate::dir::is_temporary;
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::refs::file_name;
-use crate::{Dir, Result, Store};
+use crate::refs::{Named, file_name, files_in, if_there};
+use crate::{Dir, LISTS, NAMED_LISTS, Result, Store};
 
 /// The version of a list's file.
 const FORMAT: u32 = 1;
 /// The longest list that is read, in bytes.
 const LIST_MAX: u64 = 4 << 20;
-const DIRECTORY: &str = "lists";
 const LOCK: &str = "lock";
 
 /// A list of images.
@@ -44,6 +42,11 @@ impl ListRecord {
     pub fn new(reference: Reference) -> Self {
         ListRecord { format: FORMAT, reference: reference.or_latest(), images: Vec::new() }
     }
+
+    /// What the list leads to directly.
+    pub fn leads_to(&self) -> impl Iterator<Item = Digest> {
+        self.images.iter().map(|image| image.entry.digest)
+    }
 }
 
 impl Store {
@@ -55,14 +58,16 @@ impl Store {
         }
     }
 
-    /// All lists, in no order.
-    pub fn lists(&self) -> Result<Vec<ListRecord>> {
-        let Some(dir) = self.lists_dir(false)? else { return Ok(Vec::new()) };
-        let mut records = Vec::new();
-        for name in dir.names()?.iter().filter(|name| !is_temporary(name) && *name != LOCK) {
-            records.extend(read(&dir, name)?);
-        }
-        Ok(records)
+    /// The lists of all stores that share this content, those that cannot be read too.
+    pub fn all_lists(&self) -> Result<Vec<Named<ListRecord>>> {
+        files_in(self.list_dirs()?, |dir, name| if name == LOCK { Ok(None) } else { read(dir, name) })
+    }
+
+    /// Removes a file of [`Store::all_lists`], whatever it holds; `false` if it is gone.
+    pub fn remove_list(&self, store: Option<&str>, file: &str) -> Result<bool> {
+        let dirs = self.list_dirs()?;
+        let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
+        dir.map_or(Ok(false), |(_, dir)| dir.unlink(file))
     }
 
     /// Changes the list of this name. `change` is given what is there and answers what is to be there.
@@ -71,8 +76,7 @@ impl Store {
         reference: &Reference,
         change: impl FnOnce(Option<ListRecord>) -> std::result::Result<Option<ListRecord>, E>,
     ) -> std::result::Result<(), E> {
-        let dir =
-            self.lists_dir(true)?.ok_or_else(|| StoreError::Absent { path: self.root().path().join(DIRECTORY) })?;
+        let dir = self.lists_dir(true)?.ok_or_else(|| StoreError::Absent { path: self.root.path().join(LISTS) })?;
         let gate = dir.open_writable(LOCK)?;
         lock::exclusive(&gate, &dir.path().join(LOCK)).map_err(StoreError::from)?;
         let name = file_name(reference);
@@ -88,12 +92,19 @@ impl Store {
     }
 
     /// The directory of lists; a store that never had one has none.
-    pub(crate) fn lists_dir(&self, create: bool) -> Result<Option<Dir>> {
-        match self.root().subdir(DIRECTORY, create) {
-            Ok(dir) => Ok(Some(dir)),
-            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+    fn lists_dir(&self, create: bool) -> Result<Option<Dir>> {
+        if_there(match &self.name {
+            None => self.root.subdir(LISTS, create),
+            Some(name) => self.root.subdir(NAMED_LISTS, create).and_then(|above| above.subdir(name, create)),
+        })
+    }
+
+    /// The directories of lists of all stores that share this content.
+    pub(crate) fn list_dirs(&self) -> Result<Vec<(Option<String>, Dir)>> {
+        let own = if_there(self.root.subdir(LISTS, false))?;
+        let mut dirs: Vec<_> = own.map(|dir| (None, dir)).into_iter().collect();
+        dirs.extend(self.dirs_of_stores(NAMED_LISTS)?);
+        Ok(dirs)
     }
 }
 

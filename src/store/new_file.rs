@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
-use sys::{Call, Errno, SysError};
+use sys::{Call, Errno, SysError, lock};
 
 use crate::Result;
 use crate::dir::{Dir, temporary_name};
@@ -29,7 +29,10 @@ impl Durability {
     pub(crate) fn apply(self, file: &File, words: impl FnOnce() -> String) -> Result<()> {
         match self {
             Durability::Later => Ok(()),
-            Durability::Now => Ok(nix::unistd::fdatasync(file).call(words)?),
+            Durability::Now => {
+                sys::step();
+                Ok(nix::unistd::fdatasync(file).call(words)?)
+            }
         }
     }
 }
@@ -71,6 +74,7 @@ impl NewFile {
 
     /// Gives the file its name in `to`, if nothing has it yet. `false`: something has, and it was left as it is.
     pub(crate) fn link(&self, to: &Dir, name: &str) -> Result<bool> {
+        sys::step();
         let result = if let Some(temporary) = &self.temporary {
             linkat(&self.dir, temporary.as_str(), to, name, AtFlags::empty())
         } else {
@@ -88,6 +92,8 @@ impl NewFile {
     pub fn publish_over(self, to: &Dir, name: &str, durability: Durability) -> Result<()> {
         durability.apply(&self.file, || to.words("fdatasync", name))?;
         let temporary = temporary_name();
+        // Under a temporary name it is a dead process's unless it is locked.
+        lock::try_exclusive(&self.file, to.path())?;
         self.link(to, &temporary)?;
         to.rename(&temporary, to, name)
     }

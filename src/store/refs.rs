@@ -1,17 +1,22 @@
 //! Names of images: one small file for each reference, put in place by rename.
 
+use std::collections::HashSet;
+
 use oci::{ChainId, Digest, Reference};
 use serde::{Deserialize, Serialize};
 
-use crate::dir::is_temporary;
+use crate::dir::{Dir, is_temporary};
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::{Result, Store};
+use crate::{NAMED, Result, Store};
 
 /// The longest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
 /// The longest name of a file.
 const NAME_MAX: usize = 255;
+
+/// The repository of images that nobody has named: `.invalid` is no registry's (RFC 2606).
+const UNNAMED: &str = "none.invalid/none";
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,20 +35,65 @@ pub struct ImageRecord {
     pub chain: Option<ChainId>,
     /// When the name was set, in seconds since 1970.
     pub updated_s: u64,
+    /// Whether the image was made or loaded here: no registry is known that has its layers.
+    #[serde(default)]
+    pub made_here: bool,
+}
+
+impl ImageRecord {
+    /// What an image is kept under that has no name: `None` only if the grammar of references forbade it.
+    pub fn unnamed(manifest: Digest) -> Option<Reference> {
+        UNNAMED.parse::<Reference>().ok().map(|reference| reference.at(manifest))
+    }
+
+    /// Whether this is an image without a name.
+    pub fn is_unnamed(&self) -> bool {
+        self.reference.name() == UNNAMED
+    }
+
+    /// The name as Docker's users write it; the image's short id where it has none.
+    pub fn familiar(&self) -> String {
+        if self.is_unnamed() { self.config.hex()[..12].to_owned() } else { self.reference.familiar() }
+    }
+
+    /// What the name leads to directly.
+    pub fn leads_to(&self) -> Vec<Digest> {
+        let chain = self.chain.map(|chain| chain.0);
+        [self.digest, self.manifest, self.config].into_iter().chain(chain).collect()
+    }
+}
+
+/// A file of a name or a list, in this store or another one that shares the content.
+#[derive(Debug)]
+pub struct Named<T> {
+    /// The further store that has it; `None` for the one without a name.
+    pub store: Option<String>,
+    /// The file.
+    pub file: String,
+    /// What it holds.
+    pub record: Result<T>,
 }
 
 impl Store {
     /// What a reference stands for, if anything.
     pub fn image(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
-        self.read_record(&file_name(reference))
+        let name = file_name(reference);
+        let mut dirs = [&self.refs].into_iter().chain(&self.refs_below);
+        dirs.find_map(|dir| read_record(dir, &name).transpose()).transpose()
     }
 
     /// All names, in their order.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
-        let mut records = Vec::new();
-        for name in self.refs.names()?.iter().filter(|name| !is_temporary(name)) {
-            // One that is gone since it was listed is no image.
-            records.extend(self.read_record(name)?);
+        let (mut records, mut seen) = (Vec::new(), HashSet::new());
+        for dir in [&self.refs].into_iter().chain(&self.refs_below) {
+            for name in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
+                // One that is gone since it was listed is no image.
+                let Some(record) = read_record(dir, &name)? else { continue };
+                // The same name in a store below stands for nothing.
+                if seen.insert(name) {
+                    records.push(record);
+                }
+            }
         }
         records.sort_by(|a: &ImageRecord, b| a.reference.cmp(&b.reference));
         Ok(records)
@@ -59,16 +109,88 @@ impl Store {
         self.refs.replace(&name, &text, Durability::Now)
     }
 
+    /// Whether a name is only in a store that is only read.
+    pub fn is_below(&self, reference: &Reference) -> Result<bool> {
+        Ok(self.refs.stat(&file_name(reference))?.is_none() && self.image(reference)?.is_some())
+    }
+
     /// Removes a name; `false` if it was none. The content goes with the next sweep.
     pub fn remove_image(&self, reference: &Reference) -> Result<bool> {
         self.refs.unlink(&file_name(reference))
     }
 
-    fn read_record(&self, name: &str) -> Result<Option<ImageRecord>> {
-        let Some(text) = self.refs.read(name, RECORD_MAX)? else { return Ok(None) };
-        let parsed = serde_json::from_slice(&text);
-        parsed.map(Some).map_err(|cause| StoreError::Corrupt { path: self.refs.path().join(name), cause: cause.into() })
+    /// The names of all stores that share this content, those that cannot be read too.
+    pub fn all_names(&self) -> Result<Vec<Named<ImageRecord>>> {
+        files_in(self.name_dirs()?, read_record)
     }
+
+    /// Removes a file of [`Store::all_names`], whatever it holds; `false` if it is gone.
+    pub fn remove_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
+        let dirs = self.name_dirs()?;
+        let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
+        dir.map_or(Ok(false), |(_, dir)| dir.unlink(file))
+    }
+
+    /// The directories of names of all stores that share this content.
+    pub(crate) fn name_dirs(&self) -> Result<Vec<(Option<String>, Dir)>> {
+        let mut dirs = vec![(None, self.root.subdir("refs", false)?)];
+        dirs.extend(self.dirs_of_stores(NAMED)?);
+        Ok(dirs)
+    }
+
+    /// The directories below one that has one for each further store; none where that is not there.
+    pub(crate) fn dirs_of_stores(&self, above: &str) -> Result<Vec<(Option<String>, Dir)>> {
+        let Some(above) = if_there(self.root.subdir(above, false))? else { return Ok(Vec::new()) };
+        let mut dirs = Vec::new();
+        for store in above.names()? {
+            let dir = above.subdir(&store, false)?;
+            dirs.push((Some(store), dir));
+        }
+        Ok(dirs)
+    }
+
+    /// What the names and lists of all stores that share this content lead to directly.
+    pub fn named_content(&self) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for name in self.all_names()? {
+            digests.extend(name.record?.leads_to());
+        }
+        for list in self.all_lists()? {
+            digests.extend(list.record?.leads_to());
+        }
+        Ok(digests)
+    }
+}
+
+/// `None` for a directory that is not there.
+pub(crate) fn if_there(dir: Result<Dir>) -> Result<Option<Dir>> {
+    match dir {
+        Err(error) if error.errno() == Some(sys::Errno::ENOENT) => Ok(None),
+        dir => dir.map(Some),
+    }
+}
+
+/// The files of directories with the stores that they are of, in their order. One that is gone since it was listed is left
+/// out.
+pub(crate) fn files_in<T>(
+    dirs: Vec<(Option<String>, Dir)>,
+    read: impl Fn(&Dir, &str) -> Result<Option<T>>,
+) -> Result<Vec<Named<T>>> {
+    let mut files = Vec::new();
+    for (store, dir) in dirs {
+        for file in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
+            let record = read(&dir, &file).transpose();
+            files.extend(record.map(|record| Named { store: store.clone(), file, record }));
+        }
+    }
+    files.sort_by(|a, b| (&a.store, &a.file).cmp(&(&b.store, &b.file)));
+    Ok(files)
+}
+
+fn read_record(dir: &Dir, name: &str) -> Result<Option<ImageRecord>> {
+    let Some(text) = dir.read(name, RECORD_MAX)? else { return Ok(None) };
+    let parsed = serde_json::from_slice(&text);
+    parsed.map(Some).map_err(|cause| StoreError::Corrupt { path: dir.path().join(name), cause: cause.into() })
 }
 
 /// The file of a reference. A digest beside a tag decides, so the tag does not count. What would be too long for a

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -9,19 +10,70 @@ use oci::Digest;
 use sys::{Call, Errno, SysError};
 
 use crate::Result;
-use crate::dir::{Dir, read_capped};
+use crate::dir::{Dir, read_capped, temporary_name};
 use crate::error::StoreError;
+use crate::floor::Floor;
 use crate::new_file::{Durability, NewFile};
+
+/// The kinds of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Merged indexes, by chain id.
+    Chains,
+    /// Indexes of layers, by diff id.
+    Layers,
+    /// Contents of the files of layers.
+    Objects,
+    /// Manifests, configurations and layers as registries hand them out.
+    Blobs,
+}
+
+impl Family {
+    /// All of them; those that name others before what they name.
+    pub const ALL: [Family; 4] = [Family::Chains, Family::Layers, Family::Objects, Family::Blobs];
+
+    /// The name of its directory.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Family::Chains => "chains",
+            Family::Layers => "layers",
+            Family::Objects => "objects",
+            Family::Blobs => "blobs",
+        }
+    }
+
+    /// Whether files are spread over 256 directories by their first byte.
+    fn fans_out(self) -> bool {
+        matches!(self, Family::Objects | Family::Blobs)
+    }
+
+    fn suffix(self) -> &'static str {
+        if self.fans_out() { "" } else { ".idx" }
+    }
+}
+
+/// A content as it lies on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// The bytes it takes on the disk.
+    pub disk_bytes: u64,
+    /// When it was last published or claimed: seconds and nanoseconds since 1970.
+    pub used: (i64, i64),
+}
 
 /// One kind of content.
 #[derive(Debug)]
 pub struct Shelf {
     dir: Dir,
     trash: Dir,
-    family: &'static str,
-    /// Whether files are spread over 256 directories by their first byte.
-    fan_out: bool,
-    suffix: &'static str,
+    family: Family,
+    floor: Arc<Floor>,
+    /// The same of stores that are only read.
+    below: Vec<Dir>,
 }
 
 /// What publishing did.
@@ -40,8 +92,23 @@ impl AsFd for Shelf {
 }
 
 impl Shelf {
-    pub(crate) fn new(dir: Dir, trash: Dir, family: &'static str, fan_out: bool, suffix: &'static str) -> Self {
-        Shelf { dir, trash, family, fan_out, suffix }
+    pub(crate) fn new(dir: Dir, trash: Dir, family: Family, floor: Arc<Floor>) -> Self {
+        Shelf { dir, trash, family, floor, below: Vec::new() }
+    }
+
+    /// Adds a directory of a store that is only read.
+    pub(crate) fn put_below(&mut self, dir: Dir) {
+        self.below.push(dir);
+    }
+
+    /// The directories in which contents are looked for, its own first.
+    pub fn dirs(&self) -> impl Iterator<Item = &Dir> {
+        [&self.dir].into_iter().chain(&self.below)
+    }
+
+    /// What lies here.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Its directory. What another crate opens through it must be content that a lease or a name keeps.
@@ -52,18 +119,28 @@ impl Shelf {
     /// The path of a content below [`Shelf::dir`].
     pub fn path_of(&self, digest: &Digest) -> String {
         let hex = digest.hex();
-        if self.fan_out { format!("{}/{hex}{}", &hex[..2], self.suffix) } else { hex + self.suffix }
+        if self.family.fans_out() { format!("{}/{hex}", &hex[..2]) } else { hex + self.family.suffix() }
     }
 
     /// Opens a content for reading; `None` if it is not there. What a sweep has put in the trash comes back.
     pub fn open(&self, digest: &Digest) -> Result<Option<File>> {
         let path = self.path_of(digest);
-        self.look(digest, || self.dir.open_file(&path))
+        self.look(digest, |dir| dir.open_file(&path))
+    }
+
+    /// Looks for a content here, then in the stores that are only read.
+    fn look<T>(&self, digest: &Digest, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
+        let found = self.look_here(digest, || in_dir(&self.dir))?;
+        if found.is_some() { Ok(found) } else { self.look_below(in_dir) }
+    }
+
+    fn look_below<T>(&self, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
+        self.below.iter().find_map(|dir| in_dir(dir).transpose()).transpose()
     }
 
     /// Looks for a content in its place; where it is not there, in the trash, and then in its place once more: between
     /// the first two looks, another may have brought it back.
-    fn look<T>(&self, digest: &Digest, in_place: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+    fn look_here<T>(&self, digest: &Digest, in_place: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
         let found = in_place()?;
         if found.is_some() {
             return Ok(found);
@@ -81,7 +158,7 @@ impl Shelf {
     /// The size of a content; `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path_of(digest);
-        Ok(self.look(digest, || self.dir.stat(&path))?.map(|stat| stat.st_size as u64))
+        Ok(self.look(digest, |dir| dir.stat(&path))?.map(|stat| stat.st_size as u64))
     }
 
     /// Whether a content is there.
@@ -97,13 +174,28 @@ impl Shelf {
             return Ok(false);
         }
         let path = self.path_of(digest);
-        if self.touch(&path)? { Ok(true) } else { Ok(self.rescue(digest)? && self.touch(&path)?) }
+        if self.touch(&path)? || (self.rescue(digest)? && self.touch(&path)?) {
+            return Ok(true);
+        }
+        // Nobody sweeps there on our account.
+        Ok(self.look_below(|dir| dir.stat(&path))?.is_some_and(|stat| stat.st_size as u64 == size_bytes))
     }
 
     /// Marks a file as in use now; `false` if it is not there.
     fn touch(&self, path: &str) -> Result<bool> {
-        let flags = UtimensatFlags::NoFollowSymlink;
-        match utimensat(&self.dir, path, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW, flags) {
+        sys::step();
+        if !self.set_time(path, &TimeSpec::UTIME_NOW)? {
+            return Ok(false);
+        }
+        let floor = self.floor.seconds();
+        match self.dir.stat(path)? {
+            Some(stat) if stat.st_mtime < floor => self.set_time(path, &TimeSpec::new(floor, 0)),
+            found => Ok(found.is_some()),
+        }
+    }
+
+    fn set_time(&self, path: &str, time: &TimeSpec) -> Result<bool> {
+        match utimensat(&self.dir, path, &TimeSpec::UTIME_OMIT, time, UtimensatFlags::NoFollowSymlink) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(SysError::new(self.dir.words("utimensat", path), errno).into()),
@@ -118,6 +210,7 @@ impl Shelf {
     /// Publishes a file as the content of this digest, which the caller has verified.
     pub fn publish(&self, new: NewFile, digest: &Digest, durability: Durability) -> Result<Published> {
         let path = self.path_of(digest);
+        self.floor.lift(new.file(), |call| self.dir.words(call, &path))?;
         durability.apply(new.file(), || self.dir.words("fdatasync", &path))?;
         if self.link(&new, digest, &path)? {
             return Ok(Published::New);
@@ -128,6 +221,13 @@ impl Shelf {
         }
         new.publish_over(&self.dir, &path, Durability::Later)?;
         Ok(Published::New)
+    }
+
+    /// Publishes a file in place of whatever has this digest, for content that the caller has looked at and found damaged.
+    pub fn replace(&self, new: NewFile, digest: &Digest, durability: Durability) -> Result<()> {
+        let path = self.path_of(digest);
+        self.floor.lift(new.file(), |call| self.dir.words(call, &path))?;
+        new.publish_over(&self.dir, &path, durability)
     }
 
     /// Publishes small content.
@@ -143,7 +243,7 @@ impl Shelf {
 
     fn link(&self, new: &NewFile, digest: &Digest, path: &str) -> Result<bool> {
         match new.link(&self.dir, path) {
-            Err(error) if self.fan_out && error.errno() == Some(Errno::ENOENT) => {
+            Err(error) if self.family.fans_out() && error.errno() == Some(Errno::ENOENT) => {
                 self.dir.subdir(&digest.hex()[..2], true)?;
                 new.link(&self.dir, path)
             }
@@ -153,7 +253,7 @@ impl Shelf {
 
     /// Moves a whole file from elsewhere in the store here.
     pub(crate) fn adopt(&self, from: &Dir, name: &str, digest: &Digest) -> Result<()> {
-        if self.fan_out {
+        if self.family.fans_out() {
             self.dir.subdir(&digest.hex()[..2], true)?;
         }
         from.rename(name, &self.dir, &self.path_of(digest))
@@ -164,11 +264,28 @@ impl Shelf {
         self.dir.unlink(&self.path_of(digest))
     }
 
-    /// All contents, in no order.
+    /// Removes a content that was found damaged; `false` if it is not there, or is whole by now.
+    ///
+    /// Another command may have replaced it since it was looked at. So it is taken out of its place first and looked at
+    /// once more: `is_whole` is asked about the very file that is then deleted or put back.
+    pub fn remove_damaged(&self, digest: &Digest, is_whole: impl FnOnce(File) -> bool) -> Result<bool> {
+        let (path, aside) = (self.path_of(digest), temporary_name());
+        match self.dir.rename(&path, &self.dir, &aside) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
+            other => other?,
+        }
+        if self.dir.open_file(&aside)?.is_some_and(is_whole) {
+            self.dir.rename(&aside, &self.dir, &path)?;
+            return Ok(false);
+        }
+        self.dir.unlink(&aside)
+    }
+
+    /// The digests of all contents, in no order.
     pub fn list(&self) -> Result<Vec<Digest>> {
         let mut found = Vec::new();
         let mut take = |names: Vec<String>| found.extend(names.iter().filter_map(|name| self.digest_of(name)));
-        if self.fan_out {
+        if self.family.fans_out() {
             for part in self.dir.names()?.iter().filter(|name| name.len() == 2) {
                 take(self.dir.subdir(part, false)?.names()?);
             }
@@ -178,12 +295,30 @@ impl Shelf {
         Ok(found)
     }
 
+    /// All contents as they lie on the disk, in no order. One that is gone since it was listed is left out.
+    pub fn contents(&self) -> Result<Vec<Stored>> {
+        self.list()?.into_iter().filter_map(|digest| self.stored(&digest).transpose()).collect()
+    }
+
+    /// One content as it lies on the disk; `None` if it is not there. Stores that are only read are not looked at, nor are
+    /// they by the functions that list.
+    pub fn stored(&self, digest: &Digest) -> Result<Option<Stored>> {
+        let path = self.path_of(digest);
+        let stat = self.look_here(digest, || self.dir.stat(&path))?;
+        Ok(stat.map(|stat| Stored {
+            digest: *digest,
+            size_bytes: stat.st_size as u64,
+            disk_bytes: stat.st_blocks as u64 * 512,
+            used: (stat.st_mtime, stat.st_mtime_nsec),
+        }))
+    }
+
     fn digest_of(&self, name: &str) -> Option<Digest> {
-        Digest::from_hex(name.strip_suffix(self.suffix)?).ok()
+        Digest::from_hex(name.strip_suffix(self.family.suffix())?).ok()
     }
 
     fn trash_name(&self, digest: &Digest) -> String {
-        format!("{}-{}", self.family, digest.hex())
+        format!("{}-{}", self.family.as_str(), digest.hex())
     }
 
     /// Takes a content out of place; a reader that misses it brings it back.
@@ -206,7 +341,7 @@ impl Shelf {
     /// The contents of this kind in the trash.
     pub(crate) fn discarded(&self) -> Result<Vec<Digest>> {
         let names = self.trash.names()?;
-        let hex = |name: &String| Digest::from_hex(name.strip_prefix(self.family)?.strip_prefix('-')?).ok();
+        let hex = |name: &String| Digest::from_hex(name.strip_prefix(self.family.as_str())?.strip_prefix('-')?).ok();
         Ok(names.iter().filter_map(hex).collect())
     }
 

@@ -1,6 +1,6 @@
 //! Places at which a test kills a process, in builds with debug assertions; elsewhere a step is nothing.
 //!
-//! Whoever starts an OCI runtime's command with `SUBLET_KILL_AT=PART:N` in the environment has the process that plays
+//! Whoever starts a command of the OCI runtime or of the engine with `SUBLET_KILL_AT=PART:N` in the environment has the process that plays
 //! this part end at its N-th step as by `kill -9`, after a line `killed at PART:N` on standard error. Parts are `command`
 //! until [`begin`] gives a child another one; each process counts for itself, so that the numbers do not depend on who is
 //! faster.

@@ -81,10 +81,11 @@ fn cells([repository, tag, digest, id, since, created, size]: [String; 7]) -> Ro
 fn row(image: &ImageSummary, now: SystemTime, whole: bool) -> Row {
     let since =
         image.created.map(|created| format!("{} ago", human_span(now.duration_since(created).unwrap_or_default())));
+    let none = || "<none>".to_owned();
     cells([
-        image.reference.familiar_name(),
-        image.reference.tag().unwrap_or("<none>").to_owned(),
-        image.digest.to_string(),
+        if image.unnamed { none() } else { image.reference.familiar_name() },
+        image.reference.tag().map_or_else(none, str::to_owned),
+        if image.unnamed { none() } else { image.digest.to_string() },
         if whole { image.id.to_string() } else { image.id.hex()[..12].to_owned() },
         since.unwrap_or_else(|| "N/A".to_owned()),
         image.created.map_or_else(|| "N/A".to_owned(), go_text),

@@ -26,6 +26,11 @@ pub struct Inspect {
 }
 
 impl Inspect {
+    /// The same for images alone (`image inspect`).
+    pub fn of_images(self) -> Self {
+        Inspect { r#type: Some("image".to_owned()), ..self }
+    }
+
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         let (mut found, mut code) = (Vec::new(), 0);

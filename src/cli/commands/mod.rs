@@ -1,12 +1,22 @@
 //! One file a command: its options, its engine requests, its output.
 
+mod bundle;
+mod commit;
+mod container;
+mod content;
 mod diff;
 mod doctor;
 mod exec;
+mod export;
+mod history;
+mod image;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
+mod lease;
+mod load;
 mod login;
 mod logout;
 mod logs;
@@ -17,8 +27,12 @@ mod push;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod search;
 mod stop;
+mod system;
+mod tag;
+mod untag;
 mod version;
 mod wait;
 
@@ -30,13 +44,29 @@ use crate::output::Stop;
 /// A parsed command.
 #[derive(Subcommand)]
 pub enum Command {
+    Bundle(bundle::Bundle),
+    Commit(commit::Commit),
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Container),
+    /// Look at the contents of the store
+    #[command(subcommand)]
+    Content(content::Content),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
     Exec(exec::Exec),
+    Export(export::Export),
+    History(history::History),
+    Image(image::Image),
     Images(images::Images),
+    Import(import::Import),
     Info(info::Info),
     Inspect(inspect::Inspect),
     Kill(kill::Kill),
+    /// Look at who is at work in the store
+    #[command(subcommand)]
+    Lease(lease::Lease),
+    Load(load::Load),
     Login(login::Login),
     Logout(logout::Logout),
     Logs(logs::Logs),
@@ -47,8 +77,14 @@ pub enum Command {
     Rm(rm::Rm),
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
+    Save(save::Save),
     Search(search::Search),
     Stop(stop::StopCommand),
+    /// Look after the engine as a whole
+    #[command(subcommand)]
+    System(system::System),
+    Tag(tag::Tag),
+    Untag(untag::Untag),
     Version(version::Version),
     Wait(wait::Wait),
 }
@@ -63,13 +99,23 @@ impl Command {
     /// Does it; the answer is the exit code.
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         match self {
+            Command::Bundle(command) => command.execute(globals),
+            Command::Commit(command) => command.execute(globals),
+            Command::Container(command) => command.execute(globals),
+            Command::Content(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
+            Command::Export(command) => command.execute(globals),
+            Command::History(command) => command.execute(globals),
+            Command::Image(command) => command.execute(globals),
             Command::Images(command) => command.execute(globals),
+            Command::Import(command) => command.execute(globals),
             Command::Info(command) => command.execute(globals),
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
+            Command::Lease(command) => command.execute(globals),
+            Command::Load(command) => command.execute(globals),
             Command::Login(command) => command.execute(globals),
             Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
@@ -80,8 +126,12 @@ impl Command {
             Command::Rm(command) => command.execute(globals),
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
+            Command::Save(command) => command.execute(globals),
             Command::Search(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
+            Command::System(command) => command.execute(globals),
+            Command::Tag(command) => command.execute(globals),
+            Command::Untag(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),
         }

@@ -127,7 +127,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
 }
 
 /// In quotes, and cut with an ellipsis.
-fn command(words: &[String], whole: bool) -> String {
+pub fn command(words: &[String], whole: bool) -> String {
     let text = words.join(" ");
     let cut: String = if whole || text.chars().count() <= COMMAND_MAX {
         text

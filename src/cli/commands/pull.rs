@@ -1,11 +1,13 @@
 use clap::Args;
+use engine::image::load::{FileSource, load_one};
 use engine::image::{self, PullRequest};
 
-use crate::environment::Globals;
+use crate::environment::{Globals, home};
 use crate::output::{Stop, line};
+use crate::parse::without_transport;
 use crate::progress::Progress;
 
-/// Fetch an image from its registry
+/// Fetch an image from its registry, or from a file
 #[derive(Args)]
 pub struct Pull {
     /// The image for this platform: os[/architecture[/variant]]
@@ -14,12 +16,18 @@ pub struct Pull {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    /// A name, docker://NAME, or docker-archive:PATH[:NAME], oci:PATH[:NAME], oci-archive:PATH[:NAME], dir:PATH
     image: String,
 }
 
 impl Pull {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let request = PullRequest::new(&self.image, self.platform.as_deref())?;
+        if let Some(source) = FileSource::parse(&self.image, home().as_deref()) {
+            let platform = self.platform.as_deref().map(str::parse).transpose()?;
+            let loaded = load_one(&globals.engine()?, &source, platform.as_ref())?;
+            return line(loaded.names.first().map_or_else(|| loaded.id.to_string(), ToString::to_string)).map(|()| 0);
+        }
+        let request = PullRequest::new(without_transport(&self.image), self.platform.as_deref())?;
         let progress = Progress::new(self.quiet, true);
         let pulled = image::pull(&globals.engine()?, &request, &|event| progress.show(event))?;
         if !self.quiet {

@@ -9,10 +9,12 @@ use engine::container::attach::{Streams, relay};
 use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
+use engine::image::load::{FileSource, load_one};
 use engine::image::{self, PullRequest};
 use engine::{Engine, container::record::Volume};
+use oci::Reference;
 
-use crate::environment::Globals;
+use crate::environment::{Globals, home};
 use crate::output::{Stop, error, line, stderr, warning};
 use crate::parse;
 use crate::progress::Progress;
@@ -145,13 +147,20 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+    pub fn execute(mut self, globals: &Globals) -> Result<u8, Stop> {
         let (quiet, detach, remove) = (self.quiet, self.detach, self.rm);
         let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
         if !detach {
             require_terminal(&streams)?;
         }
         let policy = self.pull.clone();
+        let image = parse::without_transport(&self.words[0]).to_owned();
+        self.words[0] = image;
+        if let Some(source) = FileSource::parse(&self.words[0], home().as_deref()) {
+            let platform = self.platform.as_deref().map(str::parse).transpose()?;
+            let loaded = load_one(&globals.engine()?, &source, platform.as_ref())?;
+            self.words[0] = loaded.names.first().map_or_else(|| loaded.id.to_string(), Reference::familiar);
+        }
         let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
         let request = self.into_request()?;
         let engine = globals.engine()?;

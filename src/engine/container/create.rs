@@ -93,9 +93,12 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
     if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
         driver::above_an_image(matches!(image, ImageName::Host))?;
     }
-    let local = match &image {
-        ImageName::Host => None,
-        _ => Some(image::find(engine, &reference)?),
+    // The lease is held until the record is written.
+    let (local, _lease) = if matches!(image, ImageName::Host) {
+        (None, None)
+    } else {
+        let (image, lease) = image::find_to_use(engine, &reference)?;
+        (Some(image), Some(lease))
     };
     let sync = !request.host.auto_remove;
     let (name, reservation) = match &request.name {

@@ -13,11 +13,13 @@
 //! reservation and the container's record. Lock order: unstarted, name, container, store.
 
 pub mod attach;
+pub mod commit;
 pub mod create;
 pub mod devices;
 pub mod diff;
 pub(crate) mod driver;
 pub mod exec;
+pub mod export;
 mod files;
 pub mod inspect;
 pub mod kill;
@@ -26,6 +28,8 @@ pub mod lock;
 pub mod logs;
 pub mod lookup;
 pub mod names;
+mod pause;
+pub mod prune;
 pub mod record;
 pub mod remove;
 mod rootfs;
@@ -37,6 +41,7 @@ pub mod stop;
 pub mod unstarted;
 pub mod wait;
 
+pub use commit::{CommitRequest, commit};
 pub use create::{CreateRequest, create, create_to_start};
 pub use lookup::find;
 pub use record::{Record, Settings};

@@ -18,11 +18,12 @@ use monitor::protocol::{self, FRAME_MAX, Frame, Received};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use oci::DiffId;
 use runtime::outer::{self, Caller, Outer, OuterMap};
 use serde::{Deserialize, Serialize};
 use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
-use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View};
+use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, objects_name};
 use snapshot::ids::MappedIds;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
@@ -34,6 +35,8 @@ use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
+use crate::image::make_store;
+use crate::paths::make_dir;
 
 /// How long a monitor may take to hand out the outer user namespace; it takes microseconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -58,7 +61,7 @@ pub(crate) struct Places {
 
 impl Places {
     pub(crate) fn of(engine: &Engine) -> Self {
-        Places { run: engine.paths().run().join("fs"), locks: engine.paths().host() }
+        Places { run: engine.paths().run().join("fs"), locks: engine.paths().machine() }
     }
 
     pub(crate) fn as_ref(&self) -> FsPlaces<'_> {
@@ -76,6 +79,7 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
         let map = serde_json::from_str(&connection.note).map_err(|error| Report::of(Kind::Internal, error))?;
         return Ok(Base { connection, map, ladder: None });
     }
+    make_dir(places.locks)?;
     let path = places.locks.join("outer.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| failed("opening", &path, error))?;
@@ -151,15 +155,13 @@ impl Serving<'_> {
             let view = View::Host(host_view(engine, record, ids));
             return self.spawn(view, LINGER_MS, &[]);
         }
-        let store = Store::open(&engine.paths().store(), false)?;
-        let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
-        let index = store.chains().open(&chain.0)?.ok_or_else(|| {
-            Report::new(Kind::NotFound, format!("the index of image {} is not in the store", record.image.reference))
-                .with_hint(format!("`sublet pull {}` makes it anew", record.image.reference))
-        })?;
-        let objects = File::open(store.objects().dir().path())
-            .map_err(|error| failed("opening", store.objects().dir().path(), error))?;
-        let fds = [("index", index.as_fd()), ("objects", objects.as_fd())];
+        let store = make_store(engine)?;
+        let index = chain_index(&store, record)?;
+        let open = |dir: &store::Dir| File::open(dir.path()).map_err(|error| failed("opening", dir.path(), error));
+        let objects = store.objects().dirs().map(open).collect::<Result<Vec<File>, Report>>()?;
+        let names: Vec<String> = (0..objects.len()).map(objects_name).collect();
+        let mut fds = vec![("index", index.as_fd())];
+        fds.extend(names.iter().map(String::as_str).zip(objects.iter().map(File::as_fd)));
         match self.driver {
             Driver::Overlay => self.spawn(View::Chain { ids }, LINGER_MS, &fds),
             Driver::Fuse => self.start_own(fds),
@@ -167,7 +169,7 @@ impl Serving<'_> {
     }
 
     /// The server of one container's own overlay.
-    fn start_own(&self, [index, objects]: [(&str, BorrowedFd<'_>); 2]) -> Result<FsConnection, Report> {
+    fn start_own(&self, content: Vec<(&str, BorrowedFd<'_>)>) -> Result<FsConnection, Report> {
         let (uid_map, gid_map) = container_maps(self.record, self.map)?;
         let (snaps, key) = (self.engine.paths().snapshots(), self.record.id.as_str());
         let upper = snapshot::own::prepare(&snaps, key, (&uid_map, &gid_map), self.record.host.auto_remove)
@@ -179,7 +181,8 @@ impl Serving<'_> {
             volatile: self.record.host.auto_remove,
             shifted: moved(&uid_map) || moved(&gid_map),
         };
-        self.spawn(view, CONTAINER_LINGER_MS, &[index, objects, ("upper", upper.as_fd())])
+        let fds = content.into_iter().chain([("upper", upper.as_fd())]);
+        self.spawn(view, CONTAINER_LINGER_MS, &fds.collect::<Vec<_>>())
     }
 
     fn spawn(&self, view: View, linger_ms: u64, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
@@ -188,6 +191,24 @@ impl Serving<'_> {
         let spec = FsSpec { key: self.key, config: &config, user_namespace: self.user_namespace, fds };
         connect_or_spawn(&self.places, &spec).step(|| format!("serving the view of {}", self.record.image.reference))
     }
+}
+
+/// The merged index of a container's image. It is a cache that is never synced: one that is not there, or that a power
+/// loss has cut short, is made again from those of the layers.
+pub(crate) fn chain_index(store: &Store, record: &Record) -> Result<File, Report> {
+    let origin = &record.image;
+    let again = || format!("`sublet pull {}` brings the image again", origin.reference);
+    let chain = origin.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
+    let _lease = store.lease()?;
+    // Records of an earlier version of the program have no layers.
+    if !origin.layers.is_empty() {
+        let layers: Vec<DiffId> = origin.layers.iter().copied().map(DiffId).collect();
+        layer::merge_chain(store, &layers).map_err(|error| Report::from(error).with_hint(again()))?;
+    }
+    store.chains().open(&chain.0)?.ok_or_else(|| {
+        let text = format!("the index of image {} is not in the store", origin.reference);
+        Report::new(Kind::NotFound, text).with_hint(again())
+    })
 }
 
 /// The container's ids in terms of the outer ones.

@@ -1,16 +1,21 @@
 //! The writable state of a container's root file system, kept by crate `snapshot`.
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use base::{ContainerId, Context, Kind, Report};
+use index::Index;
+use layer::TarWriter;
 use runtime::Rootfs;
 use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, Truth};
-use snapshot::{Driver, Meta, SnapshotError, owner_client};
-use store::Store;
+use snapshot::owner_client::{ArchiveOrder, Archiving};
+use snapshot::view_host::HostViewConfig;
+use snapshot::{Driver, Meta, Ours, SnapshotError, owner_client};
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
@@ -18,6 +23,7 @@ use crate::container::diff::{Change, ChangeKind};
 use crate::container::record::Record;
 use crate::container::rootfs::{self, Base, outer_namespace};
 use crate::container::state::condition;
+use crate::image::make_store;
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
 const OURS: [&str; 11] = [
@@ -109,7 +115,8 @@ pub(crate) fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
 pub(crate) fn changes(engine: &Engine, record: &Record) -> Result<Vec<Change>, Report> {
     let (snaps, key) = (engine.paths().snapshots(), record.id.as_str());
     let Some(meta) = snapshot::meta(&snaps, key)? else { return Ok(Vec::new()) };
-    let left_out = |path: &[u8]| OURS.iter().any(|ours| ours.as_bytes() == path);
+    let ours = ours();
+    let left_out = |path: &[u8]| ours.has(path);
     let found = match meta.driver {
         Driver::Fuse => snapshot::own::changes(&snaps, key, chain(engine, record)?, &left_out)?,
         Driver::Overlay => native_changes(engine, record, &meta, &left_out)?,
@@ -123,23 +130,103 @@ pub(crate) fn changes(engine: &Engine, record: &Record) -> Result<Vec<Change>, R
         };
         Change { path, kind }
     };
-    Ok(without_our_parents(found.into_iter().map(change).collect()))
+    Ok(ours.without_parents(found).into_iter().map(change).collect())
 }
 
-/// A directory that was only made to hold what is ours is no change; with something else in it, it was there before.
-fn without_our_parents(mut changes: Vec<Change>) -> Vec<Change> {
-    for parent in OUR_PARENTS {
-        let below = format!("{parent}/");
-        let holds = changes.iter().any(|change| change.path.starts_with(&below));
-        if let Some(at) = changes.iter().position(|change| change.path == parent && change.kind == ChangeKind::Added) {
-            if holds {
-                changes[at].kind = ChangeKind::Changed;
-            } else {
-                changes.remove(at);
+/// What is the engine's in every container.
+fn ours() -> Ours {
+    let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    Ours { paths: texts(&OURS), parents: texts(&OUR_PARENTS) }
+}
+
+/// A container's changes, ready to be written as the archive of a layer.
+pub(crate) enum Archive {
+    /// By the role `owner`, which may read what a running container keeps from us.
+    Running(Box<Archiving>),
+    /// Of a native upper at rest.
+    Native { upper: OwnedFd, dir: PathBuf, lower: Below, meta: Box<Meta>, map: OuterMap },
+    /// Of our own overlay.
+    Own { snaps: PathBuf, key: String, chain: Box<Index>, objects: Vec<OwnedFd> },
+}
+
+/// What a native upper stands on.
+pub(crate) enum Below {
+    Host(HostViewConfig),
+    Chain(Box<Index>, MappedIds),
+}
+
+/// Opens a container's changes; `None` when it was never started. The caller holds the container's lock and has one
+/// thread. No time in the archive will be later than `latest_s`.
+pub(crate) fn open_archive(
+    engine: &Engine,
+    record: &Record,
+    active: bool,
+    latest_s: Option<i64>,
+) -> Result<Option<Archive>, Report> {
+    let (snaps, key) = (engine.paths().snapshots(), record.id.as_str());
+    let Some(meta) = snapshot::meta(&snaps, key)? else { return Ok(None) };
+    if meta.driver == Driver::Fuse {
+        let store = make_store(engine)?;
+        let objects = store.objects().dirs().map(|dir| sys::socket::open_directory(dir.path()));
+        let objects = objects.collect::<Result<Vec<_>, _>>()?;
+        let chain = chain(engine, record)?;
+        return Ok(Some(Archive::Own { snaps, key: key.to_owned(), chain: Box::new(chain), objects }));
+    }
+    let outer = outer_namespace(engine)?;
+    let map = rootfs::read_map(outer.as_fd())?;
+    let ids = MappedIds { uids: total(&meta.uid_map), gids: total(&meta.gid_map) };
+    let host = record.image.is_host().then(|| rootfs::host_view(engine, record, ids));
+    let dir = directory(engine, record);
+    if active {
+        let index = if host.is_some() { None } else { Some(chain_file(engine, record)?) };
+        let order = ArchiveOrder { meta, ours: ours(), ids, host, latest_s };
+        let archiving = owner_client::archive(outer.as_fd(), &dir, order, index.as_ref().map(AsFd::as_fd))?;
+        return Ok(Some(Archive::Running(Box::new(archiving))));
+    }
+    let lower = match host {
+        Some(config) => Below::Host(config),
+        None => Below::Chain(Box::new(chain(engine, record)?), ids),
+    };
+    let upper = sys::socket::open_directory(&native::places(&snaps, key).upper)?;
+    Ok(Some(Archive::Native { upper, dir, lower, meta: Box::new(meta), map }))
+}
+
+impl Archive {
+    /// Writes the archive to its end; how many sockets had to be left out.
+    pub(crate) fn write(self, out: &mut dyn Write, latest_s: Option<i64>) -> Result<u64, Report> {
+        let ours = ours();
+        match self {
+            Archive::Running(mut archiving) => {
+                let copied = std::io::copy(archiving.archive(), out);
+                // What the role says is why the archive ended early.
+                let sockets = archiving.finish()?;
+                copied.map_err(|error| Report::of(Kind::Internal, error))?;
+                Ok(sockets)
+            }
+            Archive::Native { upper, dir, lower, meta, map } => {
+                let mut to = TarWriter::new(out, latest_s);
+                let truth = Truth::read(&dir, &meta, Some((&map.uids, &map.gids)))?;
+                let upper = upper.as_fd();
+                let sockets = match &lower {
+                    Below::Host(config) => {
+                        snapshot::write_native(upper, &HostLower::open(config)?, &truth, &ours, &mut to)?
+                    }
+                    Below::Chain(index, ids) => {
+                        let lower = ChainLower { index, ids: *ids };
+                        snapshot::write_native(upper, &lower, &truth, &ours, &mut to)?
+                    }
+                };
+                to.finish()?;
+                Ok(sockets)
+            }
+            Archive::Own { snaps, key, chain, objects } => {
+                let mut to = TarWriter::new(out, latest_s);
+                let sockets = snapshot::write_own(&snaps, &key, *chain, objects, &ours, &mut to)?;
+                to.finish()?;
+                Ok(sockets)
             }
         }
     }
-    changes
 }
 
 fn native_changes(
@@ -173,26 +260,10 @@ fn total(map: &[Extent]) -> u32 {
 }
 
 /// The merged index of a container's image.
-fn chain(engine: &Engine, record: &Record) -> Result<index::Index, Report> {
-    let store = Store::open(&engine.paths().store(), false)?;
-    let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
-    let file = store.chains().open(&chain.0)?;
-    let file = file.ok_or_else(|| Report::new(Kind::NotFound, "the image's index is not in the store"))?;
-    index::Index::open(file).map_err(|error| Report::of(Kind::Internal, error))
+pub(crate) fn chain(engine: &Engine, record: &Record) -> Result<Index, Report> {
+    Index::open(chain_file(engine, record)?).map_err(|error| Report::of(Kind::Internal, error))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_made_for_our_files_is_no_change() {
-        let change = |kind, path: &str| Change { path: path.to_owned(), kind };
-        let (added, changed) = (ChangeKind::Added, ChangeKind::Changed);
-        assert_eq!(without_our_parents(vec![change(added, "/etc"), change(added, "/x")]), [change(added, "/x")]);
-        let filled = vec![change(added, "/etc"), change(added, "/etc/x")];
-        assert_eq!(without_our_parents(filled), [change(changed, "/etc"), change(added, "/etc/x")]);
-        let theirs = vec![change(changed, "/etc")];
-        assert_eq!(without_our_parents(theirs.clone()), theirs);
-    }
+fn chain_file(engine: &Engine, record: &Record) -> Result<File, Report> {
+    rootfs::chain_index(&make_store(engine)?, record)
 }

@@ -36,8 +36,8 @@ pub fn inspect(engine: &Engine, name: &str) -> Result<ImageInspection, Report> {
     let image = find(engine, name)?;
     let tags = image.names.iter().filter(|record| record.reference.tag().is_some());
     let digest_name = |reference: &Reference, digest: &oci::Digest| format!("{}@{digest}", reference.familiar_name());
-    let mut repo_digests: Vec<String> =
-        image.names.iter().map(|record| digest_name(&record.reference, &record.digest)).collect();
+    let named = image.names.iter().filter(|record| !record.is_unnamed());
+    let mut repo_digests: Vec<String> = named.map(|record| digest_name(&record.reference, &record.digest)).collect();
     repo_digests.sort();
     repo_digests.dedup();
     let size = match (open_store(engine)?, image.names.first()) {

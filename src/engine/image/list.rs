@@ -15,6 +15,8 @@ use crate::image::{DOCUMENT_MAX, load, open_store};
 pub struct ImageSummary {
     /// The name.
     pub reference: Reference,
+    /// Whether that is no name, but merely what an image without one is kept under.
+    pub unnamed: bool,
     /// What its registry calls it.
     pub digest: Digest,
     /// The image's id.
@@ -48,6 +50,7 @@ fn summary(store: &Store, record: ImageRecord) -> Result<ImageSummary, Report> {
         size_bytes: size(store, &record)?,
         id: record.config,
         digest: record.digest,
+        unnamed: record.is_unnamed(),
         reference: record.reference,
     })
 }

@@ -11,7 +11,7 @@ use registry::Registry;
 use store::{Durability, ListRecord, ListedImage, Store};
 
 use crate::image::push::{Plan, PushListener, Sender};
-use crate::image::{DOCUMENT_MAX, find_record, open_store};
+use crate::image::{DOCUMENT_MAX, find_record, make_store, open_store};
 use crate::{Engine, registries};
 
 /// What an entry is to say of its image, where it is to say something else than the image itself.
@@ -64,7 +64,7 @@ fn no_list(reference: &Reference) -> Report {
 /// Makes a list of these images; an existing one is extended only with `amend`. The answer is the list's whole name.
 pub fn create(engine: &Engine, list: &str, images: &[String], all: bool, amend: bool) -> Result<Reference, Report> {
     let list = name(list)?;
-    let store = Store::open(&engine.paths().store(), true)?;
+    let store = make_store(engine)?;
     // Before the registry is asked, which takes its time.
     let refuse = |there: bool| {
         if there && !amend {
@@ -224,10 +224,13 @@ fn send(sender: &Sender<'_>, image: &ListedImage) -> Result<(), Report> {
     sender.send(&plan, &|_| mountable.then(|| source.clone()))
 }
 
-/// Finds images, at their registry or here, and brings their manifests into the store.
+/// Finds images, at their registry where one may be asked or here, and brings their manifests into the store.
 fn find_all(engine: &Engine, store: &Store, images: &[String], all: bool) -> Result<Vec<ListedImage>, Report> {
+    if engine.options().offline {
+        return find_each(engine, store, images, |_| engine.require_network(&[]).map(|()| Vec::new()));
+    }
     let registry = registries::client_in_parts(engine, None)?;
-    let found = find_each(engine, store, &registry, images, all);
+    let found = find_each(engine, store, images, |source| at_registry(store, &registry, source, all));
     registries::tell_notes(engine, &registry);
     found
 }
@@ -235,15 +238,13 @@ fn find_all(engine: &Engine, store: &Store, images: &[String], all: bool) -> Res
 fn find_each(
     engine: &Engine,
     store: &Store,
-    registry: &Registry,
     images: &[String],
-    all: bool,
+    ask: impl Fn(&Reference) -> Result<Vec<ListedImage>, Report>,
 ) -> Result<Vec<ListedImage>, Report> {
     let mut found = Vec::new();
     for text in images {
         let source = name(text)?;
-        let there = at_registry(store, registry, &source, all);
-        let listed = match there {
+        let listed = match ask(&source) {
             Ok(listed) => listed,
             // An image that was never pushed is here alone. What the registry has is newer than what is here.
             Err(report) => match here(engine, store, text)? {

@@ -1,27 +1,40 @@
 //! Images: what is in the store under which names, and what brings it there and away.
 
+pub(crate) mod assemble;
+pub mod bundle;
+mod cache;
+pub(crate) mod change;
+pub mod changes;
+pub mod history;
+pub mod import;
 pub mod inspect;
 pub mod list;
+pub mod load;
 pub mod manifest;
+pub(crate) mod offline;
+mod packed;
+pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod remove;
+pub mod save;
 pub mod search;
-mod workers;
+mod source;
+pub(crate) mod sweep;
+pub mod tag;
 
 use base::{Kind, Report};
+use oci::document::DOCUMENT_MAX;
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
-use store::{ImageRecord, Store, StoreError};
+use store::{Additional, ImageRecord, Lease, Store, StoreError};
 
 use crate::{Engine, registries};
 
 pub use inspect::inspect;
 pub use list::list;
+pub use prune::{PruneRequest, Pruned, prune};
 pub use pull::{Event, PullRequest, Pulled, pull};
 pub use remove::remove;
-
-/// The largest configuration or manifest that is read.
-const DOCUMENT_MAX: u64 = 4 << 20;
 
 /// An image that is here.
 #[derive(Clone, Debug)]
@@ -36,11 +49,45 @@ pub struct LocalImage {
 
 /// The store, as it is: `None` before the first pull.
 pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
-    match Store::open(&engine.paths().store(), false) {
+    match open(engine, false) {
         Ok(store) => Ok(Some(store)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The store, made if it is not there.
+pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
+    Ok(open(engine, true)?)
+}
+
+fn open(engine: &Engine, create: bool) -> store::Result<Store> {
+    // Images of a store that is only read are there before the first pull.
+    let create = create || !engine.options().additional_stores.is_empty();
+    let store = Store::open(&engine.paths().store(), create)?;
+    let store = match engine.paths().store_name() {
+        Some(name) => store.named(name, create)?,
+        None => store,
+    };
+    Ok(store.above(additional(engine)?))
+}
+
+/// The stores that are only read. One that is not there (a file system that is not mounted) is told and passed over.
+fn additional(engine: &Engine) -> store::Result<Vec<Additional>> {
+    let user = nix::unistd::geteuid().as_raw();
+    let owners: Vec<u32> = [0, user].into_iter().chain(engine.options().additional_store_owner).collect();
+    let mut stores = Vec::new();
+    for path in &engine.options().additional_stores {
+        match Additional::open(&path.join("store"), &owners) {
+            Err(error @ StoreError::Untrusted { .. }) => return Err(error),
+            Err(error) => {
+                let why = Report::from(error).lines().join(": ");
+                engine.notice(&format!("additional store {} cannot be used: {why}", path.display()));
+            }
+            Ok(store) => stores.push(store),
+        }
+    }
+    Ok(stores)
 }
 
 fn is_absent(error: &StoreError) -> bool {
@@ -58,13 +105,53 @@ pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
     load(&store, &record)
 }
 
+/// The image that a text names, under a lease that keeps all of it until a record that names it is written: a command
+/// that removes its name meanwhile takes nothing away from who has found it.
+pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Lease), Report> {
+    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    let mut lease = store.lease()?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    let image = load(&store, &record)?;
+    let chain = image.config.chain_id().map(|chain| chain.0);
+    let layers = image.config.diff_ids.iter().map(|layer| layer.0);
+    lease.pin(&layers.clone().chain(chain).chain([image.manifest, image.config.digest]).collect::<Vec<_>>())?;
+    for layer in layers {
+        let size_bytes = store.layers().size(&layer)?.unwrap_or(0);
+        if !store.layers().claim(&layer, size_bytes)? {
+            let text = format!("layer {layer} of image {text} is not in the store");
+            let hint = format!("`sublet pull {}` brings it", record.reference.familiar());
+            return Err(Report::new(Kind::NotFound, text).with_hint(hint));
+        }
+    }
+    Ok((image, lease))
+}
+
 /// Whether a text names an image that is here, for the platform if one is asked for.
 pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Result<bool, Report> {
     let Some(store) = open_store(engine)? else { return Ok(false) };
     match (find_record(engine, &store, text)?, platform) {
+        (None, _) => Ok(false),
+        // What a repair or another command has taken away is fetched again.
+        (Some(record), _) if !is_whole(&store, &record)? => Ok(false),
         (Some(record), Some(wanted)) => Ok(wanted.rank(&load(&store, &record)?.config.platform).is_some()),
-        (found, _) => Ok(found.is_some()),
+        (Some(_), None) => Ok(true),
     }
+}
+
+/// Whether all is here that a container of the image needs.
+pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Report> {
+    if !store.blobs().has(&record.manifest)? || !store.blobs().has(&record.config)? {
+        return Ok(false);
+    }
+    // Their stack can be made again; without one of them its objects would go with the next sweep.
+    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
+    for layer in config.diff_ids {
+        if !store.layers().has(&layer.0)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
@@ -129,7 +216,16 @@ fn by_reference(store: &Store, records: &[ImageRecord], reference: &Reference) -
 }
 
 pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {
-    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
-    let names = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
-    Ok(LocalImage { config, manifest: record.manifest, names })
+    let config = load_config(store, &record.config)?;
+    Ok(LocalImage { config, manifest: record.manifest, names: images_of(store, &record.config)? })
+}
+
+/// The configuration of the image with this id.
+pub(crate) fn load_config(store: &Store, id: &Digest) -> Result<ImageConfig, Report> {
+    Ok(ImageConfig::read(store.blobs().read(id, DOCUMENT_MAX)?)?)
+}
+
+/// Every name of the image with this id.
+pub(crate) fn images_of(store: &Store, id: &Digest) -> Result<Vec<ImageRecord>, Report> {
+    Ok(store.images()?.into_iter().filter(|record| record.config == *id).collect())
 }

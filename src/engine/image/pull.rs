@@ -10,13 +10,15 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base::units::human_size;
 use base::{Context, Kind, Report};
 use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest};
 use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
 
-use crate::image::{load, workers};
-use crate::{Engine, registries};
+use crate::image::{cache, is_whole, load, make_store, offline};
+use crate::system::limits;
+use crate::{Engine, registries, workers};
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
@@ -131,20 +133,24 @@ pub struct Pulled {
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
     let conf = registries::conf(engine)?;
     let references = request.references(&conf)?;
-    let store = Store::open(&engine.paths().store(), true)?;
+    let store = make_store(engine)?;
+    if engine.options().offline {
+        return offline::pull(engine, &store, &references, request);
+    }
     let registry = registries::client(engine, conf)?;
     let note = |text: String| listener(&Event::Note { text });
     let mut failure = None;
     for reference in &references {
         let failed = AtomicBool::new(false);
         let pull = Pull { store: &store, registry: &registry, reference, listener, failed };
-        let pulled = pull.run(request.platform.as_ref());
+        let pulled = pull.run(request.platform()).map_err(|report| limits::explain(store.root().path(), report));
         registry.notes().into_iter().for_each(|line| note(format!("note: {line}")));
         match pulled {
             Ok(pulled) => {
                 if references.len() > 1 {
                     note(format!("note: {} is {reference}", request.text));
                 }
+                cache::trim(engine, &store)?;
                 return Ok(pulled);
             }
             Err(report) if matches!(report.kind(), Kind::NotFound | Kind::Denied | Kind::Remote) => {
@@ -202,9 +208,11 @@ impl Pull<'_> {
             );
             (self.listener)(&Event::Note { text });
         }
-        let pins: Vec<Digest> =
-            config.diff_ids.iter().map(|layer| layer.0).chain([digest, manifest.digest, config.digest]).collect();
-        lease.pin(&pins)?;
+        let chain = config.chain_id().map(|chain| chain.0);
+        let index = Some(digest).filter(|digest| *digest != manifest.digest);
+        let layers = config.diff_ids.iter().map(|layer| layer.0);
+        lease.pin(&layers.chain(chain).chain(index).chain([manifest.digest, config.digest]).collect::<Vec<_>>())?;
+        self.tell_scarcity(&manifest, &config)?;
         self.layers(&manifest, &config)?;
         let chain =
             if config.diff_ids.is_empty() { None } else { Some(layer::merge_chain(self.store, &config.diff_ids)?) };
@@ -222,6 +230,7 @@ impl Pull<'_> {
             config: config.digest,
             chain,
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            made_here: false,
         };
         self.store.put_image(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);
@@ -230,17 +239,29 @@ impl Pull<'_> {
 
     /// Whether the registry still means what we have, and we have it whole. A digest means the same for ever.
     fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
-        let whole = match record.chain {
-            Some(chain) => self.store.chains().has(&chain.0)?,
-            None => true,
-        };
-        if !whole || !self.store.blobs().has(&record.config)? {
+        if !is_whole(self.store, record)? {
             return Ok(false);
         }
         if self.reference.digest() == Some(record.digest) {
             return Ok(true);
         }
         Ok(self.registry.resolve(self.reference)?.is_some_and(|resolved| resolved.digest == record.digest))
+    }
+
+    /// Says so when what is to come is surely more than the file system or the user's quota has left.
+    fn tell_scarcity(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
+        let mut wanted_bytes = 0;
+        for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+            if !self.store.layers().has(&diff_id.0)? {
+                wanted_bytes += layer.size;
+            }
+        }
+        let limits = limits::of(self.store.root().path())?;
+        if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
+            let text = format!("warning: {} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
+            (self.listener)(&Event::Note { text });
+        }
+        Ok(())
     }
 
     /// Brings all layers into the store, some at once, in their order.

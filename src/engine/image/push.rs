@@ -17,8 +17,8 @@ use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Refe
 use registry::{Blob, Mount, Registry, Session};
 use store::{ImageRecord, Store, StoreError};
 
-use crate::image::{DOCUMENT_MAX, open_store, workers};
-use crate::{Engine, registries};
+use crate::image::{DOCUMENT_MAX, open_store};
+use crate::{Engine, registries, workers};
 
 /// How many blobs are on their way at once.
 const STREAMS: usize = 3;

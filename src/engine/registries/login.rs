@@ -60,7 +60,7 @@ pub fn log_in_again(engine: &Engine, server_text: Option<&str>) -> Result<Option
 }
 
 fn show(engine: &Engine, server: &str, credential: Source) -> Result<(), Report> {
-    let registry = Registry::new(settings(engine, conf(engine)?, Credentials(vec![credential])));
+    let registry = Registry::new(settings(engine, conf(engine)?, Credentials(vec![credential]))?);
     let done = registry.log_in(host_and_path(server).0);
     tell_notes(engine, &registry);
     Ok(done?)

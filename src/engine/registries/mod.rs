@@ -94,17 +94,17 @@ fn drop_ins_in(directory: &Path) -> Result<Vec<PathBuf>, Report> {
     Ok(files)
 }
 
-/// A client of all registries.
+/// A client of all registries; refused where none may be asked.
 pub(crate) fn client(engine: &Engine, conf: RegistriesConf) -> Result<Registry, Report> {
     let credentials = credentials(engine, &conf)?;
-    Ok(Registry::new(settings(engine, conf, credentials)))
+    Ok(Registry::new(settings(engine, conf, credentials)?))
 }
 
-/// A client that sends blobs in parts of this size, if one is given.
+/// The same that sends blobs in parts of this size, if one is given.
 pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Result<Registry, Report> {
     let conf = conf(engine)?;
     let credentials = credentials(engine, &conf)?;
-    Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials) }))
+    Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials)? }))
 }
 
 /// Says what registries said beside their answers.
@@ -112,9 +112,10 @@ pub(crate) fn tell_notes(engine: &Engine, registry: &Registry) {
     registry.notes().iter().for_each(|note| engine.notice(note));
 }
 
-fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Settings {
+fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Result<Settings, Report> {
+    engine.require_network(&[])?;
     let options = engine.options();
-    Settings {
+    Ok(Settings {
         credentials,
         registries,
         insecure: options.insecure.clone(),
@@ -122,7 +123,7 @@ fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credential
         roots: options.roots.clone(),
         proxies: options.proxies.clone(),
         ..Settings::default()
-    }
+    })
 }
 
 /// All sources of credentials: the environment, then what `registries.conf` orders, else the files.

@@ -46,19 +46,32 @@ fn sweep(store: &Store) {
 #[test]
 fn a_list_is_kept_with_the_manifests_that_it_names() {
     let (dir, store) = new_store();
-    assert!(store.lists().unwrap().is_empty() && store.list(&name()).unwrap().is_none());
+    assert!(store.all_lists().unwrap().is_empty() && store.list(&name()).unwrap().is_none());
     assert!(!dir.path().join("store/lists").exists(), "looking makes nothing");
     let (listed, other) = (image(&store, "a"), image(&store, "b"));
     add(&store, listed.clone());
     let found = store.list(&name()).unwrap().unwrap();
     assert_eq!((found.images.as_slice(), found.reference.tag()), (&[listed.clone()][..], Some("latest")));
-    assert_eq!(store.lists().unwrap(), [found]);
+    let all: Vec<_> = store.all_lists().unwrap().into_iter().map(|list| list.record.unwrap()).collect();
+    assert_eq!(all, [found]);
     sweep(&store);
     assert!(store.blobs().has(&listed.entry.digest).unwrap() && !store.blobs().has(&other.entry.digest).unwrap());
     store.change_list(&name(), |_| Ok::<_, StoreError>(None)).unwrap();
     assert!(store.list(&name()).unwrap().is_none());
     sweep(&store);
     assert!(!store.blobs().has(&listed.entry.digest).unwrap());
+}
+
+#[test]
+fn a_further_store_has_lists_of_its_own_and_a_sweep_heeds_them() {
+    let (dir, store) = new_store();
+    let further = Store::open(&dir.path().join("store"), false).unwrap().named("other", true).unwrap();
+    let listed = image(&store, "a");
+    add(&further, listed.clone());
+    assert!(store.list(&name()).unwrap().is_none() && further.list(&name()).unwrap().is_some());
+    assert_eq!(store.all_lists().unwrap()[0].store.as_deref(), Some("other"));
+    sweep(&store);
+    assert!(store.blobs().has(&listed.entry.digest).unwrap());
 }
 
 #[test]
@@ -88,4 +101,7 @@ fn what_cannot_be_read_is_an_error_and_a_failed_change_none() {
         let swept = store.gc(&mut || Ok(Vec::new()), &mut |_| Ok(Vec::new()));
         assert!(swept.is_err(), "an unreadable list deletes nothing");
     }
+    let all = store.all_lists().unwrap();
+    assert!(all[0].record.is_err() && store.remove_list(all[0].store.as_deref(), &all[0].file).unwrap());
+    sweep(&store);
 }

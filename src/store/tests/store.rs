@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use base::{Explain, Kind};
 use oci::{ChainId, DiffId, Digest, media};
-use store::{Durability, ImageRecord, Published, Store, StoreError, Swept, Waiting};
+use store::{Durability, Family, ImageRecord, Leftovers, Published, Store, StoreError, Swept, Waiting};
 
 fn new_store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -61,6 +61,7 @@ fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
         config: config_digest,
         chain: Some(chain),
         updated_s: 1,
+        made_here: false,
     };
     store.sync().unwrap();
     store.put_image(&record).unwrap();
@@ -77,9 +78,9 @@ fn a_store_knows_what_it_is() {
         let meta = std::fs::metadata(root.join(entry)).unwrap();
         assert_eq!(meta.permissions().mode() & 0o077, 0, "{entry} is for its owner only");
     }
-    std::fs::write(root.join("format"), r#"{"version":2,"words":["more"]}"#).unwrap();
+    std::fs::write(root.join("format"), r#"{"version":3,"words":["more"]}"#).unwrap();
     let error = Store::open(&root, true).unwrap_err();
-    assert!(matches!(error, StoreError::Version { version: 2, .. }));
+    assert!(matches!(error, StoreError::Version { version: 3, .. }));
     assert_eq!(error.kind(), Kind::Unsupported);
     std::fs::write(root.join("format"), "garbage").unwrap();
     assert!(matches!(Store::open(&root, true), Err(StoreError::Corrupt { .. })));
@@ -353,4 +354,146 @@ fn every_file_is_the_callers() {
             pending.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
     }
+}
+
+/// Who claims an index from the trash after the last mark has read the leases keeps what the index names, whether its lease
+/// is younger than that mark or had no pins yet.
+#[test]
+fn who_claims_an_index_from_the_trash_gets_its_objects_too() {
+    for has_lease_before in [false, true] {
+        let (dir, store) = new_store();
+        let (record, diff, object) = image(&store, "gone");
+        store.remove_image(&record.reference).unwrap();
+        for family in Family::ALL {
+            let shelf = store.shelf(family);
+            for digest in shelf.list().unwrap() {
+                make_old(&shelf.dir().path().join(shelf.path_of(&digest)));
+            }
+        }
+        let other = Store::open(&dir.path().join("store"), false).unwrap();
+        let mut asked = 0;
+        let mut lease = has_lease_before.then(|| other.lease().unwrap());
+        let mut roots = || {
+            asked += 1;
+            // The second mark has read the leases by now, and everything is in the trash.
+            if asked == 2 {
+                let lease = lease.get_or_insert_with(|| other.lease().unwrap());
+                lease.pin(&[diff.0]).unwrap();
+                assert!(!dir.path().join("store/layers").join(other.layers().path_of(&diff.0)).exists());
+                assert!(other.layers().claim(&diff.0, 5).unwrap());
+            }
+            Ok(Vec::new())
+        };
+        let swept = store.gc(&mut roots, &mut |_| Ok(vec![object])).unwrap();
+        assert!(store.layers().has(&diff.0).unwrap() && store.objects().has(&object).unwrap(), "{swept:?}");
+        assert_eq!((asked, swept.objects, swept.blobs.len()), (3, 0, 3));
+        drop(lease);
+        assert_eq!(sweep(&store).layers, [diff]);
+    }
+}
+
+/// An index that came into its place while its objects were in the trash, and is nobody's any more, goes with them.
+#[test]
+fn no_index_stays_whose_objects_are_swept() {
+    let (dir, store) = new_store();
+    let (record, diff, object) = image(&store, "gone");
+    store.remove_image(&record.reference).unwrap();
+    let other = Store::open(&dir.path().join("store"), false).unwrap();
+    let mut asked = 0;
+    let mut roots = || {
+        asked += 1;
+        if asked == 2 {
+            let lease = other.lease().unwrap();
+            assert!(other.layers().claim(&diff.0, 5).unwrap());
+            drop(lease);
+        }
+        Ok(Vec::new())
+    };
+    let swept = store.gc(&mut roots, &mut |_| Ok(vec![object])).unwrap();
+    assert_eq!((swept.objects, &*swept.layers), (1, &[diff][..]));
+    assert!(!store.layers().has(&diff.0).unwrap() && !store.objects().has(&object).unwrap());
+}
+
+#[test]
+fn an_eviction_spares_what_a_command_works_with() {
+    let (dir, store) = new_store();
+    let contents: [&[u8]; 3] = [b"claimed", b"pinned", b"neither"];
+    let digests = contents.map(Digest::of);
+    for (content, digest) in contents.iter().zip(digests) {
+        fetch(&store, content);
+        make_old(&dir.path().join("store/blobs/sha256").join(store.blobs().path_of(&digest)));
+    }
+    let victims = digests.map(|digest| (Family::Blobs, digest));
+    let mut lease = store.lease().unwrap();
+    lease.pin(&[digests[1]]).unwrap();
+    assert!(store.blobs().claim(&digests[0], 7).unwrap());
+    let evicted = store.evict(&victims).unwrap();
+    assert!(evicted.count == 1 && evicted.freed_bytes > 0, "{evicted:?}");
+    assert!(!store.blobs().has(&digests[2]).unwrap());
+    drop(lease);
+    assert_eq!(store.evict(&victims).unwrap().count, 2);
+    assert!(store.blobs().list().unwrap().is_empty());
+}
+
+#[test]
+fn stores_by_name_have_their_own_names_over_the_same_content() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let (record, _, object) = image(&store, "debian");
+    let sweep = |store: &Store| store.gc(&mut || Ok(Vec::new()), &mut |_| Ok(vec![object])).unwrap();
+    assert!(matches!(Store::open(&root, false).unwrap().named("ci", false), Err(StoreError::Absent { .. })));
+    assert!(std::fs::read_to_string(root.join("format")).unwrap().contains('1'));
+    let ci = Store::open(&root, false).unwrap().named("ci", true).unwrap();
+    assert!(std::fs::read_to_string(root.join("format")).unwrap().contains('2'), "an older engine must not sweep here");
+    assert_eq!((ci.images().unwrap().len(), ci.blobs().has(&record.config).unwrap()), (0, true));
+    ci.put_image(&record).unwrap();
+    assert!(store.remove_image(&record.reference).unwrap());
+    assert_eq!(sweep(&store), Swept::default(), "the other store's name keeps it");
+    assert_eq!(ci.images().unwrap().len(), 1);
+    let names: Vec<_> = store.all_names().unwrap().into_iter().map(|name| name.store).collect();
+    assert_eq!(names, [Some("ci".to_owned())]);
+    ci.remove_image(&record.reference).unwrap();
+    assert_eq!(sweep(&ci).blobs.len(), 3);
+}
+
+#[test]
+fn who_looks_sees_downloads_leases_and_leftovers() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let digest = Digest::of(b"0123456789");
+    let mut ingest = store.ingest(&digest, 10, never_wait).unwrap().unwrap();
+    ingest.append(b"0123").unwrap();
+    let partial = store.partials().unwrap()[0];
+    assert_eq!((partial.digest, partial.done_bytes, partial.size_bytes, partial.active), (digest, 4, Some(10), true));
+    assert_eq!(store.drop_partial(&digest).unwrap(), None, "it is being worked on");
+    drop(ingest);
+    assert!(!store.partials().unwrap()[0].active);
+    assert!(store.drop_partial(&digest).unwrap().is_some());
+    assert!(store.partials().unwrap().is_empty() && store.drop_partial(&digest).unwrap().is_none());
+    let mut lease = store.lease().unwrap();
+    lease.pin(&[digest]).unwrap();
+    let seen = store.leases().unwrap().remove(0);
+    assert_eq!((seen.pid, &*seen.pins, seen.living), (Some(std::process::id()), &[digest][..], true));
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+    std::fs::write(root.join("leases/lease-1-2-3"), b"").unwrap();
+    std::fs::write(root.join("objects/.new-1-2-3"), b"").unwrap();
+    std::fs::write(root.join(format!("trash/blobs-{}", Digest::of(b"").hex())), b"").unwrap();
+    assert_eq!(store.leftovers().unwrap(), Leftovers { temporary: 1, leases: 1, trash: 1 });
+    make_old(&root.join("objects/.new-1-2-3"));
+    make_old(&root.join(format!("trash/blobs-{}", Digest::of(b"").hex())));
+    sweep(&store);
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+    assert!(store.remove_lease(&seen).unwrap() && !store.remove_lease(&seen).unwrap());
+}
+
+#[test]
+fn damaged_content_goes_unless_it_was_replaced_meanwhile() {
+    let (dir, store) = new_store();
+    let digest = fetch(&store, b"content");
+    assert!(!store.blobs().remove_damaged(&digest, |_| true).unwrap());
+    assert!(store.blobs().has(&digest).unwrap(), "a whole one is put back");
+    assert!(store.blobs().remove_damaged(&digest, |_| false).unwrap());
+    assert!(!store.blobs().remove_damaged(&digest, |_| false).unwrap());
+    let left = std::fs::read_dir(dir.path().join("store/blobs/sha256")).unwrap().flatten();
+    assert!(left.into_iter().all(|entry| entry.file_name().len() == 2), "no file is left aside");
 }

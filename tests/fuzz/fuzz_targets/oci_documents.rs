@@ -6,6 +6,7 @@ use oci::{Document, Entries, ImageConfig, ImageName, Platform, Reference, entrie
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Document::read(bytes.to_vec(), None);
     let _ = ImageConfig::read(bytes.to_vec());
+    let _ = (oci::packed::docker_entries(bytes), oci::packed::layout_entries(bytes));
     if let Ok(entries) = Entries::read(bytes) {
         let written = entries::write(oci::media::OCI_INDEX, &entries.list);
         assert_eq!(Entries::read(&written).map(|again| again.list).ok(), Some(entries.list));

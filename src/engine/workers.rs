@@ -7,7 +7,7 @@ use base::{Kind, Report};
 
 /// Does each job on one of at most `threads` threads, in the order of the list. The first failure is the answer: those
 /// after it may be its consequence. `failed` is set by then, for jobs that look at it.
-pub(super) fn each<T: Sync>(
+pub(crate) fn each<T: Sync>(
     jobs: &[T],
     threads: usize,
     failed: &AtomicBool,

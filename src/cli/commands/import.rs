@@ -1,0 +1,56 @@
+use std::fs::File;
+use std::io::{self, Read};
+
+use base::{Context, Kind, Report};
+use clap::Args;
+use engine::image::import::{ImportRequest, import};
+
+use crate::environment::{Globals, source_date_epoch};
+use crate::output::{Stop, line};
+use crate::parse;
+
+/// Make an image of the tar archive of a root file system
+#[derive(Args)]
+pub struct Import {
+    /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME, WORKDIR
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    changes: Vec<String>,
+    /// Why
+    #[arg(short, long)]
+    message: Option<String>,
+    /// What the files are for: os[/architecture[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+    /// The archive, - for the standard input
+    file: String,
+    #[arg(value_name = "NAME[:TAG]")]
+    name: Option<String>,
+}
+
+impl Import {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let request = ImportRequest {
+            name: self.name.as_deref().map(parse::image_name).transpose()?,
+            // Docker's words.
+            message: self.message.unwrap_or_else(|| format!("Imported from {}", self.file)),
+            changes: self.changes,
+            platform: self.platform.as_deref().map(str::parse).transpose()?,
+            epoch_s: source_date_epoch()?,
+        };
+        let engine = globals.engine()?;
+        let reader: Box<dyn Read + Send> = match self.file.as_str() {
+            "-" => Box::new(io::stdin()),
+            url if url.starts_with("http://") || url.starts_with("https://") => {
+                return Err(Report::new(Kind::Unsupported, "archives are not fetched from URLs")
+                    .with_hint(format!("`curl -fL {url} | sublet import -` does so"))
+                    .into());
+            }
+            path => {
+                let opened = File::open(path).map_err(|error| Report::of(Kind::NotFound, error));
+                Box::new(opened.step(|| format!("opening {path}"))?)
+            }
+        };
+        line(import(&engine, reader, &request)?)?;
+        Ok(0)
+    }
+}

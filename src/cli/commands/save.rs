@@ -1,0 +1,42 @@
+use std::path::Path;
+
+use base::{Kind, Report};
+use clap::Args;
+use engine::image::save::{SaveFormat, save_archive, save_directory};
+
+use crate::environment::Globals;
+use crate::file_output;
+use crate::output::Stop;
+
+/// Write images to an archive, or to a directory
+#[derive(Args)]
+pub struct Save {
+    /// The file or directory, in place of the standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<String>,
+    /// docker-archive, oci-archive, oci-dir or docker-dir
+    #[arg(long, default_value = "docker-archive")]
+    format: String,
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Save {
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let format = SaveFormat::from_name(&self.format).ok_or_else(|| {
+            Report::new(Kind::Usage, format!("unknown format {}", self.format))
+                .with_hint("the formats are docker-archive, oci-archive, oci-dir and docker-dir")
+        })?;
+        let engine = globals.engine()?;
+        match self.output.as_deref() {
+            Some(path) if format.is_directory() => save_directory(&engine, &self.images, format, Path::new(path))?,
+            None if format.is_directory() => {
+                return Err(Report::new(Kind::Usage, format!("the format {} needs -o DIRECTORY", self.format)).into());
+            }
+            output => {
+                file_output::write(output, "save", |out| save_archive(&engine, &self.images, format, out))?;
+            }
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,276 @@
+//! An image as a bundle for any OCI runtime: `config.json` out of its configuration, and its files unpacked.
+//!
+//! What the caller's ids and the file system do not allow is not there: owners of files, devices, some attributes. How many of
+//! each is said in one line. The directory is new and nobody else's, so that no path in it can lead elsewhere; entries are
+//! still made relative to the descriptor of their directory, and no link is ever followed.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use base::{Context, Kind, Report};
+use index::{Index, Inode, Kind as NodeKind, Node, Time};
+use layer::{Objects, TarContent};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, makedev, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use oci_spec::image::Config;
+use oci_spec::runtime::{ProcessBuilder, RootBuilder, Spec, UserBuilder};
+use store::Store;
+use sys::Call;
+use sys::xattr::{self, Existing};
+
+use crate::Engine;
+use crate::file::failed;
+use crate::image::{find, open_store};
+
+/// What is in an image and not in the bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Files of other owners than the caller.
+    pub owners: u64,
+    /// Devices.
+    pub devices: u64,
+    /// Extended attributes.
+    pub attributes: u64,
+}
+
+impl Lost {
+    /// One line, unless nothing was lost.
+    pub fn line(&self) -> Option<String> {
+        let some = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        let parts = [
+            some(self.owners, "files belong to you instead of their owners"),
+            some(self.devices, "devices are left out"),
+            some(self.attributes, "extended attributes are left out"),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| format!("{}: your ids or the file system do not allow more", parts.join(", ")))
+    }
+}
+
+/// Writes an image as a bundle into a directory, which must not exist.
+pub fn bundle(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
+    bundled(engine, text, path).step(|| format!("cannot make a bundle of {text}"))
+}
+
+fn bundled(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
+    let image = find(engine, text)?;
+    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    let _lease = store.lease()?;
+    std::fs::create_dir(path).map_err(|error| failed("making directory", path, error))?;
+    let rootfs = path.join("rootfs");
+    std::fs::create_dir(&rootfs).map_err(|error| failed("making directory", &rootfs, error))?;
+    let mut lost = Lost::default();
+    if !image.config.diff_ids.is_empty() {
+        let chain = layer::merge_chain(&store, &image.config.diff_ids)?;
+        let file = store.chains().open(&chain.0)?.ok_or_else(missing)?;
+        let index = Index::open(file)?;
+        let root = sys::socket::open_directory(&rootfs)?;
+        lost = unpack(&store, &index, root)?;
+    }
+    let spec = spec_of(&image.config.spec.config().clone().unwrap_or_default())?;
+    let target = path.join("config.json");
+    let json = serde_json::to_vec_pretty(&spec).map_err(|error| Report::of(Kind::Internal, error))?;
+    std::fs::write(&target, json).map_err(|error| failed("writing", &target, error))?;
+    Ok(lost)
+}
+
+/// The runtime's configuration: that of a rootless container for a plain user, with the image's words in it.
+fn spec_of(config: &Config) -> Result<Spec, Report> {
+    let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let mut spec = if caller.0 == 0 { Spec::default() } else { Spec::rootless(caller.0, caller.1) };
+    let failed = |error| Report::of(Kind::Internal, error);
+    let mut args = config.entrypoint().clone().unwrap_or_default();
+    args.extend(config.cmd().clone().unwrap_or_default());
+    if args.is_empty() {
+        args.push("sh".to_owned());
+    }
+    let mut env = config.env().clone().unwrap_or_default();
+    if !env.iter().any(|entry| entry.starts_with("PATH=")) {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    }
+    let cwd = config.working_dir().clone().filter(|directory| !directory.is_empty()).unwrap_or_else(|| "/".to_owned());
+    // Names of users are the runtime's caller's to look up.
+    let text = config.user().clone().unwrap_or_default();
+    let (uid, gid) = text.split_once(':').unwrap_or((&text, ""));
+    let (uid, gid) = (uid.parse::<u32>().unwrap_or(0), gid.parse::<u32>().unwrap_or(0));
+    let user = UserBuilder::default().uid(uid).gid(gid).build().map_err(failed)?;
+    let process = ProcessBuilder::default().terminal(false).user(user).args(args).env(env).cwd(cwd);
+    let process = process.build().map_err(failed)?;
+    spec.set_process(Some(process));
+    spec.set_root(Some(RootBuilder::default().path("rootfs").readonly(false).build().map_err(failed)?));
+    Ok(spec)
+}
+
+/// Unpacks a chain into an empty directory.
+fn unpack(store: &Store, index: &Index, root: OwnedFd) -> Result<Lost, Report> {
+    let root_again = root.try_clone().call(|| "dup(rootfs)".to_owned())?;
+    let mut unpacking = Unpacking {
+        index,
+        objects: Objects::of(store),
+        first_names: HashMap::new(),
+        root: root_again,
+        lost: Lost::default(),
+        chown: nix::unistd::geteuid().is_root(),
+    };
+    // Directories get their modes and times when all is in them.
+    let zero = |_| Report::new(Kind::Internal, "a name has a zero byte");
+    let mut open = vec![(Node::ROOT, root, Vec::new(), 0)];
+    while let Some((node, directory, path, position)) = open.last_mut() {
+        let Some(dirent) = index.dirents(*node)?.get(*position)? else {
+            let inode = index.inode(*node)?;
+            unpacking.finish(*node, &inode, directory.as_fd(), c".")?;
+            open.pop();
+            continue;
+        };
+        *position += 1;
+        let name = CString::new(dirent.name).map_err(zero)?;
+        let path = if path.is_empty() { dirent.name.to_vec() } else { [path, &b"/"[..], dirent.name].concat() };
+        let shown = String::from_utf8_lossy(&path).into_owned();
+        if dirent.kind == NodeKind::Directory {
+            let words = || format!("mkdir(rootfs/{shown})");
+            mkdirat(directory.as_fd(), name.as_c_str(), Mode::S_IRWXU).call(words)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let below = openat(directory.as_fd(), name.as_c_str(), flags, Mode::empty()).call(words)?;
+            let node = dirent.node;
+            open.push((node, below, path, 0));
+        } else {
+            let path = CString::new(path).map_err(zero)?;
+            unpacking.entry(dirent.node, directory, &name, path).step(|| format!("unpacking /{shown}"))?;
+        }
+    }
+    Ok(unpacking.lost)
+}
+
+struct Unpacking<'a> {
+    index: &'a Index,
+    objects: Objects<'a>,
+    /// Of inodes with several names: the path of the first one.
+    first_names: HashMap<Node, CString>,
+    root: OwnedFd,
+    lost: Lost,
+    /// Whether the caller may give files away.
+    chown: bool,
+}
+
+impl Unpacking<'_> {
+    fn entry(&mut self, node: Node, directory: &OwnedFd, name: &CString, path: CString) -> Result<(), Report> {
+        let inode = self.index.inode(node)?;
+        if let Some(first) = self.first_names.get(&node) {
+            // All directories on the way are ours, so no link is on it.
+            linkat(self.root.as_fd(), first.as_c_str(), directory.as_fd(), name.as_c_str(), AtFlags::empty())
+                .call(|| format!("linkat(rootfs/{})", first.to_string_lossy()))?;
+            return Ok(());
+        }
+        let device = makedev(inode.rdev.major.into(), inode.rdev.minor.into());
+        let made = match inode.kind {
+            NodeKind::Regular => self.file(node, directory, name).map(|()| true)?,
+            NodeKind::Symlink => {
+                let target = self.index.symlink_target(node)?.unwrap_or_default();
+                let target = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target);
+                symlinkat(target, directory.as_fd(), name.as_c_str()).call(|| "symlinkat()".to_owned())?;
+                true
+            }
+            NodeKind::Fifo => mknod(directory, name, SFlag::S_IFIFO, 0)?,
+            NodeKind::CharDevice => mknod(directory, name, SFlag::S_IFCHR, device)?,
+            NodeKind::BlockDevice => mknod(directory, name, SFlag::S_IFBLK, device)?,
+            _ => false,
+        };
+        if !made {
+            self.lost.devices += u64::from(inode.kind != NodeKind::Socket);
+            return Ok(());
+        }
+        self.finish(node, &inode, directory.as_fd(), name)?;
+        if inode.nlink > 1 {
+            self.first_names.insert(node, path);
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, node: Node, directory: &OwnedFd, name: &CString) -> Result<(), Report> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(directory, name.as_c_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let file = File::from(file.call(|| "open(O_CREAT | O_EXCL)".to_owned())?);
+        let written = match self.objects.content(self.index, node)? {
+            TarContent::Bytes(bytes) => file.write_all_at(bytes, 0),
+            TarContent::File { file: from, offset, size } => copy(from, offset, size, &file),
+        };
+        written.map_err(|error| Report::of(Kind::Internal, error))
+    }
+
+    /// Owner, mode, attributes, time, in the order in which none takes another away.
+    fn finish(
+        &mut self,
+        node: Node,
+        inode: &Inode,
+        directory: std::os::fd::BorrowedFd<'_>,
+        name: &std::ffi::CStr,
+    ) -> Result<(), Report> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        if self.chown {
+            fchownat(directory, name, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)), flags)
+                .call(|| format!("fchownat({}:{})", inode.uid, inode.gid))?;
+        } else if (inode.uid, inode.gid) != caller && (inode.uid, inode.gid) != (0, 0) {
+            self.lost.owners += 1;
+        }
+        if matches!(inode.kind, NodeKind::Regular | NodeKind::Directory) {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let opened = openat(directory, name, flags, Mode::empty()).call(|| "open()".to_owned())?;
+            self.attributes(node, &opened)?;
+            fchmod(&opened, Mode::from_bits_truncate(inode.permissions.into())).call(|| "fchmod()".to_owned())?;
+        }
+        let Time { seconds, nanoseconds } = inode.mtime;
+        let time = TimeSpec::new(seconds, nanoseconds.into());
+        let flags = UtimensatFlags::NoFollowSymlink;
+        utimensat(directory, name, &time, &time, flags).call(|| "utimensat()".to_owned())?;
+        Ok(())
+    }
+
+    fn attributes(&mut self, node: Node, opened: &OwnedFd) -> Result<(), Report> {
+        for attribute in self.index.xattrs(node)? {
+            let (name, value) = attribute?;
+            let Ok(name) = CString::new(name) else { continue };
+            match xattr::set(opened, &name, value, Existing::Any) {
+                Ok(()) => {}
+                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL) => {
+                    self.lost.attributes += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a special file; `false` where the caller may not.
+fn mknod(directory: &OwnedFd, name: &CString, kind: SFlag, device: u64) -> Result<bool, Report> {
+    match mknodat(directory, name.as_c_str(), kind, Mode::S_IRUSR | Mode::S_IWUSR, device) {
+        Ok(()) => Ok(true),
+        Err(Errno::EPERM) => Ok(false),
+        Err(errno) => Err(errno).call(|| "mknodat()".to_owned())?,
+    }
+}
+
+fn copy(from: &File, offset: u64, size: u64, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
+    while done < size {
+        let want = usize::try_from(size - done).unwrap_or(usize::MAX).min(buffer.len());
+        let read = from.read_at(&mut buffer[..want], offset + done)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all_at(&buffer[..read], done)?;
+        done += read as u64;
+    }
+    Ok(())
+}

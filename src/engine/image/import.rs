@@ -1,0 +1,72 @@
+//! An image out of the archive of a root file system, such as `export` writes.
+
+use std::io::{self, Read};
+
+use base::{Context, Kind, Report};
+use layer::{Compression, Limits};
+use oci::{Digest, Platform, Reference};
+use serde_json::{Map, json};
+use store::Durability;
+
+use crate::Engine;
+use crate::container::commit::{change_config, created_at};
+use crate::image::{assemble, make_store};
+
+/// What is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct ImportRequest {
+    /// Its name; without one it has only its id.
+    pub name: Option<Reference>,
+    /// Why, or from where.
+    pub message: String,
+    /// Instructions of a Dockerfile.
+    pub changes: Vec<String>,
+    /// What the files are for.
+    pub platform: Option<Platform>,
+    /// In place of now, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    pub epoch_s: Option<i64>,
+}
+
+/// Makes an image of one layer; its id. A compressed archive stays as it is, another one is compressed.
+pub fn import(engine: &Engine, reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+    imported(engine, reader, request).step(|| "cannot import the archive".to_owned())
+}
+
+fn imported(engine: &Engine, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+    let mut config = Map::new();
+    change_config(&mut config, &request.changes)?;
+    let store = make_store(engine)?;
+    let mut lease = store.lease()?;
+    let mut magic = Vec::new();
+    let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
+    (&mut reader).take(4).read_to_end(&mut magic).map_err(reading)?;
+    if magic.is_empty() {
+        return Err(Report::new(Kind::Usage, "the archive is empty"));
+    }
+    let compression = Compression::of_magic(&magic);
+    let mut whole = io::Cursor::new(magic).chain(reader);
+    let limits = Limits::default();
+    let made = match compression {
+        Compression::None => layer::create(&store, Compression::Gzip, Durability::Later, &limits, |out| {
+            io::copy(&mut whole, out).map(drop).map_err(|source| layer::LayerError::Read { source })
+        })?,
+        _ => layer::take(&store, whole, None, None, Durability::Later, &limits)?,
+    };
+    let platform = request.platform.clone().unwrap_or_else(Platform::host);
+    let created = created_at(request.epoch_s);
+    let mut image = json!({
+        "architecture": platform.architecture(),
+        "os": platform.os(),
+        "created": created,
+        "config": config,
+        "history": [{ "created": created, "comment": request.message }],
+        "rootfs": { "type": "layers", "diff_ids": [made.applied.diff_id.0.to_string()] },
+    });
+    if let Some(variant) = platform.variant() {
+        image["variant"] = variant.into();
+    }
+    let config = serde_json::to_vec(&image).map_err(|error| Report::of(Kind::Internal, error))?;
+    let image = assemble::assemble(&store, &mut lease, config, &[assemble::descriptor(&made, false)], false)?;
+    assemble::set_name(&store, &image, request.name.as_ref())?;
+    Ok(image.config.digest)
+}

@@ -1,0 +1,220 @@
+//! Images out of files: `load`, and the sources of `pull` and `run` that are no registry.
+//!
+//! Each layer passes through `layer::take`: its bytes become a blob as they are, its digest and diff ID are checked, and it
+//! is applied. An image gets its name last, so a load that is ended leaves nothing that has one.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base::{Context, Kind, Report};
+use layer::Limits;
+use oci::document::DOCUMENT_MAX;
+use oci::{Digest, DocumentError, ImageConfig, Manifest, Platform, Reference, SelectError, select_manifest};
+use store::{Durability, Lease, Store};
+
+use crate::Engine;
+use crate::image::assemble::{self, Assembled};
+use crate::image::make_store;
+use crate::image::packed::{self, Blobs, Form, Packed};
+use crate::image::source::Source;
+
+/// An image that was brought in.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Its names.
+    pub names: Vec<Reference>,
+    /// Its id.
+    pub id: Digest,
+}
+
+/// Loads all images of a file or directory.
+pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
+    let store = make_store(engine)?;
+    let source = Source::open(&store, path)?;
+    all(&store, &source, platform).step(|| format!("cannot load {}", path.display()))
+}
+
+/// Loads all images of a stream.
+pub fn load_stream(
+    engine: &Engine,
+    reader: impl Read + Send,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, Report> {
+    let store = make_store(engine)?;
+    let source = Source::stream(&store, reader)?;
+    all(&store, &source, platform).step(|| "cannot load the archive".to_owned())
+}
+
+/// A place outside of registries that one image comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSource {
+    /// `docker-archive`, `oci`, `oci-archive` or `dir`.
+    pub transport: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Which image in it, where there are several.
+    pub image: Option<String>,
+}
+
+impl FileSource {
+    /// What a text says, if it names such a place. `oci:x` and `dir:1.0` are names of images on a registry, so the rest must
+    /// begin like a path: with `/`, `./`, `../` or `~/`.
+    pub fn parse(text: &str, home: Option<&Path>) -> Option<FileSource> {
+        let (word, rest) = text.split_once(':')?;
+        let transport = ["docker-archive", "oci", "oci-archive", "dir"].into_iter().find(|known| *known == word)?;
+        let is_path =
+            ["/", "./", "../", "~/"].iter().any(|begin| rest.starts_with(begin)) || rest == "." || rest == "..";
+        if !is_path {
+            return None;
+        }
+        // A path in these transports has no colon; `dir:` has no second part.
+        let (path, image) = match rest.split_once(':') {
+            Some((path, image)) if transport != "dir" => {
+                (path, Some(image.to_owned()).filter(|image| !image.is_empty()))
+            }
+            _ => (rest, None),
+        };
+        let path = match (path.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ => PathBuf::from(path),
+        };
+        Some(FileSource { transport, path, image })
+    }
+}
+
+/// Brings the one image that a source means.
+pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
+    let shown = || format!("cannot load {}:{}", from.transport, from.path.display());
+    let store = make_store(engine)?;
+    let source = Source::open(&store, &from.path).step(shown)?;
+    let mut images = packed::images(&source).step(shown)?;
+    if let Some(wanted) = &from.image {
+        images.retain(|image| image.is_called(wanted));
+    }
+    let [image] = &images[..] else {
+        let count = images.len();
+        let (kind, text) = match &from.image {
+            Some(wanted) if count == 0 => (Kind::NotFound, format!("it has no image {wanted}")),
+            _ => (Kind::Usage, format!("it has {count} images where one is meant")),
+        };
+        let report = Report::new(kind, text).with_hint(format!("{}:PATH:NAME names one", from.transport));
+        return Err(report.with_step(shown()));
+    };
+    one(&store, &source, image, platform).step(shown)
+}
+
+fn all(store: &Store, source: &Source, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
+    packed::images(source)?.iter().map(|image| one(store, source, image, platform)).collect()
+}
+
+fn one(store: &Store, source: &Source, image: &Packed, platform: Option<&Platform>) -> Result<Loaded, Report> {
+    let mut lease = store.lease()?;
+    let assembled = match &image.form {
+        Form::Document(document, blobs) => {
+            let wanted = platform.cloned().unwrap_or_else(Platform::host);
+            let selected = select_manifest((**document).clone(), &wanted, |descriptor| {
+                packed::blob(source, *blobs, &descriptor.digest, descriptor.size)
+            });
+            let manifest = selected.map_err(why_none)?;
+            by_manifest(store, &mut lease, source, &manifest, *blobs)?
+        }
+        Form::Docker { config, layers } => by_paths(store, &mut lease, source, config, layers)?,
+    };
+    let names: Vec<Reference> = image.references().into_iter().map(Reference::or_latest).collect();
+    if names.is_empty() {
+        assemble::set_name(store, &assembled, None)?;
+    }
+    for name in &names {
+        assemble::set_name(store, &assembled, Some(name))?;
+    }
+    Ok(Loaded { names, id: assembled.config.digest })
+}
+
+/// Why no manifest was found, where reading itself gives reports.
+fn why_none(error: SelectError<Report>) -> Report {
+    match error {
+        SelectError::Read(report) => report,
+        SelectError::NoPlatform { wanted, offered } => {
+            SelectError::<DocumentError>::NoPlatform { wanted, offered }.into()
+        }
+        SelectError::TooDeep => SelectError::<DocumentError>::TooDeep.into(),
+        SelectError::TooMany => SelectError::<DocumentError>::TooMany.into(),
+        SelectError::Document(error) => error.into(),
+    }
+}
+
+/// An image whose manifest is there.
+fn by_manifest(
+    store: &Store,
+    lease: &mut Lease,
+    source: &Source,
+    manifest: &Manifest,
+    blobs: Blobs,
+) -> Result<Assembled, Report> {
+    manifest.require_image()?;
+    let raw = packed::blob(source, blobs, &manifest.config.digest, manifest.config.size)?;
+    let config = ImageConfig::read_for(manifest, raw)?;
+    for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+        let index_size = store.layers().size(&diff_id.0)?;
+        let index_is_here = match index_size {
+            Some(size) => store.layers().claim(&diff_id.0, size)?,
+            None => false,
+        };
+        if index_is_here && store.blobs().claim(&layer.digest, layer.size)? {
+            continue;
+        }
+        let path = blobs.path(&layer.digest);
+        let part = source.part(&path)?.ok_or_else(|| Report::new(Kind::NotFound, format!("{path} is missing")))?;
+        layer::take(store, part, Some(layer.digest), Some(*diff_id), Durability::Later, &Limits::default())
+            .step(|| path.clone())?;
+    }
+    assemble::complete(store, lease, config, manifest)
+}
+
+/// An image of Docker's archive: a manifest is made for it, of which the configuration and so the id stay as they are.
+fn by_paths(
+    store: &Store,
+    lease: &mut Lease,
+    source: &Source,
+    config: &str,
+    layers: &[String],
+) -> Result<Assembled, Report> {
+    let missing = |path: &str| Report::new(Kind::NotFound, format!("{path} is missing"));
+    let raw = source.read(config, DOCUMENT_MAX)?.ok_or_else(|| missing(config))?;
+    let parsed = ImageConfig::read(raw.clone()).step(|| format!("reading {config}"))?;
+    if parsed.diff_ids.len() != layers.len() {
+        let (layers, diff_ids) = (layers.len(), parsed.diff_ids.len());
+        return Err(DocumentError::LayerCount { layers, diff_ids }.into());
+    }
+    let mut made = Vec::new();
+    for (path, diff_id) in layers.iter().zip(&parsed.diff_ids) {
+        let part = source.part(path)?.ok_or_else(|| missing(path))?;
+        let created = layer::take(store, part, None, Some(*diff_id), Durability::Later, &Limits::default());
+        made.push(created.step(|| path.clone())?);
+    }
+    // Docker's manifests have no word for zstd.
+    let docker = made.iter().all(|layer| layer.compression != layer::Compression::Zstd);
+    let descriptors: Vec<_> = made.iter().map(|layer| assemble::descriptor(layer, docker)).collect();
+    assemble::assemble(store, lease, raw, &descriptors, docker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_told_from_a_name() {
+        let parse = |text| FileSource::parse(text, Some(Path::new("/home/me")));
+        let source = |transport, path: &str, image: Option<&str>| {
+            Some(FileSource { transport, path: path.into(), image: image.map(str::to_owned) })
+        };
+        for name in ["oci:x", "dir:1.0", "docker-archive", "oci-archive:latest", "busybox", "host:", "docker://x"] {
+            assert_eq!(parse(name), None, "{name}");
+        }
+        assert_eq!(parse("oci:./x"), source("oci", "./x", None));
+        assert_eq!(parse("oci:/x:a/b:1"), source("oci", "/x", Some("a/b:1")));
+        assert_eq!(parse("docker-archive:~/x.tar:a:1"), source("docker-archive", "/home/me/x.tar", Some("a:1")));
+        assert_eq!(parse("dir:../a:b"), source("dir", "../a:b", None));
+        assert_eq!(parse("oci-archive:/x:"), source("oci-archive", "/x", None));
+    }
+}

@@ -1,0 +1,264 @@
+//! Images into files, in the four forms that other engines read.
+//!
+//! `docker-archive` is at once an OCI layout and Docker's archive, as Docker writes it since version 25: every reader finds
+//! its own `manifest.json` or `index.json`, and the blobs are there once. `oci-archive` and `oci-dir` are the layout alone,
+//! `docker-dir` is the form of `dir:`, for one image. Blobs go out as they came in, and so do manifests. Where a layer's blob
+//! is not here it is made anew, and with it the manifest, and a line says so.
+//!
+//! Equal images in equal order give equal archives: no time, no owner, entries in a fixed order.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use base::{Context, Kind, Report};
+use index::Metadata;
+use layer::{TarContent, TarEntry, TarWriter};
+use oci::packed::{CONTAINERD_NAME, REF_NAME};
+use oci::{Digest, Entry, ImageConfig, ImageName, Manifest, Reference, entries, media};
+use serde_json::{Value, json};
+use store::{ImageRecord, Lease, Store, StoreError};
+
+use crate::Engine;
+use crate::file::failed;
+use crate::image::{assemble, find_record, load_config, make_store};
+
+/// The form of what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveFormat {
+    /// One archive for Docker and for everybody else.
+    DockerArchive,
+    /// An archive of an OCI layout.
+    OciArchive,
+    /// An OCI layout.
+    OciDir,
+    /// One manifest and its blobs side by side.
+    DockerDir,
+}
+
+impl SaveFormat {
+    /// The form of this name, as Podman spells it.
+    pub fn from_name(name: &str) -> Option<SaveFormat> {
+        Some(match name {
+            "docker-archive" => SaveFormat::DockerArchive,
+            "oci-archive" => SaveFormat::OciArchive,
+            "oci-dir" => SaveFormat::OciDir,
+            "docker-dir" => SaveFormat::DockerDir,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(self) -> bool {
+        matches!(self, SaveFormat::OciDir | SaveFormat::DockerDir)
+    }
+}
+
+/// An image to write, all of whose blobs are in the store.
+struct Saved {
+    names: Vec<Reference>,
+    manifest: Manifest,
+    config: ImageConfig,
+}
+
+/// Writes images as one archive.
+pub fn save_archive(engine: &Engine, names: &[String], format: SaveFormat, out: &mut dyn Write) -> Result<(), Report> {
+    let (store, images, _lease) = prepare(engine, names)?;
+    archive(&store, &images, format, out).step(|| "cannot save".to_owned())
+}
+
+/// Writes images into a directory, which is made, or is empty.
+pub fn save_directory(engine: &Engine, names: &[String], format: SaveFormat, path: &Path) -> Result<(), Report> {
+    let (store, images, _lease) = prepare(engine, names)?;
+    fs::create_dir_all(path).map_err(|error| failed("making directory", path, error))?;
+    let mut entries = fs::read_dir(path).map_err(|error| failed("reading", path, error))?;
+    if entries.next().is_some() {
+        return Err(Report::new(Kind::Conflict, format!("{} is not empty", path.display())));
+    }
+    match (format, &images[..]) {
+        (SaveFormat::DockerDir, [image]) => directory(&store, image, path),
+        (SaveFormat::DockerDir, _) => Err(Report::new(Kind::Usage, "the format docker-dir holds one image only")),
+        _ => layout_directory(&store, &images, path),
+    }
+    .step(|| format!("cannot save to {}", path.display()))
+}
+
+/// Finds the images and makes sure that all of them is here.
+fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Lease), Report> {
+    let store = make_store(engine)?;
+    let mut lease = store.lease()?;
+    let mut images: Vec<Saved> = Vec::new();
+    for text in names {
+        let record = find_record(engine, &store, text)?
+            .ok_or_else(|| Report::new(Kind::NotFound, format!("No such image: {text}")))?;
+        let name = name_of(text, &record);
+        if let Some(known) = images.iter_mut().find(|image| image.config.digest == record.config) {
+            known.names.extend(name.filter(|name| !known.names.contains(name)));
+            continue;
+        }
+        let mut image = whole(engine, &store, &mut lease, &record).step(|| format!("cannot save image {text}"))?;
+        image.names.extend(name);
+        images.push(image);
+    }
+    Ok((store, images, lease))
+}
+
+/// The name that goes with an image: the one it was asked for by. By its id it goes without.
+fn name_of(text: &str, record: &ImageRecord) -> Option<Reference> {
+    let by_name = matches!(text.parse::<ImageName>(), Ok(ImageName::Reference(_)))
+        && !record.config.hex().starts_with(oci::reference::id_prefix(text).unwrap_or("-"));
+    (by_name && !record.is_unnamed() && record.reference.tag().is_some()).then(|| record.reference.clone())
+}
+
+fn whole(engine: &Engine, store: &Store, lease: &mut Lease, record: &ImageRecord) -> Result<Saved, Report> {
+    lease.pin(&[record.digest, record.manifest, record.config])?;
+    let config = load_config(store, &record.config)?;
+    let manifest = assemble::manifest_of(store, record)?;
+    let docker = manifest.as_ref().is_some_and(|manifest| assemble::is_docker(&manifest.media_type));
+    let layers = assemble::whole_layers(store, &config, manifest.as_ref(), docker)?;
+    match manifest {
+        Some(manifest) if !layers.changed => Ok(Saved { names: Vec::new(), manifest, config }),
+        _ => {
+            let mut json: Value = serde_json::from_slice(&config.raw).unwrap_or_default();
+            let diff_ids: Vec<String> = layers.diff_ids.iter().map(|layer| layer.0.to_string()).collect();
+            let raw = if layers.diff_ids == config.diff_ids {
+                config.raw
+            } else {
+                json["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+                serde_json::to_vec(&json).map_err(|error| Report::of(Kind::Internal, error))?
+            };
+            let made = assemble::assemble(store, lease, raw, &layers.descriptors, docker)?;
+            let name = &record.reference;
+            engine.notice(&format!(
+                "blobs of layers of {name} are not kept here and were made anew: its digest is {} in what is saved",
+                made.record.manifest
+            ));
+            let manifest = assemble::manifest_of(store, &made.record)?
+                .ok_or(StoreError::Missing { digest: made.record.manifest })?;
+            Ok(Saved { names: Vec::new(), manifest, config: made.config })
+        }
+    }
+}
+
+/// All blobs of images with their sizes, each once, in their order.
+fn blobs(images: &[Saved]) -> BTreeMap<Digest, u64> {
+    let mut found = BTreeMap::new();
+    for image in images {
+        found.insert(image.manifest.digest, image.manifest.raw.len() as u64);
+        found.insert(image.config.digest, image.config.raw.len() as u64);
+        found.extend(image.manifest.layers.iter().map(|layer| (layer.digest, layer.size)));
+    }
+    found
+}
+
+fn open_blob(store: &Store, digest: &Digest, size: u64) -> Result<File, Report> {
+    let file = store.blobs().open(digest)?.ok_or(StoreError::Missing { digest: *digest })?;
+    let found = file.metadata().map_or(0, |metadata| metadata.len());
+    if found != size {
+        return Err(StoreError::Size { digest: *digest, wanted_bytes: size, found_bytes: found }.into());
+    }
+    Ok(file)
+}
+
+/// `blobs/sha256/<hex>`.
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// `index.json`: an entry for each name of each image.
+fn index_text(images: &[Saved], docker: bool) -> Vec<u8> {
+    let mut list = Vec::new();
+    for image in images {
+        let entry = |annotations| Entry {
+            media_type: image.manifest.media_type.clone(),
+            artifact_type: None,
+            digest: image.manifest.digest,
+            size: image.manifest.raw.len() as u64,
+            platform: None,
+            annotations,
+        };
+        for name in &image.names {
+            // Docker puts the tag there, Podman and skopeo the whole name.
+            let reference = if docker { name.selector() } else { name.to_string() };
+            let names = [(CONTAINERD_NAME, name.to_string()), (REF_NAME, reference)];
+            list.push(entry(Some(names.map(|(key, text)| (key.to_owned(), text)).into())));
+        }
+        if image.names.is_empty() {
+            list.push(entry(None));
+        }
+    }
+    entries::write(media::OCI_INDEX, &list)
+}
+
+/// Docker's `manifest.json`.
+fn docker_text(images: &[Saved]) -> Result<Vec<u8>, Report> {
+    let entry = |image: &Saved| {
+        let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
+        let layers: Vec<String> = image.manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        let names: Value = if names.is_empty() { Value::Null } else { names.into() };
+        json!({ "Config": blob_path(&image.config.digest), "RepoTags": names, "Layers": layers })
+    };
+    serde_json::to_vec(&images.iter().map(entry).collect::<Vec<_>>()).map_err(|error| Report::of(Kind::Internal, error))
+}
+
+fn archive(store: &Store, images: &[Saved], format: SaveFormat, out: &mut dyn Write) -> Result<(), Report> {
+    let docker = format == SaveFormat::DockerArchive;
+    let mut to = TarWriter::new(out, None).without_holes();
+    let of_file = Metadata { permissions: 0o644, ..Metadata::default() };
+    let of_directory = Metadata { permissions: 0o755, ..Metadata::default() };
+    for path in [&b"blobs"[..], b"blobs/sha256"] {
+        to.entry(path, &of_directory, &TarEntry::Directory)?;
+    }
+    for (digest, size) in blobs(images) {
+        let file = open_blob(store, &digest, size)?;
+        let content = TarContent::File { file: &file, offset: 0, size };
+        to.file(blob_path(&digest).as_bytes(), &of_file, &content)?;
+    }
+    to.file(b"index.json", &of_file, &TarContent::Bytes(&index_text(images, docker)))?;
+    if docker {
+        to.file(b"manifest.json", &of_file, &TarContent::Bytes(&docker_text(images)?))?;
+    }
+    to.file(b"oci-layout", &of_file, &TarContent::Bytes(OCI_LAYOUT))?;
+    let out = to.finish()?;
+    out.flush().map_err(|error| Report::of(Kind::Internal, error)).step(|| "writing the archive".to_owned())
+}
+
+/// Copies blobs into a directory under names that `name` makes of their digests.
+fn copy_blobs(
+    store: &Store,
+    blobs: impl IntoIterator<Item = (Digest, u64)>,
+    to: impl Fn(&Digest) -> std::path::PathBuf,
+) -> Result<(), Report> {
+    for (digest, size) in blobs {
+        let path = to(&digest);
+        let mut from = open_blob(store, &digest, size)?;
+        File::create_new(&path)
+            .and_then(|mut file| std::io::copy(&mut from, &mut file))
+            .map_err(|error| failed("writing", &path, error))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), Report> {
+    fs::write(path, content).map_err(|error| failed("writing", path, error))
+}
+
+fn layout_directory(store: &Store, images: &[Saved], path: &Path) -> Result<(), Report> {
+    let below = path.join("blobs/sha256");
+    fs::create_dir_all(&below).map_err(|error| failed("making directory", &below, error))?;
+    copy_blobs(store, blobs(images), |digest| below.join(digest.hex()))?;
+    write(&path.join("index.json"), &index_text(images, false))?;
+    // Last: it is what makes a directory a layout.
+    write(&path.join("oci-layout"), OCI_LAYOUT)
+}
+
+fn directory(store: &Store, image: &Saved, path: &Path) -> Result<(), Report> {
+    let mut blobs = blobs(std::slice::from_ref(image));
+    blobs.remove(&image.manifest.digest);
+    copy_blobs(store, blobs, |digest| path.join(digest.hex()))?;
+    write(&path.join("manifest.json"), &image.manifest.raw)?;
+    write(&path.join("version"), b"Directory Transport Version: 1.1\n")
+}

@@ -1,0 +1,176 @@
+//! The files of an image that lies outside of the store: in a directory, in an archive, or in a stream.
+//!
+//! Everything in them is hostile. In a directory paths are resolved inside of it; an archive is looked through once, and a
+//! path leads to a part of its file. What is compressed or comes as a stream is first written to a file without a name on
+//! the store's file system, which is gone with its descriptor.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use base::{Context, Kind, Report};
+use layer::{Compression, Limits, Located, Place};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use store::Store;
+use sys::path::open_in;
+
+use crate::file::failed;
+
+/// A source of images.
+pub(crate) enum Source {
+    Directory(OwnedFd),
+    Archive(File, Located),
+}
+
+/// A file of a source.
+#[derive(Debug)]
+pub(crate) struct Part {
+    file: File,
+    at: u64,
+    left: u64,
+}
+
+impl Part {
+    /// How many bytes are left.
+    pub fn size(&self) -> u64 {
+        self.left
+    }
+}
+
+impl Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..length], self.at)?;
+        self.at += read as u64;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+impl Source {
+    /// What lies at a path: a directory, or an archive, compressed or not.
+    pub fn open(store: &Store, path: &Path) -> Result<Source, Report> {
+        let file = File::open(path).map_err(|error| not_there(path, error))?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Ok(Source::Directory(file.into()));
+        }
+        let mut magic = [0; 8];
+        let read = file.read_at(&mut magic, 0).unwrap_or(0);
+        let seekable = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if seekable && Compression::of_magic(&magic[..read]) == Compression::None {
+            refuse_others(&magic[..read])?;
+            return Source::archive(file).step(|| format!("reading {}", path.display()));
+        }
+        Source::stream(store, file).step(|| format!("reading {}", path.display()))
+    }
+
+    /// What a stream brings, which is an archive.
+    pub fn stream(store: &Store, reader: impl Read + Send) -> Result<Source, Report> {
+        let limits = Limits::default();
+        let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
+        let (mut plain, compressed) = layer::decompressed(reader).map_err(reading)?;
+        let mut spool = store.blobs().create()?;
+        let mut buffer = vec![0; 1 << 20];
+        let (mut total, mut first) = (0u64, true);
+        loop {
+            let length = plain.read(&mut buffer).map_err(reading)?;
+            if length == 0 {
+                break;
+            }
+            if std::mem::take(&mut first) {
+                refuse_others(&buffer[..length])?;
+            }
+            total += length as u64;
+            let limit = limits.stream_bytes(compressed.load(Ordering::Relaxed));
+            if total > limit {
+                return Err(layer::LayerError::Limit { what: "uncompressed bytes", limit }.into());
+            }
+            spool.write_all(&buffer[..length]).map_err(|error| {
+                Report::of(Kind::Internal, error).with_step("writing the archive to a file of the store")
+            })?;
+        }
+        let file = spool.file().try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
+        Source::archive(file)
+    }
+
+    fn archive(file: File) -> Result<Source, Report> {
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let again = file.try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
+        let whole = Part { file: again, at: 0, left: length };
+        let located = layer::locate(BufReader::with_capacity(1 << 20, whole)).map_err(|error| {
+            Report::from(error).with_hint("an archive of images is a tar archive, plain, gzip or zstd")
+        })?;
+        Ok(Source::Archive(file, located))
+    }
+
+    /// A file by its path; `None` if it is not there.
+    pub fn part(&self, path: &str) -> Result<Option<Part>, Report> {
+        match self {
+            Source::Directory(root) => {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+                let file = match open_in(root.as_fd(), Path::new(path), flags, Mode::empty()) {
+                    Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+                    file => File::from(file?),
+                };
+                let metadata = file.metadata().map_err(|error| failed("reading", Path::new(path), error))?;
+                Ok(metadata.is_file().then_some(Part { file, at: 0, left: metadata.len() }))
+            }
+            Source::Archive(file, located) => {
+                let Some((at, left)) = resolve(located, path) else { return Ok(None) };
+                let file = file.try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
+                Ok(Some(Part { file, at, left }))
+            }
+        }
+    }
+
+    /// A whole small file; `None` if it is not there.
+    pub fn read(&self, path: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, Report> {
+        let Some(part) = self.part(path)? else { return Ok(None) };
+        if part.size() > max_bytes {
+            let size = part.size();
+            return Err(Report::new(
+                Kind::Usage,
+                format!("{path} has {size} bytes, more than the {max_bytes} that are read"),
+            ));
+        }
+        let mut content = Vec::new();
+        let mut part = part;
+        part.read_to_end(&mut content).map_err(|error| failed("reading", Path::new(path), error))?;
+        Ok(Some(content))
+    }
+}
+
+/// Follows links to a content.
+fn resolve(located: &Located, path: &str) -> Option<(u64, u64)> {
+    let mut path = path.trim_start_matches("./").trim_start_matches('/').as_bytes();
+    let mut seen = HashSet::new();
+    while seen.insert(path) {
+        match located.get(path)? {
+            Place::Content { offset, size } => return Some((*offset, *size)),
+            Place::Link(target) => path = target,
+        }
+    }
+    None
+}
+
+/// Refuses by name what others would unpack.
+fn refuse_others(magic: &[u8]) -> Result<(), Report> {
+    let name = match magic {
+        [b'B', b'Z', b'h', ..] => "bzip2",
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
+        _ => return Ok(()),
+    };
+    Err(Report::new(Kind::Unsupported, format!("the archive is compressed with {name}"))
+        .with_hint(format!("`{name} -dc FILE | sublet load` unpacks it")))
+}
+
+fn not_there(path: &Path, error: io::Error) -> Report {
+    let kind = if error.kind() == io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Denied };
+    Report::of(kind, error).with_step(format!("opening {}", path.display()))
+}

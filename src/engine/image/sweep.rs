@@ -1,0 +1,83 @@
+//! What containers of all machines and stores stand on, and the sweep of the rest.
+
+use std::io;
+
+use base::{ContainerId, Report};
+use monitor::record::Status;
+use oci::{ChainId, DiffId, Digest};
+use store::{Store, Swept};
+
+use crate::container::lookup;
+use crate::container::record::{self, Found};
+use crate::container::state::condition;
+use crate::file::failed;
+use crate::{Engine, Options, Paths};
+
+/// A container of any machine and store that uses this data directory.
+pub(crate) struct User {
+    /// Who it is.
+    pub id: ContainerId,
+    /// The image it stands on.
+    pub image: Digest,
+    /// The layers of the image; none in a record of an earlier version of the program.
+    pub layers: Vec<DiffId>,
+    /// Their stack.
+    pub chain: Option<ChainId>,
+    /// Where its files lie.
+    pub engine: Engine,
+}
+
+/// The containers that stand on images. One whose record cannot be read cannot be started: it needs nothing.
+pub(crate) fn users(engine: &Engine) -> Result<Vec<User>, Report> {
+    let data = engine.paths().data();
+    let places = engine.paths().everywhere().map_err(|error| failed("reading directories below", data, error))?;
+    let mut users = Vec::new();
+    for paths in places {
+        let engine = Engine::open(paths, Options::default());
+        for id in lookup::ids(&engine)? {
+            let Found::Record(record) = record::look(&engine, &id)? else { continue };
+            if let Some(image) = record.image.id {
+                let layers = record.image.layers.into_iter().map(DiffId).collect();
+                users.push(User { id, image, layers, chain: record.image.chain, engine: engine.clone() });
+            }
+        }
+    }
+    Ok(users)
+}
+
+impl User {
+    /// Whether it runs. On another machine its record alone can tell, and a machine that went down cannot correct that.
+    pub fn is_active(&self, here: &Paths) -> Result<bool, Report> {
+        if self.engine.paths().elsewhere(here).is_none() {
+            return Ok(condition(&self.engine, &self.id)?.life.is_active());
+        }
+        let state = monitor::record::read_state(&self.engine.paths().container(&self.id))?;
+        Ok(state.is_some_and(|state| matches!(state.status, Status::Starting | Status::Running)))
+    }
+
+    /// What it needs of the store.
+    pub fn needs(&self) -> Vec<Digest> {
+        let layers = self.layers.iter().map(|layer| layer.0);
+        [self.image].into_iter().chain(layers).chain(self.chain.map(|chain| chain.0)).collect()
+    }
+}
+
+/// What containers, of whatever machine and store, need.
+fn roots(engine: &Engine) -> io::Result<Vec<Digest>> {
+    let users = users(engine).map_err(|report| io::Error::other(report.to_string()))?;
+    Ok(users.into_iter().flat_map(|user| user.needs()).collect())
+}
+
+/// The objects of a layer.
+pub(crate) fn objects_of(store: &Store, layer: DiffId) -> io::Result<Vec<Digest>> {
+    match layer::open_layer(store, layer) {
+        Ok(index) => Ok(index.objects().map(|(digest, _)| digest).collect()),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Deletes what no name and no container leads to any more, but for `kept` and what that leads to.
+pub(crate) fn sweep(engine: &Engine, store: &Store, kept: &[Digest]) -> Result<Swept, Report> {
+    let mut roots = || Ok(roots(engine)?.into_iter().chain(kept.iter().copied()).collect());
+    Ok(store.gc(&mut roots, &mut |layer| objects_of(store, layer))?)
+}

@@ -1,0 +1,62 @@
+//! Names of images that are here: given, and taken away.
+
+use base::{Kind, Report};
+use oci::Reference;
+use store::ImageRecord;
+
+use crate::Engine;
+use crate::image::assemble::keep_replaced;
+use crate::image::remove::refuse_below;
+use crate::image::{find_record, images_of, open_store};
+
+/// Gives an image a further name, in place of what had it.
+pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> {
+    if name.digest().is_some() {
+        return Err(Report::new(Kind::Usage, "refusing to create a tag with a digest reference"));
+    }
+    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    // Before it is found, so that a removal meanwhile takes nothing away.
+    let mut lease = store.lease()?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    lease.pin(&[record.digest, record.manifest, record.config])?;
+    let name = name.clone().or_latest();
+    keep_replaced(&store, &name, &record.config)?;
+    store.put_image(&ImageRecord { reference: name, ..record.clone() })?;
+    if record.is_unnamed() {
+        store.remove_image(&record.reference)?;
+    }
+    Ok(())
+}
+
+/// Takes names of an image away, all of them if none is given, and keeps the image.
+pub fn untag(engine: &Engine, text: &str, names: &[Reference]) -> Result<(), Report> {
+    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
+    let store = open_store(engine)?.ok_or_else(missing)?;
+    let _lease = store.lease()?;
+    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    let all = images_of(&store, &record.config)?;
+    let going: Vec<&ImageRecord> = match names {
+        [] => all.iter().filter(|record| !record.is_unnamed()).collect(),
+        names => names
+            .iter()
+            .map(|name| {
+                let name = name.clone().or_latest();
+                all.iter().find(|record| record.reference == name).ok_or_else(|| {
+                    Report::new(Kind::NotFound, format!("{}: tag not known of image {text}", name.familiar()))
+                })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    going.iter().try_for_each(|name| refuse_below(&store, name))?;
+    if going.len() == all.len()
+        && let Some(unnamed) = ImageRecord::unnamed(record.manifest)
+    {
+        // First: there is no moment in which nothing leads to it.
+        store.put_image(&ImageRecord { reference: unnamed, ..record.clone() })?;
+    }
+    for record in going {
+        store.remove_image(&record.reference)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Whether the store is whole, and its repair.
+//!
+//! Every blob and object is hashed again, every index is verified to its last record and held against the objects it names,
+//! and each name and container is followed to its manifest, its configuration and its layers. *Faults* are contents that
+//! are not what their name says, and what a name or a container needs and lacks. What nothing leads to, what killed
+//! commands left and downloads that were interrupted are no faults, since a prune removes them and a pull goes on with
+//! them: they are told as notes.
+//!
+//! The check takes no lock: what goes or comes meanwhile is passed over. The repair ([`mend`]) works under a lease.
+
+mod damage;
+mod mend;
+
+use base::Report;
+use oci::Digest;
+use store::{Family, ImageRecord, Named, Store, StoreError};
+
+use crate::Engine;
+use crate::image::offline::documents;
+use crate::image::open_store;
+use crate::image::sweep::{User, objects_of, sweep, users};
+use damage::Damage;
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Manifests, configurations and layer blobs.
+    pub blobs: usize,
+    /// Objects.
+    pub objects: usize,
+    /// Indexes of layers.
+    pub layers: usize,
+    /// Merged indexes.
+    pub chains: usize,
+    /// Names of images, of all stores.
+    pub names: usize,
+    /// Bytes that were read.
+    pub bytes: u64,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What, and how.
+    pub what: String,
+    /// What the repair did about it.
+    pub done: Option<String>,
+}
+
+/// The answer to `system fsck`.
+#[derive(Clone, Debug, Default)]
+pub struct Checkup {
+    /// What was looked at.
+    pub checked: Checked,
+    /// What is wrong, or was.
+    pub faults: Vec<Fault>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+    /// Images that need a new pull; after a repair, those that it could not complete.
+    pub to_pull: Vec<String>,
+}
+
+/// Checks the store; with `repair` mends what can be mended and removes the rest of what is broken.
+pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
+    let Some(store) = open_store(engine)? else { return Ok(Checkup::default()) };
+    let lease = if repair { Some(store.lease()?) } else { None };
+    let mut checkup = Checkup::default();
+    let damage = damage::find(&store, &mut checkup.checked)?;
+    let needs = Needs::of(engine, &store)?;
+    checkup.checked.names = needs.names.len() + needs.unreadable.len();
+    let mended = if repair { mend::mend(&store, &damage, &needs)? } else { mend::Mended::default() };
+    checkup.tell(&damage, &needs, &mended);
+    // What was mended is looked for in the store as it is now.
+    let left = if repair { damage::find(&store, &mut Checked::default())? } else { damage };
+    checkup.tell_incomplete(&store, &left, &needs)?;
+    drop(lease);
+    // What a lost name, manifest or configuration led to is not known any more, and the next pull goes on with it.
+    if repair && checkup.to_pull.is_empty() {
+        sweep(engine, &store, &[])?;
+    }
+    checkup.note(&store, &left, &needs)?;
+    Ok(checkup)
+}
+
+/// Who needs content.
+struct Needs {
+    /// Names with their records, of all stores.
+    names: Vec<(String, ImageRecord)>,
+    /// What the lists of images of all stores lead to.
+    listed: Vec<Digest>,
+    /// Names and lists whose file cannot be read.
+    unreadable: Vec<Unreadable>,
+    /// Containers of all machines and stores.
+    users: Vec<User>,
+}
+
+/// A name or list whose file cannot be read.
+struct Unreadable {
+    is_list: bool,
+    store: Option<String>,
+    file: String,
+    why: String,
+}
+
+impl Needs {
+    fn of(engine: &Engine, store: &Store) -> Result<Self, Report> {
+        let (names, unreadable) = (Vec::new(), Vec::new());
+        let mut needs = Needs { names, listed: Vec::new(), unreadable, users: users(engine)? };
+        for Named { store, file, record } in store.all_names()? {
+            match record {
+                Ok(record) => needs.names.push((shown(store.as_deref(), &record.familiar()), record)),
+                Err(error) => needs.unreadable.push(Unreadable::new(false, store, file, error)),
+            }
+        }
+        for Named { store, file, record } in store.all_lists()? {
+            match record {
+                Ok(record) => needs.listed.extend(record.leads_to()),
+                Err(error) => needs.unreadable.push(Unreadable::new(true, store, file, error)),
+            }
+        }
+        Ok(needs)
+    }
+
+    /// What names, lists and containers lead to directly.
+    fn roots(&self) -> Vec<Digest> {
+        let names = self.names.iter().flat_map(|(_, record)| record.leads_to());
+        names.chain(self.listed.iter().copied()).chain(self.users.iter().flat_map(User::needs)).collect()
+    }
+}
+
+impl Unreadable {
+    fn new(is_list: bool, store: Option<String>, file: String, error: StoreError) -> Self {
+        Unreadable { is_list, store, file, why: Report::from(error).lines().join(": ") }
+    }
+}
+
+/// A name with the further store that has it.
+fn shown(store: Option<&str>, reference: &str) -> String {
+    match store {
+        Some(store) => format!("{reference} (store {store})"),
+        None => reference.to_owned(),
+    }
+}
+
+impl Checkup {
+    fn tell(&mut self, damage: &Damage, needs: &Needs, mended: &mend::Mended) {
+        for (key, why) in damage {
+            let what = format!("{} {}: {why}", damage::words(key.0), key.1);
+            self.faults.push(Fault { what, done: mended.done.get(key).cloned() });
+        }
+        for (key, done) in mended.done.iter().filter(|(key, _)| !damage.contains_key(*key)) {
+            let what = format!("{} {} was missing", damage::words(key.0), key.1);
+            self.faults.push(Fault { what, done: Some(done.clone()) });
+        }
+        for Unreadable { is_list, store, file, why } in &needs.unreadable {
+            // The file's name is the reference with its slashes escaped.
+            let reference = shown(store.as_deref(), &file.replace("%2F", "/"));
+            let word = if *is_list { "list of images" } else { "name" };
+            let what = format!("{word} {reference}: {why}");
+            self.faults.push(Fault { what, done: mended.names_removed.then(|| "removed".to_owned()) });
+            if !is_list {
+                self.to_pull.push(reference);
+            }
+        }
+    }
+
+    /// Images and containers that lack something.
+    fn tell_incomplete(&mut self, store: &Store, damage: &Damage, needs: &Needs) -> Result<(), Report> {
+        for (name, record) in &needs.names {
+            let lacks = lacks(store, damage, record)?;
+            if !lacks.is_empty() {
+                self.faults.push(Fault { what: format!("image {name} lacks {}", join(&lacks)), done: None });
+                self.to_pull.push(name.clone());
+            }
+        }
+        for user in &needs.users {
+            let mut lacks = Vec::new();
+            for layer in &user.layers {
+                if !is_there(store, damage, Family::Layers, &layer.0)? {
+                    lacks.push(layer.0);
+                }
+            }
+            if !lacks.is_empty() {
+                let what = format!("container {} lacks layers {} of its image", user.id.short(), join(&lacks));
+                self.faults.push(Fault { what, done: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left over, which is no fault.
+    fn note(&mut self, store: &Store, damage: &Damage, needs: &Needs) -> Result<(), Report> {
+        // What a damaged index or an unreadable name leads to is not known.
+        if needs.unreadable.is_empty() && !damage.keys().any(|(family, _)| *family == Family::Layers) {
+            let mut roots = needs.roots();
+            roots.extend(store.leases()?.into_iter().filter(|lease| lease.living).flat_map(|lease| lease.pins));
+            let reached = store.reach(roots, &mut |layer| objects_of(store, layer))?;
+            let (mut count, mut bytes) = (0, 0);
+            for family in Family::ALL {
+                for stored in store.shelf(family).contents()?.iter().filter(|stored| !reached.contains(&stored.digest))
+                {
+                    count += 1;
+                    bytes += stored.disk_bytes;
+                }
+            }
+            if count > 0 {
+                let size = base::units::human_size(bytes);
+                self.notes.push(format!("nothing leads to {count} contents ({size}): image prune removes them"));
+            }
+        }
+        let left = store.leftovers()?;
+        if left != store::Leftovers::default() {
+            self.notes.push(format!(
+                "killed commands left {} unfinished files, {} leases and {} contents in the trash: image prune removes them",
+                left.temporary, left.leases, left.trash
+            ));
+        }
+        for partial in store.partials()?.into_iter().filter(|partial| !partial.active) {
+            let size = base::units::human_size(partial.done_bytes);
+            self.notes.push(format!("the download of {} was interrupted after {size}: a pull goes on", partial.digest));
+        }
+        Ok(())
+    }
+}
+
+/// What an image lacks of what its containers need: documents, or layers as the registry has them.
+fn lacks(store: &Store, damage: &Damage, record: &ImageRecord) -> Result<Vec<Digest>, Report> {
+    for document in [record.manifest, record.config] {
+        if !is_there(store, damage, Family::Blobs, &document)? {
+            return Ok(vec![document]);
+        }
+    }
+    let Some((manifest, config)) = documents(store, record)? else { return Ok(vec![record.manifest]) };
+    let mut lacks = Vec::new();
+    for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+        if !is_there(store, damage, Family::Layers, &diff_id.0)? {
+            lacks.push(layer.digest);
+        }
+    }
+    Ok(lacks)
+}
+
+fn is_there(store: &Store, damage: &Damage, family: Family, digest: &Digest) -> Result<bool, Report> {
+    Ok(!damage.contains_key(&(family, *digest)) && store.shelf(family).has(digest)?)
+}
+
+fn join(digests: &[Digest]) -> String {
+    digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

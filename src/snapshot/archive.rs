@@ -1,0 +1,255 @@
+//! What a container changed, as the archive of a layer: the work of `commit`, for either driver.
+//!
+//! The list of changes ([`crate::changes`], [`overlayfs::Reader::diff`]) says what goes in, in the order in which it goes:
+//! depth first, in each directory first what is hidden, then what is there, by name. Directories in which something
+//! changed are among them with all that is known of them, so that an engine that unpacks the layer alone makes them right.
+//! Of a file with several changed names the first has the content and the others are links to it; a new name of a file
+//! whose first name is in the image becomes a copy, since engines that unpack layers apart could not make such a link.
+//!
+//! Sockets have no form in an archive. They are left out and counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use index::{DeviceNumber, Index, Metadata, Time};
+use layer::{TarContent, TarEntry, TarWriter};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, fstat, fstatat, major, minor};
+use overlayfs::{Attr, ReadData, Reader};
+use sys::SysError;
+use sys::error::Call;
+use sys::path::open_in;
+
+use crate::changes::{Change, ChangeKind, ChangesError, Lower, Ours, Truth, capability_of_image, changes_in};
+use crate::directory::open_dir;
+use crate::object_dir::{CachedObjects, ObjectDirs};
+use crate::own;
+use crate::tree_walk::At;
+
+type Result<T> = std::result::Result<T, ChangesError>;
+
+/// Sorts changes in the order of an archive.
+fn ordered(mut changes: Vec<Change>) -> Vec<Change> {
+    changes.sort_by_cached_key(|change| {
+        let names: Vec<&[u8]> = change.path.as_os_str().as_bytes().split(|byte| *byte == b'/').collect();
+        let last = names.len() - 1;
+        let hidden = change.kind == ChangeKind::Deleted;
+        names.iter().enumerate().map(|(at, name)| (!(at == last && hidden), name.to_vec())).collect::<Vec<_>>()
+    });
+    changes
+}
+
+/// The path as archives write it.
+fn relative(change: &Change) -> &[u8] {
+    let path = change.path.as_os_str().as_bytes();
+    path.strip_prefix(b"/").unwrap_or(path)
+}
+
+/// First names of files that may have others, by what identifies them.
+type FirstNames = HashMap<u64, Vec<u8>>;
+
+/// Writes what the native upper in `upper` changes in `lower`; how many sockets were left out.
+///
+/// What is in it must be readable: at rest to the caller, while a container runs to its root.
+pub fn write_native<L: Lower, W: Write>(
+    upper: BorrowedFd<'_>,
+    lower: &L,
+    truth: &Truth<'_>,
+    ours: &Ours,
+    to: &mut TarWriter<W>,
+) -> Result<u64> {
+    let found = ours.without_parents(changes_in(upper, lower, truth, &|path| ours.has(path))?);
+    let mut native = Native { upper, lower, truth, first_names: FirstNames::new(), sockets: 0 };
+    for change in ordered(found) {
+        let path = relative(&change);
+        if change.kind == ChangeKind::Deleted {
+            to.whiteout(path)?;
+        } else {
+            native.put(path, to)?;
+        }
+    }
+    Ok(native.sockets)
+}
+
+struct Native<'a, L> {
+    upper: BorrowedFd<'a>,
+    lower: &'a L,
+    truth: &'a Truth<'a>,
+    first_names: FirstNames,
+    sockets: u64,
+}
+
+impl<L: Lower> Native<'_, L> {
+    fn put<W: Write>(&mut self, path: &[u8], to: &mut TarWriter<W>) -> Result<()> {
+        let words = |call: &str| format!("{call}({:?})", String::from_utf8_lossy(path));
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let (parent, name) = slash.map_or((&b"."[..], path), |slash| (&path[..slash], &path[slash + 1..]));
+        let name = CString::new(name).map_err(|_| SysError::new(words("open"), Errno::EINVAL))?;
+        let parent = open_in(self.upper, Path::new(std::ffi::OsStr::from_bytes(parent)), OFlag::O_PATH, Mode::empty())?;
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let stat = fstatat(&parent, name.as_c_str(), flags).call(|| words("fstatat"))?;
+        let at = At { parent: parent.as_fd(), name: &name, path, stat: &stat };
+        let mut metadata = self.truth.metadata(&at)?;
+        if let Some(owner) = self.lower.true_owner(path, (metadata.uid, metadata.gid))? {
+            (metadata.uid, metadata.gid) = owner;
+        }
+        if !at.is_directory() && stat.st_nlink > 1 {
+            if let Some(first) = self.first_names.get(&stat.st_ino) {
+                return Ok(to.entry(path, &unadorned(&metadata), &TarEntry::HardLink(first))?);
+            }
+            self.first_names.insert(stat.st_ino, path.to_vec());
+        }
+        let number = DeviceNumber { major: major(stat.st_rdev) as u32, minor: minor(stat.st_rdev) as u32 };
+        let entry = match at.file_type() {
+            nix::libc::S_IFREG => {
+                let file = open_file(&at)?;
+                let content = TarContent::File { file: &file, offset: 0, size: stat.st_size.unsigned_abs() };
+                return Ok(to.file(path, &metadata, &content)?);
+            }
+            nix::libc::S_IFLNK => {
+                let target = readlinkat(&parent, name.as_c_str()).call(|| words("readlinkat"))?;
+                return Ok(to.entry(path, &metadata, &TarEntry::Symlink(target.as_bytes()))?);
+            }
+            nix::libc::S_IFDIR => TarEntry::Directory,
+            nix::libc::S_IFCHR => TarEntry::CharDevice(number),
+            nix::libc::S_IFBLK => TarEntry::BlockDevice(number),
+            nix::libc::S_IFIFO => TarEntry::Fifo,
+            _ => {
+                self.sockets += 1;
+                return Ok(());
+            }
+        };
+        Ok(to.entry(path, &metadata, &entry)?)
+    }
+}
+
+/// Those of a link, whose attributes stand at its first name.
+fn unadorned(metadata: &Metadata) -> Metadata {
+    Metadata { xattrs: BTreeMap::new(), ..*metadata }
+}
+
+/// A regular file, which is still the one that was looked at.
+fn open_file(at: &At<'_>) -> Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(at.parent, at.name, flags, Mode::empty()).call(|| at.words("open"))?;
+    let opened = fstat(&file).call(|| at.words("fstat"))?;
+    if (opened.st_dev, opened.st_ino) != (at.stat.st_dev, at.stat.st_ino) {
+        return Err(SysError::new(at.words("open"), Errno::EAGAIN).into());
+    }
+    Ok(File::from(file))
+}
+
+/// Writes what the snapshot `key` of our own overlay changes in its chain, whose contents are below `objects`, those of
+/// stores that are only read behind the user's; how many sockets were left out. Its server may run: then what it has not
+/// been given yet is not in it.
+pub fn write_own<W: Write>(
+    snaps: &Path,
+    key: &str,
+    chain: Index,
+    objects: Vec<OwnedFd>,
+    ours: &Ours,
+    to: &mut TarWriter<W>,
+) -> Result<u64> {
+    let upper = open_dir(&snaps.join(key).join("upper"))?;
+    let reader = Reader::open(upper, Arc::new(chain), Arc::new(CachedObjects::new(ObjectDirs(objects))))?;
+    let failed = |errno: Errno| SysError::new("comparing the writable snapshot", errno);
+    let differences = reader.diff(&|path| ours.has(path)).map_err(failed)?;
+    let inodes: HashMap<Vec<u8>, u64> = differences.iter().map(|one| (one.path.clone(), one.ino)).collect();
+    let found = ours.without_parents(differences.into_iter().map(own::change).collect());
+    let mut writing = Own { reader: &reader, first_names: FirstNames::new(), sockets: 0 };
+    for change in ordered(found) {
+        let path = relative(&change);
+        match inodes.get(change.path.as_os_str().as_bytes()) {
+            Some(ino) if change.kind != ChangeKind::Deleted => writing.put(path, *ino, to)?,
+            _ => to.whiteout(path)?,
+        }
+    }
+    Ok(writing.sockets)
+}
+
+struct Own<'a> {
+    reader: &'a Reader,
+    first_names: FirstNames,
+    sockets: u64,
+}
+
+impl Own<'_> {
+    fn put<W: Write>(&mut self, path: &[u8], ino: u64, to: &mut TarWriter<W>) -> Result<()> {
+        let failed =
+            |errno: Errno| SysError::new(format!("reading /{} of the snapshot", String::from_utf8_lossy(path)), errno);
+        let attr = self.reader.attr(ino).map_err(failed)?;
+        let mut xattrs = self.reader.xattrs(ino).map_err(failed)?;
+        for (_, value) in xattrs.iter_mut().filter(|(name, _)| *name == b"security.capability") {
+            *value = capability_of_image(value);
+        }
+        let metadata = Metadata {
+            permissions: (attr.mode & 0o7777) as u16,
+            uid: attr.uid,
+            gid: attr.gid,
+            mtime: Time { seconds: attr.mtime.seconds, nanoseconds: attr.mtime.nanos },
+            xattrs,
+        };
+        let directory = attr.mode & overlayfs::S_IFMT == overlayfs::S_IFDIR;
+        if !directory && attr.nlink > 1 {
+            if let Some(first) = self.first_names.get(&ino) {
+                return Ok(to.entry(path, &unadorned(&metadata), &TarEntry::HardLink(first))?);
+            }
+            self.first_names.insert(ino, path.to_vec());
+        }
+        let entry = match attr.mode & overlayfs::S_IFMT {
+            overlayfs::S_IFREG => {
+                let size = attr.size;
+                match self.reader.data(ino).map_err(failed)? {
+                    ReadData::Memory(bytes) => to.file(path, &metadata, &TarContent::Bytes(bytes))?,
+                    ReadData::File(file, offset) => {
+                        to.file(path, &metadata, &TarContent::File { file: &file, offset, size })?;
+                    }
+                }
+                return Ok(());
+            }
+            overlayfs::S_IFLNK => TarEntry::Symlink(self.reader.target(ino).map_err(failed)?),
+            overlayfs::S_IFDIR => TarEntry::Directory,
+            overlayfs::S_IFCHR => TarEntry::CharDevice(device(&attr)),
+            nix::libc::S_IFBLK => TarEntry::BlockDevice(device(&attr)),
+            nix::libc::S_IFIFO => TarEntry::Fifo,
+            _ => {
+                self.sockets += 1;
+                return Ok(());
+            }
+        };
+        Ok(to.entry(path, &metadata, &entry)?)
+    }
+}
+
+/// A device number out of the kernel's 32-bit encoding.
+fn device(attr: &Attr) -> DeviceNumber {
+    let rdev = attr.rdev;
+    DeviceNumber { major: rdev >> 8 & 0xfff, minor: rdev & 0xff | rdev >> 12 & 0xf_ff00 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_whiteouts_first_and_what_is_below_a_directory_behind_it() {
+        let change = |kind, path: &str| Change::new(path.as_bytes().to_vec(), kind);
+        let (added, changed, deleted) = (ChangeKind::Added, ChangeKind::Changed, ChangeKind::Deleted);
+        let list = vec![
+            change(added, "/a.b"),
+            change(added, "/a/b"),
+            change(deleted, "/a/z"),
+            change(changed, "/a"),
+            change(deleted, "/x"),
+        ];
+        let paths: Vec<_> = ordered(list).iter().map(|change| change.path.display().to_string()).collect();
+        assert_eq!(paths, ["/x", "/a", "/a/z", "/a/b", "/a.b"]);
+    }
+}

@@ -1,0 +1,51 @@
+//! A store that somebody else keeps, such as one of a whole site on a network file system: its names are seen, its contents
+//! are used in place, and nothing is ever written there, no lock and no time either.
+//!
+//! What is in it is trusted as far as its keeper is: root, the caller, or a user that the caller names, and nobody else
+//! may write there. Its sweeps do not know of us: what a container needs and its keeper removes is gone.
+
+use std::path::Path;
+
+use nix::sys::stat::fstat;
+use sys::Call;
+
+use crate::dir::Dir;
+use crate::error::StoreError;
+use crate::shelf::Family;
+use crate::{Result, check_format};
+
+/// A store that is only read.
+#[derive(Debug)]
+pub struct Additional {
+    pub(crate) refs: Dir,
+    pub(crate) shelves: Vec<(Family, Dir)>,
+}
+
+impl Additional {
+    /// Opens a store that belongs to one of these users.
+    pub fn open(path: &Path, owners: &[u32]) -> Result<Self> {
+        let root = Dir::open(path)?;
+        trust(&root, owners)?;
+        check_format(&root, false)?;
+        let sub = |parent: &Dir, name: &str| {
+            let dir = parent.subdir(name, false)?;
+            trust(&dir, owners)?;
+            Ok::<_, StoreError>(dir)
+        };
+        let mut shelves = Vec::new();
+        for family in Family::ALL {
+            let dir = sub(&root, family.as_str())?;
+            shelves.push((family, if family == Family::Blobs { sub(&dir, "sha256")? } else { dir }));
+        }
+        Ok(Additional { refs: sub(&root, "refs")?, shelves })
+    }
+}
+
+/// Refuses a directory that somebody else could have put something into.
+fn trust(dir: &Dir, owners: &[u32]) -> Result<()> {
+    let stat = fstat(dir).call(|| format!("fstat({})", dir.path().display()))?;
+    if owners.contains(&stat.st_uid) && stat.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Untrusted { path: dir.path().to_owned(), owner: stat.st_uid, mode: stat.st_mode & 0o7777 })
+}

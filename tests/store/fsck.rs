@@ -1,0 +1,163 @@
+//! `system fsck`: what is damaged is found, and mended as far as it can be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Done, Home, each_file};
+use crate::{assert_sound, image, layer, serve};
+
+/// The files of one kind of content.
+fn files(home: &Home, family: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    each_file(&home.store().join("store").join(family), &mut |path, metadata| {
+        if metadata.is_file() {
+            files.push(path.to_owned());
+        }
+    });
+    files.sort();
+    files
+}
+
+/// Flips a bit in the middle of a file.
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap()
+}
+
+/// The file of a blob.
+fn blob(home: &Home, digest: &str) -> PathBuf {
+    let hex = hex(digest);
+    home.store().join("store/blobs/sha256").join(&hex[..2]).join(hex)
+}
+
+fn fsck(home: &Home, options: &[&str]) -> Done {
+    home.run(&[&["system", "fsck"], options].concat())
+}
+
+#[test]
+fn what_can_be_made_again_is() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2, 3])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    for family in ["chains", "layers", "objects"] {
+        let whole = files(&home, family);
+        for path in &whole {
+            damage(path);
+            let found = fsck(&home, &[]);
+            assert!(
+                found.code == 1 && found.stdout.contains(&path.file_stem().unwrap().to_string_lossy()[..]),
+                "{found:#?}"
+            );
+            assert!(found.stdout.ends_with("fault\n") || found.stdout.ends_with("faults\n"), "{found:#?}");
+            let again = fsck(&home, &[]);
+            assert_eq!(again.stdout, found.stdout, "a check changes nothing");
+            let repaired = fsck(&home, &["--repair"]);
+            assert_eq!(repaired.code, 1, "{repaired:#?}");
+            assert!(!repaired.stdout.contains("pull again"), "{repaired:#?}");
+            assert_sound(&home, "after a repair");
+        }
+        if family != "chains" {
+            assert_eq!(files(&home, family), whole);
+        }
+    }
+    fs::remove_file(&files(&home, "layers")[0]).unwrap();
+    let found = fsck(&home, &[]);
+    assert!(found.code == 1 && found.stdout.contains("lacks"), "{found:#?}");
+    let repaired = fsck(&home, &["--repair"]);
+    assert!(repaired.stdout.contains("was missing [made again from its blob]"), "{repaired:#?}");
+    assert_sound(&home, "after the repair of a missing index");
+    let asked = server.asked.lock().unwrap().len();
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    let new: Vec<String> = server.asked.lock().unwrap()[asked..].to_vec();
+    assert!(new.iter().all(|path| !path.contains("/blobs/")), "nothing is fetched again: {new:?}");
+}
+
+#[test]
+fn what_cannot_be_made_again_needs_a_pull() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[3])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    let (a, first) = (image("a", &[1, 2]), layer(1));
+    let lost = [
+        vec![blob(&home, &fixture::image::digest(&first.gzip)), index(&home, &first.diff_id)],
+        vec![blob(&home, &a.digest())],
+        vec![blob(&home, &config_of(&a))],
+    ];
+    for paths in lost {
+        for path in &paths {
+            damage(path);
+        }
+        let repaired = fsck(&home, &["--repair"]);
+        let wanted = format!("pull again: {}:latest\n", names[0]);
+        assert!(repaired.code == 1 && repaired.stdout.contains(&wanted), "{repaired:#?}");
+        assert!(!repaired.stdout.contains(&names[1]), "the other image is whole: {repaired:#?}");
+        let still = fsck(&home, &[]);
+        assert!(
+            still.code == 1 && still.stdout.contains(&format!("image {}:latest lacks sha256:", names[0])),
+            "{still:#?}"
+        );
+        home.ok(&["pull", &names[0]]);
+        assert_sound(&home, "after the pull that the repair asked for");
+    }
+}
+
+fn index(home: &Home, diff_id: &str) -> PathBuf {
+    home.store().join("store/layers").join(format!("{}.idx", hex(diff_id)))
+}
+
+fn config_of(image: &fixture::image::Image) -> String {
+    let manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["config"]["digest"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_name_that_cannot_be_read_goes_and_its_content_stays_until_the_next_repair() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1]), ("b", &[2])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    let file = home.store().join("store/refs").join(format!("{}:latest", names[0].replace('/', "%2F")));
+    fs::write(file, "{").unwrap();
+    let said = home.fails(1, &["images"]);
+    assert!(said.contains("system fsck"), "{said}");
+    let before = files(&home, "blobs");
+    let repaired = fsck(&home, &["--repair"]);
+    assert!(repaired.stdout.contains(&format!("pull again: {}:latest\n", names[0])), "{repaired:#?}");
+    assert_eq!(files(&home, "blobs"), before, "what it led to may be whole");
+    let asked = server.asked.lock().unwrap().len();
+    home.ok(&["pull", &names[0]]);
+    let new: Vec<String> = server.asked.lock().unwrap()[asked..].to_vec();
+    assert!(new.iter().filter(|path| path.contains("/blobs/")).count() <= 1, "the layer was kept: {new:?}");
+    assert_sound(&home, "after the pull");
+}
+
+#[test]
+fn what_nothing_leads_to_is_a_note() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1])]);
+    home.ok(&["pull", &format!("{}/a", server.address)]);
+    home.run_with_input(&["content", "put"], b"nothing leads here");
+    let noted = assert_sound(&home, "with an orphan");
+    assert!(noted.contains("note: nothing leads to 1 contents"), "{noted}");
+    let repaired = fsck(&home, &["--repair"]);
+    assert!(repaired.code == 0 && !repaired.stdout.contains("nothing leads"), "{repaired:#?}");
+    assert_eq!(files(&home, "blobs").len(), 3);
+}

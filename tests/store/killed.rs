@@ -1,0 +1,109 @@
+//! `kill -9` between any two steps of a command that changes the store: what is there is whole, what it takes is what the
+//! disk says, the next command goes on, and after a prune nothing is left that nothing leads to.
+
+use crate::support::{Home, LIMIT, finish};
+use crate::{assert_sound, serve};
+
+/// Kills the command at its first step, its second, and so on, until it has no further one; `prepare` runs before each.
+#[track_caller]
+fn at_each_step(home: &Home, arguments: &[&str], at_least: u32, prepare: impl Fn()) {
+    let mut killed = 0;
+    loop {
+        let at = format!("command:{}", killed + 1);
+        prepare();
+        let done = finish(home.command(arguments).env("SUBLET_KILL_AT", &at), b"", LIMIT);
+        assert_sound(home, &at);
+        home.ok(&["image", "prune", "-f"]);
+        let told = assert_sound(home, &format!("{at}, pruned"));
+        assert!(!told.contains("nothing leads to"), "{at}: {told}");
+        if !done.stderr.contains(&format!("killed at {at}\n")) {
+            assert_eq!(done.code, 0, "{at}: {done:#?}");
+            break;
+        }
+        killed += 1;
+    }
+    println!("{arguments:?}: killed at {killed} steps");
+    assert!(killed >= at_least, "killed at {killed} steps only");
+}
+
+#[test]
+fn a_pull() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2])]);
+    let [a, b] = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    home.ok(&["pull", &b]);
+    // A run that was not killed leaves the image; a killed one may leave what the next one goes on with.
+    at_each_step(&home, &["pull", &a], 20, || {
+        home.ok(&["image", "prune", "-f"]);
+        drop(home.run(&["rmi", &a]));
+    });
+    assert!(home.ok(&["images"]).contains(&a));
+    home.ok(&["system", "prune", "-af"]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+}
+
+#[test]
+fn a_removal() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2])]);
+    let [a, b] = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    home.ok(&["pull", &b]);
+    at_each_step(&home, &["rmi", &a], 10, || drop(home.ok(&["pull", &a])));
+    assert!(!home.ok(&["images"]).contains(&a));
+}
+
+#[test]
+fn a_prune() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1]), ("b", &[1, 2])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    let pull = || names.iter().for_each(|name| drop(home.ok(&["pull", name])));
+    at_each_step(&home, &["system", "prune", "-af"], 10, pull);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+}
+
+#[test]
+fn an_eviction() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2])]);
+    let name = format!("{}/a", server.address);
+    at_each_step(&home, &["--cache-max", "1k", "pull", &name], 5, || {
+        drop(home.run(&["rmi", &name]));
+        drop(home.ok(&["pull", &name]));
+    });
+    assert!(home.ok(&["images"]).contains(&name));
+}
+
+#[test]
+fn a_repair() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    let objects = || {
+        let mut files = Vec::new();
+        crate::support::each_file(&home.store().join("store/objects"), &mut |path, metadata| {
+            if metadata.is_file() && metadata.len() == 100_000 {
+                files.push(path.to_owned());
+            }
+        });
+        files
+    };
+    let mut killed = 0;
+    loop {
+        let object = objects().remove(0);
+        std::fs::remove_file(&object).unwrap();
+        std::fs::write(&object, b"damaged").unwrap();
+        let at = format!("command:{}", killed + 1);
+        let done = finish(home.command(&["system", "fsck", "--repair"]).env("SUBLET_KILL_AT", &at), b"", LIMIT);
+        if !done.stderr.contains(&format!("killed at {at}\n")) {
+            break;
+        }
+        let next = home.run(&["system", "fsck", "--repair"]);
+        assert!(!next.stdout.contains("pull again"), "{at}: the blob is whole: {next:#?}");
+        assert_sound(&home, &at);
+        killed += 1;
+    }
+    println!("fsck --repair: killed at {killed} steps");
+    assert!(killed >= 5, "killed at {killed} steps only");
+}

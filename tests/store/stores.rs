@@ -1,0 +1,123 @@
+//! `--store`: names and containers of one's own over shared content.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::support::{DRIVERS, Home, LIMIT, Need, busybox, each_file, finish};
+use crate::{assert_sound, serve};
+
+#[test]
+fn names_are_apart_and_content_is_shared() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    assert_eq!(home.ok(&["--store", "ci", "images", "-q"]), "");
+    server.asked.lock().unwrap().clear();
+    let mut command = home.command(&["pull", &name]);
+    assert_eq!(finish(command.env("SUBLET_STORE", "ci"), b"", LIMIT).code, 0);
+    let asked = server.asked.lock().unwrap().clone();
+    let blobs = asked.iter().filter(|path| path.contains("/blobs/")).count();
+    assert!(blobs <= 1, "no layer is fetched again: {asked:?}");
+    home.ok(&["rmi", &name]);
+    assert_eq!(home.ok(&["images", "-q"]), "");
+    assert_sound(&home, "with names in one store only");
+    home.ok(&["system", "prune", "-af"]);
+    assert!(home.ok(&["--store", "ci", "images"]).contains(&name), "a prune keeps what another store names");
+    home.ok(&["--store", "ci", "rmi", &name]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+    for wrong in ["", "..", ".x", "a/b", "-a"] {
+        let said = home.fails(1, &["--store", wrong, "images"]);
+        assert!(said.contains("invalid store name"), "{wrong}: {said}");
+    }
+}
+
+#[test]
+fn containers_are_apart() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["--store", "ci", "pull", &busybox()]);
+    home.ok(&["--store", "ci", "run", "-d", "--name", "box", &busybox(), "sleep", "600"]);
+    home.ok(&["run", "--name", "box", &busybox(), "true"]);
+    assert_eq!(home.ok(&["ps", "--format", "{{.Names}}"]), "");
+    assert_eq!(home.ok(&["--store", "ci", "ps", "--format", "{{.Names}}"]), "box\n");
+    assert_eq!(home.ok(&["--store", "ci", "exec", "box", "cat", "/etc/replaced"]), "second\n");
+    home.ok(&["rm", "box"]);
+    home.ok(&["rmi", &busybox()]);
+    let said = home.fails(1, &["--store", "ci", "rmi", "-f", &busybox()]);
+    assert!(said.contains("running container"), "{said}");
+    home.ok(&["--store", "ci", "rm", "-f", "box"]);
+    home.ok(&["--store", "ci", "rmi", &busybox()]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+}
+
+#[test]
+fn a_store_that_is_only_read_serves_its_images() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let (site, image) = (home.path("site"), busybox());
+    let site_text = site.display().to_string();
+    home.ok(&["--root", &site_text, "pull", &image]);
+    let state = || {
+        let mut files = Vec::new();
+        each_file(&site, &mut |path, metadata| {
+            files.push((path.to_owned(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()));
+        });
+        files.sort();
+        files
+    };
+    let before = state();
+    let with = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        finish(command.env("SUBLET_ADDITIONAL_STORES", &site), b"", LIMIT)
+    };
+    let listed = with(&["images"]);
+    assert!(listed.code == 0 && listed.stdout.contains(&image), "{listed:#?}");
+    for driver in DRIVERS {
+        let options = ["run", "--rm", "--network", "none", "--storage-driver", driver, &image, "cat", "/etc/replaced"];
+        let done = with(&options);
+        assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{driver}: {done:#?}");
+    }
+    let done = with(&["--offline", "pull", &image]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let done = with(&["pull", &image.replace("127.0.0.1", "localhost")]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let own = home.ok(&["content", "ls", "-a", "--format", "{{.Kind}}"]);
+    assert!(!own.contains("layer") && !own.contains("object"), "the contents are used in place: {own}");
+    let done = with(&["rmi", &image]);
+    assert!(done.code == 1 && done.stderr.contains("is in a store that is only read"), "{done:#?}");
+    let done = with(&["system", "prune", "-af"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let checked = with(&["system", "fsck"]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""), "{checked:#?}");
+    assert_eq!(state(), before, "nothing was written there, no time either");
+
+    fs::set_permissions(site.join("store/objects"), PermissionsExt::from_mode(0o770)).unwrap();
+    let done = with(&["images"]);
+    assert!(done.code == 1 && done.stderr.contains("with mode 0770") && done.stderr.contains("hint: "), "{done:#?}");
+    fs::set_permissions(site.join("store/objects"), PermissionsExt::from_mode(0o700)).unwrap();
+    fs::rename(&site, home.path("gone")).unwrap();
+    let done = with(&["images", "-q"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:#?}");
+    assert!(
+        done.stderr.contains("warning: additional store ") && done.stderr.contains("there is no store at"),
+        "{done:#?}"
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    let format = home.store().join("store/format");
+    fs::write(&format, r#"{"version":9}"#).unwrap();
+    for command in
+        [&["images"][..], &["pull", &name], &["rmi", &name], &["system", "prune", "-af"], &["system", "fsck"]]
+    {
+        let said = home.fails(1, command);
+        assert!(said.contains("has format version 9; this engine knows versions 1 and 2"), "{command:?}: {said}");
+        assert!(said.contains("hint: use the newer engine, or another --root"), "{command:?}: {said}");
+    }
+    fs::write(&format, r#"{"version":1}"#).unwrap();
+    assert_sound(&home, "as it was");
+}

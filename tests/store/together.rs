@@ -1,0 +1,111 @@
+//! Several commands at once over the same images.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{Home, busybox};
+use crate::{assert_sound, serve};
+
+#[test]
+fn pulls_prunes_and_removals_of_the_same_images_lose_nothing() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2, 3])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    let until = Instant::now() + Duration::from_secs(10);
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    let going = || Instant::now() < until && !stop.load(Ordering::Relaxed);
+    let done = |arguments: &[&str]| {
+        let done = home.run(arguments);
+        // What another one has removed is not there.
+        let fine = done.code == 0 || done.stderr.contains("No such image");
+        if !fine {
+            stop.store(true, Ordering::Relaxed);
+        }
+        assert!(fine, "{arguments:?}: {done:#?}");
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    std::thread::scope(|scope| {
+        let (going, done) = (&going, &done);
+        for name in names.iter().chain(&names) {
+            scope.spawn(move || {
+                while going() {
+                    done(&["pull", name]);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while going() {
+                done(&["system", "prune", "-af"]);
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                done(&["rmi", &names[1]]);
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                done(&["--cache-max", "1k", "pull", &names[0]]);
+            }
+        });
+    });
+    println!("{} commands", rounds.into_inner());
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    assert_sound(&home, "after the storm");
+    home.ok(&["system", "prune", "-af"]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+}
+
+#[test]
+fn containers_start_while_their_image_is_removed_and_pruned() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let until = Instant::now() + Duration::from_secs(6);
+    let going = || Instant::now() < until;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while going() {
+                home.run(&["rmi", "-f", &image]);
+                home.ok(&["image", "prune", "-af"]);
+            }
+        });
+        scope.spawn(|| {
+            let mut started = 0;
+            while going() {
+                let done = home.run(&["run", "--rm", "--network", "none", &image, "cat", "/etc/replaced"]);
+                let gone = done.stderr.contains("No such image") || done.stderr.contains("is not in the store");
+                assert!((done.code, &*done.stdout) == (0, "second\n") || gone, "{done:#?}");
+                started += u32::from(done.code == 0);
+            }
+            println!("{started} containers started");
+            assert!(started > 0);
+        });
+    });
+    assert_sound(&home, "after the storm");
+}
+
+#[test]
+fn a_waiting_pull_takes_over_from_a_killed_one() {
+    let Some(home) = Home::new(&[]) else { return };
+    let image = crate::image("a", &[1]);
+    let layer = format!("/v2/a/blobs/{}", fixture::image::digest(&crate::layer(1).gzip));
+    let mut answers = crate::support::http::registry_of("a", &image);
+    answers.get_mut(&layer).unwrap().stall = Duration::from_secs(2);
+    let server = crate::support::http::Server::start(answers);
+    let name = format!("{}/a", server.address);
+    let mut first = crate::support::start(&mut home.command(&["pull", &name]));
+    let active = || home.ok(&["content", "active", "--format", "{{.State}} {{.Done}}"]);
+    crate::support::eventually("the first has half of the layer", || {
+        active().strip_prefix("active ").is_some_and(|done| done.trim() != "0B")
+    });
+    let second = crate::support::start(&mut home.command(&["pull", &name]));
+    std::thread::sleep(Duration::from_millis(300));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let done = crate::support::end(second, crate::support::LIMIT);
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert_sound(&home, "after the takeover");
+    assert_eq!(active(), "");
+}

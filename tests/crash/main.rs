@@ -81,7 +81,7 @@ impl<'a> Victim<'a> {
         for pid in &new {
             match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
                 // net ends by itself when its monitor is dead.
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => panic!("kill -9 {pid}: {errno}"),
             }
         }

@@ -73,7 +73,7 @@ impl Dir {
 
     /// What a control file says.
     pub fn read(&self, name: &str) -> Result<String, CgroupError> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(sys::file::SMALL);
         let read = self
             .file(name, OFlag::O_RDONLY)
             .and_then(|file| file.take(FILE_MAX).read_to_string(&mut text).map_err(|error| errno_of(&error)));

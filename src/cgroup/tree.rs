@@ -16,8 +16,8 @@ pub struct Tree {
 impl Tree {
     /// Finds it; the failure is worded for a ladder.
     pub fn find() -> Result<Self, String> {
-        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-        let cgroup = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+        let mountinfo = sys::file::read_text("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+        let cgroup = sys::file::read_text("/proc/self/cgroup").map_err(|error| error.to_string())?;
         Tree::parse(&mountinfo, &cgroup).ok_or_else(|| "no cgroup v2 tree is mounted that shows our cgroup".to_owned())
     }
 
@@ -45,7 +45,7 @@ impl Tree {
 
     /// The directory of a process's cgroup.
     pub fn of_process(&self, pid: i32) -> Option<PathBuf> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let text = sys::file::read_text(format!("/proc/{pid}/cgroup")).ok()?;
         self.at(of_proc(&text)?)
     }
 }

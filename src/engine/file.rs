@@ -66,7 +66,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
 
 /// A record's bytes; `None` when there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Report> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(sys::file::SMALL);
     match File::open(path).and_then(|file| file.take(RECORD_MAX).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

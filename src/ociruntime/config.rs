@@ -118,7 +118,7 @@ fn add_default_maps(spec: &mut Spec) -> Result<(), Report> {
 /// container without them is only tighter.
 pub fn read<T: serde::de::DeserializeOwned>(path: &Path, log: &Log) -> Result<T, Report> {
     let file = File::open(path).call(|| format!("open({path:?})"))?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(sys::file::SMALL);
     file.take(CONFIG_MAX + 1).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
     if bytes.len() as u64 > CONFIG_MAX {
         return Err(Report::new(Kind::Usage, format!("it is larger than {} MiB", CONFIG_MAX >> 20)));
@@ -424,6 +424,7 @@ impl Loaded {
             preserve_fds: preserved(arguments.preserve_fds),
             listen_fds: listen_fds(),
             bundle: Some(self.context(id)),
+            default_profile: None,
         }
     }
 }

@@ -364,7 +364,7 @@ impl Place {
 
     fn read(&self, name: &str) -> Result<Vec<u8>, Report> {
         let path = self.path.join(name);
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(sys::file::SMALL);
         let file = File::open(&path).call(|| format!("open({path:?})"))?;
         file.take(FILE_MAX).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
         Ok(bytes)

@@ -98,7 +98,7 @@ pub fn in_bundle(
 
 fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
     let compile = if launch.bundle.is_some() { seccomp::compile_with_agent } else { seccomp::compile_without_agent };
-    launch.seccomp.as_ref().map(compile).transpose()
+    seccomp::chosen(launch.seccomp.as_ref(), launch.default_profile).as_deref().map(compile).transpose()
 }
 
 /// Joins the container and forks the process in it, as a child of the caller's parent.

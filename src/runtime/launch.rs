@@ -49,6 +49,9 @@ pub struct Launch {
     /// What hooks and a seccomp agent are told: the bundle it is made from, or one that is made for hooks. Where there
     /// is one, init says when the mounts are made, and waits for GO then too.
     pub bundle: Option<HookContext>,
+    /// The capabilities by which the default seccomp profile is made; the specification has none then. It is far longer
+    /// than all the rest, and would be written and read again by each process on the way to the one that compiles it.
+    pub default_profile: Option<u64>,
 }
 
 /// A device node of the host.
@@ -143,6 +146,8 @@ pub struct ExecLaunch {
     pub init_pid: i32,
     /// The container's seccomp profile.
     pub seccomp: Option<LinuxSeccomp>,
+    /// As [`Launch::default_profile`].
+    pub default_profile: Option<u64>,
     /// As [`Launch::setgroups`].
     pub setgroups: bool,
     /// As [`Launch::keep_groups`].

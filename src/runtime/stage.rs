@@ -45,7 +45,8 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
         serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
-    let program = profile(&launch.spec).map(seccomp::compile_without_agent).transpose()?;
+    let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
+    let program = profile.as_deref().map(seccomp::compile_without_agent).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     if let Some(process) = launch.spec.process() {

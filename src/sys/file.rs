@@ -1,7 +1,7 @@
 //! Operations on files that the standard library and `nix` lack.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -16,6 +16,17 @@ pub fn reset_umask() {
 pub fn ignore_size_signal() {
     // SAFETY: SIG_IGN is no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// What fits most files of `/proc` and most of our records, in bytes.
+pub const SMALL: usize = 4096;
+
+/// What a file of `/proc` or `/sys` says. Such a file tells no size, so that the standard library feels its way up from 32
+/// bytes; here most of them come with the first read.
+pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(SMALL);
+    File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// `fsync(2)` of a directory: the names in it outlast a loss of power.

@@ -61,7 +61,7 @@ pub fn parse_map(text: &str) -> Option<IdMap> {
 /// The maps of users and groups of the calling process's user namespace.
 pub fn own_maps() -> Result<(IdMap, IdMap)> {
     let read = |path: &str| {
-        let text = std::fs::read_to_string(path).call(|| format!("read({path})"))?;
+        let text = crate::file::read_text(path).call(|| format!("read({path})"))?;
         Ok(parse_map(&text).unwrap_or_default())
     };
     Ok((read("/proc/self/uid_map")?, read("/proc/self/gid_map")?))
@@ -69,7 +69,7 @@ pub fn own_maps() -> Result<(IdMap, IdMap)> {
 
 /// Whether the calling process's user namespace maps every id, as only the machine's first and copies of it do.
 pub fn maps_every_id() -> Result<bool> {
-    let map = std::fs::read_to_string("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
+    let map = crate::file::read_text("/proc/self/uid_map").call(|| "read(/proc/self/uid_map)".to_owned())?;
     Ok(parse_map(&map).is_some_and(|map| map == [Extent { inside: 0, outside: 0, size: u32::MAX }]))
 }
 
@@ -77,7 +77,7 @@ pub fn maps_every_id() -> Result<bool> {
 /// 3.19.
 pub fn allows_setgroups(process: impl Display) -> Result<bool> {
     let path = format!("/proc/{process}/setgroups");
-    Ok(std::fs::read_to_string(&path).call(|| format!("read({path})"))?.trim() == "allow")
+    Ok(crate::file::read_text(&path).call(|| format!("read({path})"))?.trim() == "allow")
 }
 
 /// Writes one file of `/proc/PID/` (held as a directory descriptor) in one write: `uid_map`, `gid_map`, `setgroups`.

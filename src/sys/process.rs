@@ -183,7 +183,7 @@ pub fn parent(process: BorrowedFd<'_>) -> Result<i32> {
 
 /// Whether a process has ended and only waits to be reaped, or is gone altogether.
 pub fn is_zombie(pid: i32) -> bool {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let text = bytes_of(&format!("/proc/{pid}/stat")).unwrap_or_default();
     state_of(&String::from_utf8_lossy(&text)).is_none_or(|state| matches!(state, b'Z' | b'X'))
 }
 
@@ -200,9 +200,16 @@ fn state_of(text: &str) -> Option<u8> {
     text.rfind(')').and_then(|end| text.as_bytes().get(end + 2)).copied()
 }
 
+/// A stat file: the name in it may be any bytes.
+fn bytes_of(path: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(crate::file::SMALL);
+    std::fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// A numeric field of a stat file, counted from 1; the second one is in parentheses and may contain anything.
 fn stat_field(path: &str, number: usize) -> Result<u64> {
-    let text = std::fs::read(path).call(|| format!("read({path:?})"))?;
+    let text = bytes_of(path).call(|| format!("read({path:?})"))?;
     let text = String::from_utf8_lossy(&text);
     text.rfind(')')
         .and_then(|end| text.get(end + 2..))
@@ -214,7 +221,7 @@ fn stat_field(path: &str, number: usize) -> Result<u64> {
 /// The boot's random id, `/proc/sys/kernel/random/boot_id`.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(std::fs::read_to_string(path).call(|| format!("read({path:?})"))?.trim().to_owned())
+    Ok(crate::file::read_text(path).call(|| format!("read({path:?})"))?.trim().to_owned())
 }
 
 /// A descriptor of a process by pid: `pidfd_open(2)`, Linux 5.3. `ESRCH` when it is gone.

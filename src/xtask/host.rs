@@ -48,6 +48,8 @@ const NEEDS: &[Need] = &[
         proof: Program("fuse-overlayfs"),
         why: "podman's root file systems for a plain user",
     },
+    Need { package: "skopeo", proof: Program("skopeo"), why: "the oracle of registries and archives" },
+    Need { package: "umoci", proof: Program("umoci"), why: "the oracle of layouts" },
     Need { package: "util-linux", proof: Program("setpriv"), why: "tests as other users" },
     Need { package: "e2fsprogs", proof: Program("mkfs.ext4"), why: "the guest's disks" },
     Need { package: "python3-seccomp", proof: Module("seccomp"), why: "the oracle of seccomp filters" },

@@ -13,7 +13,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -79,7 +81,7 @@ impl<'a> Victim<'a> {
         for pid in &new {
             match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
                 // net ends by itself when its monitor is dead.
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => panic!("kill -9 {pid}: {errno}"),
             }
         }
@@ -424,6 +426,41 @@ fn a_pull_killed_at_any_moment_is_repaired_by_the_next() {
     }
     home.ok(&["pull", &busybox()]);
     assert_eq!(home.sh(&[], "cat /etc/replaced"), "second\n");
+}
+
+/// Whoever waits asks again and again where the kernel gives its user no more instances of inotify (`inotify_init1(2)`).
+#[test]
+fn what_waits_does_so_without_watches() {
+    let Some(home) = Home::new(&[Need::Fuse]) else { return };
+    let mut held = Vec::new();
+    let reason = loop {
+        match Inotify::init(InitFlags::IN_CLOEXEC) {
+            Ok(inotify) => held.push(inotify),
+            Err(errno) => break errno,
+        }
+    };
+    assert_eq!(reason, Errno::EMFILE);
+    // The same error tells of too many open files, and then nothing is proven.
+    let Ok(_one_more) = fs::File::open("/dev/null") else {
+        return support::skip("the user may have more watches than open files");
+    };
+    home.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "unwatched",
+        "host:",
+        "sh",
+        "-c",
+        "trap 'echo done; exit 3' TERM; echo ready; while :; do sleep .1; done",
+    ]);
+    let follower = support::start(&mut home.command(&["logs", "-f", "unwatched"]));
+    let waiter = support::start(&mut home.command(&["wait", "unwatched"]));
+    eventually("it is ready", || home.ok(&["logs", "unwatched"]) == "ready\n");
+    home.ok(&["stop", "unwatched"]);
+    assert_eq!(support::end(waiter, support::LIMIT).stdout, "3\n");
+    assert_eq!(support::end(follower, support::LIMIT).stdout, "ready\ndone\n");
+    home.ok(&["rm", "unwatched"]);
 }
 
 /// `doctor` asks before there is a data directory, and tries things in the nearest one that is there.

@@ -53,12 +53,26 @@ fn a_broken_connection_is_resumed() {
 fn a_token_that_ends_is_renewed() {
     let Some(home) = Home::new(&[]) else { return };
     let features = Features { tokens: true, ..Features::default() };
-    let (server, image, name) = ready(&home, 3 << 20, features, |seen| match seen.method.as_str() {
-        "PATCH" if seen.total == 1 => Fate::Revoked,
+    // When the other blob is through: a token that ends between its purchase and its use is a denial.
+    let (through, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let large = |seen: &Seen| seen.headers["content-length"].parse::<usize>().unwrap() > 1 << 20;
+    let (server, image, name) = ready(&home, 3 << 20, features, move |seen| match seen.method.as_str() {
+        "PUT" => {
+            let _ = through.send(());
+            Fate::Done
+        }
+        "PATCH" if large(seen) && seen.before == 0 => {
+            let wait = wait.lock().unwrap_or_else(PoisonError::into_inner);
+            assert_eq!(wait.recv_timeout(Duration::from_secs(20)), Ok(()));
+            Fate::Revoked
+        }
         _ => Fate::Done,
     });
     home.ok(&["push", &name]);
     arrived(&server, &image);
+    let sent = server.seen().into_iter().filter(|seen| seen.method == "PATCH").count();
+    assert_eq!(sent, 3, "the layer goes twice");
 }
 
 #[test]

@@ -274,12 +274,11 @@ fn check_limits(host: &HostSettings) -> Result<(), Report> {
     if host.cpu_quota.is_some_and(|quota| (0..1_000).contains(&quota)) {
         return wrong("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    if host.nano_cpus.is_some_and(|nano| nano < NANO / 100 || nano > cpus as u64 * NANO) {
-        return Err(Report::new(
-            Kind::Usage,
-            format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"),
-        ));
+    if let Some(nano) = host.nano_cpus {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        if nano < NANO / 100 || nano > cpus as u64 * NANO {
+            return wrong(&format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
+        }
     }
     Ok(())
 }

@@ -45,6 +45,8 @@ pub(crate) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "
 pub struct Launchable {
     /// The specification; its root path is to be set by whoever mounts the root file system.
     pub spec: Spec,
+    /// As [`runtime::Launch::default_profile`].
+    pub default_profile: Option<u64>,
     /// `USER[:GROUP]`, to be looked up in the container.
     pub user: String,
 }
@@ -63,7 +65,8 @@ pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices) -> Resul
         .set_mounts(Some(mounts(engine, record, &devices.mounts)?))
         .set_hooks(devices.hooks.clone())
         .set_linux(Some(linux(record, capabilities, devices)?));
-    Ok(Launchable { spec, user: record.settings.user.clone() })
+    let default_profile = matches!(record.host.seccomp, Seccomp::Default).then_some(capabilities);
+    Ok(Launchable { spec, default_profile, user: record.settings.user.clone() })
 }
 
 /// Refuses names that are no capabilities.
@@ -304,8 +307,8 @@ fn linux(record: &Record, capabilities: u64, devices: &Devices) -> Result<Linux,
 
 fn seccomp(choice: &Seccomp, capabilities: u64) -> Result<Option<LinuxSeccomp>, Report> {
     match choice {
-        Seccomp::Unconfined => Ok(None),
-        Seccomp::Default => Ok(Some(runtime::seccomp::default_profile(capabilities))),
+        // The default one is made where it is compiled.
+        Seccomp::Unconfined | Seccomp::Default => Ok(None),
         Seccomp::Profile(text) => {
             let host = runtime::seccomp::document::Host::here(capabilities);
             runtime::seccomp::document::read(text, host).step(|| "reading the seccomp profile".to_owned())

@@ -127,6 +127,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    let default_profile = launchable.default_profile;
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable.spec)).transpose()?;
@@ -146,6 +147,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         preserve_fds: 0,
         listen_fds: 0,
         bundle: context.clone(),
+        default_profile,
     };
     let config = monitor::role::Config {
         id: record.id.clone(),
@@ -153,6 +155,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         run_dir,
         launch: serde_json::to_string(&launch).map_err(|error| Report::of(Kind::Internal, error))?,
         seccomp,
+        default_profile,
         setgroups,
         keep_groups,
         terminal: record.settings.tty,

@@ -1,5 +1,6 @@
 //! Waiting for a container without asking again and again: its directories are watched for records that appear, its
-//! processes by descriptors that become readable when they end.
+//! processes by descriptors that become readable when they end. Where the caller has no watches left it does ask again and
+//! again.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -34,7 +35,8 @@ pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
 pub(crate) struct Watch<'a> {
     engine: &'a Engine,
     id: &'a ContainerId,
-    inotify: Inotify,
+    /// None where the caller has as many as the kernel gives (`fs.inotify.max_user_instances`).
+    inotify: Option<Inotify>,
     processes: Processes,
     last: Condition,
 }
@@ -42,19 +44,26 @@ pub(crate) struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// Watches from now on: what changes after this returns wakes the first [`Watch::wait`].
     pub(crate) fn new(engine: &'a Engine, id: &'a ContainerId) -> Result<Self, Report> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .map_err(|errno| Report::of(Kind::Internal, errno).with_step("inotify_init1()"))?;
         let changes = AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        let add = |path: &Path| match inotify.add_watch(path, changes) {
-            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        let add = |inotify: &Inotify, path: &Path| match inotify.add_watch(path, changes) {
+            Ok(_) | Err(Errno::ENOENT) => Ok(true),
+            // `fs.inotify.max_user_watches`
+            Err(Errno::ENOSPC) => Ok(false),
             Err(errno) => Err(failed("watching", path, errno.into())),
         };
-        add(&engine.paths().container(id))?;
-        add(&engine.paths().run_container(id))?;
+        let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
+            Ok(inotify) => {
+                let whole =
+                    add(&inotify, &engine.paths().container(id))? && add(&inotify, &engine.paths().run_container(id))?;
+                whole.then_some(inotify)
+            }
+            Err(Errno::EMFILE) => None,
+            Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("inotify_init1()")),
+        };
         let last = condition(engine, id)?;
         Ok(Watch { engine, id, inotify, processes: Processes::default(), last })
     }
@@ -82,8 +91,9 @@ impl<'a> Watch<'a> {
         // poll(2) tells nothing about what stands in for a pidfd where that call is refused.
         let blind = process.is_some_and(|process| is_directory(process.as_fd()));
         let process = process.filter(|_| !blind);
-        let timeout = if blind { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
-        let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        let timeout = if blind || self.inotify.is_none() { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
+        let mut fds = Vec::with_capacity(2);
+        fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
         fds.extend(process.map(|fd| PollFd::new(fd.as_fd() as BorrowedFd<'_>, PollFlags::POLLIN)));
         loop {
             match poll(&mut fds, timeout) {
@@ -93,9 +103,9 @@ impl<'a> Watch<'a> {
             }
         }
         drop(fds);
-        match self.inotify.read_events() {
-            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-            Err(errno) => Err(Report::of(Kind::Internal, errno).with_step("read(inotify)")),
+        match self.inotify.as_ref().map(Inotify::read_events) {
+            None | Some(Ok(_) | Err(Errno::EAGAIN)) => Ok(()),
+            Some(Err(errno)) => Err(Report::of(Kind::Internal, errno).with_step("read(inotify)")),
         }
     }
 }

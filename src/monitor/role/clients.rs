@@ -164,6 +164,7 @@ impl Monitor {
             user: request.user,
             init_pid,
             seccomp: self.config.seccomp.clone(),
+            default_profile: self.config.default_profile,
             setgroups: self.config.setgroups,
             keep_groups: self.config.keep_groups,
             preserve_fds: 0,

@@ -66,6 +66,8 @@ pub struct Config {
     /// What later execs need of it.
     pub seccomp: Option<LinuxSeccomp>,
     /// Likewise.
+    pub default_profile: Option<u64>,
+    /// Likewise.
     pub setgroups: bool,
     /// Likewise.
     pub keep_groups: bool,

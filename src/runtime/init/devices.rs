@@ -218,22 +218,20 @@ fn node(
         }
         // The image has it already; with a device of its own it would have to be the right one, which a bind makes sure.
         Err(Errno::EPERM | Errno::EEXIST) if kind != SFlag::S_IFIFO => {
-            let source = host_path(path, kind, major, minor);
-            attach_node(root, path, Source::Place(open_host(&source, kind, major, minor)?))
+            attach_node(root, path, Source::Place(find_host(path, kind, major, minor)?))
         }
         Err(errno) => Err(SysError::new(format!("mknodat({path:?}, {kind:?}, {major}:{minor})"), errno).into()),
     }
 }
 
-/// Where the host has the device: at the same path, or where the kernel says.
-fn host_path(path: &Path, kind: SFlag, major: u64, minor: u64) -> PathBuf {
-    if open_host(path, kind, major, minor).is_ok() {
-        return path.to_owned();
-    }
-    let class = if kind == SFlag::S_IFBLK { "block" } else { "char" };
-    let known = std::fs::read_to_string(format!("/sys/dev/{class}/{major}:{minor}/uevent")).unwrap_or_default();
-    let name = known.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    name.map_or_else(|| path.to_owned(), |name| Path::new("/dev").join(name))
+/// The host's device: at the same path, or where the kernel says.
+fn find_host(path: &Path, kind: SFlag, major: u64, minor: u64) -> Result<OwnedFd, SysError> {
+    open_host(path, kind, major, minor).or_else(|error| {
+        let class = if kind == SFlag::S_IFBLK { "block" } else { "char" };
+        let known = std::fs::read_to_string(format!("/sys/dev/{class}/{major}:{minor}/uevent")).unwrap_or_default();
+        let name = known.lines().find_map(|line| line.strip_prefix("DEVNAME=")).ok_or(error)?;
+        open_host(&Path::new("/dev").join(name), kind, major, minor)
+    })
 }
 
 fn attach_node(root: BorrowedFd<'_>, path: &Path, source: Source) -> Result<(), Report> {

@@ -435,7 +435,7 @@ fn tmpfs(name: &str, options: &Options, root: BorrowedFd<'_>, covers: &Path) -> 
 /// A devpts of its own. A group that is not mapped cannot own its terminals: Linux 6.15 refuses that at another step
 /// than kernels before, so the option is left out by what the map says and not by the error.
 fn devpts(name: &str, options: &Options) -> Result<OwnedFd, Report> {
-    let map = std::fs::read_to_string("/proc/self/gid_map").call(|| "read(/proc/self/gid_map)".to_owned())?;
+    let map = sys::file::read_text("/proc/self/gid_map").call(|| "read(/proc/self/gid_map)".to_owned())?;
     let unmapped = |option: &String| {
         option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()).is_some_and(|gid| !sys::namespace::maps(&map, gid))
     };

@@ -48,6 +48,7 @@ mod rules;
 mod tests;
 mod tree;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
@@ -252,6 +253,11 @@ impl Filter {
             result => result,
         }
     }
+}
+
+/// The profile that holds: the one that is given, else the default one for these capabilities.
+pub(crate) fn chosen(given: Option<&LinuxSeccomp>, capabilities: Option<u64>) -> Option<Cow<'_, LinuxSeccomp>> {
+    given.map(Cow::Borrowed).or_else(|| capabilities.map(|set| Cow::Owned(default_profile(set))))
 }
 
 /// Compiles a profile for this machine. Without a list of architectures it holds for the native one alone.

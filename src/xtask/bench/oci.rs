@@ -126,15 +126,24 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
     Ok(sides)
 }
 
-/// Adds the host's default profile, as the engines have it, without the rules that depend on anything; false where there is
-/// none.
+/// Adds the host's default profile, as the engines have it, without the rules that depend on anything but the architecture;
+/// false where there is none.
 fn add_profile(bundle: &Path) -> Fallible<bool> {
     let Ok(text) = fs::read_to_string("/usr/share/containers/seccomp.json") else { return Ok(false) };
     let profile: serde_json::Value = serde_json::from_str(&text)?;
-    let depends = |rule: &serde_json::Value| {
-        ["includes", "excludes"].iter().any(|key| rule[key].as_object().is_some_and(|on| !on.is_empty()))
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     };
-    let rules = profile["syscalls"].as_array().into_iter().flatten().filter(|rule| !depends(rule));
+    let fits = |key: &str, wanted: &serde_json::Value| {
+        key == "arches" && wanted.as_array().is_some_and(|arches| arches.iter().any(|name| name == arch))
+    };
+    let applies = |rule: &serde_json::Value| {
+        let excludes = rule["excludes"].as_object().is_some_and(|on| !on.is_empty());
+        !excludes && rule["includes"].as_object().into_iter().flatten().all(|(key, wanted)| fits(key, wanted))
+    };
+    let rules = profile["syscalls"].as_array().into_iter().flatten().filter(|rule| applies(rule));
     let rule = |rule: &serde_json::Value| {
         let mut plain = serde_json::json!({ "names": rule["names"], "action": rule["action"] });
         for key in ["args", "errnoRet"] {

@@ -50,6 +50,17 @@ impl Family {
     fn suffix(self) -> &'static str {
         if self.fans_out() { "" } else { ".idx" }
     }
+
+    /// The path of a content below the directory of its kind.
+    pub fn path_of(self, digest: &Digest) -> String {
+        let hex = digest.hex();
+        if self.fans_out() { format!("{}/{hex}", &hex[..2]) } else { hex + self.suffix() }
+    }
+
+    /// Its name in the trash.
+    pub fn trash_name(self, digest: &Digest) -> String {
+        format!("{}-{}", self.as_str(), digest.hex())
+    }
 }
 
 /// A content as it lies on the disk.
@@ -101,9 +112,9 @@ impl Shelf {
         self.below.push(dir);
     }
 
-    /// The directories in which contents are looked for, its own first.
-    pub fn dirs(&self) -> impl Iterator<Item = &Dir> {
-        [&self.dir].into_iter().chain(&self.below)
+    /// The same directories of stores that are only read, in the order in which they are looked at.
+    pub fn below(&self) -> impl Iterator<Item = &Dir> {
+        self.below.iter()
     }
 
     /// What lies here.
@@ -116,10 +127,15 @@ impl Shelf {
         &self.dir
     }
 
+    /// Where a sweep puts what it takes out of place, by [`Family::trash_name`], until it deletes it or brings it back. What a
+    /// killed one has left there is as good as in its place, for those too who look by descriptors of their own.
+    pub fn trash(&self) -> &Dir {
+        &self.trash
+    }
+
     /// The path of a content below [`Shelf::dir`].
     pub fn path_of(&self, digest: &Digest) -> String {
-        let hex = digest.hex();
-        if self.family.fans_out() { format!("{}/{hex}", &hex[..2]) } else { hex + self.family.suffix() }
+        self.family.path_of(digest)
     }
 
     /// Opens a content for reading; `None` if it is not there. What a sweep has put in the trash comes back.
@@ -317,13 +333,9 @@ impl Shelf {
         Digest::from_hex(name.strip_suffix(self.family.suffix())?).ok()
     }
 
-    fn trash_name(&self, digest: &Digest) -> String {
-        format!("{}-{}", self.family.as_str(), digest.hex())
-    }
-
     /// Takes a content out of place; a reader that misses it brings it back.
     pub(crate) fn discard(&self, digest: &Digest) -> Result<()> {
-        match self.dir.rename(&self.path_of(digest), &self.trash, &self.trash_name(digest)) {
+        match self.dir.rename(&self.path_of(digest), &self.trash, &self.family.trash_name(digest)) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
             other => other,
         }
@@ -331,7 +343,7 @@ impl Shelf {
 
     /// Brings a content back from the trash; `false` if it is not there.
     pub(crate) fn rescue(&self, digest: &Digest) -> Result<bool> {
-        match self.trash.rename(&self.trash_name(digest), &self.dir, &self.path_of(digest)) {
+        match self.trash.rename(&self.family.trash_name(digest), &self.dir, &self.path_of(digest)) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(false),
             Err(error) => Err(error),
@@ -347,7 +359,7 @@ impl Shelf {
 
     /// Deletes a content from the trash for good; the bytes it took on the disk, `None` if it had been brought back.
     pub(crate) fn destroy(&self, digest: &Digest) -> Result<Option<u64>> {
-        let name = self.trash_name(digest);
+        let name = self.family.trash_name(digest);
         let Some(stat) = self.trash.stat(&name)? else { return Ok(None) };
         Ok(self.trash.unlink(&name)?.then_some(stat.st_blocks as u64 * 512))
     }
@@ -355,7 +367,7 @@ impl Shelf {
     /// When a content was last published or claimed, in place or in the trash: seconds and nanoseconds.
     pub(crate) fn used(&self, digest: &Digest) -> Result<Option<(i64, i64)>> {
         let stat = match self.dir.stat(&self.path_of(digest))? {
-            None => self.trash.stat(&self.trash_name(digest))?,
+            None => self.trash.stat(&self.family.trash_name(digest))?,
             found => found,
         };
         Ok(stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec)))

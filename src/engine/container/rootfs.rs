@@ -23,7 +23,7 @@ use runtime::outer::{self, Caller, Outer, OuterMap};
 use serde::{Deserialize, Serialize};
 use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
-use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, objects_name};
+use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, object_fds};
 use snapshot::ids::MappedIds;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
@@ -157,11 +157,9 @@ impl Serving<'_> {
         }
         let store = make_store(engine)?;
         let index = chain_index(&store, record)?;
-        let open = |dir: &store::Dir| File::open(dir.path()).map_err(|error| failed("opening", dir.path(), error));
-        let objects = store.objects().dirs().map(open).collect::<Result<Vec<File>, Report>>()?;
-        let names: Vec<String> = (0..objects.len()).map(objects_name).collect();
+        let objects = object_fds(store.objects());
         let mut fds = vec![("index", index.as_fd())];
-        fds.extend(names.iter().map(String::as_str).zip(objects.iter().map(File::as_fd)));
+        fds.extend(objects.iter().map(|(name, dir)| (name.as_str(), *dir)));
         match self.driver {
             Driver::Overlay => self.spawn(View::Chain { ids }, LINGER_MS, &fds),
             Driver::Fuse => self.start_own(fds),

@@ -15,7 +15,7 @@ use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, Truth};
 use snapshot::owner_client::{ArchiveOrder, Archiving};
 use snapshot::view_host::HostViewConfig;
-use snapshot::{Driver, Meta, Ours, SnapshotError, owner_client};
+use snapshot::{Driver, Meta, ObjectDirs, Ours, SnapshotError, owner_client};
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
@@ -146,7 +146,7 @@ pub(crate) enum Archive {
     /// Of a native upper at rest.
     Native { upper: OwnedFd, dir: PathBuf, lower: Below, meta: Box<Meta>, map: OuterMap },
     /// Of our own overlay.
-    Own { snaps: PathBuf, key: String, chain: Box<Index>, objects: Vec<OwnedFd> },
+    Own { snaps: PathBuf, key: String, chain: Box<Index>, objects: ObjectDirs },
 }
 
 /// What a native upper stands on.
@@ -167,8 +167,7 @@ pub(crate) fn open_archive(
     let Some(meta) = snapshot::meta(&snaps, key)? else { return Ok(None) };
     if meta.driver == Driver::Fuse {
         let store = make_store(engine)?;
-        let objects = store.objects().dirs().map(|dir| sys::socket::open_directory(dir.path()));
-        let objects = objects.collect::<Result<Vec<_>, _>>()?;
+        let objects = ObjectDirs::of(store.objects())?;
         let chain = chain(engine, record)?;
         return Ok(Some(Archive::Own { snaps, key: key.to_owned(), chain: Box::new(chain), objects }));
     }

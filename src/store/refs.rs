@@ -124,11 +124,11 @@ impl Store {
         files_in(self.name_dirs()?, read_record)
     }
 
-    /// Removes a file of [`Store::all_names`], whatever it holds; `false` if it is gone.
-    pub fn remove_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
+    /// Removes a file of [`Store::all_names`] that is damaged; `false` if it is gone, or is not damaged any more.
+    pub fn remove_damaged_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
         let dirs = self.name_dirs()?;
         let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
-        dir.map_or(Ok(false), |(_, dir)| dir.unlink(file))
+        dir.map_or(Ok(false), |(_, dir)| remove_if_damaged(dir, file, read_record))
     }
 
     /// The directories of names of all stores that share this content.
@@ -185,6 +185,18 @@ pub(crate) fn files_in<T>(
     }
     files.sort_by(|a, b| (&a.store, &a.file).cmp(&(&b.store, &b.file)));
     Ok(files)
+}
+
+/// Looks at a file once more and removes it if it is damaged.
+pub(crate) fn remove_if_damaged<T>(
+    dir: &Dir,
+    file: &str,
+    read: impl Fn(&Dir, &str) -> Result<Option<T>>,
+) -> Result<bool> {
+    match read(dir, file) {
+        Err(error) if error.is_damage() => dir.unlink(file),
+        _ => Ok(false),
+    }
 }
 
 fn read_record(dir: &Dir, name: &str) -> Result<Option<ImageRecord>> {

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::stat::{FileStat, UtimensatFlags, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use oci::Digest;
 use sys::{Call, Errno, SysError};
 
 use crate::Result;
-use crate::dir::{Dir, read_capped, temporary_name};
+use crate::dir::{Dir, read_capped};
 use crate::error::StoreError;
 use crate::floor::Floor;
 use crate::new_file::{Durability, NewFile};
@@ -282,19 +282,29 @@ impl Shelf {
 
     /// Removes a content that was found damaged; `false` if it is not there, or is whole by now.
     ///
-    /// Another command may have replaced it since it was looked at. So it is taken out of its place first and looked at
-    /// once more: `is_whole` is asked about the very file that is then deleted or put back.
-    pub fn remove_damaged(&self, digest: &Digest, is_whole: impl FnOnce(File) -> bool) -> Result<bool> {
-        let (path, aside) = (self.path_of(digest), temporary_name());
-        match self.dir.rename(&path, &self.dir, &aside) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
-            other => other?,
-        }
-        if self.dir.open_file(&aside)?.is_some_and(is_whole) {
-            self.dir.rename(&aside, &self.dir, &path)?;
+    /// Another command may have replaced it since it was looked at, and may do so at any moment. So `is_whole` is asked about
+    /// the file in its place, and what then goes through the trash is deleted only if it is that very file. A kill leaves it
+    /// in the trash, and whatever lies there is found.
+    pub fn remove_damaged(&self, digest: &Digest, is_whole: impl FnOnce(&File) -> bool) -> Result<bool> {
+        let path = self.path_of(digest);
+        // Open until the end, so that no other file can get its number.
+        let Some(file) = self.dir.open_file(&path)? else { return Ok(false) };
+        if is_whole(&file) {
             return Ok(false);
         }
-        self.dir.unlink(&aside)
+        let judged = Some(identity(&fstat(&file).call(|| self.dir.words("fstat", &path))?));
+        // A reader that misses it brings it back: then it goes once more.
+        while self.dir.stat(&path)?.as_ref().map(identity) == judged {
+            self.discard(digest)?;
+            let moved = self.trash.stat(&self.family.trash_name(digest))?.as_ref().map(identity);
+            if moved == judged && self.destroy(digest)?.is_some() {
+                return Ok(true);
+            }
+            if moved != judged {
+                self.rescue(digest)?;
+            }
+        }
+        Ok(false)
     }
 
     /// The digests of all contents, in no order.
@@ -372,4 +382,9 @@ impl Shelf {
         };
         Ok(stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec)))
     }
+}
+
+/// What tells a file from all others for as long as it is open.
+fn identity(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }

@@ -497,3 +497,32 @@ fn damaged_content_goes_unless_it_was_replaced_meanwhile() {
     let left = std::fs::read_dir(dir.path().join("store/blobs/sha256")).unwrap().flatten();
     assert!(left.into_iter().all(|entry| entry.file_name().len() == 2), "no file is left aside");
 }
+
+#[test]
+fn what_is_damaged_is_judged_in_its_place_and_goes_only_if_it_is_still_there() {
+    let (dir, store) = new_store();
+    let digest = Digest::of(b"whole");
+    let path = dir.path().join("store/objects").join(store.objects().path_of(&digest));
+    let damage = || {
+        store.objects().put(&digest, b"whole", Durability::Later).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"waste").unwrap();
+    };
+    damage();
+    let removed = store.objects().remove_damaged(&digest, |file| {
+        assert!(path.exists(), "a kill here takes nothing away");
+        assert_eq!(std::io::read_to_string(file).unwrap(), "waste");
+        let mut whole = store.objects().create().unwrap();
+        whole.write_all(b"whole").unwrap();
+        store.objects().replace(whole, &digest, Durability::Later).unwrap();
+        false
+    });
+    assert!(!removed.unwrap(), "another command has replaced it meanwhile");
+    assert_eq!(store.objects().read(&digest, 9).unwrap(), b"whole");
+    assert!(!store.objects().remove_damaged(&digest, |_| true).unwrap());
+    damage();
+    assert!(store.objects().remove_damaged(&digest, |_| false).unwrap());
+    assert!(!store.objects().has(&digest).unwrap());
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+}

@@ -141,17 +141,26 @@ impl Shelf {
     /// Opens a content for reading; `None` if it is not there. What a sweep has put in the trash comes back.
     pub fn open(&self, digest: &Digest) -> Result<Option<File>> {
         let path = self.path_of(digest);
-        self.look(digest, |dir| dir.open_file(&path))
-    }
-
-    /// Looks for a content here, then in the stores that are only read.
-    fn look<T>(&self, digest: &Digest, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
-        let found = self.look_here(digest, || in_dir(&self.dir))?;
-        if found.is_some() { Ok(found) } else { self.look_below(in_dir) }
+        let found = self.look_here(digest, || self.dir.open_file(&path))?;
+        if found.is_some() { Ok(found) } else { self.look_below(|dir| dir.open_file(&path)) }
     }
 
     fn look_below<T>(&self, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
-        self.below.iter().find_map(|dir| in_dir(dir).transpose()).transpose()
+        for dir in &self.below {
+            match in_dir(dir) {
+                // What is closed to us, or went with its server or its disk, is as if it were not there.
+                Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::ESTALE | Errno::EIO)) => {}
+                Ok(None) => {}
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The size of a content in the stores that are only read. It is opened: what is listed there may still be closed to us.
+    fn size_below(&self, path: &str) -> Result<Option<u64>> {
+        let size = |file: File| Ok(file.metadata().call(|| self.dir.words("fstat", path))?.len());
+        self.look_below(|dir| dir.open_file(path)?.map(size).transpose())
     }
 
     /// Looks for a content in its place; where it is not there, in the trash, and then in its place once more: between
@@ -174,7 +183,10 @@ impl Shelf {
     /// The size of a content; `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path_of(digest);
-        Ok(self.look(digest, |dir| dir.stat(&path))?.map(|stat| stat.st_size as u64))
+        match self.look_here(digest, || self.dir.stat(&path))? {
+            Some(stat) => Ok(Some(stat.st_size as u64)),
+            None => self.size_below(&path),
+        }
     }
 
     /// Whether a content is there.
@@ -194,7 +206,7 @@ impl Shelf {
             return Ok(true);
         }
         // Nobody sweeps there on our account.
-        Ok(self.look_below(|dir| dir.stat(&path))?.is_some_and(|stat| stat.st_size as u64 == size_bytes))
+        Ok(self.size_below(&path)? == Some(size_bytes))
     }
 
     /// Marks a file as in use now; `false` if it is not there.

@@ -23,6 +23,8 @@ mod source;
 pub(crate) mod sweep;
 pub mod tag;
 
+use std::path::Path;
+
 use base::{Kind, Report};
 use oci::document::DOCUMENT_MAX;
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
@@ -56,6 +58,18 @@ pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
     }
 }
 
+/// Refuses where one of the stores that are only read cannot be used: what lies there would be taken for lost.
+pub(crate) fn require_additional(engine: &Engine) -> Result<(), Report> {
+    for (path, opened) in open_additional(engine) {
+        opened.map_err(|error| {
+            Report::from(error)
+                .with_step(format!("opening the additional store {}", path.display()))
+                .with_hint("make it available (mount it), or leave it out of --additional-store if it is no more")
+        })?;
+    }
+    Ok(())
+}
+
 /// The store, made if it is not there.
 pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
     Ok(open(engine, true)?)
@@ -69,25 +83,35 @@ fn open(engine: &Engine, create: bool) -> store::Result<Store> {
         Some(name) => store.named(name, create)?,
         None => store,
     };
-    Ok(store.above(additional(engine)?))
+    let teller = engine.clone();
+    let pass_over = move |error: StoreError| {
+        let why = Report::from(error).lines().join(": ");
+        teller.notice_once(&format!("passed over in an additional store: {why}"));
+    };
+    Ok(store.above(additional(engine)?, pass_over))
 }
 
 /// The stores that are only read. One that is not there (a file system that is not mounted) is told and passed over.
 fn additional(engine: &Engine) -> store::Result<Vec<Additional>> {
-    let user = nix::unistd::geteuid().as_raw();
-    let owners: Vec<u32> = [0, user].into_iter().chain(engine.options().additional_store_owner).collect();
     let mut stores = Vec::new();
-    for path in &engine.options().additional_stores {
-        match Additional::open(&path.join("store"), &owners) {
+    for (path, opened) in open_additional(engine) {
+        match opened {
             Err(error @ StoreError::Untrusted { .. }) => return Err(error),
             Err(error) => {
                 let why = Report::from(error).lines().join(": ");
-                engine.notice(&format!("additional store {} cannot be used: {why}", path.display()));
+                engine.notice_once(&format!("additional store {} cannot be used: {why}", path.display()));
             }
             Ok(store) => stores.push(store),
         }
     }
     Ok(stores)
+}
+
+fn open_additional(engine: &Engine) -> impl Iterator<Item = (&Path, store::Result<Additional>)> {
+    let user = nix::unistd::geteuid().as_raw();
+    let owners: Vec<u32> = [0, user].into_iter().chain(engine.options().additional_store_owner).collect();
+    let paths = engine.options().additional_stores.iter();
+    paths.map(move |path| (path.as_path(), Additional::open(&path.join("store"), &owners)))
 }
 
 fn is_absent(error: &StoreError) -> bool {

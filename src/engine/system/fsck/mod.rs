@@ -17,8 +17,8 @@ use store::{Family, ImageRecord, Named, Store, StoreError};
 
 use crate::Engine;
 use crate::image::offline::documents;
-use crate::image::open_store;
 use crate::image::sweep::{User, objects_of, sweep, users};
+use crate::image::{open_store, require_additional};
 use damage::{Damage, Wrong};
 
 /// What was looked at.
@@ -64,6 +64,9 @@ pub struct Checkup {
 
 /// Checks the store; with `repair` mends what can be mended and removes the rest of what is broken.
 pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
+    if repair {
+        require_additional(engine)?;
+    }
     let Some(store) = open_store(engine)? else { return Ok(Checkup::default()) };
     let lease = if repair { Some(store.lease()?) } else { None };
     let mut checkup = Checkup::default();

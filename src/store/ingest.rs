@@ -97,8 +97,7 @@ impl Store {
                 std::thread::sleep(LOOK_AGAIN);
                 continue;
             }
-            let links = nix::sys::stat::fstat(&lock).call(|| dir.words("fstat", LOCK))?.st_nlink;
-            if links == 0 || self.blobs().claim(digest, size_bytes)? {
+            if is_unlinked(&lock, &dir)? || self.blobs().claim(digest, size_bytes)? {
                 continue;
             }
             return Ingest::resume(self, dir, lock, *digest, size_bytes).map(Some);
@@ -221,6 +220,11 @@ fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
     }
 }
 
+/// Whether a lock is not the named one any more.
+fn is_unlinked(lock: &File, dir: &Dir) -> Result<bool> {
+    Ok(nix::sys::stat::fstat(lock).call(|| dir.words("fstat", LOCK))?.st_nlink == 0)
+}
+
 /// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
 fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
     for file in dir.names()?.iter().filter(|name| *name != LOCK) {
@@ -267,7 +271,8 @@ impl Store {
             Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(None),
             other => other?,
         };
-        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
+        // Without a name it is that of a holder that has just finished the blob or thrown it away.
+        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? || is_unlinked(&lock, &dir)? {
             return Ok(None);
         }
         let freed = dir.stat(DATA)?.map_or(0, |stat| stat.st_blocks as u64 * 512);

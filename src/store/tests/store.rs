@@ -526,3 +526,47 @@ fn what_is_damaged_is_judged_in_its_place_and_goes_only_if_it_is_still_there() {
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     assert_eq!(store.leftovers().unwrap(), Leftovers::default());
 }
+
+#[test]
+fn an_interrupted_ingest_may_be_dropped_by_many_and_while_it_ends() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let digest = Digest::of(b"blob");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let store = Store::open(&root, false).unwrap();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.drop_partial(&digest).unwrap();
+                }
+            });
+        }
+        for _ in 0..3_000 {
+            let keep_waiting = |_| ControlFlow::Continue(());
+            drop(store.ingest(&digest, 4, keep_waiting).unwrap());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    store.drop_partial(&digest).unwrap();
+    assert_eq!(std::fs::read_dir(root.join("ingest")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_an_nfs_client_keeps_of_removed_files_is_not_there() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let (record, ..) = image(&store, "debian");
+    let kept = root.join("refs/.nfs0000000000c0ffee00000001");
+    std::fs::rename(std::fs::read_dir(root.join("refs")).unwrap().next().unwrap().unwrap().path(), kept).unwrap();
+    for place in ["", "leases/", "trash/", "ingest/", "objects/", "layers/"] {
+        std::fs::write(root.join(format!("{place}.nfs0000000000c0ffee00000002")), "{").unwrap();
+    }
+    drop(store);
+    std::fs::remove_file(root.join("format")).unwrap();
+    let store = Store::open(&root, true).unwrap();
+    assert_eq!(store.image(&record.reference).unwrap(), None);
+    assert_eq!((store.images().unwrap(), store.leases().unwrap()), (Vec::new(), Vec::new()));
+    assert_eq!(sweep(&store).blobs.len(), 3);
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+}

@@ -54,6 +54,14 @@ fn leases_are_seen_while_a_command_is_at_work() {
     let said = home.fails(1, &["lease", "rm", &name]);
     assert!(said.contains("is at work") && said.contains(&pid), "{said}");
     assert!(home.ok(&["image", "prune", "-f"]).contains("0B"), "a prune leaves what the pull works on");
+    let pinned = home.ok(&["content", "ls", "-q"]);
+    let pinned = pinned.lines().next().expect("the manifest or the configuration");
+    let said = home.fails(1, &["content", "rm", pinned]);
+    assert!(said.contains(&format!("it is needed by process {pid}, which is at work")), "{said}");
+    let new = home.run_with_input(&["content", "put"], b"new").stdout.trim().to_owned();
+    let said = home.fails(1, &["content", "rm", &new]);
+    assert!(said.contains("it came while a command is at work"), "{said}");
+    home.ok(&["content", "rm", "-f", &new]);
     pull.kill().unwrap();
     pull.wait().unwrap();
     assert_eq!(leases(), format!("{pid} 4 dead\n"));

@@ -45,6 +45,21 @@ fn pulls_prunes_and_removals_of_the_same_images_lose_nothing() {
         });
         scope.spawn(|| {
             while going() {
+                done(&["tag", &names[1], "kept"]);
+                done(&["rmi", "kept"]);
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                let checked = home.run(&["system", "fsck"]);
+                if checked.code != 0 {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(checked.code, 0, "what goes meanwhile is no fault: {checked:#?}");
+            }
+        });
+        scope.spawn(|| {
+            while going() {
                 done(&["--cache-max", "1k", "pull", &names[0]]);
             }
         });

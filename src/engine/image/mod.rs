@@ -135,12 +135,9 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
-    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
     let image = load(&store, &record)?;
-    let chain = image.config.chain_id().map(|chain| chain.0);
-    let layers = image.config.diff_ids.iter().map(|layer| layer.0);
-    lease.pin(&layers.clone().chain(chain).chain([image.manifest, image.config.digest]).collect::<Vec<_>>())?;
-    for layer in layers {
+    for layer in image.config.diff_ids.iter().map(|layer| layer.0) {
         let size_bytes = store.layers().size(&layer)?.unwrap_or(0);
         if !store.layers().claim(&layer, size_bytes)? {
             let text = format!("layer {layer} of image {text} is not in the store");
@@ -149,6 +146,33 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
         }
     }
     Ok((image, lease))
+}
+
+/// The record that a text names, with all that it leads to pinned.
+pub(crate) fn find_pinned(
+    engine: &Engine,
+    store: &Store,
+    text: &str,
+    lease: &mut Lease,
+) -> Result<Option<ImageRecord>, Report> {
+    Ok(pinned(lease, || Ok(find_record(engine, store, text)?.into_iter().collect()))?.pop())
+}
+
+/// Records with all that they lead to pinned. They are looked for until they are the same after the pin as before: of those
+/// that were removed in between, a sweep may have taken the content.
+pub(crate) fn pinned(
+    lease: &mut Lease,
+    find: impl Fn() -> Result<Vec<ImageRecord>, Report>,
+) -> Result<Vec<ImageRecord>, Report> {
+    let mut found = find()?;
+    loop {
+        lease.pin(&found.iter().flat_map(ImageRecord::leads_to).collect::<Vec<_>>())?;
+        let again = find()?;
+        if again == found {
+            return Ok(found);
+        }
+        found = again;
+    }
 }
 
 /// Whether a text names an image that is here, for the platform if one is asked for.

@@ -164,6 +164,17 @@ impl Store {
         Ok(None)
     }
 
+    /// Brings back all that lies in the trash.
+    pub fn bring_back(&self) -> Result<()> {
+        // Indexes after what they name.
+        for (family, discarded) in Family::ALL.into_iter().zip(self.trash()?).rev() {
+            for digest in discarded {
+                self.shelf(family).rescue(&digest)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What lies in the trash, in the order of [`Family::ALL`].
     fn trash(&self) -> Result<[Vec<Digest>; 4]> {
         let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());

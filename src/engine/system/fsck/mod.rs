@@ -69,6 +69,10 @@ pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
     }
     let Some(store) = open_store(engine)? else { return Ok(Checkup::default()) };
     let lease = if repair { Some(store.lease()?) } else { None };
+    if repair {
+        // What a repair that was killed was about to delete is found again where it was.
+        store.bring_back()?;
+    }
     let mut checkup = Checkup::default();
     let damage = damage::find(&store, &mut checkup.checked)?;
     let needs = Needs::of(engine, &store)?;

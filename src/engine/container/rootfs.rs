@@ -35,7 +35,7 @@ use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
-use crate::image::make_store;
+use crate::image::the_store;
 use crate::paths::make_dir;
 
 /// How long a monitor may take to hand out the outer user namespace; it takes microseconds.
@@ -155,7 +155,7 @@ impl Serving<'_> {
             let view = View::Host(host_view(engine, record, ids));
             return self.spawn(view, LINGER_MS, &[]);
         }
-        let store = make_store(engine)?;
+        let store = the_store(engine)?;
         let index = chain_index(&store, record)?;
         let objects = object_fds(store.objects());
         let mut fds = vec![("index", index.as_fd())];

@@ -75,6 +75,11 @@ pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
     Ok(open(engine, true)?)
 }
 
+/// The store, which must be there.
+pub(crate) fn the_store(engine: &Engine) -> Result<Store, Report> {
+    Ok(open(engine, false)?)
+}
+
 fn open(engine: &Engine, create: bool) -> store::Result<Store> {
     // Images of a store that is only read are there before the first pull.
     let create = create || !engine.options().additional_stores.is_empty();

@@ -251,6 +251,19 @@ impl Shelf {
         Ok(Published::New)
     }
 
+    /// Makes sure that a content of a store that is only read is in this one too; where none of them has it, nothing is done.
+    /// The bytes are taken as they are: who uses them checks them.
+    pub fn bring_here(&self, digest: &Digest) -> Result<()> {
+        let path = self.path_of(digest);
+        if self.stored(digest)?.is_some() {
+            return Ok(());
+        }
+        let Some(mut file) = self.look_below(|dir| dir.open_file(&path))? else { return Ok(()) };
+        let mut new = self.create()?;
+        std::io::copy(&mut file, &mut new).call(|| self.dir.words("write", &path))?;
+        self.publish(new, digest, Durability::Later).map(drop)
+    }
+
     /// Publishes a file in place of whatever has this digest, for content that the caller has looked at and found damaged.
     pub fn replace(&self, new: NewFile, digest: &Digest, durability: Durability) -> Result<()> {
         let path = self.path_of(digest);

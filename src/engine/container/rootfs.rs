@@ -198,6 +198,8 @@ pub(crate) fn chain_index(store: &Store, record: &Record) -> Result<File, Report
     let again = || format!("`sublet pull {}` brings the image again", origin.reference);
     let chain = origin.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
     let _lease = store.lease()?;
+    // It is mapped for as long as the container runs, and who keeps another store may cut it short at any time (SIGBUS).
+    store.chains().bring_here(&chain.0)?;
     // Records of an earlier version of the program have no layers.
     if !origin.layers.is_empty() {
         let layers: Vec<DiffId> = origin.layers.iter().copied().map(DiffId).collect();

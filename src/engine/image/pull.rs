@@ -234,8 +234,8 @@ impl Pull<'_> {
             made_here: false,
         };
         // One in a store that is only read stays there.
-        if !self.store.is_below(&self.reference)? {
-            keep_replaced(&self.store, &self.reference, &record.config)?;
+        if !self.store.is_below(self.reference)? {
+            keep_replaced(self.store, self.reference, &record.config)?;
         }
         self.store.put_image(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);

@@ -265,18 +265,27 @@ impl Store {
     /// Throws away what an interrupted download has left; the bytes it took on the disk, `None` if there is none or a
     /// command is at work on it.
     pub fn drop_partial(&self, digest: &Digest) -> Result<Option<u64>> {
-        let name = digest.hex();
-        let locked = self.ingest.subdir(&name, false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
-        let (lock, dir) = match locked {
-            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        // Without a name it is that of a holder that has just finished the blob or thrown it away.
-        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? || is_unlinked(&lock, &dir)? {
+        match self.open_partial(digest)? {
+            Some((lock, dir)) => self.drop_opened(digest, &lock, &dir),
+            None => Ok(None),
+        }
+    }
+
+    fn open_partial(&self, digest: &Digest) -> Result<Option<(File, Dir)>> {
+        let opened = self.ingest.subdir(&digest.hex(), false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+        match opened {
+            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn drop_opened(&self, digest: &Digest, lock: &File, dir: &Dir) -> Result<Option<u64>> {
+        // Without a name it is that of a holder that has finished the blob, or thrown it away, since it was opened.
+        if !lock::try_exclusive(lock, &dir.path().join(LOCK))? || is_unlinked(lock, dir)? {
             return Ok(None);
         }
         let freed = dir.stat(DATA)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
-        remove_dir(&self.ingest, &dir, &name)?;
+        remove_dir(&self.ingest, dir, &digest.hex())?;
         Ok(Some(freed))
     }
 
@@ -289,5 +298,22 @@ impl Store {
             freed_bytes += self.drop_partial(&partial.digest)?.unwrap_or(0);
         }
         Ok(freed_bytes)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a store that fails fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ingest_that_ends_while_it_is_opened_to_be_dropped_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), true).unwrap();
+        let digest = Digest::of(b"blob");
+        drop(store.ingest(&digest, 4, |_| ControlFlow::Break(())).unwrap().unwrap());
+        let (lock, opened) = store.open_partial(&digest).unwrap().unwrap();
+        assert!(store.drop_partial(&digest).unwrap().is_some());
+        assert_eq!(store.drop_opened(&digest, &lock, &opened).unwrap(), None);
     }
 }

@@ -132,7 +132,7 @@ fn what_cannot_be_read_in_a_store_that_is_only_read_is_not_there() {
     for family in ["layers", "objects"] {
         each_file(&site.join("store").join(family), &mut |path, metadata| {
             if metadata.is_file() {
-                fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+                fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
             }
         });
     }

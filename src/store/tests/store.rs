@@ -528,31 +528,6 @@ fn what_is_damaged_is_judged_in_its_place_and_goes_only_if_it_is_still_there() {
 }
 
 #[test]
-fn an_interrupted_ingest_may_be_dropped_by_many_and_while_it_ends() {
-    let (dir, store) = new_store();
-    let root = dir.path().join("store");
-    let digest = Digest::of(b"blob");
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let store = Store::open(&root, false).unwrap();
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    store.drop_partial(&digest).unwrap();
-                }
-            });
-        }
-        for _ in 0..3_000 {
-            let keep_waiting = |_| ControlFlow::Continue(());
-            drop(store.ingest(&digest, 4, keep_waiting).unwrap());
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    store.drop_partial(&digest).unwrap();
-    assert_eq!(std::fs::read_dir(root.join("ingest")).unwrap().count(), 0);
-}
-
-#[test]
 fn what_an_nfs_client_keeps_of_removed_files_is_not_there() {
     let (dir, store) = new_store();
     let root = dir.path().join("store");

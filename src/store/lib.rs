@@ -241,7 +241,7 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT];
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT, "gc.lock"];
     let known = known.into_iter().chain([NAMED, NAMED_LISTS]).collect::<Vec<_>>();
     if let Some(stranger) =
         root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))

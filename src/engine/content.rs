@@ -107,7 +107,7 @@ pub fn put(engine: &Engine, mut content: impl Read, expected: Option<&str>) -> R
     Ok(found)
 }
 
-/// Removes a blob. One that a name, a list or a container leads to is refused unless `force`.
+/// Removes a blob. One that a name, a list, a container or a command at work leads to is refused unless `force`.
 pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Digest, Report> {
     let (store, digest) = find(engine, text)?;
     if !force && let Some(needed_by) = needed_by(engine, &store, &digest)? {
@@ -115,7 +115,17 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Digest, Report
         return Err(Report::new(Kind::Conflict, message)
             .with_hint("rmi and image prune remove images with all that only they need"));
     }
-    if store.blobs().remove(&digest)? { Ok(digest) } else { Err(missing(text)) }
+    let content = (Family::Blobs, digest);
+    let removed = if force { store.blobs().remove(&digest)? } else { store.evict(&[content])?.count > 0 };
+    if removed {
+        return Ok(digest);
+    }
+    if !store.blobs().has(&digest)? {
+        return Err(missing(text));
+    }
+    let message = format!("conflict: unable to remove {digest} (must be forced) - it came while a command is at work");
+    Err(Report::new(Kind::Conflict, message)
+        .with_hint("that command may need it (lease ls); it goes when that has ended"))
 }
 
 /// Hashes blobs again, those that are named or all. For each its digest, and what it has become if it is damaged.
@@ -138,7 +148,7 @@ pub fn verify(engine: &Engine, texts: &[String]) -> Result<Vec<(Digest, Option<D
     Ok(verified)
 }
 
-/// The first name, list or container that leads to a content.
+/// The first name, list, container or living lease that leads to a content.
 pub(crate) fn needed_by(engine: &Engine, store: &Store, digest: &Digest) -> Result<Option<String>, Report> {
     let leads = |roots: Vec<Digest>| {
         Ok::<_, Report>(store.reach(roots, &mut |layer| objects_of(store, layer))?.contains(digest))
@@ -159,6 +169,12 @@ pub(crate) fn needed_by(engine: &Engine, store: &Store, digest: &Digest) -> Resu
     for user in users(engine)? {
         if leads(user.needs())? {
             return Ok(Some(format!("container {}", user.id.short())));
+        }
+    }
+    for lease in store.leases()?.into_iter().filter(|lease| lease.living) {
+        if leads(lease.pins)? {
+            let process = lease.pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+            return Ok(Some(format!("{process}, which is at work")));
         }
     }
     Ok(None)

@@ -16,7 +16,9 @@ pub mod registries;
 pub mod system;
 mod workers;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use base::{Kind, Report};
 
@@ -61,12 +63,14 @@ pub struct Options {
 pub struct Engine {
     paths: Paths,
     options: Options,
+    /// What [`Engine::notice_once`] has said.
+    said: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Engine {
     /// An engine over these directories. Does no I/O: what a request needs it opens or makes.
     pub fn open(paths: Paths, options: Options) -> Self {
-        Engine { paths, options }
+        Engine { paths, options, said: Arc::default() }
     }
 
     /// Where the engine's bytes lie.
@@ -93,6 +97,14 @@ impl Engine {
     pub(crate) fn notice(&self, line: &str) {
         if let Some(say) = self.options.on_notice {
             say(line);
+        }
+    }
+
+    /// Says something that many steps of one command may find.
+    pub(crate) fn notice_once(&self, line: &str) {
+        let is_new = self.said.lock().is_ok_and(|mut said| said.insert(line.to_owned()));
+        if is_new {
+            self.notice(line);
         }
     }
 

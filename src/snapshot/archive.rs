@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,19 +146,18 @@ fn open_file(at: &At<'_>) -> Result<File> {
     Ok(File::from(file))
 }
 
-/// Writes what the snapshot `key` of our own overlay changes in its chain, whose contents are below `objects`, those of
-/// stores that are only read behind the user's; how many sockets were left out. Its server may run: then what it has not
+/// Writes what the snapshot `key` of our own overlay changes in its chain, whose contents are below `objects`; how many sockets were left out. Its server may run: then what it has not
 /// been given yet is not in it.
 pub fn write_own<W: Write>(
     snaps: &Path,
     key: &str,
     chain: Index,
-    objects: Vec<OwnedFd>,
+    objects: ObjectDirs,
     ours: &Ours,
     to: &mut TarWriter<W>,
 ) -> Result<u64> {
     let upper = open_dir(&snaps.join(key).join("upper"))?;
-    let reader = Reader::open(upper, Arc::new(chain), Arc::new(CachedObjects::new(ObjectDirs(objects))))?;
+    let reader = Reader::open(upper, Arc::new(chain), Arc::new(CachedObjects::new(objects)))?;
     let failed = |errno: Errno| SysError::new("comparing the writable snapshot", errno);
     let differences = reader.diff(&|path| ours.has(path)).map_err(failed)?;
     let inodes: HashMap<Vec<u8>, u64> = differences.iter().map(|one| (one.path.clone(), one.ino)).collect();

@@ -34,6 +34,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use overlayfs::{Overlay, Policy};
 use serde::{Deserialize, Serialize};
+use store::Shelf;
 use sys::error::Call;
 use sys::role::Inherited;
 use sys::{SysError, namespace, process, socket};
@@ -57,8 +58,7 @@ const UPPER_WAIT: Duration = Duration::from_secs(10);
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
-/// for a chain `index`, `objects` and further [`objects_name`]s, for an overlay `upper` too (a directory that stays the
-/// driver's own).
+/// for a chain `index` and the [`object_fds`], for an overlay `upper` too (a directory that stays the driver's own).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FsConfig {
     /// What to serve.
@@ -207,7 +207,7 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
             let contents = objects(inherited)?;
-            tell_confinement(sandbox::files(&readable(&contents.0), None));
+            tell_confinement(sandbox::files(&readable(&contents), None));
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             (Needs::Image, wire_of(view, Features::immutable(threads())))
         }
@@ -228,22 +228,27 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     Ok(Ready { user_namespace, mount, wire, needs, overlay, linger, note: config.note })
 }
 
-/// The name of the descriptor of a directory of objects: of the user's store (0), and of those that are only read.
-pub fn objects_name(number: usize) -> String {
-    if number == 0 { "objects".to_owned() } else { format!("objects-{number}") }
+/// The descriptors by which a server reaches the contents of files, by their names: `objects` and `trash` of the user's
+/// store, and `objects-1` and so on of those that are only read.
+pub fn object_fds(objects: &Shelf) -> Vec<(String, BorrowedFd<'_>)> {
+    let below = objects.below().enumerate().map(|(number, dir)| (below_name(number), dir.as_fd()));
+    let own = [("objects".to_owned(), objects.dir().as_fd()), ("trash".to_owned(), objects.trash().as_fd())];
+    own.into_iter().chain(below).collect()
 }
 
-fn readable(dirs: &[OwnedFd]) -> Vec<&dyn AsFd> {
-    dirs.iter().map(|dir| dir as &dyn AsFd).collect()
+fn below_name(number: usize) -> String {
+    format!("objects-{}", number + 1)
 }
 
-/// The directories of objects, one at least.
+fn readable(dirs: &ObjectDirs) -> Vec<&dyn AsFd> {
+    dirs.all().map(|dir| dir as &dyn AsFd).collect()
+}
+
+/// Takes what [`object_fds`] names.
 fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
-    let mut dirs = vec![inherited.fd(&objects_name(0))?];
-    while let Some(dir) = inherited.optional_fd(&objects_name(dirs.len())) {
-        dirs.push(dir);
-    }
-    Ok(ObjectDirs(dirs))
+    let (own, trash) = (inherited.fd("objects")?, inherited.fd("trash")?);
+    let below = (0..).map_while(|number| inherited.optional_fd(&below_name(number))).collect();
+    Ok(ObjectDirs { own, trash, below })
 }
 
 /// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
@@ -257,10 +262,9 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, Fs
     std::mem::forget(lock_upper(&upper)?);
     let policy = if volatile { Policy::Volatile } else { Policy::Durable };
     let upper_again = upper.try_clone().call(|| "dup(upper)".to_owned())?;
-    let again = objects.0.iter().map(|objects| objects.try_clone().call(|| "dup(objects)".to_owned()));
-    let objects_again = again.collect::<Result<Vec<_>, _>>()?;
-    let overlay = Overlay::open(upper, Arc::new(index), Arc::new(CachedObjects::new(objects)), policy)?;
-    tell_confinement(sandbox::files(&readable(&objects_again), Some(&upper_again)));
+    let contents = Arc::new(CachedObjects::new(objects));
+    let overlay = Overlay::open(upper, Arc::new(index), contents.clone(), policy)?;
+    tell_confinement(sandbox::files(&readable(contents.dirs()), Some(&upper_again)));
     let recovery = overlay.recovery();
     if recovery.unsynced {
         return Err(FsRoleError::Unsynced);

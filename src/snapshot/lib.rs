@@ -30,5 +30,6 @@ pub mod view_host;
 pub use archive::{write_native, write_own};
 pub use changes::{Change, ChangeKind, ChangesError, Ours};
 pub use directory::{Driver, Meta, SnapshotError, meta, remove};
+pub use object_dir::ObjectDirs;
 pub use probe::{Place, overlay_works, probe};
 pub use sandbox::confinement;

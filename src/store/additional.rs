@@ -4,6 +4,7 @@
 //! What is in it is trusted as far as its keeper is: root, the caller, or a user that the caller names, and nobody else
 //! may write there. Its sweeps do not know of us: what a container needs and its keeper removes is gone.
 
+use std::fmt;
 use std::path::Path;
 
 use nix::sys::stat::fstat;
@@ -38,6 +39,29 @@ impl Additional {
             shelves.push((family, if family == Family::Blobs { sub(&dir, "sha256")? } else { dir }));
         }
         Ok(Additional { refs: sub(&root, "refs")?, shelves })
+    }
+}
+
+/// Who is told what is passed over in stores that are only read: what their keepers have left there is not for us to mend,
+/// and no reason to do without the rest.
+#[derive(Default)]
+pub(crate) struct PassOver(pub Option<Box<dyn Fn(StoreError) + Send + Sync>>);
+
+impl PassOver {
+    /// What was found there; `None` for what cannot be read, which is told.
+    pub fn readable<T>(&self, found: Result<T>) -> Option<T> {
+        let tell = |error| {
+            if let Some(tell) = &self.0 {
+                tell(error);
+            }
+        };
+        found.map_err(tell).ok()
+    }
+}
+
+impl fmt::Debug for PassOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PassOver")
     }
 }
 

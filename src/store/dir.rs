@@ -16,6 +16,8 @@ use crate::Result;
 use crate::error::StoreError;
 use crate::new_file::Durability;
 
+/// How the names begin that an NFS client gives to open files in place of removing them (`fs/nfs/unlink.c` of Linux).
+const REMOVED_OVER_NFS: &str = ".nfs";
 /// How names of files begin that are not published yet.
 const TEMPORARY: &str = ".new-";
 
@@ -144,7 +146,8 @@ impl Dir {
         sys::step();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = File::from(openat(self, name, flags, mode).call(|| self.words("openat", name))?);
-        lock::try_exclusive(&file, &self.path.join(name))?;
+        // Who looks whether it is locked has the lock for a moment.
+        lock::exclusive(&file, &self.path.join(name))?;
         Ok(file)
     }
 
@@ -182,7 +185,8 @@ impl Dir {
         }
     }
 
-    /// The names in it. Names that are not UTF-8 are not ours and are left out.
+    /// The names in it. Those that are not UTF-8 are not ours and are left out, as are those under which an NFS client keeps
+    /// what was removed while it was open.
     pub fn names(&self) -> Result<Vec<String>> {
         let words = || format!("getdents({})", self.path.display());
         let mut stream = Stream::openat(self, ".", Self::FLAGS, Mode::empty()).call(words)?;
@@ -190,6 +194,7 @@ impl Dir {
         for entry in stream.iter() {
             match entry.call(words)?.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
+                Ok(name) if name.starts_with(REMOVED_OVER_NFS) => {}
                 Ok(name) => names.push(name.to_owned()),
             }
         }

@@ -62,6 +62,16 @@ pub enum StoreError {
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
+    /// A file of the store was written by a newer engine.
+    #[error("{} has format {format}; this engine reads {known}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The highest that is read.
+        known: u32,
+    },
     /// Content that is not there.
     #[error("{digest} is not in the store")]
     Missing {
@@ -127,6 +137,11 @@ impl From<SysError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether a file was read and does not hold what it should: what cannot be read, or not by this engine, may be whole.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Corrupt { .. } | StoreError::TooLarge { .. })
+    }
+
     /// The errno, where a system call failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {
@@ -149,7 +164,7 @@ impl Explain for StoreError {
     fn kind(&self) -> Kind {
         match self {
             StoreError::Absent { .. } | StoreError::Missing { .. } => Kind::NotFound,
-            StoreError::Version { .. } => Kind::Unsupported,
+            StoreError::Version { .. } | StoreError::Newer { .. } => Kind::Unsupported,
             StoreError::NotAStore { .. } => Kind::Conflict,
             StoreError::NotOurs { .. } | StoreError::Untrusted { .. } => Kind::Denied,
             StoreError::Mismatch { .. } | StoreError::Size { .. } => Kind::Remote,
@@ -163,6 +178,7 @@ impl Explain for StoreError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            StoreError::Newer { .. } => Some("use the newer engine".to_owned()),
             StoreError::Version { .. } => Some("use the newer engine, or another --root".to_owned()),
             StoreError::NotAStore { .. } => Some("name an empty or a new directory with --root".to_owned()),
             StoreError::NotOurs { .. } => Some("name a directory of your own with --root".to_owned()),

@@ -14,7 +14,8 @@
 //!
 //! Who claims an index claims what it names without touching that. So an object is deleted only when no index that names it
 //! can be claimed any more: of those in their place each is marked, with its objects, by the last mark; those in the trash
-//! are deleted first, and what was claimed of them until then is marked with its objects. An index that is published after
+//! are deleted first, and what was claimed of them until then is marked with its objects. So that each is in one of the two
+//! lists, the trash is listed first. An index that is published after
 //! the last mark is of a command that has claimed each of its objects, and its lease was seen, or it came after the mark.
 //!
 //! An eviction ([`Store::evict`]) is the same for content that is in use and can be had again: it is spared where a lease
@@ -65,6 +66,15 @@ struct Marked {
     since: Option<(i64, i64)>,
 }
 
+/// A store in which every index that is in its place is marked.
+struct Settled {
+    marked: Marked,
+    /// Indexes in their place that only a living command's lease keeps.
+    claimed: Vec<Digest>,
+    /// What lay in the trash before that was found out, in the order of [`Family::ALL`].
+    trash: [Vec<Digest>; 4],
+}
+
 /// What an eviction removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evicted {
@@ -96,17 +106,20 @@ impl Store {
         }
         let mut swept = Swept { freed_bytes: self.drop_old_partials(INGEST_KEPT)?, ..Swept::default() };
         self.drop_temporary_files()?;
-        let mut is_empty = true;
-        for family in Family::ALL {
-            is_empty &= self.shelf(family).discarded()?.is_empty();
-        }
-        if is_empty {
+        if self.trash()?.iter().all(Vec::is_empty) {
             return Ok(swept);
         }
-        let Some((marked, claimed)) = self.settle(roots, objects_of)? else { return Ok(swept) };
-        let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());
-        let indexes = [(&self.layers, layers?), (&self.chains, chains?)];
-        let contents = [(&self.objects, objects?), (&self.blobs, blobs?)];
+        if let Some(settled) = self.settle(roots, objects_of)? {
+            self.empty(settled, roots, objects_of, &mut swept)?;
+        }
+        Ok(swept)
+    }
+
+    /// Deletes what lies in the trash and is not in use, and brings the rest back.
+    fn empty(&self, settled: Settled, roots: Roots<'_>, objects_of: ObjectsOf<'_>, swept: &mut Swept) -> Result<()> {
+        let Settled { marked, claimed, trash: [chains, layers, objects, blobs] } = settled;
+        let indexes = [(&self.layers, layers), (&self.chains, chains)];
+        let contents = [(&self.objects, objects), (&self.blobs, blobs)];
         for (shelf, discarded) in contents.iter().chain(&indexes) {
             for digest in discarded {
                 if marked.keeps(shelf, digest)? {
@@ -114,23 +127,25 @@ impl Store {
                 }
             }
         }
-        let late = delete(&marked, indexes.into_iter().rev(), &mut swept)?;
+        let late = delete(&marked, indexes.into_iter().rev(), swept)?;
         let marked = if late.is_empty() {
             marked
         } else {
             self.mark(&late.into_iter().chain(claimed).collect::<Vec<_>>(), roots, objects_of)?
         };
-        delete(&marked, contents, &mut swept)?;
-        Ok(swept)
+        delete(&marked, contents, swept)?;
+        Ok(())
     }
 
     /// Marks until every index that is in its place is marked; those that are not go into the trash, but for those that a
-    /// living command has claimed, which are the second part of the answer. `None` when there is no end of them: the next
-    /// sweep goes on.
-    fn settle(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Option<(Marked, Vec<Digest>)>> {
+    /// living command has claimed. `None` when there is no end of them: the next sweep goes on.
+    fn settle(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Option<Settled>> {
         let mut claimed = Vec::new();
         for _ in 0..ROUNDS_MAX {
             let marked = self.mark(&claimed, roots, objects_of)?;
+            // Before the indexes in their place are listed: one that goes from here to there meanwhile is in one of the two
+            // lists at least. In neither, its objects would be deleted below it.
+            let trash = self.trash()?;
             let mut settled = true;
             for shelf in [&self.chains, &self.layers] {
                 for digest in shelf.list()?.into_iter().filter(|digest| !marked.digests.contains(digest)) {
@@ -143,10 +158,27 @@ impl Store {
                 }
             }
             if settled {
-                return Ok(Some((marked, claimed)));
+                return Ok(Some(Settled { marked, claimed, trash }));
             }
         }
         Ok(None)
+    }
+
+    /// Brings back all that lies in the trash.
+    pub fn bring_back(&self) -> Result<()> {
+        // Indexes after what they name.
+        for (family, discarded) in Family::ALL.into_iter().zip(self.trash()?).rev() {
+            for digest in discarded {
+                self.shelf(family).rescue(&digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies in the trash, in the order of [`Family::ALL`].
+    fn trash(&self) -> Result<[Vec<Digest>; 4]> {
+        let [chains, layers, objects, blobs] = Family::ALL.map(|family| self.shelf(family).discarded());
+        Ok([chains?, layers?, objects?, blobs?])
     }
 
     /// Removes content that is in use and can be fetched or made again; what a living command works with stays.
@@ -310,4 +342,30 @@ fn stack_of(diff_ids: &[DiffId]) -> Vec<Digest> {
 
 fn damaged(name: &str, dir: &Dir, cause: io::Error) -> StoreError {
     StoreError::Corrupt { path: dir.path().join(name), cause: cause.into() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a store that fails fails the test")]
+mod tests {
+    use super::*;
+    use crate::Durability;
+
+    /// In this moment no index is looked for in its place any more, and none has been deleted yet.
+    #[test]
+    fn an_index_that_comes_back_before_the_trash_is_emptied_keeps_its_objects() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let (store, other) = (Store::open(&root, true).unwrap(), Store::open(&root, false).unwrap());
+        let [index, object] = [b"index", b"bytes"].map(|content| Digest::of(content));
+        store.layers().put(&index, b"index", Durability::Later).unwrap();
+        store.objects().put(&object, b"bytes", Durability::Later).unwrap();
+        store.layers().discard(&index).unwrap();
+        store.objects().discard(&object).unwrap();
+        let (mut no_roots, mut objects) = (|| Ok(Vec::new()), |_| Ok(vec![object]));
+        let settled = store.settle(&mut no_roots, &mut objects).unwrap().unwrap();
+        let _lease = other.lease().unwrap();
+        assert!(other.layers().claim(&index, 5).unwrap());
+        store.empty(settled, &mut no_roots, &mut objects, &mut Swept::default()).unwrap();
+        assert!(other.layers().has(&index).unwrap() && other.objects().has(&object).unwrap());
+    }
 }

@@ -97,8 +97,7 @@ impl Store {
                 std::thread::sleep(LOOK_AGAIN);
                 continue;
             }
-            let links = nix::sys::stat::fstat(&lock).call(|| dir.words("fstat", LOCK))?.st_nlink;
-            if links == 0 || self.blobs().claim(digest, size_bytes)? {
+            if is_unlinked(&lock, &dir)? || self.blobs().claim(digest, size_bytes)? {
                 continue;
             }
             return Ingest::resume(self, dir, lock, *digest, size_bytes).map(Some);
@@ -221,6 +220,11 @@ fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
     }
 }
 
+/// Whether a lock is not the named one any more.
+fn is_unlinked(lock: &File, dir: &Dir) -> Result<bool> {
+    Ok(nix::sys::stat::fstat(lock).call(|| dir.words("fstat", LOCK))?.st_nlink == 0)
+}
+
 /// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
 fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
     for file in dir.names()?.iter().filter(|name| *name != LOCK) {
@@ -261,17 +265,27 @@ impl Store {
     /// Throws away what an interrupted download has left; the bytes it took on the disk, `None` if there is none or a
     /// command is at work on it.
     pub fn drop_partial(&self, digest: &Digest) -> Result<Option<u64>> {
-        let name = digest.hex();
-        let locked = self.ingest.subdir(&name, false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
-        let (lock, dir) = match locked {
-            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? {
+        match self.open_partial(digest)? {
+            Some((lock, dir)) => self.drop_opened(digest, &lock, &dir),
+            None => Ok(None),
+        }
+    }
+
+    fn open_partial(&self, digest: &Digest) -> Result<Option<(File, Dir)>> {
+        let opened = self.ingest.subdir(&digest.hex(), false).and_then(|dir| Ok((dir.open_writable(LOCK)?, dir)));
+        match opened {
+            Err(error) if error.errno() == Some(sys::Errno::ENOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn drop_opened(&self, digest: &Digest, lock: &File, dir: &Dir) -> Result<Option<u64>> {
+        // Without a name it is that of a holder that has finished the blob, or thrown it away, since it was opened.
+        if !lock::try_exclusive(lock, &dir.path().join(LOCK))? || is_unlinked(lock, dir)? {
             return Ok(None);
         }
         let freed = dir.stat(DATA)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
-        remove_dir(&self.ingest, &dir, &name)?;
+        remove_dir(&self.ingest, dir, &digest.hex())?;
         Ok(Some(freed))
     }
 
@@ -284,5 +298,22 @@ impl Store {
             freed_bytes += self.drop_partial(&partial.digest)?.unwrap_or(0);
         }
         Ok(freed_bytes)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a store that fails fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ingest_that_ends_while_it_is_opened_to_be_dropped_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), true).unwrap();
+        let digest = Digest::of(b"blob");
+        drop(store.ingest(&digest, 4, |_| ControlFlow::Break(())).unwrap().unwrap());
+        let (lock, opened) = store.open_partial(&digest).unwrap().unwrap();
+        assert!(store.drop_partial(&digest).unwrap().is_some());
+        assert_eq!(store.drop_opened(&digest, &lock, &opened).unwrap(), None);
     }
 }

@@ -55,7 +55,8 @@ impl Store {
     pub fn lease(&self) -> Result<Lease> {
         let dir = self.leases.try_clone()?;
         let mut file = NewFile::create(&dir)?;
-        lock::try_exclusive(file.file(), dir.path())?;
+        // Where it has a temporary name, who looks whether it is locked has the lock for a moment.
+        lock::exclusive(file.file(), dir.path())?;
         // Writing sets the time by the file system's clock; the header then says it.
         file.write_all(&[0; HEADER]).call(|| dir.words("write", "lease"))?;
         let began = file.file().metadata().call(|| dir.words("fstat", "lease"))?;

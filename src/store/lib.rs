@@ -64,6 +64,7 @@ pub use refs::{ImageRecord, Named};
 pub use shelf::{Family, Published, Shelf, Stored};
 pub use state::Leftovers;
 
+use crate::additional::PassOver;
 use crate::floor::Floor;
 
 /// The version of the layout that this engine writes; older ones there are none.
@@ -93,6 +94,7 @@ pub struct Store {
     refs: Dir,
     /// Names of stores that are only read.
     refs_below: Vec<Dir>,
+    pass_over: PassOver,
     leases: Dir,
     blobs: Shelf,
     objects: Shelf,
@@ -134,6 +136,7 @@ impl Store {
             ingest: sub("ingest")?,
             refs: sub("refs")?,
             refs_below: Vec::new(),
+            pass_over: PassOver::default(),
             leases: sub("leases")?,
             blobs: shelf(Family::Blobs)?,
             objects: shelf(Family::Objects)?,
@@ -161,9 +164,15 @@ impl Store {
         Ok(self)
     }
 
-    /// The same with the names and contents of stores that are only read, looked at in this order after its own.
+    /// The same with the names and contents of stores that are only read, looked at in this order after its own. A name there
+    /// that cannot be read is none, which `pass_over` is told.
     #[must_use]
-    pub fn above(mut self, additional: Vec<Additional>) -> Self {
+    pub fn above(
+        mut self,
+        additional: Vec<Additional>,
+        pass_over: impl Fn(StoreError) + Send + Sync + 'static,
+    ) -> Self {
+        self.pass_over = PassOver(Some(Box::new(pass_over)));
         for store in additional {
             self.refs_below.push(store.refs);
             for (family, dir) in store.shelves {
@@ -232,7 +241,7 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT];
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT, "gc.lock"];
     let known = known.into_iter().chain([NAMED, NAMED_LISTS]).collect::<Vec<_>>();
     if let Some(stranger) =
         root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))

@@ -3,13 +3,15 @@
 //! A list is changed under the file `lock` beside it, which is held for reading and writing one file. The manifests that a list
 //! names are blobs of the store, and the sweep keeps them and what they name.
 
+use std::fs::File;
+
 use oci::{Digest, Entry, Reference};
 use serde::{Deserialize, Serialize};
 use sys::lock;
 
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::refs::{Named, file_name, files_in, if_there};
+use crate::refs::{Named, file_name, files_in, if_there, remove_if_damaged};
 use crate::{Dir, LISTS, NAMED_LISTS, Result, Store};
 
 /// The version of a list's file.
@@ -63,11 +65,12 @@ impl Store {
         files_in(self.list_dirs()?, |dir, name| if name == LOCK { Ok(None) } else { read(dir, name) })
     }
 
-    /// Removes a file of [`Store::all_lists`], whatever it holds; `false` if it is gone.
-    pub fn remove_list(&self, store: Option<&str>, file: &str) -> Result<bool> {
+    /// Removes a file of [`Store::all_lists`] that is damaged; `false` if it is gone, or is not damaged any more.
+    pub fn remove_damaged_list(&self, store: Option<&str>, file: &str) -> Result<bool> {
         let dirs = self.list_dirs()?;
-        let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
-        dir.map_or(Ok(false), |(_, dir)| dir.unlink(file))
+        let Some((_, dir)) = dirs.iter().find(|(of, _)| of.as_deref() == store) else { return Ok(false) };
+        let _gate = gate(dir)?;
+        remove_if_damaged(dir, file, read)
     }
 
     /// Changes the list of this name. `change` is given what is there and answers what is to be there.
@@ -77,8 +80,7 @@ impl Store {
         change: impl FnOnce(Option<ListRecord>) -> std::result::Result<Option<ListRecord>, E>,
     ) -> std::result::Result<(), E> {
         let dir = self.lists_dir(true)?.ok_or_else(|| StoreError::Absent { path: self.root.path().join(LISTS) })?;
-        let gate = dir.open_writable(LOCK)?;
-        lock::exclusive(&gate, &dir.path().join(LOCK)).map_err(StoreError::from)?;
+        let _gate = gate(&dir)?;
         let name = file_name(reference);
         match change(read(&dir, &name)?)? {
             Some(record) => {
@@ -108,12 +110,20 @@ impl Store {
     }
 }
 
+/// Nobody else changes the lists of a directory while this is held.
+fn gate(dir: &Dir) -> Result<File> {
+    let gate = dir.open_writable(LOCK)?;
+    lock::exclusive(&gate, &dir.path().join(LOCK))?;
+    Ok(gate)
+}
+
 fn read(dir: &Dir, name: &str) -> Result<Option<ListRecord>> {
     let Some(text) = dir.read(name, LIST_MAX)? else { return Ok(None) };
     let corrupt = |cause| StoreError::Corrupt { path: dir.path().join(name), cause };
     let record: ListRecord = serde_json::from_slice(&text).map_err(|cause| corrupt(cause.into()))?;
     match record.format {
         FORMAT => Ok(Some(record)),
-        newer => Err(corrupt(format!("it has the format {newer}, and this version reads {FORMAT}").into())),
+        0 => Err(corrupt("there is no format 0".into())),
+        format => Err(StoreError::Newer { path: dir.path().join(name), format, known: FORMAT }),
     }
 }

@@ -92,8 +92,8 @@ impl NewFile {
     pub fn publish_over(self, to: &Dir, name: &str, durability: Durability) -> Result<()> {
         durability.apply(&self.file, || to.words("fdatasync", name))?;
         let temporary = temporary_name();
-        // Under a temporary name it is a dead process's unless it is locked.
-        lock::try_exclusive(&self.file, to.path())?;
+        // Under a temporary name it is a dead process's unless it is locked. Who looks whether it is has the lock for a moment.
+        lock::exclusive(&self.file, to.path())?;
         self.link(to, &temporary)?;
         to.rename(&temporary, to, name)
     }

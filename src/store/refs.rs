@@ -1,6 +1,6 @@
 //! Names of images: one small file for each reference, put in place by rename.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use oci::{ChainId, Digest, Reference};
 use serde::{Deserialize, Serialize};
@@ -78,25 +78,32 @@ impl Store {
     /// What a reference stands for, if anything.
     pub fn image(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
         let name = file_name(reference);
-        let mut dirs = [&self.refs].into_iter().chain(&self.refs_below);
-        dirs.find_map(|dir| read_record(dir, &name).transpose()).transpose()
+        let own = read_record(&self.refs, &name)?;
+        Ok(own.or_else(|| self.refs_below.iter().find_map(|dir| self.record_below(dir, &name))))
     }
 
     /// All names, in their order.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
-        let (mut records, mut seen) = (Vec::new(), HashSet::new());
-        for dir in [&self.refs].into_iter().chain(&self.refs_below) {
-            for name in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
-                // One that is gone since it was listed is no image.
-                let Some(record) = read_record(dir, &name)? else { continue };
+        let mut found = HashMap::new();
+        for name in names_in(&self.refs)? {
+            // One that is gone since it was listed is no image.
+            found.extend(read_record(&self.refs, &name)?.map(|record| (name, record)));
+        }
+        for dir in &self.refs_below {
+            for name in self.pass_over.readable(names_in(dir)).unwrap_or_default() {
                 // The same name in a store below stands for nothing.
-                if seen.insert(name) {
-                    records.push(record);
+                if !found.contains_key(&name) {
+                    found.extend(self.record_below(dir, &name).map(|record| (name, record)));
                 }
             }
         }
-        records.sort_by(|a: &ImageRecord, b| a.reference.cmp(&b.reference));
+        let mut records: Vec<ImageRecord> = found.into_values().collect();
+        records.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(records)
+    }
+
+    fn record_below(&self, dir: &Dir, name: &str) -> Option<ImageRecord> {
+        self.pass_over.readable(read_record(dir, name)).flatten()
     }
 
     /// Sets a name: after [`Store::sync`], under the lease that covers the content.
@@ -124,11 +131,11 @@ impl Store {
         files_in(self.name_dirs()?, read_record)
     }
 
-    /// Removes a file of [`Store::all_names`], whatever it holds; `false` if it is gone.
-    pub fn remove_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
+    /// Removes a file of [`Store::all_names`] that is damaged; `false` if it is gone, or is not damaged any more.
+    pub fn remove_damaged_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
         let dirs = self.name_dirs()?;
         let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
-        dir.map_or(Ok(false), |(_, dir)| dir.unlink(file))
+        dir.map_or(Ok(false), |(_, dir)| remove_if_damaged(dir, file, read_record))
     }
 
     /// The directories of names of all stores that share this content.
@@ -170,6 +177,11 @@ pub(crate) fn if_there(dir: Result<Dir>) -> Result<Option<Dir>> {
     }
 }
 
+/// The files of a directory, in no order.
+fn names_in(dir: &Dir) -> Result<Vec<String>> {
+    Ok(dir.names()?.into_iter().filter(|name| !is_temporary(name)).collect())
+}
+
 /// The files of directories with the stores that they are of, in their order. One that is gone since it was listed is left
 /// out.
 pub(crate) fn files_in<T>(
@@ -178,13 +190,25 @@ pub(crate) fn files_in<T>(
 ) -> Result<Vec<Named<T>>> {
     let mut files = Vec::new();
     for (store, dir) in dirs {
-        for file in dir.names()?.into_iter().filter(|name| !is_temporary(name)) {
+        for file in names_in(&dir)? {
             let record = read(&dir, &file).transpose();
             files.extend(record.map(|record| Named { store: store.clone(), file, record }));
         }
     }
     files.sort_by(|a, b| (&a.store, &a.file).cmp(&(&b.store, &b.file)));
     Ok(files)
+}
+
+/// Looks at a file once more and removes it if it is damaged.
+pub(crate) fn remove_if_damaged<T>(
+    dir: &Dir,
+    file: &str,
+    read: impl Fn(&Dir, &str) -> Result<Option<T>>,
+) -> Result<bool> {
+    match read(dir, file) {
+        Err(error) if error.is_damage() => dir.unlink(file),
+        _ => Ok(false),
+    }
 }
 
 fn read_record(dir: &Dir, name: &str) -> Result<Option<ImageRecord>> {

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::stat::{FileStat, UtimensatFlags, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use oci::Digest;
 use sys::{Call, Errno, SysError};
 
 use crate::Result;
-use crate::dir::{Dir, read_capped, temporary_name};
+use crate::dir::{Dir, read_capped};
 use crate::error::StoreError;
 use crate::floor::Floor;
 use crate::new_file::{Durability, NewFile};
@@ -49,6 +49,17 @@ impl Family {
 
     fn suffix(self) -> &'static str {
         if self.fans_out() { "" } else { ".idx" }
+    }
+
+    /// The path of a content below the directory of its kind.
+    pub fn path_of(self, digest: &Digest) -> String {
+        let hex = digest.hex();
+        if self.fans_out() { format!("{}/{hex}", &hex[..2]) } else { hex + self.suffix() }
+    }
+
+    /// Its name in the trash.
+    pub fn trash_name(self, digest: &Digest) -> String {
+        format!("{}-{}", self.as_str(), digest.hex())
     }
 }
 
@@ -101,9 +112,9 @@ impl Shelf {
         self.below.push(dir);
     }
 
-    /// The directories in which contents are looked for, its own first.
-    pub fn dirs(&self) -> impl Iterator<Item = &Dir> {
-        [&self.dir].into_iter().chain(&self.below)
+    /// The same directories of stores that are only read, in the order in which they are looked at.
+    pub fn below(&self) -> impl Iterator<Item = &Dir> {
+        self.below.iter()
     }
 
     /// What lies here.
@@ -116,26 +127,40 @@ impl Shelf {
         &self.dir
     }
 
+    /// Where a sweep puts what it takes out of place, by [`Family::trash_name`], until it deletes it or brings it back. What a
+    /// killed one has left there is as good as in its place, for those too who look by descriptors of their own.
+    pub fn trash(&self) -> &Dir {
+        &self.trash
+    }
+
     /// The path of a content below [`Shelf::dir`].
     pub fn path_of(&self, digest: &Digest) -> String {
-        let hex = digest.hex();
-        if self.family.fans_out() { format!("{}/{hex}", &hex[..2]) } else { hex + self.family.suffix() }
+        self.family.path_of(digest)
     }
 
     /// Opens a content for reading; `None` if it is not there. What a sweep has put in the trash comes back.
     pub fn open(&self, digest: &Digest) -> Result<Option<File>> {
         let path = self.path_of(digest);
-        self.look(digest, |dir| dir.open_file(&path))
-    }
-
-    /// Looks for a content here, then in the stores that are only read.
-    fn look<T>(&self, digest: &Digest, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
-        let found = self.look_here(digest, || in_dir(&self.dir))?;
-        if found.is_some() { Ok(found) } else { self.look_below(in_dir) }
+        let found = self.look_here(digest, || self.dir.open_file(&path))?;
+        if found.is_some() { Ok(found) } else { self.look_below(|dir| dir.open_file(&path)) }
     }
 
     fn look_below<T>(&self, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
-        self.below.iter().find_map(|dir| in_dir(dir).transpose()).transpose()
+        for dir in &self.below {
+            match in_dir(dir) {
+                // What is closed to us, or went with its server or its disk, is as if it were not there.
+                Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::ESTALE | Errno::EIO)) => {}
+                Ok(None) => {}
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The size of a content in the stores that are only read. It is opened: what is listed there may still be closed to us.
+    fn size_below(&self, path: &str) -> Result<Option<u64>> {
+        let size = |file: File| Ok(file.metadata().call(|| self.dir.words("fstat", path))?.len());
+        self.look_below(|dir| dir.open_file(path)?.map(size).transpose())
     }
 
     /// Looks for a content in its place; where it is not there, in the trash, and then in its place once more: between
@@ -158,7 +183,10 @@ impl Shelf {
     /// The size of a content; `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path_of(digest);
-        Ok(self.look(digest, |dir| dir.stat(&path))?.map(|stat| stat.st_size as u64))
+        match self.look_here(digest, || self.dir.stat(&path))? {
+            Some(stat) => Ok(Some(stat.st_size as u64)),
+            None => self.size_below(&path),
+        }
     }
 
     /// Whether a content is there.
@@ -178,7 +206,7 @@ impl Shelf {
             return Ok(true);
         }
         // Nobody sweeps there on our account.
-        Ok(self.look_below(|dir| dir.stat(&path))?.is_some_and(|stat| stat.st_size as u64 == size_bytes))
+        Ok(self.size_below(&path)? == Some(size_bytes))
     }
 
     /// Marks a file as in use now; `false` if it is not there.
@@ -221,6 +249,19 @@ impl Shelf {
         }
         new.publish_over(&self.dir, &path, Durability::Later)?;
         Ok(Published::New)
+    }
+
+    /// Makes sure that a content of a store that is only read is in this one too; where none of them has it, nothing is done.
+    /// The bytes are taken as they are: who uses them checks them.
+    pub fn bring_here(&self, digest: &Digest) -> Result<()> {
+        let path = self.path_of(digest);
+        if self.stored(digest)?.is_some() {
+            return Ok(());
+        }
+        let Some(mut file) = self.look_below(|dir| dir.open_file(&path))? else { return Ok(()) };
+        let mut new = self.create()?;
+        std::io::copy(&mut file, &mut new).call(|| self.dir.words("write", &path))?;
+        self.publish(new, digest, Durability::Later).map(drop)
     }
 
     /// Publishes a file in place of whatever has this digest, for content that the caller has looked at and found damaged.
@@ -266,19 +307,29 @@ impl Shelf {
 
     /// Removes a content that was found damaged; `false` if it is not there, or is whole by now.
     ///
-    /// Another command may have replaced it since it was looked at. So it is taken out of its place first and looked at
-    /// once more: `is_whole` is asked about the very file that is then deleted or put back.
-    pub fn remove_damaged(&self, digest: &Digest, is_whole: impl FnOnce(File) -> bool) -> Result<bool> {
-        let (path, aside) = (self.path_of(digest), temporary_name());
-        match self.dir.rename(&path, &self.dir, &aside) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
-            other => other?,
-        }
-        if self.dir.open_file(&aside)?.is_some_and(is_whole) {
-            self.dir.rename(&aside, &self.dir, &path)?;
+    /// Another command may have replaced it since it was looked at, and may do so at any moment. So `is_whole` is asked about
+    /// the file in its place, and what then goes through the trash is deleted only if it is that very file. A kill leaves it
+    /// in the trash, and whatever lies there is found.
+    pub fn remove_damaged(&self, digest: &Digest, is_whole: impl FnOnce(&File) -> bool) -> Result<bool> {
+        let path = self.path_of(digest);
+        // Open until the end, so that no other file can get its number.
+        let Some(file) = self.dir.open_file(&path)? else { return Ok(false) };
+        if is_whole(&file) {
             return Ok(false);
         }
-        self.dir.unlink(&aside)
+        let judged = Some(identity(&fstat(&file).call(|| self.dir.words("fstat", &path))?));
+        // A reader that misses it brings it back: then it goes once more.
+        while self.dir.stat(&path)?.as_ref().map(identity) == judged {
+            self.discard(digest)?;
+            let moved = self.trash.stat(&self.family.trash_name(digest))?.as_ref().map(identity);
+            if moved == judged && self.destroy(digest)?.is_some() {
+                return Ok(true);
+            }
+            if moved != judged {
+                self.rescue(digest)?;
+            }
+        }
+        Ok(false)
     }
 
     /// The digests of all contents, in no order.
@@ -317,13 +368,9 @@ impl Shelf {
         Digest::from_hex(name.strip_suffix(self.family.suffix())?).ok()
     }
 
-    fn trash_name(&self, digest: &Digest) -> String {
-        format!("{}-{}", self.family.as_str(), digest.hex())
-    }
-
     /// Takes a content out of place; a reader that misses it brings it back.
     pub(crate) fn discard(&self, digest: &Digest) -> Result<()> {
-        match self.dir.rename(&self.path_of(digest), &self.trash, &self.trash_name(digest)) {
+        match self.dir.rename(&self.path_of(digest), &self.trash, &self.family.trash_name(digest)) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
             other => other,
         }
@@ -331,7 +378,7 @@ impl Shelf {
 
     /// Brings a content back from the trash; `false` if it is not there.
     pub(crate) fn rescue(&self, digest: &Digest) -> Result<bool> {
-        match self.trash.rename(&self.trash_name(digest), &self.dir, &self.path_of(digest)) {
+        match self.trash.rename(&self.family.trash_name(digest), &self.dir, &self.path_of(digest)) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(false),
             Err(error) => Err(error),
@@ -347,7 +394,7 @@ impl Shelf {
 
     /// Deletes a content from the trash for good; the bytes it took on the disk, `None` if it had been brought back.
     pub(crate) fn destroy(&self, digest: &Digest) -> Result<Option<u64>> {
-        let name = self.trash_name(digest);
+        let name = self.family.trash_name(digest);
         let Some(stat) = self.trash.stat(&name)? else { return Ok(None) };
         Ok(self.trash.unlink(&name)?.then_some(stat.st_blocks as u64 * 512))
     }
@@ -355,9 +402,14 @@ impl Shelf {
     /// When a content was last published or claimed, in place or in the trash: seconds and nanoseconds.
     pub(crate) fn used(&self, digest: &Digest) -> Result<Option<(i64, i64)>> {
         let stat = match self.dir.stat(&self.path_of(digest))? {
-            None => self.trash.stat(&self.trash_name(digest))?,
+            None => self.trash.stat(&self.family.trash_name(digest))?,
             found => found,
         };
         Ok(stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec)))
     }
+}
+
+/// What tells a file from all others for as long as it is open.
+fn identity(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }

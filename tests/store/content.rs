@@ -43,7 +43,8 @@ fn leases_are_seen_while_a_command_is_at_work() {
     let image = image("a", &[1]);
     let path = format!("/v2/a/blobs/{}", fixture::image::digest(&layer(1).gzip));
     let mut answers = crate::support::http::registry_of("a", &image);
-    answers.get_mut(&path).unwrap().stall = std::time::Duration::from_secs(3);
+    // Until the pull is killed.
+    answers.get_mut(&path).unwrap().stall = crate::support::LIMIT;
     let server = crate::support::http::Server::start(answers);
     assert_eq!(home.ok(&["lease", "ls", "-q"]), "");
     let mut pull = crate::support::start(&mut home.command(&["pull", &format!("{}/a", server.address)]));
@@ -54,6 +55,13 @@ fn leases_are_seen_while_a_command_is_at_work() {
     let said = home.fails(1, &["lease", "rm", &name]);
     assert!(said.contains("is at work") && said.contains(&pid), "{said}");
     assert!(home.ok(&["image", "prune", "-f"]).contains("0B"), "a prune leaves what the pull works on");
+    let pinned = home.run_with_input(&["content", "put"], &image.manifest).stdout.trim().to_owned();
+    let said = home.fails(1, &["content", "rm", &pinned]);
+    assert!(said.contains(&format!("it is needed by process {pid}, which is at work")), "{said}");
+    let new = home.run_with_input(&["content", "put"], b"new").stdout.trim().to_owned();
+    let said = home.fails(1, &["content", "rm", &new]);
+    assert!(said.contains("it came while a command is at work"), "{said}");
+    home.ok(&["content", "rm", "-f", &new]);
     pull.kill().unwrap();
     pull.wait().unwrap();
     assert_eq!(leases(), format!("{pid} 4 dead\n"));

@@ -19,6 +19,11 @@ fn files(home: &Home, family: &str) -> Vec<PathBuf> {
     files
 }
 
+/// Every file that a repair could take away.
+fn everything(home: &Home) -> Vec<PathBuf> {
+    ["blobs", "objects", "layers", "lists", "refs"].iter().flat_map(|family| files(home, family)).collect()
+}
+
 /// Flips a bit in the middle of a file.
 fn damage(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
@@ -160,4 +165,83 @@ fn what_nothing_leads_to_is_a_note() {
     let repaired = fsck(&home, &["--repair"]);
     assert!(repaired.code == 0 && !repaired.stdout.contains("nothing leads"), "{repaired:#?}");
     assert_eq!(files(&home, "blobs").len(), 3);
+}
+
+/// What cannot be read may be whole, and what a newer engine wrote is: both are told, and stay.
+#[test]
+fn only_what_is_damaged_is_removed() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1]), ("b", &[2])]);
+    let names = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    for name in &names {
+        home.ok(&["pull", name]);
+    }
+    home.ok(&["manifest", "create", "team/list", &names[0]]);
+    let list = home.store().join("store/lists/docker.io%2Fteam%2Flist:latest");
+    let of_list = fs::read_to_string(&list).unwrap();
+    fs::write(&list, of_list.replace("\"format\":1", "\"format\":2")).unwrap();
+    let newer = files(&home, "layers").remove(0);
+    let mut bytes = fs::read(&newer).unwrap();
+    // The version stands behind the eight bytes by which an index is known.
+    bytes[8] += 1;
+    fs::set_permissions(&newer, PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&newer, &bytes).unwrap();
+    // Nobody's rights let a link be opened in place of a file (ELOOP), not even root's.
+    let (unreadable, aside) = (blob(&home, &image("b", &[2]).digest()), home.path("aside"));
+    fs::rename(&unreadable, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &unreadable).unwrap();
+    let before = everything(&home);
+    for options in [&[][..], &["--repair"]] {
+        let found = fsck(&home, options);
+        assert!(found.code == 1 && found.stdout.contains("3 faults"), "{found:#?}");
+        for wanted in ["(ELOOP)", "has format 2; this engine reads 1", "the index has format version"] {
+            assert!(found.stdout.contains(wanted), "{wanted}: {found:#?}");
+        }
+        assert_eq!(found.stdout.matches("[left as it is: ").count(), if options.is_empty() { 0 } else { 3 });
+        assert!(!found.stdout.contains("again"), "{found:#?}");
+        assert_eq!(everything(&home), before);
+    }
+    fs::write(&list, of_list).unwrap();
+    bytes[8] -= 1;
+    fs::write(&newer, &bytes).unwrap();
+    fs::rename(&aside, &unreadable).unwrap();
+    assert_sound(&home, "as it was");
+}
+
+/// What the list led to is not known any more.
+#[test]
+fn the_repair_that_removes_a_list_sweeps_nothing() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    home.ok(&["manifest", "create", "team/list", &name]);
+    home.ok(&["rmi", &name]);
+    let before = files(&home, "blobs");
+    fs::write(home.store().join("store/lists/docker.io%2Fteam%2Flist:latest"), "{").unwrap();
+    let repaired = fsck(&home, &["--repair"]);
+    assert!(
+        repaired.code == 1 && repaired.stdout.contains("list of images docker.io/team/list:latest"),
+        "{repaired:#?}"
+    );
+    assert!(repaired.stdout.contains("[removed]"), "{repaired:#?}");
+    assert_eq!(files(&home, "blobs"), before);
+}
+
+#[test]
+fn an_image_that_was_made_here_is_not_to_be_pulled() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1])]);
+    let (name, archive) = (format!("{}/a", server.address), home.path("a.tar").display().to_string());
+    home.ok(&["pull", &name]);
+    home.ok(&["save", "-o", &archive, &name]);
+    home.ok(&["rmi", &name]);
+    home.ok(&["load", "-i", &archive]);
+    let config = blob(&home, &config_of(&image("a", &[1])));
+    damage(&config);
+    let repaired = fsck(&home, &["--repair"]);
+    assert!(repaired.stdout.contains(&format!("made here, load or build again: {name}:latest\n")), "{repaired:#?}");
+    assert!(!repaired.stdout.contains("pull again"), "{repaired:#?}");
+    home.ok(&["load", "-i", &archive]);
+    assert_sound(&home, "after the load");
 }

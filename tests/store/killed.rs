@@ -1,7 +1,7 @@
 //! `kill -9` between any two steps of a command that changes the store: what is there is whole, what it takes is what the
 //! disk says, the next command goes on, and after a prune nothing is left that nothing leads to.
 
-use crate::support::{Home, LIMIT, finish};
+use crate::support::{Home, LIMIT, busybox, finish};
 use crate::{assert_sound, serve};
 
 /// Kills the command at its first step, its second, and so on, until it has no further one; `prepare` runs before each.
@@ -50,6 +50,28 @@ fn a_removal() {
     home.ok(&["pull", &b]);
     at_each_step(&home, &["rmi", &a], 10, || drop(home.ok(&["pull", &a])));
     assert!(!home.ok(&["images"]).contains(&a));
+}
+
+/// What the removal has left in the trash serves the image that comes back. Each container of this driver has a server of
+/// its own, which has no file open from before.
+#[test]
+fn a_removal_and_then_a_pull_and_a_run() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let mut killed = 0;
+    loop {
+        let at = format!("command:{}", killed + 1);
+        let done = finish(home.command(&["rmi", &image]).env("SUBLET_KILL_AT", &at), b"", LIMIT);
+        home.ok(&["pull", &image]);
+        let run = ["run", "--rm", "--network", "none", "--storage-driver", "fuse", &image, "cat", "/etc/replaced"];
+        assert_eq!(home.ok(&run), "second\n", "{at}");
+        if !done.stderr.contains(&format!("killed at {at}\n")) {
+            break;
+        }
+        killed += 1;
+    }
+    println!("rmi: killed at {killed} steps");
+    assert!(killed >= 10, "killed at {killed} steps only");
 }
 
 #[test]

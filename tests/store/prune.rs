@@ -1,7 +1,11 @@
 //! `system prune`, `image prune`, `container prune`: Docker's questions and answers; nothing goes that is needed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::http::{Server, find, registry_of};
 use crate::support::{Home, busybox};
-use crate::{assert_sound, df, serve};
+use crate::{assert_sound, df, image, serve};
 
 #[test]
 fn a_question_is_asked_and_a_no_changes_nothing() {
@@ -80,4 +84,30 @@ fn images_without_a_name_go_by_age_and_label() {
     assert_sound(&home, "with an image that has no name");
     home.ok(&["image", "prune", "-f"]);
     assert_eq!(blobs(), 0);
+}
+
+/// As with Docker: what had the name goes on without one.
+#[test]
+fn an_image_whose_name_a_pull_moves_stays_until_a_prune() {
+    let Some(home) = Home::new(&[]) else { return };
+    let answers = [("first", 1), ("second", 2)].map(|(label, seed)| registry_of("a", &image(label, &[seed])));
+    let moved = Arc::new(AtomicBool::new(false));
+    let server = Server::answering({
+        let moved = Arc::clone(&moved);
+        move |request| find(&answers[usize::from(moved.load(Ordering::Relaxed))], &request.path)
+    });
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    let id = |rows: String, name: &str| rows.lines().find_map(|row| row.strip_prefix(name).map(str::to_owned));
+    let rows = || home.ok(&["images", "--format", "{{.Repository}} {{.ID}}"]);
+    let old = id(rows(), &name).expect("a row");
+    home.ok(&["pull", &name]);
+    assert_eq!(rows().lines().count(), 1, "nothing has moved");
+    moved.store(true, Ordering::Relaxed);
+    home.ok(&["pull", &name]);
+    assert_eq!(id(rows(), "<none>"), Some(old.clone()));
+    assert_ne!(id(rows(), &name), Some(old));
+    assert_sound(&home, "with an image without a name");
+    home.ok(&["image", "prune", "-f"]);
+    assert_eq!((id(rows(), "<none>"), rows().lines().count()), (None, 1));
 }

@@ -95,12 +95,96 @@ fn a_store_that_is_only_read_serves_its_images() {
     assert!(done.code == 1 && done.stderr.contains("with mode 0770") && done.stderr.contains("hint: "), "{done:#?}");
     fs::set_permissions(site.join("store/objects"), PermissionsExt::from_mode(0o700)).unwrap();
     fs::rename(&site, home.path("gone")).unwrap();
+    let done = with(&["system", "fsck", "--repair"]);
+    assert!(done.code == 1 && done.stderr.contains("opening the additional store"), "{done:#?}");
+    assert!(done.stderr.contains("hint: make it available"), "what is there is not lost: {done:#?}");
     let done = with(&["images", "-q"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:#?}");
     assert!(
         done.stderr.contains("warning: additional store ") && done.stderr.contains("there is no store at"),
         "{done:#?}"
     );
+}
+
+/// What its keeper left in disorder, or has closed to us, is passed over; the rest of the store is used, and our own.
+#[test]
+fn what_cannot_be_read_in_a_store_that_is_only_read_is_not_there() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let (site, image) = (home.path("site"), busybox());
+    home.ok(&["--root", &site.display().to_string(), "pull", &image]);
+    fs::write(site.join("store/refs/docker.io%2Fbroken:latest"), "{").unwrap();
+    let with = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        finish(command.env("SUBLET_ADDITIONAL_STORES", &site), b"", LIMIT)
+    };
+    let listed = with(&["images"]);
+    assert!(listed.code == 0 && listed.stdout.contains(&image), "{listed:#?}");
+    let notices = |done: &str| done.matches("passed over in an additional store: ").count();
+    assert_eq!(notices(&listed.stderr), 1, "{listed:#?}");
+    let run = ["run", "--rm", "--network", "none", "--storage-driver", "fuse", &image, "cat", "/etc/replaced"];
+    let done = with(&run);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{done:#?}");
+    assert_eq!(notices(&done.stderr), 1, "{done:#?}");
+    if nix::unistd::geteuid().is_root() {
+        // Nothing is closed to root.
+        return;
+    }
+    for family in ["layers", "objects"] {
+        each_file(&site.join("store").join(family), &mut |path, metadata| {
+            if metadata.is_file() {
+                fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
+            }
+        });
+    }
+    let done = with(&["pull", &image]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let done = with(&run);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{done:#?}");
+}
+
+/// What a server has mapped must not be another user's to cut short.
+#[test]
+fn a_container_outlives_what_the_keeper_of_its_store_cuts_short() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let (site, image) = (home.path("site"), busybox());
+    home.ok(&["--root", &site.display().to_string(), "pull", &image]);
+    let with = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        finish(command.env("SUBLET_ADDITIONAL_STORES", &site), b"", LIMIT)
+    };
+    for driver in DRIVERS {
+        let options = ["run", "-d", "--name", driver, "--network", "none", "--storage-driver", driver, &image];
+        let done = with(&[&options[..], &["sleep", "600"]].concat());
+        assert_eq!(done.code, 0, "{driver}: {done:#?}");
+    }
+    each_file(&site.join("store/chains"), &mut |path, metadata| {
+        if metadata.is_file() {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+            fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        }
+    });
+    for driver in DRIVERS {
+        let done = with(&["exec", driver, "cat", "/etc/replaced"]);
+        assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{driver}: {done:#?}");
+        home.ok(&["rm", "-f", driver]);
+    }
+}
+
+/// Looking at a container makes no store.
+#[test]
+fn what_only_reads_makes_no_store() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "--name", "box", "--network", "none", "--storage-driver", "fuse", &busybox(), "true"]);
+    let (store, aside) = (home.store().join("store"), home.path("aside"));
+    fs::rename(&store, &aside).unwrap();
+    for command in [&["diff", "box"][..], &["export", "-o", "/dev/null", "box"], &["images"], &["system", "fsck"]] {
+        home.run(command);
+        assert!(!store.exists(), "{command:?}");
+    }
+    let said = home.fails(1, &["diff", "box"]);
+    assert!(said.contains("there is no store at"), "{said}");
+    fs::rename(&aside, &store).unwrap();
+    home.ok(&["rm", "box"]);
 }
 
 #[test]

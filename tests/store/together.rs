@@ -45,6 +45,21 @@ fn pulls_prunes_and_removals_of_the_same_images_lose_nothing() {
         });
         scope.spawn(|| {
             while going() {
+                done(&["tag", &names[1], "kept"]);
+                done(&["rmi", "kept"]);
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                let checked = home.run(&["system", "fsck"]);
+                if checked.code != 0 {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(checked.code, 0, "what goes meanwhile is no fault: {checked:#?}");
+            }
+        });
+        scope.spawn(|| {
+            while going() {
                 done(&["--cache-max", "1k", "pull", &names[0]]);
             }
         });
@@ -91,9 +106,15 @@ fn a_waiting_pull_takes_over_from_a_killed_one() {
     let Some(home) = Home::new(&[]) else { return };
     let image = crate::image("a", &[1]);
     let layer = format!("/v2/a/blobs/{}", fixture::image::digest(&crate::layer(1).gzip));
-    let mut answers = crate::support::http::registry_of("a", &image);
-    answers.get_mut(&layer).unwrap().stall = Duration::from_secs(2);
-    let server = crate::support::http::Server::start(answers);
+    let (answers, asked) = (crate::support::http::registry_of("a", &image), AtomicU32::new(0));
+    let server = crate::support::http::Server::answering(move |request| {
+        let mut answer = crate::support::http::find(&answers, &request.path);
+        // The first stalls until it is killed.
+        if request.path == layer && asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            answer.stall = crate::support::LIMIT;
+        }
+        answer
+    });
     let name = format!("{}/a", server.address);
     let mut first = crate::support::start(&mut home.command(&["pull", &name]));
     let active = || home.ok(&["content", "active", "--format", "{{.State}} {{.Done}}"]);
@@ -101,7 +122,7 @@ fn a_waiting_pull_takes_over_from_a_killed_one() {
         active().strip_prefix("active ").is_some_and(|done| done.trim() != "0B")
     });
     let second = crate::support::start(&mut home.command(&["pull", &name]));
-    std::thread::sleep(Duration::from_millis(300));
+    crate::support::eventually("the second is at work", || home.ok(&["lease", "ls", "-q"]).lines().count() == 2);
     first.kill().unwrap();
     first.wait().unwrap();
     let done = crate::support::end(second, crate::support::LIMIT);

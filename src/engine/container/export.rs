@@ -15,7 +15,7 @@ use crate::container::commit::{CommitRequest, layer_of};
 use crate::container::lock::lock;
 use crate::container::record::load;
 use crate::container::snapshot::chain;
-use crate::image::make_store;
+use crate::image::the_store;
 
 /// Writes a container's root file system to `out`. With `epoch_s`, seconds since 1970, no file is younger.
 pub fn export(engine: &Engine, id: &ContainerId, epoch_s: Option<i64>, out: &mut dyn Write) -> Result<(), Report> {
@@ -29,7 +29,7 @@ fn exported(engine: &Engine, id: &ContainerId, epoch_s: Option<i64>, out: &mut d
             .with_hint("`sublet commit` makes an image of what it changed"));
     }
     let held = lock(engine, id)?;
-    let store = make_store(engine)?;
+    let store = the_store(engine)?;
     let _lease = store.lease()?;
     let request = CommitRequest { pause: true, epoch_s, ..CommitRequest::default() };
     let index = match layer_of(engine, &store, &record, held, &request)? {

@@ -23,7 +23,7 @@ use runtime::outer::{self, Caller, Outer, OuterMap};
 use serde::{Deserialize, Serialize};
 use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
-use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, objects_name};
+use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, object_fds};
 use snapshot::ids::MappedIds;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
@@ -35,7 +35,7 @@ use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
-use crate::image::make_store;
+use crate::image::the_store;
 use crate::paths::make_dir;
 
 /// How long a monitor may take to hand out the outer user namespace; it takes microseconds.
@@ -155,13 +155,11 @@ impl Serving<'_> {
             let view = View::Host(host_view(engine, record, ids));
             return self.spawn(view, LINGER_MS, &[]);
         }
-        let store = make_store(engine)?;
+        let store = the_store(engine)?;
         let index = chain_index(&store, record)?;
-        let open = |dir: &store::Dir| File::open(dir.path()).map_err(|error| failed("opening", dir.path(), error));
-        let objects = store.objects().dirs().map(open).collect::<Result<Vec<File>, Report>>()?;
-        let names: Vec<String> = (0..objects.len()).map(objects_name).collect();
+        let objects = object_fds(store.objects());
         let mut fds = vec![("index", index.as_fd())];
-        fds.extend(names.iter().map(String::as_str).zip(objects.iter().map(File::as_fd)));
+        fds.extend(objects.iter().map(|(name, dir)| (name.as_str(), *dir)));
         match self.driver {
             Driver::Overlay => self.spawn(View::Chain { ids }, LINGER_MS, &fds),
             Driver::Fuse => self.start_own(fds),
@@ -200,6 +198,8 @@ pub(crate) fn chain_index(store: &Store, record: &Record) -> Result<File, Report
     let again = || format!("`sublet pull {}` brings the image again", origin.reference);
     let chain = origin.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
     let _lease = store.lease()?;
+    // It is mapped for as long as the container runs, and who keeps another store may cut it short at any time (SIGBUS).
+    store.chains().bring_here(&chain.0)?;
     // Records of an earlier version of the program have no layers.
     if !origin.layers.is_empty() {
         let layers: Vec<DiffId> = origin.layers.iter().copied().map(DiffId).collect();

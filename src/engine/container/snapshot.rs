@@ -15,7 +15,7 @@ use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, Truth};
 use snapshot::owner_client::{ArchiveOrder, Archiving};
 use snapshot::view_host::HostViewConfig;
-use snapshot::{Driver, Meta, Ours, SnapshotError, owner_client};
+use snapshot::{Driver, Meta, ObjectDirs, Ours, SnapshotError, owner_client};
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
@@ -23,7 +23,7 @@ use crate::container::diff::{Change, ChangeKind};
 use crate::container::record::Record;
 use crate::container::rootfs::{self, Base, outer_namespace};
 use crate::container::state::condition;
-use crate::image::make_store;
+use crate::image::the_store;
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
 const OURS: [&str; 11] = [
@@ -146,7 +146,7 @@ pub(crate) enum Archive {
     /// Of a native upper at rest.
     Native { upper: OwnedFd, dir: PathBuf, lower: Below, meta: Box<Meta>, map: OuterMap },
     /// Of our own overlay.
-    Own { snaps: PathBuf, key: String, chain: Box<Index>, objects: Vec<OwnedFd> },
+    Own { snaps: PathBuf, key: String, chain: Box<Index>, objects: ObjectDirs },
 }
 
 /// What a native upper stands on.
@@ -166,9 +166,8 @@ pub(crate) fn open_archive(
     let (snaps, key) = (engine.paths().snapshots(), record.id.as_str());
     let Some(meta) = snapshot::meta(&snaps, key)? else { return Ok(None) };
     if meta.driver == Driver::Fuse {
-        let store = make_store(engine)?;
-        let objects = store.objects().dirs().map(|dir| sys::socket::open_directory(dir.path()));
-        let objects = objects.collect::<Result<Vec<_>, _>>()?;
+        let store = the_store(engine)?;
+        let objects = ObjectDirs::of(store.objects())?;
         let chain = chain(engine, record)?;
         return Ok(Some(Archive::Own { snaps, key: key.to_owned(), chain: Box::new(chain), objects }));
     }
@@ -265,5 +264,5 @@ pub(crate) fn chain(engine: &Engine, record: &Record) -> Result<Index, Report> {
 }
 
 fn chain_file(engine: &Engine, record: &Record) -> Result<File, Report> {
-    rootfs::chain_index(&make_store(engine)?, record)
+    rootfs::chain_index(&the_store(engine)?, record)
 }

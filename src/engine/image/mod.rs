@@ -23,6 +23,8 @@ mod source;
 pub(crate) mod sweep;
 pub mod tag;
 
+use std::path::Path;
+
 use base::{Kind, Report};
 use oci::document::DOCUMENT_MAX;
 use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
@@ -56,9 +58,26 @@ pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
     }
 }
 
+/// Refuses where one of the stores that are only read cannot be used: what lies there would be taken for lost.
+pub(crate) fn require_additional(engine: &Engine) -> Result<(), Report> {
+    for (path, opened) in open_additional(engine) {
+        opened.map_err(|error| {
+            Report::from(error)
+                .with_step(format!("opening the additional store {}", path.display()))
+                .with_hint("make it available (mount it), or leave it out of --additional-store if it is no more")
+        })?;
+    }
+    Ok(())
+}
+
 /// The store, made if it is not there.
 pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
     Ok(open(engine, true)?)
+}
+
+/// The store, which must be there.
+pub(crate) fn the_store(engine: &Engine) -> Result<Store, Report> {
+    Ok(open(engine, false)?)
 }
 
 fn open(engine: &Engine, create: bool) -> store::Result<Store> {
@@ -69,25 +88,35 @@ fn open(engine: &Engine, create: bool) -> store::Result<Store> {
         Some(name) => store.named(name, create)?,
         None => store,
     };
-    Ok(store.above(additional(engine)?))
+    let teller = engine.clone();
+    let pass_over = move |error: StoreError| {
+        let why = Report::from(error).lines().join(": ");
+        teller.notice_once(&format!("passed over in an additional store: {why}"));
+    };
+    Ok(store.above(additional(engine)?, pass_over))
 }
 
 /// The stores that are only read. One that is not there (a file system that is not mounted) is told and passed over.
 fn additional(engine: &Engine) -> store::Result<Vec<Additional>> {
-    let user = nix::unistd::geteuid().as_raw();
-    let owners: Vec<u32> = [0, user].into_iter().chain(engine.options().additional_store_owner).collect();
     let mut stores = Vec::new();
-    for path in &engine.options().additional_stores {
-        match Additional::open(&path.join("store"), &owners) {
+    for (path, opened) in open_additional(engine) {
+        match opened {
             Err(error @ StoreError::Untrusted { .. }) => return Err(error),
             Err(error) => {
                 let why = Report::from(error).lines().join(": ");
-                engine.notice(&format!("additional store {} cannot be used: {why}", path.display()));
+                engine.notice_once(&format!("additional store {} cannot be used: {why}", path.display()));
             }
             Ok(store) => stores.push(store),
         }
     }
     Ok(stores)
+}
+
+fn open_additional(engine: &Engine) -> impl Iterator<Item = (&Path, store::Result<Additional>)> {
+    let user = nix::unistd::geteuid().as_raw();
+    let owners: Vec<u32> = [0, user].into_iter().chain(engine.options().additional_store_owner).collect();
+    let paths = engine.options().additional_stores.iter();
+    paths.map(move |path| (path.as_path(), Additional::open(&path.join("store"), &owners)))
 }
 
 fn is_absent(error: &StoreError) -> bool {
@@ -111,12 +140,9 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
-    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
     let image = load(&store, &record)?;
-    let chain = image.config.chain_id().map(|chain| chain.0);
-    let layers = image.config.diff_ids.iter().map(|layer| layer.0);
-    lease.pin(&layers.clone().chain(chain).chain([image.manifest, image.config.digest]).collect::<Vec<_>>())?;
-    for layer in layers {
+    for layer in image.config.diff_ids.iter().map(|layer| layer.0) {
         let size_bytes = store.layers().size(&layer)?.unwrap_or(0);
         if !store.layers().claim(&layer, size_bytes)? {
             let text = format!("layer {layer} of image {text} is not in the store");
@@ -125,6 +151,33 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
         }
     }
     Ok((image, lease))
+}
+
+/// The record that a text names, with all that it leads to pinned.
+pub(crate) fn find_pinned(
+    engine: &Engine,
+    store: &Store,
+    text: &str,
+    lease: &mut Lease,
+) -> Result<Option<ImageRecord>, Report> {
+    Ok(pinned(lease, || Ok(find_record(engine, store, text)?.into_iter().collect()))?.pop())
+}
+
+/// Records with all that they lead to pinned. They are looked for until they are the same after the pin as before: of those
+/// that were removed in between, a sweep may have taken the content.
+pub(crate) fn pinned(
+    lease: &mut Lease,
+    find: impl Fn() -> Result<Vec<ImageRecord>, Report>,
+) -> Result<Vec<ImageRecord>, Report> {
+    let mut found = find()?;
+    loop {
+        lease.pin(&found.iter().flat_map(ImageRecord::leads_to).collect::<Vec<_>>())?;
+        let again = find()?;
+        if again == found {
+            return Ok(found);
+        }
+        found = again;
+    }
 }
 
 /// Whether a text names an image that is here, for the platform if one is asked for.

@@ -16,6 +16,7 @@ use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform
 use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
 
+use crate::image::assemble::keep_replaced;
 use crate::image::{cache, is_whole, load, make_store, offline};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
@@ -232,6 +233,10 @@ impl Pull<'_> {
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             made_here: false,
         };
+        // One in a store that is only read stays there.
+        if !self.store.is_below(self.reference)? {
+            keep_replaced(self.store, self.reference, &record.config)?;
+        }
         self.store.put_image(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);
         Ok(Pulled { reference: self.reference.clone(), digest, new })

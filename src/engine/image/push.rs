@@ -17,7 +17,7 @@ use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Refe
 use registry::{Blob, Mount, Registry, Session};
 use store::{ImageRecord, Store, StoreError};
 
-use crate::image::{DOCUMENT_MAX, open_store};
+use crate::image::{DOCUMENT_MAX, open_store, pinned};
 use crate::{Engine, registries, workers};
 
 /// How many blobs are on their way at once.
@@ -127,10 +127,9 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) 
         Report::new(Kind::NotFound, format!("An image does not exist locally with the tag: {name}"))
     };
     let store = open_store(engine)?.ok_or_else(missing)?;
-    let _lease = store.lease()?;
-    let images = store.images()?;
-    let same = |record: &&ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
-    let mut records: Vec<&ImageRecord> = images.iter().filter(same).collect();
+    let mut lease = store.lease()?;
+    let same = |record: &ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
+    let mut records = pinned(&mut lease, || Ok(store.images()?.into_iter().filter(same).collect()))?;
     if records.is_empty() {
         return Err(missing());
     }
@@ -142,7 +141,7 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) 
         }
     }
     let registry = registries::client_in_parts(engine, request.part_bytes)?;
-    let sources = OnceLock::new();
+    let (images, sources) = (store.images()?, OnceLock::new());
     let each = |record: &ImageRecord| {
         let target = &record.reference;
         let sender = Sender { store: &store, registry: &registry, target, listener };
@@ -152,7 +151,7 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) 
         };
         sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
     };
-    let done = records.into_iter().try_for_each(each);
+    let done = records.iter().try_for_each(each);
     registries::tell_notes(engine, &registry);
     done
 }

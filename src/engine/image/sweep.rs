@@ -3,6 +3,7 @@
 use std::io;
 
 use base::{ContainerId, Report};
+use layer::LayerError;
 use monitor::record::Status;
 use oci::{ChainId, DiffId, Digest};
 use store::{Store, Swept};
@@ -68,10 +69,11 @@ fn roots(engine: &Engine) -> io::Result<Vec<Digest>> {
     Ok(users.into_iter().flat_map(|user| user.needs()).collect())
 }
 
-/// The objects of a layer.
+/// The objects of a layer; none of one that is gone since it was looked for.
 pub(crate) fn objects_of(store: &Store, layer: DiffId) -> io::Result<Vec<Digest>> {
     match layer::open_layer(store, layer) {
         Ok(index) => Ok(index.objects().map(|(digest, _)| digest).collect()),
+        Err(LayerError::MissingLayer { .. }) => Ok(Vec::new()),
         Err(error) => Err(io::Error::other(error)),
     }
 }

@@ -7,7 +7,7 @@ use store::ImageRecord;
 use crate::Engine;
 use crate::image::assemble::keep_replaced;
 use crate::image::remove::refuse_below;
-use crate::image::{find_record, images_of, open_store};
+use crate::image::{find_pinned, images_of, open_store};
 
 /// Gives an image a further name, in place of what had it.
 pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> {
@@ -16,10 +16,8 @@ pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> 
     }
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
-    // Before it is found, so that a removal meanwhile takes nothing away.
     let mut lease = store.lease()?;
-    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
-    lease.pin(&[record.digest, record.manifest, record.config])?;
+    let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
     let name = name.clone().or_latest();
     keep_replaced(&store, &name, &record.config)?;
     store.put_image(&ImageRecord { reference: name, ..record.clone() })?;
@@ -33,8 +31,8 @@ pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> 
 pub fn untag(engine: &Engine, text: &str, names: &[Reference]) -> Result<(), Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
-    let _lease = store.lease()?;
-    let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
+    let mut lease = store.lease()?;
+    let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
     let all = images_of(&store, &record.config)?;
     let going: Vec<&ImageRecord> = match names {
         [] => all.iter().filter(|record| !record.is_unnamed()).collect(),

@@ -97,11 +97,18 @@ fn what_cannot_be_read_is_an_error_and_a_failed_change_none() {
     let newer = std::fs::read_to_string(&file).unwrap().replace("\"format\":1", "\"format\":2");
     for content in [newer.as_str(), "{", ""] {
         std::fs::write(&file, content).unwrap();
-        assert!(matches!(store.list(&name()), Err(StoreError::Corrupt { .. })), "{content}");
+        let error = store.list(&name()).unwrap_err();
+        assert_eq!(matches!(error, StoreError::Newer { format: 2, known: 1, .. }), content == newer, "{error}");
+        assert_eq!(error.is_damage(), content != newer, "{error}");
         let swept = store.gc(&mut || Ok(Vec::new()), &mut |_| Ok(Vec::new()));
         assert!(swept.is_err(), "an unreadable list deletes nothing");
     }
     let all = store.all_lists().unwrap();
-    assert!(all[0].record.is_err() && store.remove_list(all[0].store.as_deref(), &all[0].file).unwrap());
+    assert!(all[0].record.is_err());
+    let remove = || store.remove_damaged_list(None, &all[0].file).unwrap();
+    std::fs::write(&file, newer).unwrap();
+    assert!(!remove(), "it is not damaged any more");
+    std::fs::write(&file, "{").unwrap();
+    assert!(remove() && !remove());
     sweep(&store);
 }

@@ -497,3 +497,51 @@ fn damaged_content_goes_unless_it_was_replaced_meanwhile() {
     let left = std::fs::read_dir(dir.path().join("store/blobs/sha256")).unwrap().flatten();
     assert!(left.into_iter().all(|entry| entry.file_name().len() == 2), "no file is left aside");
 }
+
+#[test]
+fn what_is_damaged_is_judged_in_its_place_and_goes_only_if_it_is_still_there() {
+    let (dir, store) = new_store();
+    let digest = Digest::of(b"whole");
+    let path = dir.path().join("store/objects").join(store.objects().path_of(&digest));
+    let damage = || {
+        store.objects().put(&digest, b"whole", Durability::Later).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"waste").unwrap();
+    };
+    damage();
+    let removed = store.objects().remove_damaged(&digest, |file| {
+        assert!(path.exists(), "a kill here takes nothing away");
+        assert_eq!(std::io::read_to_string(file).unwrap(), "waste");
+        let mut whole = store.objects().create().unwrap();
+        whole.write_all(b"whole").unwrap();
+        store.objects().replace(whole, &digest, Durability::Later).unwrap();
+        false
+    });
+    assert!(!removed.unwrap(), "another command has replaced it meanwhile");
+    assert_eq!(store.objects().read(&digest, 9).unwrap(), b"whole");
+    assert!(!store.objects().remove_damaged(&digest, |_| true).unwrap());
+    damage();
+    assert!(store.objects().remove_damaged(&digest, |_| false).unwrap());
+    assert!(!store.objects().has(&digest).unwrap());
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+}
+
+#[test]
+fn what_an_nfs_client_keeps_of_removed_files_is_not_there() {
+    let (dir, store) = new_store();
+    let root = dir.path().join("store");
+    let (record, ..) = image(&store, "debian");
+    let kept = root.join("refs/.nfs0000000000c0ffee00000001");
+    std::fs::rename(std::fs::read_dir(root.join("refs")).unwrap().next().unwrap().unwrap().path(), kept).unwrap();
+    for place in ["", "leases/", "trash/", "ingest/", "objects/", "layers/"] {
+        std::fs::write(root.join(format!("{place}.nfs0000000000c0ffee00000002")), "{").unwrap();
+    }
+    drop(store);
+    std::fs::remove_file(root.join("format")).unwrap();
+    let store = Store::open(&root, true).unwrap();
+    assert_eq!(store.image(&record.reference).unwrap(), None);
+    assert_eq!((store.images().unwrap(), store.leases().unwrap()), (Vec::new(), Vec::new()));
+    assert_eq!(sweep(&store).blobs.len(), 3);
+    assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+}

@@ -8,7 +8,7 @@ use crate::output::{Stop, line};
 /// Check the store: every content, and that images have all that they need
 #[derive(Args)]
 pub struct Fsck {
-    /// Mend what can be mended, remove the rest of what is broken, and say which images need a new pull
+    /// Mend what can be mended, remove the rest of what is broken, and say which images need to be had again
     #[arg(long)]
     repair: bool,
 }
@@ -27,6 +27,9 @@ impl Fsck {
         }
         for image in &checkup.to_pull {
             line(format_args!("pull again: {image}"))?;
+        }
+        for image in &checkup.to_make {
+            line(format_args!("made here, load or build again: {image}"))?;
         }
         let checked = checkup.checked;
         line(format_args!(

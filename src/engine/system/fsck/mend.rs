@@ -6,11 +6,13 @@
 //!    that is about to go;
 //! 3. damaged objects and blobs;
 //! 4. layers again, from blobs that are whole; their stack is made again by the next start;
-//! 5. names and lists of images that cannot be read.
+//! 5. damaged names and lists of images.
 //!
-//! Each damaged file is looked at once more when it is out of its place, as another command may have replaced it.
+//! Each damaged file is looked at once more just before it goes, as another command may have replaced it. What cannot be read,
+//! or only by a newer engine, stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
 use base::Report;
 use oci::{ChainId, DiffId, Digest};
@@ -24,9 +26,9 @@ use crate::image::offline::documents;
 #[derive(Debug, Default)]
 pub(super) struct Mended {
     /// By content.
-    pub done: BTreeMap<(Family, Digest), String>,
-    /// Whether names and lists that cannot be read were removed.
-    pub names_removed: bool,
+    pub contents: BTreeMap<(Family, Digest), String>,
+    /// By the position of the name or list in [`Needs::unreadable`].
+    pub names: BTreeMap<usize, String>,
 }
 
 /// Repairs. The caller holds a lease.
@@ -41,11 +43,14 @@ pub(super) fn mend(store: &Store, damage: &Damage, needs: &Needs) -> Result<Mend
         }
     }
     for family in Family::ALL {
-        for (_, digest) in damage.keys().filter(|(damaged, _)| *damaged == family) {
-            let is_whole = |file| look(store, family, digest, file, damage).is_none();
-            if store.shelf(family).remove_damaged(digest, is_whole)? {
-                mended.done.insert((family, *digest), "removed".to_owned());
-            }
+        for ((_, digest), wrong) in damage.iter().filter(|((of, _), _)| *of == family) {
+            let keep =
+                |file: &File| look(store, family, digest, file, damage).err().is_none_or(|wrong| !wrong.is_damage());
+            let done = match wrong.spared() {
+                None if store.shelf(family).remove_damaged(digest, keep)? => Some("removed".to_owned()),
+                spared => spared,
+            };
+            mended.contents.extend(done.map(|done| ((family, *digest), done)));
         }
     }
     for (diff_id, blob) in blobs_of_layers(store, needs) {
@@ -55,20 +60,21 @@ pub(super) fn mend(store: &Store, damage: &Damage, needs: &Needs) -> Result<Mend
         }
         let Some(file) = store.blobs().open(&blob)? else { continue };
         match layer::apply(file, Some(diff_id), store, Durability::Now, &layer::Limits::default()) {
-            Ok(_) => mended.done.insert(key, "made again from its blob".to_owned()),
+            Ok(_) => mended.contents.insert(key, "made again from its blob".to_owned()),
             Err(error) => {
                 let why = Report::from(error).lines().join(": ");
-                mended.done.insert(key, format!("removed; it cannot be made again: {why}"))
+                mended.contents.insert(key, format!("removed; it cannot be made again: {why}"))
             }
         };
     }
-    for name in &needs.unreadable {
+    for (number, name) in needs.unreadable.iter().enumerate() {
         let store_name = name.store.as_deref();
-        mended.names_removed |= if name.is_list {
-            store.remove_list(store_name, &name.file)?
-        } else {
-            store.remove_name(store_name, &name.file)?
+        let done = match name.wrong.spared() {
+            None if name.is_list => store.remove_damaged_list(store_name, &name.file)?.then(|| "removed".to_owned()),
+            None => store.remove_damaged_name(store_name, &name.file)?.then(|| "removed".to_owned()),
+            spared => spared,
         };
+        mended.names.extend(done.map(|done| (number, done)));
     }
     Ok(mended)
 }

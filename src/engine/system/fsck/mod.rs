@@ -2,7 +2,7 @@
 //!
 //! Every blob and object is hashed again, every index is verified to its last record and held against the objects it names,
 //! and each name and container is followed to its manifest, its configuration and its layers. *Faults* are contents that
-//! are not what their name says, and what a name or a container needs and lacks. What nothing leads to, what killed
+//! are not what their name says or cannot be read, and what a name or a container needs and lacks. What nothing leads to, what killed
 //! commands left and downloads that were interrupted are no faults, since a prune removes them and a pull goes on with
 //! them: they are told as notes.
 //!
@@ -11,15 +11,15 @@
 mod damage;
 mod mend;
 
-use base::Report;
+use base::{Kind, Report};
 use oci::Digest;
 use store::{Family, ImageRecord, Named, Store, StoreError};
 
 use crate::Engine;
 use crate::image::offline::documents;
-use crate::image::open_store;
 use crate::image::sweep::{User, objects_of, sweep, users};
-use damage::Damage;
+use crate::image::{open_store, require_additional};
+use damage::{Damage, Wrong};
 
 /// What was looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,12 +58,21 @@ pub struct Checkup {
     pub notes: Vec<String>,
     /// Images that need a new pull; after a repair, those that it could not complete.
     pub to_pull: Vec<String>,
+    /// The same of images that were made here: to be loaded or built again.
+    pub to_make: Vec<String>,
 }
 
 /// Checks the store; with `repair` mends what can be mended and removes the rest of what is broken.
 pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
+    if repair {
+        require_additional(engine)?;
+    }
     let Some(store) = open_store(engine)? else { return Ok(Checkup::default()) };
     let lease = if repair { Some(store.lease()?) } else { None };
+    if repair {
+        // What a repair that was killed was about to delete is found again where it was.
+        store.bring_back()?;
+    }
     let mut checkup = Checkup::default();
     let damage = damage::find(&store, &mut checkup.checked)?;
     let needs = Needs::of(engine, &store)?;
@@ -72,10 +81,11 @@ pub fn fsck(engine: &Engine, repair: bool) -> Result<Checkup, Report> {
     checkup.tell(&damage, &needs, &mended);
     // What was mended is looked for in the store as it is now.
     let left = if repair { damage::find(&store, &mut Checked::default())? } else { damage };
-    checkup.tell_incomplete(&store, &left, &needs)?;
+    checkup.tell_incomplete(engine, &store, &left, &needs)?;
     drop(lease);
-    // What a lost name, manifest or configuration led to is not known any more, and the next pull goes on with it.
-    if repair && checkup.to_pull.is_empty() {
+    // What a lost name, list, manifest or configuration led to is not known any more, and the next pull goes on with it; nor
+    // is it known of what cannot be read.
+    if repair && needs.unreadable.is_empty() && left.is_empty() && checkup.is_complete() {
         sweep(engine, &store, &[])?;
     }
     checkup.note(&store, &left, &needs)?;
@@ -99,7 +109,7 @@ struct Unreadable {
     is_list: bool,
     store: Option<String>,
     file: String,
-    why: String,
+    wrong: Wrong,
 }
 
 impl Needs {
@@ -130,7 +140,7 @@ impl Needs {
 
 impl Unreadable {
     fn new(is_list: bool, store: Option<String>, file: String, error: StoreError) -> Self {
-        Unreadable { is_list, store, file, why: Report::from(error).lines().join(": ") }
+        Unreadable { is_list, store, file, wrong: error.into() }
     }
 }
 
@@ -143,47 +153,63 @@ fn shown(store: Option<&str>, reference: &str) -> String {
 }
 
 impl Checkup {
+    /// Whether every image has all that it needs.
+    fn is_complete(&self) -> bool {
+        self.to_pull.is_empty() && self.to_make.is_empty()
+    }
+
     fn tell(&mut self, damage: &Damage, needs: &Needs, mended: &mend::Mended) {
-        for (key, why) in damage {
-            let what = format!("{} {}: {why}", damage::words(key.0), key.1);
-            self.faults.push(Fault { what, done: mended.done.get(key).cloned() });
+        for (key, wrong) in damage {
+            let what = format!("{} {}: {}", damage::words(key.0), key.1, wrong.why());
+            self.faults.push(Fault { what, done: mended.contents.get(key).cloned() });
         }
-        for (key, done) in mended.done.iter().filter(|(key, _)| !damage.contains_key(*key)) {
+        for (key, done) in mended.contents.iter().filter(|(key, _)| !damage.contains_key(*key)) {
             let what = format!("{} {} was missing", damage::words(key.0), key.1);
             self.faults.push(Fault { what, done: Some(done.clone()) });
         }
-        for Unreadable { is_list, store, file, why } in &needs.unreadable {
+        for (number, Unreadable { is_list, store, file, wrong }) in needs.unreadable.iter().enumerate() {
             // The file's name is the reference with its slashes escaped.
             let reference = shown(store.as_deref(), &file.replace("%2F", "/"));
             let word = if *is_list { "list of images" } else { "name" };
-            let what = format!("{word} {reference}: {why}");
-            self.faults.push(Fault { what, done: mended.names_removed.then(|| "removed".to_owned()) });
-            if !is_list {
+            let what = format!("{word} {reference}: {}", wrong.why());
+            self.faults.push(Fault { what, done: mended.names.get(&number).cloned() });
+            if !is_list && wrong.is_damage() {
                 self.to_pull.push(reference);
             }
         }
     }
 
     /// Images and containers that lack something.
-    fn tell_incomplete(&mut self, store: &Store, damage: &Damage, needs: &Needs) -> Result<(), Report> {
-        for (name, record) in &needs.names {
-            let lacks = lacks(store, damage, record)?;
-            if !lacks.is_empty() {
-                self.faults.push(Fault { what: format!("image {name} lacks {}", join(&lacks)), done: None });
-                self.to_pull.push(name.clone());
-            }
+    fn tell_incomplete(
+        &mut self,
+        engine: &Engine,
+        store: &Store,
+        damage: &Damage,
+        needs: &Needs,
+    ) -> Result<(), Report> {
+        let (mut images, mut users) = (Vec::new(), Vec::new());
+        for name in &needs.names {
+            let lacks = lacks(store, damage, &name.1)?;
+            images.extend(Some((name, lacks)).filter(|(_, lacks)| !lacks.is_empty()));
         }
         for user in &needs.users {
-            let mut lacks = Vec::new();
-            for layer in &user.layers {
-                if !is_there(store, damage, Family::Layers, &layer.0)? {
-                    lacks.push(layer.0);
-                }
-            }
-            if !lacks.is_empty() {
-                let what = format!("container {} lacks layers {} of its image", user.id.short(), join(&lacks));
-                self.faults.push(Fault { what, done: None });
-            }
+            let lacks = lacks_layers(store, damage, user)?;
+            users.extend(Some((user, lacks)).filter(|(_, lacks)| !lacks.is_empty()));
+        }
+        if images.is_empty() && users.is_empty() {
+            return Ok(());
+        }
+        // What was removed meanwhile needs nothing any more.
+        let now = Needs::of(engine, store)?;
+        for ((name, record), lacks) in images.into_iter().filter(|(name, _)| now.names.contains(name)) {
+            self.faults.push(Fault { what: format!("image {name} lacks {}", join(&lacks)), done: None });
+            let again = if record.made_here { &mut self.to_make } else { &mut self.to_pull };
+            again.push(name.clone());
+        }
+        let is_there = |user: &User| now.users.iter().any(|other| other.id == user.id);
+        for (user, lacks) in users.into_iter().filter(|(user, _)| is_there(user)) {
+            let what = format!("container {} lacks layers {} of its image", user.id.short(), join(&lacks));
+            self.faults.push(Fault { what, done: None });
         }
         Ok(())
     }
@@ -191,7 +217,8 @@ impl Checkup {
     /// What is left over, which is no fault.
     fn note(&mut self, store: &Store, damage: &Damage, needs: &Needs) -> Result<(), Report> {
         // What a damaged index or an unreadable name leads to is not known.
-        if needs.unreadable.is_empty() && !damage.keys().any(|(family, _)| *family == Family::Layers) {
+        let hides = |((family, _), wrong): (&(Family, Digest), &Wrong)| *family == Family::Layers || !wrong.is_damage();
+        if needs.unreadable.is_empty() && !damage.iter().any(hides) {
             let mut roots = needs.roots();
             roots.extend(store.leases()?.into_iter().filter(|lease| lease.living).flat_map(|lease| lease.pins));
             let reached = store.reach(roots, &mut |layer| objects_of(store, layer))?;
@@ -226,11 +253,21 @@ impl Checkup {
 /// What an image lacks of what its containers need: documents, or layers as the registry has them.
 fn lacks(store: &Store, damage: &Damage, record: &ImageRecord) -> Result<Vec<Digest>, Report> {
     for document in [record.manifest, record.config] {
+        // It is told as what cannot be read.
+        if damage.get(&(Family::Blobs, document)).is_some_and(|wrong| !wrong.is_damage()) {
+            return Ok(Vec::new());
+        }
         if !is_there(store, damage, Family::Blobs, &document)? {
             return Ok(vec![document]);
         }
     }
-    let Some((manifest, config)) = documents(store, record)? else { return Ok(vec![record.manifest]) };
+    let (manifest, config) = match documents(store, record) {
+        Ok(Some(documents)) => documents,
+        Ok(None) => return Ok(vec![record.manifest]),
+        // Removed between two looks.
+        Err(error) if error.kind() == Kind::NotFound => return Ok(vec![record.manifest]),
+        Err(error) => return Err(error),
+    };
     let mut lacks = Vec::new();
     for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
         if !is_there(store, damage, Family::Layers, &diff_id.0)? {
@@ -240,8 +277,20 @@ fn lacks(store: &Store, damage: &Damage, record: &ImageRecord) -> Result<Vec<Dig
     Ok(lacks)
 }
 
+/// What a container lacks of the layers of its image.
+fn lacks_layers(store: &Store, damage: &Damage, user: &User) -> Result<Vec<Digest>, Report> {
+    let mut lacks = Vec::new();
+    for layer in &user.layers {
+        if !is_there(store, damage, Family::Layers, &layer.0)? {
+            lacks.push(layer.0);
+        }
+    }
+    Ok(lacks)
+}
+
 fn is_there(store: &Store, damage: &Damage, family: Family, digest: &Digest) -> Result<bool, Report> {
-    Ok(!damage.contains_key(&(family, *digest)) && store.shelf(family).has(digest)?)
+    let is_damaged = damage.get(&(family, *digest)).is_some_and(Wrong::is_damage);
+    Ok(!is_damaged && store.shelf(family).has(digest)?)
 }
 
 fn join(digests: &[Digest]) -> String {

@@ -78,6 +78,7 @@ struct Image {
     work: PathBuf,
     chain: PathBuf,
     objects: PathBuf,
+    trash: PathBuf,
 }
 
 fn shell(outer: &Outer, script: &str, dir: &Path) -> String {
@@ -120,14 +121,14 @@ fn image(outer: &Outer, key: &str) -> Image {
     });
     let chain = merge_chain(&store, &layers).unwrap();
     let chain = store.chains().dir().path().join(store.chains().path_of(&chain.0));
-    Image { work, chain, objects: root.join("objects") }
+    Image { work, chain, objects: root.join("objects"), trash: root.join("trash") }
 }
 
 /// Starts a server, or finds it.
 fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
-    let (index, objects) = (File::open(&image.chain).unwrap(), File::open(&image.objects).unwrap());
-    let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd())];
+    let [index, objects, trash] = [&image.chain, &image.objects, &image.trash].map(|path| File::open(path).unwrap());
+    let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd()), ("trash", trash.as_fd())];
     fds.extend(upper.map(|upper| ("upper", upper.as_fd())));
     let spec = FsSpec { key, config: &config, user_namespace: outer.user_namespace.as_fd(), fds: &fds };
     connect_or_spawn(&outer.places(), &spec).unwrap()

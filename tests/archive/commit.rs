@@ -56,6 +56,40 @@ fn a_container_of_the_image_sees_what_was_changed() {
 }
 
 #[test]
+fn a_layer_has_what_no_look_at_a_file_tells() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    // A content of the same length and time, and the root directory itself.
+    let script = "t=$(stat -c %Y /etc/group); tr a-z A-Z </etc/group >/new; cat /new >/etc/group; touch -d @$t /etc/group; \
+                  rm /new; stat -c '%s %Y' /etc/group; chown 3:4 / 2>/dev/null; chmod 1777 /; touch -d @86400 /; sleep ${1:-0}";
+    let look = "cat /etc/group; stat -c '%a %u %g %Y' /";
+    for driver in DRIVERS {
+        for wait in ["0", "100"] {
+            let name = format!("{driver}-{wait}");
+            let options = ["run", "-d", "--name", &name, "--network", "none", "--storage-driver", driver];
+            home.ok(&[&options[..], &[&busybox(), "sh", "-c", script, "sh", wait]].concat());
+            eventually("all is changed", || {
+                home.ok(&["exec", &name, "stat", "-c", "%Y", "/"]) == "86400\n"
+                    || home.ok(&["ps", "-a", "--format", "{{.State}}", "--filter", &format!("name={name}")])
+                        == "exited\n"
+            });
+            let told = home.ok(&["diff", &name]);
+            assert!(!told.contains("/etc/group"), "{told}");
+            home.ok(&["commit", &name, &format!("made/{name}")]);
+            let options = ["run", "--rm", "--network", "none", "--storage-driver", driver];
+            let seen = home.ok(&[&options[..], &[&format!("made/{name}"), "sh", "-c", look]].concat());
+            let owner = if identity() == "one-id" { "0 0" } else { "3 4" };
+            assert!(seen.starts_with("ROOT:") && seen.ends_with(&format!("\n1777 {owner} 86400\n")), "{name}: {seen}");
+            let path = home.path("root.tar");
+            home.ok(&["export", "-o", &path.to_string_lossy(), &name]);
+            let exported = listing(&path);
+            let root = format!("drwxrwxrwt {} 0 1970-01-02 00:00:00 ./", owner.replace(' ', "/"));
+            assert!(exported.iter().any(|line| *line == root), "{name}: {exported:#?}");
+            home.ok(&["rm", "-f", &name]);
+        }
+    }
+}
+
+#[test]
 fn what_was_changed_with_instructions_is_in_the_configuration() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "--name", "idle", "-e", "A=1", "-w", "/tmp", &busybox(), "true"]);

@@ -12,6 +12,27 @@ fn id_of(home: &Home, name: &str) -> String {
     home.ok(&["image", "inspect", "--format", "{{.Id}}", name]).trim_end().to_owned()
 }
 
+/// Gives the one image of a layout another configuration; what it is now.
+pub fn changed_config(layout: &std::path::Path, change: impl FnOnce(&mut Value)) -> Value {
+    let blob =
+        |digest: &Value| layout.join("blobs/sha256").join(digest.as_str().unwrap().trim_start_matches("sha256:"));
+    let read = |path: &std::path::Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let put = |descriptor: &mut Value, document: &Value| {
+        let raw = serde_json::to_vec(document).unwrap();
+        descriptor["digest"] = fixture::image::digest(&raw).into();
+        descriptor["size"] = raw.len().into();
+        fs::write(blob(&descriptor["digest"]), raw).unwrap();
+    };
+    let mut index = read(&layout.join("index.json"));
+    let mut manifest = read(&blob(&index["manifests"][0]["digest"]));
+    let mut config = read(&blob(&manifest["config"]["digest"]));
+    change(&mut config);
+    put(&mut manifest["config"], &config);
+    put(&mut index["manifests"][0], &manifest);
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    config
+}
+
 #[test]
 fn an_image_comes_back_out_of_every_form() {
     let Some(home) = Home::with_busybox(&[]) else { return };
@@ -201,6 +222,7 @@ fn a_bundle_is_for_any_runtime() {
     assert_eq!(done.code, 0, "{done:#?}");
     let config: Value = serde_json::from_slice(&fs::read(path.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["root"]["path"], "rootfs");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_to_string(path.join("rootfs/etc/replaced")).unwrap(), "second\n");
     let inode = |name: &str| fs::metadata(path.join("rootfs/var/owned").join(name)).unwrap().ino();
     assert_eq!(inode("file"), inode("again"));

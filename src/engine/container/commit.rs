@@ -161,6 +161,7 @@ fn config_of(
     for stale in ["container", "container_config", "id", "parent", "docker_version"] {
         image.remove(stale);
     }
+    assemble::without_empty_times(&mut image);
     image.insert("created".to_owned(), created.into());
     if !request.author.is_empty() {
         image.insert("author".to_owned(), request.author.as_str().into());
@@ -184,8 +185,11 @@ fn config_of(
 fn fill(history: &mut Vec<Value>, base: &ImageConfig) {
     let known = history.iter().filter(|entry| entry["empty_layer"] != true).count();
     let missing = base.diff_ids.len().saturating_sub(known);
-    let created = base.spec.created().clone().unwrap_or_default();
-    history.splice(0..0, std::iter::repeat_n(json!({ "created": created }), missing));
+    let entry = match base.spec.created().as_deref() {
+        None | Some("") => json!({}),
+        Some(created) => json!({ "created": created }),
+    };
+    history.splice(0..0, std::iter::repeat_n(entry, missing));
 }
 
 fn history_of(record: &Record, request: &CommitRequest, created: &str, empty: bool) -> Value {

@@ -17,7 +17,7 @@ use index::Metadata;
 use layer::{TarContent, TarEntry, TarWriter};
 use oci::packed::{CONTAINERD_NAME, REF_NAME};
 use oci::{Digest, Entry, ImageConfig, ImageName, Manifest, Reference, entries, media};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
@@ -120,12 +120,14 @@ fn whole(engine: &Engine, store: &Store, lease: &mut Lease, record: &ImageRecord
     match manifest {
         Some(manifest) if !layers.changed => Ok(Saved { names: Vec::new(), manifest, config }),
         _ => {
-            let mut json: Value = serde_json::from_slice(&config.raw).unwrap_or_default();
-            let diff_ids: Vec<String> = layers.diff_ids.iter().map(|layer| layer.0.to_string()).collect();
             let raw = if layers.diff_ids == config.diff_ids {
                 config.raw
             } else {
-                json["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+                let mut json: Map<String, Value> =
+                    serde_json::from_slice(&config.raw).map_err(|error| Report::of(Kind::Internal, error))?;
+                let diff_ids: Vec<String> = layers.diff_ids.iter().map(|layer| layer.0.to_string()).collect();
+                json.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": diff_ids }));
+                assemble::without_empty_times(&mut json);
                 serde_json::to_vec(&json).map_err(|error| Report::of(Kind::Internal, error))?
             };
             let made = assemble::assemble(store, lease, raw, &layers.descriptors, docker)?;

@@ -103,6 +103,21 @@ fn what_was_changed_with_instructions_is_in_the_configuration() {
     assert_eq!((&config["Labels"]["k"], &config["WorkingDir"]), (&"v".into(), &"/tmp".into()));
     let seen = home.ok(&["run", "--rm", "--network", "none", "made"]);
     assert!(seen.contains("A=1\n") && seen.contains("B=b c\n"), "{seen}");
+    home.ok(&[
+        "commit",
+        "-c",
+        "ENV PATH=/x:$PATH C=${A:-no}",
+        "-c",
+        "WORKDIR /$A",
+        "-c",
+        "ENTRYPOINT env",
+        "idle",
+        "two",
+    ]);
+    let config = image(&home, "two")["Config"].clone();
+    assert_eq!((&config["WorkingDir"], &config["Cmd"]), (&"/1".into(), &Value::Null));
+    let seen = home.ok(&["run", "--rm", "--network", "none", "two"]);
+    assert!(seen.contains("C=1\n") && seen.lines().any(|line| line.starts_with("PATH=/x:/")), "{seen}");
     // It changed nothing, so it has no layer of its own, and its history says so.
     let layers = |name: &str| image(&home, name)["RootFS"]["Layers"].clone();
     assert_eq!(layers("made"), layers(&busybox()));

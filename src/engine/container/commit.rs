@@ -45,7 +45,9 @@ pub fn commit(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Res
 fn committed(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {
     let record = load(engine, id)?;
     // Before anything is read: a mistake must not cost a walk.
-    change_config(&mut Map::new(), &request.changes)?;
+    let mut config = Map::new();
+    take_settings(&mut config, &record.settings);
+    change::apply(&mut config, &request.changes)?;
     if record.image.is_host() {
         engine.notice("the image has only what the container changed in this machine's root, without that root itself");
     }
@@ -134,11 +136,6 @@ pub(crate) fn created_at(epoch_s: Option<i64>) -> String {
     format!("{}Z", text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// Applies the changes that were asked for.
-pub(crate) fn change_config(config: &mut Map<String, Value>, changes: &[String]) -> Result<(), Report> {
-    changes.iter().try_for_each(|line| change::apply(config, line))
-}
-
 /// The bytes of the new image's configuration.
 fn config_of(
     record: &Record,
@@ -168,7 +165,7 @@ fn config_of(
     }
     let mut config = image.remove("config").and_then(|config| config.as_object().cloned()).unwrap_or_default();
     take_settings(&mut config, &record.settings);
-    change_config(&mut config, &request.changes)?;
+    change::apply(&mut config, &request.changes)?;
     image.insert("config".to_owned(), config.into());
     let mut history = image.remove("history").and_then(|history| history.as_array().cloned()).unwrap_or_default();
     if let Some(base) = base {

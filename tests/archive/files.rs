@@ -38,6 +38,7 @@ fn an_image_comes_back_out_of_every_form() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["tag", &busybox(), "small", "small:2", "other/name:3"]);
     let id = id_of(&home, "small");
+    // A name without a tag is all tags of it.
     for format in ["docker-archive", "oci-archive", "oci-dir", "docker-dir"] {
         let path = home.path(format);
         let path = path.to_string_lossy();
@@ -45,8 +46,8 @@ fn an_image_comes_back_out_of_every_form() {
         let second = Home::new(&[]).unwrap();
         let said = second.ok(&["load", "-i", &path]);
         let name = if format == "docker-dir" { id.as_str() } else { "small:latest" };
-        let expected =
-            if format == "docker-dir" { format!("Loaded image ID: {id}\n") } else { format!("Loaded image: {name}\n") };
+        let both = "Loaded image: small:2\nLoaded image: small:latest\n".to_owned();
+        let expected = if format == "docker-dir" { format!("Loaded image ID: {id}\n") } else { both };
         assert_eq!(said, expected, "{format}");
         assert_eq!(id_of(&second, name), id, "{format}");
         let digest = |home: &Home, name: &str| home.ok(&["images", "--digests", "--format", "{{.Digest}}", name]);
@@ -166,6 +167,62 @@ fn names_are_given_and_taken() {
     let table = home.ok(&["history", "named"]);
     assert!(table.starts_with("IMAGE          CREATED"), "{table}");
     assert_eq!(home.ok(&["image", "rm", "named"]).lines().next(), Some("Untagged: named:latest"));
+}
+
+#[test]
+fn of_several_platforms_one_is_loaded_and_artifacts_are_left_out() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["tag", &busybox(), "small"]);
+    let path = home.path("layout");
+    let layout = path.to_string_lossy().into_owned();
+    home.ok(&["save", "--format", "oci-dir", "-o", &layout, "small:latest"]);
+    let index = || -> Value { serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap() };
+    let own = index()["manifests"][0].clone();
+    changed_config(&path, |config| config["architecture"] = "s390x".into());
+    let mut other = index()["manifests"][0].clone();
+    let mut own_labelled = own.clone();
+    let platform = |entry: &mut Value, architecture: &str| {
+        entry["platform"] = serde_json::json!({ "os": "linux", "architecture": architecture });
+    };
+    platform(&mut other, "s390x");
+    let host = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    platform(&mut own_labelled, host);
+    // An artifact has a manifest, and something else than an image's configuration in it.
+    let blob = |raw: &[u8]| {
+        let digest = fixture::image::digest(raw);
+        fs::write(path.join("blobs/sha256").join(&digest[7..]), raw).unwrap();
+        (digest, raw.len())
+    };
+    let (digest, size) = blob(b"{}");
+    let manifest = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest, "size": size }, "layers": [] });
+    let (digest, size) = blob(manifest.to_string().as_bytes());
+    let artifact = serde_json::json!({ "mediaType": manifest["mediaType"], "digest": digest, "size": size,
+        "annotations": { "org.opencontainers.image.ref.name": "docker.io/library/signature:1" } });
+    let write = |entries: &[&Value]| {
+        let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries });
+        fs::write(path.join("index.json"), index.to_string()).unwrap();
+    };
+    write(&[&other, &artifact, &own_labelled]);
+    let second = Home::new(&[]).unwrap();
+    let done = second.run(&["load", "-i", &layout]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "Loaded image: small:latest\n"), "{done:#?}");
+    assert!(done.stderr.contains("signature:1 is left out: it is an artifact"), "{done:#?}");
+    assert_eq!(id_of(&second, "small"), id_of(&home, "small"));
+    second.ok(&["load", "--platform", "linux/s390x", "-i", &layout]);
+    assert_ne!(id_of(&second, "small"), id_of(&home, "small"));
+    let said = second.fails(1, &["load", "--platform", "linux/ppc64le", "-i", &layout]);
+    assert!(said.contains("no matching manifest for linux/ppc64le"), "{said}");
+    write(&[&artifact]);
+    let said = second.fails(1, &["load", "-i", &layout]);
+    assert!(said.contains("there is no image in it"), "{said}");
+
+    // What comes from a file is run as it is there, whatever a registry has under its name, and whatever its path.
+    write(&[&own]);
+    let mut run =
+        home.command(&["run", "--rm", "--pull", "always", "--network", "none", "oci:layout", "cat", "/etc/replaced"]);
+    let done = finish(run.current_dir(path.parent().unwrap()), b"", LIMIT);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{done:#?}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl<'s> Layer<'s> {
     }
 
     fn content(&mut self, size: u64, archive: &mut Archive<impl BufRead>) -> Result<Entry> {
-        let limit = self.limits.base_bytes;
+        let limit = self.limits.hole_bytes;
         let holes = &mut self.hole_bytes;
         let contents = &mut self.contents;
         let mut writing = contents.begin(size)?;

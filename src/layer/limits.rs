@@ -5,8 +5,9 @@
 pub struct Limits {
     /// How many entries an archive may have.
     pub entries: u64,
-    /// How many bytes an archive may have when it is uncompressed, whatever its compressed size is; the holes of its
-    /// files may have as many. …
+    /// How many bytes the holes of all files may have. They take no room, but each is hashed: this much takes minutes.
+    pub hole_bytes: u64,
+    /// How many bytes an archive may have when it is uncompressed, whatever its compressed size is …
     pub base_bytes: u64,
     /// … and how many more for each compressed byte.
     pub ratio: u64,
@@ -23,6 +24,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             entries: 10_000_000,
+            hole_bytes: 128 << 30,
             base_bytes: 16 << 30,
             ratio: 200,
             tree_bytes: index::TREE_BYTES_MAX,

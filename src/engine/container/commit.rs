@@ -101,7 +101,7 @@ pub(crate) fn layer_of(
     drop(held);
     let created = match (created, outcome) {
         // A layer that is refused ends the writing: then why it is refused counts, else why it could not be written.
-        (Err(layer::LayerError::Write { .. }), Err(report)) => return Err(report),
+        (Err(layer::LayerError::Write { what: "the archive", .. }), Err(report)) => return Err(report),
         (created, Err(_)) => created?,
         (created, Ok(sockets)) => {
             if sockets > 0 {

@@ -209,10 +209,11 @@ impl Archive {
         match self {
             Archive::Running(mut archiving) => {
                 let copied = std::io::copy(archiving.archive(), out);
-                // What the role says is why the archive ended early.
-                let sockets = archiving.finish()?;
+                let finished = archiving.finish();
+                // What cannot be written here the role only sees as a pipe that nobody reads. What it says is why an archive
+                // that was read to its end ended early.
                 copied.map_err(|error| Report::of(Kind::Internal, error))?;
-                Ok(sockets)
+                Ok(finished?)
             }
             Archive::Native { upper, dir, lower, meta, map } => {
                 let mut to = TarWriter::new(out, latest_s);

@@ -355,3 +355,17 @@ fn what_lazy_pulling_adds_is_no_part_of_the_tree() {
     let done = apply(&frames[..], Some(expected), &store, Durability::Later, &Limits::default()).unwrap();
     assert_eq!(done.entries, 1);
 }
+
+/// A hole takes no room, so it is not what the size of the stream is bounded for.
+#[test]
+fn holes_have_a_bound_of_their_own() {
+    let (_directory, store) = store();
+    let records = [record("GNU.sparse.size", b"67108864"), record("GNU.sparse.map", b"0,1")].concat();
+    let tar = archive(&[pax(b'x', &records), file("sparse", b"x")]);
+    let limits = Limits { base_bytes: 1 << 20, ratio: 0, ..Limits::default() };
+    let layer = apply(&tar[..], None, &store, Durability::Later, &limits).unwrap().diff_id;
+    let index = open_layer(&store, layer).unwrap();
+    assert_eq!(index.inode(at(&index, "sparse").unwrap()).unwrap().size, 64 << 20);
+    let refused = apply(&tar[..], None, &store, Durability::Later, &Limits { hole_bytes: 32 << 20, ..limits });
+    assert!(matches!(refused, Err(LayerError::Limit { what: "bytes of holes in files", .. })), "{refused:?}");
+}

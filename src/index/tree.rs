@@ -125,8 +125,9 @@ impl Body<'_> {
     fn bytes(&self) -> u64 {
         match self {
             Body::Directory(_) => DIRECTORY_BYTES,
-            Body::Symlink(text) | Body::LinkByPath(text) => owned(text),
-            Body::Regular { content: FileContent::Inline(text), .. } => owned(text),
+            Body::Symlink(text) | Body::LinkByPath(text) | Body::Regular { content: FileContent::Inline(text), .. } => {
+                owned(text)
+            }
             _ => 0,
         }
     }
@@ -166,6 +167,7 @@ pub(crate) struct Stop {
 }
 
 /// Bytes of its own that a text takes.
+#[allow(clippy::ptr_arg, reason = "what is borrowed takes none")]
 fn owned(text: &Cow<'_, [u8]>) -> u64 {
     match text {
         Cow::Borrowed(_) => 0,

@@ -11,7 +11,7 @@
 //!   path is left to the merge. The link's own metadata are not looked at: there is one inode and it has some.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use base::{Explain, Kind as ErrorKind};
 use oci::{DiffId, Digest};
@@ -127,18 +127,23 @@ impl Explain for BuildError {
 /// A layer being built.
 pub struct TreeBuilder {
     tree: Tree<'static>,
-    pending: Vec<Pending>,
+    /// Hard links whose target was not there when they came: the placeholders, which know it.
+    pending: Vec<Id>,
 }
 
-/// A hard link whose target was not there when it came.
-struct Pending {
-    placeholder: Id,
-    target: Vec<u8>,
+/// What a hard link leads to.
+enum Target {
+    /// A file, which may be a link that leads on to nothing in this layer.
+    File(Id),
+    /// A link that must be settled first.
+    Link(Id),
+    /// Nothing that is here.
+    Nothing,
 }
 
 impl Default for TreeBuilder {
     fn default() -> Self {
-        TreeBuilder { tree: Tree::new(), pending: Vec::new() }
+        TreeBuilder::bounded(tree::TREE_BYTES_MAX)
     }
 }
 
@@ -146,6 +151,11 @@ impl TreeBuilder {
     /// A layer without entries.
     pub fn new() -> Self {
         TreeBuilder::default()
+    }
+
+    /// A layer without entries that may take only so many bytes of memory.
+    pub fn bounded(bytes_max: u64) -> Self {
+        TreeBuilder { tree: Tree::new(bytes_max), pending: Vec::new() }
     }
 
     /// Adds an entry.
@@ -158,8 +168,7 @@ impl TreeBuilder {
         let (name, directory) = self.place(&names)?;
         let body = self.body(&names, entry)?;
         let node = self.add(&names, TreeNode { attributes, implied: false, body })?;
-        self.tree.link(directory, Cow::Owned(name.to_vec()), node);
-        Ok(())
+        self.link(&names, directory, name, node)
     }
 
     /// Adds a second name, `path`, for what is at `target`.
@@ -174,15 +183,13 @@ impl TreeBuilder {
             Some(node) if self.tree.directory(node).is_some() => return Err(to_directory()),
             Some(node) => node,
             None => {
-                let target = path::join(&targets);
-                let body = Body::LinkByPath(Cow::Owned(target.clone()));
+                let body = Body::LinkByPath(Cow::Owned(path::join(&targets)));
                 let placeholder = self.add(&names, TreeNode { attributes: tree::IMPLIED, implied: true, body })?;
-                self.pending.push(Pending { placeholder, target });
+                self.pending.push(placeholder);
                 placeholder
             }
         };
-        self.tree.link(directory, Cow::Owned(name.to_vec()), node);
-        Ok(())
+        self.link(&names, directory, name, node)
     }
 
     /// Gives the file at `path` another owner, mode, time and, if there are any, attributes. What is not there stays as it
@@ -203,7 +210,9 @@ impl TreeBuilder {
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), BuildError> {
         let names = checked(path)?;
         let (name, directory) = self.place(&names)?;
-        self.tree.directory_mut(directory).children.entry(Cow::Owned(name.to_vec())).or_default().whiteout = true;
+        let child =
+            self.tree.name(directory, Cow::Owned(name.to_vec())).map_err(|reason| place_error(&names, reason))?;
+        child.whiteout = true;
         Ok(())
     }
 
@@ -251,33 +260,65 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Second names of paths that came later become names of those inodes, and so do all names that share them. The order
-    /// of the passes does not matter: each one that settles a link is followed by another.
+    /// Second names of paths that came later become names of those inodes, and so do all names that share them.
+    ///
+    /// A link may lead to another one, or through one that turns out to be a symlink. So each waits on a stack for the one
+    /// that it needs, and is looked at again when that is settled: twice as often as there are links, all in all. Links that
+    /// need each other stay as they are.
     fn settle_links(&mut self) {
-        let mut pending = std::mem::take(&mut self.pending);
-        loop {
-            let mut goes_to = HashMap::new();
-            for link in &pending {
-                goes_to.extend(self.target_of(link).map(|target| (link.placeholder, target)));
-            }
-            if goes_to.is_empty() {
-                return;
-            }
-            pending.retain(|link| !goes_to.contains_key(&link.placeholder));
-            for node in &mut self.tree.nodes {
-                let Body::Directory(directory) = &mut node.body else { continue };
-                for child in directory.children.values_mut() {
-                    child.node = child.node.map(|node| end_of(&goes_to, node));
+        let pending = std::mem::take(&mut self.pending);
+        let mut open: HashSet<Id> = pending.iter().copied().collect();
+        // Of those that wait, the place on the stack.
+        let mut places: HashMap<Id, usize> = HashMap::new();
+        for start in pending {
+            let mut stack = if open.contains(&start) { vec![start] } else { Vec::new() };
+            while let Some(link) = stack.last().copied() {
+                places.insert(link, stack.len() - 1);
+                match self.target_of(link, &open) {
+                    Target::Link(next) => match places.get(&next).copied() {
+                        None => stack.push(next),
+                        // A circle.
+                        Some(place) => stack.drain(place..).for_each(|link| {
+                            open.remove(&link);
+                            places.remove(&link);
+                        }),
+                    },
+                    target => {
+                        if let Target::File(file) = target {
+                            self.tree.aliases.insert(link, file);
+                        }
+                        open.remove(&link);
+                        places.remove(&link);
+                        stack.pop();
+                    }
                 }
+            }
+        }
+        let aliases = std::mem::take(&mut self.tree.aliases);
+        for node in &mut self.tree.nodes {
+            let Body::Directory(directory) = &mut node.body else { continue };
+            for child in directory.children.values_mut() {
+                child.node = child.node.map(|node| aliases.get(&node).copied().unwrap_or(node));
             }
         }
     }
 
-    /// What a link leads to, if that is there: a file, or a link that leads on.
-    fn target_of(&mut self, link: &Pending) -> Option<Id> {
-        let names: Vec<&[u8]> = link.target.split(|byte| *byte == b'/').collect();
-        let found = self.tree.find(&names).ok().flatten()?;
-        (found != link.placeholder && self.tree.directory(found).is_none()).then_some(found)
+    /// What a link leads to, where these are not settled yet.
+    fn target_of(&mut self, link: Id, open: &HashSet<Id>) -> Target {
+        let Body::LinkByPath(target) = &self.tree.node(link).body else { return Target::Nothing };
+        let target = target.clone();
+        let names: Vec<&[u8]> = target.split(|byte| *byte == b'/').collect();
+        let Ok(stop) = self.tree.look(&names) else { return Target::Nothing };
+        match self.tree.child(stop.directory, &stop.name) {
+            Some(found) if found != link && open.contains(&found) => Target::Link(found),
+            Some(found) if stop.last && found != link && self.tree.directory(found).is_none() => Target::File(found),
+            _ => Target::Nothing,
+        }
+    }
+
+    fn link(&mut self, names: &[&[u8]], directory: Id, name: &[u8], node: Id) -> Result<(), BuildError> {
+        let linked = self.tree.link(directory, Cow::Owned(name.to_vec()), node);
+        linked.map_err(|reason| place_error(names, reason))
     }
 
     /// The last name and its directory, which is made when it is missing.
@@ -331,23 +372,12 @@ impl TreeBuilder {
         let xattrs = if metadata.xattrs.is_empty() {
             0
         } else {
-            self.tree.xattrs.intern(Cow::Owned(tree::encode_xattrs(&metadata.xattrs)))
+            let set = Cow::Owned(tree::encode_xattrs(&metadata.xattrs));
+            self.tree.xattrs(set).map_err(|reason| place_error(names, reason))?
         };
         let Metadata { permissions, uid, gid, mtime, .. } = *metadata;
         Ok(Attributes { permissions: permissions & 0o7777, uid, gid, mtime, xattrs })
     }
-}
-
-/// The last node that links lead to; links in a circle stay where they are.
-fn end_of(goes_to: &HashMap<Id, Id>, start: Id) -> Id {
-    let mut here = start;
-    for _ in 0..=goes_to.len() {
-        match goes_to.get(&here) {
-            Some(next) => here = *next,
-            None => return here,
-        }
-    }
-    start
 }
 
 fn checked(path: &[u8]) -> Result<Vec<&[u8]>, BuildError> {

@@ -27,5 +27,5 @@ pub use error::{Damaged, OpenError};
 pub use merge::{MergeError, merge};
 pub use path::PathError;
 pub use read::{Content, DeviceNumber, Dirent, Dirents, Index, Inode, Kind, Node, Time, Xattrs};
-pub use tree::{DEPTH_MAX, LINKS_MAX, TreeError};
+pub use tree::{DEPTH_MAX, LINKS_MAX, STEPS_MAX, TREE_BYTES_MAX, TreeError};
 pub use write::WriteError;

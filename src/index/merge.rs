@@ -89,7 +89,7 @@ impl Explain for MergeError {
 pub fn merge(layers: &[&Index]) -> Result<Vec<u8>, MergeError> {
     let ids: Vec<DiffId> = layers.iter().map(|layer| DiffId(layer.id())).collect();
     let chain = ChainId::of(&ids).ok_or(MergeError::NoLayers)?;
-    let mut tree = Tree::new();
+    let mut tree = Tree::new(tree::TREE_BYTES_MAX);
     for layer in layers {
         if layer.is_chain() {
             return Err(MergeError::NotALayer { id: ChainId(layer.id()) });
@@ -265,8 +265,8 @@ impl<'a> Stacking<'_, 'a> {
             Some(id) => *id,
             None => self.copy(dirent)?,
         };
-        self.tree.link(parent, Cow::Borrowed(dirent.name), id);
-        Ok(())
+        let linked = self.tree.link(parent, Cow::Borrowed(dirent.name), id);
+        linked.map_err(|reason| Stop::Place { name: text(dirent.name), reason })
     }
 
     /// Copies an inode of the layer that is no directory into the tree.
@@ -304,7 +304,10 @@ impl<'a> Stacking<'_, 'a> {
 
     fn attributes(&mut self, node: Node, inode: &Inode) -> Result<Attributes, Stop> {
         let xattrs = match self.layer.xattrs(node)?.into_bytes()? {
-            Some(set) => self.tree.xattrs.intern(Cow::Borrowed(set)),
+            Some(set) => {
+                let number = self.tree.xattrs(Cow::Borrowed(set));
+                number.map_err(|reason| Stop::Place { name: "its attributes".to_owned(), reason })?
+            }
             None => 0,
         };
         let Inode { permissions, uid, gid, mtime, .. } = *inode;
@@ -318,24 +321,30 @@ impl<'a> Stacking<'_, 'a> {
         Ok(())
     }
 
-    /// Makes the links by path, again and again as long as one of them made the target of another.
+    /// Makes the links by path. One whose way ends where another one is to be made waits for it on a stack.
     fn make_links(&mut self, before: &HashMap<Node, Id>) -> Result<(), Stop> {
-        let mut links = std::mem::take(&mut self.links);
-        while !links.is_empty() {
-            let mut left = Vec::new();
-            let waiting = links.len();
-            for link in links {
-                let now = self.file_at(&link.target, link.name)?;
-                match now.or_else(|| before.get(&link.node).copied()) {
-                    Some(file) => self.tree.link(link.directory, Cow::Borrowed(link.name), file),
-                    None => left.push(link),
+        let links = std::mem::take(&mut self.links);
+        let at: HashMap<(Id, &[u8]), usize> =
+            links.iter().enumerate().map(|(number, link)| ((link.directory, link.name), number)).collect();
+        // Those that are made or wait.
+        let mut begun = vec![false; links.len()];
+        for start in 0..links.len() {
+            let mut stack = if std::mem::replace(&mut begun[start], true) { Vec::new() } else { vec![start] };
+            while let Some(link) = stack.last().map(|number| &links[*number]) {
+                let place = |reason| Stop::Place { name: text(link.name), reason };
+                let stop = self.tree.look(&link.target).map_err(place)?;
+                let now = self.tree.child(stop.directory, &stop.name);
+                let now = now.filter(|found| stop.last && self.tree.directory(*found).is_none());
+                if let Some(file) = now.or_else(|| before.get(&link.node).copied()) {
+                    self.tree.link(link.directory, Cow::Borrowed(link.name), file).map_err(place)?;
+                    stack.pop();
+                } else if let Some(next) = at.get(&(stop.directory, &stop.name[..])).filter(|next| !begun[**next]) {
+                    begun[*next] = true;
+                    stack.push(*next);
+                } else {
+                    return Err(Stop::MissingTarget { name: text(link.name), target: tree::shown(&link.target) });
                 }
             }
-            if left.len() == waiting {
-                let target = tree::shown(&left[0].target);
-                return Err(Stop::MissingTarget { name: text(left[0].name), target });
-            }
-            links = left;
         }
         Ok(())
     }

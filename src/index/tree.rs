@@ -17,6 +17,19 @@ pub const DEPTH_MAX: u32 = 1024;
 /// How many symlinks one path may lead through, as in the kernel's path walk.
 pub const LINKS_MAX: u32 = 40;
 
+/// How many names of symlinks' targets all paths together may lead through. A path costs its archive a byte for each of its
+/// own names, but a symlink on it costs nothing more, however often it is followed.
+pub const STEPS_MAX: u32 = 1 << 24;
+/// How much memory a tree may take, in bytes: 12 million files with short names, or fewer with more to say. Writing it out
+/// takes about as much again.
+pub const TREE_BYTES_MAX: u64 = 3 << 30;
+
+/// What a node takes in memory, and what a name in a directory does beside its bytes: sizes of the types here and of the
+/// nodes of a B-tree that is half full.
+const NODE_BYTES: u64 = 128;
+const NAME_BYTES: u64 = 96;
+const DIRECTORY_BYTES: u64 = 512;
+
 /// A node's place in the vector.
 pub(crate) type Id = u32;
 pub(crate) const ROOT: Id = 0;
@@ -36,6 +49,15 @@ pub enum TreeError {
     /// More nodes than an index can number.
     #[error("there are more than 2^32 entries")]
     TooMany,
+    /// More than [`STEPS_MAX`].
+    #[error("the paths of all entries lead through more than {STEPS_MAX} names of symbolic links")]
+    TooManySteps,
+    /// More than [`TREE_BYTES_MAX`], or what the caller allows instead.
+    #[error("the names, attributes and small files of all entries take more than {limit} bytes of memory")]
+    TooLarge {
+        /// How many bytes they may take.
+        limit: u64,
+    },
 }
 
 /// What every node has.
@@ -99,6 +121,17 @@ pub(crate) enum FileContent<'a> {
 }
 
 impl Body<'_> {
+    /// Memory that it takes beside the node.
+    fn bytes(&self) -> u64 {
+        match self {
+            Body::Directory(_) => DIRECTORY_BYTES,
+            Body::Symlink(text) | Body::LinkByPath(text) | Body::Regular { content: FileContent::Inline(text), .. } => {
+                owned(text)
+            }
+            _ => 0,
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Body::Directory(_) => Kind::Directory,
@@ -116,13 +149,51 @@ pub(crate) struct Tree<'a> {
     pub nodes: Vec<TreeNode<'a>>,
     pub xattrs: XattrSets<'a>,
     pub objects: Objects,
+    /// Nodes that others stand for by now; never one of them for another.
+    pub aliases: HashMap<Id, Id>,
+    /// Names of symlinks' targets that were followed.
+    steps: u32,
+    /// Memory that all of it takes, what is unreachable included.
+    bytes: u64,
+    bytes_max: u64,
+}
+
+/// Where the walk along a path came to its end.
+pub(crate) struct Stop {
+    pub directory: Id,
+    pub name: Vec<u8>,
+    /// Whether this is the last name of the path, and not one that should have been a directory's.
+    pub last: bool,
+}
+
+/// Bytes of its own that a text takes.
+#[allow(clippy::ptr_arg, reason = "what is borrowed takes none")]
+fn owned(text: &Cow<'_, [u8]>) -> u64 {
+    match text {
+        Cow::Borrowed(_) => 0,
+        Cow::Owned(bytes) => bytes.capacity() as u64,
+    }
 }
 
 impl<'a> Tree<'a> {
-    /// A root directory that nobody has described yet.
-    pub fn new() -> Self {
+    /// A root directory that nobody has described yet, of a tree that may take this much memory.
+    pub fn new(bytes_max: u64) -> Self {
         let root = TreeNode { attributes: IMPLIED, implied: true, body: Body::Directory(Directory::default()) };
-        Tree { nodes: vec![root], xattrs: XattrSets::default(), objects: Objects::default() }
+        Tree {
+            nodes: vec![root],
+            xattrs: XattrSets::default(),
+            objects: Objects::default(),
+            aliases: HashMap::new(),
+            steps: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Counts memory that is about to be taken.
+    pub fn charge(&mut self, bytes: u64) -> Result<(), TreeError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.bytes_max { Err(TreeError::TooLarge { limit: self.bytes_max }) } else { Ok(()) }
     }
 
     pub fn node(&self, id: Id) -> &TreeNode<'a> {
@@ -151,18 +222,36 @@ impl<'a> Tree<'a> {
     }
 
     pub fn child(&self, directory: Id, name: &[u8]) -> Option<Id> {
-        self.directory(directory)?.children.get(name)?.node
+        let node = self.directory(directory)?.children.get(name)?.node?;
+        Some(self.aliases.get(&node).copied().unwrap_or(node))
+    }
+
+    /// The number of a set of extended attributes.
+    pub fn xattrs(&mut self, set: Cow<'a, [u8]>) -> Result<u32, TreeError> {
+        if let Some(number) = self.xattrs.number(&set) {
+            return Ok(number);
+        }
+        self.charge(NAME_BYTES + owned(&set))?;
+        Ok(self.xattrs.add(set))
     }
 
     pub fn add(&mut self, node: TreeNode<'a>) -> Result<Id, TreeError> {
         let id = Id::try_from(self.nodes.len()).ok().filter(|id| *id < Id::MAX).ok_or(TreeError::TooMany)?;
+        self.charge(NODE_BYTES + node.body.bytes())?;
         self.nodes.push(node);
         Ok(id)
     }
 
     /// Puts a node under a name, in place of what was there; a whiteout beside it stays.
-    pub fn link(&mut self, directory: Id, name: Cow<'a, [u8]>, node: Id) {
-        self.directory_mut(directory).children.entry(name).or_default().node = Some(node);
+    pub fn link(&mut self, directory: Id, name: Cow<'a, [u8]>, node: Id) -> Result<(), TreeError> {
+        self.name(directory, name)?.node = Some(node);
+        Ok(())
+    }
+
+    /// A name in a directory, made when it is not there.
+    pub fn name(&mut self, directory: Id, name: Cow<'a, [u8]>) -> Result<&mut Child, TreeError> {
+        self.charge(NAME_BYTES + owned(&name))?;
+        Ok(self.directory_mut(directory).children.entry(name).or_default())
     }
 
     /// Makes an empty directory in place of what was there.
@@ -179,7 +268,7 @@ impl<'a> Tree<'a> {
         }
         let body = Body::Directory(Directory { parent, depth, ..Directory::default() });
         let id = self.add(TreeNode { attributes, implied, body })?;
-        self.link(parent, name, id);
+        self.link(parent, name, id)?;
         Ok(id)
     }
 
@@ -187,6 +276,11 @@ impl<'a> Tree<'a> {
     /// the root of the tree and `..` stays in it. `create` makes directories of what is missing or is something else;
     /// without it both give `None`.
     pub fn walk(&mut self, from: Id, names: &[&[u8]], create: bool) -> Result<Option<Id>, TreeError> {
+        Ok(self.walk_to(from, names, create)?.ok())
+    }
+
+    /// As [`Tree::walk`], with the place of the name that is missing or is something else.
+    fn walk_to(&mut self, from: Id, names: &[&[u8]], create: bool) -> Result<Result<Id, Stop>, TreeError> {
         let mut rest: Vec<Cow<'_, [u8]>> = names.iter().rev().map(|name| Cow::Borrowed(*name)).collect();
         let mut here = from;
         let mut links = 0;
@@ -211,13 +305,27 @@ impl<'a> Tree<'a> {
                     if target.first() == Some(&b'/') {
                         here = ROOT;
                     }
+                    let before = rest.len();
                     rest.extend(target.split(|byte| *byte == b'/').rev().map(|name| Cow::Owned(name.to_vec())));
+                    self.steps += (rest.len() - before) as u32;
+                    if self.steps > STEPS_MAX {
+                        return Err(TreeError::TooManySteps);
+                    }
                 }
                 _ if create => here = self.add_directory(here, Cow::Owned(name.into_owned()), IMPLIED, true)?,
-                _ => return Ok(None),
+                _ => return Ok(Err(Stop { directory: here, name: name.into_owned(), last: false })),
             }
         }
-        Ok(Some(here))
+        Ok(Ok(here))
+    }
+
+    /// Where a path leads without following a symlink in its last name, or where it cannot be followed any more.
+    pub fn look(&mut self, names: &[&[u8]]) -> Result<Stop, TreeError> {
+        let (last, parents) = names.split_last().map_or((&b""[..], names), |(last, parents)| (*last, parents));
+        Ok(match self.walk_to(ROOT, parents, false)? {
+            Ok(directory) => Stop { directory, name: last.to_vec(), last: true },
+            Err(stop) => stop,
+        })
     }
 
     /// The node of a path, without following a symlink in its last name; `None` for the root and for what is missing.
@@ -250,25 +358,26 @@ impl Objects {
 
 /// Sets of extended attributes in the form of the file, each kept once. Number 0 is the empty set.
 #[derive(Default)]
-pub(crate) struct XattrSets<'a> {
-    sets: Vec<Cow<'a, [u8]>>,
-    numbers: HashMap<Cow<'a, [u8]>, u32>,
-}
+pub(crate) struct XattrSets<'a>(HashMap<Cow<'a, [u8]>, u32>);
 
 impl<'a> XattrSets<'a> {
-    pub fn intern(&mut self, set: Cow<'a, [u8]>) -> u32 {
-        if let Some(number) = self.numbers.get(&set) {
-            return *number;
-        }
-        self.sets.push(set.clone());
-        let number = self.sets.len() as u32;
-        self.numbers.insert(set, number);
+    fn number(&self, set: &[u8]) -> Option<u32> {
+        self.0.get(set).copied()
+    }
+
+    fn add(&mut self, set: Cow<'a, [u8]>) -> u32 {
+        let number = self.0.len() as u32 + 1;
+        self.0.insert(set, number);
         number
     }
 
-    /// `None` for the empty set.
-    pub fn get(&self, number: u32) -> Option<&[u8]> {
-        self.sets.get((number as usize).checked_sub(1)?).map(AsRef::as_ref)
+    /// All sets by number, the empty one first.
+    pub fn by_number(&self) -> Vec<&[u8]> {
+        let mut sets = vec![&b""[..]; self.0.len() + 1];
+        for (set, number) in &self.0 {
+            sets[*number as usize] = set;
+        }
+        sets
     }
 }
 

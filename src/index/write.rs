@@ -137,12 +137,14 @@ impl<'t> Writer<'t> {
     /// The tables of objects and attribute sets of what is reachable.
     fn collect_tables(&mut self) -> Result<(), WriteError> {
         let tree = self.tree;
+        let sets = tree.xattrs.by_number();
         let mut objects = BTreeSet::new();
         let mut xattrs = BTreeSet::new();
         for id in &self.order {
             let node = tree.node(*id);
-            if let Some(set) = tree.xattrs.get(node.attributes.xattrs) {
-                xattrs.insert((set, node.attributes.xattrs));
+            let number = node.attributes.xattrs;
+            if number > 0 {
+                xattrs.insert((sets[number as usize], number));
             }
             if let Body::Regular { content: FileContent::Object { object, .. }, .. } = node.body {
                 objects.insert((tree.objects.get(object), object));

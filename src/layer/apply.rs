@@ -66,7 +66,7 @@ pub fn apply(
 /// would be accepted. Plain archives only.
 pub fn check(reader: impl BufRead, limits: &Limits) -> Result<u64> {
     let mut archive = Archive::new(reader);
-    let mut builder = TreeBuilder::new();
+    let mut builder = TreeBuilder::bounded(limits.tree_bytes);
     let mut entries = 0;
     while let Some(header) = archive.next()? {
         count(&mut entries, limits)?;
@@ -91,7 +91,7 @@ struct Layer<'s> {
 impl<'s> Layer<'s> {
     fn new(store: &'s Store, limits: &'s Limits) -> Self {
         let contents = Contents::new(store, *limits);
-        Layer { builder: TreeBuilder::new(), contents, limits, entries: 0, hole_bytes: 0 }
+        Layer { builder: TreeBuilder::bounded(limits.tree_bytes), contents, limits, entries: 0, hole_bytes: 0 }
     }
 
     fn entry(&mut self, header: Header, archive: &mut Archive<impl BufRead>) -> Result<()> {
@@ -106,7 +106,7 @@ impl<'s> Layer<'s> {
     }
 
     fn content(&mut self, size: u64, archive: &mut Archive<impl BufRead>) -> Result<Entry> {
-        let limit = self.limits.base_bytes;
+        let limit = self.limits.hole_bytes;
         let holes = &mut self.hole_bytes;
         let contents = &mut self.contents;
         let mut writing = contents.begin(size)?;

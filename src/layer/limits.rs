@@ -5,11 +5,15 @@
 pub struct Limits {
     /// How many entries an archive may have.
     pub entries: u64,
-    /// How many bytes an archive may have when it is uncompressed, whatever its compressed size is; the holes of its
-    /// files may have as many. …
+    /// How many bytes the holes of all files may have. They take no room, but each is hashed: this much takes minutes.
+    pub hole_bytes: u64,
+    /// How many bytes an archive may have when it is uncompressed, whatever its compressed size is …
     pub base_bytes: u64,
     /// … and how many more for each compressed byte.
     pub ratio: u64,
+    /// How much memory names, attributes and small files of all entries may take while the layer is applied, in bytes.
+    /// The index that is written out of them, and then merged with others, takes about as much.
+    pub tree_bytes: u64,
     /// Contents up to this size are kept in the index itself.
     pub inline_bytes: u64,
     /// Contents up to this size are kept in the pack of the layer, larger ones alone.
@@ -18,7 +22,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 10_000_000, base_bytes: 16 << 30, ratio: 200, inline_bytes: 512, pack_bytes: 64 << 10 }
+        Limits {
+            entries: 10_000_000,
+            hole_bytes: 128 << 30,
+            base_bytes: 16 << 30,
+            ratio: 200,
+            tree_bytes: index::TREE_BYTES_MAX,
+            inline_bytes: 512,
+            pack_bytes: 64 << 10,
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use crate::error::{LayerError, Result};
 /// The most entries that an archive of images may have.
 const ENTRIES_MAX: u64 = 100_000;
 
+/// The most bytes that all of their paths and targets may have.
+const PATHS_MAX: u64 = 64 << 20;
+
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -33,13 +36,21 @@ pub type Located = HashMap<Vec<u8>, Place>;
 pub fn locate(reader: impl BufRead) -> Result<Located> {
     let mut archive = Archive::new(reader);
     let mut found = Located::new();
-    let mut entries = 0;
+    let (mut entries, mut path_bytes) = (0, 0);
     while let Some(header) = archive.next()? {
         entries += 1;
         if entries > ENTRIES_MAX {
             return Err(LayerError::Limit { what: "entries", limit: ENTRIES_MAX });
         }
         let path = normal(&header.path)?;
+        let target_bytes = match &header.kind {
+            Type::HardLink(target) | Type::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        path_bytes += (header.path.len() + target_bytes) as u64;
+        if path_bytes > PATHS_MAX {
+            return Err(LayerError::Limit { what: "bytes in paths", limit: PATHS_MAX });
+        }
         let place = match header.kind {
             Type::Regular => archive.content_offset().map(|offset| Place::Content { offset, size: header.size }),
             // A hard link's target counts from the root, a symbolic link's from its directory.

@@ -1,13 +1,11 @@
 //! The lists of images that archives and directories begin with: Docker's `manifest.json` and `index.json` of an OCI layout
 //! (image-layout.md of the image-spec).
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::digest::Digest;
 use crate::document::{DOCUMENT_MAX, DocumentError, ENTRIES_MAX};
+use crate::entries::{Entries, Entry};
 use crate::media;
 
 /// What containerd calls an image in a layout: its whole name.
@@ -27,34 +25,6 @@ pub struct DockerEntry {
     /// The paths of its layers, lowest first.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Vec<String>,
-}
-
-/// A manifest or an index in a layout.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayoutEntry {
-    /// Which of the two.
-    pub media_type: String,
-    /// Its digest.
-    pub digest: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its name, if it has one.
-    pub name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Layout {
-    manifests: Option<Vec<RawEntry>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawEntry {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    size: u64,
-    annotations: Option<BTreeMap<String, String>>,
 }
 
 /// Go writes an empty list as `null`.
@@ -85,25 +55,25 @@ pub fn docker_entries(text: &[u8]) -> Result<Option<Vec<DockerEntry>>, DocumentE
     parsed(text).and_then(limited).map(Some)
 }
 
-/// The manifests and indexes of `index.json`; what is neither is left out.
-pub fn layout_entries(text: &[u8]) -> Result<Vec<LayoutEntry>, DocumentError> {
-    let layout: Layout = parsed(text)?;
-    let entries = limited(layout.manifests.unwrap_or_default())?.into_iter();
-    let known = entries.filter(|entry| media::is_manifest(&entry.media_type) || media::is_index(&entry.media_type));
-    let entry = |raw: RawEntry| {
-        let digest = raw.digest.parse().map_err(|cause| DocumentError::Digest { cause })?;
-        let annotations = raw.annotations.unwrap_or_default();
-        let mut names = [CONTAINERD_NAME, REF_NAME].into_iter().filter_map(|key| annotations.get(key));
-        let name = names.find(|name| !name.is_empty()).cloned();
-        Ok(LayoutEntry { media_type: raw.media_type, digest, size: raw.size, name })
-    };
-    known.map(entry).collect()
+/// The manifests and indexes of `index.json`; what says that it is neither is left out, and what cannot be read is counted.
+pub fn layout_entries(text: &[u8]) -> Result<Entries, DocumentError> {
+    let mut entries = Entries::read(text)?;
+    entries.list.retain(|entry| media::is_manifest(&entry.media_type) || media::is_index(&entry.media_type));
+    Ok(entries)
+}
+
+/// The name of an entry of a layout, if it has one.
+pub fn name_of(entry: &Entry) -> Option<&str> {
+    let annotations = entry.annotations.as_ref()?;
+    let mut names = [CONTAINERD_NAME, REF_NAME].into_iter().filter_map(|key| annotations.get(key));
+    names.find(|name| !name.is_empty()).map(String::as_str)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a refused document is a failed test")]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn dockers_list_and_a_single_manifest_are_told_apart() {
@@ -130,11 +100,11 @@ mod tests {
             entry("text/plain", ""),
         ];
         let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
-        let names: Vec<_> = layout_entries(text.as_bytes()).unwrap().into_iter().map(|entry| entry.name).collect();
-        assert_eq!(names, [Some("docker.io/library/a:1".to_owned()), Some("b:2".to_owned()), None]);
-        assert!(layout_entries(b"{\"manifests\":null}").unwrap().is_empty());
-        assert!(layout_entries(entry(media::OCI_INDEX, "").replace("sha256", "../..").as_bytes()).unwrap().is_empty());
-        let traversal = text.replace(&digest.hex(), "../../etc/passwd");
-        assert!(layout_entries(traversal.as_bytes()).is_err());
+        let found = layout_entries(text.as_bytes()).unwrap();
+        let names: Vec<_> = found.list.iter().map(name_of).collect();
+        assert_eq!(names, [Some("docker.io/library/a:1"), Some("b:2"), None]);
+        assert_eq!(layout_entries(b"{\"manifests\":null}").unwrap(), Entries::default());
+        let traversal = layout_entries(text.replace(&digest.hex(), "../../etc/passwd").as_bytes()).unwrap();
+        assert_eq!((traversal.list.len(), traversal.unreadable), (0, 4));
     }
 }

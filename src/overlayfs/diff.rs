@@ -1,9 +1,10 @@
-//! What differs from the chain: the answer to `diff`, by Docker's rules, and the work list of `commit`.
+//! What differs from the chain: the answer to `diff`, by Docker's rules, and the work list of `commit`, which has all that
+//! has a node of its own: not every change can be seen by looking at a file.
 //!
 //! Docker's rules (`ChangesDirs` of its archive package): a path is changed when its mode, owner, device number or
 //! capability differ, or, unless it is a directory, its size or time of modification. A directory is in the answer too when
-//! something in it is. Of a deleted directory only its own path is listed. Names are compared, not inodes: a file that was
-//! replaced by one that looks the same is no difference.
+//! something in it is. Of a deleted directory only its own path is listed. Names are compared, not inodes: for `diff` a file
+//! that was replaced by one that looks the same is no difference.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -55,6 +56,8 @@ struct Visited {
 struct Walk<'a> {
     tree: &'a Tree,
     left_out: &'a dyn Fn(&[u8]) -> bool,
+    /// For a layer: directories that count by their looks alone.
+    layer: Option<&'a dyn Fn(&[u8]) -> bool>,
     dirs: Vec<Visited>,
     found: Vec<Difference>,
 }
@@ -85,8 +88,38 @@ pub fn diff(
 
 /// As [`Overlay::diff`], of a tree.
 pub(crate) fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
+    listed(tree, left_out, None)
+}
+
+/// As [`crate::Reader::changed`], of a tree.
+pub(crate) fn contents(
+    tree: &Tree,
+    left_out: &dyn Fn(&[u8]) -> bool,
+    by_looks: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Difference>> {
+    listed(tree, left_out, Some(by_looks))
+}
+
+/// As [`crate::Reader::root_differs`], of a tree.
+pub(crate) fn root_differs(tree: &Tree) -> Result<bool> {
+    let old = tree.lower.node(ROOT).ok_or(Errno::ENOENT)?;
+    Ok(!alike(tree, old, &tree.attr(ROOT)?)?)
+}
+
+/// Whether mode, owner and attributes are those of the chain.
+fn alike(tree: &Tree, old: LowerNode, new: &Attr) -> Result<bool> {
+    let was = tree.lower.attr(old)?;
+    let looks = |attr: &Attr| (attr.mode, attr.uid, attr.gid);
+    Ok(looks(&was) == looks(new) && tree.lower.xattrs(old)? == tree.xattrs(new.ino)?)
+}
+
+fn listed(
+    tree: &Tree,
+    left_out: &dyn Fn(&[u8]) -> bool,
+    layer: Option<&dyn Fn(&[u8]) -> bool>,
+) -> Result<Vec<Difference>> {
     let root = Visited { path: Vec::new(), ino: ROOT, old: tree.lower.node(ROOT), parent: 0, listed: true };
-    let mut walk = Walk { tree, left_out, dirs: vec![root], found: Vec::new() };
+    let mut walk = Walk { tree, left_out, layer, dirs: vec![root], found: Vec::new() };
     let mut at = 0;
     while at < walk.dirs.len() {
         walk.directory(at)?;
@@ -143,7 +176,7 @@ impl Walk<'_> {
         let attr = self.tree.attr(child)?;
         let change = match &old {
             None => Some(Change::Added),
-            Some(old) => self.differs(old.node, &attr)?.then_some(Change::Changed),
+            Some(old) => self.differs(&self.path(at, name), old.node, &attr)?.then_some(Change::Changed),
         };
         let listed = change.is_some_and(|change| self.list(at, name, change, child));
         let path = self.path(at, name);
@@ -154,9 +187,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn differs(&self, old: LowerNode, new: &Attr) -> Result<bool> {
+    fn differs(&self, path: &[u8], old: LowerNode, new: &Attr) -> Result<bool> {
         if old.ino() == new.ino && !self.tree.nodes.contains_key(&new.ino) {
             return Ok(false);
+        }
+        if let Some(by_looks) = self.layer {
+            return Ok(!by_looks(path) || !alike(self.tree, old, new)?);
         }
         let lower = &self.tree.lower;
         let was = lower.attr(old)?;

@@ -1,5 +1,6 @@
 //! The read-only chain below: the index for everything but contents, and the caller's descriptors for those.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -98,5 +99,13 @@ impl Lower {
     /// The value of an extended attribute.
     pub(crate) fn xattr(&self, node: LowerNode, name: &[u8]) -> Result<Option<&[u8]>> {
         self.index.xattrs(node).and_then(|xattrs| xattrs.get(name)).map_err(damaged)
+    }
+
+    /// All extended attributes.
+    pub(crate) fn xattrs(&self, node: LowerNode) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let pair = |attribute: std::result::Result<(&[u8], &[u8]), Damaged>| {
+            attribute.map(|(name, value)| (name.to_vec(), value.to_vec())).map_err(damaged)
+        };
+        self.index.xattrs(node).map_err(damaged)?.map(pair).collect()
     }
 }

@@ -599,6 +599,36 @@ fn differences_are_told_from_the_tree() {
 }
 
 #[test]
+fn a_layer_has_all_that_has_a_node_of_its_own() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let path = |path: &str| format!("/{path}");
+    let changed = |by_looks: &dyn Fn(&[u8]) -> bool| -> (Vec<String>, bool) {
+        let reader =
+            crate::Reader::open(File::open(work.path()).unwrap().into(), chain(), Arc::new(OneObject)).unwrap();
+        let list = reader.changed(&|_| false, by_looks).unwrap();
+        (
+            list.iter().map(|one| String::from_utf8_lossy(&one.path).into_owned()).collect(),
+            reader.root_differs().unwrap(),
+        )
+    };
+    assert_eq!(changed(&|_| false), (vec![], false));
+    // As before for whoever looks.
+    run(&overlay, &Op::Chmod(path("d/a"), 0o600)).unwrap();
+    run(&overlay, &Op::Chmod(path("d/a"), 0o4755)).unwrap();
+    run(&overlay, &Op::Chmod(path("e"), 0o700)).unwrap();
+    let (names, root) = changed(&|_| false);
+    assert_eq!((names.join(" "), root), ("/d /d/a /e".to_owned(), false));
+    let request = Request::default();
+    let mode = |mode| SetAttr { mode: Some(mode), ..SetAttr::default() };
+    let old = overlay.attr(ROOT).unwrap().mode & 0o7777;
+    overlay.setattr(&request, ROOT, &mode(0o1777)).unwrap();
+    assert!(changed(&|_| false).1);
+    overlay.setattr(&request, ROOT, &mode(old)).unwrap();
+    assert!(!changed(&|_| false).1);
+}
+
+#[test]
 fn a_directory_in_place_of_another_is_compared_by_its_names() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());

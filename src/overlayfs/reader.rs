@@ -8,8 +8,8 @@ use std::sync::Arc;
 use index::Index;
 use nix::errno::Errno;
 
-use crate::attr::{Attr, Result, UPPER_BASE};
-use crate::diff::{Difference, differences};
+use crate::attr::{Attr, Result};
+use crate::diff::{Difference, contents, root_differs};
 use crate::error::OpenError;
 use crate::files::Files;
 use crate::lower::{Contents, Lower, Source, damaged};
@@ -40,10 +40,20 @@ impl Reader {
         Ok(Reader { tree: read_only(again, &lower)?, files: Files::new(dir), lower })
     }
 
-    /// Every path that differs from the chain, sorted, parents first; without those that `left_out` names, and what is
-    /// below them.
-    pub fn diff(&self, left_out: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Difference>> {
-        differences(&self.tree, left_out)
+    /// Every path with a node of its own but the root, sorted, parents first; without those that `left_out` names, and what
+    /// is below them. A directory that `by_looks` names is in it when something in it is, or when more than its time is
+    /// another one.
+    pub fn changed(
+        &self,
+        left_out: &dyn Fn(&[u8]) -> bool,
+        by_looks: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Difference>> {
+        contents(&self.tree, left_out, by_looks)
+    }
+
+    /// Whether mode, owner or attributes of the root are not the chain's.
+    pub fn root_differs(&self) -> Result<bool> {
+        root_differs(&self.tree)
     }
 
     /// What `stat(2)` would show, with owners as they are recorded.
@@ -53,19 +63,7 @@ impl Reader {
 
     /// All extended attributes.
     pub fn xattrs(&self, ino: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let mut found = BTreeMap::new();
-        match self.tree.nodes.get(&ino).map(|node| &node.xattrs) {
-            Some(Some(own)) => found.extend(own.iter().map(|(name, value)| (name.to_vec(), value.to_vec()))),
-            Some(None) if ino >= UPPER_BASE => {}
-            _ => {
-                let lower = self.lower.node(ino).ok_or(Errno::ENOENT)?;
-                for attribute in self.lower.index().xattrs(lower).map_err(damaged)? {
-                    let (name, value) = attribute.map_err(damaged)?;
-                    found.insert(name.to_vec(), value.to_vec());
-                }
-            }
-        }
-        Ok(found)
+        self.tree.xattrs(ino)
     }
 
     /// The target of a symbolic link.

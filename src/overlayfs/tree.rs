@@ -4,7 +4,7 @@
 //! prefix of the log is the state after that prefix by construction. It checks what it needs not to panic on a damaged
 //! log and answers [`Inconsistent`]; whether an operation is *allowed* is decided before its record is written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -126,6 +126,15 @@ impl Tree {
             Some(Node { xattrs: Some(own), .. }) => Ok(own.get(name).map(|value| &value[..])),
             Some(_) if ino >= UPPER_BASE => Ok(None),
             _ => self.lower.xattr(self.lower.node(ino).ok_or(Errno::ENOENT)?, name),
+        }
+    }
+
+    /// All extended attributes.
+    pub(crate) fn xattrs(&self, ino: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        match self.nodes.get(&ino).map(|node| &node.xattrs) {
+            Some(Some(own)) => Ok(own.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()),
+            Some(None) if ino >= UPPER_BASE => Ok(BTreeMap::new()),
+            _ => self.lower.xattrs(self.lower.node(ino).ok_or(Errno::ENOENT)?),
         }
     }
 

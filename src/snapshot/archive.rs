@@ -1,7 +1,6 @@
 //! What a container changed, as the archive of a layer: the work of `commit`, for either driver.
 //!
-//! The list of changes ([`crate::changes`], [`overlayfs::Reader::diff`]) says what goes in, in the order in which it goes:
-//! depth first, in each directory first what is hidden, then what is there, by name. Directories in which something
+//! All that is in the upper ([`crate::changes`], [`overlayfs::Reader::changed`]) goes in, in this order: depth first, in each directory first what is hidden, then what is there, by name. Directories in which something
 //! changed are among them with all that is known of them, so that an engine that unpacks the layer alone makes them right.
 //! Of a file with several changed names the first has the content and the others are links to it; a new name of a file
 //! whose first name is in the image becomes a copy, since engines that unpack layers apart could not make such a link.
@@ -27,7 +26,9 @@ use sys::SysError;
 use sys::error::Call;
 use sys::path::open_in;
 
-use crate::changes::{Change, ChangeKind, ChangesError, Lower, Ours, Truth, capability_of_image, changes_in};
+use crate::changes::{
+    Change, ChangeKind, ChangesError, Lower, Ours, Truth, capability_of_image, contents, root_metadata, with_root,
+};
 use crate::directory::open_dir;
 use crate::object_dir::{CachedObjects, ObjectDirs};
 use crate::own;
@@ -38,10 +39,13 @@ type Result<T> = std::result::Result<T, ChangesError>;
 /// Sorts changes in the order of an archive.
 fn ordered(mut changes: Vec<Change>) -> Vec<Change> {
     changes.sort_by_cached_key(|change| {
-        let names: Vec<&[u8]> = change.path.as_os_str().as_bytes().split(|byte| *byte == b'/').collect();
-        let last = names.len() - 1;
-        let hidden = change.kind == ChangeKind::Deleted;
-        names.iter().enumerate().map(|(at, name)| (!(at == last && hidden), name.to_vec())).collect::<Vec<_>>()
+        // The root has no name, so it is the first.
+        let names = relative(change).split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let mut names: Vec<(bool, Vec<u8>)> = names.map(|name| (true, name.to_vec())).collect();
+        if let Some((shown, _)) = names.last_mut() {
+            *shown = change.kind != ChangeKind::Deleted;
+        }
+        names
     });
     changes
 }
@@ -65,14 +69,20 @@ pub fn write_native<L: Lower, W: Write>(
     ours: &Ours,
     to: &mut TarWriter<W>,
 ) -> Result<u64> {
-    let found = ours.without_parents(changes_in(upper, lower, truth, &|path| ours.has(path))?);
+    let found = contents(upper, lower, truth, ours)?;
     let mut native = Native { upper, lower, truth, first_names: FirstNames::new(), sockets: 0 };
     for change in ordered(found) {
         let path = relative(&change);
-        if change.kind == ChangeKind::Deleted {
-            to.whiteout(path)?;
-        } else {
-            native.put(path, to)?;
+        match change.kind {
+            ChangeKind::Deleted => to.whiteout(path)?,
+            _ if path.is_empty() => {
+                to.entry(
+                    path,
+                    &native.with_true_owner(path, root_metadata(upper, lower, truth)?)?,
+                    &TarEntry::Directory,
+                )?;
+            }
+            _ => native.put(path, to)?,
         }
     }
     Ok(native.sockets)
@@ -87,6 +97,13 @@ struct Native<'a, L> {
 }
 
 impl<L: Lower> Native<'_, L> {
+    /// With the owner that the image has there, if that is the one which was shown so.
+    fn with_true_owner(&self, path: &[u8], metadata: Metadata) -> Result<Metadata> {
+        let (uid, gid) = (metadata.uid, metadata.gid);
+        let (uid, gid) = self.lower.true_owner(path, (uid, gid))?.unwrap_or((uid, gid));
+        Ok(Metadata { uid, gid, ..metadata })
+    }
+
     fn put<W: Write>(&mut self, path: &[u8], to: &mut TarWriter<W>) -> Result<()> {
         let words = |call: &str| format!("{call}({:?})", String::from_utf8_lossy(path));
         let slash = path.iter().rposition(|byte| *byte == b'/');
@@ -96,10 +113,7 @@ impl<L: Lower> Native<'_, L> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let stat = fstatat(&parent, name.as_c_str(), flags).call(|| words("fstatat"))?;
         let at = At { parent: parent.as_fd(), name: &name, path, stat: &stat };
-        let mut metadata = self.truth.metadata(&at)?;
-        if let Some(owner) = self.lower.true_owner(path, (metadata.uid, metadata.gid))? {
-            (metadata.uid, metadata.gid) = owner;
-        }
+        let metadata = self.with_true_owner(path, self.truth.metadata(&at)?)?;
         if !at.is_directory() && stat.st_nlink > 1 {
             if let Some(first) = self.first_names.get(&stat.st_ino) {
                 return Ok(to.entry(path, &unadorned(&metadata), &TarEntry::HardLink(first))?);
@@ -159,9 +173,11 @@ pub fn write_own<W: Write>(
     let upper = open_dir(&snaps.join(key).join("upper"))?;
     let reader = Reader::open(upper, Arc::new(chain), Arc::new(CachedObjects::new(objects)))?;
     let failed = |errno: Errno| SysError::new("comparing the writable snapshot", errno);
-    let differences = reader.diff(&|path| ours.has(path)).map_err(failed)?;
-    let inodes: HashMap<Vec<u8>, u64> = differences.iter().map(|one| (one.path.clone(), one.ino)).collect();
+    let differences = reader.changed(&|path| ours.has(path), &|path| ours.is_parent(path)).map_err(failed)?;
+    let mut inodes: HashMap<Vec<u8>, u64> = differences.iter().map(|one| (one.path.clone(), one.ino)).collect();
+    inodes.insert(b"/".to_vec(), overlayfs::ROOT);
     let found = ours.without_parents(differences.into_iter().map(own::change).collect());
+    let found = with_root(found, reader.root_differs().map_err(failed)?);
     let mut writing = Own { reader: &reader, first_names: FirstNames::new(), sockets: 0 };
     for change in ordered(found) {
         let path = relative(&change);
@@ -235,7 +251,59 @@ fn device(attr: &Attr) -> DeviceNumber {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+    fn what_was_copied_up_is_in_the_archive_whatever_it_looks_like() {
+        let scratch = tempfile::tempdir().unwrap();
+        let upper = scratch.path().join("upper");
+        let mut layer = index::TreeBuilder::new();
+        let same = |path: &Path| {
+            let mtime = std::fs::metadata(path).unwrap();
+            let mtime = Time { seconds: mtime.mtime(), nanoseconds: mtime.mtime_nsec() as u32 };
+            let mode = std::fs::metadata(path).unwrap().mode();
+            Metadata { permissions: (mode & 0o7777) as u16, mtime, ..Metadata::default() }
+        };
+        for directory in ["", "dev", "etc", "etc/deep"] {
+            std::fs::create_dir(upper.join(directory)).unwrap();
+            layer.insert(directory.as_bytes(), &same(&upper.join(directory)), index::Entry::Directory).unwrap();
+        }
+        let file = upper.join("etc/file");
+        std::fs::write(&file, "new").unwrap();
+        layer.insert(b"etc/file", &same(&file), index::Entry::InlineFile(b"old".to_vec())).unwrap();
+        sys::xattr::set(File::open(upper.join("etc/deep")).unwrap(), c"user.k", b"v", sys::xattr::Existing::Any)
+            .unwrap();
+        let id = oci::DiffId(oci::Digest::of(b"layer"));
+        let layer = Index::from_bytes(layer.write(id, None).unwrap()).unwrap();
+        let chain = Index::from_bytes(index::merge(&[&layer]).unwrap()).unwrap();
+
+        let none = Default::default();
+        let meta = crate::Meta::new(crate::Driver::Overlay, &none, &none);
+        let snapshot = open_dir(scratch.path()).unwrap();
+        let truth = Truth::of(snapshot.as_fd(), &meta, None).unwrap();
+        let lower = crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 } };
+        let ours = Ours { paths: vec![], parents: vec!["/dev".to_owned(), "/etc".to_owned()] };
+        let listed = || -> Vec<String> {
+            let found = contents(open_dir(&upper).unwrap().as_fd(), &lower, &truth, &ours).unwrap();
+            found.iter().map(|change| change.path.display().to_string()).collect()
+        };
+        assert_eq!(listed(), ["/", "/etc", "/etc/deep", "/etc/file"]);
+        let mut to = TarWriter::new(Vec::new(), None);
+        write_native(open_dir(&upper).unwrap().as_fd(), &lower, &truth, &ours, &mut to).unwrap();
+        let archive = String::from_utf8_lossy(&to.finish().unwrap()).into_owned();
+        assert!(archive.contains("SCHILY.xattr.user.k=v\n") && archive.contains("new") && !archive.contains("old"));
+        // Every start may write in these directories, so only their looks tell a change of them alone.
+        std::fs::remove_dir_all(upper.join("etc")).unwrap();
+        assert_eq!(listed(), Vec::<String>::new());
+        std::fs::set_permissions(upper.join("dev"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        assert_eq!(listed(), ["/", "/dev"]);
+        std::fs::remove_dir(upper.join("dev")).unwrap();
+        std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+        assert_eq!(listed(), ["/"]);
+    }
 
     #[test]
     fn an_archive_has_whiteouts_first_and_what_is_below_a_directory_behind_it() {
@@ -247,8 +315,9 @@ mod tests {
             change(deleted, "/a/z"),
             change(changed, "/a"),
             change(deleted, "/x"),
+            change(changed, "/"),
         ];
         let paths: Vec<_> = ordered(list).iter().map(|change| change.path.display().to_string()).collect();
-        assert_eq!(paths, ["/x", "/a", "/a/z", "/a/b", "/a.b"]);
+        assert_eq!(paths, ["/", "/x", "/a", "/a/z", "/a/b", "/a.b"]);
     }
 }

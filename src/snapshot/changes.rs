@@ -1,4 +1,4 @@
-//! What a native upper changes in the tree below it: the answer of `diff`, by Docker's rules.
+//! What a native upper changes in the tree below it: the answer of `diff`, by Docker's rules, and the work list of `commit`.
 //!
 //! A whiteout is a character device 0:0, or an empty file marked `user.overlay.whiteout`; a directory marked
 //! `user.overlay.opaque` hides what the tree below has there (Documentation/filesystems/overlayfs.rst).
@@ -6,6 +6,9 @@
 //! Docker's rules (`ChangesDirs` of its archive package): a path is changed when its mode, owner, device number or
 //! capability differ, or, unless it is a directory, its size or time of modification. A directory is in the answer too when
 //! something in it is. So what was merely copied up is not in it. Of a deleted directory only its own path is listed.
+//!
+//! A layer has all that is in the upper, as Podman's and Docker's have: overlayfs copies a file up because it is being
+//! changed, and no look at it tells every change (an attribute, an ACL, a content of the same length and time).
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -112,6 +115,11 @@ impl Ours {
         self.paths.iter().any(|ours| ours.as_bytes() == path)
     }
 
+    /// Whether a directory is written in by every start: the root, and those for what is ours.
+    pub fn is_parent(&self, path: &[u8]) -> bool {
+        path == b"/" || self.parents.iter().any(|parent| parent.as_bytes() == path)
+    }
+
     /// A directory that was only made to hold what is ours is no change; with something else in it, it was there before.
     pub fn without_parents(&self, mut changes: Vec<Change>) -> Vec<Change> {
         for parent in &self.parents {
@@ -174,6 +182,13 @@ fn capability_of(value: &[u8]) -> Vec<u8> {
 }
 
 const CAPABILITY: &[u8] = b"security.capability";
+
+/// Whether an extended attribute belongs to an image: the user's own, ACLs and the file capability. Labels of security
+/// modules are the host's.
+fn of_image(name: &[u8]) -> bool {
+    owner_log::ATTRIBUTES.iter().any(|known| known.to_bytes() == name)
+        || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+}
 /// Who an id is that no map has: `overflowuid` of the kernel.
 const NOBODY: u32 = 65_534;
 
@@ -186,6 +201,11 @@ pub(crate) fn capability_of_image(value: &[u8]) -> Vec<u8> {
         value[3] = 2;
     }
     value
+}
+
+/// Whether both say the same but for the time.
+fn alike(one: &index::Metadata, other: &index::Metadata) -> bool {
+    *one == index::Metadata { mtime: one.mtime, ..other.clone() }
 }
 
 /// What the tree below has under a name.
@@ -205,6 +225,8 @@ pub trait Lower {
     fn root(&self) -> Result<Self::Dir>;
     /// What is under a name.
     fn entry(&self, dir: &Self::Dir, name: &[u8]) -> Result<Option<LowerEntry<Self::Dir>>>;
+    /// All that an archive says of a directory, with the owner that is shown.
+    fn metadata(&self, dir: &Self::Dir) -> Result<index::Metadata>;
     /// All names in a directory.
     fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
     /// The true owner and group of a path, without leading slash, that are shown as these, if they are other ones.
@@ -241,6 +263,24 @@ impl Lower for ChainLower<'_> {
         };
         let directory = (dirent.kind == index::Kind::Directory).then_some(dirent.node);
         Ok(Some(LowerEntry { compared, directory }))
+    }
+
+    fn metadata(&self, dir: &Node) -> Result<index::Metadata> {
+        let inode = self.index.inode(*dir).map_err(ChangesError::Index)?;
+        let mut xattrs = BTreeMap::new();
+        for attribute in self.index.xattrs(*dir).map_err(ChangesError::Index)? {
+            let (name, value) = attribute.map_err(ChangesError::Index)?;
+            if of_image(name) {
+                xattrs.insert(name.to_vec(), value.to_vec());
+            }
+        }
+        Ok(index::Metadata {
+            permissions: inode.permissions,
+            uid: self.ids.show_uid(inode.uid),
+            gid: self.ids.show_gid(inode.gid),
+            mtime: inode.mtime,
+            xattrs,
+        })
     }
 
     fn names(&self, dir: &Node) -> Result<Vec<Vec<u8>>> {
@@ -322,6 +362,19 @@ impl Lower for HostLower<'_> {
         Ok(Some(LowerEntry { compared, directory: Some(HostDir { opened, path }) }))
     }
 
+    fn metadata(&self, dir: &HostDir) -> Result<index::Metadata> {
+        let words = || format!("fstat(host, {:?})", String::from_utf8_lossy(&dir.path));
+        let Some(opened) = &dir.opened else { return Ok(index::Metadata::default()) };
+        let stat = fstat(opened).call(words)?;
+        Ok(index::Metadata {
+            permissions: (stat.st_mode & 0o7777) as u16,
+            uid: self.config.ids.show_uid(stat.st_uid),
+            gid: self.config.ids.show_gid(stat.st_gid),
+            mtime: index::Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
+            xattrs: BTreeMap::new(),
+        })
+    }
+
     fn names(&self, dir: &HostDir) -> Result<Vec<Vec<u8>>> {
         let Some(opened) = &dir.opened else { return Ok(Vec::new()) };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -383,8 +436,7 @@ impl<'a> Truth<'a> {
         })
     }
 
-    /// The attributes that belong to an image: the user's own, ACLs and the file capability. Labels of security modules
-    /// are the host's.
+    /// The attributes that belong to an image.
     fn xattrs(&self, at: &At<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let mut found = BTreeMap::new();
         if !matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR) {
@@ -399,8 +451,7 @@ impl<'a> Truth<'a> {
         for name in &names {
             let bytes = name.to_bytes();
             let logged = owner_log::ATTRIBUTES.contains(&name.as_c_str());
-            let own = bytes.starts_with(b"user.") && !bytes.starts_with(b"user.overlay.");
-            if own || (logged && told.is_none()) {
+            if of_image(bytes) && (!logged || told.is_none()) {
                 found.extend(xattr::get(&entry, name)?.map(|value| (bytes.to_vec(), value)));
             }
         }
@@ -478,18 +529,52 @@ pub fn changes<L: Lower>(
     left_out: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<Change>> {
     let root = open(upper, LOOK, Mode::empty()).call(|| format!("open({upper:?})"))?;
-    changes_in(root.as_fd(), lower, truth, left_out)
+    compared(root.as_fd(), lower, truth, left_out, None)
 }
 
-/// [`changes`] of an open upper.
-pub(crate) fn changes_in<L: Lower>(
+/// All that a layer of an open upper has, sorted by path, but for what is ours. The root directory, and others in which
+/// every start may write, are in it when something in them is, or when more than their time is another one.
+pub(crate) fn contents<L: Lower>(
+    upper: BorrowedFd<'_>,
+    lower: &L,
+    truth: &Truth<'_>,
+    ours: &Ours,
+) -> Result<Vec<Change>> {
+    let found = ours.without_parents(compared(upper, lower, truth, &|path| ours.has(path), Some(ours))?);
+    let root = root_metadata(upper, lower, truth)?;
+    Ok(with_root(found, !alike(&root, &lower.metadata(&lower.root()?)?)))
+}
+
+/// The root directory goes with everything that is in it, and alone when it differs.
+pub(crate) fn with_root(mut found: Vec<Change>, differs: bool) -> Vec<Change> {
+    if differs || !found.is_empty() {
+        found.insert(0, Change::new(b"/".to_vec(), ChangeKind::Changed));
+    }
+    found
+}
+
+/// All that an archive says of the root directory of an upper. Its attributes are the image's where it has none: it was
+/// not copied up like others.
+pub(crate) fn root_metadata<L: Lower>(upper: BorrowedFd<'_>, lower: &L, truth: &Truth<'_>) -> Result<index::Metadata> {
+    let stat = fstat(upper).call(|| "fstat(upper)".to_owned())?;
+    let mut metadata = truth.metadata(&At { parent: upper, name: c".", path: b".", stat: &stat })?;
+    if metadata.xattrs.is_empty() {
+        metadata.xattrs = lower.metadata(&lower.root()?)?.xattrs;
+    }
+    Ok(metadata)
+}
+
+/// What differs or, for a layer (`layer`), is there.
+fn compared<L: Lower>(
     upper: BorrowedFd<'_>,
     lower: &L,
     truth: &Truth<'_>,
     left_out: &dyn Fn(&[u8]) -> bool,
+    layer: Option<&Ours>,
 ) -> Result<Vec<Change>> {
     let top = Level { path: Vec::new(), below: Some(lower.root()?), opaque: false, listed: true };
-    let mut comparison = Comparison { lower, truth, left_out, levels: vec![top], found: Vec::new(), failure: None };
+    let levels = vec![top];
+    let mut comparison = Comparison { lower, truth, left_out, layer, levels, found: Vec::new(), failure: None };
     let walked = walk(upper, &mut comparison);
     if let Some(failure) = comparison.failure {
         return Err(failure);
@@ -515,6 +600,8 @@ struct Comparison<'a, L: Lower> {
     lower: &'a L,
     truth: &'a Truth<'a>,
     left_out: &'a dyn Fn(&[u8]) -> bool,
+    /// For a layer: what is ours.
+    layer: Option<&'a Ours>,
     /// From the root to the directory that the walk is in; never empty.
     levels: Vec<Level<L::Dir>>,
     found: Vec<Change>,
@@ -552,7 +639,7 @@ impl<L: Lower> Comparison<'_, L> {
         }
         let kind = match &found {
             None => Some(ChangeKind::Added),
-            Some(found) => self.truth.compared(at)?.differs(&found.compared).then_some(ChangeKind::Changed),
+            Some(found) => self.is_change(at, &path, found)?.then_some(ChangeKind::Changed),
         };
         if let Some(kind) = kind {
             self.add(path.clone(), kind);
@@ -574,6 +661,17 @@ impl<L: Lower> Comparison<'_, L> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether what is in the upper counts beside what the tree below has.
+    fn is_change(&self, at: &At<'_>, path: &[u8], found: &LowerEntry<L::Dir>) -> Result<bool> {
+        match (self.layer, &found.directory) {
+            (None, _) => Ok(self.truth.compared(at)?.differs(&found.compared)),
+            (Some(ours), Some(below)) if at.is_directory() && ours.is_parent(path) => {
+                Ok(!alike(&self.truth.metadata(at)?, &self.lower.metadata(below)?))
+            }
+            (Some(_), _) => Ok(true),
+        }
     }
 
     /// What an opaque directory hides and has nothing for.

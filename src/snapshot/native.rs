@@ -8,12 +8,18 @@
 //! While a container runs, files in `upper` belong to ids of its user namespace, and may have modes that stop the user
 //! who owns it all. [`crate::owner_client::reclaim`] turns that into data when it has ended.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use sys::error::Call;
 use sys::namespace::IdMap;
 
 use crate::directory;
-use crate::directory::{Driver, Meta, SnapshotError, make_dir};
+use crate::directory::{Driver, Meta, SnapshotError, make_dir, open_dir};
+use crate::owner_log;
 
 pub use crate::changes::{ChainLower, HostLower, Lower, LowerEntry, Truth, changes};
 
@@ -32,21 +38,53 @@ pub fn places(snaps: &Path, key: &str) -> Native {
     Native { upper: dir.join("upper"), work: dir.join("work") }
 }
 
+/// How the root directory of an image looks. Overlayfs shows the upper's own in its place and copies nothing up there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootLook {
+    /// Permission bits with set-id and sticky bits.
+    pub permissions: u16,
+    /// User and group, in ids of the outer user namespace.
+    pub owner: (u32, u32),
+    /// Last change.
+    pub mtime: index::Time,
+}
+
 /// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids (users
 /// and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the container's
-/// root when the caller is root, `None` for the caller. `volatile` syncs nothing.
+/// root when the caller is root, `None` for the caller. A new upper looks like `root`, its owner as far as the log `owners`
+/// says so, which [`crate::owner_client::restore`] follows. `volatile` syncs nothing.
 pub fn prepare(
     snaps: &Path,
     key: &str,
     maps: (&IdMap, &IdMap),
     owner: Option<(u32, u32)>,
+    root: Option<RootLook>,
     volatile: bool,
 ) -> Result<Native, SnapshotError> {
     directory::prepare(snaps, key, &Meta::new(Driver::Overlay, maps.0, maps.1), volatile, |new| {
-        make_dir(&new.join("upper"), 0o755, owner)?;
-        make_dir(&new.join("work"), 0o755, owner)
+        let upper = new.join("upper");
+        make_dir(&upper, root.map_or(0o755, |root| root.permissions.into()), owner)?;
+        make_dir(&new.join("work"), 0o755, owner)?;
+        root.map_or(Ok(()), |root| look_like(&root, new, &upper, maps))
     })?;
     Ok(places(snaps, key))
+}
+
+/// Gives a new upper the time of an image's root directory, and writes down an owner other than the container's root.
+fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) -> Result<(), SnapshotError> {
+    let time = TimeSpec::new(root.mtime.seconds, root.mtime.nanoseconds.into());
+    let flags = UtimensatFlags::NoFollowSymlink;
+    utimensat(AT_FDCWD, upper, &time, &time, flags).call(|| format!("utimensat({upper:?})"))?;
+    let first = |map: &IdMap| map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside);
+    if root.owner != (first(maps.0), first(maps.1)) {
+        let dir = open_dir(new)?;
+        let mut log = owner_log::Writer::new(dir.as_fd());
+        let mode = nix::libc::S_IFDIR | u32::from(root.permissions);
+        let (uid, gid) = root.owner;
+        log.add(b".", &owner_log::Record { mode, uid, gid, attributes: Vec::new() })?;
+        log.finish()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -63,12 +101,12 @@ mod tests {
         let none = (&IdMap::new(), &IdMap::new());
         // What a kill in the middle leaves.
         std::fs::create_dir_all(snaps.join("one.new/upper")).unwrap();
-        let made = prepare(&snaps, "one", none, None, false).unwrap();
+        let made = prepare(&snaps, "one", none, None, None, false).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!([mode(&snaps.join("one")), mode(&made.upper), mode(&made.work)], [0o700, 0o755, 0o755]);
         std::fs::write(made.upper.join("file"), "kept").unwrap();
         std::fs::set_permissions(&made.upper, PermissionsExt::from_mode(0o1777)).unwrap();
-        assert_eq!(prepare(&snaps, "one", none, None, false).unwrap(), made);
+        assert_eq!(prepare(&snaps, "one", none, None, None, false).unwrap(), made);
         assert_eq!(std::fs::read(made.upper.join("file")).unwrap(), b"kept");
         assert_eq!(mode(&made.upper), 0o1777);
         directory::remove(&snaps, "one", None).unwrap();

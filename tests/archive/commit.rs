@@ -56,6 +56,41 @@ fn a_container_of_the_image_sees_what_was_changed() {
 }
 
 #[test]
+fn a_layer_has_what_no_look_at_a_file_tells() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    // A content of the same length and time, and the root directory itself.
+    let script = "t=$(stat -c %Y /etc/group); tr a-z A-Z </etc/group >/new; cat /new >/etc/group; touch -d @$t /etc/group; \
+                  rm /new; stat -c '%s %Y' /etc/group; chown 3:4 / 2>/dev/null; chmod 1777 /; touch -d @86400 /; sleep ${1:-0}";
+    let look = "cat /etc/group; stat -c '%a %u %g %Y' /";
+    for driver in DRIVERS {
+        for wait in ["0", "100"] {
+            let name = format!("{driver}-{wait}");
+            let options = ["run", "-d", "--name", &name, "--network", "none", "--storage-driver", driver];
+            home.ok(&[&options[..], &[&busybox(), "sh", "-c", script, "sh", wait]].concat());
+            // One has ended, the other one runs.
+            let ready = if wait == "0" { "exited" } else { "86400" };
+            eventually("all is changed", || {
+                let root = home.run(&["exec", &name, "stat", "-c", "%Y", "/"]).stdout;
+                [root.trim_end(), home.inspect(&name, "{{.State.Status}}").trim_end()].contains(&ready)
+            });
+            let told = home.ok(&["diff", &name]);
+            assert!(!told.contains("/etc/group"), "{told}");
+            home.ok(&["commit", &name, &format!("made/{name}")]);
+            let options = ["run", "--rm", "--network", "none", "--storage-driver", driver];
+            let seen = home.ok(&[&options[..], &[&format!("made/{name}"), "sh", "-c", look]].concat());
+            let owner = if identity() == "one-id" { "0 0" } else { "3 4" };
+            assert!(seen.starts_with("ROOT:") && seen.ends_with(&format!("\n1777 {owner} 86400\n")), "{name}: {seen}");
+            let path = home.path("root.tar");
+            home.ok(&["export", "-o", &path.to_string_lossy(), &name]);
+            let exported = listing(&path);
+            let root = format!("drwxrwxrwt {} 0 1970-01-02 00:00:00 ./", owner.replace(' ', "/"));
+            assert!(exported.iter().any(|line| *line == root), "{name}: {exported:#?}");
+            home.ok(&["rm", "-f", &name]);
+        }
+    }
+}
+
+#[test]
 fn what_was_changed_with_instructions_is_in_the_configuration() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "--name", "idle", "-e", "A=1", "-w", "/tmp", &busybox(), "true"]);
@@ -68,6 +103,21 @@ fn what_was_changed_with_instructions_is_in_the_configuration() {
     assert_eq!((&config["Labels"]["k"], &config["WorkingDir"]), (&"v".into(), &"/tmp".into()));
     let seen = home.ok(&["run", "--rm", "--network", "none", "made"]);
     assert!(seen.contains("A=1\n") && seen.contains("B=b c\n"), "{seen}");
+    home.ok(&[
+        "commit",
+        "-c",
+        "ENV PATH=/x:$PATH C=${A:-no}",
+        "-c",
+        "WORKDIR /$A",
+        "-c",
+        "ENTRYPOINT env",
+        "idle",
+        "two",
+    ]);
+    let config = image(&home, "two")["Config"].clone();
+    assert_eq!((&config["WorkingDir"], &config["Cmd"]), (&"/1".into(), &Value::Null));
+    let seen = home.ok(&["run", "--rm", "--network", "none", "two"]);
+    assert!(seen.contains("C=1\n") && seen.lines().any(|line| line.starts_with("PATH=/x:/")), "{seen}");
     // It changed nothing, so it has no layer of its own, and its history says so.
     let layers = |name: &str| image(&home, name)["RootFS"]["Layers"].clone();
     assert_eq!(layers("made"), layers(&busybox()));
@@ -76,6 +126,29 @@ fn what_was_changed_with_instructions_is_in_the_configuration() {
     let said = home.fails(1, &["commit", "idle", "UPPER"]);
     assert!(said.contains("lowercase"), "{said}");
     home.fails(1, &["commit", "nobody"]);
+}
+
+/// Go reads no empty time: a configuration with one could not be read by the engines of others.
+#[test]
+fn a_time_that_says_nothing_is_left_out() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["tag", &busybox(), "small"]);
+    let layout = home.path("layout");
+    home.ok(&["save", "--format", "oci-dir", "-o", &layout.to_string_lossy(), "small"]);
+    let image = crate::files::changed_config(&layout, |config| {
+        config["created"] = "".into();
+        config["history"] = serde_json::json!([{ "created": "", "created_by": "x" }]);
+    });
+    let source = format!("oci:{}", layout.display());
+    home.ok(&["run", "--name", "one", "--network", "none", &source, "sh", "-c", "echo x >/x"]);
+    home.ok(&["commit", "one", "made"]);
+    let saved = home.path("made");
+    home.ok(&["save", "--format", "oci-dir", "-o", &saved.to_string_lossy(), "made"]);
+    let config = crate::files::changed_config(&saved, |_| {});
+    assert!(!config.to_string().contains("\"created\":\"\""), "{config}");
+    let history = config["history"].as_array().unwrap();
+    assert_eq!(history.len(), image["rootfs"]["diff_ids"].as_array().unwrap().len() + 1);
+    assert!(history.last().unwrap()["created"].is_string(), "{config}");
 }
 
 #[test]

@@ -12,11 +12,33 @@ fn id_of(home: &Home, name: &str) -> String {
     home.ok(&["image", "inspect", "--format", "{{.Id}}", name]).trim_end().to_owned()
 }
 
+/// Gives the one image of a layout another configuration; what it is now.
+pub fn changed_config(layout: &std::path::Path, change: impl FnOnce(&mut Value)) -> Value {
+    let blob =
+        |digest: &Value| layout.join("blobs/sha256").join(digest.as_str().unwrap().trim_start_matches("sha256:"));
+    let read = |path: &std::path::Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let put = |descriptor: &mut Value, document: &Value| {
+        let raw = serde_json::to_vec(document).unwrap();
+        descriptor["digest"] = fixture::image::digest(&raw).into();
+        descriptor["size"] = raw.len().into();
+        fs::write(blob(&descriptor["digest"]), raw).unwrap();
+    };
+    let mut index = read(&layout.join("index.json"));
+    let mut manifest = read(&blob(&index["manifests"][0]["digest"]));
+    let mut config = read(&blob(&manifest["config"]["digest"]));
+    change(&mut config);
+    put(&mut manifest["config"], &config);
+    put(&mut index["manifests"][0], &manifest);
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    config
+}
+
 #[test]
 fn an_image_comes_back_out_of_every_form() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["tag", &busybox(), "small", "small:2", "other/name:3"]);
     let id = id_of(&home, "small");
+    // A name without a tag is all tags of it.
     for format in ["docker-archive", "oci-archive", "oci-dir", "docker-dir"] {
         let path = home.path(format);
         let path = path.to_string_lossy();
@@ -24,8 +46,8 @@ fn an_image_comes_back_out_of_every_form() {
         let second = Home::new(&[]).unwrap();
         let said = second.ok(&["load", "-i", &path]);
         let name = if format == "docker-dir" { id.as_str() } else { "small:latest" };
-        let expected =
-            if format == "docker-dir" { format!("Loaded image ID: {id}\n") } else { format!("Loaded image: {name}\n") };
+        let both = "Loaded image: small:2\nLoaded image: small:latest\n".to_owned();
+        let expected = if format == "docker-dir" { format!("Loaded image ID: {id}\n") } else { both };
         assert_eq!(said, expected, "{format}");
         assert_eq!(id_of(&second, name), id, "{format}");
         let digest = |home: &Home, name: &str| home.ok(&["images", "--digests", "--format", "{{.Digest}}", name]);
@@ -148,6 +170,62 @@ fn names_are_given_and_taken() {
 }
 
 #[test]
+fn of_several_platforms_one_is_loaded_and_artifacts_are_left_out() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["tag", &busybox(), "small"]);
+    let path = home.path("layout");
+    let layout = path.to_string_lossy().into_owned();
+    home.ok(&["save", "--format", "oci-dir", "-o", &layout, "small:latest"]);
+    let index = || -> Value { serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap() };
+    let own = index()["manifests"][0].clone();
+    changed_config(&path, |config| config["architecture"] = "s390x".into());
+    let mut other = index()["manifests"][0].clone();
+    let mut own_labelled = own.clone();
+    let platform = |entry: &mut Value, architecture: &str| {
+        entry["platform"] = serde_json::json!({ "os": "linux", "architecture": architecture });
+    };
+    platform(&mut other, "s390x");
+    let host = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    platform(&mut own_labelled, host);
+    // An artifact has a manifest, and something else than an image's configuration in it.
+    let blob = |raw: &[u8]| {
+        let digest = fixture::image::digest(raw);
+        fs::write(path.join("blobs/sha256").join(&digest[7..]), raw).unwrap();
+        (digest, raw.len())
+    };
+    let (digest, size) = blob(b"{}");
+    let manifest = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest, "size": size }, "layers": [] });
+    let (digest, size) = blob(manifest.to_string().as_bytes());
+    let artifact = serde_json::json!({ "mediaType": manifest["mediaType"], "digest": digest, "size": size,
+        "annotations": { "org.opencontainers.image.ref.name": "docker.io/library/signature:1" } });
+    let write = |entries: &[&Value]| {
+        let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries });
+        fs::write(path.join("index.json"), index.to_string()).unwrap();
+    };
+    write(&[&other, &artifact, &own_labelled]);
+    let second = Home::new(&[]).unwrap();
+    let done = second.run(&["load", "-i", &layout]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "Loaded image: small:latest\n"), "{done:#?}");
+    assert!(done.stderr.contains("signature:1 is left out: it is an artifact"), "{done:#?}");
+    assert_eq!(id_of(&second, "small"), id_of(&home, "small"));
+    second.ok(&["load", "--platform", "linux/s390x", "-i", &layout]);
+    assert_ne!(id_of(&second, "small"), id_of(&home, "small"));
+    let said = second.fails(1, &["load", "--platform", "linux/ppc64le", "-i", &layout]);
+    assert!(said.contains("no matching manifest for linux/ppc64le"), "{said}");
+    write(&[&artifact]);
+    let said = second.fails(1, &["load", "-i", &layout]);
+    assert!(said.contains("there is no image in it"), "{said}");
+
+    // What comes from a file is run as it is there, whatever a registry has under its name, and whatever its path.
+    write(&[&own]);
+    let mut run =
+        home.command(&["run", "--rm", "--pull", "always", "--network", "none", "oci:layout", "cat", "/etc/replaced"]);
+    let done = finish(run.current_dir(path.parent().unwrap()), b"", LIMIT);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{done:#?}");
+}
+
+#[test]
 fn what_is_no_image_is_refused() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let path = home.path("saved");
@@ -201,6 +279,7 @@ fn a_bundle_is_for_any_runtime() {
     assert_eq!(done.code, 0, "{done:#?}");
     let config: Value = serde_json::from_slice(&fs::read(path.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["root"]["path"], "rootfs");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_to_string(path.join("rootfs/etc/replaced")).unwrap(), "second\n");
     let inode = |name: &str| fs::metadata(path.join("rootfs/var/owned").join(name)).unwrap().ino();
     assert_eq!(inode("file"), inode("again"));

@@ -7,5 +7,6 @@ mod support;
 
 mod commit;
 mod files;
+mod killed;
 mod peers;
 mod tar;

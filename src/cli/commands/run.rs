@@ -12,7 +12,6 @@ use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
 use engine::image::{self, PullRequest};
 use engine::{Engine, container::record::Volume};
-use oci::Reference;
 
 use crate::environment::{Globals, home};
 use crate::output::{Stop, error, line, stderr, warning};
@@ -154,18 +153,23 @@ impl Run {
             require_terminal(&streams)?;
         }
         let policy = self.pull.clone();
-        let image = parse::without_transport(&self.words[0]).to_owned();
-        self.words[0] = image;
-        if let Some(source) = FileSource::parse(&self.words[0], home().as_deref()) {
-            let platform = self.platform.as_deref().map(str::parse).transpose()?;
-            let loaded = load_one(&globals.engine()?, &source, platform.as_ref())?;
-            self.words[0] = loaded.names.first().map_or_else(|| loaded.id.to_string(), Reference::familiar);
-        }
+        let source = FileSource::parse(&self.words[0], home().as_deref());
+        let from_file = source.is_some();
+        self.words[0] = match source {
+            Some(source) => {
+                let platform = self.platform.as_deref().map(str::parse).transpose()?;
+                // By its id: its name may be one on a registry too.
+                load_one(&globals.engine()?, &source, platform.as_ref())?.id.to_string()
+            }
+            None => parse::without_transport(&self.words[0]).to_owned(),
+        };
         let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
         let request = self.into_request()?;
         let engine = globals.engine()?;
         container::devices::check(&engine, &request.host)?;
-        fetch(&engine, &pull, &policy, quiet)?;
+        if !from_file {
+            fetch(&engine, &pull, &policy, quiet)?;
+        }
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {

@@ -45,7 +45,9 @@ pub fn commit(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Res
 fn committed(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {
     let record = load(engine, id)?;
     // Before anything is read: a mistake must not cost a walk.
-    change_config(&mut Map::new(), &request.changes)?;
+    let mut config = Map::new();
+    take_settings(&mut config, &record.settings);
+    change::apply(&mut config, &request.changes)?;
     if record.image.is_host() {
         engine.notice("the image has only what the container changed in this machine's root, without that root itself");
     }
@@ -99,7 +101,7 @@ pub(crate) fn layer_of(
     drop(held);
     let created = match (created, outcome) {
         // A layer that is refused ends the writing: then why it is refused counts, else why it could not be written.
-        (Err(layer::LayerError::Write { .. }), Err(report)) => return Err(report),
+        (Err(layer::LayerError::Write { what: "the archive", .. }), Err(report)) => return Err(report),
         (created, Err(_)) => created?,
         (created, Ok(sockets)) => {
             if sockets > 0 {
@@ -134,11 +136,6 @@ pub(crate) fn created_at(epoch_s: Option<i64>) -> String {
     format!("{}Z", text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// Applies the changes that were asked for.
-pub(crate) fn change_config(config: &mut Map<String, Value>, changes: &[String]) -> Result<(), Report> {
-    changes.iter().try_for_each(|line| change::apply(config, line))
-}
-
 /// The bytes of the new image's configuration.
 fn config_of(
     record: &Record,
@@ -161,13 +158,14 @@ fn config_of(
     for stale in ["container", "container_config", "id", "parent", "docker_version"] {
         image.remove(stale);
     }
+    assemble::without_empty_times(&mut image);
     image.insert("created".to_owned(), created.into());
     if !request.author.is_empty() {
         image.insert("author".to_owned(), request.author.as_str().into());
     }
     let mut config = image.remove("config").and_then(|config| config.as_object().cloned()).unwrap_or_default();
     take_settings(&mut config, &record.settings);
-    change_config(&mut config, &request.changes)?;
+    change::apply(&mut config, &request.changes)?;
     image.insert("config".to_owned(), config.into());
     let mut history = image.remove("history").and_then(|history| history.as_array().cloned()).unwrap_or_default();
     if let Some(base) = base {
@@ -184,8 +182,11 @@ fn config_of(
 fn fill(history: &mut Vec<Value>, base: &ImageConfig) {
     let known = history.iter().filter(|entry| entry["empty_layer"] != true).count();
     let missing = base.diff_ids.len().saturating_sub(known);
-    let created = base.spec.created().clone().unwrap_or_default();
-    history.splice(0..0, std::iter::repeat_n(json!({ "created": created }), missing));
+    let entry = match base.spec.created().as_deref() {
+        None | Some("") => json!({}),
+        Some(created) => json!({ "created": created }),
+    };
+    history.splice(0..0, std::iter::repeat_n(entry, missing));
 }
 
 fn history_of(record: &Record, request: &CommitRequest, created: &str, empty: bool) -> Value {

@@ -12,7 +12,7 @@ use runtime::Rootfs;
 use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
 use snapshot::ids::MappedIds;
-use snapshot::native::{self, ChainLower, HostLower, Truth};
+use snapshot::native::{self, ChainLower, HostLower, RootLook, Truth};
 use snapshot::owner_client::{ArchiveOrder, Archiving};
 use snapshot::view_host::HostViewConfig;
 use snapshot::{Driver, Meta, ObjectDirs, Ours, SnapshotError, owner_client};
@@ -56,12 +56,23 @@ pub(crate) fn prepare(
         return Ok(Rootfs::View);
     }
     let volatile = record.host.auto_remove;
-    native::prepare(&engine.paths().snapshots(), record.id.as_str(), maps, owner, volatile)
+    let snaps = engine.paths().snapshots();
+    let new = snapshot::meta(&snaps, record.id.as_str())?.is_none();
+    let root = if new && !record.image.is_host() { Some(root_look(engine, record, maps)?) } else { None };
+    native::prepare(&snaps, record.id.as_str(), maps, owner, root, volatile)
         .step(|| "preparing the container's own directory".to_owned())?;
     let directory = directory(engine, record);
     owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
         .step(|| "giving the container's files their owners again".to_owned())?;
     Ok(Rootfs::Overlay { directory, volatile })
+}
+
+/// How the root directory of a container's image looks, as far as the container's ids go.
+fn root_look(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap)) -> Result<RootLook, Report> {
+    let index = chain(engine, record)?;
+    let inode = index.inode(index.root())?;
+    let owner = (outside(maps.0, inode.uid), outside(maps.1, inode.gid));
+    Ok(RootLook { permissions: inode.permissions, owner, mtime: inode.mtime })
 }
 
 /// The host's ids of the container's root where the caller itself has no id in the outer namespace, as real root has
@@ -197,10 +208,11 @@ impl Archive {
         match self {
             Archive::Running(mut archiving) => {
                 let copied = std::io::copy(archiving.archive(), out);
-                // What the role says is why the archive ended early.
-                let sockets = archiving.finish()?;
+                let finished = archiving.finish();
+                // What cannot be written here the role only sees as a pipe that nobody reads. What it says is why an archive
+                // that was read to its end ended early.
                 copied.map_err(|error| Report::of(Kind::Internal, error))?;
-                Ok(sockets)
+                Ok(finished?)
             }
             Archive::Native { upper, dir, lower, meta, map } => {
                 let mut to = TarWriter::new(out, latest_s);

@@ -10,6 +10,7 @@ use base::{Kind, Report};
 use layer::{Compression, Created};
 use oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Reference, media};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use store::{Durability, ImageRecord, Lease, Store};
 
 use crate::image::DOCUMENT_MAX;
@@ -86,6 +87,18 @@ fn manifest_text(config: &ImageConfig, layers: &[Descriptor], docker: bool) -> R
     serde_json::to_vec(&manifest).map_err(|error| Report::of(Kind::Internal, error))
 }
 
+/// Takes times that say nothing out of a configuration. Some tools write them so; Go's refuse to read them.
+pub(crate) fn without_empty_times(config: &mut Map<String, Value>) {
+    let without = |object: &mut Map<String, Value>| {
+        if object.get("created").is_some_and(|created| created == "") {
+            object.remove("created");
+        }
+    };
+    without(config);
+    let history = config.get_mut("history").and_then(Value::as_array_mut);
+    history.into_iter().flatten().filter_map(Value::as_object_mut).for_each(without);
+}
+
 /// Makes an image of a configuration and its layers, lowest first, all of which are in the store. The caller holds the
 /// lease, and gives the image a name with [`set_name`].
 pub(crate) fn assemble(
@@ -134,16 +147,18 @@ pub(crate) fn complete(
 /// Gives an image a name, or keeps it without one, after all of it is on the disk.
 pub(crate) fn set_name(store: &Store, image: &Assembled, name: Option<&Reference>) -> Result<(), Report> {
     store.sync()?;
-    let mut record = image.record.clone();
-    if let Some(name) = name {
-        record.reference = name.clone().or_latest();
-        keep_replaced(store, &record.reference, &record.config)?;
-        // It has a name now.
-        store.remove_image(&image.record.reference)?;
-    } else if store.images()?.iter().any(|other| other.manifest == record.manifest) {
-        return Ok(());
-    }
-    Ok(store.put_image(&record)?)
+    let Some(name) = name else {
+        if store.images()?.iter().any(|other| other.manifest == image.record.manifest) {
+            return Ok(());
+        }
+        return Ok(store.put_image(&image.record)?);
+    };
+    let record = ImageRecord { reference: name.clone().or_latest(), ..image.record.clone() };
+    keep_replaced(store, &record.reference, &record.config)?;
+    store.put_image(&record)?;
+    // Only now, so that at no moment nothing leads to it.
+    store.remove_image(&image.record.reference)?;
+    Ok(())
 }
 
 /// Keeps the image that a name stands for until now, if it is another one and this is its last name: it goes on without.

@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
 use base::{Context, Kind, Report};
@@ -65,7 +65,8 @@ fn bundled(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let _lease = store.lease()?;
-    std::fs::create_dir(path).map_err(|error| failed("making directory", path, error))?;
+    // The files in it may have set-id bits and be writable by everybody: what is nobody's way in a container is one here.
+    DirBuilder::new().mode(0o700).create(path).map_err(|error| failed("making directory", path, error))?;
     let rootfs = path.join("rootfs");
     std::fs::create_dir(&rootfs).map_err(|error| failed("making directory", &rootfs, error))?;
     let mut lost = Lost::default();

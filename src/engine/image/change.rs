@@ -2,13 +2,30 @@
 //!
 //! The grammar is that of a Dockerfile's line (BuildKit's parser): the JSON form counts only if the whole rest is an array
 //! of strings, else it is the shell's; `ENV` and `LABEL` have `key=value` words with quotes and escapes, or the old form
-//! `key rest`. Variables are not expanded: there is no build whose they could be.
+//! `key rest`. Variables are those that the instructions before have set, and the container or the image; they mean nothing
+//! in `CMD`, `ENTRYPOINT` and `ONBUILD`, whose shell knows its own.
 
 use base::{Kind, Report};
 use serde_json::{Map, Value, json};
 
-/// Applies one instruction to the member `config` of an image's configuration.
-pub(crate) fn apply(config: &mut Map<String, Value>, line: &str) -> Result<(), Report> {
+use crate::image::expand::{expand, split};
+
+/// Applies instructions to the member `config` of an image's configuration. As in a Dockerfile, an entrypoint takes away the
+/// command that was there before, but not one that these instructions set.
+pub(crate) fn apply(config: &mut Map<String, Value>, lines: &[String]) -> Result<(), Report> {
+    let mut has_command = false;
+    for line in lines {
+        let changed = apply_one(config, line)?;
+        has_command |= changed == "CMD";
+        if changed == "ENTRYPOINT" && !has_command {
+            config.remove("Cmd");
+        }
+    }
+    Ok(())
+}
+
+/// Applies one instruction; its name.
+fn apply_one(config: &mut Map<String, Value>, line: &str) -> Result<String, Report> {
     let line = line.trim();
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let (name, rest) = (word.to_ascii_uppercase(), rest.trim());
@@ -16,40 +33,46 @@ pub(crate) fn apply(config: &mut Map<String, Value>, line: &str) -> Result<(), R
     if rest.is_empty() {
         return Err(wrong("the instruction has no arguments"));
     }
+    let env = texts(config.get("Env"));
+    let expanded = |word: &str| expand(word, &env).map_err(|why| wrong(&why));
     match name.as_str() {
         "CMD" => set(config, "Cmd", command(rest)),
         "ENTRYPOINT" => set(config, "Entrypoint", command(rest)),
-        "USER" => set(config, "User", rest.into()),
+        "USER" => set(config, "User", expanded(rest)?.into()),
         "WORKDIR" => {
             let old = config.get("WorkingDir").and_then(Value::as_str).unwrap_or_default();
-            let path = if rest.starts_with('/') { rest.to_owned() } else { format!("{old}/{rest}") };
+            let path = expanded(rest)?;
+            let path = if path.starts_with('/') { path } else { format!("{old}/{path}") };
             set(config, "WorkingDir", cleaned(&path).into());
         }
         "ENV" => {
             let pairs = pairs(rest).ok_or_else(|| wrong("ENV must have two arguments, or words NAME=VALUE"))?;
-            let mut env: Vec<String> = texts(config.get("Env"));
+            let mut new = env.clone();
             for (key, value) in pairs {
-                env.retain(|old| old.split('=').next() != Some(&key));
-                env.push(format!("{key}={value}"));
+                let (key, value) = (expanded(&key)?, expanded(&value)?);
+                new.retain(|old| old.split('=').next() != Some(&key));
+                new.push(format!("{key}={value}"));
             }
-            set(config, "Env", env.into());
+            set(config, "Env", new.into());
         }
         "LABEL" => {
             let pairs = pairs(rest).ok_or_else(|| wrong("LABEL must have two arguments, or words NAME=VALUE"))?;
             for (key, value) in pairs {
-                put(config, "Labels", key, value.into());
+                put(config, "Labels", expanded(&key)?, expanded(&value)?.into());
             }
         }
         "EXPOSE" => {
-            for port in words(rest) {
-                for port in ports(&port).ok_or_else(|| wrong(&format!("invalid containerPort: {port}")))? {
-                    put(config, "ExposedPorts", port, json!({}));
+            for word in split(rest) {
+                for port in expanded(&word)?.split_whitespace() {
+                    for port in ports(port).ok_or_else(|| wrong(&format!("invalid containerPort: {port}")))? {
+                        put(config, "ExposedPorts", port, json!({}));
+                    }
                 }
             }
         }
         "VOLUME" => {
-            for path in array(rest).unwrap_or_else(|| words(rest)) {
-                put(config, "Volumes", path, json!({}));
+            for path in array(rest).unwrap_or_else(|| split(rest)) {
+                put(config, "Volumes", expanded(&path)?, json!({}));
             }
         }
         "ONBUILD" => {
@@ -66,7 +89,7 @@ pub(crate) fn apply(config: &mut Map<String, Value>, line: &str) -> Result<(), R
                 .with_hint("CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME and WORKDIR are"));
         }
     }
-    Ok(())
+    Ok(name)
 }
 
 fn set(config: &mut Map<String, Value>, member: &str, value: Value) {
@@ -102,37 +125,6 @@ fn command(rest: &str) -> Value {
     }
 }
 
-/// Words with quotes and escapes taken out.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let (mut word, mut quote, mut begun) = (String::new(), None, false);
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (None, '\'' | '"') => (quote, begun) = (Some(character), true),
-            (Some(open), _) if open == character => quote = None,
-            // Nothing is special between single quotes.
-            (None | Some('"'), '\\') => {
-                word.extend(characters.next());
-                begun = true;
-            }
-            (None, blank) if blank.is_whitespace() => {
-                if std::mem::take(&mut begun) {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            _ => {
-                word.push(character);
-                begun = true;
-            }
-        }
-    }
-    if begun {
-        words.push(word);
-    }
-    words
-}
-
 /// `key=value` words, or one key and the rest of the line.
 fn pairs(rest: &str) -> Option<Vec<(String, String)>> {
     let first = rest.split_whitespace().next()?;
@@ -144,7 +136,7 @@ fn pairs(rest: &str) -> Option<Vec<(String, String)>> {
         let (key, value) = word.split_once('=')?;
         (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
     };
-    words(rest).into_iter().map(pair).collect()
+    split(rest).into_iter().map(pair).collect()
 }
 
 /// `80`, `80/udp`, `8000-8010`, each port with its protocol.
@@ -177,9 +169,8 @@ mod tests {
 
     fn changed(lines: &[&str]) -> Value {
         let mut config = Map::new();
-        for line in lines {
-            apply(&mut config, line).unwrap();
-        }
+        let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        apply(&mut config, &lines).unwrap();
         config.into()
     }
 
@@ -216,7 +207,43 @@ mod tests {
     #[test]
     fn what_is_malformed_is_refused() {
         for line in ["", "CMD", "RUN x", "ENV A", "ENV =b", "EXPOSE x", "EXPOSE 9-8", "ONBUILD FROM x", "LABEL a"] {
-            assert!(apply(&mut Map::new(), line).is_err(), "{line}");
+            assert!(apply(&mut Map::new(), &[line.to_owned()]).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn variables_are_those_of_the_instructions_before() {
+        let found = changed(&[
+            "ENV A=1 PORTS=\"80 81\" NAME=k",
+            "ENV A=2 B=$A C='$A' D=\"x $A\"",
+            "ENV OLD form of $A \"quoted\"",
+            "WORKDIR /${B}/${NONE:-d}",
+            "EXPOSE $PORTS 90/${P:-udp}",
+            "USER ${U:-me}",
+            "VOLUME [\"/v$A\"]",
+            "VOLUME /w$A",
+            "LABEL $NAME=${A:+set}",
+            "CMD echo $A",
+        ]);
+        let expected = json!({
+            "Env": ["PORTS=80 81", "NAME=k", "A=2", "B=1", "C=$A", "D=x 1", "OLD=form of 2 quoted"],
+            "WorkingDir": "/1/d",
+            "ExposedPorts": {"80/tcp": {}, "81/tcp": {}, "90/udp": {}},
+            "User": "me",
+            "Volumes": {"/v2": {}, "/w2": {}},
+            "Labels": {"k": "set"},
+            "Cmd": ["/bin/sh", "-c", "echo $A"],
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_entrypoint_takes_an_older_command_away() {
+        let lines = |lines: &[&str]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut config = Map::from_iter([("Cmd".to_owned(), json!(["old"]))]);
+        apply(&mut config, &lines(&["ENTRYPOINT x"])).unwrap();
+        assert_eq!(config.get("Cmd"), None);
+        apply(&mut config, &lines(&["CMD y", "ENTRYPOINT x"])).unwrap();
+        assert!(config.contains_key("Cmd"));
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Map, json};
 use store::Durability;
 
 use crate::Engine;
-use crate::container::commit::{change_config, created_at};
-use crate::image::{assemble, make_store};
+use crate::container::commit::created_at;
+use crate::image::{assemble, change, make_store};
 
 /// What is to be made.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +34,7 @@ pub fn import(engine: &Engine, reader: impl Read + Send, request: &ImportRequest
 
 fn imported(engine: &Engine, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
     let mut config = Map::new();
-    change_config(&mut config, &request.changes)?;
+    change::apply(&mut config, &request.changes)?;
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut magic = Vec::new();

@@ -31,7 +31,7 @@ pub struct Loaded {
 pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let source = Source::open(&store, path)?;
-    all(&store, &source, platform).step(|| format!("cannot load {}", path.display()))
+    all(engine, &store, &source, platform).step(|| format!("cannot load {}", path.display()))
 }
 
 /// Loads all images of a stream.
@@ -42,7 +42,7 @@ pub fn load_stream(
 ) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let source = Source::stream(&store, reader)?;
-    all(&store, &source, platform).step(|| "cannot load the archive".to_owned())
+    all(engine, &store, &source, platform).step(|| "cannot load the archive".to_owned())
 }
 
 /// A place outside of registries that one image comes from.
@@ -57,16 +57,11 @@ pub struct FileSource {
 }
 
 impl FileSource {
-    /// What a text says, if it names such a place. `oci:x` and `dir:1.0` are names of images on a registry, so the rest must
-    /// begin like a path: with `/`, `./`, `../` or `~/`.
+    /// What a text says, if it begins with one of the words. As with Podman that never is an image of a registry, whatever
+    /// its name: `docker.io/library/oci:x` and `docker://oci:x` are.
     pub fn parse(text: &str, home: Option<&Path>) -> Option<FileSource> {
         let (word, rest) = text.split_once(':')?;
         let transport = ["docker-archive", "oci", "oci-archive", "dir"].into_iter().find(|known| *known == word)?;
-        let is_path =
-            ["/", "./", "../", "~/"].iter().any(|begin| rest.starts_with(begin)) || rest == "." || rest == "..";
-        if !is_path {
-            return None;
-        }
         // A path in these transports has no colon; `dir:` has no second part.
         let (path, image) = match rest.split_once(':') {
             Some((path, image)) if transport != "dir" => {
@@ -100,32 +95,55 @@ pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>)
         let report = Report::new(kind, text).with_hint(format!("{}:PATH:NAME names one", from.transport));
         return Err(report.with_step(shown()));
     };
-    one(&store, &source, image, platform).step(shown)
+    let loaded = one(engine, &store, &source, image, platform).step(shown)?;
+    loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it").with_step(shown()))
 }
 
-fn all(store: &Store, source: &Source, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
-    packed::images(source)?.iter().map(|image| one(store, source, image, platform)).collect()
+fn all(engine: &Engine, store: &Store, source: &Source, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
+    let images = packed::images(source)?;
+    let loaded = images.iter().filter_map(|image| one(engine, store, source, image, platform).transpose());
+    let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
+    if loaded.is_empty() { Err(Report::new(Kind::Unsupported, "there is no image in it")) } else { Ok(loaded) }
 }
 
-fn one(store: &Store, source: &Source, image: &Packed, platform: Option<&Platform>) -> Result<Loaded, Report> {
+/// Brings one image in; `None` for what is no image, after a line that says so.
+fn one(
+    engine: &Engine,
+    store: &Store,
+    source: &Source,
+    image: &Packed,
+    platform: Option<&Platform>,
+) -> Result<Option<Loaded>, Report> {
     let mut lease = store.lease()?;
-    let assembled = match &image.form {
-        Form::Document(document, blobs) => {
-            let wanted = platform.cloned().unwrap_or_else(Platform::host);
-            let selected = select_manifest((**document).clone(), &wanted, |descriptor| {
-                packed::blob(source, *blobs, &descriptor.digest, descriptor.size)
-            });
-            let manifest = selected.map_err(why_none)?;
-            by_manifest(store, &mut lease, source, &manifest, *blobs)?
+    let document = match &image.form {
+        Form::Document(document) => (**document).clone(),
+        Form::Listed(entries) => packed::document(source, entries)?,
+        Form::Docker { config, layers } => {
+            let assembled = by_paths(store, &mut lease, source, config, layers)?;
+            return named(store, image, &assembled).map(Some);
         }
-        Form::Docker { config, layers } => by_paths(store, &mut lease, source, config, layers)?,
     };
+    let wanted = platform.cloned().unwrap_or_else(Platform::host);
+    let manifest = select_manifest(document, &wanted, |descriptor| {
+        packed::blob(source, image.blobs(), &descriptor.digest, descriptor.size)
+    });
+    let manifest = manifest.map_err(why_none)?;
+    if let Err(DocumentError::Artifact { media_type }) = manifest.require_image() {
+        engine.notice(&format!("{} is left out: it is an artifact ({media_type}), not an image", image.shown()));
+        return Ok(None);
+    }
+    let assembled = by_manifest(store, &mut lease, source, &manifest, image.blobs())?;
+    named(store, image, &assembled).map(Some)
+}
+
+/// Gives an image that is here its names.
+fn named(store: &Store, image: &Packed, assembled: &Assembled) -> Result<Loaded, Report> {
     let names: Vec<Reference> = image.references().into_iter().map(Reference::or_latest).collect();
     if names.is_empty() {
-        assemble::set_name(store, &assembled, None)?;
+        assemble::set_name(store, assembled, None)?;
     }
     for name in &names {
-        assemble::set_name(store, &assembled, Some(name))?;
+        assemble::set_name(store, assembled, Some(name))?;
     }
     Ok(Loaded { names, id: assembled.config.digest })
 }
@@ -208,10 +226,12 @@ mod tests {
         let source = |transport, path: &str, image: Option<&str>| {
             Some(FileSource { transport, path: path.into(), image: image.map(str::to_owned) })
         };
-        for name in ["oci:x", "dir:1.0", "docker-archive", "oci-archive:latest", "busybox", "host:", "docker://x"] {
+        for name in ["docker-archive", "busybox:1", "host:", "docker://oci:x", "x/oci:1", "docker.io/library/dir:1"] {
             assert_eq!(parse(name), None, "{name}");
         }
         assert_eq!(parse("oci:./x"), source("oci", "./x", None));
+        assert_eq!(parse("oci:x"), source("oci", "x", None));
+        assert_eq!(parse("dir:1.0"), source("dir", "1.0", None));
         assert_eq!(parse("oci:/x:a/b:1"), source("oci", "/x", Some("a/b:1")));
         assert_eq!(parse("docker-archive:~/x.tar:a:1"), source("docker-archive", "/home/me/x.tar", Some("a:1")));
         assert_eq!(parse("dir:../a:b"), source("dir", "../a:b", None));

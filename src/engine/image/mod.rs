@@ -5,6 +5,7 @@ pub mod bundle;
 mod cache;
 pub(crate) mod change;
 pub mod changes;
+mod expand;
 pub mod history;
 pub mod import;
 pub mod inspect;

@@ -6,8 +6,8 @@
 
 use base::{Context, Kind, Report};
 use oci::document::DOCUMENT_MAX;
-use oci::packed::{DockerEntry, LayoutEntry, docker_entries, layout_entries};
-use oci::{Digest, Document, Reference};
+use oci::packed::{DockerEntry, docker_entries, layout_entries, name_of};
+use oci::{Digest, Document, Entries, Entry, Reference, entries, media};
 
 use crate::image::source::Source;
 
@@ -22,8 +22,11 @@ pub(crate) struct Packed {
 /// What leads to the rest of an image.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// A manifest or an index, and where blobs lie.
-    Document(Box<Document>, Blobs),
+    /// The manifest itself.
+    Document(Box<Document>),
+    /// Manifests and indexes of a layout; of several the one for the platform is meant. They are read when they are needed:
+    /// together they may be larger than the memory.
+    Listed(Vec<Entry>),
     /// Docker's: paths of the configuration and the layers.
     Docker { config: String, layers: Vec<String> },
 }
@@ -50,7 +53,7 @@ pub(crate) fn images(source: &Source) -> Result<Vec<Packed>, Report> {
     let layout = source.read("index.json", DOCUMENT_MAX)?;
     let manifest = source.read("manifest.json", DOCUMENT_MAX)?;
     let found = match (layout, manifest) {
-        (Some(layout), _) => of_layout(source, &layout).step(|| "reading index.json".to_owned())?,
+        (Some(layout), _) => of_layout(&layout).step(|| "reading index.json".to_owned())?,
         (None, Some(manifest)) => of_manifest(&manifest).step(|| "reading manifest.json".to_owned())?,
         (None, None) => {
             return Err(Report::new(
@@ -70,7 +73,7 @@ pub(crate) fn images(source: &Source) -> Result<Vec<Packed>, Report> {
 fn of_manifest(text: &[u8]) -> Result<Vec<Packed>, Report> {
     let Some(entries) = docker_entries(text)? else {
         let document = Document::read(text.to_vec(), None)?;
-        return Ok(vec![Packed { names: Vec::new(), form: Form::Document(Box::new(document), Blobs::Dir) }]);
+        return Ok(vec![Packed { names: Vec::new(), form: Form::Document(Box::new(document)) }]);
     };
     let packed = |entry: DockerEntry| Packed {
         names: entry.repo_tags,
@@ -79,20 +82,53 @@ fn of_manifest(text: &[u8]) -> Result<Vec<Packed>, Report> {
     Ok(entries.into_iter().map(packed).collect())
 }
 
-/// The entries of an OCI layout; several names of one image are several entries.
-fn of_layout(source: &Source, text: &[u8]) -> Result<Vec<Packed>, Report> {
-    let mut found: Vec<Packed> = Vec::new();
-    for LayoutEntry { media_type, digest, size, name } in layout_entries(text)? {
-        let same = |packed: &&mut Packed| matches!(&packed.form, Form::Document(known, _) if known.digest() == digest);
-        if let Some(packed) = found.iter_mut().find(same) {
-            packed.names.extend(name);
-            continue;
-        }
-        let document = Document::read(blob(source, Blobs::Layout, &digest, size)?, Some(&media_type))?;
-        let form = Form::Document(Box::new(document), Blobs::Layout);
-        found.push(Packed { names: name.into_iter().collect(), form });
+/// The entries of an OCI layout: several of one name are one image for several platforms, several names of the same
+/// content are one image.
+fn of_layout(text: &[u8]) -> Result<Vec<Packed>, Report> {
+    let Entries { list, unreadable } = layout_entries(text)?;
+    if unreadable > 0 {
+        let text = format!("{unreadable} entries have no sha256 digest, size or media type");
+        return Err(Report::new(Kind::Unsupported, text));
     }
-    Ok(found)
+    let mut found: Vec<Packed> = Vec::new();
+    let (named, unnamed): (Vec<Entry>, Vec<Entry>) = list.into_iter().partition(|entry| name_of(entry).is_some());
+    for entry in named {
+        let name = name_of(&entry).unwrap_or_default().to_owned();
+        match found.iter_mut().find(|packed| packed.names == [&name[..]]) {
+            Some(Packed { form: Form::Listed(entries), .. }) => entries.push(entry),
+            _ => found.push(Packed { names: vec![name], form: Form::Listed(vec![entry]) }),
+        }
+    }
+    for entry in unnamed {
+        if !found.iter().any(|packed| packed.digests().any(|digest| *digest == entry.digest)) {
+            found.push(Packed { names: Vec::new(), form: Form::Listed(vec![entry]) });
+        }
+    }
+    Ok(joined(found))
+}
+
+/// Puts the names of the same content together.
+fn joined(all: Vec<Packed>) -> Vec<Packed> {
+    let mut found: Vec<Packed> = Vec::new();
+    for packed in all {
+        match found.iter_mut().find(|known| known.digests().eq(packed.digests())) {
+            Some(known) => known.names.extend(packed.names),
+            None => found.push(packed),
+        }
+    }
+    found
+}
+
+/// The document of entries of a layout: of one its own, of several an index of them.
+pub(crate) fn document(source: &Source, list: &[Entry]) -> Result<Document, Report> {
+    let document = match list {
+        [entry] => {
+            let raw = blob(source, Blobs::Layout, &entry.digest, entry.size)?;
+            Document::read(raw, Some(&entry.media_type))
+        }
+        several => Document::read(entries::write(media::OCI_INDEX, several), None),
+    };
+    Ok(document?)
 }
 
 /// A document or configuration, which must have its digest and size.
@@ -108,6 +144,26 @@ pub(crate) fn blob(source: &Source, blobs: Blobs, digest: &Digest, size: u64) ->
 }
 
 impl Packed {
+    /// What its entries in a layout lead to.
+    fn digests(&self) -> impl Iterator<Item = &Digest> {
+        let entries = match &self.form {
+            Form::Listed(entries) => &entries[..],
+            Form::Document(_) | Form::Docker { .. } => &[],
+        };
+        entries.iter().map(|entry| &entry.digest)
+    }
+
+    /// What it is called in messages.
+    pub fn shown(&self) -> String {
+        let digest = || self.digests().next().map(ToString::to_string);
+        self.names.first().cloned().or_else(digest).unwrap_or_else(|| "the image".to_owned())
+    }
+
+    /// Where its blobs lie.
+    pub fn blobs(&self) -> Blobs {
+        if matches!(self.form, Form::Listed(_)) { Blobs::Layout } else { Blobs::Dir }
+    }
+
     /// Its names that are whole references. A mere tag says nothing without the name of its repository.
     pub fn references(&self) -> Vec<Reference> {
         let whole = |name: &&String| name.contains([':', '/']);
@@ -136,5 +192,30 @@ mod tests {
         assert!(found[0].is_called("x/y:latest"));
         assert!(found[1].references().is_empty());
         assert!(of_manifest(b"{}").is_err());
+    }
+
+    #[test]
+    fn entries_of_a_layout_are_put_together_by_name_and_by_content() {
+        let entry = |content: &[u8], name: &str| {
+            let names = if name.is_empty() {
+                String::new()
+            } else {
+                format!(r#","annotations":{{"{}":"{name}"}}"#, oci::packed::REF_NAME)
+            };
+            format!(r#"{{"mediaType":"{}","digest":"{}","size":1{names}}}"#, media::OCI_MANIFEST, Digest::of(content))
+        };
+        let list = [
+            entry(b"1", "a:1"),
+            entry(b"2", "a:1"),
+            entry(b"3", "b:1"),
+            entry(b"3", "b:2"),
+            entry(b"3", ""),
+            entry(b"4", ""),
+        ];
+        let found = of_layout(format!(r#"{{"manifests":[{}]}}"#, list.join(",")).as_bytes()).unwrap();
+        let names: Vec<String> = found.iter().map(|packed| packed.names.join(" ")).collect();
+        let counts: Vec<usize> = found.iter().map(|packed| packed.digests().count()).collect();
+        assert_eq!((names.join("|").as_str(), &counts[..]), ("a:1|b:1 b:2|", &[2, 1, 1][..]));
+        assert!(of_layout(br#"{"manifests":[{"mediaType":"x","digest":"sha512:00","size":1}]}"#).is_err());
     }
 }

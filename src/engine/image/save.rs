@@ -17,7 +17,7 @@ use index::Metadata;
 use layer::{TarContent, TarEntry, TarWriter};
 use oci::packed::{CONTAINERD_NAME, REF_NAME};
 use oci::{Digest, Entry, ImageConfig, ImageName, Manifest, Reference, entries, media};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
@@ -89,9 +89,7 @@ fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Leas
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut images: Vec<Saved> = Vec::new();
-    for text in names {
-        let record = find_record(engine, &store, text)?
-            .ok_or_else(|| Report::new(Kind::NotFound, format!("No such image: {text}")))?;
+    for (text, record) in records(engine, &store, names)? {
         let name = name_of(text, &record);
         if let Some(known) = images.iter_mut().find(|image| image.config.digest == record.config) {
             known.names.extend(name.filter(|name| !known.names.contains(name)));
@@ -102,6 +100,31 @@ fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Leas
         images.push(image);
     }
     Ok((store, images, lease))
+}
+
+/// What texts stand for; a name without tag or digest stands for all tags that its repository has here, as Docker saves them.
+fn records<'a>(engine: &Engine, store: &Store, names: &'a [String]) -> Result<Vec<(&'a str, ImageRecord)>, Report> {
+    let mut found = Vec::new();
+    for text in names {
+        let record = find_record(engine, store, text)?;
+        let repository = match (&record, text.parse::<ImageName>()) {
+            (Some(record), _) if name_of(text, record).is_none() => None,
+            (_, Ok(ImageName::Reference(reference))) if reference.tag().is_none() && reference.digest().is_none() => {
+                Some(record.as_ref().map_or_else(|| reference.name(), |record| record.reference.name()))
+            }
+            _ => None,
+        };
+        let before = found.len();
+        if let Some(repository) = repository {
+            let tags = store.images()?.into_iter().filter(|record| record.reference.name() == repository);
+            found.extend(tags.filter(|record| record.reference.tag().is_some()).map(|record| (&text[..], record)));
+        }
+        if found.len() == before {
+            let record = record.ok_or_else(|| Report::new(Kind::NotFound, format!("No such image: {text}")))?;
+            found.push((text, record));
+        }
+    }
+    Ok(found)
 }
 
 /// The name that goes with an image: the one it was asked for by. By its id it goes without.
@@ -120,12 +143,14 @@ fn whole(engine: &Engine, store: &Store, lease: &mut Lease, record: &ImageRecord
     match manifest {
         Some(manifest) if !layers.changed => Ok(Saved { names: Vec::new(), manifest, config }),
         _ => {
-            let mut json: Value = serde_json::from_slice(&config.raw).unwrap_or_default();
-            let diff_ids: Vec<String> = layers.diff_ids.iter().map(|layer| layer.0.to_string()).collect();
             let raw = if layers.diff_ids == config.diff_ids {
                 config.raw
             } else {
-                json["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+                let mut json: Map<String, Value> =
+                    serde_json::from_slice(&config.raw).map_err(|error| Report::of(Kind::Internal, error))?;
+                let diff_ids: Vec<String> = layers.diff_ids.iter().map(|layer| layer.0.to_string()).collect();
+                json.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": diff_ids }));
+                assemble::without_empty_times(&mut json);
                 serde_json::to_vec(&json).map_err(|error| Report::of(Kind::Internal, error))?
             };
             let made = assemble::assemble(store, lease, raw, &layers.descriptors, docker)?;

@@ -306,7 +306,7 @@ fn bad_archives_are_refused_and_leave_no_index() {
 #[test]
 fn bombs_stop_early() {
     let (_directory, store) = store();
-    let limits = Limits { base_bytes: 1 << 20, ratio: 2, entries: 3, ..Limits::default() };
+    let limits = Limits { base_bytes: 1 << 20, hole_bytes: 1 << 20, ratio: 2, entries: 3, ..Limits::default() };
     let zeros = archive(&[file("zeros", &vec![0; 64 << 20])]);
     let bomb = zstd::encode_all(&zeros[..], 1).unwrap();
     let refused = apply(&bomb[..], None, &store, Durability::Later, &limits);

@@ -138,6 +138,81 @@ fn links_to_links_that_come_before_their_file_are_its_names() {
     assert_eq!([at(&index, "a"), at(&index, "b"), at(&index, "z")], [node; 3]);
 }
 
+/// Each of many links needs the one behind it: that must not be looked for again and again.
+#[test]
+fn long_chains_of_links_take_no_time() {
+    const LINKS: u32 = 100_000;
+    let started = std::time::Instant::now();
+    let (_directory, store) = store();
+    let name = |number: u32| if number == LINKS { "file".to_owned() } else { format!("l{number:06}") };
+    let chain = |prefix: &str| -> Vec<Vec<u8>> {
+        (0..LINKS).map(|number| header(&name(number), b'1', 0, &format!("{prefix}{}", name(number + 1)))).collect()
+    };
+    let one = archive(&[chain("").concat(), file("file", b"x")]);
+    let index = applied(&store, &one).unwrap();
+    assert_eq!(index.inode(at(&index, "file").unwrap()).unwrap().nlink, LINKS + 1);
+    // Through a symlink that is in the layer below only, and through links that turn out to be symlinks.
+    let below = archive(&[header("s", b'2', 0, "."), file("file", b"x")]);
+    let through = |number: u32| format!("t{:06}/s", number + 1);
+    let turns: Vec<Vec<u8>> =
+        (0..LINKS).map(|number| header(&format!("t{number:06}"), b'1', 0, &through(number))).collect();
+    let last = header(&format!("t{LINKS:06}"), b'2', 0, ".");
+    for above in [archive(&chain("s/")), archive(&[turns.concat(), header("s", b'2', 0, "."), last])] {
+        let layers = [&below, &above]
+            .map(|layer| apply(&layer[..], None, &store, Durability::Later, &Limits::default()).unwrap().diff_id);
+        let index = store.chains().open(&merge_chain(&store, &layers).unwrap().0).unwrap().unwrap();
+        let index = Index::open(index).unwrap();
+        assert!(index.inode_count() <= 5, "{}", index.inode_count());
+    }
+    // With optimisation it is less than a second.
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+#[test]
+fn symlinks_do_not_multiply_the_work() {
+    let (_directory, store) = store();
+    let long = record("linkpath", &[b"./".repeat(2000), b"a0".to_vec()].concat());
+    let mut parts = vec![header("a0", b'2', 0, ".")];
+    for number in 1..39 {
+        let target = record("linkpath", &[b"./".repeat(2000), format!("a{}", number - 1).into_bytes()].concat());
+        parts
+            .extend([pax(b'x', if number == 1 { &long } else { &target }), header(&format!("a{number}"), b'2', 0, "")]);
+    }
+    parts.extend((0..1000).map(|number| file(&format!("a38/f{number}"), b"")));
+    let refused = applied(&store, &archive(&parts)).unwrap_err();
+    let said = base::Report::from(refused).to_string();
+    assert!(said.contains("names of symbolic links"), "{said}");
+}
+
+#[test]
+fn memory_has_a_bound() {
+    let (_directory, store) = store();
+    let limits = Limits { tree_bytes: 4 << 20, ..Limits::default() };
+    let global = pax(b'g', &record("SCHILY.xattr.user.large", &[b'x'; 60_000]));
+    let own = |number: u32| pax(b'x', &record("SCHILY.xattr.user.own", number.to_string().as_bytes()));
+    let attributes = (0..1000).flat_map(|number| [own(number), file(&format!("f{number}"), b"")]);
+    let deep = |number: u32| pax(b'x', &record("path", format!("{number}/{}", "d/".repeat(1000)).as_bytes()));
+    let targets = |number: u32| pax(b'x', &record("linkpath", format!("{number}{}", "t".repeat(4000)).as_bytes()));
+    let far = |number: u32| pax(b'x', &record("linkpath", format!("{number}/{}x", "d/".repeat(2000)).as_bytes()));
+    for (what, parts) in [
+        ("attributes", [global].into_iter().chain(attributes).collect::<Vec<_>>()),
+        ("the same name again and again", (0..50_000).map(|_| file("same", b"")).collect()),
+        ("directories", (0..100).flat_map(|number| [deep(number), header("d", b'5', 0, "")]).collect()),
+        (
+            "targets",
+            (0..2000).flat_map(|number| [targets(number), header(&format!("l{number}"), b'2', 0, "")]).collect(),
+        ),
+        ("links", (0..2000).flat_map(|number| [far(number), header(&format!("l{number}"), b'1', 0, "")]).collect()),
+        ("contents", (0..10_000).map(|number| file(&format!("f{number}"), &[b'c'; 500])).collect()),
+        ("whiteouts", (0..50_000).map(|number| file(&format!(".wh.f{number}"), b"")).collect()),
+    ] {
+        let refused = apply(&archive(&parts)[..], None, &store, Durability::Later, &limits).unwrap_err();
+        let said = base::Report::from(refused).to_string();
+        assert!(said.contains("more than 4194304 bytes of memory"), "{what}: {said}");
+        apply(&archive(&parts)[..], None, &store, Durability::Later, &Limits::default()).unwrap();
+    }
+}
+
 #[test]
 fn what_cannot_be_a_name_is_refused() {
     let (_directory, store) = store();
@@ -279,4 +354,18 @@ fn what_lazy_pulling_adds_is_no_part_of_the_tree() {
     let expected = DiffId(Digest::of(&plain));
     let done = apply(&frames[..], Some(expected), &store, Durability::Later, &Limits::default()).unwrap();
     assert_eq!(done.entries, 1);
+}
+
+/// A hole takes no room, so it is not what the size of the stream is bounded for.
+#[test]
+fn holes_have_a_bound_of_their_own() {
+    let (_directory, store) = store();
+    let records = [record("GNU.sparse.size", b"67108864"), record("GNU.sparse.map", b"0,1")].concat();
+    let tar = archive(&[pax(b'x', &records), file("sparse", b"x")]);
+    let limits = Limits { base_bytes: 1 << 20, ratio: 0, ..Limits::default() };
+    let layer = apply(&tar[..], None, &store, Durability::Later, &limits).unwrap().diff_id;
+    let index = open_layer(&store, layer).unwrap();
+    assert_eq!(index.inode(at(&index, "sparse").unwrap()).unwrap().size, 64 << 20);
+    let refused = apply(&tar[..], None, &store, Durability::Later, &Limits { hole_bytes: 32 << 20, ..limits });
+    assert!(matches!(refused, Err(LayerError::Limit { what: "bytes of holes in files", .. })), "{refused:?}");
 }

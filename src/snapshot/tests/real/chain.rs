@@ -176,7 +176,7 @@ fn below_overlayfs(outer: &Outer) {
     let view = clone_view(&connection);
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
-    let places = native::prepare(&snaps, "below", maps, Outer::container_root(), false).unwrap();
+    let places = native::prepare(&snaps, "below", maps, Outer::container_root(), None, false).unwrap();
     inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
         let picture = PICTURE.replace("%G %n %T@\\n", "%G %T@\\n").replace("find . !", "find . -mindepth 1 !");
         let lower = mounted_at(&view, &image.work.join("L2"));

@@ -217,10 +217,10 @@ fn of_several_platforms_one_is_loaded_and_artifacts_are_left_out() {
     let said = second.fails(1, &["load", "-i", &layout]);
     assert!(said.contains("there is no image in it"), "{said}");
 
-    // What comes from a file is run as it is there, whatever a registry has under its name, and whatever its path.
+    // What comes from a file is run as it is there, whatever a registry has under its name.
     write(&[&own]);
     let mut run =
-        home.command(&["run", "--rm", "--pull", "always", "--network", "none", "oci:layout", "cat", "/etc/replaced"]);
+        home.command(&["run", "--rm", "--pull", "always", "--network", "none", "oci:./layout", "cat", "/etc/replaced"]);
     let done = finish(run.current_dir(path.parent().unwrap()), b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "second\n"), "{done:#?}");
 }

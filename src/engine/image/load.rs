@@ -57,11 +57,16 @@ pub struct FileSource {
 }
 
 impl FileSource {
-    /// What a text says, if it begins with one of the words. As with Podman that never is an image of a registry, whatever
-    /// its name: `docker.io/library/oci:x` and `docker://oci:x` are.
+    /// What a text says, if it names such a place. `oci:x` and `dir:1.0` are names of images on a registry, so the rest must
+    /// begin like a path: with `/`, `./`, `../` or `~/`.
     pub fn parse(text: &str, home: Option<&Path>) -> Option<FileSource> {
         let (word, rest) = text.split_once(':')?;
         let transport = ["docker-archive", "oci", "oci-archive", "dir"].into_iter().find(|known| *known == word)?;
+        let is_path =
+            ["/", "./", "../", "~/"].iter().any(|begin| rest.starts_with(begin)) || rest == "." || rest == "..";
+        if !is_path {
+            return None;
+        }
         // A path in these transports has no colon; `dir:` has no second part.
         let (path, image) = match rest.split_once(':') {
             Some((path, image)) if transport != "dir" => {
@@ -226,12 +231,12 @@ mod tests {
         let source = |transport, path: &str, image: Option<&str>| {
             Some(FileSource { transport, path: path.into(), image: image.map(str::to_owned) })
         };
-        for name in ["docker-archive", "busybox:1", "host:", "docker://oci:x", "x/oci:1", "docker.io/library/dir:1"] {
+        for name in
+            ["docker-archive", "busybox:1", "host:", "docker://oci:x", "oci:x", "dir:1.0", "docker.io/library/dir:1"]
+        {
             assert_eq!(parse(name), None, "{name}");
         }
         assert_eq!(parse("oci:./x"), source("oci", "./x", None));
-        assert_eq!(parse("oci:x"), source("oci", "x", None));
-        assert_eq!(parse("dir:1.0"), source("dir", "1.0", None));
         assert_eq!(parse("oci:/x:a/b:1"), source("oci", "/x", Some("a/b:1")));
         assert_eq!(parse("docker-archive:~/x.tar:a:1"), source("docker-archive", "/home/me/x.tar", Some("a:1")));
         assert_eq!(parse("dir:../a:b"), source("dir", "../a:b", None));

@@ -53,11 +53,14 @@ struct Visited {
     listed: bool,
 }
 
+/// Says something of the path that it is given.
+type OfPath<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 struct Walk<'a> {
     tree: &'a Tree,
-    left_out: &'a dyn Fn(&[u8]) -> bool,
+    left_out: OfPath<'a>,
     /// For a layer: directories that count by their looks alone.
-    layer: Option<&'a dyn Fn(&[u8]) -> bool>,
+    layer: Option<OfPath<'a>>,
     dirs: Vec<Visited>,
     found: Vec<Difference>,
 }
@@ -92,11 +95,7 @@ pub(crate) fn differences(tree: &Tree, left_out: &dyn Fn(&[u8]) -> bool) -> Resu
 }
 
 /// As [`crate::Reader::changed`], of a tree.
-pub(crate) fn contents(
-    tree: &Tree,
-    left_out: &dyn Fn(&[u8]) -> bool,
-    by_looks: &dyn Fn(&[u8]) -> bool,
-) -> Result<Vec<Difference>> {
+pub(crate) fn contents(tree: &Tree, left_out: OfPath<'_>, by_looks: OfPath<'_>) -> Result<Vec<Difference>> {
     listed(tree, left_out, Some(by_looks))
 }
 
@@ -113,11 +112,7 @@ fn alike(tree: &Tree, old: LowerNode, new: &Attr) -> Result<bool> {
     Ok(looks(&was) == looks(new) && tree.lower.xattrs(old)? == tree.xattrs(new.ino)?)
 }
 
-fn listed(
-    tree: &Tree,
-    left_out: &dyn Fn(&[u8]) -> bool,
-    layer: Option<&dyn Fn(&[u8]) -> bool>,
-) -> Result<Vec<Difference>> {
+fn listed(tree: &Tree, left_out: OfPath<'_>, layer: Option<OfPath<'_>>) -> Result<Vec<Difference>> {
     let root = Visited { path: Vec::new(), ino: ROOT, old: tree.lower.node(ROOT), parent: 0, listed: true };
     let mut walk = Walk { tree, left_out, layer, dirs: vec![root], found: Vec::new() };
     let mut at = 0;

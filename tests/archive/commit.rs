@@ -84,7 +84,7 @@ fn a_layer_has_what_no_look_at_a_file_tells() {
             home.ok(&["export", "-o", &path.to_string_lossy(), &name]);
             let exported = listing(&path);
             let root = format!("drwxrwxrwt {} 0 1970-01-02 00:00:00 ./", owner.replace(' ', "/"));
-            assert!(exported.iter().any(|line| *line == root), "{name}: {exported:#?}");
+            assert!(exported.contains(&root), "{name}: {exported:#?}");
             home.ok(&["rm", "-f", &name]);
         }
     }

@@ -280,7 +280,7 @@ mod tests {
         let layer = Index::from_bytes(layer.write(id, None).unwrap()).unwrap();
         let chain = Index::from_bytes(index::merge(&[&layer]).unwrap()).unwrap();
 
-        let none = Default::default();
+        let none = Vec::default();
         let meta = crate::Meta::new(crate::Driver::Overlay, &none, &none);
         let snapshot = open_dir(scratch.path()).unwrap();
         let truth = Truth::of(snapshot.as_fd(), &meta, None).unwrap();

@@ -188,7 +188,7 @@ fn symlinks_do_not_multiply_the_work() {
 fn memory_has_a_bound() {
     let (_directory, store) = store();
     let limits = Limits { tree_bytes: 4 << 20, ..Limits::default() };
-    let global = pax(b'g', &record("SCHILY.xattr.user.large", &[b'x'; 60_000]));
+    let global = pax(b'g', &record("SCHILY.xattr.user.large", &vec![b'x'; 60_000]));
     let own = |number: u32| pax(b'x', &record("SCHILY.xattr.user.own", number.to_string().as_bytes()));
     let attributes = (0..1000).flat_map(|number| [own(number), file(&format!("f{number}"), b"")]);
     let deep = |number: u32| pax(b'x', &record("path", format!("{number}/{}", "d/".repeat(1000)).as_bytes()));

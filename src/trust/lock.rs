@@ -136,11 +136,12 @@ mod tests {
         let (a, b, c) =
             (image("a:1", "linux/amd64", "a"), image("a:1", "linux/arm64", "b"), image("b.io/x:1", "linux/386", "c"));
         let texts: Vec<String> = [[&a, &b, &c], [&c, &b, &a], [&b, &a, &c]]
-            .iter()
+            .into_iter()
             .map(|order| {
                 let mut lock = Lock::default();
-                order.iter().for_each(|image| lock.set((*image).clone()));
-                lock.set(a.clone());
+                for image in order.into_iter().chain([&a]) {
+                    lock.set(image.clone());
+                }
                 lock.text()
             })
             .collect();

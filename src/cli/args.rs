@@ -43,6 +43,9 @@ struct Line {
     /// Whose user id additional stores may have beside root's and one's own
     #[arg(long, value_name = "UID", global = true)]
     additional_store_owner: Option<u32>,
+    /// Which images may be brought in, in place of ~/.config/containers/policy.json and /etc/containers/policy.json
+    #[arg(long, value_name = "FILE", global = true)]
+    signature_policy: Option<PathBuf>,
     /// Directory of spec files of devices (CDI), in place of /etc/cdi and /var/run/cdi; a later one has precedence
     #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", global = true)]
     cdi_spec_dirs: Vec<PathBuf>,
@@ -87,6 +90,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
         cache_max: line.cache_max,
         additional_stores: line.additional_stores,
         additional_store_owner: line.additional_store_owner,
+        signature_policy: line.signature_policy,
         cdi_spec_dirs: line.cdi_spec_dirs,
     };
     match line.command {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base::units::parse_bytes;
 use base::{Context, Kind, Ladder, Report};
+use engine::image::policy::PolicyPlaces;
 use engine::registries::{ConfPlace, Sources};
 use engine::{Engine, Options, Paths, Proxies, paths};
 
@@ -29,6 +30,8 @@ pub struct Globals {
     pub additional_stores: Vec<PathBuf>,
     /// `--additional-store-owner`.
     pub additional_store_owner: Option<u32>,
+    /// `--signature-policy`.
+    pub signature_policy: Option<PathBuf>,
     /// `--cdi-spec-dir`.
     pub cdi_spec_dirs: Vec<PathBuf>,
 }
@@ -55,6 +58,7 @@ impl Globals {
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
             roots: path("SSL_CERT_FILE"),
+            policy: self.policy()?,
             offline: self.offline,
             cache_max_bytes: self.cache_max_bytes()?,
             additional_stores: self.additional_stores()?,
@@ -62,6 +66,14 @@ impl Globals {
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
             on_notice: Some(output::warning),
         })
+    }
+
+    /// Where Podman looks for `policy.json`: a user's own file stands for the machine's.
+    fn policy(&self) -> Result<PolicyPlaces, Report> {
+        let roots = config_home().into_iter().chain([PathBuf::from("/etc")]);
+        let usual = roots.map(|root| root.join("containers/policy.json")).collect();
+        let named = self.signature_policy.as_deref().map(absolute).transpose()?;
+        Ok(PolicyPlaces { named, usual })
     }
 
     /// Those of the options, else of the variable, where colons part them.

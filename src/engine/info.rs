@@ -10,6 +10,7 @@ use crate::container::driver;
 use crate::container::list::list;
 use crate::container::state::Life;
 use crate::image;
+use crate::image::policy::policy_file;
 
 /// The answer to `version`.
 #[derive(Clone, Debug, Serialize)]
@@ -62,6 +63,7 @@ pub struct Info {
     pub name: String,
     pub docker_root_dir: String,
     pub runtime_dir: String,
+    pub signature_policy: String,
 }
 
 /// What the engine holds and where. The caller must have one thread.
@@ -88,6 +90,7 @@ pub fn info(engine: &Engine) -> Result<Info, Report> {
         name: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
         docker_root_dir: engine.paths().data().to_string_lossy().into_owned(),
         runtime_dir: engine.paths().run().to_string_lossy().into_owned(),
+        signature_policy: policy_file(engine).map(|file| file.to_string_lossy().into_owned()).unwrap_or_default(),
     })
 }
 

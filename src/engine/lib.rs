@@ -46,6 +46,8 @@ pub struct Options {
     pub certificates: Vec<PathBuf>,
     /// The file of certificates to trust in place of the machine's.
     pub roots: Option<PathBuf>,
+    /// Where it is said which images may be brought in.
+    pub policy: image::policy::PolicyPlaces,
     /// Whether no registry may be spoken to.
     pub offline: bool,
     /// After a pull, what can be fetched or made again goes until the store takes no more bytes than this.

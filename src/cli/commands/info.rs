@@ -24,7 +24,7 @@ impl Info {
         stdout(&format!(
             "Containers: {}\n Running: {}\n Stopped: {}\nImages: {}\nServer Version: {}\nStorage Driver: {}\nKernel Version: {}\n\
              Operating System: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\n\
-             Root Dir: {}\nRuntime Dir: {}\n",
+             Root Dir: {}\nRuntime Dir: {}\nSignature Policy: {}\n",
             info.containers,
             info.containers_running,
             info.containers_stopped,
@@ -40,6 +40,7 @@ impl Info {
             info.name,
             info.docker_root_dir,
             info.runtime_dir,
+            if info.signature_policy.is_empty() { "none: every image is accepted" } else { &info.signature_policy },
         ))?;
         Ok(0)
     }

@@ -17,6 +17,7 @@ mod inspect;
 mod kill;
 mod lease;
 mod load;
+mod lock;
 mod login;
 mod logout;
 mod logs;
@@ -67,6 +68,7 @@ pub enum Command {
     #[command(subcommand)]
     Lease(lease::Lease),
     Load(load::Load),
+    Lock(lock::Lock),
     Login(login::Login),
     Logout(logout::Logout),
     Logs(logs::Logs),
@@ -116,6 +118,7 @@ impl Command {
             Command::Kill(command) => command.execute(globals),
             Command::Lease(command) => command.execute(globals),
             Command::Load(command) => command.execute(globals),
+            Command::Lock(command) => command.execute(globals),
             Command::Login(command) => command.execute(globals),
             Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),

@@ -1,7 +1,10 @@
+use std::path::PathBuf;
+
 use clap::Args;
 use engine::image::load::{FileSource, load_one};
 use engine::image::{self, PullRequest};
 
+use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
 use crate::output::{Stop, line};
 use crate::parse::without_transport;
@@ -16,6 +19,9 @@ pub struct Pull {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    /// The image to which the name is locked by images.lock, or this file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
+    locked: Option<PathBuf>,
     /// A name, docker://NAME, or docker-archive:PATH[:NAME], oci:PATH[:NAME], oci-archive:PATH[:NAME], dir:PATH
     image: String,
 }
@@ -23,11 +29,13 @@ pub struct Pull {
 impl Pull {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         if let Some(source) = FileSource::parse(&self.image, home().as_deref()) {
+            refuse_lock(self.locked.as_deref(), &self.image)?;
             let platform = self.platform.as_deref().map(str::parse).transpose()?;
             let loaded = load_one(&globals.engine()?, &source, platform.as_ref())?;
             return line(loaded.names.first().map_or_else(|| loaded.id.to_string(), ToString::to_string)).map(|()| 0);
         }
         let request = PullRequest::new(without_transport(&self.image), self.platform.as_deref())?;
+        let request = locked(request, self.locked.as_deref())?;
         let progress = Progress::new(self.quiet, true);
         let pulled = image::pull(&globals.engine()?, &request, &|event| progress.show(event))?;
         if !self.quiet {

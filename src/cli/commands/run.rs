@@ -1,6 +1,7 @@
 use std::env::VarError;
 use std::fs;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use base::units::{UnitError, parse_bytes, parse_cpus};
 use base::{Context, Kind, Report};
@@ -13,6 +14,7 @@ use engine::image::load::{FileSource, load_one};
 use engine::image::{self, PullRequest};
 use engine::{Engine, container::record::Volume};
 
+use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
 use crate::output::{Stop, error, line, stderr, warning};
 use crate::parse;
@@ -135,6 +137,9 @@ pub struct Run {
     /// The image for this platform: os[/architecture[/variant]]
     #[arg(long)]
     platform: Option<String>,
+    /// The image to which the name is locked by images.lock, or this file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
+    locked: Option<PathBuf>,
     /// Driver of the root file system: overlay or fuse
     #[arg(long, value_name = "DRIVER")]
     storage_driver: Option<String>,
@@ -157,18 +162,22 @@ impl Run {
         let from_file = source.is_some();
         self.words[0] = match source {
             Some(source) => {
+                refuse_lock(self.locked.as_deref(), &self.words[0])?;
                 let platform = self.platform.as_deref().map(str::parse).transpose()?;
                 // By its id: its name may be one on a registry too.
                 load_one(&globals.engine()?, &source, platform.as_ref())?.id.to_string()
             }
             None => parse::without_transport(&self.words[0]).to_owned(),
         };
-        let pull = PullRequest::new(&self.words[0], self.platform.as_deref())?;
-        let request = self.into_request()?;
+        let pull = locked(PullRequest::new(&self.words[0], self.platform.as_deref())?, self.locked.as_deref())?;
+        let mut request = self.into_request()?;
         let engine = globals.engine()?;
         container::devices::check(&engine, &request.host)?;
         if !from_file {
             fetch(&engine, &pull, &policy, quiet)?;
+            if let Some(name) = image::lock::pin(&engine, &pull)? {
+                request.image = name;
+            }
         }
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));

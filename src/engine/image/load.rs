@@ -16,6 +16,7 @@ use crate::Engine;
 use crate::image::assemble::{self, Assembled};
 use crate::image::make_store;
 use crate::image::packed::{self, Blobs, Form, Packed};
+use crate::image::policy::permit_file;
 use crate::image::source::Source;
 
 /// An image that was brought in.
@@ -31,7 +32,7 @@ pub struct Loaded {
 pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let source = Source::open(&store, path)?;
-    all(engine, &store, &source, platform).step(|| format!("cannot load {}", path.display()))
+    all(engine, &store, &source, Some(path), platform).step(|| format!("cannot load {}", path.display()))
 }
 
 /// Loads all images of a stream.
@@ -42,7 +43,7 @@ pub fn load_stream(
 ) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let source = Source::stream(&store, reader)?;
-    all(engine, &store, &source, platform).step(|| "cannot load the archive".to_owned())
+    all(engine, &store, &source, None, platform).step(|| "cannot load the archive".to_owned())
 }
 
 /// A place outside of registries that one image comes from.
@@ -100,15 +101,35 @@ pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>)
         let report = Report::new(kind, text).with_hint(format!("{}:PATH:NAME names one", from.transport));
         return Err(report.with_step(shown()));
     };
+    permit_file(engine, from.transport, Some(&from.path), &image.names).step(shown)?;
     let loaded = one(engine, &store, &source, image, platform).step(shown)?;
     loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it").with_step(shown()))
 }
 
-fn all(engine: &Engine, store: &Store, source: &Source, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
+fn all(
+    engine: &Engine,
+    store: &Store,
+    source: &Source,
+    path: Option<&Path>,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, Report> {
     let images = packed::images(source)?;
+    // All or none of them.
+    images.iter().try_for_each(|image| permit(engine, source, path, image))?;
     let loaded = images.iter().filter_map(|image| one(engine, store, source, image, platform).transpose());
     let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
     if loaded.is_empty() { Err(Report::new(Kind::Unsupported, "there is no image in it")) } else { Ok(loaded) }
+}
+
+/// Refuses an image that the policy does not allow, by the transport that its form is where the user names none.
+fn permit(engine: &Engine, source: &Source, path: Option<&Path>, image: &Packed) -> Result<(), Report> {
+    let transport = match (&image.form, source) {
+        (Form::Docker { .. }, _) => "docker-archive",
+        (Form::Document(_), _) => "dir",
+        (Form::Listed(_), Source::Directory(_)) => "oci",
+        (Form::Listed(_), Source::Archive(..)) => "oci-archive",
+    };
+    permit_file(engine, transport, path, &image.names)
 }
 
 /// Brings one image in; `None` for what is no image, after a line that says so.

@@ -12,11 +12,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::units::human_size;
 use base::{Context, Kind, Report};
-use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest};
+use oci::{
+    Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest,
+};
 use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
+use trust::Locked;
 
 use crate::image::assemble::keep_replaced;
+use crate::image::lock::LockFile;
+use crate::image::policy::{self, Wanted};
 use crate::image::{cache, is_whole, load, make_store, offline};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
@@ -33,6 +38,7 @@ pub struct PullRequest {
     pub text: String,
     name: ImageName,
     platform: Option<Platform>,
+    lock: Option<LockFile>,
 }
 
 impl PullRequest {
@@ -40,7 +46,18 @@ impl PullRequest {
     pub fn new(text: &str, platform: Option<&str>) -> Result<Self, Report> {
         let name = text.parse().step(|| "invalid reference format".to_owned())?;
         let platform = platform.map(str::parse).transpose()?;
-        Ok(PullRequest { text: text.to_owned(), name, platform })
+        Ok(PullRequest { text: text.to_owned(), name, platform, lock: None })
+    }
+
+    /// The same for the image to which the name is locked by a file.
+    #[must_use]
+    pub fn locked_by(self, file: LockFile) -> Self {
+        PullRequest { lock: Some(file), ..self }
+    }
+
+    /// The file by which the name is locked, if any.
+    pub(crate) fn lock(&self) -> Option<&LockFile> {
+        self.lock.as_ref()
     }
 
     /// The platform that is asked for.
@@ -62,7 +79,7 @@ impl PullRequest {
     }
 
     /// What is to be fetched: one reference, or several of which the first that exists counts.
-    fn references(&self, conf: &RegistriesConf) -> Result<Vec<Reference>, Report> {
+    pub(crate) fn references(&self, conf: &RegistriesConf) -> Result<Vec<Reference>, Report> {
         match &self.name {
             ImageName::Reference(_) => {
                 let found: Vec<Reference> =
@@ -133,18 +150,34 @@ pub struct Pulled {
 /// Fetches an image and sets its name. A short name that may stand for several images is the first that can be fetched.
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
     let conf = registries::conf(engine)?;
-    let references = request.references(&conf)?;
+    let mut references = request.references(&conf)?;
+    let locked = match request.lock() {
+        None => None,
+        Some(file) => {
+            let wanted = request.platform().cloned().unwrap_or_else(Platform::host);
+            let (reference, locked) = file.find(&references, &wanted)?;
+            references = vec![reference];
+            Some(ByLock { file, locked })
+        }
+    };
     let store = make_store(engine)?;
     if engine.options().offline {
-        return offline::pull(engine, &store, &references, request);
+        let pulled = offline::pull(engine, &store, &references, request)?;
+        if let (Some(by), Some(record)) = (&locked, store.image(&pulled.reference)?) {
+            by.file.require(by.locked, &record.manifest)?;
+        }
+        return Ok(pulled);
     }
+    let policy = policy::in_force(engine)?;
     let registry = registries::client(engine, conf)?;
     let note = |text: String| listener(&Event::Note { text });
     let mut failure = None;
     for reference in &references {
         let failed = AtomicBool::new(false);
-        let pull = Pull { store: &store, registry: &registry, reference, listener, failed };
-        let pulled = pull.run(request.platform()).map_err(|report| limits::explain(store.root().path(), report));
+        let pull = Pull { store: &store, registry: &registry, reference, locked: locked.as_ref(), listener, failed };
+        let wanted = policy.as_ref().map(|policy| policy.before(reference)).transpose();
+        let pulled = wanted.and_then(|wanted| pull.run(request.platform(), wanted.as_ref()));
+        let pulled = pulled.map_err(|report| limits::explain(store.root().path(), report));
         registry.notes().into_iter().for_each(|line| note(format!("note: {line}")));
         match pulled {
             Ok(pulled) => {
@@ -170,38 +203,56 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     Err(failure.with_step(format!("cannot pull {}", request.familiar())))
 }
 
+/// What a name is locked to, and by which file.
+struct ByLock<'a> {
+    file: &'a LockFile,
+    locked: &'a Locked,
+}
+
 struct Pull<'a> {
     store: &'a Store,
     registry: &'a Registry,
     reference: &'a Reference,
+    locked: Option<&'a ByLock<'a>>,
     listener: Listener<'a>,
     /// Set by the first worker that fails, so that the others stop early.
     failed: AtomicBool,
 }
 
 impl Pull<'_> {
-    fn run(&self, platform: Option<&Platform>) -> Result<Pulled, Report> {
+    /// `signatures` are those that the image must have.
+    fn run(&self, platform: Option<&Platform>, signatures: Option<&Wanted<'_>>) -> Result<Pulled, Report> {
         // Before the first look at what is there.
         let mut lease = self.store.lease()?;
         let before = self.store.image(self.reference)?;
         (self.listener)(&Event::Resolving { reference: self.reference });
-        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let wanted = match self.locked {
+            Some(by) => by.locked.platform.clone(),
+            None => platform.cloned().unwrap_or_else(Platform::host),
+        };
+        let permit = |index: Option<Digest>, manifest: Digest| {
+            let digests: Vec<Digest> = index.into_iter().chain([manifest]).collect();
+            signatures.map_or(Ok(()), |signatures| signatures.check(self.registry, &digests))
+        };
         if let Some(record) = &before
             && platform.is_none()
             && self.is_current(record)?
             // The digest of a list is that of the image for any platform, and the last one asked for may be here.
             && wanted.rank(&load(self.store, record)?.config.platform).is_some()
         {
+            permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
         }
-        let document = self.registry.document(self.reference)?;
+        let document = match self.locked {
+            Some(by) => self.registry.document(&self.reference.at(by.locked.digest()))?,
+            None => self.registry.document(self.reference)?,
+        };
         let (digest, media_type, raw_document) =
             (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
-        let manifest =
-            select_manifest(document, &wanted, |descriptor| self.registry.content(self.reference, descriptor))?;
-        manifest.require_image()?;
-        let raw = self.registry.content(self.reference, &manifest.config)?;
-        let config = ImageConfig::read_for(&manifest, raw)?;
+        let (manifest, config) = select(self.registry, self.reference, document, &wanted)?;
+        if let Some(by) = self.locked {
+            by.file.require(by.locked, &manifest.digest)?;
+        }
         if wanted.rank(&config.platform).is_none() {
             let text = format!(
                 "warning: the image's platform ({}) does not match the one asked for ({wanted})",
@@ -211,6 +262,7 @@ impl Pull<'_> {
         }
         let chain = config.chain_id().map(|chain| chain.0);
         let index = Some(digest).filter(|digest| *digest != manifest.digest);
+        permit(index, manifest.digest)?;
         let layers = config.diff_ids.iter().map(|layer| layer.0);
         lease.pin(&layers.chain(chain).chain(index).chain([manifest.digest, config.digest]).collect::<Vec<_>>())?;
         self.tell_scarcity(&manifest, &config)?;
@@ -246,6 +298,9 @@ impl Pull<'_> {
     fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
         if !is_whole(self.store, record)? {
             return Ok(false);
+        }
+        if let Some(by) = self.locked {
+            return Ok(by.locked.manifest == record.manifest);
         }
         if self.reference.digest() == Some(record.digest) {
             return Ok(true);
@@ -332,6 +387,20 @@ impl Pull<'_> {
         applied?;
         Ok(())
     }
+}
+
+/// The manifest of the image for a platform, and its configuration, of what a reference points to.
+pub(crate) fn select(
+    registry: &Registry,
+    reference: &Reference,
+    document: Document,
+    wanted: &Platform,
+) -> Result<(Manifest, ImageConfig), Report> {
+    let manifest = select_manifest(document, wanted, |descriptor| registry.content(reference, descriptor))?;
+    manifest.require_image()?;
+    let raw = registry.content(reference, &manifest.config)?;
+    let config = ImageConfig::read_for(&manifest, raw)?;
+    Ok((manifest, config))
 }
 
 /// A layer's stream on its way to `apply`, written to the store as it passes.

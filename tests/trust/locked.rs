@@ -1,0 +1,118 @@
+//! Names that are locked to digests.
+
+use std::fs;
+
+use fixture::memory_registry::{Features, MemoryRegistry};
+use serde_json::Value;
+
+use crate::support::{Home, Need, busybox};
+use crate::{at, image, layer_of, put_index};
+
+fn manifest_of(home: &Home, file: &str) -> String {
+    let json: Value = serde_json::from_slice(&fs::read(home.path(file)).unwrap()).unwrap();
+    json["images"][0]["manifest"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_locked_pull_never_asks_for_the_tag() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, old, new) = (MemoryRegistry::start(Features::default()), image(b"old"), image(b"new"));
+    let name = at(&server, "app:1");
+    let index = put_index(&server, "app", "1", &old);
+    let printed = home.ok(&["lock", &name]);
+    assert_eq!(printed, format!("{name} (linux/amd64) {}\n", old.digest()));
+    let expected = format!(
+        "{{\n  \"version\": 1,\n  \"images\": [\n    {{\n      \"name\": \"{name}\",\n      \"platform\": \"linux/amd64\",\n      \
+         \"index\": \"{index}\",\n      \"manifest\": \"{}\",\n      \"size\": {}\n    }}\n  ]\n}}\n",
+        old.digest(),
+        old.manifest.len()
+    );
+    assert_eq!(fs::read_to_string(home.path("images.lock")).unwrap(), expected);
+    assert_eq!(home.ok(&["lock", "--check"]), "");
+    assert_eq!(server.count("GET", "/blobs/"), 2, "no layer is fetched for a lock, only configurations");
+
+    let asked = |server: &MemoryRegistry| server.count("GET", "/manifests/1") + server.count("HEAD", "/manifests/1");
+    put_index(&server, "app", "1", &new);
+    let before = asked(&server);
+    let pulled = home.ok(&["pull", "--locked", &name]);
+    assert!(pulled.contains(&index) && pulled.contains(&format!("image for {name}")), "{pulled}");
+    assert!(home.ok(&["pull", "--locked=images.lock", &name]).contains("up to date"));
+    assert_eq!((asked(&server), server.count("GET", layer_of(&new))), (before, 0));
+
+    let done = home.run(&["lock", "--check", &name]);
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!((done.code, lines[0]), (1, format!("{name} (linux/amd64)").as_str()), "{done:#?}");
+    assert_eq!(lines[1], format!("  locked: {} in index {index}", old.digest()));
+    assert!(lines[2].starts_with(&format!("  found:  {} in index sha256:", new.digest())), "{done:#?}");
+    assert_eq!(fs::read_to_string(home.path("images.lock")).unwrap(), expected, "a check writes nothing");
+
+    // The file is brought up to date by its own names.
+    home.ok(&["lock"]);
+    assert_eq!(manifest_of(&home, "images.lock"), new.digest());
+}
+
+#[test]
+fn what_is_here_and_another_image_is_refused() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, old, new) = (MemoryRegistry::start(Features::default()), image(b"old"), image(b"new"));
+    let name = at(&server, "app:1");
+    server.put_image("app", "1", &old);
+    home.ok(&["lock", "-f", "other.lock", &name]);
+    server.put_image("app", "1", &new);
+    home.ok(&["pull", &name]);
+    let said = home.fails(125, &["run", "--rm", "--locked=other.lock", &name]);
+    for wanted in [
+        format!("{name} (linux/amd64) is not what other.lock locks"),
+        format!("locked: {}", old.digest()),
+        format!("found:  {}", new.digest()),
+        format!("`sublet pull --locked=other.lock {name}`"),
+        format!("`sublet lock -f other.lock {name}`"),
+    ] {
+        assert!(said.contains(&wanted), "{wanted}: {said}");
+    }
+    let said = home.fails(1, &["--offline", "pull", "--locked=other.lock", &name]);
+    assert!(said.contains("is not what other.lock locks"), "{said}");
+    home.ok(&["pull", "--locked=other.lock", &name]);
+    // It has no program that could run; that is found out when the image is the right one.
+    let done = home.run(&["run", "--rm", "--locked=other.lock", &name]);
+    assert!(matches!(done.code, 126 | 127), "{done:#?}");
+}
+
+#[test]
+fn what_is_not_locked_is_refused() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, image) = (MemoryRegistry::start(Features::default()), image(b"one"));
+    server.put_image("app", "1", &image);
+    server.put_image("app", "2", &image);
+    let (one, two) = (at(&server, "app:1"), at(&server, "app:2"));
+    let said = home.fails(1, &["pull", "--locked", &one]);
+    assert!(said.contains("there is no file of locked images images.lock"), "{said}");
+    home.ok(&["lock", &one]);
+    let asked = server.seen().len();
+    for (code, arguments) in [
+        (1, &["pull", "--locked", &two][..]),
+        (125, &["run", "--locked", &two]),
+        (1, &["pull", "--locked", "--platform", "linux/s390x", &one]),
+    ] {
+        let said = home.fails(code, arguments);
+        assert!(said.contains("is not locked by images.lock") && said.contains("`sublet lock -f"), "{said}");
+    }
+    for arguments in [&["run", "--locked", "oci:./x"][..], &["run", "--locked", "host:"]] {
+        home.fails(125, arguments);
+    }
+    fs::write(home.path("broken.lock"), "{").unwrap();
+    let said = home.fails(1, &["pull", "--locked=broken.lock", &one]);
+    assert!(said.contains("this is no file of locked images"), "{said}");
+    assert_eq!(server.seen().len(), asked, "nobody was asked");
+}
+
+#[test]
+fn a_locked_image_runs() {
+    let Some(home) = Home::new(&[Need::Registry]) else { return };
+    let name = busybox();
+    home.ok(&["lock", &name]);
+    assert_eq!(home.ok(&["run", "--rm", "--locked", &name, "echo", "hello"]), "hello\n");
+    home.ok(&["run", "-d", "--name", "one", "--locked", &name, "true"]);
+    let named = home.inspect("one", "{{.Config.Image}}");
+    assert!(named.ends_with(&format!("@{}", manifest_of(&home, "images.lock"))), "{named}");
+}

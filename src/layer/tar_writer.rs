@@ -14,7 +14,7 @@
 //!   happens to have blocks: a run of zeros of at least 1 MiB that begins and ends at a multiple of 64 KiB.
 //! - *Time*: with a limit (`SOURCE_DATE_EPOCH`) later times are set to it.
 //! - *What cannot be written* is an error and never left out: a path component that would read as a whiteout, more than
-//!   1 MiB of extended header. The reader ([`crate::apply`]) has the same limits, so what was written can be read.
+//!   1 MiB of extended header. The reader ([`crate::apply()`]) has the same limits, so what was written can be read.
 //! - The end is two blocks of zeros and no padding to a record.
 
 use std::collections::BTreeMap;

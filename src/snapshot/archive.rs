@@ -38,16 +38,18 @@ type Result<T> = std::result::Result<T, ChangesError>;
 
 /// Sorts changes in the order of an archive.
 fn ordered(mut changes: Vec<Change>) -> Vec<Change> {
-    changes.sort_by_cached_key(|change| {
-        // The root has no name, so it is the first.
-        let names = relative(change).split(|byte| *byte == b'/').filter(|name| !name.is_empty());
-        let mut names: Vec<(bool, Vec<u8>)> = names.map(|name| (true, name.to_vec())).collect();
-        if let Some((shown, _)) = names.last_mut() {
-            *shown = change.kind != ChangeKind::Deleted;
-        }
-        names
-    });
+    // Without keys of their own: there may be millions.
+    changes.sort_unstable_by(|one, other| places(one).cmp(places(other)));
     changes
+}
+
+/// The names of a path, each with whether it shows something: what is hidden comes first. The root has none and is the first.
+fn places(change: &Change) -> impl Iterator<Item = (bool, &[u8])> {
+    let mut names = relative(change).split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
+    std::iter::from_fn(move || {
+        let name = names.next()?;
+        Some((names.peek().is_some() || change.kind != ChangeKind::Deleted, name))
+    })
 }
 
 /// The path as archives write it.
@@ -56,8 +58,37 @@ fn relative(change: &Change) -> &[u8] {
     path.strip_prefix(b"/").unwrap_or(path)
 }
 
-/// First names of files that may have others, by what identifies them.
-type FirstNames = HashMap<u64, Vec<u8>>;
+/// First names of files that may have others, by what identifies these.
+#[derive(Default)]
+struct FirstNames(HashMap<u64, FirstName>);
+
+/// The first name of a file, and its owner as far as its names have told it.
+struct FirstName {
+    path: Vec<u8>,
+    owner: (u32, u32),
+}
+
+impl FirstNames {
+    /// The owner of the file by the names that it had so far.
+    fn owner(&self, ino: u64) -> Option<(u32, u32)> {
+        self.0.get(&ino).map(|first| first.owner)
+    }
+
+    /// Writes another name of a file as a link to the first one; `false` if this is the first one, with which the file
+    /// itself is still to be written.
+    fn link<W: Write>(&mut self, ino: u64, path: &[u8], metadata: &Metadata, to: &mut TarWriter<W>) -> Result<bool> {
+        let owner = (metadata.uid, metadata.gid);
+        let Some(first) = self.0.get_mut(&ino) else {
+            self.0.insert(ino, FirstName { path: path.to_vec(), owner });
+            return Ok(false);
+        };
+        first.owner = owner;
+        // The attributes stand at the first name.
+        let unadorned = Metadata { xattrs: BTreeMap::new(), ..*metadata };
+        to.entry(path, &unadorned, &TarEntry::HardLink(&first.path))?;
+        Ok(true)
+    }
+}
 
 /// Writes what the native upper in `upper` changes in `lower`; how many sockets were left out.
 ///
@@ -70,17 +101,14 @@ pub fn write_native<L: Lower, W: Write>(
     to: &mut TarWriter<W>,
 ) -> Result<u64> {
     let found = contents(upper, lower, truth, ours)?;
-    let mut native = Native { upper, lower, truth, first_names: FirstNames::new(), sockets: 0 };
+    let mut native = Native { upper, lower, truth, first_names: FirstNames::default(), sockets: 0 };
     for change in ordered(found) {
         let path = relative(&change);
         match change.kind {
             ChangeKind::Deleted => to.whiteout(path)?,
             _ if path.is_empty() => {
-                to.entry(
-                    path,
-                    &native.with_true_owner(path, root_metadata(upper, lower, truth)?)?,
-                    &TarEntry::Directory,
-                )?;
+                let metadata = root_metadata(upper, lower, truth)?;
+                to.entry(path, &native.with_true_owner(path, metadata, None)?, &TarEntry::Directory)?;
             }
             _ => native.put(path, to)?,
         }
@@ -97,10 +125,11 @@ struct Native<'a, L> {
 }
 
 impl<L: Lower> Native<'_, L> {
-    /// With the owner that the image has there, if that is the one which was shown so.
-    fn with_true_owner(&self, path: &[u8], metadata: Metadata) -> Result<Metadata> {
-        let (uid, gid) = (metadata.uid, metadata.gid);
-        let (uid, gid) = self.lower.true_owner(path, (uid, gid))?.unwrap_or((uid, gid));
+    /// With the owner that the image has there, if that is the one which was shown so. Of a name that the image has not, it
+    /// is the owner `by_other_names`.
+    fn with_true_owner(&self, path: &[u8], metadata: Metadata, by_other_names: Option<(u32, u32)>) -> Result<Metadata> {
+        let shown = (metadata.uid, metadata.gid);
+        let (uid, gid) = self.lower.true_owner(path, shown)?.or(by_other_names).unwrap_or(shown);
         Ok(Metadata { uid, gid, ..metadata })
     }
 
@@ -113,12 +142,15 @@ impl<L: Lower> Native<'_, L> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let stat = fstatat(&parent, name.as_c_str(), flags).call(|| words("fstatat"))?;
         let at = At { parent: parent.as_fd(), name: &name, path, stat: &stat };
-        let metadata = self.with_true_owner(path, self.truth.metadata(&at)?)?;
-        if !at.is_directory() && stat.st_nlink > 1 {
-            if let Some(first) = self.first_names.get(&stat.st_ino) {
-                return Ok(to.entry(path, &unadorned(&metadata), &TarEntry::HardLink(first))?);
-            }
-            self.first_names.insert(stat.st_ino, path.to_vec());
+        if at.file_type() == nix::libc::S_IFSOCK {
+            self.sockets += 1;
+            return Ok(());
+        }
+        let by_other_names = self.first_names.owner(stat.st_ino);
+        let metadata = self.with_true_owner(path, self.truth.metadata(&at)?, by_other_names)?;
+        let linked = !at.is_directory() && stat.st_nlink > 1;
+        if linked && self.first_names.link(stat.st_ino, path, &metadata, to)? {
+            return Ok(());
         }
         let number = DeviceNumber { major: major(stat.st_rdev) as u32, minor: minor(stat.st_rdev) as u32 };
         let entry = match at.file_type() {
@@ -134,19 +166,10 @@ impl<L: Lower> Native<'_, L> {
             nix::libc::S_IFDIR => TarEntry::Directory,
             nix::libc::S_IFCHR => TarEntry::CharDevice(number),
             nix::libc::S_IFBLK => TarEntry::BlockDevice(number),
-            nix::libc::S_IFIFO => TarEntry::Fifo,
-            _ => {
-                self.sockets += 1;
-                return Ok(());
-            }
+            _ => TarEntry::Fifo,
         };
         Ok(to.entry(path, &metadata, &entry)?)
     }
-}
-
-/// Those of a link, whose attributes stand at its first name.
-fn unadorned(metadata: &Metadata) -> Metadata {
-    Metadata { xattrs: BTreeMap::new(), ..*metadata }
 }
 
 /// A regular file, which is still the one that was looked at.
@@ -178,7 +201,7 @@ pub fn write_own<W: Write>(
     inodes.insert(b"/".to_vec(), overlayfs::ROOT);
     let found = ours.without_parents(differences.into_iter().map(own::change).collect());
     let found = with_root(found, reader.root_differs().map_err(failed)?);
-    let mut writing = Own { reader: &reader, first_names: FirstNames::new(), sockets: 0 };
+    let mut writing = Own { reader: &reader, first_names: FirstNames::default(), sockets: 0 };
     for change in ordered(found) {
         let path = relative(&change);
         match inodes.get(change.path.as_os_str().as_bytes()) {
@@ -200,6 +223,11 @@ impl Own<'_> {
         let failed =
             |errno: Errno| SysError::new(format!("reading /{} of the snapshot", String::from_utf8_lossy(path)), errno);
         let attr = self.reader.attr(ino).map_err(failed)?;
+        let kind = attr.mode & overlayfs::S_IFMT;
+        if kind == nix::libc::S_IFSOCK {
+            self.sockets += 1;
+            return Ok(());
+        }
         let mut xattrs = self.reader.xattrs(ino).map_err(failed)?;
         for (_, value) in xattrs.iter_mut().filter(|(name, _)| *name == b"security.capability") {
             *value = capability_of_image(value);
@@ -211,14 +239,11 @@ impl Own<'_> {
             mtime: Time { seconds: attr.mtime.seconds, nanoseconds: attr.mtime.nanos },
             xattrs,
         };
-        let directory = attr.mode & overlayfs::S_IFMT == overlayfs::S_IFDIR;
-        if !directory && attr.nlink > 1 {
-            if let Some(first) = self.first_names.get(&ino) {
-                return Ok(to.entry(path, &unadorned(&metadata), &TarEntry::HardLink(first))?);
-            }
-            self.first_names.insert(ino, path.to_vec());
+        let linked = kind != overlayfs::S_IFDIR && attr.nlink > 1;
+        if linked && self.first_names.link(ino, path, &metadata, to)? {
+            return Ok(());
         }
-        let entry = match attr.mode & overlayfs::S_IFMT {
+        let entry = match kind {
             overlayfs::S_IFREG => {
                 let size = attr.size;
                 match self.reader.data(ino).map_err(failed)? {
@@ -233,11 +258,7 @@ impl Own<'_> {
             overlayfs::S_IFDIR => TarEntry::Directory,
             overlayfs::S_IFCHR => TarEntry::CharDevice(device(&attr)),
             nix::libc::S_IFBLK => TarEntry::BlockDevice(device(&attr)),
-            nix::libc::S_IFIFO => TarEntry::Fifo,
-            _ => {
-                self.sockets += 1;
-                return Ok(());
-            }
+            _ => TarEntry::Fifo,
         };
         Ok(to.entry(path, &metadata, &entry)?)
     }

@@ -11,7 +11,8 @@
 //! - *Extended attributes* are `SCHILY.xattr.` records, as everybody reads them; one whose name has a `=`, which would end
 //!   the key, is a `LIBARCHIVE.xattr.` record. Marks of overlay file systems are left out.
 //! - *Sparse files* are written in GNU's format 1.0. What is a hole is decided by the content and not by where the file system
-//!   happens to have blocks: a run of zeros of at least 1 MiB that begins and ends at a multiple of 64 KiB.
+//!   happens to have blocks: a run of zeros of at least 1 MiB that begins and ends at a multiple of 64 KiB. Where the file
+//!   system knows of a hole nothing is read: that is zeros.
 //! - *Time*: with a limit (`SOURCE_DATE_EPOCH`) later times are set to it.
 //! - *What cannot be written* is an error and never left out: a path component that would read as a whiteout, more than
 //!   1 MiB of extended header. The reader ([`crate::apply()`]) has the same limits, so what was written can be read.
@@ -23,6 +24,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use index::{DeviceNumber, Metadata, Time};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use tar::UstarHeader;
 
 use crate::archive::HEADERS_MAX;
@@ -67,7 +70,7 @@ pub enum TarContent<'a> {
     Bytes(&'a [u8]),
     /// That many bytes of a file, which must not become shorter meanwhile.
     File {
-        /// Open for reading; its position is neither used nor changed.
+        /// Open for reading; its position is not used, but changed.
         file: &'a File,
         /// The first byte.
         offset: u64,
@@ -97,6 +100,20 @@ impl TarContent<'_> {
                 }
             },
         }
+    }
+
+    /// Where the first byte from `at` on is that may be something else than zero, as the file system knows it.
+    fn data_from(&self, at: u64) -> u64 {
+        let TarContent::File { file, offset, size } = self else { return at };
+        let Ok(from) = i64::try_from(offset + at) else { return at };
+        let data = match lseek(file, from, Whence::SeekData) {
+            Ok(data) => data.unsigned_abs(),
+            // There is none up to the end of the file, which may have become shorter.
+            Err(Errno::ENXIO) => file.metadata().map_or(0, |metadata| metadata.len()),
+            // The file system does not tell.
+            Err(_) => return at,
+        };
+        data.saturating_sub(*offset).clamp(at, *size)
     }
 }
 
@@ -323,6 +340,10 @@ impl<W: Write> TarWriter<W> {
         // Where the current segment began, and the run of zeros at its end.
         let (mut start, mut zeros, mut at) = (0, 0u64, 0);
         while at < size {
+            let data = content.data_from(at);
+            let hole = if data == size { size - at } else { (data - at) / HOLE_STEP as u64 * HOLE_STEP as u64 };
+            zeros += hole;
+            at += hole;
             // Whole steps, so that runs begin and end at their multiples.
             let mut filled = 0;
             let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(buffer.len());

@@ -220,6 +220,32 @@ fn holes_are_those_of_the_content() {
     assert!(out.status.success() && out.stdout == content, "{}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// A hole takes no time, however long it is, and one that a layer may not have is refused at once. (To read it takes an hour.)
+#[test]
+fn holes_are_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_kept, store) = store();
+    let size = 1 << 40;
+    let file = File::create_new(directory.path().join("sparse")).unwrap();
+    file.set_len(size).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"data", (1 << 39) + 5).unwrap();
+    let file = File::open(directory.path().join("sparse")).unwrap();
+    let content = TarContent::File { file: &file, offset: 0, size };
+    let mut to = TarWriter::new(Vec::new(), None);
+    to.file(b"holes", &metadata(0o644, 0, 0, 0), &content).unwrap();
+    let written = to.finish().unwrap();
+    let map = format!("2\n{}\n65536\n{size}\n0\n", 1u64 << 39);
+    assert!(written.len() < 80 << 10 && written.windows(map.len()).any(|part| part == map.as_bytes()));
+    let refused = create(&store, Compression::Gzip, Durability::Later, &Limits::default(), |out| {
+        TarWriter::new(out, None).file(b"holes", &metadata(0o644, 0, 0, 0), &content)
+    });
+    assert!(matches!(refused, Err(LayerError::Limit { what: "bytes of holes in files", .. })), "{refused:?}");
+    // One that became shorter is not filled up with zeros.
+    let longer = TarContent::File { file: &file, offset: 0, size: size + (1 << 30) };
+    let refused = TarWriter::new(Vec::new(), None).file(b"holes", &metadata(0o644, 0, 0, 0), &longer);
+    assert!(matches!(refused, Err(LayerError::Unwritable { .. })), "{refused:?}");
+}
+
 #[test]
 fn a_blob_is_the_same_each_time_and_is_applied() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {

@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::support::oracle::{end_podman, podman_of};
 use crate::support::{Done, Home, busybox, finish, skip};
 
+/// The most that a tool of others may take: their stores are slow on a machine that has other work.
+const PEER_LIMIT: Duration = Duration::from_mins(10);
+
 fn has(program: &str) -> bool {
     let there = Command::new(program).arg("--version").output().is_ok();
     if !there {
@@ -15,7 +18,7 @@ fn has(program: &str) -> bool {
 }
 
 fn podman(home: &Home, arguments: &[&str]) -> Done {
-    finish(podman_of(home).args(arguments), b"", Duration::from_mins(2))
+    finish(podman_of(home).args(arguments), b"", PEER_LIMIT)
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn skopeo_copies_what_we_save() {
     skopeo.args(["--insecure-policy", "copy"]);
     skopeo.arg(format!("docker-archive:{}:docker.io/library/small:latest", saved.display()));
     skopeo.arg(format!("oci:{}:small", target.display()));
-    let done = finish(&mut skopeo, b"", Duration::from_mins(2));
+    let done = finish(&mut skopeo, b"", PEER_LIMIT);
     assert_eq!(done.code, 0, "{done:#?}");
     assert_eq!(
         home.ok(&["run", "--rm", "--network", "none", &format!("oci:{}", target.display()), "echo", "x"]),
@@ -99,7 +102,7 @@ fn umoci_unpacks_what_we_save() {
     home.surround(&mut umoci);
     umoci.args(["unpack", "--rootless", "--image"]);
     umoci.arg(format!("{}:docker.io/library/small:latest", layout.display())).arg(home.path("unpacked"));
-    let done = finish(&mut umoci, b"", Duration::from_mins(2));
+    let done = finish(&mut umoci, b"", PEER_LIMIT);
     assert_eq!(done.code, 0, "{done:#?}");
     assert_eq!(std::fs::read_to_string(home.path("unpacked/rootfs/etc/replaced")).unwrap(), "second\n");
 }

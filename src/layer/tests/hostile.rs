@@ -164,8 +164,8 @@ fn long_chains_of_links_take_no_time() {
         let index = Index::open(index).unwrap();
         assert!(index.inode_count() <= 5, "{}", index.inode_count());
     }
-    // With optimisation it is less than a second.
-    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+    // With optimisation it is less than a second, without it and beside others some ten. The square of it is an hour.
+    assert!(started.elapsed().as_secs() < 300, "{:?}", started.elapsed());
 }
 
 #[test]

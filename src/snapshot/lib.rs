@@ -33,3 +33,4 @@ pub use directory::{Driver, Meta, SnapshotError, meta, remove};
 pub use object_dir::ObjectDirs;
 pub use probe::{Place, overlay_works, probe};
 pub use sandbox::confinement;
+pub use tree_walk::remove_contents;

@@ -157,7 +157,7 @@ fn names_of(dir: &mut OwnedFd, path: &[u8]) -> Result<Vec<CString>> {
 
 /// Removes everything below `root`. Directories of our own that keep us out are opened first; what belongs to others
 /// ends it with `EACCES` or `EPERM`, unless we are their root.
-pub(crate) fn remove_contents(root: BorrowedFd<'_>) -> Result<()> {
+pub fn remove_contents(root: BorrowedFd<'_>) -> Result<()> {
     struct Remover;
     impl Visitor for Remover {
         fn enter(&mut self, at: &At<'_>) -> Result<bool> {

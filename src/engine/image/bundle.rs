@@ -2,13 +2,14 @@
 //!
 //! What the caller's ids and the file system do not allow is not there: owners of files, devices, some attributes. How many of
 //! each is said in one line. The directory is new and nobody else's, so that no path in it can lead elsewhere; entries are
-//! still made relative to the descriptor of their directory, and no link is ever followed.
+//! still made relative to the descriptor of their directory, and no link is ever followed. A bundle that could not be made
+//! whole is removed.
 
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
@@ -17,11 +18,13 @@ use index::{Index, Inode, Kind as NodeKind, Node, Time};
 use layer::{Objects, TarContent};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, makedev, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, makedev, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use oci::ImageConfig;
 use oci_spec::image::Config;
 use oci_spec::runtime::{ProcessBuilder, RootBuilder, Spec, UserBuilder};
+use runtime::init::user::{self, Identity};
 use store::Store;
 use sys::Call;
 use sys::xattr::{self, Existing};
@@ -55,7 +58,7 @@ impl Lost {
     }
 }
 
-/// Writes an image as a bundle into a directory, which must not exist.
+/// Writes an image as a bundle into a directory, which must not exist, and does not afterwards when that fails.
 pub fn bundle(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
     bundled(engine, text, path).step(|| format!("cannot make a bundle of {text}"))
 }
@@ -67,25 +70,41 @@ fn bundled(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
     let _lease = store.lease()?;
     // The files in it may have set-id bits and be writable by everybody: what is nobody's way in a container is one here.
     DirBuilder::new().mode(0o700).create(path).map_err(|error| failed("making directory", path, error))?;
+    fill(&store, &image.config, path).map_err(|report| match remove(path) {
+        Ok(()) => report,
+        Err(left) => report.with_step(format!("{} is left half made: {}", path.display(), left.lines().join(": "))),
+    })
+}
+
+/// Writes the files and the configuration of a bundle.
+fn fill(store: &Store, image: &ImageConfig, path: &Path) -> Result<Lost, Report> {
     let rootfs = path.join("rootfs");
     std::fs::create_dir(&rootfs).map_err(|error| failed("making directory", &rootfs, error))?;
+    let root = sys::socket::open_directory(&rootfs)?;
     let mut lost = Lost::default();
-    if !image.config.diff_ids.is_empty() {
-        let chain = layer::merge_chain(&store, &image.config.diff_ids)?;
-        let file = store.chains().open(&chain.0)?.ok_or_else(missing)?;
-        let index = Index::open(file)?;
-        let root = sys::socket::open_directory(&rootfs)?;
-        lost = unpack(&store, &index, root)?;
+    if !image.diff_ids.is_empty() {
+        let chain = layer::merge_chain(store, &image.diff_ids)?;
+        let missing = || Report::new(Kind::NotFound, format!("chain {} is missing", chain.0));
+        let index = Index::open(store.chains().open(&chain.0)?.ok_or_else(missing)?)?;
+        let again = root.try_clone().call(|| "dup(rootfs)".to_owned())?;
+        lost = unpack(store, &index, again)?;
     }
-    let spec = spec_of(&image.config.spec.config().clone().unwrap_or_default())?;
+    let spec = spec_of(&image.spec.config().clone().unwrap_or_default(), root.as_fd())?;
     let target = path.join("config.json");
     let json = serde_json::to_vec_pretty(&spec).map_err(|error| Report::of(Kind::Internal, error))?;
     std::fs::write(&target, json).map_err(|error| failed("writing", &target, error))?;
     Ok(lost)
 }
 
-/// The runtime's configuration: that of a rootless container for a plain user, with the image's words in it.
-fn spec_of(config: &Config) -> Result<Spec, Report> {
+/// Removes a bundle, in which directories may be shut to their owner.
+fn remove(path: &Path) -> Result<(), Report> {
+    snapshot::remove_contents(sys::socket::open_directory(path)?.as_fd())?;
+    std::fs::remove_dir(path).map_err(|error| failed("removing directory", path, error))
+}
+
+/// The runtime's configuration: that of a rootless container for a plain user, with the image's words in it. Its user is
+/// looked up in the root file system.
+fn spec_of(config: &Config, root: BorrowedFd<'_>) -> Result<Spec, Report> {
     let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let mut spec = if caller.0 == 0 { Spec::default() } else { Spec::rootless(caller.0, caller.1) };
     let failed = |error| Report::of(Kind::Internal, error);
@@ -99,11 +118,16 @@ fn spec_of(config: &Config) -> Result<Spec, Report> {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     }
     let cwd = config.working_dir().clone().filter(|directory| !directory.is_empty()).unwrap_or_else(|| "/".to_owned());
-    // Names of users are the runtime's caller's to look up.
-    let text = config.user().clone().unwrap_or_default();
-    let (uid, gid) = text.split_once(':').unwrap_or((&text, ""));
-    let (uid, gid) = (uid.parse::<u32>().unwrap_or(0), gid.parse::<u32>().unwrap_or(0));
-    let user = UserBuilder::default().uid(uid).gid(gid).build().map_err(failed)?;
+    let identity = match config.user().as_deref() {
+        None | Some("") => Identity::default(),
+        Some(text) => user::in_root(root, text)?,
+    };
+    let mut user = UserBuilder::default().uid(identity.uid).gid(identity.gid);
+    // Runtimes refuse them in a container whose groups are not mapped.
+    if caller.0 == 0 && !identity.groups.is_empty() {
+        user = user.additional_gids(identity.groups);
+    }
+    let user = user.build().map_err(failed)?;
     let process = ProcessBuilder::default().terminal(false).user(user).args(args).env(env).cwd(cwd);
     let process = process.build().map_err(failed)?;
     spec.set_process(Some(process));
@@ -207,12 +231,12 @@ impl Unpacking<'_> {
         written.map_err(|error| Report::of(Kind::Internal, error))
     }
 
-    /// Owner, mode, attributes, time, in the order in which none takes another away.
+    /// Owner, attributes, time, mode, in the order in which none takes another away: a mode may shut out its owner.
     fn finish(
         &mut self,
         node: Node,
         inode: &Inode,
-        directory: std::os::fd::BorrowedFd<'_>,
+        directory: BorrowedFd<'_>,
         name: &std::ffi::CStr,
     ) -> Result<(), Report> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
@@ -223,16 +247,18 @@ impl Unpacking<'_> {
         } else if (inode.uid, inode.gid) != caller && (inode.uid, inode.gid) != (0, 0) {
             self.lost.owners += 1;
         }
+        let Time { seconds, nanoseconds } = inode.mtime;
+        let time = TimeSpec::new(seconds, nanoseconds.into());
         if matches!(inode.kind, NodeKind::Regular | NodeKind::Directory) {
             let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let opened = openat(directory, name, flags, Mode::empty()).call(|| "open()".to_owned())?;
             self.attributes(node, &opened)?;
+            futimens(&opened, &time, &time).call(|| "futimens()".to_owned())?;
             fchmod(&opened, Mode::from_bits_truncate(inode.permissions.into())).call(|| "fchmod()".to_owned())?;
+        } else {
+            let flags = UtimensatFlags::NoFollowSymlink;
+            utimensat(directory, name, &time, &time, flags).call(|| "utimensat()".to_owned())?;
         }
-        let Time { seconds, nanoseconds } = inode.mtime;
-        let time = TimeSpec::new(seconds, nanoseconds.into());
-        let flags = UtimensatFlags::NoFollowSymlink;
-        utimensat(directory, name, &time, &time, flags).call(|| "utimensat()".to_owned())?;
         Ok(())
     }
 
@@ -242,14 +268,18 @@ impl Unpacking<'_> {
             let Ok(name) = CString::new(name) else { continue };
             match xattr::set(opened, &name, value, Existing::Any) {
                 Ok(()) => {}
-                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL) => {
-                    self.lost.attributes += 1;
-                }
+                Err(error) if is_refusal(error.errno()) => self.lost.attributes += 1,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
+}
+
+/// Whether a file system says so of an attribute that it does not take: by who sets it, its kind, or its size. `ENOSPC` is
+/// the word of ext4 for more than a block; where the disk is full the next file tells.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSPC | Errno::E2BIG | Errno::ERANGE)
 }
 
 /// Makes a special file; `false` where the caller may not.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use base::{Kind, Report};
@@ -37,16 +37,24 @@ pub struct Identity {
 /// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty; with the specification's
 /// additional groups in either case. The root directory must be the container's already.
 pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
-    let passwd = read("/etc/passwd")?;
+    let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(/, O_PATH)".to_owned())?;
     if text.is_empty() {
+        let passwd = read(root.as_fd(), "/etc/passwd")?;
         let user = process.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
         let home = passwd_entry(&passwd, |entry| entry.uid == user.uid()).map(|entry| entry.home.to_owned());
         return Ok(Identity { uid: user.uid(), gid: user.gid(), groups, home });
     }
-    let mut identity = from_files(text, &passwd, &read("/etc/group")?)?;
+    let mut identity = in_root(root.as_fd(), text)?;
     identity.groups.extend(process.user().additional_gids().iter().flatten());
     Ok(identity)
+}
+
+/// The identity for `USER[:GROUP]` by the two files in a root directory, which no link in them leaves. A name that they do
+/// not have is an error.
+pub fn in_root(root: BorrowedFd<'_>, text: &str) -> Result<Identity, Report> {
+    from_files(text, &read(root, "/etc/passwd")?, &read(root, "/etc/group")?)
 }
 
 /// Refuses a specification's own user where the container's user namespace, with these maps, has no id for it: the kernel
@@ -139,10 +147,8 @@ pub fn number(text: &str) -> Option<u32> {
 }
 
 /// The text of a file of the container; empty when there is none.
-fn read(path: &str) -> Result<String, Report> {
-    let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| "open(/, O_PATH)".to_owned())?;
-    let fd = match open_in(root.as_fd(), Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
+fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, Report> {
+    let fd = match open_in(root, Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
         Ok(fd) => fd,
         Err(error) if unserved(error.errno()) => return Err(server_ended(format!("open({path:?})"))),
         Err(_) => return Ok(String::new()),

@@ -15,6 +15,7 @@ use crate::apply::{Applied, apply};
 use crate::compress::{Compression, Compressor};
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
+use crate::pipeline::unwrapped;
 
 /// A piece of the archive on its way to the reader, and how many may wait.
 const PIECE_BYTES: usize = 64 << 10;
@@ -80,7 +81,12 @@ pub fn take(
     let applied = apply(&mut copy, diff_id, store, Durability::Later, limits);
     // What a reader leaves, behind the end of a compressed stream, belongs to the blob. Its digest tells whether the
     // bytes were the right ones, which matters more than what the archive lacks.
-    io::copy(&mut copy, &mut io::sink()).map_err(|source| LayerError::Read { source })?;
+    // Without one to compare there is nothing to learn from the rest.
+    let applied = match (applied, digest) {
+        (Err(error), None) => return Err(error),
+        (applied, _) => applied,
+    };
+    io::copy(&mut copy, &mut io::sink()).map_err(|source| unwrapped(LayerError::Read { source }))?;
     let found = copy.blob.hasher.clone().finish();
     if let Some(wanted) = digest.filter(|wanted| *wanted != found) {
         return Err(LayerError::Digest { wanted, found });
@@ -107,6 +113,11 @@ fn publish(
 
 fn blob_error(source: io::Error) -> LayerError {
     LayerError::Write { what: "the blob", source }
+}
+
+/// The same on its way through a reader or a writer, whose user would take it for a failure of its own.
+fn passing(source: io::Error) -> io::Error {
+    io::Error::other(blob_error(source))
 }
 
 /// A blob without a name, hashed as it is written.
@@ -143,10 +154,7 @@ enum Stopped {
 /// Runs `write` and ends blob and reader as it ended.
 fn write_through(tee: Tee, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> std::result::Result<Blob, Stopped> {
     let mut buffered = BufWriter::with_capacity(PIECE_BYTES, tee);
-    let mut result = write(&mut buffered);
-    if result.is_ok() {
-        result = buffered.flush().map_err(blob_error);
-    }
+    let result = write(&mut buffered).and_then(|()| buffered.flush().map_err(blob_error)).map_err(unwrapped);
     // What is still buffered after a failure must not be written.
     let (mut tee, _) = buffered.into_parts();
     if let Err(error) = result {
@@ -178,7 +186,7 @@ impl Write for Tee {
             self.to_reader = None;
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.compressor.write_all(bytes)?;
+        self.compressor.write_all(bytes).map_err(passing)?;
         Ok(bytes.len())
     }
 
@@ -217,7 +225,7 @@ struct Copying<R> {
 impl<R: Read> Read for Copying<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.reader.read(buffer)?;
-        self.blob.write_all(&buffer[..length])?;
+        self.blob.write_all(&buffer[..length]).map_err(passing)?;
         let missing = 4 - self.magic.len();
         self.magic.extend(&buffer[..length.min(missing)]);
         Ok(length)

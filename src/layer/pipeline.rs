@@ -50,9 +50,12 @@ pub(crate) fn run<T>(
 }
 
 /// An error of our own that came through the stream.
-fn unwrapped(error: LayerError) -> LayerError {
+pub(crate) fn unwrapped(error: LayerError) -> LayerError {
     match error {
         LayerError::Read { source } => source.downcast().unwrap_or_else(|source| LayerError::Read { source }),
+        LayerError::Write { what, source } => {
+            source.downcast().unwrap_or_else(|source| LayerError::Write { what, source })
+        }
         other => other,
     }
 }

@@ -6,11 +6,12 @@ use base::{Context, Kind, Report};
 use layer::{Compression, Limits};
 use oci::{Digest, Platform, Reference};
 use serde_json::{Map, json};
-use store::Durability;
+use store::{Durability, Store};
 
 use crate::Engine;
 use crate::container::commit::created_at;
 use crate::image::{assemble, change, make_store};
+use crate::system::limits;
 
 /// What is to be made.
 #[derive(Clone, Debug, Default)]
@@ -29,13 +30,15 @@ pub struct ImportRequest {
 
 /// Makes an image of one layer; its id. A compressed archive stays as it is, another one is compressed.
 pub fn import(engine: &Engine, reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
-    imported(engine, reader, request).step(|| "cannot import the archive".to_owned())
+    let store = make_store(engine)?;
+    imported(&store, reader, request)
+        .map_err(|report| limits::explain(store.root().path(), report))
+        .step(|| "cannot import the archive".to_owned())
 }
 
-fn imported(engine: &Engine, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+fn imported(store: &Store, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
     let mut config = Map::new();
     change::apply(&mut config, &request.changes)?;
-    let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut magic = Vec::new();
     let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
@@ -47,10 +50,10 @@ fn imported(engine: &Engine, mut reader: impl Read + Send, request: &ImportReque
     let mut whole = io::Cursor::new(magic).chain(reader);
     let limits = Limits::default();
     let made = match compression {
-        Compression::None => layer::create(&store, Compression::Gzip, Durability::Later, &limits, |out| {
+        Compression::None => layer::create(store, Compression::Gzip, Durability::Later, &limits, |out| {
             io::copy(&mut whole, out).map(drop).map_err(|source| layer::LayerError::Read { source })
         })?,
-        _ => layer::take(&store, whole, None, None, Durability::Later, &limits)?,
+        _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     let created = created_at(request.epoch_s);
@@ -66,7 +69,7 @@ fn imported(engine: &Engine, mut reader: impl Read + Send, request: &ImportReque
         image["variant"] = variant.into();
     }
     let config = serde_json::to_vec(&image).map_err(|error| Report::of(Kind::Internal, error))?;
-    let image = assemble::assemble(&store, &mut lease, config, &[assemble::descriptor(&made, false)], false)?;
-    assemble::set_name(&store, &image, request.name.as_ref())?;
+    let image = assemble::assemble(store, &mut lease, config, &[assemble::descriptor(&made, false)], false)?;
+    assemble::set_name(store, &image, request.name.as_ref())?;
     Ok(image.config.digest)
 }

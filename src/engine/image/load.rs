@@ -3,13 +3,14 @@
 //! Each layer passes through `layer::take`: its bytes become a blob as they are, its digest and diff ID are checked, and it
 //! is applied. An image gets its name last, so a load that is ended leaves nothing that has one.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
 use layer::Limits;
 use oci::document::DOCUMENT_MAX;
-use oci::{Digest, DocumentError, ImageConfig, Manifest, Platform, Reference, SelectError, select_manifest};
+use oci::{DiffId, Digest, DocumentError, ImageConfig, Manifest, Platform, Reference, SelectError, select_manifest};
 use store::{Durability, Lease, Store};
 
 use crate::Engine;
@@ -18,6 +19,7 @@ use crate::image::make_store;
 use crate::image::packed::{self, Blobs, Form, Packed};
 use crate::image::policy::permit_file;
 use crate::image::source::Source;
+use crate::system::limits;
 
 /// An image that was brought in.
 #[derive(Clone, Debug)]
@@ -31,8 +33,8 @@ pub struct Loaded {
 /// Loads all images of a file or directory.
 pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
-    let source = Source::open(&store, path)?;
-    all(engine, &store, &source, Some(path), platform).step(|| format!("cannot load {}", path.display()))
+    let all = || all(engine, &store, &Source::open(&store, path)?, Some(path), platform);
+    explained(&store, all).step(|| format!("cannot load {}", path.display()))
 }
 
 /// Loads all images of a stream.
@@ -42,8 +44,13 @@ pub fn load_stream(
     platform: Option<&Platform>,
 ) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
-    let source = Source::stream(&store, reader)?;
-    all(engine, &store, &source, None, platform).step(|| "cannot load the archive".to_owned())
+    let all = || all(engine, &store, &Source::stream(&store, reader)?, None, platform);
+    explained(&store, all).step(|| "cannot load the archive".to_owned())
+}
+
+/// Tells of a failure what the store has left, where that is next to nothing.
+fn explained<T>(store: &Store, work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
+    work().map_err(|report| limits::explain(store.root().path(), report))
 }
 
 /// A place outside of registries that one image comes from.
@@ -85,10 +92,14 @@ impl FileSource {
 
 /// Brings the one image that a source means.
 pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
-    let shown = || format!("cannot load {}:{}", from.transport, from.path.display());
     let store = make_store(engine)?;
-    let source = Source::open(&store, &from.path).step(shown)?;
-    let mut images = packed::images(&source).step(shown)?;
+    explained(&store, || the_one(engine, &store, from, platform))
+        .step(|| format!("cannot load {}:{}", from.transport, from.path.display()))
+}
+
+fn the_one(engine: &Engine, store: &Store, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
+    let source = Source::open(store, &from.path)?;
+    let mut images = packed::images(&source)?;
     if let Some(wanted) = &from.image {
         images.retain(|image| image.is_called(wanted));
     }
@@ -98,12 +109,12 @@ pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>)
             Some(wanted) if count == 0 => (Kind::NotFound, format!("it has no image {wanted}")),
             _ => (Kind::Usage, format!("it has {count} images where one is meant")),
         };
-        let report = Report::new(kind, text).with_hint(format!("{}:PATH:NAME names one", from.transport));
-        return Err(report.with_step(shown()));
+        let hint = format!("{}:PATH:NAME names one", from.transport);
+        return Err(Report::new(kind, text).with_hint(hint));
     };
-    permit_file(engine, from.transport, Some(&from.path), &image.names).step(shown)?;
-    let loaded = one(engine, &store, &source, image, platform).step(shown)?;
-    loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it").with_step(shown()))
+    permit_file(engine, from.transport, Some(&from.path), &image.names)?;
+    let loaded = Loading::new(engine, store, &source, platform)?.one(image)?;
+    loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it"))
 }
 
 fn all(
@@ -116,7 +127,8 @@ fn all(
     let images = packed::images(source)?;
     // All or none of them.
     images.iter().try_for_each(|image| permit(engine, source, path, image))?;
-    let loaded = images.iter().filter_map(|image| one(engine, store, source, image, platform).transpose());
+    let mut loading = Loading::new(engine, store, source, platform)?;
+    let loaded = images.iter().filter_map(|image| loading.one(image).transpose());
     let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
     if loaded.is_empty() { Err(Report::new(Kind::Unsupported, "there is no image in it")) } else { Ok(loaded) }
 }
@@ -132,34 +144,85 @@ fn permit(engine: &Engine, source: &Source, path: Option<&Path>, image: &Packed)
     permit_file(engine, transport, path, &image.names)
 }
 
-/// Brings one image in; `None` for what is no image, after a line that says so.
-fn one(
-    engine: &Engine,
-    store: &Store,
-    source: &Source,
-    image: &Packed,
-    platform: Option<&Platform>,
-) -> Result<Option<Loaded>, Report> {
-    let mut lease = store.lease()?;
-    let document = match &image.form {
-        Form::Document(document) => (**document).clone(),
-        Form::Listed(entries) => packed::document(source, entries)?,
-        Form::Docker { config, layers } => {
-            let assembled = by_paths(store, &mut lease, source, config, layers)?;
-            return named(store, image, &assembled).map(Some);
-        }
-    };
-    let wanted = platform.cloned().unwrap_or_else(Platform::host);
-    let manifest = select_manifest(document, &wanted, |descriptor| {
-        packed::blob(source, image.blobs(), &descriptor.digest, descriptor.size)
-    });
-    let manifest = manifest.map_err(why_none)?;
-    if let Err(DocumentError::Artifact { media_type }) = manifest.require_image() {
-        engine.notice(&format!("{} is left out: it is an artifact ({media_type}), not an image", image.shown()));
-        return Ok(None);
+/// A load at work.
+struct Loading<'a> {
+    engine: &'a Engine,
+    store: &'a Store,
+    source: &'a Source,
+    platform: Option<&'a Platform>,
+    /// The layers of Docker archives that were taken, by path and diff ID: their blobs' digests stand nowhere, and thousands
+    /// of images may share one.
+    taken: HashMap<(String, DiffId), layer::Created>,
+    /// Keeps these for the images that are still to come.
+    _lease: Lease,
+}
+
+impl<'a> Loading<'a> {
+    fn new(
+        engine: &'a Engine,
+        store: &'a Store,
+        source: &'a Source,
+        platform: Option<&'a Platform>,
+    ) -> Result<Self, Report> {
+        Ok(Loading { engine, store, source, platform, taken: HashMap::new(), _lease: store.lease()? })
     }
-    let assembled = by_manifest(store, &mut lease, source, &manifest, image.blobs())?;
-    named(store, image, &assembled).map(Some)
+
+    /// Brings one image in; `None` for what is no image, after a line that says so.
+    fn one(&mut self, image: &Packed) -> Result<Option<Loaded>, Report> {
+        let Loading { engine, store, source, .. } = *self;
+        let mut lease = store.lease()?;
+        let document = match &image.form {
+            Form::Document(document) => (**document).clone(),
+            Form::Listed(entries) => packed::document(source, entries)?,
+            Form::Docker { config, layers } => {
+                let assembled = self.by_paths(&mut lease, config, layers)?;
+                return named(store, image, &assembled).map(Some);
+            }
+        };
+        let wanted = self.platform.cloned().unwrap_or_else(Platform::host);
+        let manifest = select_manifest(document, &wanted, |descriptor| {
+            packed::blob(source, image.blobs(), &descriptor.digest, descriptor.size)
+        });
+        let manifest = manifest.map_err(why_none)?;
+        if let Err(DocumentError::Artifact { media_type }) = manifest.require_image() {
+            engine.notice(&format!("{} is left out: it is an artifact ({media_type}), not an image", image.shown()));
+            return Ok(None);
+        }
+        let assembled = by_manifest(store, &mut lease, source, &manifest, image.blobs())?;
+        named(store, image, &assembled).map(Some)
+    }
+
+    /// An image of Docker's archive: a manifest is made for it, of which the configuration and so the id stay as they are.
+    fn by_paths(&mut self, lease: &mut Lease, config: &str, layers: &[String]) -> Result<Assembled, Report> {
+        let raw = self.source.read(config, DOCUMENT_MAX)?.ok_or_else(|| missing(config))?;
+        let parsed = ImageConfig::read(raw.clone()).step(|| format!("reading {config}"))?;
+        if parsed.diff_ids.len() != layers.len() {
+            let (layers, diff_ids) = (layers.len(), parsed.diff_ids.len());
+            return Err(DocumentError::LayerCount { layers, diff_ids }.into());
+        }
+        let layers = layers.iter().zip(&parsed.diff_ids);
+        let made = layers.map(|(path, diff_id)| self.take(path, *diff_id)).collect::<Result<Vec<_>, _>>()?;
+        // Docker's manifests have no word for zstd.
+        let docker = made.iter().all(|layer| layer.compression != layer::Compression::Zstd);
+        let descriptors: Vec<_> = made.iter().map(|layer| assemble::descriptor(layer, docker)).collect();
+        assemble::assemble(self.store, lease, raw, &descriptors, docker)
+    }
+
+    fn take(&mut self, path: &str, diff_id: DiffId) -> Result<layer::Created, Report> {
+        let key = (path.to_owned(), diff_id);
+        if let Some(taken) = self.taken.get(&key) {
+            return Ok(*taken);
+        }
+        let part = self.source.part(path)?.ok_or_else(|| missing(path))?;
+        let taken = layer::take(self.store, part, None, Some(diff_id), Durability::Later, &Limits::default());
+        let taken = taken.step(|| path.to_owned())?;
+        self.taken.insert(key, taken);
+        Ok(taken)
+    }
+}
+
+fn missing(path: &str) -> Report {
+    Report::new(Kind::NotFound, format!("{path} is missing"))
 }
 
 /// Gives an image that is here its names.
@@ -208,38 +271,11 @@ fn by_manifest(
             continue;
         }
         let path = blobs.path(&layer.digest);
-        let part = source.part(&path)?.ok_or_else(|| Report::new(Kind::NotFound, format!("{path} is missing")))?;
+        let part = source.part(&path)?.ok_or_else(|| missing(&path))?;
         layer::take(store, part, Some(layer.digest), Some(*diff_id), Durability::Later, &Limits::default())
             .step(|| path.clone())?;
     }
     assemble::complete(store, lease, config, manifest)
-}
-
-/// An image of Docker's archive: a manifest is made for it, of which the configuration and so the id stay as they are.
-fn by_paths(
-    store: &Store,
-    lease: &mut Lease,
-    source: &Source,
-    config: &str,
-    layers: &[String],
-) -> Result<Assembled, Report> {
-    let missing = |path: &str| Report::new(Kind::NotFound, format!("{path} is missing"));
-    let raw = source.read(config, DOCUMENT_MAX)?.ok_or_else(|| missing(config))?;
-    let parsed = ImageConfig::read(raw.clone()).step(|| format!("reading {config}"))?;
-    if parsed.diff_ids.len() != layers.len() {
-        let (layers, diff_ids) = (layers.len(), parsed.diff_ids.len());
-        return Err(DocumentError::LayerCount { layers, diff_ids }.into());
-    }
-    let mut made = Vec::new();
-    for (path, diff_id) in layers.iter().zip(&parsed.diff_ids) {
-        let part = source.part(path)?.ok_or_else(|| missing(path))?;
-        let created = layer::take(store, part, None, Some(*diff_id), Durability::Later, &Limits::default());
-        made.push(created.step(|| path.clone())?);
-    }
-    // Docker's manifests have no word for zstd.
-    let docker = made.iter().all(|layer| layer.compression != layer::Compression::Zstd);
-    let descriptors: Vec<_> = made.iter().map(|layer| assemble::descriptor(layer, docker)).collect();
-    assemble::assemble(store, lease, raw, &descriptors, docker)
 }
 
 #[cfg(test)]

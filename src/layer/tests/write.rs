@@ -294,6 +294,24 @@ fn what_is_not_written_to_its_end_is_not_there() {
     assert!(store.blobs().list().unwrap().is_empty());
 }
 
+/// Of a stream that is refused the rest is not fetched, unless its digest could tell why.
+#[test]
+fn the_rest_of_what_is_refused_is_not_read() {
+    struct Failing;
+    impl std::io::Read for Failing {
+        fn read(&mut self, _buffer: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the rest was read"))
+        }
+    }
+    let (_directory, store) = store();
+    let reader = || std::io::Read::chain(std::io::Read::take(std::io::repeat(b'x'), 64 << 20), Failing);
+    let taken = |digest| take(&store, reader(), digest, None, Durability::Later, &Limits::default());
+    let error = taken(None).unwrap_err();
+    assert!(matches!(error, LayerError::Malformed { .. }), "{error}");
+    let error = taken(Some(Digest::of(b"x"))).unwrap_err();
+    assert!(matches!(error, LayerError::Read { .. }), "{error}");
+}
+
 #[test]
 fn times_are_limited_and_names_are_checked() {
     let mut to = TarWriter::new(Vec::new(), Some(100));

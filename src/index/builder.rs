@@ -8,7 +8,8 @@
 //!   is a file becomes a directory.
 //! - A whiteout hides the lower layers' entry whatever its place in the archive: one of the same name may stand beside.
 //! - A hard link to a path of the same layer is a second name of that inode, also when the path comes later. Any other
-//!   path is left to the merge. The link's own metadata are not looked at: there is one inode and it has some.
+//!   path is left to the merge. The link's own metadata are the caller's to tell: there is one inode, and it has what
+//!   [`TreeBuilder::describe`] said of it last.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -125,11 +125,13 @@ struct Native<'a, L> {
 }
 
 impl<L: Lower> Native<'_, L> {
-    /// With the owner that the image has there, if that is the one which was shown so. Of a name that the image has not, it
-    /// is the owner `by_other_names`.
+    /// With the owner that the image has there, if that is the one which was shown so. Where the image has no such file, it is
+    /// the owner `by_other_names`.
     fn with_true_owner(&self, path: &[u8], metadata: Metadata, by_other_names: Option<(u32, u32)>) -> Result<Metadata> {
         let shown = (metadata.uid, metadata.gid);
-        let (uid, gid) = self.lower.true_owner(path, shown)?.or(by_other_names).unwrap_or(shown);
+        let (uid, gid) = self.lower.true_owner(path, shown)?;
+        let others = by_other_names.unwrap_or(shown);
+        let (uid, gid) = (uid.unwrap_or(others.0), gid.unwrap_or(others.1));
         Ok(Metadata { uid, gid, ..metadata })
     }
 

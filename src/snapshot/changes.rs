@@ -217,6 +217,9 @@ pub struct LowerEntry<D> {
     pub directory: Option<D>,
 }
 
+/// Owner and group of a file, as far as they are known.
+pub type TrueOwner = (Option<u32>, Option<u32>);
+
 /// A read-only tree that an upper stands on. Links are never followed.
 pub trait Lower {
     /// A directory of it.
@@ -229,8 +232,8 @@ pub trait Lower {
     fn metadata(&self, dir: &Self::Dir) -> Result<index::Metadata>;
     /// All names in a directory.
     fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
-    /// The true owner and group of a path, without leading slash, that are shown as these, if they are other ones.
-    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<Option<(u32, u32)>>;
+    /// The owner and group that are shown as these at a path, without leading slash, each if it is known.
+    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<TrueOwner>;
 }
 
 /// The merged index of an image chain, as a view shows it.
@@ -288,18 +291,18 @@ impl Lower for ChainLower<'_> {
         dirents.iter().map(|dirent| dirent.map(|dirent| dirent.name.to_vec()).map_err(ChangesError::Index)).collect()
     }
 
-    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<Option<(u32, u32)>> {
+    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<TrueOwner> {
         let mut node = self.index.root();
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             match self.index.lookup(node, name).map_err(ChangesError::Index)? {
                 Some(dirent) => node = dirent.node,
-                None => return Ok(None),
+                None => return Ok((None, None)),
             }
         }
         let inode = self.index.inode(node).map_err(ChangesError::Index)?;
-        let same = |id: u32, show: u32, shown: u32| if show == shown { id } else { shown };
-        let (uid, gid) = (self.ids.show_uid(inode.uid), self.ids.show_gid(inode.gid));
-        Ok(Some((same(inode.uid, uid, shown.0), same(inode.gid, gid, shown.1))))
+        let uid = (self.ids.show_uid(inode.uid) == shown.0).then_some(inode.uid);
+        let gid = (self.ids.show_gid(inode.gid) == shown.1).then_some(inode.gid);
+        Ok((uid, gid))
     }
 }
 
@@ -393,9 +396,9 @@ impl Lower for HostLower<'_> {
         Ok(names)
     }
 
-    fn true_owner(&self, _path: &[u8], _shown: (u32, u32)) -> Result<Option<(u32, u32)>> {
+    fn true_owner(&self, _path: &[u8], _shown: (u32, u32)) -> Result<TrueOwner> {
         // What is not mapped is not known by another name.
-        Ok(None)
+        Ok((None, None))
     }
 }
 

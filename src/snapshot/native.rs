@@ -21,7 +21,7 @@ use crate::directory;
 use crate::directory::{Driver, Meta, SnapshotError, make_dir, open_dir};
 use crate::owner_log;
 
-pub use crate::changes::{ChainLower, HostLower, Lower, LowerEntry, Truth, changes};
+pub use crate::changes::{ChainLower, HostLower, Lower, LowerEntry, TrueOwner, Truth, changes};
 
 /// The directories that overlayfs is given.
 #[derive(Clone, Debug, PartialEq, Eq)]

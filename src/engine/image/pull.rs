@@ -285,11 +285,12 @@ impl Pull<'_> {
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             made_here: false,
         };
+        let names = self.store.lock_names()?;
         // One in a store that is only read stays there.
         if !self.store.is_below(self.reference)? {
-            keep_replaced(self.store, self.reference, &record.config)?;
+            keep_replaced(self.store, &names, self.reference, &record.config)?;
         }
-        self.store.put_image(&record)?;
+        names.put(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);
         Ok(Pulled { reference: self.reference.clone(), digest, new })
     }

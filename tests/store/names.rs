@@ -38,7 +38,7 @@ fn two_names_taken_at_once_keep_the_image() {
     home.ok(&["tag", &a, "other"]);
     home.ok(&["pull", "-q", &b]);
     together(&home, &[&["tag", &b, "other"], &["tag", &b, &a]]);
-    assert_eq!(names(), ["<none>", &a, &b, "other"]);
+    assert_eq!(names(), [&a, &b, "<none>", "other"]);
     assert_sound(&home, "after names were moved");
 }
 

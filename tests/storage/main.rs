@@ -8,4 +8,3 @@ mod support;
 mod choice;
 mod contract;
 mod diff;
-mod ended;

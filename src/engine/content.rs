@@ -46,6 +46,7 @@ fn kind(store: &Store, family: Family, stored: &Stored) -> Result<&'static str, 
         Family::Objects => return Ok("object"),
         Family::Blobs => {}
     }
+    // Opened once: what is removed meanwhile can still be read.
     let Some(mut file) = store.blobs().open(&stored.digest)? else { return Ok("blob") };
     let mut start = [0; 2];
     // What is too short for its first bytes to tell anything is no layer.
@@ -55,7 +56,9 @@ fn kind(store: &Store, family: Family, stored: &Stored) -> Result<&'static str, 
         [b'{', ..] if stored.size_bytes <= DOCUMENT_MAX => {}
         _ => return Ok("blob"),
     }
-    let raw = store.blobs().read(&stored.digest, DOCUMENT_MAX)?;
+    let mut raw = start[..length].to_vec();
+    let read = file.take(DOCUMENT_MAX).read_to_end(&mut raw);
+    read.map_err(|error| Report::of(Kind::Internal, error)).step(|| format!("reading blob {}", stored.digest))?;
     Ok(match Document::read(raw.clone(), None) {
         Ok(Document::Index(_)) => "index",
         Ok(Document::Manifest(_)) => "manifest",
@@ -110,13 +113,15 @@ pub fn put(engine: &Engine, mut content: impl Read, expected: Option<&str>) -> R
 /// Removes a blob. One that a name, a list, a container or a command at work leads to is refused unless `force`.
 pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Digest, Report> {
     let (store, digest) = find(engine, text)?;
+    // Before the look for who needs it: an eviction takes it only if it was not used since.
+    let stored = store.blobs().stored(&digest)?.ok_or_else(|| missing(text))?;
     if !force && let Some(needed_by) = needed_by(engine, &store, &digest)? {
         let message = format!("conflict: unable to remove {digest} (must be forced) - it is needed by {needed_by}");
         return Err(Report::new(Kind::Conflict, message)
             .with_hint("rmi and image prune remove images with all that only they need"));
     }
-    let content = (Family::Blobs, digest);
-    let removed = if force { store.blobs().remove(&digest)? } else { store.evict(&[content])?.count > 0 };
+    let removed =
+        if force { store.blobs().remove(&digest)? } else { store.evict(&[(Family::Blobs, stored)])?.count > 0 };
     if removed {
         return Ok(digest);
     }

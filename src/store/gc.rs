@@ -19,7 +19,7 @@
 //! the last mark is of a command that has claimed each of its objects, and its lease was seen, or it came after the mark.
 //!
 //! An eviction ([`Store::evict`]) is the same for content that is in use and can be had again: it is spared where a lease
-//! pins it or is older than its last use.
+//! pins it or is older than its last use, or somebody has used it since it was chosen.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -32,7 +32,7 @@ use sys::lock;
 
 use crate::dir::is_temporary;
 use crate::error::StoreError;
-use crate::shelf::{Family, Shelf};
+use crate::shelf::{Family, Shelf, Stored};
 use crate::{Dir, Result, Store};
 
 /// How long an interrupted download is kept for its next try.
@@ -181,22 +181,29 @@ impl Store {
         Ok([chains?, layers?, objects?, blobs?])
     }
 
-    /// Removes content that is in use and can be fetched or made again; what a living command works with stays.
-    pub fn evict(&self, victims: &[(Family, Digest)]) -> Result<Evicted> {
+    /// Removes content that is in use and can be fetched or made again. What a living command works with stays, as does what
+    /// was used since it was looked at: its user may have ended, and what the choice rested on no longer holds.
+    pub fn evict(&self, victims: &[(Family, Stored)]) -> Result<Evicted> {
         let _gate = self.gate()?;
-        let spared = self.leased()?;
+        let spares = |leased: &Marked, shelf: &Shelf, victim: &Stored| {
+            Ok::<_, StoreError>(
+                leased.keeps(shelf, &victim.digest)? || shelf.used(&victim.digest)? != Some(victim.used),
+            )
+        };
+        let leased = self.leased()?;
         let mut gone = Vec::new();
-        for (family, digest) in victims {
+        for (family, victim) in victims {
             let shelf = self.shelf(*family);
-            if !spared.keeps(shelf, digest)? {
-                shelf.discard(digest)?;
-                gone.push((shelf, digest));
+            if !spares(&leased, shelf, victim)? {
+                shelf.discard(&victim.digest)?;
+                gone.push((shelf, victim));
             }
         }
-        let spared = self.leased()?;
+        let leased = self.leased()?;
         let mut evicted = Evicted::default();
-        for (shelf, digest) in gone {
-            if spared.keeps(shelf, digest)? {
+        for (shelf, victim) in gone {
+            let digest = &victim.digest;
+            if spares(&leased, shelf, victim)? {
                 shelf.rescue(digest)?;
             } else if let Some(freed_bytes) = shelf.destroy(digest)? {
                 evicted.count += 1;

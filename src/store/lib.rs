@@ -9,6 +9,7 @@
 //! layers/<hex>.idx      the index of a layer, by diff id
 //! chains/<hex>.idx      the merged index of a stack of layers, by chain id (a cache)
 //! refs/<escaped name>   name -> digests
+//! refs.lock             held by who changes names
 //! named/<store>/        the same for the names of a further store that shares the content
 //! lists/<escaped name>  a list of images in the making; absent until the first
 //! named-lists/<store>/  the same of a further store
@@ -24,8 +25,8 @@
 //! alone all that was published or [claimed](Shelf::claim) since the oldest living lease began, and all that leases
 //! pin by digest; [`gc`] has the argument.
 //!
-//! **Locks**, in the order in which they are taken: lease, ingest (never two), `lists/lock`, `gc.lock`. All are OFD locks, which die
-//! with their process and work over NFS. Nobody waits for `gc.lock` but another sweep.
+//! **Locks**, in the order in which they are taken: lease, ingest (never two), `lists/lock`, `refs.lock`, `gc.lock`. All are OFD
+//! locks, which die with their process and work over NFS. Nobody waits for `gc.lock` but another sweep.
 //!
 //! All is relative to directory descriptors and belongs to the caller. This crate knows no indexes (their contents are
 //! told by a callback), no registry and no containers.
@@ -60,7 +61,7 @@ pub use ingest::{Ingest, Partial, Waiting};
 pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, NewFile};
-pub use refs::{ImageRecord, Named};
+pub use refs::{ImageRecord, LockedNames, Named};
 pub use shelf::{Family, Published, Shelf, Stored};
 pub use state::Leftovers;
 
@@ -73,6 +74,8 @@ const FORMAT_VERSION: u32 = 1;
 const FORMAT_WITH_NAMED: u32 = 2;
 /// The file that says the version.
 const FORMAT: &str = "format";
+/// The lock of who changes names.
+const NAMES_LOCK: &str = "refs.lock";
 /// The directory of the names of further stores.
 const NAMED: &str = "named";
 /// The directory of lists of images.
@@ -241,8 +244,8 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", LISTS, FORMAT, "gc.lock"];
-    let known = known.into_iter().chain([NAMED, NAMED_LISTS]).collect::<Vec<_>>();
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", FORMAT, "gc.lock"];
+    let known = known.into_iter().chain([LISTS, NAMED, NAMED_LISTS, NAMES_LOCK]).collect::<Vec<_>>();
     if let Some(stranger) =
         root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))
     {

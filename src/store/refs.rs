@@ -1,14 +1,19 @@
 //! Names of images: one small file for each reference, put in place by rename.
+//!
+//! Who reads them takes no lock. Who changes them holds `refs.lock` ([`Store::lock_names`]) from the look on which the change
+//! rests until it is made: of two commands that each take one of an image's two names, one must see that it takes the last.
 
 use std::collections::HashMap;
+use std::fs::File;
 
 use oci::{ChainId, Digest, Reference};
 use serde::{Deserialize, Serialize};
+use sys::lock;
 
 use crate::dir::{Dir, is_temporary};
 use crate::error::StoreError;
 use crate::new_file::Durability;
-use crate::{NAMED, Result, Store};
+use crate::{NAMED, NAMES_LOCK, Result, Store};
 
 /// The longest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
@@ -106,24 +111,17 @@ impl Store {
         self.pass_over.readable(read_record(dir, name)).flatten()
     }
 
-    /// Sets a name: after [`Store::sync`], under the lease that covers the content.
-    pub fn put_image(&self, record: &ImageRecord) -> Result<()> {
-        let mut record = record.clone();
-        record.reference = record.reference.or_latest();
-        let name = file_name(&record.reference);
-        let text = serde_json::to_vec(&record)
-            .map_err(|cause| StoreError::Corrupt { path: self.refs.path().join(&name), cause: cause.into() })?;
-        self.refs.replace(&name, &text, Durability::Now)
+    /// Waits until nobody else changes names, of whatever store that shares this content; nobody does while the answer is
+    /// held. Hold it for looks at names and for the change alone.
+    pub fn lock_names(&self) -> Result<LockedNames<'_>> {
+        let gate = self.root.open_writable(NAMES_LOCK)?;
+        lock::exclusive(&gate, &self.root.path().join(NAMES_LOCK))?;
+        Ok(LockedNames { store: self, _gate: gate })
     }
 
     /// Whether a name is only in a store that is only read.
     pub fn is_below(&self, reference: &Reference) -> Result<bool> {
         Ok(self.refs.stat(&file_name(reference))?.is_none() && self.image(reference)?.is_some())
-    }
-
-    /// Removes a name; `false` if it was none. The content goes with the next sweep.
-    pub fn remove_image(&self, reference: &Reference) -> Result<bool> {
-        self.refs.unlink(&file_name(reference))
     }
 
     /// The names of all stores that share this content, those that cannot be read too.
@@ -133,6 +131,7 @@ impl Store {
 
     /// Removes a file of [`Store::all_names`] that is damaged; `false` if it is gone, or is not damaged any more.
     pub fn remove_damaged_name(&self, store: Option<&str>, file: &str) -> Result<bool> {
+        let _locked = self.lock_names()?;
         let dirs = self.name_dirs()?;
         let dir = dirs.iter().find(|(of, _)| of.as_deref() == store);
         dir.map_or(Ok(false), |(_, dir)| remove_if_damaged(dir, file, read_record))
@@ -166,6 +165,31 @@ impl Store {
             digests.extend(list.record?.leads_to());
         }
         Ok(digests)
+    }
+}
+
+/// The names of a store, which nobody else changes meanwhile.
+#[derive(Debug)]
+pub struct LockedNames<'a> {
+    store: &'a Store,
+    _gate: File,
+}
+
+impl LockedNames<'_> {
+    /// Sets a name: after [`Store::sync`], under the lease that covers the content.
+    pub fn put(&self, record: &ImageRecord) -> Result<()> {
+        let refs = &self.store.refs;
+        let mut record = record.clone();
+        record.reference = record.reference.or_latest();
+        let name = file_name(&record.reference);
+        let text = serde_json::to_vec(&record)
+            .map_err(|cause| StoreError::Corrupt { path: refs.path().join(&name), cause: cause.into() })?;
+        refs.replace(&name, &text, Durability::Now)
+    }
+
+    /// Removes a name; `false` if it was none. The content goes with the next sweep.
+    pub fn remove(&self, reference: &Reference) -> Result<bool> {
+        self.store.refs.unlink(&file_name(reference))
     }
 }
 

@@ -37,6 +37,18 @@ fn what_can_be_fetched_again_goes_the_oldest_first() {
 }
 
 #[test]
+fn what_cannot_be_evicted_fails_no_pull() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1]), ("b", &[2])]);
+    let [a, b] = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    home.ok(&["pull", &a]);
+    // What it leads to is not known, so nothing may go.
+    std::fs::write(home.store().join("store/refs/damaged:latest"), "{").unwrap();
+    let done = home.run(&["--cache-max", "1k", "pull", &b]);
+    assert!(done.code == 0 && done.stderr.contains("cannot be brought below --cache-max"), "{done:#?}");
+}
+
+#[test]
 fn what_no_registry_has_stays() {
     let Some(home) = Home::new(&[]) else { return };
     let (server, own) = (serve(&[("a", &[1])]), layer(2));

@@ -10,6 +10,7 @@ mod content;
 mod fsck;
 mod full;
 mod killed;
+mod names;
 mod prune;
 mod stores;
 mod together;

@@ -1,9 +1,11 @@
 //! Several commands at once over the same images.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, busybox};
+use crate::support::{Home, LIMIT, busybox};
 use crate::{assert_sound, serve};
 
 #[test]
@@ -88,7 +90,8 @@ fn containers_start_while_their_image_is_removed_and_pruned() {
         });
         scope.spawn(|| {
             let mut started = 0;
-            while going() {
+            // One at least: when nobody removes the image any more.
+            while going() || (started == 0 && Instant::now() < until + LIMIT) {
                 let done = home.run(&["run", "--rm", "--network", "none", &image, "cat", "/etc/replaced"]);
                 let gone = done.stderr.contains("No such image") || done.stderr.contains("is not in the store");
                 assert!((done.code, &*done.stdout) == (0, "second\n") || gone, "{done:#?}");
@@ -101,6 +104,28 @@ fn containers_start_while_their_image_is_removed_and_pruned() {
     assert_sound(&home, "after the storm");
 }
 
+/// What the pull has looked at stays until it ends, although no name leads to it any more.
+#[test]
+fn an_image_may_be_removed_while_the_registry_is_asked_whether_it_is_current() {
+    let Some(home) = Home::new(&[]) else { return };
+    let answers = crate::support::http::registry_of("a", &crate::image("a", &[1]));
+    let removal = Arc::new(Mutex::new(None::<Command>));
+    let to_do = Arc::clone(&removal);
+    let server = crate::support::http::Server::answering(move |request| {
+        if let Some(mut command) = to_do.lock().unwrap().take_if(|_| request.path.contains("/manifests/")) {
+            let done = crate::support::finish(&mut command, b"", LIMIT);
+            assert_eq!(done.code, 0, "{done:#?}");
+        }
+        crate::support::http::find(&answers, &request.path)
+    });
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    *removal.lock().unwrap() = Some(home.command(&["rmi", &name]));
+    home.ok(&["pull", &name]);
+    assert!(removal.lock().unwrap().is_none(), "the registry was asked");
+    assert_sound(&home, "after a removal beside a pull");
+}
+
 #[test]
 fn a_waiting_pull_takes_over_from_a_killed_one() {
     let Some(home) = Home::new(&[]) else { return };
@@ -111,7 +136,7 @@ fn a_waiting_pull_takes_over_from_a_killed_one() {
         let mut answer = crate::support::http::find(&answers, &request.path);
         // The first stalls until it is killed.
         if request.path == layer && asked.fetch_add(1, Ordering::Relaxed) == 0 {
-            answer.stall = crate::support::LIMIT;
+            answer.stall = LIMIT;
         }
         answer
     });
@@ -125,7 +150,7 @@ fn a_waiting_pull_takes_over_from_a_killed_one() {
     crate::support::eventually("the second is at work", || home.ok(&["lease", "ls", "-q"]).lines().count() == 2);
     first.kill().unwrap();
     first.wait().unwrap();
-    let done = crate::support::end(second, crate::support::LIMIT);
+    let done = crate::support::end(second, LIMIT);
     assert_eq!(done.code, 0, "{done:#?}");
     assert_sound(&home, "after the takeover");
     assert_eq!(active(), "");

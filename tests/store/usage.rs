@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Home, busybox};
+use crate::support::{Home, busybox, eventually};
 use crate::{assert_sound, df, du, serve};
 
 #[test]
@@ -21,6 +21,8 @@ fn the_sum_is_that_of_the_disk() {
     ]);
     let host = home.store().join("hosts");
     let machine = std::fs::read_dir(&host).unwrap().next().unwrap().unwrap().path();
+    let record = machine.join("containers").join(home.inspect("writer", "{{.Id}}")).join("pid.json");
+    eventually("the monitor has done all that follows the end", || !record.exists());
     assert_sound(&home, "after a run");
     let volumes = du(&machine.join("volumes"));
     assert_eq!(df(&home, "Local Volumes", "SizeBytes"), volumes);

@@ -86,7 +86,8 @@ pub(crate) fn layer_of(
     if active {
         pause::flush(rootfs::outer_namespace(engine)?.as_fd(), &held.condition)?;
     }
-    let Some(archive) = snapshot::open_archive(engine, record, active, request.epoch_s)? else { return Ok(None) };
+    let closed = held.condition.may_hold_foreign_files();
+    let Some(archive) = snapshot::open_archive(engine, record, closed, request.epoch_s)? else { return Ok(None) };
     let mut outcome = Ok(0);
     let created = layer::create(store, Compression::Gzip, Durability::Later, &Limits::default(), |out| {
         outcome = archive.write(out, request.epoch_s);

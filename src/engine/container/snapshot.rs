@@ -152,8 +152,8 @@ fn ours() -> Ours {
 
 /// A container's changes, ready to be written as the archive of a layer.
 pub(crate) enum Archive {
-    /// By the role `owner`, which may read what a running container keeps from us.
-    Running(Box<Archiving>),
+    /// By the role `owner`, which may read what a container keeps from us, and waits while its monitor gives that back.
+    ByOwner(Box<Archiving>),
     /// Of a native upper at rest.
     Native { upper: OwnedFd, dir: PathBuf, lower: Below, meta: Box<Meta>, map: OuterMap },
     /// Of our own overlay.
@@ -166,12 +166,12 @@ pub(crate) enum Below {
     Chain(Box<Index>, MappedIds),
 }
 
-/// Opens a container's changes; `None` when it was never started. The caller holds the container's lock and has one
-/// thread. No time in the archive will be later than `latest_s`.
+/// Opens a container's changes; `None` when it was never started. `closed` says that files of other ids may lie there. The
+/// caller holds the container's lock and has one thread. No time in the archive will be later than `latest_s`.
 pub(crate) fn open_archive(
     engine: &Engine,
     record: &Record,
-    active: bool,
+    closed: bool,
     latest_s: Option<i64>,
 ) -> Result<Option<Archive>, Report> {
     let (snaps, key) = (engine.paths().snapshots(), record.id.as_str());
@@ -187,11 +187,11 @@ pub(crate) fn open_archive(
     let ids = MappedIds { uids: total(&meta.uid_map), gids: total(&meta.gid_map) };
     let host = record.image.is_host().then(|| rootfs::host_view(engine, record, ids));
     let dir = directory(engine, record);
-    if active {
+    if closed {
         let index = if host.is_some() { None } else { Some(chain_file(engine, record)?) };
         let order = ArchiveOrder { meta, ours: ours(), ids, host, latest_s };
         let archiving = owner_client::archive(outer.as_fd(), &dir, order, index.as_ref().map(AsFd::as_fd))?;
-        return Ok(Some(Archive::Running(Box::new(archiving))));
+        return Ok(Some(Archive::ByOwner(Box::new(archiving))));
     }
     let lower = match host {
         Some(config) => Below::Host(config),
@@ -206,7 +206,7 @@ impl Archive {
     pub(crate) fn write(self, out: &mut dyn Write, latest_s: Option<i64>) -> Result<u64, Report> {
         let ours = ours();
         match self {
-            Archive::Running(mut archiving) => {
+            Archive::ByOwner(mut archiving) => {
                 let copied = std::io::copy(archiving.archive(), out);
                 let finished = archiving.finish();
                 // What cannot be written here the role only sees as a pipe that nobody reads. What it says is why an archive
@@ -246,8 +246,8 @@ fn native_changes(
     meta: &Meta,
     left_out: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<snapshot::Change>, Report> {
-    // Only while it runs has it files whose owners are the host's.
-    let outer = if condition(engine, &record.id)?.life.is_active() {
+    // Only then has it files whose owners are the host's.
+    let outer = if condition(engine, &record.id)?.may_hold_foreign_files() {
         Some(rootfs::read_map(outer_namespace(engine)?.as_fd())?)
     } else {
         None

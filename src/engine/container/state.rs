@@ -82,6 +82,12 @@ impl Condition {
         }
     }
 
+    /// Whether files of other ids may still lie in its upper: while it runs, and after its end until its monitor has given them
+    /// back, which removes the record of the processes.
+    pub(crate) fn may_hold_foreign_files(&self) -> bool {
+        self.life.is_active() || self.pids.is_some()
+    }
+
     /// Whether its monitor was killed before it had done everything that is to be done after the end.
     pub(crate) fn is_left(&self) -> Result<bool, Report> {
         let recorded = matches!(self.state.status, Status::Starting | Status::Running);

@@ -11,9 +11,9 @@ use layer::{Compression, Created};
 use oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Reference, media};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use store::{Durability, ImageRecord, Lease, Store};
+use store::{Durability, ImageRecord, Lease, LockedNames, Store};
 
-use crate::image::DOCUMENT_MAX;
+use crate::image::{DOCUMENT_MAX, images_of};
 
 /// An image without a name.
 pub(crate) struct Assembled {
@@ -147,27 +147,33 @@ pub(crate) fn complete(
 /// Gives an image a name, or keeps it without one, after all of it is on the disk.
 pub(crate) fn set_name(store: &Store, image: &Assembled, name: Option<&Reference>) -> Result<(), Report> {
     store.sync()?;
+    let names = store.lock_names()?;
     let Some(name) = name else {
         if store.images()?.iter().any(|other| other.manifest == image.record.manifest) {
             return Ok(());
         }
-        return Ok(store.put_image(&image.record)?);
+        return Ok(names.put(&image.record)?);
     };
     let record = ImageRecord { reference: name.clone().or_latest(), ..image.record.clone() };
-    keep_replaced(store, &record.reference, &record.config)?;
-    store.put_image(&record)?;
+    keep_replaced(store, &names, &record.reference, &record.config)?;
+    names.put(&record)?;
     // Only now, so that at no moment nothing leads to it.
-    store.remove_image(&image.record.reference)?;
+    names.remove(&image.record.reference)?;
     Ok(())
 }
 
 /// Keeps the image that a name stands for until now, if it is another one and this is its last name: it goes on without.
 /// Called before the name moves, so there is no moment in which nothing leads to it.
-pub(crate) fn keep_replaced(store: &Store, name: &Reference, new: &Digest) -> Result<(), Report> {
+pub(crate) fn keep_replaced(
+    store: &Store,
+    names: &LockedNames<'_>,
+    name: &Reference,
+    new: &Digest,
+) -> Result<(), Report> {
     let Some(old) = store.image(name)?.filter(|old| old.config != *new) else { return Ok(()) };
-    let names = store.images()?.into_iter().filter(|record| record.config == old.config).count();
-    match ImageRecord::unnamed(old.manifest).filter(|_| names == 1) {
-        Some(reference) => Ok(store.put_image(&ImageRecord { reference, ..old })?),
+    let count = images_of(store, &old.config)?.len();
+    match ImageRecord::unnamed(old.manifest).filter(|_| count == 1) {
+        Some(reference) => Ok(names.put(&ImageRecord { reference, ..old })?),
         None => Ok(()),
     }
 }

@@ -6,10 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use base::Report;
 use base::units::human_size;
-use oci::Digest;
-use store::{Family, Partial, Store};
+use base::{Kind, Report};
+use store::{Family, Partial, Store, Stored};
 
 use crate::Engine;
 use crate::image::offline::documents;
@@ -18,7 +17,7 @@ use crate::system::du;
 
 /// Something that may go.
 enum Victim {
-    Content(Family, Digest),
+    Content(Family, Stored),
     Partial(Partial),
 }
 
@@ -33,14 +32,16 @@ pub(crate) fn trim(engine: &Engine, store: &Store) -> Result<(), Report> {
     let excess_bytes = size()?.saturating_sub(max_bytes);
     let mut freed_bytes = 0;
     let mut going = Vec::new();
-    for (_, disk_bytes, victim) in victims(store)? {
+    for (_, victim) in victims(store)? {
         if freed_bytes >= excess_bytes {
             break;
         }
-        freed_bytes += disk_bytes;
         match victim {
-            Victim::Content(family, digest) => going.push((family, digest)),
-            Victim::Partial(partial) => drop(store.drop_partial(&partial.digest)?),
+            Victim::Content(family, stored) => {
+                freed_bytes += stored.disk_bytes;
+                going.push((family, stored));
+            }
+            Victim::Partial(partial) => freed_bytes += store.drop_partial(&partial.digest)?.unwrap_or(0),
         }
     }
     store.evict(&going)?;
@@ -55,12 +56,18 @@ pub(crate) fn trim(engine: &Engine, store: &Store) -> Result<(), Report> {
     Ok(())
 }
 
-/// What may go, the oldest first: when it was last used, the bytes on the disk, what it is.
-fn victims(store: &Store) -> Result<Vec<(i64, u64, Victim)>, Report> {
+/// What may go, the oldest first: when it was last used, and what it is.
+fn victims(store: &Store) -> Result<Vec<(i64, Victim)>, Report> {
     let (mut contents, mut kept) = (HashMap::new(), HashSet::new());
     for name in store.all_names()? {
         let record = name.record?;
-        let Some((manifest, config)) = documents(store, &record)? else { continue };
+        let (manifest, config) = match documents(store, &record) {
+            Ok(Some(documents)) => documents,
+            Ok(None) => continue,
+            // Removed since it was listed.
+            Err(error) if error.kind() == Kind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let mut whole = true;
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
             if record.made_here {
@@ -81,9 +88,9 @@ fn victims(store: &Store) -> Result<Vec<(i64, u64, Victim)>, Report> {
     let contents = contents
         .into_iter()
         .filter(|(content, _)| !kept.contains(content))
-        .map(|((family, digest), stored)| (stored.used.0, stored.disk_bytes, Victim::Content(family, digest)));
+        .map(|((family, _), stored)| (stored.used.0, Victim::Content(family, stored)));
     let partials = store.partials()?.into_iter().filter(|partial| !partial.active);
-    let partials = partials.map(|partial| (partial.modified_s, partial.done_bytes, Victim::Partial(partial)));
+    let partials = partials.map(|partial| (partial.modified_s, Victim::Partial(partial)));
     let mut victims: Vec<_> = contents.chain(partials).collect();
     victims.sort_by_key(|(used_s, ..)| *used_s);
     Ok(victims)

@@ -170,7 +170,7 @@ pub(crate) fn find_pinned(
 /// that were removed in between, a sweep may have taken the content.
 pub(crate) fn pinned(
     lease: &mut Lease,
-    find: impl Fn() -> Result<Vec<ImageRecord>, Report>,
+    mut find: impl FnMut() -> Result<Vec<ImageRecord>, Report>,
 ) -> Result<Vec<ImageRecord>, Report> {
     let mut found = find()?;
     loop {
@@ -197,11 +197,15 @@ pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Resul
 
 /// Whether all is here that a container of the image needs.
 pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Report> {
-    if !store.blobs().has(&record.manifest)? || !store.blobs().has(&record.config)? {
+    if !store.blobs().has(&record.manifest)? {
         return Ok(false);
     }
+    let raw = match store.blobs().read(&record.config, DOCUMENT_MAX) {
+        Err(StoreError::Missing { .. }) => return Ok(false),
+        raw => raw?,
+    };
     // Their stack can be made again; without one of them its objects would go with the next sweep.
-    let config = ImageConfig::read(store.blobs().read(&record.config, DOCUMENT_MAX)?)?;
+    let config = ImageConfig::read(raw)?;
     for layer in config.diff_ids {
         if !store.layers().has(&layer.0)? {
             return Ok(false);

@@ -7,7 +7,7 @@ use oci::{DiffId, Digest, Document, ImageConfig, Manifest, Reference};
 use store::{Durability, ImageRecord, Store};
 
 use crate::Engine;
-use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load};
+use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load, pinned};
 
 /// A pull that may ask nobody: an image that is here whole is up to date, else the digests are told that would be fetched.
 /// `references` is what the request may mean; the first that is here counts.
@@ -19,13 +19,14 @@ pub(crate) fn pull(
 ) -> Result<Pulled, Report> {
     let name = request.familiar();
     let step = || format!("cannot pull {name}");
-    let found = references.iter().find_map(|reference| store.image(reference).transpose()).transpose()?;
+    let mut lease = store.lease()?;
+    let first = || references.iter().find_map(|reference| store.image(reference).transpose()).transpose();
+    let found = pinned(&mut lease, || Ok(first()?.into_iter().collect()))?.pop();
     let Some(record) = found else {
         let missing: Vec<Digest> = references.iter().filter_map(Reference::digest).collect();
         engine.require_network(&missing).step(step)?;
         return Err(Report::new(Kind::NotFound, format!("No such image: {name}")));
     };
-    let _lease = store.lease()?;
     let missing = remake(store, &record)?;
     if !missing.is_empty() {
         engine.require_network(&missing).step(step)?;

@@ -7,7 +7,7 @@ use base::Report;
 use base::time::parse_rfc3339;
 use oci::document::DOCUMENT_MAX;
 use oci::{Digest, Document, ImageConfig, Reference};
-use store::Store;
+use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
@@ -53,13 +53,19 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
             let (created, labels) = facts(&image.config);
             request.filter.matches(created, &labels)
         });
-        if matches && store.remove_image(&record.reference)? && !record.is_unnamed() {
+        if matches && remove_unchanged(&store, &record)? && !record.is_unnamed() {
             pruned.untagged.push(record.reference);
         }
     }
     let kept = if request.filter.is_empty() { Vec::new() } else { other_nameless(engine, &store, &request.filter)? };
     let swept = sweep(engine, &store, &kept)?;
     Ok(Pruned { deleted: swept.blobs, freed_bytes: swept.freed_bytes, ..pruned })
+}
+
+/// Removes a name unless it was set or removed since it was listed; `false` if it was, or lies in a store that is only read.
+fn remove_unchanged(store: &Store, record: &ImageRecord) -> Result<bool, Report> {
+    let names = store.lock_names()?;
+    Ok(store.image(&record.reference)?.as_ref() == Some(record) && names.remove(&record.reference)?)
 }
 
 /// Manifests that no name and no container leads to, and that the filter is not about.

@@ -22,7 +22,7 @@ use trust::Locked;
 use crate::image::assemble::keep_replaced;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
-use crate::image::{cache, is_whole, load, make_store, offline};
+use crate::image::{cache, is_whole, load, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
@@ -184,7 +184,10 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
                 if references.len() > 1 {
                     note(format!("note: {} is {reference}", request.text));
                 }
-                cache::trim(engine, &store)?;
+                // The image is here all the same.
+                if let Err(report) = cache::trim(engine, &store) {
+                    engine.notice(&format!("the store cannot be brought below --cache-max: {report}"));
+                }
                 return Ok(pulled);
             }
             Err(report) if matches!(report.kind(), Kind::NotFound | Kind::Denied | Kind::Remote) => {
@@ -224,7 +227,7 @@ impl Pull<'_> {
     fn run(&self, platform: Option<&Platform>, signatures: Option<&Wanted<'_>>) -> Result<Pulled, Report> {
         // Before the first look at what is there.
         let mut lease = self.store.lease()?;
-        let before = self.store.image(self.reference)?;
+        let before = pinned(&mut lease, || Ok(self.store.image(self.reference)?.into_iter().collect()))?.pop();
         (self.listener)(&Event::Resolving { reference: self.reference });
         let wanted = match self.locked {
             Some(by) => by.locked.platform.clone(),
@@ -285,11 +288,12 @@ impl Pull<'_> {
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             made_here: false,
         };
+        let names = self.store.lock_names()?;
         // One in a store that is only read stays there.
         if !self.store.is_below(self.reference)? {
-            keep_replaced(self.store, self.reference, &record.config)?;
+            keep_replaced(self.store, &names, self.reference, &record.config)?;
         }
-        self.store.put_image(&record)?;
+        names.put(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);
         Ok(Pulled { reference: self.reference.clone(), digest, new })
     }

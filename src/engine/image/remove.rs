@@ -23,6 +23,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     unstarted::sweep(engine);
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
+    let names = store.lock_names()?;
     let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     let all: Vec<ImageRecord> = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
     let by_name = matches!(text.parse::<ImageName>(), Ok(ImageName::Reference(_)))
@@ -42,8 +43,9 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
         ));
     }
     for name in &going {
-        store.remove_image(&name.reference)?;
+        names.remove(&name.reference)?;
     }
+    drop(names);
     let deleted = (going.len() == all.len()).then_some(record.config);
     if deleted.is_some() {
         sweep(engine, &store, &[])?;

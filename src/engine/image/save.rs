@@ -22,7 +22,7 @@ use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
 use crate::file::failed;
-use crate::image::{assemble, find_record, load_config, make_store};
+use crate::image::{assemble, find_record, load_config, make_store, pinned};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,12 @@ fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Leas
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut images: Vec<Saved> = Vec::new();
-    for (text, record) in records(engine, &store, names)? {
+    let mut found = Vec::new();
+    pinned(&mut lease, || {
+        found = records(engine, &store, names)?;
+        Ok(found.iter().map(|(_, record)| record.clone()).collect())
+    })?;
+    for (text, record) in found {
         let name = name_of(text, &record);
         if let Some(known) = images.iter_mut().find(|image| image.config.digest == record.config) {
             known.names.extend(name.filter(|name| !known.names.contains(name)));
@@ -135,7 +140,6 @@ fn name_of(text: &str, record: &ImageRecord) -> Option<Reference> {
 }
 
 fn whole(engine: &Engine, store: &Store, lease: &mut Lease, record: &ImageRecord) -> Result<Saved, Report> {
-    lease.pin(&[record.digest, record.manifest, record.config])?;
     let config = load_config(store, &record.config)?;
     let manifest = assemble::manifest_of(store, record)?;
     let docker = manifest.as_ref().is_some_and(|manifest| assemble::is_docker(&manifest.media_type));

@@ -19,24 +19,30 @@ pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> 
     let mut lease = store.lease()?;
     let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
     let name = name.clone().or_latest();
-    keep_replaced(&store, &name, &record.config)?;
-    store.put_image(&ImageRecord { reference: name, ..record.clone() })?;
+    let names = store.lock_names()?;
+    keep_replaced(&store, &names, &name, &record.config)?;
+    names.put(&ImageRecord { reference: name, ..record.clone() })?;
     if record.is_unnamed() {
-        store.remove_image(&record.reference)?;
+        names.remove(&record.reference)?;
     }
     Ok(())
 }
 
 /// Takes names of an image away, all of them if none is given, and keeps the image.
-pub fn untag(engine: &Engine, text: &str, names: &[Reference]) -> Result<(), Report> {
+pub fn untag(engine: &Engine, text: &str, wanted: &[Reference]) -> Result<(), Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
     let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
+    let names = store.lock_names()?;
     let all = images_of(&store, &record.config)?;
-    let going: Vec<&ImageRecord> = match names {
+    if all.is_empty() {
+        // Removed since it was found.
+        return Err(missing());
+    }
+    let going: Vec<&ImageRecord> = match wanted {
         [] => all.iter().filter(|record| !record.is_unnamed()).collect(),
-        names => names
+        wanted => wanted
             .iter()
             .map(|name| {
                 let name = name.clone().or_latest();
@@ -47,14 +53,14 @@ pub fn untag(engine: &Engine, text: &str, names: &[Reference]) -> Result<(), Rep
             .collect::<Result<_, _>>()?,
     };
     going.iter().try_for_each(|name| refuse_below(&store, name))?;
-    if going.len() == all.len()
+    if all.iter().all(|record| going.contains(&record))
         && let Some(unnamed) = ImageRecord::unnamed(record.manifest)
     {
         // First: there is no moment in which nothing leads to it.
-        store.put_image(&ImageRecord { reference: unnamed, ..record.clone() })?;
+        names.put(&ImageRecord { reference: unnamed, ..record.clone() })?;
     }
     for record in going {
-        store.remove_image(&record.reference)?;
+        names.remove(&record.reference)?;
     }
     Ok(())
 }

@@ -45,8 +45,10 @@ pub fn of(path: &Path) -> Result<Limits, Report> {
     let stat = statvfs(path).call(|| format!("statvfs({})", path.display()))?;
     let limit = |total: u64, free: u64| (total > 0).then_some(Limit { total, free });
     let (quota_bytes, quota_inodes) = quota(path)?;
+    // What a file system says is its word alone: a network's or a user's may answer any number.
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
     Ok(Limits {
-        bytes: limit(stat.blocks() * stat.fragment_size(), stat.blocks_available() * stat.fragment_size()),
+        bytes: limit(bytes(stat.blocks()), bytes(stat.blocks_available())),
         inodes: limit(stat.files(), stat.files_available()),
         quota_bytes,
         quota_inodes,

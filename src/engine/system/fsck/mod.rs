@@ -189,8 +189,8 @@ impl Checkup {
     ) -> Result<(), Report> {
         let (mut images, mut users) = (Vec::new(), Vec::new());
         for name in &needs.names {
-            let lacks = lacks(store, damage, &name.1)?;
-            images.extend(Some((name, lacks)).filter(|(_, lacks)| !lacks.is_empty()));
+            let is_whole = lacks(store, damage, &name.1)?.is_empty();
+            images.extend(Some(name).filter(|_| !is_whole));
         }
         for user in &needs.users {
             let lacks = lacks_layers(store, damage, user)?;
@@ -201,7 +201,12 @@ impl Checkup {
         }
         // What was removed meanwhile needs nothing any more.
         let now = Needs::of(engine, store)?;
-        for ((name, record), lacks) in images.into_iter().filter(|(name, _)| now.names.contains(name)) {
+        for (name, record) in images.into_iter().filter(|name| now.names.contains(name)) {
+            // One that was pulled again meanwhile looks the same, and has all.
+            let lacks = lacks(store, damage, record)?;
+            if lacks.is_empty() {
+                continue;
+            }
             self.faults.push(Fault { what: format!("image {name} lacks {}", join(&lacks)), done: None });
             let again = if record.made_here { &mut self.to_make } else { &mut self.to_pull };
             again.push(name.clone());

@@ -60,7 +60,7 @@ fn of_files(scope: &str) -> Option<String> {
         return None;
     }
     let name = name.map(|name| format!(":{name}")).unwrap_or_default();
-    Some(components.iter().map(|component| format!("/{component}")).collect::<String>() + &name)
+    Some(components.into_iter().flat_map(|component| ["/", component]).collect::<String>() + &name)
 }
 
 /// Host and repository, the host in the one spelling that scopes have.

@@ -20,4 +20,4 @@ pub use document::{Descriptor, Document, DocumentError, Index, Manifest};
 pub use entries::{Entries, Entry, EntryPlatform};
 pub use platform::Platform;
 pub use reference::{ImageName, Reference, ReferenceError};
-pub use select::{SelectError, select_manifest};
+pub use select::{SelectError, find_manifest, select_manifest};

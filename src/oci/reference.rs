@@ -242,6 +242,18 @@ pub fn host_and_rest(name: &str) -> (&str, &str) {
     (if DEFAULT_HOST_ALIASES.contains(&host) { DEFAULT_HOST } else { host }, path)
 }
 
+/// The one spelling for all that name the same host: in lower case, without HTTPS's port, and [`DEFAULT_HOST`] for its other
+/// names. A word that only the port shows to be a host keeps it.
+pub fn canonical_host(host: &str) -> String {
+    let lower = host.to_ascii_lowercase();
+    let bare = lower.strip_suffix(":443").unwrap_or(&lower);
+    match bare {
+        _ if !looks_like_host(bare) => format!("{bare}:443"),
+        _ if DEFAULT_HOST_ALIASES.contains(&bare) => DEFAULT_HOST.to_owned(),
+        _ => bare.to_owned(),
+    }
+}
+
 /// Splits a name into its complete host and repository: the first component is a host only if it looks like one.
 fn split_host(name: &str) -> (String, String) {
     let (host, path) = host_and_rest(name);

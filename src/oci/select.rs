@@ -31,7 +31,8 @@ pub fn select_manifest<E>(
         Document::Manifest(manifest) => return Ok(manifest),
         Document::Index(index) => index,
     };
-    let mut search = Search { wanted, read: &mut read, reads_left: READS_MAX, offered: Vec::new() };
+    let reading = Reading { read: &mut read, reads_left: READS_MAX };
+    let mut search = Search { wanted, reading, offered: Vec::new() };
     match search.labelled(&index, 1)? {
         Some(manifest) => Ok(manifest),
         None => match search.unlabelled(&index)? {
@@ -41,10 +42,61 @@ pub fn select_manifest<E>(
     }
 }
 
-struct Search<'a, R> {
-    wanted: &'a Platform,
+/// Finds the manifest with this digest, whatever it runs on: the document itself, or what an index leads to. `read` is as for
+/// [`select_manifest`].
+pub fn find_manifest<E>(
+    document: Document,
+    digest: &Digest,
+    mut read: impl FnMut(&Descriptor) -> Result<Vec<u8>, E>,
+) -> Result<Option<Manifest>, SelectError<E>> {
+    let mut reading = Reading { read: &mut read, reads_left: READS_MAX };
+    match document {
+        Document::Manifest(manifest) => Ok(Some(manifest).filter(|manifest| manifest.digest == *digest)),
+        Document::Index(index) => reading.by_digest(&index, digest, 1),
+    }
+}
+
+/// Reads documents, checked, and not too many.
+struct Reading<'a, R> {
     read: &'a mut R,
     reads_left: usize,
+}
+
+impl<E, R: FnMut(&Descriptor) -> Result<Vec<u8>, E>> Reading<'_, R> {
+    fn by_digest(&mut self, index: &Index, digest: &Digest, depth: usize) -> Result<Option<Manifest>, SelectError<E>> {
+        let itself = index.entries.iter().filter(|entry| entry.digest == *digest);
+        let nested = index.entries.iter().filter(|entry| media::is_index(&entry.media_type));
+        for entry in itself.chain(nested) {
+            match self.document(entry)? {
+                Document::Manifest(manifest) => return Ok(Some(manifest)),
+                Document::Index(_) if depth == DEPTH_MAX => return Err(SelectError::TooDeep),
+                Document::Index(inner) => {
+                    if let Some(manifest) = self.by_digest(&inner, digest, depth + 1)? {
+                        return Ok(Some(manifest));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn document(&mut self, entry: &Descriptor) -> Result<Document, SelectError<E>> {
+        let raw = self.content(entry)?;
+        Ok(Document::read(raw, Some(&entry.media_type))?)
+    }
+
+    fn content(&mut self, descriptor: &Descriptor) -> Result<Vec<u8>, SelectError<E>> {
+        self.reads_left = self.reads_left.checked_sub(1).ok_or(SelectError::TooMany)?;
+        let raw = (self.read)(descriptor).map_err(SelectError::Read)?;
+        let found = Digest::of(&raw);
+        let wanted = descriptor.digest;
+        if found == wanted { Ok(raw) } else { Err(DocumentError::Mismatch { wanted, found }.into()) }
+    }
+}
+
+struct Search<'a, R> {
+    wanted: &'a Platform,
+    reading: Reading<'a, R>,
     /// The platforms that were seen and do not fit, for the error.
     offered: Vec<Platform>,
 }
@@ -66,7 +118,7 @@ impl<E, R: FnMut(&Descriptor) -> Result<Vec<u8>, E>> Search<'_, R> {
         fitting.sort_by_key(|(rank, _)| *rank);
         let nested = index.entries.iter().filter(|e| e.platform.is_none() && media::is_index(&e.media_type));
         for entry in fitting.into_iter().map(|(_, entry)| entry).chain(nested) {
-            match self.document(entry)? {
+            match self.reading.document(entry)? {
                 Document::Manifest(manifest) => return Ok(Some(manifest)),
                 Document::Index(_) if depth == DEPTH_MAX => return Err(SelectError::TooDeep),
                 Document::Index(inner) => {
@@ -83,11 +135,11 @@ impl<E, R: FnMut(&Descriptor) -> Result<Vec<u8>, E>> Search<'_, R> {
     fn unlabelled(&mut self, index: &Index) -> Result<Option<Manifest>, SelectError<E>> {
         let mut best: Option<(usize, Manifest)> = None;
         for entry in index.entries.iter().filter(|e| e.platform.is_none() && media::is_manifest(&e.media_type)) {
-            let Document::Manifest(manifest) = self.document(entry)? else { continue };
+            let Document::Manifest(manifest) = self.reading.document(entry)? else { continue };
             if manifest.require_image().is_err() {
                 continue;
             }
-            let raw = self.content(&manifest.config)?;
+            let raw = self.reading.content(&manifest.config)?;
             let platform = ImageConfig::read_for(&manifest, raw)?.platform;
             match self.wanted.rank(&platform) {
                 Some(rank) if best.as_ref().is_none_or(|(best, _)| rank < *best) => best = Some((rank, manifest)),
@@ -96,19 +148,6 @@ impl<E, R: FnMut(&Descriptor) -> Result<Vec<u8>, E>> Search<'_, R> {
             }
         }
         Ok(best.map(|(_, manifest)| manifest))
-    }
-
-    fn document(&mut self, entry: &Descriptor) -> Result<Document, SelectError<E>> {
-        let raw = self.content(entry)?;
-        Ok(Document::read(raw, Some(&entry.media_type))?)
-    }
-
-    fn content(&mut self, descriptor: &Descriptor) -> Result<Vec<u8>, SelectError<E>> {
-        self.reads_left = self.reads_left.checked_sub(1).ok_or(SelectError::TooMany)?;
-        let raw = (self.read)(descriptor).map_err(SelectError::Read)?;
-        let found = Digest::of(&raw);
-        let wanted = descriptor.digest;
-        if found == wanted { Ok(raw) } else { Err(DocumentError::Mismatch { wanted, found }.into()) }
     }
 }
 
@@ -255,6 +294,30 @@ mod tests {
                 Ok(found) => assert!(found == "linux/amd64" && depth <= DEPTH_MAX),
                 Err(error) => assert!(matches!(error, SelectError::TooDeep) && depth > DEPTH_MAX),
             }
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_found_by_its_digest_whatever_it_runs_on() {
+        let mut blobs = Blobs::default();
+        let digest_of = |entry: &str| {
+            let json: serde_json::Value = serde_json::from_str(entry).unwrap();
+            json["digest"].as_str().unwrap().parse::<Digest>().unwrap()
+        };
+        let [first, second, other] =
+            ["amd64", "arm64", "386"].map(|name| blobs.image(&format!("linux/{name}"), Some("linux/amd64")));
+        let inner = blobs.index(std::slice::from_ref(&second), Some("linux/s390x"));
+        let outer = blobs.index(&[first.clone(), inner], None);
+        let find = |document: &str, digest: &str| {
+            let document = Document::read(blobs.0[&digest_of(document)].clone(), None).unwrap();
+            let read = |descriptor: &Descriptor| Ok::<_, Infallible>(blobs.0[&descriptor.digest].clone());
+            find_manifest(document, &digest_of(digest), read).unwrap().map(|manifest| manifest.digest)
+        };
+        for (document, digest) in [(&outer, &first), (&outer, &second), (&first, &first)] {
+            assert_eq!(find(document, digest), Some(digest_of(digest)));
+        }
+        for document in [&outer, &first] {
+            assert_eq!(find(document, &other), None);
         }
     }
 

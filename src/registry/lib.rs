@@ -135,7 +135,12 @@ impl Registry {
 
     /// Fetches what a reference points to. With a digest in the reference, the document is that.
     pub fn document(&self, reference: &Reference) -> Result<Document> {
-        self.transport.at_each(reference, |endpoint| {
+        self.document_beside(reference, reference)
+    }
+
+    /// The same from the places that serve an image of the repository: some mirrors are for tags alone, or for digests.
+    pub fn document_beside(&self, image: &Reference, reference: &Reference) -> Result<Document> {
+        self.transport.at_each(image, |endpoint| {
             let (content_type, raw) = self.manifest(reference, endpoint, DOCUMENT_MAX)?;
             Ok(Document::read(raw, content_type.as_deref())?)
         })

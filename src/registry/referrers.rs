@@ -18,26 +18,29 @@ use crate::{Registry, Result, manifest_of};
 const WRITES_MAX: u32 = 3;
 
 impl Registry {
-    /// The manifests that refer to a digest, of one kind of artifact if so asked.
+    /// The manifests that refer to a digest, of one kind of artifact if so asked. A mirror that has none may have left them out,
+    /// so that the next place is asked.
     pub fn referrers(
         &self,
         repository: &Reference,
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Entry>> {
-        let found = self.transport.at_each(repository, |place| {
-            match self.by_interface(repository, place, subject, artifact_type)? {
-                Some(found) => Ok(found),
-                None => Ok(self
-                    .fallback(repository, place, subject)?
-                    .map(|raw| list(&raw))
-                    .transpose()?
-                    .unwrap_or_default()),
+        self.transport.at_each(repository, |place| {
+            let found = match self.by_interface(repository, place, subject, artifact_type)? {
+                Some(found) => found,
+                None => {
+                    self.fallback(repository, place, subject)?.map(|raw| list(&raw)).transpose()?.unwrap_or_default()
+                }
+            };
+            // The registry may have applied the filter; doing it again changes nothing then.
+            let wanted = |entry: &Entry| artifact_type.is_none_or(|kind| entry.artifact_type.as_deref() == Some(kind));
+            let found: Vec<Entry> = found.into_iter().filter(wanted).collect();
+            if place.mirror && found.is_empty() {
+                return Err(RegistryError::ManifestUnknown { reference: repository.at(*subject).familiar() });
             }
-        })?;
-        // The registry may have applied the filter; doing it again changes nothing then.
-        let wanted = |entry: &Entry| artifact_type.is_none_or(|kind| entry.artifact_type.as_deref() == Some(kind));
-        Ok(found.into_iter().filter(wanted).collect())
+            Ok(found)
+        })
     }
 
     /// `None`: the registry does not have the interface.

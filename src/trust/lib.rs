@@ -6,7 +6,9 @@
 
 pub mod key;
 pub mod lock;
+mod object;
 pub mod policy;
+mod scope;
 pub mod signature;
 
 pub use key::{KeyError, PublicKey};

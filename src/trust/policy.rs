@@ -14,11 +14,12 @@ use base::{Explain, Kind};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci::Reference;
+use oci::reference::canonical_host;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// The key of images from registries in `transports`.
-const DOCKER: &str = "docker";
+use crate::object::{self, Object};
+use crate::scope::{self, DOCKER, canonical, canonical_name};
 
 /// A whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -157,10 +158,11 @@ impl Identity {
             Identity::ExactReference { docker_reference } => *signed == docker_reference.0,
             Identity::ExactRepository { docker_repository } => signed.name() == docker_repository.name(),
             Identity::RemapIdentity { prefix, signed_prefix } => {
-                let text = pulled.to_string();
-                match text.strip_prefix(&prefix.0).filter(|rest| rest.starts_with(['/', ':', '@'])) {
+                let (name, text) = (pulled.name(), pulled.to_string());
+                // The prefix ends with a component: `host` is not `host:port`.
+                match name.strip_prefix(&prefix.0).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
                     None => repo_digest_or_exact(pulled, signed),
-                    Some(rest) => format!("{}{rest}", signed_prefix.0)
+                    Some(rest) => format!("{}{rest}{}", signed_prefix.0, &text[name.len()..])
                         .parse()
                         .is_ok_and(|mapped| repo_digest_or_exact(&mapped, signed)),
                 }
@@ -197,17 +199,28 @@ impl fmt::Display for Identity {
 impl Policy {
     /// Reads a file.
     pub fn parse(text: &[u8]) -> Result<Self, PolicyError> {
-        serde_json::from_slice(text).map_err(|cause| PolicyError { cause })
+        let Object::<Policy>(policy) = serde_json::from_slice(text).map_err(|cause| PolicyError::Json { cause })?;
+        for (transport, scopes) in &policy.transports.0 {
+            for scope in scopes.0.keys() {
+                scope::check(transport, scope).map_err(|instead| PolicyError::Scope {
+                    transport: transport.clone(),
+                    scope: scope.clone(),
+                    instead,
+                })?;
+            }
+        }
+        Ok(policy)
     }
 
     /// What holds for an image on a registry: what is written for its tag or digest, else for its repository, the
-    /// namespaces above it, its host, the domains above that (`*.domain`), all registries, and at last everything.
+    /// namespaces above it, its host, the domains above that (`*.domain`), all registries, and at last everything. How the
+    /// host is spelled makes no difference.
     pub fn for_reference(&self, reference: &Reference) -> Chosen<'_> {
-        let (name, host) = (reference.name(), reference.host());
+        let (name, host) = (canonical_name(reference), canonical_host(reference.host()));
         let parents = name.match_indices('/').rev().map(|(at, _)| name[..at].to_owned());
         let domain = host.split(':').next().unwrap_or_default();
         let wildcards = domain.match_indices('.').map(|(at, _)| format!("*{}", &domain[at..]));
-        let repository = [asked(reference).to_string(), name.clone()];
+        let repository = [canonical(reference), name.clone()];
         self.choose(DOCKER, repository.into_iter().chain(parents).chain(wildcards))
     }
 
@@ -239,7 +252,7 @@ struct Requirements(Vec<Requirement>);
 
 impl<'de> Deserialize<'de> for Requirements {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = Vec::deserialize(deserializer)?;
+        let list = object::list(deserializer)?;
         if list.is_empty() { Err(D::Error::custom("a list of requirements is empty")) } else { Ok(Requirements(list)) }
     }
 }
@@ -299,7 +312,7 @@ struct SignedBy {
     key_paths: Option<IgnoredAny>,
     key_data: Option<IgnoredAny>,
     #[serde(rename = "signedIdentity")]
-    _signed_identity: Option<Identity>,
+    _signed_identity: Option<Object<Identity>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -315,6 +328,7 @@ struct SigstoreSigned {
     rekor_public_key_paths: Option<IgnoredAny>,
     rekor_public_key_data: Option<IgnoredAny>,
     rekor_public_key_datas: Option<IgnoredAny>,
+    #[serde(deserialize_with = "object::one")]
     signed_identity: Identity,
 }
 
@@ -376,10 +390,23 @@ fn data(text: &str) -> Result<KeySource, String> {
 
 /// A file that is no policy.
 #[derive(Debug, thiserror::Error)]
-#[error("this is no policy: {cause}")]
-pub struct PolicyError {
-    /// What is wrong, and where.
-    cause: serde_json::Error,
+pub enum PolicyError {
+    /// Not the JSON that it must be.
+    #[error("this is no policy: {cause}")]
+    Json {
+        /// What is wrong, and where.
+        cause: serde_json::Error,
+    },
+    /// A scope would never be looked up.
+    #[error("this is no policy: the scope {scope:?} of {transport} fits no image; {instead}")]
+    Scope {
+        /// Its transport.
+        transport: String,
+        /// As it is written.
+        scope: String,
+        /// What to write.
+        instead: String,
+    },
 }
 
 impl Explain for PolicyError {
@@ -414,7 +441,9 @@ mod tests {
         for good in [
             format!(r#"{{"default":{ACCEPT}}}"#),
             format!(r#"{{"default":{REJECT},"transports":{{}}}}"#),
-            format!(r#"{{"default":{REJECT},"transports":{{"docker":{{"":{ACCEPT},"a.io":{REJECT}}},"x":{{}}}}}}"#),
+            format!(
+                r#"{{"default":{REJECT},"transports":{{"docker":{{"":{ACCEPT},"a.io":{REJECT}}},"x":{{"y":{REJECT}}}}}}}"#
+            ),
         ] {
             policy(&good).unwrap();
         }
@@ -423,6 +452,14 @@ mod tests {
             ("[]".to_owned(), "invalid"),
             ("{}".to_owned(), "missing field `default`"),
             (r#"{"default":[]}"#.to_owned(), "empty"),
+            (format!("[{ACCEPT},{{}}]"), "expected an object"),
+            (r#"{"default":[["reject"]]}"#.to_owned(), "expected an object"),
+            (format!(r#"{{"default":{ACCEPT},"transports":[]}}"#), "expected an object"),
+            (
+                format!(r#"{{"default":{ACCEPT},"transports":{{"oci":{{"/":{REJECT}}}}}}}"#),
+                r#""/" of oci fits no image"#,
+            ),
+            (format!(r#"{{"default":{ACCEPT},"transports":{{"docker":{{"debian":{REJECT}}}}}}}"#), "docker.io/library"),
             (format!(r#"{{"default":{ACCEPT}}} x"#), "trailing"),
             (format!(r#"{{"default":{ACCEPT},"default":{ACCEPT}}}"#), "duplicate field"),
             (format!(r#"{{"default":{ACCEPT},"defaults":{ACCEPT}}}"#), "unknown field `defaults`"),
@@ -480,6 +517,8 @@ mod tests {
             r#"{"type":"sigstoreSigned","keyPath":"/k","rekorPublicKeyPath":"/r","rekorPublicKeyData":"eA=="}"#,
             r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"matchAny"}}"#,
             r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"matchExact","x":1}}"#,
+            r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":["matchExact"]}"#,
+            r#"{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k","signedIdentity":["matchExact"]}"#,
             r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"exactReference","dockerReference":"a.io/x"}}"#,
             r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"exactRepository"}}"#,
             r#"{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"remapIdentity","prefix":"a.io/x:1","signedPrefix":"b.io"}}"#,
@@ -509,7 +548,6 @@ mod tests {
             ("docker.io/library/debian:12", "debian:1", false),
             ("docker.io/library/deb", "debian", false),
             ("docker.io/lib", "debian", false),
-            ("debian", "debian", false),
             (by_digest.as_str(), &format!("debian:12@sha256:{hex}"), true),
             ("docker.io/library/debian:12", &format!("debian:12@sha256:{hex}"), false),
             ("a.b.io:5000", "a.b.io:5000/x/y", true),
@@ -517,7 +555,11 @@ mod tests {
             ("*.b.io", "a.b.io:5000/x/y", true),
             ("*.io", "a.b.io:5000/x/y", true),
             ("*.a.b.io", "a.b.io/x", false),
-            ("*", "a.b.io/x", false),
+            ("a.b.io", "A.B.io:443/x", true),
+            ("a.b.io/x:1", "A.B.io:443/x:1", true),
+            ("*.b.io", "A.B.io/x", true),
+            ("reg:443", "REG/x", true),
+            ("docker.io/library/debian", "INDEX.docker.io:443/library/debian", true),
             ("[::1]:5000", "[::1]:5000/x", true),
         ] {
             assert_eq!(chosen(&[scope], name) != "default", holds, "{scope} for {name}");
@@ -549,6 +591,8 @@ mod tests {
         let one = identity(r#"{"type":"exactReference","dockerReference":"b.io/y:2"}"#);
         let any = identity(r#"{"type":"exactRepository","dockerRepository":"b.io/y"}"#);
         let remap = identity(r#"{"type":"remapIdentity","prefix":"a.io","signedPrefix":"b.io/team"}"#);
+        let host = identity(r#"{"type":"remapIdentity","prefix":"a.io","signedPrefix":"b.io"}"#);
+        let whole = identity(r#"{"type":"remapIdentity","prefix":"a.io/x","signedPrefix":"b.io/team/y"}"#);
         for (identity, pulled, signed, fits) in [
             (&exact, "a.io/x:1", "a.io/x:1", true),
             (&exact, "a.io/x:1", "a.io/x:2", false),
@@ -573,7 +617,14 @@ mod tests {
             (&remap, "a.io/x:1", "b.io/team/x:1", true),
             (&remap, "a.io/x:1", "a.io/x:1", false),
             (&remap, "a.io.evil/x:1", "b.io/team.evil/x:1", false),
+            (&host, "a.io/x:1", "b.io/x:1", true),
+            (&host, "a.io:5000/x:1", "b.io:5000/x:1", false),
+            (&remap, "a.io:5000/x:1", "b.io/team/x:1", false),
+            (&remap, "a.io:5000/x:1", "a.io:5000/x:1", true),
             (&remap, "c.io/x:1", "c.io/x:1", true),
+            (&whole, "a.io/x:1", "b.io/team/y:1", true),
+            (&whole, &at, "b.io/team/y:2", true),
+            (&whole, "a.io/xy:1", "b.io/team/yy:1", false),
         ] {
             let parse = |text: &str| text.parse::<Reference>().unwrap();
             assert_eq!(identity.fits(&parse(pulled), &parse(signed)), fits, "{identity}: {signed} for {pulled}");

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::key::PublicKey;
+use crate::object::{self, Object};
 use crate::policy::Identity;
 
 /// The kind of artifact, and the media type, of a bundle.
@@ -66,6 +67,7 @@ struct Claim {
 pub fn layers(manifest: &[u8]) -> Result<Vec<Entry>, SignatureError> {
     #[derive(Deserialize)]
     struct Manifest {
+        #[serde(deserialize_with = "object::list")]
         layers: Vec<Entry>,
     }
     let manifest: Manifest = json("the manifest of signatures", manifest)?;
@@ -73,7 +75,8 @@ pub fn layers(manifest: &[u8]) -> Result<Vec<Entry>, SignatureError> {
 }
 
 fn json<'a, T: Deserialize<'a>>(what: &'static str, text: &'a [u8]) -> Result<T, SignatureError> {
-    serde_json::from_slice(text).map_err(|cause| SignatureError::Json { what, cause })
+    let read = serde_json::from_slice(text).map(|Object(value)| value);
+    read.map_err(|cause| SignatureError::Json { what, cause })
 }
 
 fn decoded(what: &'static str, text: &str) -> Result<Vec<u8>, SignatureError> {
@@ -95,7 +98,7 @@ impl Signature {
         #[serde(rename_all = "camelCase")]
         struct Bundle {
             media_type: String,
-            dsse_envelope: Option<Envelope>,
+            dsse_envelope: Option<Object<Envelope>>,
             message_signature: Option<IgnoredAny>,
         }
         #[derive(Deserialize)]
@@ -103,6 +106,7 @@ impl Signature {
         struct Envelope {
             payload: String,
             payload_type: String,
+            #[serde(deserialize_with = "object::list")]
             signatures: Vec<EnvelopeSignature>,
         }
         #[derive(Deserialize)]
@@ -114,7 +118,7 @@ impl Signature {
             return Err(SignatureError::Malformed { what: "the media type of the bundle" });
         }
         let envelope = match (bundle.dsse_envelope, bundle.message_signature) {
-            (Some(envelope), None) => envelope,
+            (Some(Object(envelope)), None) => envelope,
             (None, Some(_)) => return Err(SignatureError::Nameless),
             _ => return Err(SignatureError::Malformed { what: "the content of the bundle" }),
         };
@@ -168,6 +172,7 @@ fn simple_claim(payload: &[u8]) -> Result<Claim, SignatureError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Document {
+        #[serde(deserialize_with = "object::one")]
         critical: Critical,
         #[serde(rename = "optional")]
         _optional: Option<IgnoredAny>,
@@ -177,7 +182,9 @@ fn simple_claim(payload: &[u8]) -> Result<Claim, SignatureError> {
     struct Critical {
         #[serde(rename = "type")]
         kind: String,
+        #[serde(deserialize_with = "object::one")]
         image: Image,
+        #[serde(deserialize_with = "object::one")]
         identity: Named,
     }
     #[derive(Deserialize)]
@@ -205,11 +212,13 @@ fn statement_claim(payload: &[u8]) -> Result<Claim, SignatureError> {
         #[serde(rename = "_type")]
         kind: String,
         predicate_type: String,
+        #[serde(deserialize_with = "object::list")]
         subject: Vec<Subject>,
     }
     #[derive(Deserialize)]
     struct Subject {
         name: Option<String>,
+        #[serde(deserialize_with = "object::one")]
         digest: Digests,
     }
     #[derive(Deserialize)]
@@ -426,6 +435,9 @@ mod tests {
             (with("/critical/more", json!(1)), "unknown field"),
             (with("/more", json!(1)), "unknown field"),
             (good.to_string().replace("\"type\"", "\"type\":\"x\",\"type\""), "duplicate field"),
+            (with("/critical/image", json!([Digest::of(b"manifest")])), "expected an object"),
+            (with("/critical/identity", json!([NAME])), "expected an object"),
+            (format!("[{},null]", good["critical"]), "expected an object"),
             ("{}".to_owned(), "missing field"),
             (String::new(), "cannot be read"),
             ("[".repeat(100_000), "cannot be read"),
@@ -448,6 +460,7 @@ mod tests {
             (with("predicateType", json!("https://spdx.dev/Document")), "the type of what is signed"),
             (with("subject", json!([])), "the number of images"),
             (with("subject", json!([subject, subject])), "the number of images"),
+            (with("subject", json!([[NAME, subject["digest"]]])), "expected an object"),
             (with("subject", nameless), "names no image"),
             (with("subject", json!([{ "name": NAME, "digest": { "sha512": "x" } }])), "missing field `sha256`"),
             (with("subject", json!([{ "name": NAME, "digest": { "sha256": "x" } }])), "the digest in what is signed"),
@@ -473,6 +486,8 @@ mod tests {
         for bad in [
             with("/mediaType", json!("application/vnd.dev.sigstore.bundle+json;version=0.1")),
             with("/dsseEnvelope", json!(null)),
+            with("/dsseEnvelope", json!(["e30=", STATEMENT_PAYLOAD, [{ "sig": "eA==" }]])),
+            with("/dsseEnvelope/signatures", json!([["eA=="]])),
             with("/dsseEnvelope/payloadType", json!("text/plain")),
             with("/dsseEnvelope/payload", json!("%")),
             with("/dsseEnvelope/signatures", json!([])),

@@ -2,11 +2,12 @@
 
 use std::fs;
 
-use fixture::memory_registry::{Features, MemoryRegistry};
-use serde_json::Value;
+use fixture::image::{Image, MANIFEST};
+use fixture::memory_registry::{Fate, Features, MemoryRegistry};
+use serde_json::{Value, json};
 
 use crate::support::{Home, Need, busybox};
-use crate::{at, image, layer_of, put_index};
+use crate::{INDEX, at, image, layer_of, put_index, search};
 
 fn manifest_of(home: &Home, file: &str) -> String {
     let json: Value = serde_json::from_slice(&fs::read(home.path(file)).unwrap()).unwrap();
@@ -96,14 +97,101 @@ fn what_is_not_locked_is_refused() {
     ] {
         let said = home.fails(code, arguments);
         assert!(said.contains("is not locked by images.lock") && said.contains("`sublet lock -f"), "{said}");
+        assert_eq!(said.contains("images.lock --platform linux/s390x "), arguments.contains(&"--platform"), "{said}");
     }
-    for arguments in [&["run", "--locked", "oci:./x"][..], &["run", "--locked", "host:"]] {
-        home.fails(125, arguments);
-    }
+    home.fails(125, &["run", "--locked", "host:"]);
     fs::write(home.path("broken.lock"), "{").unwrap();
     let said = home.fails(1, &["pull", "--locked=broken.lock", &one]);
     assert!(said.contains("this is no file of locked images"), "{said}");
     assert_eq!(server.seen().len(), asked, "nobody was asked");
+}
+
+#[test]
+fn files_and_ids_are_not_locked() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, image) = (MemoryRegistry::start(Features::default()), image(b"one"));
+    server.put_image("app", "1", &image);
+    let name = at(&server, "app:1");
+    home.ok(&["lock", &name]);
+    home.ok(&["pull", &name]);
+    home.ok(&["save", "--format", "oci-dir", "-o", "layout", &name]);
+    let id = home.ok(&["images", "-q", "--no-trunc"]);
+    for (image, what) in [("oci:./layout", "is a file"), (id.trim(), "is an id")] {
+        for (code, command) in [(1, "pull"), (125, "run")] {
+            let said = home.fails(code, &[command, "--locked", image]);
+            assert!(said.contains("--locked is for names on registries") && said.contains(what), "{said}");
+        }
+    }
+}
+
+#[test]
+fn of_several_names_the_locked_one_counts() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (first, second) = (MemoryRegistry::start(Features::default()), MemoryRegistry::start(Features::default()));
+    let (one, two) = (image(b"one"), image(b"two"));
+    search(&home, &first, &second);
+    second.put_image("app", "1", &two);
+    let done = home.run(&["lock", "app:1"]);
+    assert_eq!((done.code, manifest_of(&home, "images.lock")), (0, two.digest()), "{done:#?}");
+    for wanted in [format!("app:1 is not {}: ", at(&first, "app:1")), format!("app:1 is {}", at(&second, "app:1"))] {
+        assert!(done.stderr.contains(&wanted), "{done:#?}");
+    }
+    // The image of the other name is here, and is not taken for it.
+    first.put_image("app", "1", &one);
+    home.ok(&["pull", &at(&first, "app:1")]);
+    let done = home.run(&["run", "--rm", "--locked", "app:1"]);
+    assert!(matches!(done.code, 126 | 127), "{done:#?}");
+    assert_eq!(second.count("GET", layer_of(&two)), 1);
+}
+
+#[test]
+fn a_registry_that_fails_is_not_passed_over_by_a_lock() {
+    let Some(home) = Home::new(&[]) else { return };
+    for status in [403, 500] {
+        let broken = MemoryRegistry::start_with(Features::default(), move |_| Fate::status(status));
+        let (good, image) = (MemoryRegistry::start(Features::default()), image(b"one"));
+        good.put_image("app", "1", &image);
+        search(&home, &broken, &good);
+        home.fails(1, &["lock", "app:1"]);
+        assert!(good.seen().is_empty() && !home.path("images.lock").exists());
+    }
+}
+
+#[test]
+fn an_image_is_locked_as_it_was_chosen() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, one, two) = (MemoryRegistry::start(Features::default()), image(b"one"), image(b"two"));
+    let name = at(&server, "app:1");
+    server.put_image("app", "one", &one);
+    server.put_image("app", "two", &two);
+    // Their configurations say amd64.
+    let entry = |image: &Image, architecture: &str| {
+        json!({
+            "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len(),
+            "platform": { "os": "linux", "architecture": architecture },
+        })
+    };
+    let index = json!({
+        "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(&one, "amd64"), entry(&two, "s390x")],
+    });
+    server.put_manifest("app", "1", INDEX, index.to_string().as_bytes());
+    let printed = home.ok(&["lock", "--platform", "linux/s390x", &name]);
+    assert_eq!(printed, format!("{name} (linux/s390x) {}\n", two.digest()));
+    assert_eq!(home.ok(&["lock", "--check"]), "");
+    home.ok(&["pull", "--locked", "--platform", "linux/s390x", &name]);
+    assert_eq!((server.count("GET", layer_of(&one)), server.count("GET", layer_of(&two))), (0, 1));
+    assert_eq!(home.ok(&["lock", &name]), format!("{name} (linux/amd64) {}\n", one.digest()));
+    home.ok(&["pull", "--locked", &name]);
+    assert_eq!(server.count("GET", layer_of(&one)), 1);
+
+    // An index that does not lead to the locked image.
+    let text = fs::read_to_string(home.path("images.lock")).unwrap();
+    let other = image(b"other");
+    server.put_image("app", "other", &other);
+    fs::write(home.path("images.lock"), text.replace(&one.digest(), &other.digest())).unwrap();
+    let said = home.fails(1, &["pull", "--locked", &name]);
+    assert!(said.contains(&format!("no manifest {}", other.digest())), "{said}");
+    assert_eq!(server.count("GET", layer_of(&other)), 0);
 }
 
 #[test]

@@ -149,6 +149,17 @@ fn statement(digest: &str, name: Option<&str>) -> Value {
     })
 }
 
+/// The user's registries.conf.
+fn configure(home: &Home, text: &str) {
+    fs::create_dir_all(home.path(".config/containers")).unwrap();
+    fs::write(home.path(".config/containers/registries.conf"), text).unwrap();
+}
+
+/// A short name may be of either registry.
+fn search(home: &Home, first: &MemoryRegistry, second: &MemoryRegistry) {
+    configure(home, &format!("unqualified-search-registries = [\"{}\", \"{}\"]\n", first.address, second.address));
+}
+
 /// Writes the user's policy: this for the registry, and nothing from elsewhere.
 fn require(home: &Home, server: &MemoryRegistry, requirement: &Value) {
     let reject = json!([{ "type": "reject" }]);

@@ -2,12 +2,15 @@
 
 use std::fs;
 
-use fixture::image::Image;
-use fixture::memory_registry::{Features, MemoryRegistry};
+use fixture::image::{Image, MANIFEST};
+use fixture::memory_registry::{Fate, Features, MemoryRegistry, Seen};
 use serde_json::{Value, json};
 
 use crate::support::Home;
-use crate::{Key, at, digest, image, layer_of, payload, put_signature, require, require_key, statement, write_policy};
+use crate::{
+    INDEX, Key, SIMPLE_SIGNING, at, digest, image, layer_of, payload, put_signature, require, require_key, search,
+    statement, write_policy,
+};
 
 /// Puts a signature beside an image.
 type Sign<'a> = &'a dyn Fn(&MemoryRegistry, &Image);
@@ -78,14 +81,102 @@ fn signatures_that_are_not_what_is_wanted() {
 }
 
 #[test]
-fn a_blob_of_a_signature_that_is_another_one_ends_the_pull() {
+fn a_registry_that_does_not_say_what_there_is_allows_nothing() {
+    let Some(home) = Home::new(&[]) else { return };
+    let key = Key::new();
+    for (part, status, referrers) in
+        [(".sig", 500, true), (".sig", 403, true), ("/referrers/", 503, true), ("/manifests/sha256-", 403, false)]
+    {
+        let features = Features { referrers, ..Features::default() };
+        let is_meant = move |path: &str| path.contains(part) && (part == ".sig" || !path.contains(".sig"));
+        let rule = move |seen: &Seen| if is_meant(&seen.path) { Fate::status(status) } else { Fate::Done };
+        let (server, image) = (MemoryRegistry::start_with(features, rule), image(b"one"));
+        server.put_image("app", "1", &image);
+        require_key(&home, &server, &key, "matchExact");
+        refused(&home, &server, &image, "looking for signatures of");
+    }
+    // Other rights than it has are wanted for the interface where a registry does not have it; then there is no signature.
+    let rule = |seen: &Seen| if seen.path.contains("/referrers/") { Fate::status(403) } else { Fate::Done };
+    let (server, image) = (MemoryRegistry::start_with(Features::default(), rule), image(b"one"));
+    server.put_image("app", "1", &image);
+    require_key(&home, &server, &key, "matchExact");
+    refused(&home, &server, &image, "the image has no signature");
+}
+
+#[test]
+fn a_signature_for_one_platform_is_none_for_another() {
+    let Some(home) = Home::new(&[]) else { return };
+    let ((server, image), key, other) = (registry(), Key::new(), image(b"other"));
+    server.put_image("app", "other", &other);
+    let entry = |image: &Image, architecture: &str| {
+        json!({
+            "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len(),
+            "platform": { "os": "linux", "architecture": architecture },
+        })
+    };
+    let index = json!({
+        "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(&image, "amd64"), entry(&other, "s390x")],
+    });
+    server.put_manifest("app", "1", INDEX, index.to_string().as_bytes());
+    key.simple(&server, "app", &other.digest(), &payload(&other.digest(), &at(&server, "app:1")));
+    require_key(&home, &server, &key, "matchExact");
+    refused(&home, &server, &image, "the image has no signature");
+}
+
+#[test]
+fn what_is_told_of_signatures_has_an_end() {
     let Some(home) = Home::new(&[]) else { return };
     let ((server, image), key) = (registry(), Key::new());
-    let text = payload(&image.digest(), &at(&server, "app:1"));
-    let named = digest(b"of other bytes");
-    put_signature(&server, "app", &image.digest(), &named, text.len(), &key.sign(text.as_bytes()));
+    let long = "x".repeat(100_000);
+    let layers: Vec<Value> = (0..70)
+        .map(|number| {
+            let text = payload(&image.digest(), &format!("a.io/{long}:{number}"));
+            let blob = server.put_blob("app", text.as_bytes());
+            let annotations = json!({ "dev.cosignproject.cosign/signature": key.sign(text.as_bytes()) });
+            json!({ "mediaType": SIMPLE_SIGNING, "digest": blob, "size": text.len(), "annotations": annotations })
+        })
+        .collect();
+    let empty = server.put_blob("app", b"{}");
+    let config = json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "digest": empty, "size": 2 });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+    let tag = format!("{}.sig", image.digest().replace(':', "-"));
+    server.put_manifest("app", &tag, MANIFEST, manifest.to_string().as_bytes());
     require_key(&home, &server, &key, "matchExact");
-    refused(&home, &server, &image, "looking for signatures of");
+    refused(&home, &server, &image, "and 59 more; 64 of one digest are looked at, and there are others");
+    assert!(home.fails(1, &["pull", &at(&server, "app:1")]).len() < 3000);
+}
+
+#[test]
+fn what_the_policy_refuses_is_not_looked_for_elsewhere() {
+    let Some(home) = Home::new(&[]) else { return };
+    let ((first, image), (second, _), key) = (registry(), registry(), Key::new());
+    search(&home, &first, &second);
+    let file = home.path("key.pub");
+    fs::write(&file, key.pem()).unwrap();
+    for (requirement, why) in [
+        (json!({ "type": "reject" }), "no image is allowed there"),
+        (json!({ "type": "sigstoreSigned", "keyPath": file }), "the image has no signature"),
+    ] {
+        let scopes = json!({ first.address.to_string(): [requirement] });
+        let accept = json!([{ "type": "insecureAcceptAnything" }]);
+        write_policy(&home, &json!({ "default": accept, "transports": { "docker": scopes } }).to_string());
+        for arguments in [&["pull", "app:1"][..], &["lock", "app:1"]] {
+            let said = home.fails(1, arguments);
+            assert!(said.contains(why) && said.contains("is not allowed by the policy"), "{said}");
+        }
+        assert!(second.seen().is_empty() && first.count("GET", layer_of(&image)) == 0);
+        assert!(!home.path("images.lock").exists());
+    }
+}
+
+#[test]
+fn a_link_to_a_policy_that_leads_nowhere_is_no_permission() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, image) = registry();
+    fs::create_dir_all(home.path(".config/containers")).unwrap();
+    std::os::unix::fs::symlink("/none/policy.json", home.path(".config/containers/policy.json")).unwrap();
+    refused(&home, &server, &image, "No such file or directory");
+    assert!(server.seen().is_empty());
 }
 
 #[test]
@@ -107,7 +198,13 @@ fn what_no_image_can_have_is_told_before_any_request() {
         refused(&home, &server, &image, wanted);
         assert!(server.seen().is_empty(), "{:?}", server.seen());
     }
-    for broken in ["", "{", r#"{"default":[]}"#, r#"{"default":[{"type":"insecureAcceptAnything"}],"x":1}"#] {
+    for broken in [
+        "",
+        "{",
+        r#"{"default":[]}"#,
+        r#"{"default":[{"type":"insecureAcceptAnything"}],"x":1}"#,
+        r#"{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"debian":[{"type":"reject"}]}}}"#,
+    ] {
         let (server, image) = registry();
         write_policy(&home, broken);
         refused(&home, &server, &image, "this is no policy");
@@ -154,6 +251,10 @@ fn images_in_files_have_scopes_of_their_own() {
     let streamed = home.run_with_input(&["load"], &fs::read(home.path("docker.tar")).unwrap());
     assert!(streamed.code == 1 && streamed.stderr.contains("the image is not allowed"), "{streamed:#?}");
     assert_eq!(home.ok(&["images", "-q"]), "");
+    // With a slash at the end it would stand for no directory.
+    policy(json!({ "oci": { shown(home.path("layout/")): reject } }));
+    let said = home.fails(1, &["load", "-i", "layout"]);
+    assert!(said.contains("fits no image; write") && said.contains("/layout\""), "{said}");
     policy(json!({ "oci": { "": reject, shown(home.path("layout")): [{ "type": "insecureAcceptAnything" }] } }));
     home.ok(&["load", "-i", "layout"]);
 }

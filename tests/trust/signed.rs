@@ -2,11 +2,15 @@
 
 use std::fs;
 
+use fixture::image::MANIFEST;
 use fixture::memory_registry::{Features, MemoryRegistry};
 use serde_json::json;
 
 use crate::support::Home;
-use crate::{Key, at, image, layer_of, payload, put_index, require, require_key, statement, write_policy};
+use crate::{
+    Key, at, configure, digest, image, layer_of, payload, put_index, put_signature, require, require_key, statement,
+    write_policy,
+};
 
 #[test]
 fn a_signature_under_the_tag_of_the_digest_is_found() {
@@ -98,14 +102,75 @@ fn a_mirror_is_judged_by_the_name_that_was_written() {
          location = \"{}/copy\"\n",
         mirror.address
     );
-    fs::create_dir_all(home.path(".config/containers")).unwrap();
-    fs::write(home.path(".config/containers/registries.conf"), conf).unwrap();
+    configure(&home, &conf);
     fs::write(home.path("key.pub"), key.pem()).unwrap();
     let signed = json!([{ "type": "sigstoreSigned", "keyPath": home.path("key.pub") }]);
     let reject = json!([{ "type": "reject" }]);
     let scopes = json!({ "registry.test/team": signed, mirror.address.to_string(): reject });
     write_policy(&home, &json!({ "default": reject, "transports": { "docker": scopes } }).to_string());
     home.ok(&["pull", "registry.test/team/app:1"]);
+    // Its signatures are under a tag, also where the mirror is for digests alone.
+    configure(&home, &format!("{conf}pull-from-mirror = \"digest-only\"\n"));
+    home.ok(&["pull", &format!("registry.test/team/app@{}", image.digest())]);
+}
+
+#[test]
+fn what_a_mirror_does_not_list_is_asked_of_the_next_place() {
+    let Some(home) = Home::new(&[]) else { return };
+    for referrers in [true, false] {
+        let features = Features { referrers, ..Features::default() };
+        let (mirror, own) = (MemoryRegistry::start(features), MemoryRegistry::start(features));
+        let (key, image, name) = (Key::new(), image(b"one"), at(&own, "app:1"));
+        mirror.put_image("app", "1", &image);
+        own.put_image("app", "1", &image);
+        key.bundle(&own, "app", &image, &statement(&image.digest(), Some(&name)));
+        configure(
+            &home,
+            &format!(
+                "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+                own.address, mirror.address
+            ),
+        );
+        require_key(&home, &own, &key, "matchExact");
+        home.ok(&["pull", &name]);
+        assert_eq!((mirror.count("GET", layer_of(&image)), own.count("GET", layer_of(&image))), (1, 0));
+        home.ok(&["rmi", &name]);
+    }
+}
+
+/// Puts something beside an image with this digest that is no signature.
+type Spoil<'a> = &'a dyn Fn(&MemoryRegistry, &str);
+
+#[test]
+fn a_bad_signature_does_not_hide_a_good_one() {
+    let Some(home) = Home::new(&[]) else { return };
+    let key = Key::new();
+    let cases: [Spoil<'_>; 4] = [
+        // A blob that is not there, one that is too large, and one of other bytes.
+        &|server, signed| put_signature(server, "app", signed, &digest(b"missing"), 7, "eA=="),
+        &|server, signed| put_signature(server, "app", signed, &digest(b"x"), 300_000, "eA=="),
+        &|server, signed| {
+            let blob = server.put_blob("app", b"other bytes");
+            put_signature(server, "app", signed, &blob, 7, "eA==");
+        },
+        // A manifest that is none.
+        &|server, signed| {
+            let text = json!({ "schemaVersion": 2, "layers": 7 }).to_string();
+            server.put_manifest("app", &format!("{}.sig", signed.replace(':', "-")), MANIFEST, text.as_bytes());
+        },
+    ];
+    for spoil in cases {
+        let (server, image) = (MemoryRegistry::start(Features::default()), image(b"one"));
+        server.put_image("app", "1", &image);
+        let name = at(&server, "app:1");
+        spoil(&server, &image.digest());
+        require_key(&home, &server, &key, "matchExact");
+        let said = home.fails(1, &["pull", &name]);
+        assert!(said.contains("is not allowed by the policy") && !said.contains("looking for"), "{said}");
+        key.bundle(&server, "app", &image, &statement(&image.digest(), Some(&name)));
+        home.ok(&["pull", &name]);
+        home.ok(&["rmi", &name]);
+    }
 }
 
 #[test]

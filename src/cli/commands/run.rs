@@ -291,7 +291,9 @@ fn fetch(engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> R
     if request.is_host() {
         return Ok(());
     }
-    let here = image::exists(engine, &request.text, request.platform())?;
+    // Of the names that a short one may mean, the locked one counts.
+    let text = image::lock::name(engine, request)?.map_or_else(|| request.text.clone(), |name| name.to_string());
+    let here = image::exists(engine, &text, request.platform())?;
     match (policy, here) {
         ("always", _) => {}
         (_, true) => return Ok(()),

@@ -7,10 +7,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
-use oci::{Digest, Platform, Reference};
-use registry::{RegistriesConf, Registry};
+use oci::{Digest, Document, Platform, Reference};
+use registry::{Registry, RegistryError};
 use trust::{Lock, Locked};
 
+use crate::image::policy::{self, InForce, Wanted};
 use crate::image::pull::select;
 use crate::image::{PullRequest, find_record, open_store};
 use crate::{Engine, file, registries};
@@ -77,25 +78,32 @@ impl LockFile {
         found.ok_or_else(|| {
             let names: Vec<String> = names.iter().map(Reference::to_string).collect();
             let text = format!("{} for {wanted} is not locked by {}", names.join(" or "), self.path.display());
-            Report::new(Kind::NotFound, text).with_hint(self.update(names.first().map_or("IMAGE", String::as_str)))
+            let platform = Some(wanted).filter(|wanted| **wanted != Platform::host());
+            let update = self.update(names.first().map_or("IMAGE", String::as_str), platform);
+            Report::new(Kind::NotFound, text).with_hint(update)
         })
     }
 
-    /// Refuses another image than the locked one.
-    pub(crate) fn require(&self, locked: &Locked, found: &Digest) -> Result<(), Report> {
+    /// Refuses another image than the locked one; `way` is how a request gets that.
+    pub(crate) fn require(
+        &self,
+        locked: &Locked,
+        found: &Digest,
+        request: &PullRequest,
+        way: &str,
+    ) -> Result<(), Report> {
         let Locked { name, platform, manifest, .. } = locked;
         if manifest == found {
             return Ok(());
         }
         let file = self.path.display();
         let text = format!("{name} ({platform}) is not what {file} locks\n  locked: {manifest}\n  found:  {found}");
-        let hint =
-            format!("`sublet pull --locked={file} {name}` brings the locked one; {}", self.update(&name.to_string()));
-        Err(Report::new(Kind::Conflict, text).with_hint(hint))
+        let update = self.update(&name.to_string(), request.platform());
+        Err(Report::new(Kind::Conflict, text).with_hint(format!("{way} brings the locked one; {update}")))
     }
 
-    fn update(&self, name: &str) -> String {
-        format!("`sublet lock -f {} {name}` locks what the registry has now", self.path.display())
+    fn update(&self, name: &str, platform: Option<&Platform>) -> String {
+        format!("`sublet lock -f {}{} {name}` locks what the registry has now", self.path.display(), option(platform))
     }
 
     /// What is locked, as requests.
@@ -103,6 +111,11 @@ impl LockFile {
         let request = |image: &Locked| PullRequest::new(&image.name.to_string(), Some(&image.platform.to_string()));
         self.lock.images().iter().map(request).collect()
     }
+}
+
+/// The option of a command for a platform.
+fn option(platform: Option<&Platform>) -> String {
+    platform.map(|platform| format!(" --platform {platform}")).unwrap_or_default()
 }
 
 /// Locks what these names stand for now (without any, all that is locked), and says what each was before.
@@ -126,10 +139,12 @@ pub fn check(engine: &Engine, path: &Path, requests: &[PullRequest]) -> Result<V
 
 fn look_up(engine: &Engine, file: &LockFile, requests: &[PullRequest]) -> Result<Vec<Outcome>, Report> {
     let all = if requests.is_empty() { file.requests()? } else { Vec::new() };
-    let conf = registries::conf(engine)?;
+    let (conf, policy) = (registries::conf(engine)?, policy::in_force(engine)?);
     let registry = registries::client(engine, conf.clone())?;
     let look = |request: &PullRequest| {
-        let found = resolve(&registry, &conf, request).step(|| format!("cannot lock {}", request.familiar()))?;
+        let names = request.references(&conf)?;
+        let found = resolve(engine, &registry, policy.as_ref(), request, &names);
+        let found = found.step(|| format!("cannot lock {}", request.familiar()))?;
         let same = |image: &&Locked| image.name == found.name && image.platform == found.platform;
         let before = file.lock.images().iter().find(same).cloned();
         Ok(Outcome { found, before })
@@ -139,40 +154,87 @@ fn look_up(engine: &Engine, file: &LockFile, requests: &[PullRequest]) -> Result
     outcomes
 }
 
-/// What a request means on its registry now: the first of its names that is there.
-fn resolve(registry: &Registry, conf: &RegistriesConf, request: &PullRequest) -> Result<Locked, Report> {
-    let wanted = request.platform().cloned().unwrap_or_else(Platform::host);
+/// What a request means on its registry now: the first of its names that is there, if the policy allows it. Any other failure
+/// than that a name is unknown ends the search: what is locked must not depend on who happened to answer.
+fn resolve(
+    engine: &Engine,
+    registry: &Registry,
+    policy: Option<&InForce>,
+    request: &PullRequest,
+    names: &[Reference],
+) -> Result<Locked, Report> {
     let mut failure = None;
-    for name in request.references(conf)? {
-        match registry.document(&name) {
+    for name in names {
+        let signatures = policy.map(|policy| policy.before(name)).transpose()?;
+        match registry.document(name) {
             Ok(document) => {
-                let index = document.digest();
-                let (manifest, config) = select(registry, &name, document, &wanted)?;
-                return Ok(Locked {
-                    name,
-                    platform: config.platform,
-                    index: Some(index).filter(|index| *index != manifest.digest),
-                    manifest: manifest.digest,
-                    size: manifest.raw.len() as u64,
-                });
+                if names.len() > 1 {
+                    engine.notice(&request.is(name));
+                }
+                return locked(registry, name, document, request.platform(), signatures.as_ref());
             }
-            Err(error) => failure = Some(Report::from(error)),
+            Err(error @ (RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. })) => {
+                let report = Report::from(error);
+                if names.len() > 1 {
+                    engine.notice(&request.is_not(name, &report));
+                }
+                failure = Some(report);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Err(failure.unwrap_or_else(|| Report::new(Kind::Internal, "a name that stands for nothing")))
+}
+
+/// The image for a platform, if it has the signatures that are wanted.
+fn locked(
+    registry: &Registry,
+    name: &Reference,
+    document: Document,
+    platform: Option<&Platform>,
+    signatures: Option<&Wanted<'_>>,
+) -> Result<Locked, Report> {
+    let wanted = platform.cloned().unwrap_or_else(Platform::host);
+    let digest = document.digest();
+    let entries = if let Document::Index(index) = &document { index.entries.clone() } else { Vec::new() };
+    let (manifest, config) = select(registry, name, document, &wanted, None)?;
+    let index = Some(digest).filter(|digest| *digest != manifest.digest);
+    if let Some(signatures) = signatures {
+        signatures.check(registry, &index.into_iter().chain([manifest.digest]).collect::<Vec<_>>())?;
+    }
+    // What the image was chosen by: its configuration may say something else, and by that it would not be found again.
+    let platform = platform.cloned().unwrap_or_else(|| {
+        let chosen = entries.into_iter().filter(|entry| entry.digest == manifest.digest);
+        let ranked = chosen.filter_map(|entry| Some((wanted.rank(entry.platform.as_ref()?)?, entry.platform?)));
+        let of_entry = ranked.min_by_key(|(rank, _)| *rank).map(|(_, platform)| platform);
+        let of_image = Some(config.platform).filter(|platform| wanted.rank(platform).is_some());
+        of_entry.or(of_image).unwrap_or(wanted)
+    });
+    let size = manifest.raw.len() as u64;
+    Ok(Locked { name: name.clone(), platform, index, manifest: manifest.digest, size })
+}
+
+/// The name that a request has in the file by which it is locked. `None` without a lock.
+pub fn name(engine: &Engine, request: &PullRequest) -> Result<Option<Reference>, Report> {
+    let Some(file) = request.lock() else { return Ok(None) };
+    Ok(Some(find(engine, request, file)?.0))
+}
+
+fn find<'a>(engine: &Engine, request: &PullRequest, file: &'a LockFile) -> Result<(Reference, &'a Locked), Report> {
+    let wanted = request.platform().cloned().unwrap_or_else(Platform::host);
+    file.find(&request.references(&registries::conf(engine)?)?, &wanted)
 }
 
 /// The name by which exactly the locked image is found that a request means, once it is here; refused where another one is.
 /// `None` without a lock.
 pub fn pin(engine: &Engine, request: &PullRequest) -> Result<Option<String>, Report> {
     let Some(file) = request.lock() else { return Ok(None) };
-    let names = request.references(&registries::conf(engine)?)?;
-    let wanted = request.platform().cloned().unwrap_or_else(Platform::host);
-    let (name, locked) = file.find(&names, &wanted)?;
+    let (name, locked) = find(engine, request, file)?;
     let missing = || Report::new(Kind::NotFound, format!("No such image: {}", name.familiar()));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let record = find_record(engine, &store, &name.to_string())?.ok_or_else(missing)?;
-    file.require(locked, &record.manifest)?;
+    let way = format!("`sublet pull --locked={}{} {name}`", file.path.display(), option(request.platform()));
+    file.require(locked, &record.manifest, request, &way)?;
     let tag = name.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
     Ok(Some(format!("{}{tag}@{}", name.familiar_name(), locked.manifest)))
 }

@@ -5,6 +5,7 @@
 //! as they are.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
@@ -16,6 +17,11 @@ use trust::{Chosen, Identity, KeySource, Policy, PublicKey, Requirement, Signatu
 
 use crate::Engine;
 use crate::file::{self, failed};
+
+/// The most that is told of why one signature is not what is wanted, in characters.
+const REASON_MAX: usize = 200;
+/// Of how many signatures that is told.
+const REASONS_MAX: usize = 5;
 
 /// Where the policy is.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +35,9 @@ pub struct PolicyPlaces {
 /// The file of the policy that is in force; `None` when every image is accepted.
 pub fn policy_file(engine: &Engine) -> Option<&Path> {
     let places = &engine.options().policy;
-    // A file that cannot be looked at is in force too: reading it is an error.
-    let there = |path: &&PathBuf| path.try_exists().unwrap_or(true);
+    // A file that cannot be looked at, and a link that leads nowhere, are in force too: reading them is an error.
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let there = |path: &&PathBuf| !fs::symlink_metadata(path).as_ref().is_err_and(missing);
     places.named.as_ref().or_else(|| places.usual.iter().find(there)).map(PathBuf::as_path)
 }
 
@@ -57,7 +64,29 @@ struct WantedSignature {
 /// A signature and where it was found.
 struct Found {
     place: String,
-    signature: Result<Signature, SignatureError>,
+    signature: Result<Signature, Reason>,
+}
+
+/// Why a signature is not what is wanted.
+#[derive(Clone)]
+struct Reason {
+    text: String,
+    hint: Option<&'static str>,
+}
+
+impl Reason {
+    /// The text may be of any length, as what nobody has vouched for is quoted in it.
+    fn new(text: &str, hint: Option<&'static str>) -> Self {
+        let end = text.char_indices().nth(REASON_MAX).map_or(text.len(), |(end, _)| end);
+        let rest = if end < text.len() { "…" } else { "" };
+        Reason { text: format!("{}{rest}", &text[..end]), hint }
+    }
+}
+
+impl From<SignatureError> for Reason {
+    fn from(error: SignatureError) -> Self {
+        Reason::new(&error.to_string(), error.hint())
+    }
 }
 
 /// The policy that is in force.
@@ -161,102 +190,159 @@ impl Wanted<'_> {
     /// has all the signatures that are wanted. No more is fetched than is needed to know.
     pub fn check(&self, registry: &Registry, digests: &[Digest]) -> Result<(), Report> {
         let mut missing: Vec<&WantedSignature> = self.requirements.iter().collect();
-        let mut found = Vec::new();
+        let (mut found, mut cut) = (Vec::new(), false);
         for digest in digests {
-            for look in [simple, bundles] {
+            let mut search = Search { registry, reference: self.reference, digest, found: Vec::new(), cut: false };
+            for look in [Search::simple, Search::bundles] {
                 if missing.is_empty() {
                     return Ok(());
                 }
-                let room = SIGNATURES_MAX - found.len();
-                let more = look(registry, self.reference, digest, room)
+                let before = search.found.len();
+                look(&mut search)
                     .step(|| format!("looking for signatures of {digest}"))
                     .map_err(|report| missing[0].refuse(report))?;
-                missing.retain(|wanted| !more.iter().any(|one| wanted.failure(self.reference, digests, one).is_none()));
-                found.extend(more);
+                let more = search.found[before..].iter();
+                missing
+                    .retain(|wanted| !more.clone().any(|one| wanted.failure(self.reference, digests, one).is_none()));
             }
+            found.extend(search.found);
+            cut |= search.cut;
         }
         match missing.first() {
             None => Ok(()),
-            Some(wanted) => Err(wanted.refuse(wanted.why(self.reference, digests, &found))),
+            Some(wanted) => Err(wanted.refuse(wanted.why(self.reference, digests, &found, cut))),
         }
     }
 }
 
 impl WantedSignature {
     /// Why a signature is not what is wanted; `None` where it is.
-    fn failure(
-        &self,
-        reference: &Reference,
-        digests: &[Digest],
-        found: &Found,
-    ) -> Option<(String, Option<&'static str>)> {
-        let told = |error: &SignatureError| (format!("{}: {error}", found.place), error.hint());
+    fn failure(&self, reference: &Reference, digests: &[Digest], found: &Found) -> Option<Reason> {
         match &found.signature {
-            Err(error) => Some(told(error)),
-            Ok(signature) => signature.check(&self.keys, &self.identity, reference, digests).err().as_ref().map(told),
+            Err(reason) => Some(reason.clone()),
+            Ok(signature) => signature.check(&self.keys, &self.identity, reference, digests).err().map(Reason::from),
         }
     }
 
-    /// Why none of the signatures is.
-    fn why(&self, reference: &Reference, digests: &[Digest], found: &[Found]) -> Report {
-        let failures: Vec<_> = found.iter().filter_map(|one| self.failure(reference, digests, one)).collect();
+    /// Why none of the signatures is; `cut`: there are more of them.
+    fn why(&self, reference: &Reference, digests: &[Digest], found: &[Found], cut: bool) -> Report {
+        let failure = |one| Some((one, self.failure(reference, digests, one)?));
+        let failures: Vec<(&Found, Reason)> = found.iter().filter_map(failure).collect();
         if failures.is_empty() {
             return Report::new(Kind::Denied, "the image has no signature")
                 .with_hint("`cosign sign --key KEY NAME@DIGEST` by whoever publishes it makes one");
         }
-        let texts: Vec<&str> = failures.iter().map(|(text, _)| text.as_str()).collect();
+        let told = failures.iter().take(REASONS_MAX);
+        let mut texts: Vec<String> = told.map(|(one, reason)| format!("{}: {}", one.place, reason.text)).collect();
+        if failures.len() > REASONS_MAX {
+            texts.push(format!("and {} more", failures.len() - REASONS_MAX));
+        }
+        if cut {
+            texts.push(format!("{SIGNATURES_MAX} of one digest are looked at, and there are others"));
+        }
         let report = Report::new(Kind::Denied, texts.join("; "));
-        match failures.iter().find_map(|(_, hint)| *hint) {
+        match failures.iter().find_map(|(_, reason)| reason.hint) {
             Some(hint) => report.with_hint(hint),
             None => report,
         }
     }
 }
 
-/// The signatures under the tag that is made of the digest.
-fn simple(registry: &Registry, reference: &Reference, digest: &Digest, room: usize) -> Result<Vec<Found>, Report> {
-    let at = reference.tagged(&format!("sha256-{}.sig", digest.hex()));
-    let document = match registry.document(&at) {
-        Ok(document) => document,
-        Err(RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut found = Vec::new();
-    for layer in layers(&document, SIMPLE_SIGNING)?.into_iter().take(room) {
-        let payload = content(registry, &at, &layer)?;
-        found.push(Found {
-            place: format!("signature {}", layer.digest),
-            signature: Signature::simple(&layer, payload),
-        });
-    }
-    Ok(found)
+/// The signatures of a digest, as they are found.
+struct Search<'a> {
+    registry: &'a Registry,
+    reference: &'a Reference,
+    digest: &'a Digest,
+    found: Vec<Found>,
+    /// Whether there are more than are looked at.
+    cut: bool,
 }
 
-/// The bundles that refer to the digest.
-fn bundles(registry: &Registry, reference: &Reference, digest: &Digest, room: usize) -> Result<Vec<Found>, Report> {
-    let mut found = Vec::new();
-    for referrer in registry.referrers(reference, digest, Some(BUNDLE))?.into_iter().take(room) {
-        let at = reference.at(referrer.digest);
-        for layer in layers(&registry.document(&at)?, BUNDLE)?.into_iter().take(room - found.len()) {
-            let bundle = content(registry, &at, &layer)?;
-            found.push(Found { place: format!("bundle {}", layer.digest), signature: Signature::bundle(&bundle) });
+impl Search<'_> {
+    /// The signatures under the tag that is made of the digest.
+    fn simple(&mut self) -> Result<(), Report> {
+        let at = self.reference.tagged(&format!("sha256-{}.sig", self.digest.hex()));
+        match self.registry.document_beside(self.reference, &at) {
+            Err(RegistryError::ManifestUnknown { .. } | RegistryError::NameUnknown { .. }) => Ok(()),
+            read => self.take(&at, read, SIMPLE_SIGNING, Signature::simple),
         }
     }
-    Ok(found)
+
+    /// The bundles that refer to the digest.
+    fn bundles(&mut self) -> Result<(), Report> {
+        for referrer in self.registry.referrers(self.reference, self.digest, Some(BUNDLE))? {
+            if self.is_full() {
+                break;
+            }
+            let at = self.reference.at(referrer.digest);
+            self.take(&at, self.registry.document(&at), BUNDLE, |_, bundle| Signature::bundle(&bundle))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the layers of this type of a manifest are.
+    fn take(
+        &mut self,
+        at: &Reference,
+        read: Result<Document, RegistryError>,
+        media_type: &str,
+        parse: fn(&Entry, Vec<u8>) -> Result<Signature, SignatureError>,
+    ) -> Result<(), Report> {
+        let place = format!("manifest {}", at.selector());
+        let layers = own(read)?.and_then(|document| Ok(signature::layers(document.raw())?));
+        let layers =
+            layers.map(|all| all.into_iter().filter(|layer| layer.media_type == media_type).collect::<Vec<_>>());
+        let reason = match layers {
+            Ok(layers) if !layers.is_empty() => {
+                for layer in layers {
+                    if self.is_full() {
+                        break;
+                    }
+                    let content = content(self.registry, at, &layer)?;
+                    let signature = content.and_then(|content| Ok(parse(&layer, content)?));
+                    self.found.push(Found { place: format!("signature {}", layer.digest), signature });
+                }
+                return Ok(());
+            }
+            Ok(_) => Reason::new(&format!("it has no layer of the type {media_type}"), None),
+            Err(reason) => reason,
+        };
+        self.found.push(Found { place, signature: Err(reason) });
+        Ok(())
+    }
+
+    /// Whether no more are looked at, asked where there is one more.
+    fn is_full(&mut self) -> bool {
+        self.cut = self.found.len() >= SIGNATURES_MAX;
+        self.cut
+    }
 }
 
-/// The layers of this kind of a manifest.
-fn layers(document: &Document, media_type: &str) -> Result<Vec<Entry>, Report> {
-    let layers = signature::layers(document.raw()).map_err(|error| Report::of(Kind::Remote, error))?;
-    Ok(layers.into_iter().filter(|layer| layer.media_type == media_type).collect())
+/// Sorts out what is wrong with one object alone: others beside it may be good. After any other failure nobody knows what
+/// there is.
+fn own<T>(read: Result<T, RegistryError>) -> Result<Result<T, Reason>, RegistryError> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(
+            error @ (RegistryError::ManifestUnknown { .. }
+            | RegistryError::NameUnknown { .. }
+            | RegistryError::BlobUnknown { .. }
+            | RegistryError::TooLong { .. }
+            | RegistryError::Document(_)),
+        ) => Ok(Err(Reason::new(&error.to_string(), None))),
+        Err(error) => Err(error),
+    }
 }
 
-fn content(registry: &Registry, reference: &Reference, layer: &Entry) -> Result<Vec<u8>, Report> {
+fn content(
+    registry: &Registry,
+    reference: &Reference,
+    layer: &Entry,
+) -> Result<Result<Vec<u8>, Reason>, RegistryError> {
     if layer.size > SIGNATURE_MAX {
-        let (digest, size) = (layer.digest, layer.size);
-        let text = format!("signature {digest} has {size} bytes, more than the {SIGNATURE_MAX} that are read");
-        return Err(Report::new(Kind::Remote, text));
+        let text = format!("it has {} bytes, more than the {SIGNATURE_MAX} that are read", layer.size);
+        return Ok(Err(Reason::new(&text, None)));
     }
     let Entry { media_type, digest, size, .. } = layer.clone();
-    Ok(registry.content(reference, &Descriptor { media_type, digest, size, platform: None, urls: Vec::new() })?)
+    own(registry.content(reference, &Descriptor { media_type, digest, size, platform: None, urls: Vec::new() }))
 }

@@ -13,7 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base::units::human_size;
 use base::{Context, Kind, Report};
 use oci::{
-    Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, select_manifest,
+    Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, find_manifest,
+    select_manifest,
 };
 use registry::{RegistriesConf, Registry};
 use store::{Durability, ImageRecord, Ingest, Store};
@@ -78,6 +79,16 @@ impl PullRequest {
         }
     }
 
+    /// Says which of several references it is.
+    pub(crate) fn is(&self, reference: &Reference) -> String {
+        format!("{} is {reference}", self.text)
+    }
+
+    /// Says why it is not one of several references.
+    pub(crate) fn is_not(&self, reference: &Reference, report: &Report) -> String {
+        format!("{} is not {reference}: {}", self.text, report.lines().join(": "))
+    }
+
     /// What is to be fetched: one reference, or several of which the first that exists counts.
     pub(crate) fn references(&self, conf: &RegistriesConf) -> Result<Vec<Reference>, Report> {
         match &self.name {
@@ -91,6 +102,9 @@ impl PullRequest {
                         .with_hint("write the whole name, or set short-name-mode in registries.conf to permissive"));
                 }
                 Ok(found)
+            }
+            ImageName::Id(id) if self.lock.is_some() => {
+                Err(Report::new(Kind::Usage, format!("--locked is for names on registries, and {id} is an id")))
             }
             ImageName::Host => Err(Report::new(Kind::Usage, "host: is this machine itself; there is nothing to fetch")),
             ImageName::Id(id) => Err(Report::new(Kind::NotFound, format!("No such image: {id}"))
@@ -164,7 +178,7 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     if engine.options().offline {
         let pulled = offline::pull(engine, &store, &references, request)?;
         if let (Some(by), Some(record)) = (&locked, store.image(&pulled.reference)?) {
-            by.file.require(by.locked, &record.manifest)?;
+            by.file.require(by.locked, &record.manifest, request, "the same without --offline")?;
         }
         return Ok(pulled);
     }
@@ -176,13 +190,12 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
         let failed = AtomicBool::new(false);
         let pull = Pull { store: &store, registry: &registry, reference, locked: locked.as_ref(), listener, failed };
         let wanted = policy.as_ref().map(|policy| policy.before(reference)).transpose();
-        let pulled = wanted.and_then(|wanted| pull.run(request.platform(), wanted.as_ref()));
-        let pulled = pulled.map_err(|report| limits::explain(store.root().path(), report));
+        let pulled = wanted.map_err(Failure::Refused).and_then(|wanted| pull.run(request.platform(), wanted.as_ref()));
         registry.notes().into_iter().for_each(|line| note(format!("note: {line}")));
         match pulled {
             Ok(pulled) => {
                 if references.len() > 1 {
-                    note(format!("note: {} is {reference}", request.text));
+                    note(format!("note: {}", request.is(reference)));
                 }
                 // The image is here all the same.
                 if let Err(report) = cache::trim(engine, &store) {
@@ -190,13 +203,17 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
                 }
                 return Ok(pulled);
             }
-            Err(report) if matches!(report.kind(), Kind::NotFound | Kind::Denied | Kind::Remote) => {
+            Err(Failure::Other(report)) if matches!(report.kind(), Kind::NotFound | Kind::Denied | Kind::Remote) => {
                 if references.len() > 1 {
-                    note(format!("note: {} is not {reference}: {}", request.text, report.lines().join(": ")));
+                    note(format!("note: {}", request.is_not(reference, &report)));
                 }
                 failure = Some(report);
             }
-            Err(report) => {
+            Err(Failure::Other(report)) => {
+                failure = Some(limits::explain(store.root().path(), report));
+                break;
+            }
+            Err(Failure::Refused(report)) => {
                 failure = Some(report);
                 break;
             }
@@ -204,6 +221,20 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     }
     let failure = failure.unwrap_or_else(|| Report::new(Kind::Internal, "a name that stands for nothing"));
     Err(failure.with_step(format!("cannot pull {}", request.familiar())))
+}
+
+/// Why nothing was fetched by one of the names that are meant.
+enum Failure {
+    /// The policy does not allow the image. It is the one that is meant, so that no other is looked for.
+    Refused(Report),
+    /// Anything else.
+    Other(Report),
+}
+
+impl<E: Into<Report>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Other(error.into())
+    }
 }
 
 /// What a name is locked to, and by which file.
@@ -224,7 +255,7 @@ struct Pull<'a> {
 
 impl Pull<'_> {
     /// `signatures` are those that the image must have.
-    fn run(&self, platform: Option<&Platform>, signatures: Option<&Wanted<'_>>) -> Result<Pulled, Report> {
+    fn run(&self, platform: Option<&Platform>, signatures: Option<&Wanted<'_>>) -> Result<Pulled, Failure> {
         // Before the first look at what is there.
         let mut lease = self.store.lease()?;
         let before = pinned(&mut lease, || Ok(self.store.image(self.reference)?.into_iter().collect()))?.pop();
@@ -235,13 +266,13 @@ impl Pull<'_> {
         };
         let permit = |index: Option<Digest>, manifest: Digest| {
             let digests: Vec<Digest> = index.into_iter().chain([manifest]).collect();
-            signatures.map_or(Ok(()), |signatures| signatures.check(self.registry, &digests))
+            signatures.map_or(Ok(()), |signatures| signatures.check(self.registry, &digests)).map_err(Failure::Refused)
         };
         if let Some(record) = &before
             && platform.is_none()
             && self.is_current(record)?
             // The digest of a list is that of the image for any platform, and the last one asked for may be here.
-            && wanted.rank(&load(self.store, record)?.config.platform).is_some()
+            && (self.locked.is_some() || wanted.rank(&load(self.store, record)?.config.platform).is_some())
         {
             permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
@@ -252,10 +283,8 @@ impl Pull<'_> {
         };
         let (digest, media_type, raw_document) =
             (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
-        let (manifest, config) = select(self.registry, self.reference, document, &wanted)?;
-        if let Some(by) = self.locked {
-            by.file.require(by.locked, &manifest.digest)?;
-        }
+        let locked = self.locked.map(|by| by.locked);
+        let (manifest, config) = select(self.registry, self.reference, document, &wanted, locked)?;
         if wanted.rank(&config.platform).is_none() {
             let text = format!(
                 "warning: the image's platform ({}) does not match the one asked for ({wanted})",
@@ -393,14 +422,22 @@ impl Pull<'_> {
     }
 }
 
-/// The manifest of the image for a platform, and its configuration, of what a reference points to.
+/// The manifest of the image for a platform, or of the locked one, and its configuration, of what a reference points to.
 pub(crate) fn select(
     registry: &Registry,
     reference: &Reference,
     document: Document,
     wanted: &Platform,
+    locked: Option<&Locked>,
 ) -> Result<(Manifest, ImageConfig), Report> {
-    let manifest = select_manifest(document, wanted, |descriptor| registry.content(reference, descriptor))?;
+    let read = |descriptor: &Descriptor| registry.content(reference, descriptor);
+    let manifest = match locked {
+        Some(Locked { index, manifest, .. }) => find_manifest(document, manifest, read)?.ok_or_else(|| {
+            let index = index.map(|index| format!(" in the index {index}")).unwrap_or_default();
+            Report::new(Kind::Conflict, format!("there is no manifest {manifest}{index}, as the lock says"))
+        })?,
+        None => select_manifest(document, wanted, read)?,
+    };
     manifest.require_image()?;
     let raw = registry.content(reference, &manifest.config)?;
     let config = ImageConfig::read_for(&manifest, raw)?;

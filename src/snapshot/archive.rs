@@ -1,7 +1,8 @@
 //! What a container changed, as the archive of a layer: the work of `commit`, for either driver.
 //!
-//! All that is in the upper ([`crate::changes`], [`overlayfs::Reader::changed`]) goes in, in this order: depth first, in each directory first what is hidden, then what is there, by name. Directories in which something
-//! changed are among them with all that is known of them, so that an engine that unpacks the layer alone makes them right.
+//! All that is in the upper ([`crate::changes`], [`overlayfs::Reader::changed`]) goes in, in this order: depth first, in each
+//! directory first what is hidden, then what is there, by name. Directories in which something changed are among them with all
+//! that is known of them, so that an engine that unpacks the layer alone makes them right.
 //! Of a file with several changed names the first has the content and the others are links to it; a new name of a file
 //! whose first name is in the image becomes a copy, since engines that unpack layers apart could not make such a link.
 //!
@@ -27,7 +28,8 @@ use sys::error::Call;
 use sys::path::open_in;
 
 use crate::changes::{
-    Change, ChangeKind, ChangesError, Lower, Ours, Truth, capability_of_image, contents, root_metadata, with_root,
+    Change, ChangeKind, ChangesError, Lower, Ours, TrueOwner, Truth, capability_of_image, contents, root_metadata,
+    with_root,
 };
 use crate::directory::open_dir;
 use crate::object_dir::{CachedObjects, ObjectDirs};
@@ -65,19 +67,24 @@ struct FirstNames(HashMap<u64, FirstName>);
 /// The first name of a file, and its owner as far as its names have told it.
 struct FirstName {
     path: Vec<u8>,
-    owner: (u32, u32),
+    owner: TrueOwner,
 }
 
 impl FirstNames {
     /// The owner of the file by the names that it had so far.
-    fn owner(&self, ino: u64) -> Option<(u32, u32)> {
-        self.0.get(&ino).map(|first| first.owner)
+    fn owner(&self, ino: u64) -> TrueOwner {
+        self.0.get(&ino).map_or((None, None), |first| first.owner)
     }
 
     /// Writes another name of a file as a link to the first one; `false` if this is the first one, with which the file
-    /// itself is still to be written.
-    fn link<W: Write>(&mut self, ino: u64, path: &[u8], metadata: &Metadata, to: &mut TarWriter<W>) -> Result<bool> {
-        let owner = (metadata.uid, metadata.gid);
+    /// itself is still to be written. `owner` is what its names have told with this one.
+    fn link<W: Write>(
+        &mut self,
+        ino: u64,
+        (path, owner): (&[u8], TrueOwner),
+        metadata: &Metadata,
+        to: &mut TarWriter<W>,
+    ) -> Result<bool> {
         let Some(first) = self.0.get_mut(&ino) else {
             self.0.insert(ino, FirstName { path: path.to_vec(), owner });
             return Ok(false);
@@ -108,7 +115,8 @@ pub fn write_native<L: Lower, W: Write>(
             ChangeKind::Deleted => to.whiteout(path)?,
             _ if path.is_empty() => {
                 let metadata = root_metadata(upper, lower, truth)?;
-                to.entry(path, &native.with_true_owner(path, metadata, None)?, &TarEntry::Directory)?;
+                let owner = native.owner(path, &metadata, (None, None))?;
+                to.entry(path, &owned_by(metadata, owner), &TarEntry::Directory)?;
             }
             _ => native.put(path, to)?,
         }
@@ -124,15 +132,17 @@ struct Native<'a, L> {
     sockets: u64,
 }
 
+/// With an owner in place of the one that is shown, as far as it is known.
+fn owned_by(shown: Metadata, owner: TrueOwner) -> Metadata {
+    Metadata { uid: owner.0.unwrap_or(shown.uid), gid: owner.1.unwrap_or(shown.gid), ..shown }
+}
+
 impl<L: Lower> Native<'_, L> {
-    /// With the owner that the image has there, if that is the one which was shown so. Where the image has no such file, it is
-    /// the owner `by_other_names`.
-    fn with_true_owner(&self, path: &[u8], metadata: Metadata, by_other_names: Option<(u32, u32)>) -> Result<Metadata> {
-        let shown = (metadata.uid, metadata.gid);
-        let (uid, gid) = self.lower.true_owner(path, shown)?;
-        let others = by_other_names.unwrap_or(shown);
-        let (uid, gid) = (uid.unwrap_or(others.0), gid.unwrap_or(others.1));
-        Ok(Metadata { uid, gid, ..metadata })
+    /// The owner of a file whose other names have told `so_far`: else the one that the image has there, if that is shown as the
+    /// file's is. With one id all are shown alike, so that a name which another file of the image had says less than the first.
+    fn owner(&self, path: &[u8], shown: &Metadata, so_far: TrueOwner) -> Result<TrueOwner> {
+        let (uid, gid) = self.lower.true_owner(path, (shown.uid, shown.gid))?;
+        Ok((so_far.0.or(uid), so_far.1.or(gid)))
     }
 
     fn put<W: Write>(&mut self, path: &[u8], to: &mut TarWriter<W>) -> Result<()> {
@@ -148,10 +158,11 @@ impl<L: Lower> Native<'_, L> {
             self.sockets += 1;
             return Ok(());
         }
-        let by_other_names = self.first_names.owner(stat.st_ino);
-        let metadata = self.with_true_owner(path, self.truth.metadata(&at)?, by_other_names)?;
+        let metadata = self.truth.metadata(&at)?;
+        let owner = self.owner(path, &metadata, self.first_names.owner(stat.st_ino))?;
+        let metadata = owned_by(metadata, owner);
         let linked = !at.is_directory() && stat.st_nlink > 1;
-        if linked && self.first_names.link(stat.st_ino, path, &metadata, to)? {
+        if linked && self.first_names.link(stat.st_ino, (path, owner), &metadata, to)? {
             return Ok(());
         }
         let number = DeviceNumber { major: major(stat.st_rdev) as u32, minor: minor(stat.st_rdev) as u32 };
@@ -185,8 +196,8 @@ fn open_file(at: &At<'_>) -> Result<File> {
     Ok(File::from(file))
 }
 
-/// Writes what the snapshot `key` of our own overlay changes in its chain, whose contents are below `objects`; how many sockets were left out. Its server may run: then what it has not
-/// been given yet is not in it.
+/// Writes what the snapshot `key` of our own overlay changes in its chain, whose contents are below `objects`; how many
+/// sockets were left out. Its server may run: then what it has not been given yet is not in it.
 pub fn write_own<W: Write>(
     snaps: &Path,
     key: &str,
@@ -242,7 +253,8 @@ impl Own<'_> {
             xattrs,
         };
         let linked = kind != overlayfs::S_IFDIR && attr.nlink > 1;
-        if linked && self.first_names.link(ino, path, &metadata, to)? {
+        let owner = (Some(attr.uid), Some(attr.gid));
+        if linked && self.first_names.link(ino, (path, owner), &metadata, to)? {
             return Ok(());
         }
         let entry = match kind {

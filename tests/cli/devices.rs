@@ -232,7 +232,7 @@ fn hooks_of_a_spec_file_run_at_their_time() {
         script(&home, "note", &format!("grep -o '\"status\":\"[a-z]*\"' | sed \"s/^/$1 /\" >>{}\n", log.display()));
     let inside = "state=$(cat); bundle=$(echo \"$state\" | sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/')
         root=$(sed 's/.*\"root\":{\"path\":\"\\([^\"]*\\)\".*/\\1/' \"$bundle/config.json\")
-        ls \"$root/bin/sh\" >/dev/null && echo \"$1\" >\"$root/made-by-hook\"";
+        grep -q SCMP_ACT_ERRNO \"$bundle/config.json\" && ls \"$root/bin/sh\" >/dev/null && echo \"$1\" >\"$root/made-by-hook\"";
     let of = |kind: &str, path: &str| {
         format!(r#"{{"hookName":"{kind}","path":"{path}","args":["hook","{kind}"],"env":["PATH=/usr/bin:/bin"]}}"#)
     };

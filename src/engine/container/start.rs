@@ -14,7 +14,6 @@ use monitor::protocol::{self, Frame};
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
-use oci_spec::runtime::Spec;
 use runtime::Launch;
 use runtime::launch::{HookContext, HostDevice};
 use runtime::outer::{Caller, OuterMap, ladder_of};
@@ -130,7 +129,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let default_profile = launchable.default_profile;
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
-    let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable.spec)).transpose()?;
+    let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
     let launch = Launch {
         spec: launchable.spec,
         user: user(record, &launchable.user),
@@ -214,10 +213,14 @@ fn keep_groups(engine: &Engine, devices: &Devices, setgroups: bool) -> Result<bo
 
 /// What hooks are told of a container, with the directory that they take for its bundle. Its root path leads nowhere: the
 /// container's root directory lies where the monitor cannot see it.
-fn hook_context(engine: &Engine, record: &Record, spec: &Spec) -> Result<HookContext, Report> {
+fn hook_context(engine: &Engine, record: &Record, launchable: &spec::Launchable) -> Result<HookContext, Report> {
     let bundle = engine.paths().container(&record.id).join("bundle");
     make_dir(&bundle)?;
-    replace_json(&bundle.join("config.json"), spec, false)?;
+    let mut spec = launchable.spec.clone();
+    if let (Some(linux), Some(capabilities)) = (spec.linux_mut(), launchable.default_profile) {
+        linux.set_seccomp(Some(runtime::seccomp::default_profile(capabilities)));
+    }
+    replace_json(&bundle.join("config.json"), &spec, false)?;
     Ok(HookContext { id: record.id.to_string(), bundle })
 }
 

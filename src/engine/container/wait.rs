@@ -35,7 +35,7 @@ pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
 pub(crate) struct Watch<'a> {
     engine: &'a Engine,
     id: &'a ContainerId,
-    /// None where the caller has as many as the kernel gives (`fs.inotify.max_user_instances`).
+    /// None where the caller has as many as the kernel gives (`max_user_instances` and `max_user_watches` of `fs.inotify`).
     inotify: Option<Inotify>,
     processes: Processes,
     last: Condition,

@@ -1,6 +1,8 @@
 //! Archives applied to a real store.
 #![allow(clippy::unwrap_used, reason = "a refused input is a failed test")]
 
+mod entries;
+
 use std::io::{Read, Write};
 
 use index::{Content, Index, Kind, Node};
@@ -8,53 +10,10 @@ use layer::{LayerError, Limits, apply, merge_chain, open_layer};
 use oci::{DiffId, Digest};
 use store::{Durability, Store};
 
-fn store() -> (tempfile::TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("store"), true).unwrap();
-    (directory, store)
-}
-
-/// A header block with its checksum.
-fn header(name: &str, kind: u8, size: u64, link: &str) -> Vec<u8> {
-    let mut header = tar::Header::new_ustar();
-    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-    header.as_old_mut().linkflag = [kind];
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(1);
-    header.set_size(size);
-    header.set_cksum();
-    header.as_bytes().to_vec()
-}
-
-fn padded(data: &[u8]) -> Vec<u8> {
-    let mut data = data.to_vec();
-    data.resize(data.len().next_multiple_of(512), 0);
-    data
-}
-
-fn file(name: &str, data: &[u8]) -> Vec<u8> {
-    [header(name, b'0', data.len() as u64, ""), padded(data)].concat()
-}
+use entries::{archive, file, header, padded, record, store};
 
 fn pax(kind: u8, records: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut data = Vec::new();
-    for (key, value) in records {
-        let rest = key.len() + value.len() + 3;
-        let length = (1..9).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
-        data.extend(format!("{length} {key}=").bytes());
-        data.extend(*value);
-        data.push(b'\n');
-    }
-    [header("pax", kind, data.len() as u64, ""), padded(&data)].concat()
-}
-
-fn archive(parts: &[Vec<u8>]) -> Vec<u8> {
-    let mut archive = parts.concat();
-    archive.resize(archive.len() + 1024, 0);
-    archive
+    entries::pax(kind, &records.iter().flat_map(|(key, value)| record(key, value)).collect::<Vec<_>>())
 }
 
 fn applied(store: &Store, archive: &[u8]) -> Result<Index, LayerError> {

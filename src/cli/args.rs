@@ -9,16 +9,27 @@ use std::path::PathBuf;
 
 use clap::builder::{ArgAction, BoolishValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command as Grammar, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Command as Grammar, CommandFactory, FromArgMatches, Parser};
 
 use crate::USAGE_CODE;
-use crate::commands::Command;
+use crate::commands::{Command, scripted};
 use crate::environment::Globals;
+
+const NAME: &str = "sublet";
 
 /// Runs OCI containers without root and without a daemon.
 #[derive(Parser)]
-#[command(name = "sublet", disable_help_flag = true, args_override_self = true)]
+#[command(name = NAME, disable_help_flag = true, args_override_self = true)]
 struct Line {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// The options of all commands.
+#[derive(Args)]
+struct Options {
     /// Directory of images, containers and volumes
     #[arg(long, value_name = "DIRECTORY", global = true)]
     root: Option<PathBuf>,
@@ -55,8 +66,6 @@ struct Line {
     /// Print help
     #[arg(long, action = ArgAction::Help, global = true)]
     help: Option<bool>,
-    #[command(subcommand)]
-    command: Option<Command>,
 }
 
 /// Why there is no command to run: help was asked for, or the line is malformed.
@@ -71,29 +80,35 @@ pub struct Refused {
 /// Parses a command line with the program's name in front.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, Command), Refused> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut grammar = grammar(&arguments);
-    let line = grammar.try_get_matches_from_mut(arguments).and_then(|matches| Line::from_arg_matches(&matches));
-    let line = line.map_err(|mut error| {
+    let mut grammar = alone(&arguments).unwrap_or_else(|| grammar(&arguments));
+    let read = |grammar: &mut Grammar| {
+        grammar.try_get_matches_from_mut(&arguments).and_then(|matches| Line::from_arg_matches(&matches))
+    };
+    let line = read(&mut grammar).or_else(|_| {
+        grammar = self::grammar(&arguments);
+        read(&mut grammar)
+    });
+    let Line { options, command } = line.map_err(|mut error| {
         // clap would say that `--` makes a value of it: here it would be the image's name.
         error.insert(ContextKind::Suggested, ContextValue::None);
         Refused { text: error.to_string(), code: code_of(&error) }
     })?;
-    if line.version {
-        return Err(Refused { text: format!("sublet version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
+    if options.version {
+        return Err(Refused { text: format!("{NAME} version {}\n", env!("CARGO_PKG_VERSION")), code: 0 });
     }
     let globals = Globals {
-        root: line.root,
-        run_root: line.run_root,
-        strict: line.strict,
-        store: line.store,
-        offline: line.offline,
-        cache_max: line.cache_max,
-        additional_stores: line.additional_stores,
-        additional_store_owner: line.additional_store_owner,
-        signature_policy: line.signature_policy,
-        cdi_spec_dirs: line.cdi_spec_dirs,
+        root: options.root,
+        run_root: options.run_root,
+        strict: options.strict,
+        store: options.store,
+        offline: options.offline,
+        cache_max: options.cache_max,
+        additional_stores: options.additional_stores,
+        additional_store_owner: options.additional_store_owner,
+        signature_policy: options.signature_policy,
+        cdi_spec_dirs: options.cdi_spec_dirs,
     };
-    match line.command {
+    match command {
         Some(command) => Ok((globals, command)),
         None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),
     }
@@ -109,6 +124,15 @@ fn code_of(error: &clap::Error) -> u8 {
         ErrorKind::UnknownArgument if is_option() => USAGE_CODE,
         _ => 1,
     }
+}
+
+/// The grammar of one command alone, where the line has the name of one that scripts run often: to make those of all takes
+/// a twentieth of a container's start. What it refuses may mean something else, and its help is not the whole.
+fn alone(arguments: &[OsString]) -> Option<Grammar> {
+    let (name, augment) = arguments.iter().find_map(|word| scripted(word.to_str()?))?;
+    let command = bend(augment(Grammar::new(name)).disable_help_flag(true).args_override_self(true));
+    let line = Grammar::new(NAME).disable_help_flag(true).args_override_self(true);
+    Some(bend(Options::augment_args(line)).subcommand(command))
 }
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
@@ -207,6 +231,13 @@ mod tests {
     fn the_commands_of_a_group_are_bent_too() {
         assert!(matches!(line("manifest create --amend=true --all x y z"), Ok(Command::Manifest(_))));
         assert!(matches!(line("manifest push -p --purge=false x docker://y"), Ok(Command::Manifest(_))));
+    }
+
+    #[test]
+    fn the_name_of_a_command_may_be_a_value() {
+        assert!(matches!(line("--root run ps -q"), Ok(Command::Ps(ps)) if ps.quiet));
+        assert!(matches!(line("tag run exec"), Ok(Command::Tag(_))));
+        assert!(line("ps --help").is_err_and(|refused| refused.text.contains("Usage: sublet ps")));
     }
 
     #[test]

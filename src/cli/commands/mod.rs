@@ -37,7 +37,7 @@ mod untag;
 mod version;
 mod wait;
 
-use clap::Subcommand;
+use clap::{Args, Command as Grammar, Subcommand};
 
 use crate::environment::Globals;
 use crate::output::Stop;
@@ -89,6 +89,24 @@ pub enum Command {
     Untag(untag::Untag),
     Version(version::Version),
     Wait(wait::Wait),
+}
+
+/// The grammar of a command that scripts run often, by its name.
+pub fn scripted(name: &str) -> Option<(&'static str, fn(Grammar) -> Grammar)> {
+    Some(match name {
+        "exec" => ("exec", exec::Exec::augment_args),
+        "images" => ("images", images::Images::augment_args),
+        "inspect" => ("inspect", inspect::Inspect::augment_args),
+        "kill" => ("kill", kill::Kill::augment_args),
+        "logs" => ("logs", logs::Logs::augment_args),
+        "ps" => ("ps", ps::Ps::augment_args),
+        "pull" => ("pull", pull::Pull::augment_args),
+        "rm" => ("rm", rm::Rm::augment_args),
+        "run" => ("run", run::Run::augment_args),
+        "stop" => ("stop", stop::StopCommand::augment_args),
+        "wait" => ("wait", wait::Wait::augment_args),
+        _ => return None,
+    })
 }
 
 impl Command {

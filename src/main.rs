@@ -21,7 +21,6 @@ fn main() -> ExitCode {
         Some("sublet-monitor") => {
             role(|inherited| monitor::role::main(inherited, engine::container::remove::after_exit))
         }
-        Some("sublet-stage") => role(runtime::stage::main),
         Some("sublet-exec") => role(runtime::exec::main),
         Some(net::client::ARGV0) => role(net::role::main),
         Some(cgroup::scope::ROLE) => role(cgroup::scope::main),

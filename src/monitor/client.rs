@@ -197,6 +197,24 @@ pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&st
     Ok(outcome)
 }
 
+/// Waits until the monitor has let go of this client, which for a container that is removed at its end is when nothing
+/// finds it any more; notices go to `notice`.
+pub fn wait_end(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<(), Report> {
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(SysError::new("poll(monitor)", errno).into()),
+            Ok(_) => {}
+        }
+        match protocol::receive(socket, &mut buffer)? {
+            Received::End => return Ok(()),
+            Received::Frame(Frame::Notice(text), _) => notice(&text),
+            _ => {}
+        }
+    }
+}
+
 /// Blocks the signals that a pump forwards.
 pub fn block_signals() -> Result<(), SysError> {
     forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())

@@ -10,6 +10,7 @@ use net::setup::Tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use runtime::Launch;
 use runtime::channel::{Channel, Message};
 use sys::process::{Child, Exit};
 use sys::role::Spawn;
@@ -30,6 +31,23 @@ pub enum Phase {
     Running,
     /// It never became the payload.
     Failed(Failure),
+}
+
+/// What a stage gets besides its configuration.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// Descriptors by name; the channel comes first.
+    pub fds: Vec<(&'static str, BorrowedFd<'a>)>,
+    /// The payload's standard streams.
+    pub stdio: [Option<BorrowedFd<'a>>; 3],
+    /// The directory of the cgroup that it is born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Given<'a> {
+    fn all(&self, channel: &'a Channel) -> Vec<(&'static str, BorrowedFd<'a>)> {
+        std::iter::once(("channel", channel.as_fd())).chain(self.fds.iter().copied()).collect()
+    }
 }
 
 /// A process of the container.
@@ -75,32 +93,34 @@ pub enum Event {
 }
 
 impl Supervised {
-    /// Starts a stage (`argv0` names its role) whose descriptors are `fds` and the channel, with these standard
-    /// streams for the payload, in `cgroup` (an open directory).
-    pub fn start(
-        argv0: &str,
-        label: &str,
-        config: &[u8],
-        fds: &[(&str, BorrowedFd<'_>)],
-        stdio: [Option<BorrowedFd<'_>>; 3],
-        streams: Streams,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<Self, Report> {
+    /// Starts the role stage, and by it the container's main process.
+    pub fn start_main(launch: &Launch, given: &Given<'_>, streams: Streams) -> Result<Self, Report> {
         let (ours, theirs) = Channel::pair()?;
-        let mut all = vec![("channel", theirs.as_fd())];
-        all.extend_from_slice(fds);
-        let spawn = Spawn { argv0, label, config, fds: &all, stdio, session: false, cgroup };
-        let Child { pid, .. } = spawn.start()?;
-        Ok(Supervised {
-            stage: Some(pid),
+        let stage = |inherited| runtime::stage::main(launch, inherited);
+        let child = sys::role::fork(&given.all(&theirs), given.stdio, given.cgroup, stage)?;
+        Ok(Supervised::born(&child, ours, streams))
+    }
+
+    /// Starts the role exec, and by it one more process of the container `label`.
+    pub fn start_exec(label: &str, config: &[u8], given: &Given<'_>, streams: Streams) -> Result<Self, Report> {
+        let (ours, theirs) = Channel::pair()?;
+        let Given { stdio, cgroup, .. } = *given;
+        let fds = &given.all(&theirs)[..];
+        let spawn = Spawn { argv0: "sublet-exec", label, config, fds, stdio, session: false, cgroup };
+        Ok(Supervised::born(&spawn.start()?, ours, streams))
+    }
+
+    fn born(stage: &Child, channel: Channel, streams: Streams) -> Self {
+        Supervised {
+            stage: Some(stage.pid),
             pid: None,
             pidfd: None,
             phase: Phase::Starting,
-            channel: Some(ours),
+            channel: Some(channel),
             streams,
             exit: None,
             detached: false,
-        })
+        }
     }
 
     /// Takes one message of the channel.

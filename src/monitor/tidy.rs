@@ -4,14 +4,12 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use base::Report;
 use serde::{Deserialize, Serialize};
 use sys::Call;
 
 use crate::record::{self, PidRecord};
-use crate::role::Config;
 
 /// What the engine wants done after the exit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +21,9 @@ pub struct After {
 }
 
 /// The engine's removal of a container. The engine knows this crate and not the reverse, so the binary hands it in: an
-/// exec of our own binary for it would cost a container with `--rm` a sixth of its time.
-pub type Remove = fn(&str) -> Result<(), Report>;
+/// exec of our own binary for it would cost a container with `--rm` a sixth of its time. It calls back once no command finds
+/// the container any more.
+pub type Remove = fn(&str, &mut dyn FnMut()) -> Result<(), Report>;
 
 /// Removes the runtime directory, unless the container has been started again since its exit was recorded: then it is the
 /// new monitor's. What stays behind the next start or removal takes away.
@@ -46,7 +45,7 @@ fn is_ours(container_dir: &Path) -> bool {
 
 /// Gives the container's files back and removes `pid.json`, whose being there without its monitor tells the next command
 /// that this is still to be done. The container's lock keeps a start away meanwhile.
-fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshot: Option<&Path>) -> Result<(), Report> {
+pub fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshot: Option<&Path>) -> Result<(), Report> {
     let path = container_dir.join("lock");
     let lock = File::options().write(true).open(&path).call(|| format!("open({path:?})"))?;
     sys::lock::exclusive(&lock, &path)?;
@@ -58,15 +57,6 @@ fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshot: Option<&Path>) -> Re
     }
     let path = container_dir.join("pid.json");
     Ok(fs::remove_file(&path).call(|| format!("unlink({path:?})"))?)
-}
-
-/// The last acts of a monitor. Failures have no listener left; what stays behind the next command repairs.
-pub fn after_exit(config: &Config, outer: &OwnedFd, remove: Remove) -> ExitCode {
-    match &config.after.remove {
-        Some(order) => drop(remove(order)),
-        None => drop(reclaim(&config.container_dir, outer, config.after.reclaim.as_deref())),
-    }
-    ExitCode::SUCCESS
 }
 
 #[cfg(test)]

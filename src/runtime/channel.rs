@@ -60,7 +60,8 @@ impl Channel {
 
     /// Receives a message; `None` at the end of the channel.
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, ChannelError> {
-        let mut buffer = vec![0; MAX_MESSAGE];
+        // Most are short, and fresh pages for the longest one cost more than to ask how long this one is.
+        let mut buffer = vec![0; sys::socket::next_length(self.0.as_fd())?.min(MAX_MESSAGE)];
         let (length, mut fds) = sys::socket::receive(self.0.as_fd(), &mut buffer)?;
         if length == 0 {
             return Ok(None);

@@ -1,5 +1,8 @@
 //! The role stage: milliseconds as root of the outer user namespace, to make one container's init.
 //!
+//! It is a copy of the monitor, not executed anew: nothing of a container's choice runs before init's exec, and the monitor
+//! holds nothing that the user's own processes may not see. Its descriptors are not copied with it.
+//!
 //! The stage is born in the container's cgroup, so that init is born there too and its cgroup namespace is rooted there;
 //! the monitor, as the user, has the right to do that, and the outer root may not have it.
 //!
@@ -9,7 +12,6 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::ExitCode;
 
 use base::{Context, Kind, Report};
 use nix::sched::{CloneFlags, setns};
@@ -25,24 +27,30 @@ use crate::launch::{Launch, Rootfs, listed, profile};
 use crate::seccomp::Filter;
 use crate::{init, seccomp};
 
-/// What the role does with what it inherited; see [`Launch`] for the names of its descriptors.
-pub fn main(mut inherited: Inherited) -> ExitCode {
-    let Ok(channel) = inherited.fd("channel") else {
-        return ExitCode::from(125);
+/// What the role does, in the copy of its starter, with what it was given; see [`Launch`] for the names of its
+/// descriptors. The result is its exit code.
+pub fn main(launch: &Launch, inherited: Result<Inherited, SysError>) -> i32 {
+    // Without a channel its end is all that can be told.
+    let Ok((mut inherited, channel)) = inherited.and_then(|mut inherited| {
+        let channel = inherited.fd("channel")?;
+        Ok((inherited, Channel::from(channel)))
+    }) else {
+        return 125;
     };
-    let channel = Channel::from(channel);
-    match run(&channel, &mut inherited) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(launch, &channel, &mut inherited) {
+        Ok(()) => 0,
         Err(report) => {
             channel.fail(&report);
-            ExitCode::from(125)
+            125
         }
     }
 }
 
-fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
-    let launch: Launch =
-        serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
+fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
+    // The monitor has one that keeps others out.
+    sys::file::reset_umask();
+    // The monitor is not dumpable, and then the limits in our own /proc files would not be ours to write.
+    nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
@@ -54,7 +62,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     }
     let mut opened = launch
         .caller_is_unmapped
-        .then(|| init::Opened::before_init(&launch, Some(outer.as_fd()), channel))
+        .then(|| init::Opened::before_init(launch, Some(outer.as_fd()), channel))
         .transpose()?;
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
@@ -72,13 +80,13 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
             gate: None,
             late_cgroup: false,
         };
-        init::main(&launch, given)
+        init::main(launch, given)
     })
     .map_err(name_the_limit)
     .step(|| "making the container's namespaces".to_owned())?;
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
     let to_init = to_init.take().ok_or_else(|| Report::new(Kind::Internal, "the socket to init is gone"))?;
-    prepare(&launch, child.pid, view, to_init.as_fd())
+    prepare(launch, child.pid, view, to_init.as_fd())
 }
 
 /// ENOSPC is a limit of namespaces, namespaces(7): one that the kernel counts for the user, or the depth of nesting.

@@ -21,6 +21,31 @@ fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= PAGE
 }
 
+/// Lets go of the pages of the program's code and constants: what runs on reads its own again from the page cache. The
+/// kernel maps sixteen at a time around each that is used, and more where the page cache has larger pages, so a process
+/// that has been through much of the program counts megabytes of code which it does not use again.
+pub fn release_code() {
+    extern "C" fn each(object: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the C library hands a description that lives as long as this call, with so many headers.
+        let (base, headers) = unsafe {
+            let object = &*object;
+            (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)))
+        };
+        for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        {
+            let start = (base + header.p_vaddr) as usize & !(PAGE - 1);
+            let length = (base + header.p_vaddr + header.p_memsz) as usize - start;
+            // SAFETY: the map of a file that nothing is ever written to: what is let go of comes back as it was. An error
+            // (a page size that is not ours) leaves all as it is.
+            unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+        }
+        // The first object is the program itself.
+        1
+    }
+    // SAFETY: `each` has the signature that is wanted and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(each), std::ptr::null_mut()) };
+}
+
 /// A new map of zeroes; null when there is no memory.
 fn map(size: usize) -> *mut u8 {
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);

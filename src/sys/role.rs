@@ -4,6 +4,9 @@
 //! descriptor 3, a sealed memory file: a line with the names of the further descriptors (4, 5, …, in order), then the
 //! role's configuration as bytes. So no role reads the environment, and nothing of a container's configuration (it may
 //! hold secrets) stands in an argument list.
+//!
+//! Where a start must be fast and the role may see what its starter has in memory, [`fork`] runs it in a copy of the
+//! starter: that saves the execution (0.7 ms) and the way of the configuration through JSON.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -88,21 +91,8 @@ impl Spawn<'_> {
     ) -> Result<std::convert::Infallible> {
         let wanted: Vec<BorrowedFd<'_>> = std::iter::once(config).chain(self.fds.iter().map(|(_, fd)| *fd)).collect();
         let after = CONFIG_FD + wanted.len() as RawFd;
-        // Sources may sit on numbers that are targets, so all move above the targets first.
-        let above = |fd: BorrowedFd<'_>| -> Result<OwnedFd> {
-            let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(after)).call(|| format!("fcntl(F_DUPFD, {after})"))?;
-            // SAFETY: the kernel has just made this descriptor for us.
-            Ok(unsafe { OwnedFd::from_raw_fd(number) })
-        };
-        let exe = above(exe)?;
-        let stdio = self.stdio.iter().map(|fd| above(fd.unwrap_or(null))).collect::<Result<Vec<_>>>()?;
-        let wanted = wanted.into_iter().map(above).collect::<Result<Vec<_>>>()?;
-        for (number, fd) in stdio.iter().enumerate() {
-            process::place(fd.as_fd(), number as RawFd)?;
-        }
-        for (position, fd) in wanted.iter().enumerate() {
-            process::place(fd.as_fd(), CONFIG_FD + position as RawFd)?;
-        }
+        let exe = above(after, exe)?;
+        arrange(&self.stdio.map(|fd| fd.unwrap_or(null)), &wanted)?;
         process::cloexec_from(after)?;
         if self.session {
             nix::unistd::setsid().call(|| "setsid()".to_owned())?;
@@ -111,6 +101,48 @@ impl Spawn<'_> {
         nix::unistd::execveat(&exe, c"", argv, &environment, nix::fcntl::AtFlags::AT_EMPTY_PATH)
             .call(|| format!("execveat(own binary, {:?})", self.argv0))
     }
+}
+
+/// Forks like [`process::fork`], without an execution: the child runs `role` with nothing open but standard input, output
+/// and error (`None` is `/dev/null`) and the descriptors named, and exits with what it returns. Its memory is a copy of the
+/// caller's, whose descriptor objects it must not touch.
+pub fn fork(
+    fds: &[(&str, BorrowedFd<'_>)],
+    stdio: [Option<BorrowedFd<'_>>; 3],
+    cgroup: Option<BorrowedFd<'_>>,
+    role: impl FnOnce(Result<Inherited>) -> i32,
+) -> Result<Child> {
+    let null = open_path(c"/dev/null", OFlag::O_RDWR)?;
+    process::fork(Flags::empty(), cgroup, || {
+        let wanted: Vec<BorrowedFd<'_>> = fds.iter().map(|(_, fd)| *fd).collect();
+        let arranged = arrange(&stdio.map(|fd| fd.unwrap_or(null.as_fd())), &wanted)
+            .and_then(|()| process::close_from(CONFIG_FD + wanted.len() as RawFd))
+            .and_then(|()| process::cloexec_from(CONFIG_FD));
+        let names = fds.iter().map(|(name, _)| *name);
+        role(arranged.map(|()| Inherited { config: Vec::new(), fds: Inherited::adopt(CONFIG_FD, names) }))
+    })
+}
+
+/// Gives standard streams and descriptors their numbers, those from [`CONFIG_FD`] up in their order.
+fn arrange(stdio: &[BorrowedFd<'_>; 3], wanted: &[BorrowedFd<'_>]) -> Result<()> {
+    let after = CONFIG_FD + wanted.len() as RawFd;
+    // Sources may sit on numbers that are targets, so all move above the targets first.
+    let stdio = stdio.iter().map(|fd| above(after, *fd)).collect::<Result<Vec<_>>>()?;
+    let wanted = wanted.iter().map(|fd| above(after, *fd)).collect::<Result<Vec<_>>>()?;
+    for (number, fd) in stdio.iter().enumerate() {
+        process::place(fd.as_fd(), number as RawFd)?;
+    }
+    for (position, fd) in wanted.iter().enumerate() {
+        process::place(fd.as_fd(), CONFIG_FD + position as RawFd)?;
+    }
+    Ok(())
+}
+
+/// A duplicate whose number is at least `first`.
+fn above(first: RawFd, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(first)).call(|| format!("fcntl(F_DUPFD, {first})"))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// What a role was given.
@@ -138,17 +170,19 @@ impl Inherited {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let end = end.ok_or_else(|| SysError::new("role configuration without a first line", Errno::EINVAL))?;
         let names = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let fds = names
-            .split_whitespace()
-            .enumerate()
-            .map(|(position, name)| {
-                // SAFETY: `Spawn` put exactly these descriptors on consecutive numbers, and this runs once.
-                let fd = unsafe { OwnedFd::from_raw_fd(CONFIG_FD + 1 + position as RawFd) };
-                (name.to_owned(), Some(fd))
-            })
-            .collect();
+        let fds = Inherited::adopt(CONFIG_FD + 1, names.split_whitespace());
         process::cloexec_from(CONFIG_FD)?;
         Ok(Inherited { config: bytes.split_off(end + 1), fds })
+    }
+
+    /// The descriptors of these names, which lie on consecutive numbers.
+    fn adopt<'a>(first: RawFd, names: impl Iterator<Item = &'a str>) -> Vec<(String, Option<OwnedFd>)> {
+        let adopt = |(position, name): (usize, &str)| {
+            // SAFETY: `arrange` put exactly these descriptors on consecutive numbers, and its callers come here once.
+            let fd = unsafe { OwnedFd::from_raw_fd(first + position as RawFd) };
+            (name.to_owned(), Some(fd))
+        };
+        names.enumerate().map(adopt).collect()
     }
 
     /// Takes the descriptor of this name; each can be taken once. `EBADF` when it was not given.

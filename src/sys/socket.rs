@@ -84,6 +84,16 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<
     Ok((message.bytes, fds))
 }
 
+/// How long the message is that [`receive`] will give; waits for one. 0 at the end of the stream.
+pub fn next_length(socket: BorrowedFd<'_>) -> Result<usize> {
+    loop {
+        match nix::sys::socket::recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            result => return result.call(|| "recv(AF_UNIX, MSG_PEEK)".to_owned()),
+        }
+    }
+}
+
 /// Accepts a connection, close-on-exec; `EAGAIN` when none waits on a non-blocking listener.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC).call(|| "accept4()".to_owned())?;

@@ -108,6 +108,25 @@ fn a_name_is_used_once() {
 }
 
 #[test]
+fn what_run_with_rm_ran_is_gone_when_it_ends() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for _ in 0..20 {
+        home.ok(&["run", "--rm", "--name", "one", "--network", "none", &busybox(), "true"]);
+        assert!(home.containers().is_empty());
+        home.fails(1, &["inspect", "one"]);
+    }
+    let left = || {
+        let mut left = Vec::new();
+        for host in std::fs::read_dir(home.store().join("hosts")).into_iter().flatten().flatten() {
+            let places = ["containers", "snaps", "names"].map(|place| std::fs::read_dir(host.path().join(place)));
+            left.extend(places.into_iter().flatten().flatten().flatten().map(|entry| entry.path()));
+        }
+        left
+    };
+    eventually("its files are deleted", || left().is_empty());
+}
+
+#[test]
 fn names_are_checked_as_docker_does() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     for name in ["x", "-ab", "a b", "a/b"] {

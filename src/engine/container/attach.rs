@@ -26,8 +26,18 @@ pub struct Streams {
 pub struct Attachment {
     socket: OwnedFd,
     streams: Streams,
-    /// The monitor, when it is to be waited for after the exit: then what it tidies up is gone.
-    monitor: Option<OwnedFd>,
+    until: Until,
+}
+
+/// What is waited for after the exit.
+#[derive(Debug)]
+pub(crate) enum Until {
+    /// Nothing.
+    Exit,
+    /// That no command finds the container any more, which the end of the connection tells.
+    Gone,
+    /// The end of the monitor: then what it tidies up is gone.
+    Tidied(OwnedFd),
 }
 
 /// How an attachment ended.
@@ -54,8 +64,8 @@ impl End {
 }
 
 impl Attachment {
-    pub(crate) fn new(socket: OwnedFd, streams: Streams, monitor: Option<OwnedFd>) -> Self {
-        Attachment { socket, streams, monitor }
+    pub(crate) fn new(socket: OwnedFd, streams: Streams, until: Until) -> Self {
+        Attachment { socket, streams, until }
     }
 }
 
@@ -63,13 +73,13 @@ impl Attachment {
 pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<Attachment, Report> {
     let socket = client::dial(&engine.paths().run_container(id))?;
     protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
-    Ok(Attachment::new(socket, streams.clone(), None))
+    Ok(Attachment::new(socket, streams.clone(), Until::Exit))
 }
 
 /// Copies between our streams and the container's until it ends or the user detaches. Our terminal is raw meanwhile;
 /// signals that reach us go to the container, which has no terminal of ours to get them from.
 pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
-    let Attachment { socket, streams, monitor } = attachment;
+    let Attachment { socket, streams, until } = attachment;
     let pump = client::Streams {
         stdin: streams.stdin,
         terminal: streams.tty,
@@ -80,9 +90,13 @@ pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
         Outcome::Detached => Ok(End::Detached),
         Outcome::Unread => Ok(End::Unread),
         Outcome::Exit { code, unwritten } => {
-            drop(socket);
-            if let Some(monitor) = monitor {
-                sys::process::reap(monitor.as_fd(), true)?;
+            match until {
+                Until::Exit => {}
+                Until::Gone => client::wait_end(socket.as_fd(), |line| engine.notice(line))?,
+                Until::Tidied(monitor) => {
+                    drop(socket);
+                    sys::process::reap(monitor.as_fd(), true)?;
+                }
             }
             unwritten.map_or(Ok(End::Exited(code)), Err)
         }

@@ -9,7 +9,7 @@ use monitor::protocol::{self, Frame};
 use monitor::{client, record};
 
 use crate::Engine;
-use crate::container::attach::{Attachment, Streams, relay};
+use crate::container::attach::{Attachment, Streams, Until, relay};
 use crate::container::create::check_workdir;
 use crate::container::record::load;
 use crate::container::spec;
@@ -66,7 +66,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     if request.detach {
         return Ok(0);
     }
-    Ok(relay(engine, Attachment::new(socket, request.streams.clone(), None))?.code())
+    Ok(relay(engine, Attachment::new(socket, request.streams.clone(), Until::Exit))?.code())
 }
 
 /// Docker's words for a container that would have to run.

@@ -38,7 +38,7 @@ pub(crate) fn repair(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
             let locked = ContainerLock { condition: repair_locked(engine, id)?, _file: file };
             // Its monitor was to do so (`--rm`).
             if record::load(engine, id)?.host.auto_remove && !locked.condition.life.is_active() {
-                return remove_locked(engine, id, locked);
+                return remove_locked(engine, id, locked, &mut || {});
             }
         }
     }

@@ -38,7 +38,7 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
             locked => locked?,
         };
         if !locked.condition.life.is_active() {
-            return remove_locked(engine, id, locked).step(|| format!("cannot remove container {shown}"));
+            return remove_locked(engine, id, locked, &mut || {}).step(|| format!("cannot remove container {shown}"));
         }
         drop(locked);
         if !force {
@@ -67,28 +67,38 @@ pub(crate) fn order(engine: &Engine, id: &ContainerId) -> Result<String, Report>
     serde_json::to_string(&(engine.paths(), id)).map_err(|error| Report::of(Kind::Internal, error))
 }
 
-/// Removes a container whose monitor is about to end.
-pub fn after_exit(order: &str) -> Result<(), Report> {
+/// Removes a container whose monitor is about to end. `gone` is called when no command finds it any more and nothing is left
+/// of it that the user's own tools could not delete: for the rest a user need not wait.
+pub fn after_exit(order: &str, gone: &mut dyn FnMut()) -> Result<(), Report> {
     let (paths, id): (Paths, ContainerId) =
         serde_json::from_str(order).map_err(|error| Report::of(Kind::Internal, error))?;
-    remove(&Engine::open(paths, Options::default()), &id, false)
+    let engine = Engine::open(paths, Options::default());
+    let locked = lock(&engine, &id)?;
+    // Another command may have started it again.
+    if locked.condition.life.is_active() { Ok(()) } else { remove_locked(&engine, &id, locked, gone) }
 }
 
 /// Removes a container unless it runs or is about to; one that does not exist is fine.
 pub(crate) fn unless_active(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     match lock(engine, id) {
         Ok(locked) if locked.condition.life.is_active() => Ok(()),
-        Ok(locked) => remove_locked(engine, id, locked),
+        Ok(locked) => remove_locked(engine, id, locked, &mut || {}),
         Err(report) if report.kind() == Kind::NotFound => Ok(()),
         Err(report) => Err(report),
     }
 }
 
-pub(crate) fn remove_locked(engine: &Engine, id: &ContainerId, locked: ContainerLock) -> Result<(), Report> {
+/// Removes a container that is at rest; `gone` as for [`after_exit`].
+pub(crate) fn remove_locked(
+    engine: &Engine,
+    id: &ContainerId,
+    locked: ContainerLock,
+    gone: &mut dyn FnMut(),
+) -> Result<(), Report> {
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
-    let tidied = tidy(engine, id, &to);
+    let tidied = tidy(engine, id, &to, gone);
     // The lock's file has moved along: it told other sweeps that somebody is at work there.
     drop(locked);
     sweep(engine);
@@ -103,19 +113,17 @@ struct Named {
 
 /// What is left to do after the rename, all of it, in any state in which a killed removal may have left it. The first
 /// failure is the answer, and then the directory stays for the next sweep.
-fn tidy(engine: &Engine, id: &ContainerId, gone: &Path) -> Result<(), Report> {
-    let named = file::read_json::<Named>(&gone.join("config.json")).ok().flatten();
+fn tidy(engine: &Engine, id: &ContainerId, directory: &Path, gone: &mut dyn FnMut()) -> Result<(), Report> {
+    let named = file::read_json::<Named>(&directory.join("config.json")).ok().flatten();
     let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));
-    let run = engine.paths().run_container(id);
-    let tidied = [
-        // First, since what still runs there may write.
-        remove_cgroup(gone, id),
-        snapshot::remove(engine, id),
-        name.map_or(Ok(()), |name| names::release(engine, &name, id)),
-        remove_directory(&run),
-    ];
-    tidied.into_iter().collect::<Result<(), Report>>()?;
-    remove_directory(gone)
+    // First, since what still runs there may write.
+    let cgroup = remove_cgroup(directory, id);
+    let snapshot = snapshot::remove(engine, id);
+    gone();
+    let name = name.map_or(Ok(()), |name| names::release(engine, &name, id));
+    let run = remove_directory(&engine.paths().run_container(id));
+    [cgroup, snapshot, name, run].into_iter().collect::<Result<(), Report>>()?;
+    remove_directory(directory)
 }
 
 /// The exit code of a container that was removed while its end was waited for.
@@ -174,7 +182,7 @@ pub(crate) fn sweep(engine: &Engine) {
         if file.as_ref().is_ok_and(|file| !try_exclusive(file, &path).unwrap_or(false)) {
             continue;
         }
-        let _ = tidy(engine, &id, &entry.path());
+        let _ = tidy(engine, &id, &entry.path(), &mut || {});
     }
 }
 

@@ -21,7 +21,7 @@ use sys::namespace::IdMap;
 use sys::role::Spawn;
 
 use crate::Engine;
-use crate::container::attach::{Attachment, Streams};
+use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
 use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
@@ -71,7 +71,10 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
             Ok(Started::Interrupted { signal })
         }
         Ok(Begun::Started) => Ok(match streams {
-            Some(streams) => Started::Attached(Attachment::new(socket, streams.clone(), Some(monitor))),
+            Some(streams) => {
+                let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
+                Started::Attached(Attachment::new(socket, streams.clone(), until))
+            }
             None => Started::Detached,
         }),
     }
@@ -125,8 +128,6 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
-    let seccomp = launchable.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-    let default_profile = launchable.default_profile;
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
@@ -146,17 +147,13 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         preserve_fds: 0,
         listen_fds: 0,
         bundle: context.clone(),
-        default_profile,
+        default_profile: launchable.default_profile,
     };
     let config = monitor::role::Config {
         id: record.id.clone(),
         container_dir: engine.paths().container(&record.id),
         run_dir,
-        launch: serde_json::to_string(&launch).map_err(|error| Report::of(Kind::Internal, error))?,
-        seccomp,
-        default_profile,
-        setgroups,
-        keep_groups,
+        launch,
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
         client_feeds: streams.is_some_and(|streams| streams.stdin),

@@ -17,7 +17,7 @@ use crate::record::Status;
 use crate::role::pipes::PayloadEnds;
 use crate::role::{MAIN, Monitor, given_up};
 use crate::streams::{Client, Streams};
-use crate::supervised::{Phase, Supervised};
+use crate::supervised::{Given, Phase, Supervised};
 
 /// How long a client may take to read what is left after the exit.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -163,10 +163,10 @@ impl Monitor {
             process: request.process,
             user: request.user,
             init_pid,
-            seccomp: self.config.seccomp.clone(),
-            default_profile: self.config.default_profile,
-            setgroups: self.config.setgroups,
-            keep_groups: self.config.keep_groups,
+            seccomp: runtime::launch::profile(&self.config.launch.spec).cloned(),
+            default_profile: self.config.launch.default_profile,
+            setgroups: self.config.launch.setgroups,
+            keep_groups: self.config.launch.keep_groups,
             preserve_fds: 0,
             listen_fds: 0,
             bundle: None,
@@ -174,10 +174,9 @@ impl Monitor {
             keyring: true,
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
-        let fds = [("outer", self.outer.as_fd()), ("init", init.as_fd())];
-        let label = self.config.id.short();
-        let mut process =
-            Supervised::start("sublet-exec", label, &config, &fds, ends.stdio(), streams, self.resources.cgroup_dir())?;
+        let fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
+        let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
+        let mut process = Supervised::start_exec(self.config.id.short(), &config, &given, streams)?;
         process.detached = request.detach;
         Ok(process)
     }

@@ -25,8 +25,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::LinuxSeccomp;
+use runtime::Launch;
 use serde::{Deserialize, Serialize};
+use sys::namespace::{open_namespace, proc_dir};
 use sys::process::{Exit, reap_any};
 use sys::role::Inherited;
 use sys::{Call, SysError};
@@ -37,7 +38,7 @@ use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
 use crate::role::pipes::PayloadEnds;
 use crate::streams::{Client, Streams};
-use crate::supervised::{Event, Phase, Supervised};
+use crate::supervised::{Event, Given, Phase, Supervised};
 use crate::tidy::{self, After, Remove};
 
 pub use crate::role::hooks::RuntimeHooks;
@@ -61,16 +62,8 @@ pub struct Config {
     pub container_dir: PathBuf,
     /// Its runtime directory: `sock`, `stdout`, `stderr`.
     pub run_dir: PathBuf,
-    /// The stage's configuration ([`runtime::Launch`]) as JSON, passed on unread.
-    pub launch: String,
-    /// What later execs need of it.
-    pub seccomp: Option<LinuxSeccomp>,
-    /// Likewise.
-    pub default_profile: Option<u64>,
-    /// Likewise.
-    pub setgroups: bool,
-    /// Likewise.
-    pub keep_groups: bool,
+    /// What the stage makes, and what later processes of the container have of it.
+    pub launch: Launch,
     /// Whether the payload has a terminal.
     pub terminal: bool,
     /// Whether the standard input stays open for a client.
@@ -133,6 +126,9 @@ struct Monitor {
     next_key: u64,
     state: State,
     published: Vec<net::Published>,
+    /// The container's mount namespace, held so that the kernel takes it down (a millisecond) when its clients have been
+    /// told of the exit, and not on the way of its last process to it.
+    mounts: Option<OwnedFd>,
     /// Set when the main process has ended: until then its output may still come.
     drain_until: Option<Instant>,
     finished: bool,
@@ -158,6 +154,9 @@ impl Monitor {
     fn set_up(inherited: &mut Inherited) -> Result<Self, Report> {
         let config: Config =
             serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
+        inherited.config = Vec::new();
+        // Its reader is a large part of the program.
+        sys::memory::release_code();
         let outer = inherited.fd("outer")?;
         // Container root may be our own user on the host: it must not look into us, whatever namespace it shares.
         nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
@@ -181,6 +180,7 @@ impl Monitor {
             next_key: MAIN + 1,
             state: State::new(Status::Starting),
             published: Vec::new(),
+            mounts: None,
             drain_until: None,
             finished: false,
             unclaimed: Vec::new(),
@@ -222,17 +222,11 @@ impl Monitor {
             if self.config.terminal { (Streams::default(), PayloadEnds::default()) } else { self.fifos()? };
         let mut fds = vec![("outer", self.outer.as_fd())];
         fds.extend(self.view.as_ref().map(|view| ("view", view.as_fd())));
-        let launch = self.config.launch.as_bytes();
-        let main = Supervised::start(
-            "sublet-stage",
-            self.config.id.short(),
-            launch,
-            &fds,
-            ends.stdio(),
-            streams,
-            self.resources.cgroup_dir(),
-        )
-        .step(|| "starting the stage".to_owned())?;
+        let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
+        let main = Supervised::start_main(&self.config.launch, &given, streams);
+        let main = main.step(|| "starting the stage".to_owned())?;
+        // While the stage is at work, and again when the payload runs.
+        sys::memory::release_code();
         self.processes.insert(MAIN, main);
         Ok(())
     }
@@ -410,6 +404,8 @@ impl Monitor {
     fn started(&mut self, key: u64) -> Result<(), Report> {
         let Some(pid) = self.processes.get(&key).and_then(|process| process.pid) else { return Ok(()) };
         if key == MAIN {
+            // Of a payload that has ended already there is nothing to hold.
+            self.mounts = proc_dir(pid).and_then(|process| open_namespace(process.as_fd(), "mnt")).ok();
             self.write_pid(pid)?;
             self.state.status = Status::Running;
             self.state.pid = Some(pid);
@@ -422,6 +418,7 @@ impl Monitor {
             client.send(&Frame::Started { pid });
             client.closing |= detached;
         }
+        sys::memory::release_code();
         Ok(())
     }
 
@@ -572,8 +569,20 @@ impl Monitor {
         self.poststop();
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
+        // Failures from here on have no listener left; what stays behind the next command repairs.
+        let After { reclaim, remove: order } = self.config.after.clone();
+        let removed = order.as_deref().map(|order| remove(order, &mut || self.leave()));
+        self.leave();
+        if removed.is_none() {
+            let _ = tidy::reclaim(&self.config.container_dir, &self.outer, reclaim.as_deref());
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Lets go of clients and mounts.
+    fn leave(&mut self) {
         self.farewell();
-        tidy::after_exit(&self.config, &self.outer, remove)
+        self.mounts = None;
     }
 }
 

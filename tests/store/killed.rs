@@ -173,7 +173,7 @@ fn at_random_moments() {
         &["system", "fsck", "--repair"],
     ];
     let mut random = Random::seeded();
-    let (runs, mut killed) = (number("KILLS").unwrap_or(20), 0);
+    let (runs, mut killed) = (number("KILLS").unwrap_or(100), 0);
     let mut took = [Duration::from_millis(20); 12];
     for run in 0..runs {
         let chosen = random.below(commands.len() as u64) as usize;

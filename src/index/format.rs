@@ -11,7 +11,7 @@
 //!                 | data 8 | count 4 | parent 4 | 0 8
 //! dirents  16 B   name offset 4 | inode 4 | first four bytes of the name 4 | name length 2 | type 1 | flags 1
 //! objects  40 B   sha256 32 | size 8                    sorted by digest, each once
-//! //! xattrs   var    a set: count 4, then for each name, sorted: name length 2 | 0 2 | value length 4 | name | value
+//! xattrs   var    a set: count 4, then for each name, sorted: name length 2 | 0 2 | value length 4 | name | value
 //! strings  var    names and link targets
 //! inline   var    contents of small files
 //! ```

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::Path;
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use sys::Call;
 
 use crate::dir::Dir;
@@ -36,7 +36,11 @@ impl Additional {
         let mut shelves = Vec::new();
         for family in Family::ALL {
             let dir = sub(&root, family.as_str())?;
-            shelves.push((family, if family == Family::Blobs { sub(&dir, "sha256")? } else { dir }));
+            let dir = if family == Family::Blobs { sub(&dir, "sha256")? } else { dir };
+            if family.fans_out() {
+                trust_all(&dir, owners)?;
+            }
+            shelves.push((family, dir));
         }
         Ok(Additional { refs: sub(&root, "refs")?, shelves })
     }
@@ -68,8 +72,26 @@ impl fmt::Debug for PassOver {
 /// Refuses a directory that somebody else could have put something into.
 fn trust(dir: &Dir, owners: &[u32]) -> Result<()> {
     let stat = fstat(dir).call(|| format!("fstat({})", dir.path().display()))?;
+    trust_stat(&stat, dir.path(), owners)
+}
+
+/// The same of those in it, on the way to the contents: only who may write in `dir`, and so is trusted, can put others there.
+fn trust_all(dir: &Dir, owners: &[u32]) -> Result<()> {
+    for name in dir.names()? {
+        if let Some(stat) = dir.stat(&name)?.filter(|stat| !is_file(stat)) {
+            trust_stat(&stat, &dir.path().join(&name), owners)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_file(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
+fn trust_stat(stat: &FileStat, path: &Path, owners: &[u32]) -> Result<()> {
     if owners.contains(&stat.st_uid) && stat.st_mode & 0o022 == 0 {
         return Ok(());
     }
-    Err(StoreError::Untrusted { path: dir.path().to_owned(), owner: stat.st_uid, mode: stat.st_mode & 0o7777 })
+    Err(StoreError::Untrusted { path: path.to_owned(), owner: stat.st_uid, mode: stat.st_mode & 0o7777 })
 }

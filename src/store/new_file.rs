@@ -1,7 +1,8 @@
 //! A file that is written whole before it has a name.
 //!
 //! Where the file system can, it is made without a name (`O_TMPFILE`) and linked when it is done, so that a kill leaves
-//! nothing. Where it cannot (NFS), it has a temporary name and a lock, by which a sweep tells it from a dead one.
+//! nothing. Where it cannot (NFS), it has a temporary name and a lock, by which a sweep tells it from a dead one. Where there
+//! are no hard links either (many file systems of programs), that name becomes the final one.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,6 +16,9 @@ use sys::{Call, Errno, SysError, lock};
 
 use crate::Result;
 use crate::dir::{Dir, temporary_name};
+
+/// A word of `SUBLET_WITHOUT`: the store is as on a file system without hard links and files without a name.
+const HARD_LINKS: &str = "hard-links";
 
 /// When written content must be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,11 @@ impl NewFile {
     pub(crate) fn link(&self, to: &Dir, name: &str) -> Result<bool> {
         sys::step();
         let result = if let Some(temporary) = &self.temporary {
-            linkat(&self.dir, temporary.as_str(), to, name, AtFlags::empty())
+            match link_named(&self.dir, temporary, to, name) {
+                // What file systems without hard links say (link(2)).
+                Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => return self.move_to(temporary, to, name),
+                linked => linked,
+            }
         } else {
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             linkat(AT_FDCWD, path.as_str(), to, name, AtFlags::AT_SYMLINK_FOLLOW)
@@ -86,6 +94,16 @@ impl NewFile {
             Err(Errno::EEXIST) => Ok(false),
             Err(errno) => Err(SysError::new(to.words("linkat", name), errno).into()),
         }
+    }
+
+    /// The same by a rename. Whoever gives the name to another file between the look and the rename loses it to ours, which is
+    /// as good: a final name is that of the content.
+    fn move_to(&self, temporary: &str, to: &Dir, name: &str) -> Result<bool> {
+        if to.stat(name)?.is_some() {
+            return Ok(false);
+        }
+        self.dir.rename(temporary, to, name)?;
+        Ok(true)
     }
 
     /// Gives the file its name in `to`, in place of whatever had it.
@@ -125,8 +143,15 @@ impl Drop for NewFile {
 
 const READ_ONLY: Mode = Mode::S_IRUSR.union(Mode::S_IRGRP).union(Mode::S_IROTH);
 
+fn link_named(dir: &Dir, temporary: &str, to: &Dir, name: &str) -> nix::Result<()> {
+    if sys::without(HARD_LINKS) {
+        return Err(Errno::EPERM);
+    }
+    linkat(dir, temporary, to, name, AtFlags::empty())
+}
+
 /// Linking a file without a name goes through /proc (linkat(2)); `AT_EMPTY_PATH` wants a capability before Linux 6.10.
 fn can_link_unnamed() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| std::fs::metadata("/proc/self/fd").is_ok())
+    *CAN.get_or_init(|| !sys::without(HARD_LINKS) && std::fs::metadata("/proc/self/fd").is_ok())
 }

@@ -43,7 +43,7 @@ impl Family {
     }
 
     /// Whether files are spread over 256 directories by their first byte.
-    fn fans_out(self) -> bool {
+    pub(crate) fn fans_out(self) -> bool {
         matches!(self, Family::Objects | Family::Blobs)
     }
 

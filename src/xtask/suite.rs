@@ -35,6 +35,8 @@ const GUEST_LIMIT: Duration = Duration::from_mins(15);
 const GUEST_SLACK: Duration = Duration::from_mins(1);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
+/// What tests take from our own environment: how long they go on, and with which random numbers.
+const OF_CALLER: [&str; 3] = ["SUBLET_TEST_KILLS", "SUBLET_TEST_STORM_S", "SUBLET_TEST_SEED"];
 /// How many guests run at a time.
 const GUESTS_AT_ONCE: usize = 2;
 /// Guest payloads that need the registry with the Debian image and the host's mirror, and so a network.
@@ -341,6 +343,7 @@ impl Bed {
             let mut command = place.command(identity, &self.directory.join("bin").join(&test.name))?;
             command.env("SUBLET_TEST_BIN", self.directory.join("bin/sublet"));
             command.env("SUBLET_TEST_SKIPS", &skips);
+            command.envs(OF_CALLER.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
             if let Some(registry) = &self.registry {
                 command.env("SUBLET_TEST_REGISTRY", &registry.address);
             }

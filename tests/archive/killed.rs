@@ -1,7 +1,7 @@
 //! `kill -9` between any two steps of a command that makes an image: the name stands for the old image or for the new one,
 //! what was there before is there, the store is sound, and the same command works afterwards.
 
-use crate::support::{Home, LIMIT, busybox, finish};
+use crate::support::{Home, LIMIT, assert_sound, busybox, finish};
 
 /// Kills the command at its first step, its second, and so on, until it has no further one; `prepare` runs before each,
 /// `check` after.
@@ -13,8 +13,10 @@ fn at_each_step(home: &Home, arguments: &[&str], prepare: impl Fn(), check: impl
         let mut command = home.command(arguments);
         let done = finish(command.env("SUBLET_KILL_AT", &at).env("SOURCE_DATE_EPOCH", "1000"), b"", LIMIT);
         check(&at);
-        let sound = home.run(&["system", "fsck"]);
-        assert_eq!((sound.code, sound.stderr.as_str()), (0, ""), "{at}: {sound:#?}");
+        assert_sound(home, &at);
+        home.ok(&["image", "prune", "-f"]);
+        let told = assert_sound(home, &format!("{at}, pruned"));
+        assert!(!told.contains("nothing leads to"), "{at}: {told}");
         if !done.stderr.contains(&format!("killed at {at}\n")) {
             assert_eq!(done.code, 0, "{at}: {done:#?}");
             break;
@@ -34,12 +36,15 @@ fn id_of(home: &Home, name: &str) -> Option<String> {
 fn a_commit() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "--name", "one", "--network", "none", &busybox(), "sh", "-c", "echo x >/x"]);
-    let mut commit = home.command(&["commit", "one"]);
-    let done = finish(commit.env("SOURCE_DATE_EPOCH", "1000"), b"", LIMIT);
-    let new = done.stdout.trim_end();
+    let unnamed = || finish(home.command(&["commit", "one"]).env("SOURCE_DATE_EPOCH", "1000"), b"", LIMIT).stdout;
+    let new = unnamed();
+    let new = new.trim_end();
     let old = id_of(&home, &busybox()).unwrap();
     // The same image is there already without a name, and the name has another one.
-    let prepare = || drop(home.ok(&["tag", &busybox(), "made"]));
+    let prepare = || {
+        home.ok(&["tag", &busybox(), "made"]);
+        assert_eq!(unnamed().trim_end(), new);
+    };
     at_each_step(&home, &["commit", "one", "made"], prepare, |at| {
         assert_eq!(id_of(&home, new).as_deref(), Some(new), "{at}: the image without a name");
         let named = id_of(&home, "made").unwrap();

@@ -6,6 +6,7 @@
 mod support;
 
 mod commit;
+mod ended;
 mod files;
 mod killed;
 mod peers;

@@ -1,7 +1,9 @@
 //! A disk that is full at any page, and one that has no inodes left: one clear error, and what is there is whole.
 
-use crate::serve;
-use crate::support::{Home, Within, in_namespaces};
+use std::process::Command;
+
+use crate::support::{Home, LIMIT, Within, busybox, finish, in_namespaces};
+use crate::{du, serve};
 
 /// Pulls on file systems that grow until the image fits; prints what is wrong at which size, and how many were too small.
 fn pull_on_growing_disks(option: &str, first: u32, step: u32) -> Option<String> {
@@ -51,4 +53,64 @@ fn at_any_inode() {
     println!("{told}");
     let small: u32 = told.split_whitespace().next().unwrap().parse().unwrap();
     assert!(small > 10, "{told}");
+}
+
+/// Does something to a copy of the test's data, on disks that have this much more room than the copy needs.
+fn on_growing_disks(home: &Home, command: &str, at_least: u32) {
+    let data = home.directory.join("data");
+    let (bin, kept) = (home.bin().display().to_string(), home.path("kept").display().to_string());
+    let copied = finish(Command::new("cp").args(["-a"]).arg(&data).arg(&kept), b"", LIMIT);
+    assert_eq!(copied.code, 0, "{copied:#?}");
+    // A page for each file and directory more than du says, as a file system in memory counts.
+    let size_kib = du(&data).div_ceil(1024);
+    let script = format!(
+        "size={size_kib}; small=0
+         while :; do
+             mount -t tmpfs -o size=${{size}}k tmpfs {data} || exit 1
+             if cp -a {kept}/. {data} 2>/dev/null; then
+                 before=$({bin} images -aq)
+                 if {bin} {command} >out 2>err; then break; fi
+                 small=$((small + 1))
+                 grep -q 'No space left on device' err || {{ echo \"$size: no word of a full disk\"; cat err; }}
+                 grep -q 'hint: ' err || {{ echo \"$size: no hint\"; cat err; }}
+                 {bin} system fsck >out 2>&1 || {{ echo \"$size: not whole\"; cat out; }}
+                 [ \"$({bin} images -aq 2>&1)\" = \"$before\" ] || echo \"$size: other images\"
+             fi
+             umount {data}
+             size=$((size + 8))
+             [ $size -lt {most} ] || {{ echo never; exit 1; }}
+         done
+         {bin} system fsck >out 2>&1 || {{ echo \"$size: not whole\"; cat out; }}
+         umount {data}
+         echo \"$small were too small\" >&2",
+        data = data.display(),
+        most = size_kib + 4000,
+    );
+    let Some(done) = in_namespaces(home, Within::Root, "mount -t tmpfs tmpfs /mnt", &script) else { return };
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:#?}");
+    println!("{}", done.stderr);
+    let small: u32 = done.stderr.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(small >= at_least, "{done:#?}");
+}
+
+#[test]
+fn at_any_second_page_of_a_commit() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let noise = "dd if=/dev/urandom of=/noise bs=1k count=150 2>/dev/null";
+    // What its own overlay has kept needs no namespace and no attributes of the disk.
+    let options = ["run", "--name", "one", "--network", "none", "--storage-driver", "fuse"];
+    home.ok(&[&options[..], &[&busybox(), "sh", "-c", noise]].concat());
+    on_growing_disks(&home, "commit one made", 20);
+}
+
+#[test]
+fn at_any_second_page_of_a_load() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1, 2])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    home.ok(&["save", "-o", "saved.tar", &name]);
+    home.ok(&["rmi", &name]);
+    home.ok(&["system", "prune", "-af"]);
+    on_growing_disks(&home, "load -i saved.tar", 20);
 }

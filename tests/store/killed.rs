@@ -1,17 +1,26 @@
 //! `kill -9` between any two steps of a command that changes the store: what is there is whole, what it takes is what the
 //! disk says, the next command goes on, and after a prune nothing is left that nothing leads to.
 
-use crate::support::{Home, LIMIT, busybox, finish};
-use crate::{assert_sound, serve};
+use std::time::{Duration, Instant};
+
+use crate::support::{Home, LIMIT, busybox, end, finish, number, start};
+use crate::{Random, assert_sound, serve};
 
 /// Kills the command at its first step, its second, and so on, until it has no further one; `prepare` runs before each.
 #[track_caller]
 fn at_each_step(home: &Home, arguments: &[&str], at_least: u32, prepare: impl Fn()) {
+    at_each_step_without("", home, arguments, at_least, prepare);
+}
+
+/// The same where the command does without something (`SUBLET_WITHOUT`).
+#[track_caller]
+fn at_each_step_without(without: &str, home: &Home, arguments: &[&str], at_least: u32, prepare: impl Fn()) {
     let mut killed = 0;
     loop {
         let at = format!("command:{}", killed + 1);
         prepare();
-        let done = finish(home.command(arguments).env("SUBLET_KILL_AT", &at), b"", LIMIT);
+        let mut command = home.command(arguments);
+        let done = finish(command.env("SUBLET_KILL_AT", &at).env("SUBLET_WITHOUT", without), b"", LIMIT);
         assert_sound(home, &at);
         home.ok(&["image", "prune", "-f"]);
         let told = assert_sound(home, &format!("{at}, pruned"));
@@ -28,12 +37,22 @@ fn at_each_step(home: &Home, arguments: &[&str], at_least: u32, prepare: impl Fn
 
 #[test]
 fn a_pull() {
+    killed_pulls("");
+}
+
+/// There a file moves to its final name.
+#[test]
+fn a_pull_without_hard_links() {
+    killed_pulls("hard-links");
+}
+
+fn killed_pulls(without: &str) {
     let Some(home) = Home::new(&[]) else { return };
     let server = serve(&[("a", &[1, 2]), ("b", &[2])]);
     let [a, b] = ["a", "b"].map(|name| format!("{}/{name}", server.address));
     home.ok(&["pull", &b]);
     // A run that was not killed leaves the image; a killed one may leave what the next one goes on with.
-    at_each_step(&home, &["pull", &a], 20, || {
+    at_each_step_without(without, &home, &["pull", &a], 20, || {
         home.ok(&["image", "prune", "-f"]);
         drop(home.run(&["rmi", &a]));
     });
@@ -128,4 +147,63 @@ fn a_repair() {
     }
     println!("fsck --repair: killed at {killed} steps");
     assert!(killed >= 5, "killed at {killed} steps only");
+}
+
+/// `kill -9` of a command that is chosen at random in a moment that is, again and again in one store. The moments are those of
+/// the command's own time, so most of them are between its first step and its last.
+#[test]
+fn at_random_moments() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2, 3])]);
+    let [a, b] = ["a", "b"].map(|name| format!("{}/{name}", server.address));
+    home.ok(&["run", "--name", "one", "--network", "none", &busybox(), "sh", "-c", "echo x >/x"]);
+    home.ok(&["save", "-o", "saved.tar", &busybox()]);
+    let commands: [&[&str]; 12] = [
+        &["pull", &a],
+        &["pull", &b],
+        &["--cache-max", "1k", "pull", &a],
+        &["rmi", &a],
+        &["rmi", &b],
+        &["commit", "one", "made"],
+        &["commit", "one"],
+        &["rmi", "made"],
+        &["load", "-i", "saved.tar"],
+        &["image", "prune", "-af"],
+        &["system", "prune", "-f", "--filter", "until=1h"],
+        &["system", "fsck", "--repair"],
+    ];
+    let mut random = Random::seeded();
+    let (runs, mut killed) = (number("KILLS").unwrap_or(100), 0);
+    let mut took = [Duration::from_millis(20); 12];
+    for run in 0..runs {
+        let chosen = random.below(commands.len() as u64) as usize;
+        let moment = took[chosen] * random.below(120) as u32 / 100;
+        let when = format!("run {run}, {:?} killed after {moment:?}", commands[chosen]);
+        let began = Instant::now();
+        let mut child = start(&mut home.command(commands[chosen]));
+        std::thread::sleep(moment);
+        if child.try_wait().unwrap().is_some() {
+            took[chosen] = began.elapsed().min(took[chosen] * 2);
+        } else {
+            took[chosen] = (took[chosen] * 21 / 20).min(Duration::from_secs(2));
+            child.kill().unwrap();
+            killed += 1;
+        }
+        end(child, LIMIT);
+        assert_sound(&home, &when);
+        if run % 10 == 9 {
+            home.ok(&["image", "prune", "-f"]);
+            let told = assert_sound(&home, &when);
+            assert!(!told.contains("nothing leads to"), "{when}: {told}");
+        }
+    }
+    println!("{killed} of {runs} were killed");
+    for image in [&a, &b] {
+        home.ok(&["pull", image]);
+    }
+    home.ok(&["commit", "one", "made"]);
+    assert_eq!(home.ok(&["run", "--rm", "--network", "none", "made", "cat", "/x"]), "x\n");
+    home.ok(&["image", "prune", "-f"]);
+    let told = assert_sound(&home, "at the end");
+    assert!(!told.contains("nothing leads to"), "{told}");
 }

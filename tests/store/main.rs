@@ -16,13 +16,10 @@ mod stores;
 mod together;
 mod usage;
 
-use std::path::Path;
-use std::process::Command;
-
 use fixture::image::{Image, Layer, LayerBuilder, Meta};
 use serde_json::json;
 use support::http::{Server, registry_of};
-use support::{Home, LIMIT, finish};
+use support::{assert_sound, df, du};
 
 /// Incompressible content; another seed gives another one.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
@@ -33,6 +30,25 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
         (state >> 56) as u8
     };
     std::iter::repeat_with(next).take(bytes).collect()
+}
+
+/// Numbers that another run repeats which is given the seed.
+struct Random(u64);
+
+impl Random {
+    /// By `SUBLET_TEST_SEED`, else by the clock. The seed is printed.
+    fn seeded() -> Self {
+        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        let seed = support::number("SEED").unwrap_or_else(clock);
+        println!("SUBLET_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        // The same generator as for noise.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
 }
 
 /// A layer with one file that lies in an object of its own, one in the pack and one in the index.
@@ -53,26 +69,4 @@ fn image(label: &str, seeds: &[u64]) -> Image {
 fn serve(images: &[(&str, &[u64])]) -> Server {
     let tables = images.iter().flat_map(|(label, seeds)| registry_of(label, &image(label, seeds)));
     Server::start(tables.collect())
-}
-
-/// Bytes on the disk by du(1).
-fn du(path: &Path) -> u64 {
-    let done = finish(Command::new("du").args(["-s", "-B1"]).arg(path), b"", LIMIT);
-    done.stdout.split_whitespace().next().unwrap_or_default().parse().expect("a number")
-}
-
-/// A column of one row of `system df`.
-fn df(home: &Home, kind: &str, column: &str) -> u64 {
-    let rows = home.ok(&["system", "df", "--format", &format!("{{{{.Type}}}}={{{{.{column}}}}}")]);
-    let row = rows.lines().find_map(|line| line.strip_prefix(&format!("{kind}=")));
-    row.expect("a row").parse().expect("a number")
-}
-
-/// What a check finds: nothing wrong, and this is how many bytes there are.
-#[track_caller]
-fn assert_sound(home: &Home, when: &str) -> String {
-    let done = home.run(&["system", "fsck"]);
-    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{when}: {done:#?}");
-    assert_eq!(df(home, "Images", "SizeBytes"), du(&home.store().join("store")), "{when}");
-    done.stdout
 }

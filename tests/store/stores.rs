@@ -90,10 +90,14 @@ fn a_store_that_is_only_read_serves_its_images() {
     assert_eq!((checked.code, checked.stderr.as_str()), (0, ""), "{checked:#?}");
     assert_eq!(state(), before, "nothing was written there, no time either");
 
-    fs::set_permissions(site.join("store/objects"), PermissionsExt::from_mode(0o770)).unwrap();
-    let done = with(&["images"]);
-    assert!(done.code == 1 && done.stderr.contains("with mode 0770") && done.stderr.contains("hint: "), "{done:#?}");
-    fs::set_permissions(site.join("store/objects"), PermissionsExt::from_mode(0o700)).unwrap();
+    let deepest = |path: &str| fs::read_dir(site.join(path)).unwrap().next().unwrap().unwrap().path();
+    for open in [site.join("store/objects"), deepest("store/objects"), deepest("store/blobs/sha256")] {
+        fs::set_permissions(&open, PermissionsExt::from_mode(0o770)).unwrap();
+        let done = with(&["images"]);
+        let told = done.stderr.contains(&format!("{} ", open.display())) && done.stderr.contains("with mode 0770");
+        assert!(done.code == 1 && told && done.stderr.contains("hint: "), "{done:#?}");
+        fs::set_permissions(&open, PermissionsExt::from_mode(0o700)).unwrap();
+    }
     fs::rename(&site, home.path("gone")).unwrap();
     let done = with(&["system", "fsck", "--repair"]);
     assert!(done.code == 1 && done.stderr.contains("opening the additional store"), "{done:#?}");

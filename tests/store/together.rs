@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, LIMIT, busybox};
+use crate::support::{Home, LIMIT, busybox, number};
 use crate::{assert_sound, serve};
 
 #[test]
@@ -73,6 +73,76 @@ fn pulls_prunes_and_removals_of_the_same_images_lose_nothing() {
     assert_sound(&home, "after the storm");
     home.ok(&["system", "prune", "-af"]);
     assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
+}
+
+/// Pulls, runs, commits, removals and prunes by eight processes over the same images.
+#[test]
+fn eight_at_once_over_shared_images_lose_nothing() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let server = serve(&[("a", &[1, 2]), ("b", &[2, 3])]);
+    let (small, [a, b]) = (busybox(), ["a", "b"].map(|name| format!("{}/{name}", server.address)));
+    home.ok(&["run", "--name", "one", "--network", "none", &small, "sh", "-c", "echo x >/x"]);
+    let until = Instant::now() + Duration::from_secs(number("STORM_S").unwrap_or(10));
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    let done = |arguments: &[&str], expected: &str| {
+        let done = home.run(arguments);
+        // What another one has removed is not there; what another one runs is not removed.
+        let gone = done.stderr.contains("No such image") || done.stderr.contains("is not in the store");
+        let used = arguments[0] == "rmi" && done.stderr.contains("is being used by running container");
+        let fine = gone || used || (done.code == 0 && (expected.is_empty() || done.stdout == expected));
+        stop.fetch_or(!fine, Ordering::Relaxed);
+        assert!(fine, "{arguments:?}: {done:#?}");
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    let run = |image: &str, file: &str, expected: &str| {
+        done(&["run", "--rm", "--pull", "never", "--network", "none", image, "cat", file], expected);
+    };
+    let turns: [&(dyn Fn() + Sync); 8] = [
+        &|| {
+            done(&["pull", &small], "");
+            done(&["pull", &a], "");
+        },
+        &|| {
+            done(&["pull", &b], "");
+            done(&["pull", &small], "");
+        },
+        &|| run(&small, "/etc/replaced", "second\n"),
+        &|| run("made", "/x", "x\n"),
+        &|| done(&["commit", "one", "made"], ""),
+        &|| {
+            done(&["commit", "one"], "");
+            done(&["rmi", &b], "");
+        },
+        &|| {
+            done(&["rmi", "-f", &small], "");
+            done(&["rmi", &a], "");
+            done(&["rmi", "-f", "made"], "");
+        },
+        &|| {
+            done(&["image", "prune", "-af"], "");
+            done(&["system", "fsck"], "");
+        },
+    ];
+    std::thread::scope(|scope| {
+        for turn in turns {
+            let stop = &stop;
+            scope.spawn(move || {
+                while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+                    turn();
+                }
+            });
+        }
+    });
+    println!("{} commands", rounds.load(Ordering::Relaxed));
+    assert_sound(&home, "after the storm");
+    for image in [&small, &a, &b] {
+        home.ok(&["pull", image]);
+    }
+    home.ok(&["commit", "one", "made"]);
+    run("made", "/x", "x\n");
+    home.ok(&["image", "prune", "-f"]);
+    let told = assert_sound(&home, "pruned");
+    assert!(!told.contains("nothing leads to"), "{told}");
 }
 
 #[test]

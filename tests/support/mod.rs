@@ -65,6 +65,11 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(format!("SUBLET_TEST_{name}")).ok()
 }
 
+/// The same as a number; `None` where it is none.
+pub fn number(name: &str) -> Option<u64> {
+    variable(name)?.parse().ok()
+}
+
 /// `subuids`, `one-id` or `root`.
 pub fn identity() -> String {
     variable("IDENTITY").unwrap_or_default()
@@ -469,6 +474,28 @@ pub fn processes(matches: impl Fn(&[String]) -> bool) -> Vec<i32> {
         matches(&words)
     };
     pids.filter(matching).collect()
+}
+
+/// Bytes on the disk by du(1).
+pub fn du(path: &Path) -> u64 {
+    let done = finish(Command::new("du").args(["-s", "-B1"]).arg(path), b"", LIMIT);
+    done.stdout.split_whitespace().next().unwrap_or_default().parse().expect("a number")
+}
+
+/// A column of one row of `system df`.
+pub fn df(home: &Home, kind: &str, column: &str) -> u64 {
+    let rows = home.ok(&["system", "df", "--format", &format!("{{{{.Type}}}}={{{{.{column}}}}}")]);
+    let row = rows.lines().find_map(|line| line.strip_prefix(&format!("{kind}=")));
+    row.expect("a row").parse().expect("a number")
+}
+
+/// What a check finds: nothing wrong, and this is how many bytes there are.
+#[track_caller]
+pub fn assert_sound(home: &Home, when: &str) -> String {
+    let done = home.run(&["system", "fsck"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{when}: {done:#?}");
+    assert_eq!(df(home, "Images", "SizeBytes"), du(&home.store().join("store")), "{when}");
+    done.stdout
 }
 
 /// A number that no other test uses, to recognise a payload by (`sleep <number>`).

@@ -6,7 +6,7 @@ use fixture::image::{Image, MANIFEST};
 use fixture::memory_registry::{Fate, Features, MemoryRegistry};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Need, busybox};
+use crate::support::{Home, LIMIT, Need, busybox, end, start};
 use crate::{INDEX, at, image, layer_of, put_index, search};
 
 fn manifest_of(home: &Home, file: &str) -> String {
@@ -203,4 +203,22 @@ fn a_locked_image_runs() {
     home.ok(&["run", "-d", "--name", "one", "--locked", &name, "true"]);
     let named = home.inspect("one", "{{.Config.Image}}");
     assert!(named.ends_with(&format!("@{}", manifest_of(&home, "images.lock"))), "{named}");
+}
+
+/// Each asks its registry before it writes, and neither knows then what the other will lock.
+#[test]
+fn two_locks_of_one_file_at_once_lose_nothing() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    let names: Vec<String> = (0..8).map(|number| at(&server, &format!("app{number}:1"))).collect();
+    for number in 0..names.len() {
+        server.put_image(&format!("app{number}"), "1", &image(&[number as u8]));
+    }
+    let running: Vec<_> = names.iter().map(|name| start(&mut home.command(&["lock", name]))).collect();
+    for child in running {
+        let done = end(child, LIMIT);
+        assert_eq!(done.code, 0, "{done:#?}");
+    }
+    let text = fs::read_to_string(home.path("images.lock")).unwrap();
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
 }

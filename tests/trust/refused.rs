@@ -1,6 +1,7 @@
 //! Images that the policy does not allow: no layer of them is asked for.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixture::image::{Image, MANIFEST};
 use fixture::memory_registry::{Fate, Features, MemoryRegistry, Seen};
@@ -257,4 +258,47 @@ fn images_in_files_have_scopes_of_their_own() {
     assert!(said.contains("fits no image; write") && said.contains("/layout\""), "{said}");
     policy(json!({ "oci": { "": reject, shown(home.path("layout")): [{ "type": "insecureAcceptAnything" }] } }));
     home.ok(&["load", "-i", "layout"]);
+}
+
+/// What is judged is the file that is read, and not what its name leads to in another moment.
+#[test]
+fn a_name_that_changes_hands_brings_no_refused_image() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, _) = registry();
+    server.put_image("other", "1", &image(b"other"));
+    for (repository, directory) in [("app", "good"), ("other", "bad")] {
+        let name = at(&server, &format!("{repository}:1"));
+        home.ok(&["pull", &name]);
+        fs::create_dir(home.path(directory)).unwrap();
+        home.ok(&["save", "-o", &format!("{directory}/image.tar"), &name]);
+        home.ok(&["rmi", &name]);
+    }
+    let (accept, reject) = (json!([{ "type": "insecureAcceptAnything" }]), json!([{ "type": "reject" }]));
+    let scopes = json!({ "oci-archive": { home.path("bad").display().to_string(): reject } });
+    write_policy(&home, &json!({ "default": accept, "transports": scopes }).to_string());
+    let stop = AtomicBool::new(false);
+    let (mut loaded, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for directory in ["good", "bad"] {
+                    std::os::unix::fs::symlink(directory, home.path("new")).unwrap();
+                    fs::rename(home.path("new"), home.path("swapped")).unwrap();
+                }
+            }
+        });
+        while !home.path("swapped").exists() {}
+        for _ in 0..60 {
+            let done = home.run(&["load", "-i", "swapped/image.tar"]);
+            if done.code == 0 {
+                loaded += 1;
+            } else if done.stderr.contains("is not allowed by the policy") {
+                refused += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("{loaded} loaded, {refused} refused");
+    assert_eq!(loaded + refused, 60);
+    assert!(!home.ok(&["images"]).contains("/other"));
 }

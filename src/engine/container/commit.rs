@@ -19,6 +19,7 @@ use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{Record, Settings, load};
 use crate::container::{pause, rootfs, snapshot};
 use crate::image::{assemble, change, images_of, load_config, make_store};
+use crate::system::limits;
 
 /// What is to be made.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,9 @@ pub struct CommitRequest {
 
 /// Makes an image of a container; its id.
 pub fn commit(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {
-    committed(engine, id, request).step(|| format!("cannot commit container {}", id.short()))
+    committed(engine, id, request)
+        .map_err(|report| limits::explain(&engine.paths().store(), report))
+        .step(|| format!("cannot commit container {}", id.short()))
 }
 
 fn committed(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {

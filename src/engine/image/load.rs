@@ -18,7 +18,7 @@ use crate::image::assemble::{self, Assembled};
 use crate::image::make_store;
 use crate::image::packed::{self, Blobs, Form, Packed};
 use crate::image::policy::permit_file;
-use crate::image::source::Source;
+use crate::image::source::{self, Source};
 use crate::system::limits;
 
 /// An image that was brought in.
@@ -33,7 +33,11 @@ pub struct Loaded {
 /// Loads all images of a file or directory.
 pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
-    let all = || all(engine, &store, &Source::open(&store, path)?, Some(path), platform);
+    let all = || {
+        let file = source::open(path)?;
+        let place = source::place_of(&file)?;
+        all(engine, &store, &Source::of(&store, file, path)?, place.as_deref(), platform)
+    };
     explained(&store, all).step(|| format!("cannot load {}", path.display()))
 }
 
@@ -98,7 +102,9 @@ pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>)
 }
 
 fn the_one(engine: &Engine, store: &Store, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
-    let source = Source::open(store, &from.path)?;
+    let file = source::open(&from.path)?;
+    let place = source::place_of(&file)?;
+    let source = Source::of(store, file, &from.path)?;
     let mut images = packed::images(&source)?;
     if let Some(wanted) = &from.image {
         images.retain(|image| image.is_called(wanted));
@@ -112,7 +118,7 @@ fn the_one(engine: &Engine, store: &Store, from: &FileSource, platform: Option<&
         let hint = format!("{}:PATH:NAME names one", from.transport);
         return Err(Report::new(kind, text).with_hint(hint));
     };
-    permit_file(engine, from.transport, Some(&from.path), &image.names)?;
+    permit_file(engine, from.transport, place.as_deref(), &image.names)?;
     let loaded = Loading::new(engine, store, &source, platform)?.one(image)?;
     loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it"))
 }
@@ -121,12 +127,12 @@ fn all(
     engine: &Engine,
     store: &Store,
     source: &Source,
-    path: Option<&Path>,
+    place: Option<&Path>,
     platform: Option<&Platform>,
 ) -> Result<Vec<Loaded>, Report> {
     let images = packed::images(source)?;
     // All or none of them.
-    images.iter().try_for_each(|image| permit(engine, source, path, image))?;
+    images.iter().try_for_each(|image| permit(engine, source, place, image))?;
     let mut loading = Loading::new(engine, store, source, platform)?;
     let loaded = images.iter().filter_map(|image| loading.one(image).transpose());
     let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
@@ -134,14 +140,14 @@ fn all(
 }
 
 /// Refuses an image that the policy does not allow, by the transport that its form is where the user names none.
-fn permit(engine: &Engine, source: &Source, path: Option<&Path>, image: &Packed) -> Result<(), Report> {
+fn permit(engine: &Engine, source: &Source, place: Option<&Path>, image: &Packed) -> Result<(), Report> {
     let transport = match (&image.form, source) {
         (Form::Docker { .. }, _) => "docker-archive",
         (Form::Document(_), _) => "dir",
         (Form::Listed(_), Source::Directory(_)) => "oci",
         (Form::Listed(_), Source::Archive(..)) => "oci-archive",
     };
-    permit_file(engine, transport, path, &image.names)
+    permit_file(engine, transport, place, &image.names)
 }
 
 /// A load at work.

@@ -4,9 +4,12 @@
 //! image that is here only if it is the locked one.
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use oci::{Digest, Document, Platform, Reference};
 use registry::{Registry, RegistryError};
 use trust::{Lock, Locked};
@@ -123,13 +126,26 @@ pub fn lock(engine: &Engine, path: &Path, requests: &[PullRequest]) -> Result<Ve
     let file = LockFile::read_if_there(path)?;
     let file = file.unwrap_or_else(|| LockFile { path: path.to_owned(), lock: Lock::default() });
     let outcomes = look_up(engine, &file, requests)?;
-    let mut lock = file.lock;
+    let whole = std::path::absolute(path).map_err(|error| file::failed("finding", path, error))?;
+    let _held = hold(whole.parent().unwrap_or(Path::new("/")))?;
+    // As it is now: another command may have locked other images while the registries were asked.
+    let mut lock = LockFile::read_if_there(path)?.map_or_else(Lock::default, |file| file.lock);
     for outcome in &outcomes {
         lock.set(outcome.found.clone());
     }
-    let whole = std::path::absolute(path).map_err(|error| file::failed("finding", path, error))?;
     file::replace(&whole, lock.text().as_bytes(), true)?;
     Ok(outcomes)
+}
+
+/// Waits until nobody else writes a file of locked images in this directory. `None` where directories have no locks, as over
+/// NFS (flock(2)): there one of two commands that write in the same moment may lose.
+fn hold(directory: &Path) -> Result<Option<Flock<File>>, Report> {
+    let opened = File::open(directory).map_err(|error| file::failed("opening", directory, error))?;
+    match Flock::lock(opened, FlockArg::LockExclusive) {
+        Ok(held) => Ok(Some(held)),
+        Err((_, Errno::EBADF | Errno::ENOLCK | Errno::ENOSYS | Errno::EOPNOTSUPP)) => Ok(None),
+        Err((_, errno)) => Err(file::failed("locking", directory, errno.into())),
+    }
 }
 
 /// Holds what is locked, all of it or these names, against the registries. Changes nothing.

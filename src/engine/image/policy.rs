@@ -96,23 +96,22 @@ pub(crate) fn in_force(engine: &Engine) -> Result<Option<InForce>, Report> {
     Ok(Some(InForce { file: file.to_owned(), policy }))
 }
 
-/// Refuses an image in a file or a stream that the policy does not allow; signatures are not looked for there.
+/// Refuses an image in a file or a stream that the policy does not allow; signatures are not looked for there. `place` is
+/// where the open file lies, `None` for a pipe.
 pub(crate) fn permit_file(
     engine: &Engine,
     transport: &str,
-    path: Option<&Path>,
+    place: Option<&Path>,
     names: &[String],
 ) -> Result<(), Report> {
     let Some(in_force) = in_force(engine)? else { return Ok(()) };
-    // It has been opened: what has no path then is a pipe.
-    let path = path.and_then(|path| fs::canonicalize(path).ok());
-    let shown = path.as_ref().map_or_else(|| "the image".to_owned(), |path| format!("{transport}:{}", path.display()));
+    let shown = place.map_or_else(|| "the image".to_owned(), |place| format!("{transport}:{}", place.display()));
     let mut names: Vec<Option<&str>> = names.iter().map(|name| Some(name.as_str())).collect();
     if names.is_empty() {
         names.push(None);
     }
     for name in names {
-        let chosen = in_force.policy.for_file(transport, path.as_deref(), name);
+        let chosen = in_force.policy.for_file(transport, place, name);
         if let Some(wanted) = in_force.wanted(&chosen, &shown)?.into_iter().next() {
             let report = Report::new(Kind::Denied, "signatures of images in files are not looked for");
             let hint = format!("pull it from a registry, or accept it in transports.{transport}");

@@ -5,11 +5,11 @@
 //! the store's file system, which is gone with its descriptor.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use base::{Context, Kind, Report};
@@ -54,9 +54,8 @@ impl Read for Part {
 }
 
 impl Source {
-    /// What lies at a path: a directory, or an archive, compressed or not.
-    pub fn open(store: &Store, path: &Path) -> Result<Source, Report> {
-        let file = File::open(path).map_err(|error| not_there(path, error))?;
+    /// What has been opened at a path: a directory, or an archive, compressed or not.
+    pub fn of(store: &Store, file: File, path: &Path) -> Result<Source, Report> {
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(Source::Directory(file.into()));
         }
@@ -144,6 +143,25 @@ impl Source {
         part.read_to_end(&mut content).map_err(|error| failed("reading", Path::new(path), error))?;
         Ok(Some(content))
     }
+}
+
+/// Opens a directory or an archive.
+pub(crate) fn open(path: &Path) -> Result<File, Report> {
+    File::open(path).map_err(|error| not_there(path, error))
+}
+
+/// Where an open file or directory lies now, every link followed; `None` for a pipe and for what has no name any more. Asked
+/// of the descriptor, so that it is the place of what is read, whatever else has its name by now.
+pub(crate) fn place_of(file: &File) -> Result<Option<PathBuf>, Report> {
+    let link = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+    let kind = file.metadata().map_err(|error| failed("looking at", &link, error))?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Ok(None);
+    }
+    let place = fs::read_link(&link).map_err(|error| failed("reading", &link, error))?;
+    // What has been removed has ` (deleted)` behind its path (proc(5)), where nothing is.
+    let there = place.try_exists().map_err(|error| failed("looking at", &place, error))?;
+    Ok(Some(place).filter(|_| there))
 }
 
 /// Follows links to a content.

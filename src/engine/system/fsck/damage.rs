@@ -101,10 +101,14 @@ pub(super) fn find(store: &Store, checked: &mut Checked) -> Result<Damage, Repor
     Ok(damage)
 }
 
-/// Looks at contents of one kind, with as many threads as there are processors.
+/// Looks at contents of one kind, with as many threads as there are processors; at indexes one at a time, as each is read
+/// whole into memory.
 fn look_at_all(store: &Store, family: Family, digests: &[Digest], so_far: &Damage) -> Result<(Damage, u64), Report> {
     let (bytes, found) = (AtomicU64::new(0), Mutex::new(Damage::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match family {
+        Family::Blobs | Family::Objects => std::thread::available_parallelism().map_or(1, usize::from),
+        Family::Layers | Family::Chains => 1,
+    };
     workers::each(digests, threads, &AtomicBool::new(false), |digest| {
         let first = look_in_place(store, family, digest, so_far);
         if let Ok(size_bytes) = first {

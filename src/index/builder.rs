@@ -13,6 +13,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Seek, Write};
 
 use base::{Explain, Kind as ErrorKind};
 use oci::{DiffId, Digest};
@@ -225,9 +226,21 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// The bytes of the index file of the layer with this diff ID, whose pack is this object of this length (`None`
-    /// if nothing is packed). Equal trees give equal bytes.
-    pub fn write(mut self, id: DiffId, pack: Option<(Digest, u64)>) -> Result<Vec<u8>, WriteError> {
+    /// The bytes of the index file that [`TreeBuilder::write_to`] writes.
+    pub fn write(self, id: DiffId, pack: Option<(Digest, u64)>) -> Result<Vec<u8>, WriteError> {
+        let mut bytes = io::Cursor::new(Vec::new());
+        self.write_to(id, pack, &mut bytes)?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Writes the index file of the layer with this diff ID, whose pack is this object of this length (`None` if nothing
+    /// is packed), to the beginning of an empty file. Equal trees give equal bytes.
+    pub fn write_to(
+        mut self,
+        id: DiffId,
+        pack: Option<(Digest, u64)>,
+        to: impl Write + Seek,
+    ) -> Result<(), WriteError> {
         self.settle_links();
         for node in &mut self.tree.nodes {
             if let Body::Regular { size, content: content @ FileContent::Packed { .. } } = &mut node.body
@@ -238,7 +251,7 @@ impl TreeBuilder {
                 *content = FileContent::Object { object: self.tree.objects.intern(digest, length), offset };
             }
         }
-        write(&self.tree, id.0, false)
+        write(&self.tree, id.0, false, to)
     }
 
     fn insert_directory(&mut self, names: &[&[u8]], attributes: Attributes) -> Result<(), BuildError> {

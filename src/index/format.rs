@@ -140,6 +140,27 @@ pub fn checksum(file: &[u8]) -> Digest {
     Digest::from_bytes(hash.finalize().into())
 }
 
+/// The same of a file that is being written.
+pub(crate) struct Checksum(Sha256);
+
+impl Checksum {
+    /// Begins with the header, whose field may hold anything.
+    pub fn of_header(header: &[u8; HEADER]) -> Self {
+        let hash = Sha256::new().chain_update(&header[..at::CHECKSUM]);
+        Checksum(hash.chain_update(&header[at::AFTER_CHECKSUM..]))
+    }
+
+    /// Goes on with what follows the header.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all of it.
+    pub fn finish(self) -> Digest {
+        Digest::from_bytes(self.0.finalize().into())
+    }
+}
+
 /// The first four bytes of a name as a number that sorts as they do; shorter names are filled with zeros.
 pub fn prefix(name: &[u8]) -> u32 {
     let mut first = [0; 4];

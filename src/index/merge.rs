@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::{self, Seek, Write};
 
 use base::{Explain, Kind as ErrorKind};
 use oci::{ChainId, DiffId};
@@ -85,8 +86,15 @@ impl Explain for MergeError {
     }
 }
 
-/// The bytes of the chain index of these layers, lowest first. Its id is their chain ID.
+/// The bytes of the chain index that [`merge_to`] writes.
 pub fn merge(layers: &[&Index]) -> Result<Vec<u8>, MergeError> {
+    let mut bytes = io::Cursor::new(Vec::new());
+    merge_to(layers, &mut bytes)?;
+    Ok(bytes.into_inner())
+}
+
+/// Writes the chain index of these layers, lowest first, to the beginning of an empty file. Its id is their chain ID.
+pub fn merge_to(layers: &[&Index], to: impl Write + Seek) -> Result<(), MergeError> {
     let ids: Vec<DiffId> = layers.iter().map(|layer| DiffId(layer.id())).collect();
     let chain = ChainId::of(&ids).ok_or(MergeError::NoLayers)?;
     let mut tree = Tree::new(tree::TREE_BYTES_MAX);
@@ -96,8 +104,10 @@ pub fn merge(layers: &[&Index]) -> Result<Vec<u8>, MergeError> {
         }
         let mut stacking = Stacking { tree: &mut tree, layer, shared: HashMap::new(), links: Vec::new() };
         stacking.apply().map_err(|stop| stop.of(DiffId(layer.id())))?;
+        // Its names and contents alone are looked at again.
+        layer.let_go();
     }
-    Ok(write(&tree, chain.0, true)?)
+    Ok(write(&tree, chain.0, true, to)?)
 }
 
 /// Why one layer stopped; the layer's name is added outside.

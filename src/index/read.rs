@@ -217,6 +217,15 @@ impl Index {
         Ok(Index { bytes: Bytes::Owned(bytes), header, sections })
     }
 
+    /// Gives the memory of inodes and dirents back for now, where the file is mapped.
+    pub fn let_go(&self) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            for section in [Section::Inodes, Section::Dirents] {
+                map.let_go(self.sections[section as usize].clone());
+            }
+        }
+    }
+
     /// The file as it is.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.bytes {

@@ -82,8 +82,12 @@ pub(crate) struct TreeNode<'a> {
 }
 
 pub(crate) enum Body<'a> {
-    Directory(Directory<'a>),
-    Regular { size: u64, content: FileContent<'a> },
+    /// There are few of them, and they would make every node larger.
+    Directory(Box<Directory<'a>>),
+    Regular {
+        size: u64,
+        content: FileContent<'a>,
+    },
     Symlink(Cow<'a, [u8]>),
     Device(Kind, DeviceNumber),
     Fifo,
@@ -178,7 +182,7 @@ fn owned(text: &Cow<'_, [u8]>) -> u64 {
 impl<'a> Tree<'a> {
     /// A root directory that nobody has described yet, of a tree that may take this much memory.
     pub fn new(bytes_max: u64) -> Self {
-        let root = TreeNode { attributes: IMPLIED, implied: true, body: Body::Directory(Directory::default()) };
+        let root = TreeNode { attributes: IMPLIED, implied: true, body: Body::Directory(Box::default()) };
         Tree {
             nodes: vec![root],
             xattrs: XattrSets::default(),
@@ -266,7 +270,7 @@ impl<'a> Tree<'a> {
         if depth > DEPTH_MAX {
             return Err(TreeError::TooDeep);
         }
-        let body = Body::Directory(Directory { parent, depth, ..Directory::default() });
+        let body = Body::Directory(Box::new(Directory { parent, depth, ..Directory::default() }));
         let id = self.add(TreeNode { attributes, implied, body })?;
         self.link(parent, name, id)?;
         Ok(id)

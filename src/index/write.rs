@@ -2,18 +2,24 @@
 //!
 //! Inodes are numbered breadth first, the entries of a directory one after the other in the order of their names: what
 //! `readdirplus` shows together lies together, and equal trees give equal bytes whatever order they were made in.
+//!
+//! An index can be larger than the tree that it is made of, so it is never whole in memory. The tree is walked twice: first
+//! all offsets, and with them the header, are found out; then the records are made one after the other on their way to
+//! the file, and the checksum, which is over all of them, is put in its place at the end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Seek, SeekFrom, Write};
 
 use base::{Explain, Kind as ErrorKind};
 use oci::Digest;
 
-use crate::format::{self, Section, at, dirent_flag, index_flag, inode_flag};
+use crate::format::{self, at, dirent_flag, index_flag, inode_flag};
 use crate::read::Kind;
-use crate::tree::{Body, Child, FileContent, Id, ROOT, Tree, TreeNode};
+use crate::tree::{Attributes, Body, Child, FileContent, Id, ROOT, Tree, TreeNode};
 
 /// Why a tree cannot be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// A section outgrew its offsets or numbers of 32 bits.
     #[error("the tree has too many {what} for an index")]
@@ -24,13 +30,26 @@ pub enum WriteError {
     /// A file lies in a pack that was not given, or past its end.
     #[error("a packed file lies outside of the pack")]
     NoPack,
+    /// The file does not take the bytes.
+    #[error("cannot write the index")]
+    Output {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<io::Error> for WriteError {
+    fn from(source: io::Error) -> Self {
+        WriteError::Output { source }
+    }
 }
 
 impl Explain for WriteError {
     fn kind(&self) -> ErrorKind {
         match self {
             WriteError::TooLarge { .. } => ErrorKind::Unsupported,
-            WriteError::NoPack => ErrorKind::Internal,
+            WriteError::NoPack | WriteError::Output { .. } => ErrorKind::Internal,
         }
     }
 }
@@ -39,15 +58,101 @@ fn number(value: usize, what: &'static str) -> Result<u32, WriteError> {
     u32::try_from(value).ok().filter(|value| *value < format::NO_INODE).ok_or(WriteError::TooLarge { what })
 }
 
-/// The index file of a layer (`chain` false: with whiteouts and what else only layers have) or of a chain.
-pub(crate) fn write(tree: &Tree<'_>, id: Digest, chain: bool) -> Result<Vec<u8>, WriteError> {
+/// Writes the index file of a layer (`chain` false: with whiteouts and what else only layers have) or of a chain.
+pub(crate) fn write(tree: &Tree<'_>, id: Digest, chain: bool, to: impl Write + Seek) -> Result<(), WriteError> {
     let mut writer = Writer::new(tree, chain);
     writer.number_nodes()?;
     writer.collect_tables()?;
-    for id in std::mem::take(&mut writer.order) {
-        writer.inode(id)?;
+    writer.strings = Interner::of(writer.names_and_targets());
+    writer.inline = Interner::of(writer.inline_contents());
+    let mut out = Output::begin(to, &writer.header(id))?;
+    for id in &writer.order {
+        out.put(&writer.inode(*id)?)?;
     }
-    Ok(writer.file(id))
+    out.end_section()?;
+    for id in &writer.order {
+        let Some(directory) = tree.directory(*id) else { continue };
+        for (name, child) in &directory.children {
+            out.put(&writer.dirent(name, *child)?)?;
+        }
+    }
+    out.end_section()?;
+    for (digest, size) in &writer.objects {
+        out.put(digest.as_bytes())?;
+        out.put(&size.to_le_bytes())?;
+    }
+    out.end_section()?;
+    out.put(&writer.xattrs)?;
+    out.end_section()?;
+    out.put_each(&writer.strings, writer.names_and_targets())?;
+    out.put_each(&writer.inline, writer.inline_contents())?;
+    Ok(out.end()?)
+}
+
+/// The file on its way: bytes are collected, hashed and written.
+struct Output<W> {
+    to: W,
+    pending: Vec<u8>,
+    /// Of all bytes but the checksum's own.
+    hasher: format::Checksum,
+    /// How many bytes came since the header.
+    position: u64,
+}
+
+impl<W: Write + Seek> Output<W> {
+    /// How much is collected before it is written.
+    const PENDING: usize = 64 << 10;
+
+    fn begin(mut to: W, header: &[u8; format::HEADER]) -> io::Result<Self> {
+        to.write_all(header)?;
+        let hasher = format::Checksum::of_header(header);
+        Ok(Output { to, pending: Vec::with_capacity(Self::PENDING), hasher, position: 0 })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.position += bytes.len() as u64;
+        if self.pending.len() + bytes.len() > Self::PENDING {
+            self.flush()?;
+        }
+        if bytes.len() > Self::PENDING {
+            self.hasher.update(bytes);
+            return self.to.write_all(bytes);
+        }
+        self.pending.extend(bytes);
+        Ok(())
+    }
+
+    /// A section of strings, each where it was interned.
+    fn put_each<'t>(&mut self, interner: &Interner<'t>, strings: impl Iterator<Item = &'t [u8]>) -> io::Result<()> {
+        let mut offset = 0;
+        for string in strings {
+            // One that came before has a lower offset.
+            if interner.offset(string) == offset {
+                self.put(string)?;
+                offset += string.len() as u64;
+            }
+        }
+        self.end_section()
+    }
+
+    /// Fills up to where the next section may begin.
+    fn end_section(&mut self) -> io::Result<()> {
+        let gap = self.position.next_multiple_of(8) - self.position;
+        self.put(&[0; 8][..gap as usize])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.pending);
+        self.to.write_all(&self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.to.seek(SeekFrom::Start(at::CHECKSUM as u64))?;
+        self.to.write_all(self.hasher.finish().as_bytes())
+    }
 }
 
 struct Writer<'t> {
@@ -60,11 +165,13 @@ struct Writer<'t> {
     names: Vec<u32>,
     /// First dirent of each directory, by number.
     first_dirents: HashMap<Id, u32>,
+    dirent_count: usize,
     object_numbers: HashMap<u32, u32>,
+    objects: Vec<(Digest, u64)>,
     xattr_offsets: HashMap<u32, u32>,
+    xattrs: Vec<u8>,
     strings: Interner<'t>,
     inline: Interner<'t>,
-    sections: [Vec<u8>; 6],
     flags: u32,
     content_bytes: u64,
     /// Lowest uid, highest uid, lowest gid, highest gid.
@@ -80,61 +187,84 @@ impl<'t> Writer<'t> {
             numbers: vec![format::NO_INODE; tree.nodes.len()],
             names: vec![0; tree.nodes.len()],
             first_dirents: HashMap::new(),
+            dirent_count: 0,
             object_numbers: HashMap::new(),
+            objects: Vec::new(),
             xattr_offsets: HashMap::new(),
+            xattrs: Vec::new(),
             strings: Interner::default(),
             inline: Interner::default(),
-            sections: Default::default(),
             flags: if chain { index_flag::CHAIN } else { 0 },
             content_bytes: 0,
             ids: [u32::MAX, 0, u32::MAX, 0],
         }
     }
 
-    /// Numbers all reachable nodes, counts their names and writes the dirents.
+    /// Numbers all reachable nodes and counts their names.
     fn number_nodes(&mut self) -> Result<(), WriteError> {
         self.numbers[ROOT as usize] = 0;
         self.order.push(ROOT);
         let mut next = 0;
-        let mut dirents = 0;
         while let Some(&id) = self.order.get(next) {
             next += 1;
             let tree = self.tree;
             let Some(directory) = tree.directory(id) else { continue };
-            self.first_dirents.insert(id, number(dirents, "directory entries")?);
-            for (name, child) in &directory.children {
-                self.dirent(name, *child)?;
-                dirents += 1;
+            self.first_dirents.insert(id, number(self.dirent_count, "directory entries")?);
+            for node in directory.children.values().filter_map(|child| child.node) {
+                self.number_node(node)?;
             }
+            self.dirent_count += directory.children.len();
         }
         Ok(())
     }
 
-    fn dirent(&mut self, name: &'t [u8], child: Child) -> Result<(), WriteError> {
-        let (inode, kind) = match child.node {
-            Some(node) => {
-                self.names[node as usize] += 1;
-                let known = &mut self.numbers[node as usize];
-                if *known == format::NO_INODE {
-                    *known = number(self.order.len(), "inodes")?;
-                    self.order.push(node);
-                }
-                (*known, self.tree.node(node).body.kind())
-            }
-            None => (format::NO_INODE, Kind::Whiteout),
-        };
-        let flags = if child.whiteout { dirent_flag::WHITEOUT } else { 0 };
-        let offset = u32::try_from(self.strings.intern(name)).map_err(|_| WriteError::TooLarge { what: "names" })?;
-        let dirents = &mut self.sections[Section::Dirents as usize];
-        dirents.extend(offset.to_le_bytes());
-        dirents.extend(inode.to_le_bytes());
-        dirents.extend(format::prefix(name).to_le_bytes());
-        dirents.extend((name.len() as u16).to_le_bytes());
-        dirents.extend([kind.type_byte(), flags]);
+    /// Counts a name of a node, which gets its number by the first one.
+    fn number_node(&mut self, node: Id) -> Result<(), WriteError> {
+        self.names[node as usize] += 1;
+        let known = &mut self.numbers[node as usize];
+        if *known == format::NO_INODE {
+            *known = number(self.order.len(), "inodes")?;
+            self.order.push(node);
+        }
         Ok(())
     }
 
-    /// The tables of objects and attribute sets of what is reachable.
+    fn dirent(&self, name: &[u8], child: Child) -> Result<[u8; format::DIRENT], WriteError> {
+        let (inode, kind) = match child.node {
+            Some(node) => (self.numbers[node as usize], self.tree.node(node).body.kind()),
+            None => (format::NO_INODE, Kind::Whiteout),
+        };
+        let flags = if child.whiteout { dirent_flag::WHITEOUT } else { 0 };
+        let offset = u32::try_from(self.strings.offset(name)).map_err(|_| WriteError::TooLarge { what: "names" })?;
+        let mut record = Record::default();
+        record.put(&offset.to_le_bytes());
+        record.put(&inode.to_le_bytes());
+        record.put(&format::prefix(name).to_le_bytes());
+        record.put(&(name.len() as u16).to_le_bytes());
+        record.put(&[kind.type_byte(), flags]);
+        Ok(record.bytes)
+    }
+
+    /// All names, and then all targets of links.
+    fn names_and_targets(&self) -> impl Iterator<Item = &'t [u8]> {
+        let tree = self.tree;
+        let directories = self.order.iter().filter_map(|id| tree.directory(*id));
+        let names = directories.flat_map(|directory| directory.children.keys().map(|name| &**name));
+        names.chain(self.order.iter().filter_map(|id| match &tree.node(*id).body {
+            Body::Symlink(target) | Body::LinkByPath(target) => Some(&**target),
+            _ => None,
+        }))
+    }
+
+    fn inline_contents(&self) -> impl Iterator<Item = &'t [u8]> {
+        let tree = self.tree;
+        self.order.iter().filter_map(|id| match &tree.node(*id).body {
+            Body::Regular { content: FileContent::Inline(bytes), .. } => Some(&**bytes),
+            _ => None,
+        })
+    }
+
+    /// The tables of objects and attribute sets of what is reachable, and what else the header tells.
     fn collect_tables(&mut self) -> Result<(), WriteError> {
         let tree = self.tree;
         let sets = tree.xattrs.by_number();
@@ -146,29 +276,35 @@ impl<'t> Writer<'t> {
             if number > 0 {
                 xattrs.insert((sets[number as usize], number));
             }
-            if let Body::Regular { content: FileContent::Object { object, .. }, .. } = node.body {
-                objects.insert((tree.objects.get(object), object));
+            let Attributes { uid, gid, .. } = node.attributes;
+            let [low_uid, high_uid, low_gid, high_gid] = self.ids;
+            self.ids = [low_uid.min(uid), high_uid.max(uid), low_gid.min(gid), high_gid.max(gid)];
+            match &node.body {
+                Body::Regular { size, content } => {
+                    self.content_bytes = self.content_bytes.saturating_add(*size);
+                    if let FileContent::Object { object, .. } = content {
+                        objects.insert((tree.objects.get(*object), *object));
+                    }
+                }
+                Body::Device(..) => self.flags |= index_flag::DEVICES,
+                _ => {}
             }
         }
         for (place, ((digest, size), object)) in objects.into_iter().enumerate() {
             self.object_numbers.insert(object, number(place, "objects")?);
-            let section = &mut self.sections[Section::Objects as usize];
-            section.extend(digest.as_bytes());
-            section.extend(size.to_le_bytes());
+            self.objects.push((digest, size));
         }
-        self.sections[Section::Xattrs as usize].extend([0; 8]);
+        self.xattrs.extend([0; 8]);
         for (set, place) in xattrs {
-            let section = &mut self.sections[Section::Xattrs as usize];
-            self.xattr_offsets.insert(place, number(section.len(), "extended attributes")?);
-            section.extend(set);
+            self.xattr_offsets.insert(place, number(self.xattrs.len(), "extended attributes")?);
+            self.xattrs.extend(set);
             self.flags |= attribute_flags(set);
         }
         Ok(())
     }
 
-    fn inode(&mut self, id: Id) -> Result<(), WriteError> {
-        let tree = self.tree;
-        let node = tree.node(id);
+    fn inode(&self, id: Id) -> Result<[u8; format::INODE], WriteError> {
+        let node = self.tree.node(id);
         let (content_flags, size, data, count) = self.body(id, node)?;
         let mut flags = content_flags;
         if !self.chain && node.implied {
@@ -184,30 +320,26 @@ impl<'t> Writer<'t> {
             _ => 0,
         };
         let attributes = node.attributes;
-        let [low_uid, high_uid, low_gid, high_gid] = self.ids;
-        let (uid, gid) = (attributes.uid, attributes.gid);
-        self.ids = [low_uid.min(uid), high_uid.max(uid), low_gid.min(gid), high_gid.max(gid)];
         let mode = u16::from(node.body.kind().type_byte()) << 12 | attributes.permissions;
         let nlink = match &node.body {
             Body::Directory(directory) => 2 + self.subdirectories(&directory.children),
             _ => self.names[id as usize],
         };
         let xattrs = self.xattr_offsets.get(&attributes.xattrs).copied().unwrap_or(0);
-        let record = &mut self.sections[Section::Inodes as usize];
-        record.extend(mode.to_le_bytes());
-        record.extend(flags.to_le_bytes());
-        record.extend(nlink.to_le_bytes());
-        record.extend(uid.to_le_bytes());
-        record.extend(gid.to_le_bytes());
-        record.extend(size.to_le_bytes());
-        record.extend(attributes.mtime.seconds.to_le_bytes());
-        record.extend(attributes.mtime.nanoseconds.to_le_bytes());
-        record.extend(xattrs.to_le_bytes());
-        record.extend(data.to_le_bytes());
-        record.extend(count.to_le_bytes());
-        record.extend(parent.to_le_bytes());
-        record.extend([0; 8]);
-        Ok(())
+        let mut record = Record::default();
+        record.put(&mode.to_le_bytes());
+        record.put(&flags.to_le_bytes());
+        record.put(&nlink.to_le_bytes());
+        record.put(&attributes.uid.to_le_bytes());
+        record.put(&attributes.gid.to_le_bytes());
+        record.put(&size.to_le_bytes());
+        record.put(&attributes.mtime.seconds.to_le_bytes());
+        record.put(&attributes.mtime.nanoseconds.to_le_bytes());
+        record.put(&xattrs.to_le_bytes());
+        record.put(&data.to_le_bytes());
+        record.put(&count.to_le_bytes());
+        record.put(&parent.to_le_bytes());
+        Ok(record.bytes)
     }
 
     fn subdirectories<K>(&self, children: &BTreeMap<K, Child>) -> u32 {
@@ -216,17 +348,16 @@ impl<'t> Writer<'t> {
     }
 
     /// The fields flags, size, data and count.
-    fn body(&mut self, id: Id, node: &'t TreeNode<'t>) -> Result<(u16, u64, u64, u32), WriteError> {
+    fn body(&self, id: Id, node: &TreeNode<'_>) -> Result<(u16, u64, u64, u32), WriteError> {
         Ok(match &node.body {
             Body::Directory(directory) => {
                 let first = self.first_dirents.get(&id).copied().unwrap_or_default();
                 (0, 0, u64::from(first), number(directory.children.len(), "directory entries")?)
             }
             Body::Regular { size, content } => {
-                self.content_bytes = self.content_bytes.saturating_add(*size);
                 let (flag, data, count) = match content {
                     FileContent::Empty => (0, 0, 0),
-                    FileContent::Inline(bytes) => (inode_flag::INLINE, self.inline.intern(bytes), 0),
+                    FileContent::Inline(bytes) => (inode_flag::INLINE, self.inline.offset(bytes), 0),
                     FileContent::Object { object, offset } => {
                         (inode_flag::OBJECT, *offset, self.object_numbers[object])
                     }
@@ -235,25 +366,31 @@ impl<'t> Writer<'t> {
                 (flag, *size, data, count)
             }
             Body::Symlink(target) | Body::LinkByPath(target) => {
-                (0, target.len() as u64, self.strings.intern(target), 0)
+                (0, target.len() as u64, self.strings.offset(target), 0)
             }
-            Body::Device(_, device) => {
-                self.flags |= index_flag::DEVICES;
-                (0, 0, u64::from(device.major) << 32 | u64::from(device.minor), 0)
-            }
+            Body::Device(_, device) => (0, 0, u64::from(device.major) << 32 | u64::from(device.minor), 0),
             Body::Fifo | Body::Socket => (0, 0, 0, 0),
         })
     }
 
-    /// Header and sections in one piece.
-    fn file(mut self, id: Digest) -> Vec<u8> {
-        self.sections[Section::Strings as usize] = self.strings.bytes;
-        self.sections[Section::Inline as usize] = self.inline.bytes;
-        let length: usize = self.sections.iter().map(|section| section.len().next_multiple_of(8)).sum();
-        let mut file = Vec::with_capacity(format::HEADER + length);
-        file.resize(format::HEADER, 0);
-        file[..8].copy_from_slice(&format::MAGIC);
-        let mut put = |place: usize, bytes: &[u8]| file[place..place + bytes.len()].copy_from_slice(bytes);
+    /// The length of each section, in the order of the file.
+    fn lengths(&self) -> [u64; 6] {
+        let records = |count: usize, bytes: usize| count as u64 * bytes as u64;
+        [
+            records(self.order.len(), format::INODE),
+            records(self.dirent_count, format::DIRENT),
+            records(self.objects.len(), format::OBJECT),
+            self.xattrs.len() as u64,
+            self.strings.bytes,
+            self.inline.bytes,
+        ]
+    }
+
+    /// The header, without the checksum.
+    fn header(&self, id: Digest) -> [u8; format::HEADER] {
+        let mut header = [0; format::HEADER];
+        let mut put = |place: usize, bytes: &[u8]| header[place..place + bytes.len()].copy_from_slice(bytes);
+        put(0, &format::MAGIC);
         put(at::VERSION, &format::VERSION.to_le_bytes());
         put(at::FLAGS, &self.flags.to_le_bytes());
         put(at::ALGORITHM, &format::SHA256.to_le_bytes());
@@ -262,19 +399,32 @@ impl<'t> Writer<'t> {
             put(at::IDS + place * 4, &id.to_le_bytes());
         }
         put(at::ID, id.as_bytes());
-        let mut offset = format::HEADER;
-        for (place, section) in self.sections.iter().enumerate() {
-            put(at::SECTIONS + place * 16, &(offset as u64).to_le_bytes());
-            put(at::SECTIONS + place * 16 + 8, &(section.len() as u64).to_le_bytes());
-            offset += section.len().next_multiple_of(8);
+        let mut offset = format::HEADER as u64;
+        for (place, length) in self.lengths().into_iter().enumerate() {
+            put(at::SECTIONS + place * 16, &offset.to_le_bytes());
+            put(at::SECTIONS + place * 16 + 8, &length.to_le_bytes());
+            offset += length.next_multiple_of(8);
         }
-        for section in &self.sections {
-            file.extend(section);
-            file.resize(file.len().next_multiple_of(8), 0);
-        }
-        let checksum = format::checksum(&file);
-        file[at::CHECKSUM..at::AFTER_CHECKSUM].copy_from_slice(checksum.as_bytes());
-        file
+        header
+    }
+}
+
+/// A record being filled from its beginning; what is left stays zero.
+struct Record<const N: usize> {
+    bytes: [u8; N],
+    filled: usize,
+}
+
+impl<const N: usize> Default for Record<N> {
+    fn default() -> Self {
+        Record { bytes: [0; N], filled: 0 }
+    }
+}
+
+impl<const N: usize> Record<N> {
+    fn put(&mut self, field: &[u8]) {
+        self.bytes[self.filled..self.filled + field.len()].copy_from_slice(field);
+        self.filled += field.len();
     }
 }
 
@@ -291,19 +441,28 @@ fn attribute_flags(set: &[u8]) -> u32 {
     flags
 }
 
-/// Byte strings one after the other, equal ones once.
+/// Where byte strings are that come one after the other, equal ones once.
 #[derive(Default)]
 struct Interner<'t> {
-    bytes: Vec<u8>,
     offsets: HashMap<&'t [u8], u64>,
+    /// The length of all.
+    bytes: u64,
 }
 
 impl<'t> Interner<'t> {
-    fn intern(&mut self, string: &'t [u8]) -> u64 {
-        *self.offsets.entry(string).or_insert_with(|| {
-            let offset = self.bytes.len() as u64;
-            self.bytes.extend(string);
-            offset
-        })
+    fn of(strings: impl Iterator<Item = &'t [u8]>) -> Self {
+        let mut interner = Interner::default();
+        for string in strings {
+            if let Entry::Vacant(vacant) = interner.offsets.entry(string) {
+                vacant.insert(interner.bytes);
+                interner.bytes += string.len() as u64;
+            }
+        }
+        interner
+    }
+
+    /// Where a string is that was among them.
+    fn offset(&self, string: &[u8]) -> u64 {
+        self.offsets[string]
     }
 }

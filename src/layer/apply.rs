@@ -4,9 +4,9 @@
 //! named by their hash. The index gets its name last, after everything it speaks of was synced; before that a kill or
 //! an error leaves only objects that nothing names, which the next sweep removes.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read};
 
-use index::{Entry, Metadata, TreeBuilder};
+use index::{Entry, Metadata, TreeBuilder, WriteError};
 use oci::DiffId;
 use store::{Durability, Store};
 
@@ -52,9 +52,11 @@ pub fn apply(
     if let Some(expected) = expected.filter(|expected| *expected != diff_id) {
         return Err(LayerError::DiffId { expected, found: diff_id });
     }
-    let bytes = builder.write(diff_id, pack)?;
-    let mut file = store.layers().create()?;
-    file.write_all(&bytes).map_err(|source| LayerError::Write { what: "the index", source })?;
+    let file = store.layers().create()?;
+    builder.write_to(diff_id, pack, file.file()).map_err(|error| match error {
+        WriteError::Output { source } => LayerError::Write { what: "the index", source },
+        error => error.into(),
+    })?;
     if durability == Durability::Now {
         store.sync()?;
     }

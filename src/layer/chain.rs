@@ -1,8 +1,6 @@
 //! The merged index of a stack of layers, made once and kept in the store as a cache.
 
-use std::io::Write;
-
-use index::Index;
+use index::{Index, MergeError, WriteError};
 use oci::{ChainId, DiffId};
 use store::{Durability, Store};
 
@@ -14,15 +12,17 @@ use crate::error::{LayerError, Result};
 /// It is never synced: a chain index can be made again from those of the layers. One that a power loss cut short is
 /// replaced here, so a process that starts a container asks this first.
 pub fn merge_chain(store: &Store, layers: &[DiffId]) -> Result<ChainId> {
-    let chain = ChainId::of(layers).ok_or(index::MergeError::NoLayers)?;
+    let chain = ChainId::of(layers).ok_or(MergeError::NoLayers)?;
     if is_whole(store, chain)? {
         return Ok(chain);
     }
     let indexes = layers.iter().map(|layer| open_layer(store, *layer)).collect::<Result<Vec<_>>>()?;
-    let bytes = index::merge(&indexes.iter().collect::<Vec<_>>())?;
     // Over what is there: it was looked at and is not whole.
-    let mut file = store.chains().create()?;
-    file.write_all(&bytes).map_err(|source| LayerError::Write { what: "the merged index", source })?;
+    let file = store.chains().create()?;
+    index::merge_to(&indexes.iter().collect::<Vec<_>>(), file.file()).map_err(|error| match error {
+        MergeError::Write(WriteError::Output { source }) => LayerError::Write { what: "the merged index", source },
+        error => error.into(),
+    })?;
     store.chains().replace(file, &chain.0, Durability::Later)?;
     Ok(chain)
 }

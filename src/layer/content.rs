@@ -12,6 +12,8 @@ use crate::limits::Limits;
 /// Contents up to this size are collected in memory and hashed before anything is written, so that a content which the
 /// store has costs no write.
 const MEMORY_BYTES: u64 = 4 << 20;
+/// How many bytes of a layer's contents are kept in its index, which is in memory while it is made.
+const INLINE_BYTES: u64 = 4 << 20;
 /// Zeros to hash holes with.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -21,6 +23,8 @@ pub(crate) struct Contents<'s> {
     limits: Limits,
     pack: Option<Pack>,
     buffer: Vec<u8>,
+    /// Bytes that are in the index so far.
+    inline_bytes: u64,
 }
 
 struct Pack {
@@ -41,7 +45,7 @@ pub(crate) enum Writing {
 
 impl<'s> Contents<'s> {
     pub fn new(store: &'s Store, limits: Limits) -> Self {
-        Contents { store, limits, pack: None, buffer: Vec::new() }
+        Contents { store, limits, pack: None, buffer: Vec::new(), inline_bytes: 0 }
     }
 
     /// Begins a content of this size.
@@ -90,7 +94,10 @@ impl<'s> Contents<'s> {
         let size = self.buffer.len() as u64;
         match writing {
             Writing::Memory if size == 0 => Ok(Entry::EmptyFile),
-            Writing::Memory if size <= self.limits.inline_bytes => Ok(Entry::InlineFile(self.buffer.clone())),
+            Writing::Memory if size <= self.limits.inline_bytes && self.inline_bytes + size <= INLINE_BYTES => {
+                self.inline_bytes += size;
+                Ok(Entry::InlineFile(self.buffer.clone()))
+            }
             Writing::Memory if size <= self.limits.pack_bytes => self.pack(),
             Writing::Memory => {
                 let digest = Digest::of(&self.buffer);

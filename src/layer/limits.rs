@@ -29,7 +29,7 @@ impl Default for Limits {
             ratio: 200,
             tree_bytes: index::TREE_BYTES_MAX,
             inline_bytes: 512,
-            pack_bytes: 64 << 10,
+            pack_bytes: 128 << 10,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Inflating, hashing and reading an archive at the same time, a thread each.
+//! Fetching, inflating, hashing and reading an archive at the same time, a thread each.
 //!
-//! One thread inflates and is the slowest with gzip; its pieces go to a second, which computes the diff ID, and to the
-//! caller, who reads the archive. The queues are short, so that the memory is bounded and a slow reader slows the rest.
-//! Whoever stops early drops its end of a queue, and the inflating thread stops at its next piece.
+//! One thread takes what comes (from a registry it hashes and keeps that too). A second inflates and is the slowest with
+//! gzip; its pieces go to a third, which computes the diff ID, and to the caller, who reads the archive. The queues are
+//! short, so that the memory is bounded and a slow reader slows the rest. Whoever stops early drops its end of a queue, and
+//! who fills that stops at its next piece.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::limits::Limits;
 /// One piece: below the size from which allocators ask the kernel each time.
 const PIECE_BYTES: usize = 64 << 10;
 /// How many pieces may wait.
-const QUEUE: usize = 32;
+const QUEUE: usize = 16;
 
 type Piece = Arc<[u8]>;
 
@@ -31,9 +32,11 @@ pub(crate) fn run<T>(
     read: impl FnOnce(Pieces) -> Result<T>,
 ) -> Result<(T, DiffId, u64)> {
     thread::scope(|scope| {
+        let (to_inflater, fetched) = sync_channel(QUEUE);
         let (to_reader, pieces) = sync_channel(QUEUE);
         let (to_hasher, hashed) = sync_channel::<Piece>(QUEUE);
-        scope.spawn(move || inflate(reader, limits, &to_reader, &to_hasher));
+        scope.spawn(move || fetch(reader, &to_inflater));
+        scope.spawn(move || inflate(Pieces::new(fetched), limits, &to_reader, &to_hasher));
         let hasher = scope.spawn(move || {
             let mut hasher = Hasher::new();
             for piece in hashed {
@@ -41,7 +44,7 @@ pub(crate) fn run<T>(
             }
             hasher
         });
-        let result = read(Pieces { queue: pieces, current: Arc::from([]), at: 0 });
+        let result = read(Pieces::new(pieces));
         let hasher = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let result = result.map_err(unwrapped)?;
         let size = hasher.size();
@@ -57,6 +60,24 @@ pub(crate) fn unwrapped(error: LayerError) -> LayerError {
             source.downcast().unwrap_or_else(|source| LayerError::Write { what, source })
         }
         other => other,
+    }
+}
+
+/// Sends what comes in pieces, or the error that ended it.
+fn fetch(mut reader: impl Read, to_inflater: &SyncSender<io::Result<Piece>>) {
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let piece = match reader.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) => Ok(Arc::from(&buffer[..length])),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        let ended = piece.is_err();
+        // One that has the end of its stream, or failed, wants no more.
+        if to_inflater.send(piece).is_err() || ended {
+            return;
+        }
     }
 }
 
@@ -113,6 +134,12 @@ pub(crate) struct Pieces {
     queue: Receiver<io::Result<Piece>>,
     current: Piece,
     at: usize,
+}
+
+impl Pieces {
+    fn new(queue: Receiver<io::Result<Piece>>) -> Self {
+        Pieces { queue, current: Arc::from([]), at: 0 }
+    }
 }
 
 impl BufRead for Pieces {

@@ -24,6 +24,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use oci::document::DOCUMENT_MAX;
@@ -43,6 +44,10 @@ const TEMPORARY_KEPT_S: i64 = 60;
 /// How often a sweep marks before it leaves the rest to the next one: a mark more is needed each time that images come and
 /// go during one.
 const ROUNDS_MAX: u32 = 100;
+/// How many threads delete.
+const DELETERS: usize = 8;
+/// How many contents are worth a thread.
+const DELETER_LEAST: usize = 16;
 /// Steps of a file system's clock may be this coarse; what is as old as a lease by less counts as younger.
 const CLOCK_STEP_S: i64 = 1;
 
@@ -291,6 +296,45 @@ impl Store {
     }
 }
 
+/// What became of a content in the trash.
+enum Outcome {
+    /// It is back in its place. `late`: it was not marked, but somebody has claimed it since.
+    Kept {
+        late: bool,
+    },
+    Deleted {
+        freed_bytes: u64,
+    },
+}
+
+fn delete_unless_kept(marked: &Marked, shelf: &Shelf, digest: &Digest) -> Result<Outcome> {
+    if marked.keeps(shelf, digest)? {
+        shelf.rescue(digest)?;
+        return Ok(Outcome::Kept { late: !marked.digests.contains(digest) });
+    }
+    let freed_bytes = shelf.destroy(digest)?;
+    Ok(freed_bytes.map_or(Outcome::Kept { late: true }, |freed_bytes| Outcome::Deleted { freed_bytes }))
+}
+
+/// Does the work for each content, on several threads where there are many: each removal may wait for a server, or for a disk
+/// that is told of the freed blocks one file after the other.
+fn each<T: Send>(digests: &[Digest], work: impl Fn(&Digest) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let part = digests.len().div_ceil(DELETERS).max(DELETER_LEAST);
+    if digests.len() <= part {
+        return digests.iter().map(work).collect();
+    }
+    let work = &work;
+    let parts: Result<Vec<Vec<T>>> = thread::scope(|scope| {
+        let spawned: Vec<_> = digests
+            .chunks(part)
+            .map(|part| scope.spawn(move || part.iter().map(work).collect::<Result<Vec<T>>>()))
+            .collect();
+        let joined = spawned.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    Ok(parts?.into_iter().flatten().collect())
+}
+
 /// Deletes from the trash what is not in use; the answer is what was not marked and stays all the same, as somebody has
 /// claimed it since.
 fn delete<'a>(
@@ -300,17 +344,12 @@ fn delete<'a>(
 ) -> Result<Vec<Digest>> {
     let mut claimed = Vec::new();
     for (shelf, digests) in discarded {
-        for digest in digests {
-            if marked.keeps(shelf, &digest)? {
-                shelf.rescue(&digest)?;
-                if !marked.digests.contains(&digest) {
-                    claimed.push(digest);
-                }
-                continue;
-            }
-            match shelf.destroy(&digest)? {
-                None => claimed.push(digest),
-                Some(freed_bytes) => {
+        let outcomes = each(&digests, |digest| delete_unless_kept(marked, shelf, digest))?;
+        for (digest, outcome) in digests.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Kept { late: true } => claimed.push(digest),
+                Outcome::Kept { late: false } => {}
+                Outcome::Deleted { freed_bytes } => {
                     swept.freed_bytes += freed_bytes;
                     swept.count(shelf.family(), digest);
                 }
@@ -374,5 +413,20 @@ mod tests {
         assert!(other.layers().claim(&index, 5).unwrap());
         store.empty(settled, &mut no_roots, &mut objects, &mut Swept::default()).unwrap();
         assert!(other.layers().has(&index).unwrap() && other.objects().has(&object).unwrap());
+    }
+
+    /// More than one thread's part.
+    #[test]
+    fn many_objects_go_at_once_and_each_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), true).unwrap();
+        let contents: Vec<[u8; 4]> = (0..500_u32).map(u32::to_le_bytes).collect();
+        for content in &contents {
+            store.objects().put(&Digest::of(content), content, Durability::Later).unwrap();
+        }
+        let kept = Digest::of(&contents[7]);
+        let swept = store.gc(&mut || Ok(vec![kept]), &mut |_| Ok(Vec::new())).unwrap();
+        assert_eq!((swept.objects, store.objects().list().unwrap()), (499, vec![kept]));
+        assert!(store.trash().unwrap().iter().all(Vec::is_empty));
     }
 }

@@ -7,7 +7,7 @@
 //! host may truncate it (NFS) is copied to a local one first; that choice is the caller's.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::error::{Call, Errno, Result, SysError};
@@ -38,6 +38,20 @@ impl Map {
         // they get their name and no one opens them for writing afterwards.
         let map = unsafe { options.map_copy_read_only(fd.as_raw_fd()) }.call(trace)?;
         Ok(Map(Some(map)))
+    }
+}
+
+impl Map {
+    /// Gives the pages of these bytes back to the kernel's cache of the file; they come again when they are looked at
+    /// (`madvise(2)`: `MADV_DONTNEED`). A map can be much of a process's memory that it needs no more.
+    pub fn let_go(&self, bytes: Range<usize>) {
+        let Some(map) = &self.0 else { return };
+        let end = bytes.end.min(map.len());
+        let start = bytes.start.min(end);
+        // Advice that the kernel does not take costs memory alone.
+        // SAFETY: the mapping is read-only and private, so none of its pages was changed and each is read from the file again:
+        // no byte behind a borrow of the map becomes another one. The range lies in the mapping.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
     }
 }
 
@@ -73,6 +87,15 @@ mod tests {
     fn shows_the_whole_file_after_its_descriptor_is_closed() {
         let content: Vec<u8> = (0..10_000u32).flat_map(u32::to_le_bytes).collect();
         let map = Map::of(file_with(&content)).unwrap();
+        assert_eq!(&map[..], &content[..]);
+    }
+
+    #[test]
+    fn what_was_let_go_comes_again() {
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        let map = Map::of(file_with(&content)).unwrap();
+        map.let_go(5000..200_000);
+        map.let_go(300_000..usize::MAX);
         assert_eq!(&map[..], &content[..]);
     }
 

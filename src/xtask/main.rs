@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         "refuse" if arguments.len() > 1 => refuse::run(&arguments[0], &arguments[1..]),
         "check" if arguments.is_empty() => check::run(),
         "bench" => bench::run(&arguments),
+        "peak" => bench::peak::run(&arguments),
         "rig" => rig::run(&arguments),
         _ => return usage(),
     };

@@ -424,7 +424,7 @@ fn a_full_disk_is_told() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     });
-    let noise: Vec<u8> = noise.take(100_000).collect();
+    let noise: Vec<u8> = noise.take(150_000).collect();
     let names: Vec<String> = (0..10).map(|number| format!("f{number}")).collect();
     let file = |path| Entry { path, content: &noise, ..Entry::default() };
     let layer = archive(&names.iter().map(|name| file(name)).collect::<Vec<_>>());

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cost;
 mod faults;
 mod login;
 mod places;

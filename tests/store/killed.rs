@@ -124,7 +124,7 @@ fn a_repair() {
     let objects = || {
         let mut files = Vec::new();
         crate::support::each_file(&home.store().join("store/objects"), &mut |path, metadata| {
-            if metadata.is_file() && metadata.len() == 100_000 {
+            if metadata.is_file() && metadata.len() == 150_000 {
                 files.push(path.to_owned());
             }
         });

@@ -54,7 +54,7 @@ impl Random {
 /// A layer with one file that lies in an object of its own, one in the pack and one in the index.
 fn layer(seed: u64) -> Layer {
     let builder = LayerBuilder::default();
-    let builder = builder.file(&format!("large-{seed}"), Meta::root(0o644), &noise(seed, 100_000)).unwrap();
+    let builder = builder.file(&format!("large-{seed}"), Meta::root(0o644), &noise(seed, 150_000)).unwrap();
     let builder = builder.file(&format!("small-{seed}"), Meta::root(0o600), &noise(seed + 1000, 3_000)).unwrap();
     builder.file(&format!("tiny-{seed}"), Meta::root(0o755), b"tiny").unwrap().finish().unwrap()
 }

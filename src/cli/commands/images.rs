@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use base::time::{go_text, human_span};
@@ -51,15 +52,9 @@ impl Images {
             (format, _) => format.as_deref(),
         };
         if self.quiet {
-            let mut seen = Vec::new();
-            let mut index = 0;
-            rows.retain(|_| {
-                let id = images[index].id;
-                index += 1;
-                let new = !seen.contains(&id);
-                seen.push(id);
-                new
-            });
+            let mut seen = HashSet::new();
+            let mut of_rows = images.iter();
+            rows.retain(|_| of_rows.next().is_some_and(|image| seen.insert(image.id)));
         }
         let table = if self.digests { TABLE_DIGESTS } else { TABLE };
         stdout(&format::rows(format, table, &cells(std::array::from_fn(|_| String::new())), &rows)?)?;

@@ -8,7 +8,7 @@ use oci::{Digest, Document, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
-use crate::image::{DOCUMENT_MAX, load, open_store};
+use crate::image::{DOCUMENT_MAX, load_config, open_store};
 
 /// One name of an image.
 #[derive(Clone, Debug)]
@@ -44,9 +44,9 @@ pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
 }
 
 fn summary(store: &Store, record: ImageRecord) -> Result<ImageSummary, Report> {
-    let image = load(store, &record)?;
+    let config = load_config(store, &record.config)?;
     Ok(ImageSummary {
-        created: image.config.spec.created().as_deref().and_then(|text| parse_rfc3339(text).ok()),
+        created: config.spec.created().as_deref().and_then(|text| parse_rfc3339(text).ok()),
         size_bytes: size(store, &record)?,
         id: record.config,
         digest: record.digest,

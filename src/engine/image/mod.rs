@@ -190,7 +190,7 @@ pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Resul
         (None, _) => Ok(false),
         // What a repair or another command has taken away is fetched again.
         (Some(record), _) if !is_whole(&store, &record)? => Ok(false),
-        (Some(record), Some(wanted)) => Ok(wanted.rank(&load(&store, &record)?.config.platform).is_some()),
+        (Some(record), Some(wanted)) => Ok(wanted.rank(&load_config(&store, &record.config)?.platform).is_some()),
         (Some(_), None) => Ok(true),
     }
 }

@@ -7,7 +7,7 @@ use oci::{DiffId, Digest, Document, ImageConfig, Manifest, Reference};
 use store::{Durability, ImageRecord, Store};
 
 use crate::Engine;
-use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load, pinned};
+use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load_config, pinned};
 
 /// A pull that may ask nobody: an image that is here whole is up to date, else the digests are told that would be fetched.
 /// `references` is what the request may mean; the first that is here counts.
@@ -31,7 +31,7 @@ pub(crate) fn pull(
     if !missing.is_empty() {
         engine.require_network(&missing).step(step)?;
     }
-    let found = load(store, &record)?.config.platform;
+    let found = load_config(store, &record.config)?.platform;
     if request.platform().is_some_and(|wanted| wanted.rank(&found).is_none()) {
         engine.require_network(&[]).step(|| format!("{name} is here for {found} only")).step(step)?;
     }

@@ -12,7 +12,7 @@ use store::{ImageRecord, Store};
 use crate::Engine;
 use crate::container::unstarted;
 use crate::image::sweep::{User, objects_of, sweep, users};
-use crate::image::{load, open_store};
+use crate::image::{load_config, open_store};
 use crate::system::filter::PruneFilter;
 
 /// What is to be removed.
@@ -49,8 +49,8 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
     going.retain(|record| (request.all || record.is_unnamed()) && !used.contains(&record.config));
     for record in going {
         // What cannot be read is of no use, and of no known age or label.
-        let matches = load(&store, &record).map_or(request.filter.is_empty(), |image| {
-            let (created, labels) = facts(&image.config);
+        let matches = load_config(&store, &record.config).map_or(request.filter.is_empty(), |config| {
+            let (created, labels) = facts(&config);
             request.filter.matches(created, &labels)
         });
         if matches && remove_unchanged(&store, &record)? && !record.is_unnamed() {

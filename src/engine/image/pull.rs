@@ -23,7 +23,7 @@ use trust::Locked;
 use crate::image::assemble::keep_replaced;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
-use crate::image::{cache, is_whole, load, make_store, offline, pinned};
+use crate::image::{cache, is_whole, load_config, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
@@ -272,7 +272,7 @@ impl Pull<'_> {
             && platform.is_none()
             && self.is_current(record)?
             // The digest of a list is that of the image for any platform, and the last one asked for may be here.
-            && (self.locked.is_some() || wanted.rank(&load(self.store, record)?.config.platform).is_some())
+            && (self.locked.is_some() || wanted.rank(&load_config(self.store, &record.config)?.platform).is_some())
         {
             permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });

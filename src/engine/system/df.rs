@@ -20,7 +20,7 @@ use crate::container::prune::usage;
 use crate::container::record::{self, VolumeSource};
 use crate::file::failed;
 use crate::image::sweep::{User, objects_of, users};
-use crate::image::{load, open_store};
+use crate::image::{load_config, open_store};
 use crate::system::du;
 use crate::system::limits::{self, Limits};
 
@@ -170,7 +170,7 @@ fn images(engine: &Engine, store: &Store, answer: &mut DiskUsage) -> Result<(), 
     let on_disk = on_disk(store)?;
     for (id, records) in &followed.records {
         let (shared_bytes, unique_bytes) = followed.bytes(id, &on_disk);
-        let config = load(store, &records[0]).map(|image| image.config).ok();
+        let config = load_config(store, id).ok();
         let created = config.and_then(|config| config.spec.created().clone());
         let containers = containers.get(id).copied().unwrap_or(0);
         answer.images.count += 1;

@@ -47,7 +47,7 @@ fn content(store: &Store, index: &Index, path: &str) -> Vec<u8> {
 #[test]
 fn contents_come_back_from_index_pack_and_objects() {
     let (_directory, store) = store();
-    let sizes = [0, 1, 512, 513, 5000, 65_536, 65_537, 5 << 20];
+    let sizes = [0, 1, 512, 513, 5000, 131_072, 131_073, 5 << 20];
     let data: Vec<Vec<u8>> = sizes.iter().map(|size| (0..*size).map(|n: u32| (n % 251) as u8).collect()).collect();
     let files: Vec<_> = data.iter().enumerate().map(|(n, data)| file(&format!("f{n}"), data)).collect();
     let tar = archive(&files);
@@ -276,4 +276,22 @@ fn bombs_stop_early() {
     let many = archive(&["a", "b", "c", "d"].map(|name| file(name, b"")));
     let refused = apply(&many[..], None, &store, Durability::Later, &limits);
     assert!(matches!(refused, Err(LayerError::Limit { what: "entries", .. })), "{refused:?}");
+}
+
+/// An index is in memory while it is made: what it cannot take of small contents goes where the others are.
+#[test]
+fn small_contents_are_packed_where_they_are_many() {
+    let (_directory, store) = store();
+    let count = (4 << 20) / 512 + 10;
+    let data = |number: usize| [format!("{number} "), "x".repeat(512)].concat()[..512].to_owned().into_bytes();
+    let files: Vec<_> = (0..count).map(|number| file(&format!("f{number}"), &data(number))).collect();
+    let index = applied(&store, &archive(&files)).unwrap();
+    let inline = |number: usize| {
+        let node = at(&index, &format!("f{number}")).unwrap();
+        matches!(index.content(node).unwrap(), Content::Inline(_))
+    };
+    assert!(inline(0) && !inline(count - 1));
+    for number in [0, 1, count / 2, count - 2, count - 1] {
+        assert_eq!(content(&store, &index, &format!("f{number}")), data(number));
+    }
 }

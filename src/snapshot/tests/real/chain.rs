@@ -38,7 +38,7 @@ find /usr/share/doc -mindepth 1 -maxdepth 1 -name '[a-c]*' -exec cp -r --preserv
 echo conf > T/etc/conf.d/a; echo old > T/etc/conf.d/b; : > T/etc/empty; ln -s ../etc/empty T/srv/link; id 33:34 T/srv/link
 ln -s /nowhere/at/all T/srv/dangling
 head -c 3000000 /dev/urandom > T/big/random; truncate -s 5000000 T/big/holes; echo end >> T/big/holes; id 7:8 T/big/random
-head -c 100 /dev/urandom > T/big/tiny; head -c 65536 /dev/urandom > T/big/bound; head -c 65537 /dev/urandom > T/big/over
+head -c 100 /dev/urandom > T/big/tiny; head -c 131072 /dev/urandom > T/big/bound; head -c 131073 /dev/urandom > T/big/over
 echo db > T/var/lib/db/file; id 999:999 T/var/lib/db/file; chmod 600 T/var/lib/db/file; id 999:998 T/var/lib/db; chmod 700 T/var/lib/db
 echo x > T/usr/setid; id 33:33 T/usr/setid; chmod 6755 T/usr/setid; echo y > T/usr/none; chmod 000 T/usr/none
 echo linked > T/links/one; ln T/links/one T/links/two; ln T/links/one T/usr/three

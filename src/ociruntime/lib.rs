@@ -31,6 +31,7 @@ mod exec;
 mod features;
 mod list;
 mod log;
+mod notify;
 mod start;
 mod state;
 mod template;

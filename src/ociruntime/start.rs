@@ -15,13 +15,25 @@ use sys::process::{has_executed, wait_end};
 use crate::create::list;
 use crate::delete;
 use crate::log::Log;
+use crate::notify::Proxy;
 use crate::state::{Container, Root, Status};
 
 /// How long an exec may take from the first descriptor that it closes to the last; it is microseconds.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Lets init become the payload, and runs the poststart hooks.
+/// Starts a container; where a service manager waits for it, until it is ready.
 pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
+    let notify = begin(root, id, log)?;
+    // One that is gone by now, or has ended, will say nothing.
+    let init = notify.is_some().then(|| root.load(id).ok()?.init()).flatten();
+    if let Some((notify, (pid, init))) = notify.zip(init) {
+        notify.wait(init.as_fd(), pid, log)?;
+    }
+    Ok(0)
+}
+
+/// Lets init become the payload, and runs the poststart hooks. The answer is what the payload may notify by.
+pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> {
     let container = root.load(id)?;
     match container.status() {
         Status::Created => {}
@@ -34,10 +46,10 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
     sys::step();
     init.send(&Message::Go, None)?;
     sys::step();
-    match init.receive()? {
-        Some((Message::Ready, _)) => {}
+    let notify = match init.receive()? {
+        Some((Message::Ready, notify)) => Proxy::new(notify, log),
         _ => return Err(Report::new(Kind::Conflict, format!("container {id:?} has been started by another command"))),
-    }
+    };
     sys::step();
     let mut failed = None;
     while let Some((message, _)) = init.receive()? {

@@ -136,7 +136,7 @@ pub struct Given<'a> {
     /// Says that the maps are written, and brings the view.
     pub from_stage: BorrowedFd<'a>,
     /// Who is to say GO, where it is not who holds the channel.
-    pub gate: Option<OwnedFd>,
+    pub gate: Option<payload::Gate>,
     /// Whether init makes its cgroup namespace itself, once it has been moved into its cgroup.
     pub late_cgroup: bool,
 }

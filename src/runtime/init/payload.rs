@@ -47,14 +47,23 @@ pub struct Ready<'a> {
     pub preserve_fds: i32,
     /// How many of them are sockets of systemd's socket activation, which the payload is told of.
     pub listen_fds: i32,
-    /// A listening socket whose first client says GO and hears how it went; without it the channel is asked.
-    pub gate: Option<OwnedFd>,
+    /// Where GO is said, if not by who holds the channel.
+    pub gate: Option<Gate>,
     /// Given at the exec.
     pub labels: Option<Labels>,
     /// Who gets the listener of a filter that notifies.
     pub agent: Option<Handover>,
     /// Runs after GO, with the rights of the payload.
     pub before_exec: &'a dyn Fn() -> Result<(), Report>,
+}
+
+/// Where init waits for the one who starts the container.
+#[derive(Debug)]
+pub struct Gate {
+    /// A listening socket, whose first client says GO and hears how it went.
+    pub socket: OwnedFd,
+    /// What that client gets with the answer: the socket at which the payload notifies, where it is to.
+    pub notify: Option<OwnedFd>,
 }
 
 /// What becomes of the supplementary groups.
@@ -105,11 +114,12 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
 
 /// The first client that says GO. One that leaves without it has started nothing, and one that says nothing keeps nobody
 /// waiting.
-fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
+fn wait_at(Gate { socket, notify }: &Gate) -> Result<Channel, Report> {
+    let socket = socket.as_fd();
     let mut clients = Vec::new();
     loop {
-        let Some(position) = heard(gate, &clients)? else {
-            clients.push(Channel::from(sys::socket::accept(gate)?));
+        let Some(position) = heard(socket, &clients)? else {
+            clients.push(Channel::from(sys::socket::accept(socket)?));
             if clients.len() > SILENT_MAX {
                 clients.remove(0);
             }

@@ -1,8 +1,8 @@
 //! `start`.
 //!
-//! A container whose start fails once init has its word can run no more: it is ended and removed, and the poststop hooks run.
-//! So the specification has it for hooks that fail ("Lifecycle", steps 7 and 9). One whose init was killed meanwhile has
-//! stopped, as any whose init was killed, and stays until it is deleted.
+//! A container whose start fails once init has its word can run no more. Where a hook has failed it is ended and removed,
+//! and the poststop hooks run: the specification has it so ("Lifecycle", steps 7 and 9). One whose command could not be
+//! executed, or whose init was killed meanwhile, has stopped and stays until it is deleted, as with runc and crun.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -64,7 +64,8 @@ pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> 
             // It ends with a code, which who waits for it is to see.
             wait_end(init.as_fd(), Some(LIMIT));
         }
-        return Err(ended(&container, report, log));
+        let stays = matches!(report.kind(), Kind::CommandNotFound | Kind::CommandNotExecutable);
+        return Err(if stays { report } else { ended(&container, report, log) });
     }
     // The end of the socket was the exec, or a death. Of one that is reaped already nothing can be told.
     let pid = container.record.init.as_ref().map_or(0, |init| init.pid);
@@ -88,7 +89,7 @@ pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> 
         }
     }
     sys::step();
-    Ok(0)
+    Ok(notify)
 }
 
 /// Ends the life of a container whose start has failed; why it has is the answer.

@@ -216,6 +216,7 @@ fn check_user(launch: &Launch) -> Result<(), Report> {
 pub fn take_apart(spec: &Spec) -> Result<(), Report> {
     let _ = (namespaces(spec), time_offsets(spec), init::mounts::any_id_mapped(spec));
     init::mounts::take_apart(spec);
+    init::devices::check(spec)?;
     spec.process().as_ref().map_or(Ok(()), init::attributes::check_process)?;
     spec.linux().as_ref().map_or(Ok(()), init::attributes::check)
 }

@@ -165,6 +165,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         None => Opened::in_init(launch)?,
     };
     let place = rootfs::open_place(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+    let labels = attributes::Labels::open(process)?;
     sys::step();
     let agent = agent
         .zip(launch.bundle.as_ref())
@@ -221,7 +222,6 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     }
     mounts::make_read_only(&late).step(|| "making mounts read-only".to_owned())?;
     drop(late);
-    let labels = attributes::Labels::open(process)?;
     rootfs::pivot(launch, root.as_fd(), is_new(spec, LinuxNamespaceType::Mount))
         .step(|| "changing the root directory".to_owned())?;
     sys::step();

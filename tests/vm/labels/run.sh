@@ -26,6 +26,7 @@ bundle() {
   dir=$(eval echo "~$1")/bundle
   rm -rf "$dir" && mkdir -p "$dir/rootfs/bin" "$dir/rootfs/etc" && cp /bin/busybox "$dir/rootfs/bin/"
   cp /etc/passwd /etc/group "$dir/rootfs/etc/" && chown -R "$1:" "$dir"
+  # shellcheck disable=SC2046 # an argument or none
   runtime "$1" spec $([ "$1" = root ] || echo --rootless) -b "$dir"
   python3 - "$dir/config.json" "$2" <<'PROGRAM'
 import json, sys

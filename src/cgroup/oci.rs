@@ -40,6 +40,7 @@ use crate::resources::Resources;
 use crate::scope::{self, Bus, Task};
 use crate::tree::Tree;
 use crate::unit;
+pub use crate::unit::PROPERTY_ANNOTATIONS;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]

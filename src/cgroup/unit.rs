@@ -14,8 +14,8 @@ use crate::error::CgroupError;
 use crate::scope::{JobError, control_group, is, job};
 use crate::setting::{Absent, DEFAULT_PERIOD_US, Setting};
 
-/// The key of annotations that become properties of the unit.
-const ANNOTATION: &str = "org.systemd.property.";
+/// The beginning of the keys of annotations that become properties of the unit; runc's.
+pub const PROPERTY_ANNOTATIONS: &str = "org.systemd.property.";
 /// Quotas are percent of a processor in systemd: microseconds of a second, rounded up to these.
 const PERCENT_US: u64 = 10_000;
 const SECOND_US: u64 = 1_000_000;
@@ -216,7 +216,7 @@ fn bits(list: &str) -> Result<Vec<u8>, String> {
 pub(crate) fn of_annotations(annotations: &HashMap<String, String>) -> Result<Vec<Named>, CgroupError> {
     let mut named = Vec::new();
     for (key, text) in annotations {
-        let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
+        let Some(name) = key.strip_prefix(PROPERTY_ANNOTATIONS) else { continue };
         let invalid = |reason: String| CgroupError::Invalid { option: format!("annotation {key}"), reason };
         if name.len() < 3 || !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
             return Err(invalid(format!("{name:?} is no name of a property")));

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use base::{Explain, Kind, Report};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{SockFlag, connect};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use runtime::signals;
+pub use runtime::signals::block as block_signals;
 use sys::socket::{address_in, open_directory, seqpacket};
+use sys::terminal::Raw;
 use sys::{Call, SysError};
 
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
@@ -117,7 +119,7 @@ pub enum Begun {
 /// Signals must have been blocked by [`block_signals`]. One that ends programs ends the wait, after [`ABORT_LIMIT`] even if
 /// the monitor says nothing. If it comes too late, the process gets it where `pass_on` says so.
 pub fn wait_started(socket: BorrowedFd<'_>, pass_on: bool, mut notice: impl FnMut(&str)) -> Result<Begun, Report> {
-    let signals = signal_fd(&ending())?;
+    let signals = signals::open(&signals::ending())?;
     let mut buffer = vec![0; FRAME_MAX];
     let mut interrupted: Option<(i32, Instant)> = None;
     loop {
@@ -170,8 +172,9 @@ pub fn wait_given_up(monitor: BorrowedFd<'_>) -> Result<(), SysError> {
 ///
 /// Signals must have been blocked by [`block_signals`] before the process was started, so that none is lost.
 pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&str)) -> Result<Outcome, Report> {
-    let raw = RawTerminal::enter(streams)?;
-    let signals = signal_fd(&forwarded())?;
+    let raw = (streams.terminal && streams.stdin && io::stdin().is_terminal()).then(|| Raw::enter(io::stdin()));
+    let raw = raw.transpose()?;
+    let signals = signals::open(&signals::forwarded())?;
     protocol::set_nonblocking(socket).call(|| "fcntl(monitor, O_NONBLOCK)".to_owned())?;
     let mut pump = Pump::new(socket, streams);
     pump.resize()?;
@@ -213,25 +216,6 @@ pub fn wait_end(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<
             _ => {}
         }
     }
-}
-
-/// Blocks the signals that a pump forwards.
-pub fn block_signals() -> Result<(), SysError> {
-    forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
-}
-
-fn signal_fd(signals: &SigSet) -> Result<SignalFd, SysError> {
-    SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
-}
-
-/// The signals by which a user ends a program.
-fn ending() -> SigSet {
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect()
-}
-
-fn forwarded() -> SigSet {
-    let others = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT, Signal::SIGWINCH];
-    ending().iter().chain(others).collect()
 }
 
 /// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something
@@ -416,34 +400,6 @@ fn write_all(stream: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Our terminal in raw mode, set back on drop.
-struct RawTerminal {
-    before: Option<Termios>,
-}
-
-impl RawTerminal {
-    fn enter(streams: Streams) -> Result<Self, Report> {
-        let stdin = io::stdin();
-        if !(streams.terminal && streams.stdin && stdin.is_terminal()) {
-            return Ok(RawTerminal { before: None });
-        }
-        let before = tcgetattr(&stdin).call(|| "tcgetattr(stdin)".to_owned())?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(&stdin, SetArg::TCSANOW, &raw).call(|| "tcsetattr(stdin, raw)".to_owned())?;
-        Ok(RawTerminal { before: Some(before) })
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            // A terminal that is gone needs no setting.
-            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use cgroup::Resources;
 use oci_spec::runtime::{Capabilities, Capability, Linux, LinuxIdMappingBuilder, LinuxNamespaceType, Process, Spec};
 use runtime::capabilities::bit;
 use runtime::init::attributes::{self, has_apparmor, has_selinux};
+use runtime::init::devices;
 use runtime::init::mounts::extents;
 use runtime::init::payload::Groups;
 use runtime::init::user::check_mapped;
@@ -30,7 +31,7 @@ use crate::log::Log;
 /// The largest configuration that is read.
 const CONFIG_MAX: u64 = 16 << 20;
 /// Keeps the caller's supplementary groups; crun's name, which Podman's `--group-add keep-groups` writes.
-const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// A bundle that can be made into a container.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
         tell_ambient(process, log);
         tell_groups(&spec, process, log);
     }
+    drop_mount_label(&mut spec, log);
     let root = spec.root().as_ref().ok_or_else(|| Report::new(Kind::Usage, "there is no root"))?;
     let rootfs = bundle.join(root.path());
     let kind = std::fs::symlink_metadata(&rootfs).call(|| format!("stat({rootfs:?})"));
@@ -197,9 +199,7 @@ fn check(spec: &Spec, console_socket: bool) -> Result<(), Report> {
     check_user(spec, linux)?;
     check_hooks(spec)?;
     attributes::check(linux)?;
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !has_selinux() {
-        return Err(Report::new(Kind::Unsupported, "mountLabel: SELinux is not switched on on this host"));
-    }
+    devices::check(spec)?;
     if linux.intel_rdt().is_some() && !Path::new("/sys/fs/resctrl/schemata").exists() {
         return Err(Report::new(Kind::Unsupported, "intelRdt: this host has no resource control (/sys/fs/resctrl)"));
     }
@@ -364,6 +364,17 @@ pub fn tell_groups(spec: &Spec, process: &Process, log: &Log) {
             "additionalGids: a user namespace without subordinate ids allows no setgroups(2); ignoring {}",
             gids.join(", ")
         ));
+    }
+}
+
+/// A label of mounts where nothing reads labels: they are made without, as with crun. What confines the process by one is an
+/// error there instead.
+fn drop_mount_label(spec: &mut Spec, log: &Log) {
+    let Some(linux) = spec.linux_mut().as_mut().filter(|_| !has_selinux()) else { return };
+    let given = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
+    linux.set_mount_label(None);
+    if given {
+        log.warn("ignoring mountLabel: SELinux is not switched on on this host");
     }
 }
 

@@ -4,20 +4,32 @@ use std::io::{self, IoSlice, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use base::{Context, Report};
+use base::{Context, Kind, Report};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use oci_spec::runtime::Process;
+use runtime::signals;
 use sys::process::{Exit, pidfd_send_signal, reap};
-use sys::terminal::{WindowSize, set_window_size, window_size};
+use sys::terminal::{Raw, WindowSize, set_window_size, window_size};
 use sys::{Call, SysError};
+
+use crate::log::Log;
+use crate::notify::Proxy;
+
+/// A terminal needs somebody who holds its master once we are gone.
+pub fn check_holder(process: Option<&Process>, detached: bool, socket: Option<&Path>) -> Result<(), Report> {
+    let terminal = process.and_then(Process::terminal).unwrap_or(false);
+    if terminal && detached && socket.is_none() {
+        return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));
+    }
+    Ok(())
+}
 
 /// Gives the terminal the size that the configuration asks for.
 pub fn resize(master: BorrowedFd<'_>, process: &Process) -> Result<(), SysError> {
@@ -45,36 +57,17 @@ pub fn send(path: &Path, master: BorrowedFd<'_>) -> Result<(), Report> {
     Ok(())
 }
 
-/// The signals that a waiting command hands on.
-const FORWARDED: [Signal; 8] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGCONT,
-    Signal::SIGWINCH,
-];
-
-/// Blocks the signals that [`wait`] hands on; to be called before the process exists, so that none is lost.
-pub fn block_signals() -> Result<(), SysError> {
-    FORWARDED.into_iter().collect::<SigSet>().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
-}
-
-/// Waits for a child and hands our signals on to it; with `master`, its terminal is carried to ours. The answer is the
-/// code as a shell shows it.
-pub fn wait(child: &OwnedFd, master: Option<OwnedFd>) -> Result<i32, Report> {
-    let signals =
-        SignalFd::with_flags(&FORWARDED.into_iter().collect(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .call(|| "signalfd()".to_owned())?;
-    let raw = master.as_ref().map(|_| RawTerminal::enter()).transpose()?;
+/// Waits for a child and hands our signals on to it; with `master`, its terminal is carried to ours, and with `notify` its
+/// word that it is ready, for our own process, to the service manager. The answer is the code as a shell shows it.
+pub fn wait(child: &OwnedFd, master: Option<OwnedFd>, mut notify: Option<Proxy>, log: &Log) -> Result<i32, Report> {
+    let signals = signals::open(&signals::forwarded())?;
+    let raw = (master.is_some() && io::stdin().is_terminal()).then(|| Raw::enter(io::stdin())).transpose()?;
     let mut relay = master.map(Relay::new).transpose()?;
     if let Some(relay) = &relay {
         relay.resize();
     }
     let exit = loop {
-        let ready = wait_for_any(child, &signals, relay.as_ref())?;
+        let ready = wait_for_any(child, &signals, relay.as_ref(), notify.as_ref())?;
         let is = |source: Source| ready.contains(&source);
         if is(Source::Signals) {
             while let Ok(Some(info)) = signals.read_signal() {
@@ -97,9 +90,15 @@ pub fn wait(child: &OwnedFd, master: Option<OwnedFd>) -> Result<i32, Report> {
                 relay = None;
             }
         }
+        if is(Source::Notification)
+            && let Some(proxy) = notify.take_if(|proxy| proxy.is_ready())
+        {
+            proxy.tell(std::process::id() as i32, log);
+        }
         // What it said last is read before its end is taken.
         if is(Source::Child)
             && !is(Source::MasterGives)
+            && !is(Source::Notification)
             && let Some(exit) = reap(child.as_fd(), false)?
         {
             break exit;
@@ -118,11 +117,17 @@ enum Source {
     MasterTakes,
     MasterGives,
     Output,
+    Notification,
 }
 
 /// Waits until something can be done. Nothing is asked that has no use now: a terminal whose other side has hung up, or a
 /// child that has ended, would answer over and over while nobody takes the output.
-fn wait_for_any(child: &OwnedFd, signals: &SignalFd, relay: Option<&Relay>) -> Result<Vec<Source>, SysError> {
+fn wait_for_any(
+    child: &OwnedFd,
+    signals: &SignalFd,
+    relay: Option<&Relay>,
+    notify: Option<&Proxy>,
+) -> Result<Vec<Source>, SysError> {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let mut asked = vec![(Source::Signals, signals.as_fd(), PollFlags::POLLIN)];
     match relay.filter(|relay| !relay.to_stdout.is_empty()) {
@@ -140,6 +145,7 @@ fn wait_for_any(child: &OwnedFd, signals: &SignalFd, relay: Option<&Relay>) -> R
             asked.push((Source::Input, stdin.as_fd(), PollFlags::POLLIN));
         }
     }
+    asked.extend(notify.map(|proxy| (Source::Notification, proxy.as_fd(), PollFlags::POLLIN)));
     let mut fds: Vec<PollFd<'_>> = asked.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)).collect();
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) => {}
@@ -220,30 +226,4 @@ fn write_some(to: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> nix::Result<()> {
         Err(errno) => return Err(errno),
     }
     Ok(())
-}
-
-/// Our terminal in raw mode, until it is dropped.
-struct RawTerminal(Option<Termios>);
-
-impl RawTerminal {
-    fn enter() -> Result<Self, SysError> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() {
-            return Ok(RawTerminal(None));
-        }
-        let before = tcgetattr(&stdin).call(|| "tcgetattr()".to_owned())?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(&stdin, SetArg::TCSANOW, &raw).call(|| "tcsetattr(raw)".to_owned())?;
-        Ok(RawTerminal(Some(before)))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            // The terminal may have hung up.
-            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
-        }
-    }
 }

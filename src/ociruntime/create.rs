@@ -7,10 +7,12 @@ use std::path::Path;
 use base::{Context, Kind, Report};
 use cgroup::oci::Cgroup;
 use nix::sys::signal::Signal;
-use oci_spec::runtime::{Hook, Spec};
+use oci_spec::runtime::Hook;
 use runtime::bundle::{self, Born, Handed};
 use runtime::channel::Message;
 use runtime::hooks;
+use runtime::init::payload::Gate;
+use runtime::signals;
 use sys::Call;
 use sys::process::{pidfd_send_signal, reap};
 
@@ -18,12 +20,12 @@ use crate::args::{Bundle, Create, Global, Run};
 use crate::config::{self, Loaded};
 use crate::log::Log;
 use crate::state::{Container, FORMAT, Init, Place, Record, Root, Status, check_id, now};
-use crate::{console, control, delete, start};
+use crate::{console, control, delete, notify, start};
 
 /// Creates a container; its init waits at the gate when this returns.
 pub fn create(root: &Root, global: &Global, arguments: &Create, log: &Log) -> Result<u8, Report> {
     let loaded = config::load(&arguments.bundle, log)?;
-    check_terminal(&loaded.spec, &arguments.bundle, true)?;
+    console::check_holder(loaded.spec.process().as_ref(), true, arguments.bundle.console_socket.as_deref())?;
     let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
     made.finish(root, &arguments.bundle, log)?;
     Ok(0)
@@ -32,41 +34,37 @@ pub fn create(root: &Root, global: &Global, arguments: &Create, log: &Log) -> Re
 /// Creates a container, starts it and, unless detached, waits for its end and removes it.
 pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u8, Report> {
     let loaded = config::load(&arguments.bundle, log)?;
-    check_terminal(&loaded.spec, &arguments.bundle, arguments.detach)?;
+    let console_socket = arguments.bundle.console_socket.as_deref();
+    console::check_holder(loaded.spec.process().as_ref(), arguments.detach, console_socket)?;
     if !arguments.detach {
-        console::block_signals()?;
+        signals::block()?;
     }
     let made = make(root, global, &arguments.id, loaded, &arguments.bundle, log)?;
+    let pid = made.pid;
     let (pidfd, master) = made.finish(root, &arguments.bundle, log)?;
-    let started = start::start(root, &arguments.id, log);
+    let started = start::begin(root, &arguments.id, log);
     sys::step();
-    if let Err(report) = started {
-        match delete::end(root, &arguments.id, log) {
-            // A start that fails late does so itself.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            ended => ended?,
+    let notify = match started {
+        Ok(notify) => notify,
+        Err(report) => {
+            return Err(match delete::end(root, &arguments.id, log) {
+                // A start that fails late does so itself.
+                Err(error) if error.kind() != Kind::NotFound => error,
+                _ => report,
+            });
         }
-        return Err(report);
-    }
+    };
     if arguments.detach {
+        notify.map_or(Ok(()), |notify| notify.wait(pidfd.as_fd(), pid, log))?;
         return Ok(0);
     }
-    let code = console::wait(&pidfd, master)?;
+    let code = console::wait(&pidfd, master, notify, log)?;
     log.debug(|| format!("container {} has ended with {code}", arguments.id));
     sys::step();
     if !arguments.keep {
         delete::end(root, &arguments.id, log)?;
     }
     Ok(code as u8)
-}
-
-/// A terminal needs somebody who holds its master once we are gone.
-fn check_terminal(spec: &Spec, bundle: &Bundle, detached: bool) -> Result<(), Report> {
-    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    if terminal && detached && bundle.console_socket.is_none() {
-        return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));
-    }
-    Ok(())
 }
 
 /// A container whose init waits at the gate.
@@ -125,7 +123,8 @@ fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle,
         keyring: !bundle.no_new_keyring,
         cgroup: cgroup.record().clone(),
     };
-    let mut making = Making { place, creating: Some(creating), record, loaded, cgroup, pidfd: None, log };
+    let notifies = notify::is_wanted(log);
+    let mut making = Making { place, creating: Some(creating), record, loaded, cgroup, notifies, pidfd: None, log };
     match making.run(bundle) {
         Ok((pidfd, pid, master)) => Ok(Made { place: making.place, pid, pidfd, master }),
         Err(report) => {
@@ -143,6 +142,8 @@ struct Making<'a> {
     record: Record,
     loaded: Loaded,
     cgroup: Cgroup,
+    /// Whether a service manager waits for what the payload says.
+    notifies: bool,
     pidfd: Option<OwnedFd>,
     log: &'a Log,
 }
@@ -171,8 +172,11 @@ impl Making<'_> {
         let text = serde_json::to_vec(&self.loaded.spec).map_err(|error| Report::of(Kind::Internal, error))?;
         self.place.write("config.json", &text)?;
         sys::step();
-        let gate = self.place.make_gate()?;
+        let socket = self.place.make_gate()?;
         sys::step();
+        let notify = self.notifies.then(|| notify::listen(&self.place)).transpose()?;
+        sys::step();
+        let gate = Gate { socket, notify };
         let handed = Handed { gate, lock: self.place.make_lock("lock")? };
         sys::step();
         self.place.publish()?;
@@ -189,7 +193,10 @@ impl Making<'_> {
             None => format!("container {} has no cgroup", self.place.id()),
         });
 
-        let launch = self.loaded.launch(self.place.id(), arguments);
+        let mut launch = self.loaded.launch(self.place.id(), arguments);
+        if self.notifies {
+            notify::show(&mut launch.spec, self.place.notify_directory());
+        }
         let directory = self.cgroup.dir().map(|fd| fd.try_clone_to_owned()).transpose();
         let directory = directory.call(|| "fcntl(cgroup, F_DUPFD)".to_owned())?;
         let Born { init, channel } = bundle::create(&launch, directory.as_ref().map(AsFd::as_fd), handed, self)?;

@@ -12,6 +12,7 @@ use runtime::channel::Message;
 use runtime::init::attributes;
 use runtime::init::user::number;
 use runtime::launch::{ExecLaunch, HookContext, joins_user};
+use runtime::signals;
 use sys::namespace::allows_setgroups;
 
 use crate::args::Exec;
@@ -44,10 +45,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     check_process(&process, arguments.console_socket.is_some())?;
     tell_ambient(&process, log);
     tell_groups(&spec, &process, log);
-    let terminal = process.terminal().unwrap_or(false);
-    if terminal && arguments.detach && arguments.console_socket.is_none() {
-        return Err(Report::new(Kind::Usage, "the process has a terminal, and no --console-socket says who gets it"));
-    }
+    console::check_holder(Some(&process), arguments.detach, arguments.console_socket.as_deref())?;
     let gone = || Report::new(Kind::Conflict, format!("container {:?} has just ended", arguments.id));
     let (init_pid, init) = container.init().ok_or_else(gone)?;
     let cgroup = container.cgroup()?;
@@ -68,7 +66,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         process,
     };
     if !arguments.detach {
-        console::block_signals()?;
+        signals::block()?;
     }
     let in_cgroup = in_cgroup.as_ref().map(AsFd::as_fd);
     let mut entering = Entering { cgroup: &cgroup, init: init_pid, below, log };
@@ -119,7 +117,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     if arguments.detach {
         return Ok(0);
     }
-    Ok(console::wait(&child.pidfd, master)? as u8)
+    Ok(console::wait(&child.pidfd, master, None, log)? as u8)
 }
 
 /// An entry on its way.

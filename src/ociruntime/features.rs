@@ -3,6 +3,7 @@
 use base::Report;
 use serde_json::json;
 
+use crate::config::KEEP_GROUPS;
 use crate::list::print_json;
 
 /// Words of `mounts[].options` that are no file system's own.
@@ -121,7 +122,7 @@ pub fn features() -> Result<u8, Report> {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
-        "potentiallyUnsafeConfigAnnotations": ["run.oci.keep_original_groups", "org.systemd.property."],
+        "potentiallyUnsafeConfigAnnotations": [KEEP_GROUPS, cgroup::oci::PROPERTY_ANNOTATIONS],
     }))?;
     Ok(0)
 }

@@ -31,6 +31,7 @@ mod exec;
 mod features;
 mod list;
 mod log;
+mod notify;
 mod start;
 mod state;
 mod template;
@@ -52,6 +53,9 @@ pub fn main(
     arguments: impl IntoIterator<Item = OsString>,
     default_root: impl FnOnce() -> Result<PathBuf, Report>,
 ) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // First, as it begins all anew.
+    let protected = if may_make_processes(&arguments) { runtime::own_binary::protect() } else { Ok(()) };
     let line = match args::parse(arguments) {
         Ok(line) => line,
         Err(refused) => {
@@ -72,7 +76,7 @@ pub fn main(
             return 1;
         }
     };
-    match run(line, &log, default_root) {
+    match protected.and_then(|()| run(line, &log, default_root)) {
         Ok(code) => code,
         Err(report) => {
             log.error(&report);
@@ -83,6 +87,13 @@ pub fn main(
             }
         }
     }
+}
+
+/// Whether this may be a command by which our binary becomes a container's process. The words are not taken apart for it, as
+/// they would be twice then: one of another command costs an execution of ours and nothing else.
+fn may_make_processes(arguments: &[OsString]) -> bool {
+    let verbs = ["create", "run", "exec"];
+    arguments.iter().any(|word| verbs.iter().any(|verb| word == verb)) && !sys::without("own-binary")
 }
 
 /// How many descriptors a command hands on.
@@ -107,10 +118,6 @@ fn take_descriptors(verb: &Verb) -> Result<(), Report> {
 }
 
 fn run(line: args::Line, log: &Log, default_root: impl FnOnce() -> Result<PathBuf, Report>) -> Result<u8, Report> {
-    // First, as it begins all anew.
-    if matches!(line.verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) && !sys::without("own-binary") {
-        runtime::own_binary::protect()?;
-    }
     if preserved(&line.verb) > 0 {
         // From now on for the payload alone, which gets them back at its exec.
         sys::process::cloexec_from(3)?;

@@ -1,8 +1,8 @@
 //! `start`.
 //!
-//! A container whose start fails once init has its word can run no more: it is ended and removed, and the poststop hooks run.
-//! So the specification has it for hooks that fail ("Lifecycle", steps 7 and 9). One whose init was killed meanwhile has
-//! stopped, as any whose init was killed, and stays until it is deleted.
+//! A container whose start fails once init has its word can run no more. Where a hook has failed it is ended and removed,
+//! and the poststop hooks run: the specification has it so ("Lifecycle", steps 7 and 9). One whose command could not be
+//! executed, or whose init was killed meanwhile, has stopped and stays until it is deleted, as with runc and crun.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -15,13 +15,25 @@ use sys::process::{has_executed, wait_end};
 use crate::create::list;
 use crate::delete;
 use crate::log::Log;
+use crate::notify::Proxy;
 use crate::state::{Container, Root, Status};
 
 /// How long an exec may take from the first descriptor that it closes to the last; it is microseconds.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Lets init become the payload, and runs the poststart hooks.
+/// Starts a container; where a service manager waits for it, until it is ready.
 pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
+    let notify = begin(root, id, log)?;
+    // One that is gone by now, or has ended, will say nothing.
+    let init = notify.is_some().then(|| root.load(id).ok()?.init()).flatten();
+    if let Some((notify, (pid, init))) = notify.zip(init) {
+        notify.wait(init.as_fd(), pid, log)?;
+    }
+    Ok(0)
+}
+
+/// Lets init become the payload, and runs the poststart hooks. The answer is what the payload may notify by.
+pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> {
     let container = root.load(id)?;
     match container.status() {
         Status::Created => {}
@@ -34,10 +46,10 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
     sys::step();
     init.send(&Message::Go, None)?;
     sys::step();
-    match init.receive()? {
-        Some((Message::Ready, _)) => {}
+    let notify = match init.receive()? {
+        Some((Message::Ready, notify)) => Proxy::new(notify, log),
         _ => return Err(Report::new(Kind::Conflict, format!("container {id:?} has been started by another command"))),
-    }
+    };
     sys::step();
     let mut failed = None;
     while let Some((message, _)) = init.receive()? {
@@ -52,7 +64,8 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
             // It ends with a code, which who waits for it is to see.
             wait_end(init.as_fd(), Some(LIMIT));
         }
-        return Err(ended(&container, report, log));
+        let stays = matches!(report.kind(), Kind::CommandNotFound | Kind::CommandNotExecutable);
+        return Err(if stays { report } else { ended(&container, report, log) });
     }
     // The end of the socket was the exec, or a death. Of one that is reaped already nothing can be told.
     let pid = container.record.init.as_ref().map_or(0, |init| init.pid);
@@ -76,7 +89,7 @@ pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
         }
     }
     sys::step();
-    Ok(0)
+    Ok(notify)
 }
 
 /// Ends the life of a container whose start has failed; why it has is the answer.

@@ -8,14 +8,15 @@
 //!   creating              locked by the creator as long as it works
 //!   lock                  locked by init until its exec
 //!   gate                  the socket at which init waits for `start`
+//!   notify/               for a payload that is to say that it is ready: the container sees it (module notify)
 //! ```
 //! So whatever is killed, a container has its record or does not exist; a directory on its way that a killed command has
 //! left is taken over by the next creator of this id, and removed by the next `delete --force`.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,6 +35,8 @@ use sys::{Call, Errno, SysError};
 const GATE: &str = "gate";
 /// The lock of who works on the directory.
 const CREATING: &str = "creating";
+/// The directory that the payload sees.
+const NOTIFY: &str = "notify";
 /// A record or configuration that is larger was not written by us.
 const FILE_MAX: u64 = 16 << 20;
 
@@ -338,6 +341,18 @@ impl Place {
         Ok(fd)
     }
 
+    /// Makes the directory that the payload sees, which any user of the container's may search.
+    pub fn make_notify_directory(&self) -> Result<(), SysError> {
+        let path = self.notify_directory();
+        let made = fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
+        made.call(|| format!("mkdir({path:?})"))
+    }
+
+    /// Where that is.
+    pub fn notify_directory(&self) -> PathBuf {
+        self.path.join(NOTIFY)
+    }
+
     /// Reaches init at its gate.
     pub fn knock(&self) -> Result<Channel, Report> {
         let directory = open_directory(&self.path)?;
@@ -410,7 +425,8 @@ impl Place {
         let (record, others): (Vec<_>, Vec<_>) =
             names.filter(|name| name != CREATING).partition(|name| name == "state.json");
         for name in others.iter().chain(&record) {
-            let _ = fs::remove_file(self.path.join(name));
+            let path = self.path.join(name);
+            let _ = if name == NOTIFY { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             sys::step();
         }
     }

@@ -29,7 +29,7 @@ use sys::{Call, Errno, SysError};
 
 use crate::capabilities::bit;
 use crate::channel::{Channel, Message};
-use crate::init::payload::Groups;
+use crate::init::payload::{Gate, Groups};
 use crate::init::user::check_mapped;
 use crate::launch::{Launch, is_new, listed, profile};
 use crate::seccomp::Filter;
@@ -53,8 +53,8 @@ pub struct Born {
 /// What init keeps of the caller's until its exec.
 #[derive(Debug)]
 pub struct Handed {
-    /// The listening socket at which it waits.
-    pub gate: OwnedFd,
+    /// Where it waits.
+    pub gate: Gate,
     /// Stays open until the exec, so that its lock tells whether the payload runs.
     pub lock: OwnedFd,
 }
@@ -216,6 +216,7 @@ fn check_user(launch: &Launch) -> Result<(), Report> {
 pub fn take_apart(spec: &Spec) -> Result<(), Report> {
     let _ = (namespaces(spec), time_offsets(spec), init::mounts::any_id_mapped(spec));
     init::mounts::take_apart(spec);
+    init::devices::check(spec)?;
     spec.process().as_ref().map_or(Ok(()), init::attributes::check_process)?;
     spec.linux().as_ref().map_or(Ok(()), init::attributes::check)
 }

@@ -32,7 +32,8 @@ pub enum Message {
     /// The mounts are made and the root directory is still the host's: the time of the runtime's hooks; init waits for
     /// `Go`.
     Mounted,
-    /// Everything is set up; init waits for `Go`. At the gate: this client's `Go` was the first.
+    /// Everything is set up; init waits for `Go`. At the gate: this client's `Go` was the first; carries
+    /// [`Gate::notify`](crate::init::payload::Gate::notify).
     Ready,
     /// Init may become the payload. The end of the channel then says that it has.
     Go,

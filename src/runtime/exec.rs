@@ -194,13 +194,14 @@ fn become_payload(
     program: Option<&Filter>,
     mounts: &OwnedFd,
 ) -> Result<i32, Report> {
+    let process = &launch.process;
     let agent = agent(launch, program)?;
+    let labels = attributes::Labels::open(process)?;
     sys::step();
     setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
     sys::step();
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
-    let process = &launch.process;
     if launch.keyring {
         init::separate_keys(channel);
     }
@@ -223,7 +224,7 @@ fn become_payload(
         preserve_fds: launch.preserve_fds,
         listen_fds: launch.listen_fds,
         gate: None,
-        labels: attributes::Labels::open(process)?,
+        labels,
         agent,
         before_exec: &|| Ok(()),
     };

@@ -27,6 +27,7 @@ pub mod own_binary;
 pub mod probe;
 mod root_ids;
 pub mod seccomp;
+pub mod signals;
 pub mod stage;
 
 pub use launch::{Launch, Rootfs};

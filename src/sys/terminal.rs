@@ -1,10 +1,11 @@
 //! Pseudo-terminals of a given devpts instance, controlling terminals and window sizes: pty(7), ioctl_tty(2).
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::OFlag;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::error::{Result, check};
+use crate::error::{Call, Result, check};
 
 const TIOCGPTPEER: libc::c_int = 0x5441;
 
@@ -60,4 +61,29 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, size: WindowSize) -> Result<()>
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, std::ptr::from_ref(&size)) };
     check(result.into(), || "ioctl(TIOCSWINSZ)".to_owned())?;
     Ok(())
+}
+
+/// A terminal in raw mode, cfmakeraw(3), until it is dropped.
+#[derive(Debug)]
+pub struct Raw<T: AsFd> {
+    terminal: T,
+    before: Termios,
+}
+
+impl<T: AsFd> Raw<T> {
+    /// `ENOTTY` when it is no terminal.
+    pub fn enter(terminal: T) -> Result<Self> {
+        let before = tcgetattr(&terminal).call(|| "tcgetattr()".to_owned())?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&terminal, SetArg::TCSANOW, &raw).call(|| "tcsetattr(raw)".to_owned())?;
+        Ok(Raw { terminal, before })
+    }
+}
+
+impl<T: AsFd> Drop for Raw<T> {
+    fn drop(&mut self) {
+        // A terminal that has hung up needs no setting.
+        let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
+    }
 }

@@ -27,8 +27,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// What `config.json` will be.
     pub config: Value,
-    /// Where the systemd is that the runtime is to ask, if it is one of the test's own.
-    pub bus: Option<String>,
+    /// Variables of the runtime's.
+    pub env: Vec<(&'static str, String)>,
     /// Ends every id, as the cgroups of all tests are siblings.
     number: String,
 }
@@ -50,7 +50,7 @@ impl Bundle {
         fs::write(path.join("rootfs/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/www:/bin/sh\n")
             .expect("the home is ours");
         fs::set_permissions(path.join("rootfs/tmp"), fs::Permissions::from_mode(0o1777)).expect("the home is ours");
-        let mut bundle = Bundle { home, path, config: Value::Null, bus: None, number: unique() };
+        let mut bundle = Bundle { home, path, config: Value::Null, env: Vec::new(), number: unique() };
         bundle.ok(&["spec", "--rootless", "--bundle", &bundle.at()]);
         let text = fs::read(bundle.path.join("config.json")).expect("spec has written it");
         bundle.config = serde_json::from_slice(&text).expect("spec writes JSON");
@@ -139,7 +139,7 @@ impl Bundle {
             fs::write(self.path.join("config.json"), text).expect("the home is ours");
         }
         let mut command = self.home.command(&["runtime"]);
-        command.envs(self.bus.iter().map(|address| ("DBUS_SESSION_BUS_ADDRESS", address)));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let whole = |word: &&str| if NAMES.contains(word) { self.id(word) } else { (*word).to_owned() };
         command.args(arguments.iter().map(whole));
         command

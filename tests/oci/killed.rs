@@ -152,11 +152,23 @@ fn creator_and_helper_where_namespaces_are_joined() {
 fn creator_where_systemd_keeps_the_cgroup() {
     let Some(mut bundle) = bundle() else { return };
     let Some(systemd) = Systemd::start(&bundle.home, Duration::ZERO) else { return };
-    bundle.bus = Some(systemd.address);
+    bundle.env.push(("DBUS_SESSION_BUS_ADDRESS", systemd.address));
     bundle.config["linux"]["cgroupsPath"] = json!(format!("user.slice:killed:{}", bundle.id("box")));
     let at = bundle.at();
     let words = [&IN_A_SCOPE[..], &["create", "--bundle", &at, "box"]].concat();
     at_each_step(&bundle, "command", 20, || (), |at| call(&bundle, at, &words) == 0);
+}
+
+#[test]
+fn creator_and_starter_of_a_service() {
+    let Some(mut bundle) = bundle() else { return };
+    let manager = std::os::unix::net::UnixDatagram::bind(bundle.path.join("manager")).expect("a short path");
+    bundle.env.push(("NOTIFY_SOCKET", format!("{}/manager", bundle.at())));
+    // It ends, so that who waits for it need not.
+    bundle.script("true");
+    at_each_step(&bundle, "command", 20, || (), |at| create(&bundle, at));
+    at_each_step(&bundle, "command", 5, || bundle.create("box"), |at| call(&bundle, at, &["start", "box"]) == 0);
+    drop(manager);
 }
 
 #[test]

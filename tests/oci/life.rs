@@ -115,6 +115,49 @@ fn a_missing_command_fails_at_create() {
 }
 
 #[test]
+fn what_nobody_can_execute_fails_at_create() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    fs::write(bundle.path.join("rootfs/bin/text"), "no program").expect("the home is ours");
+    for command in ["/etc", "/bin/text", "text"] {
+        bundle.config["process"]["args"] = json!([command]);
+        let done = bundle.call(&["create", "--bundle", &bundle.at(), "box"]);
+        assert_eq!(done.code, 126, "{command}: {done:#?}");
+        assert!(done.stderr.contains("permission denied"), "{command}: {done:#?}");
+        assert_eq!(bundle.ok(&["list", "-q"]), "", "{command}");
+    }
+    // Found further on in the path.
+    bundle.config["process"]["env"] = json!(["PATH=/sbin:/bin"]);
+    fs::create_dir_all(bundle.path.join("rootfs/sbin/true")).expect("the home is ours");
+    bundle.config["process"]["args"] = json!(["true"]);
+    bundle.runs(0);
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_leaves_a_stopped_container() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let file = bundle.path.join("rootfs/bin/other");
+    bundle.config["process"]["args"] = json!(["/bin/other"]);
+    let bad = |bytes: &str| {
+        fs::write(&file, bytes).expect("the home is ours");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("the home is ours");
+    };
+    for (code, removed) in [(126, false), (127, true)] {
+        bad("no program");
+        bundle.create("box");
+        if removed {
+            fs::remove_file(&file).expect("the home is ours");
+        }
+        let done = bundle.call(&["start", "box"]);
+        assert_eq!(done.code, code, "{done:#?}");
+        assert_eq!(bundle.state("box", "status"), "stopped", "as with runc and crun");
+        bundle.ok(&["delete", "box"]);
+    }
+    bad("no program");
+    bundle.runs(126);
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
 fn the_pid_file_has_the_number_of_init() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.script("sleep 100 >/dev/null 2>&1 </dev/null");

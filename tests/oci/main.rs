@@ -9,6 +9,7 @@ mod hooks;
 mod killed;
 mod life;
 mod manager;
+mod notify;
 mod peers;
 mod podman;
 mod refused;

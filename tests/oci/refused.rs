@@ -209,10 +209,32 @@ fn labels_of_mounts_where_there_is_no_selinux() {
         return;
     }
     bundle.config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0:c1,c2");
-    assert!(bundle.refused().contains("mountLabel"));
-    bundle.config["linux"]["mountLabel"] = json!("");
     bundle.script("echo ran");
-    assert_eq!(bundle.runs(0), "ran\n");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    assert!(done.stderr.contains("ignoring mountLabel"), "{done:#?}");
+    bundle.config["linux"]["mountLabel"] = json!("");
+    let done = bundle.call(&["run", "--bundle", &bundle.at(), "box"]);
+    assert_eq!((done.code, without_steps(&done.stderr).as_str()), (0, ""), "{done:#?}");
+}
+
+#[test]
+fn devices_of_which_no_node_can_be_made() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let null = json!({ "path": "/dev/other", "type": "c", "major": 1, "minor": 3 });
+    for (name, value, words) in [
+        ("type", json!("a"), "is for cgroup rules"),
+        ("path", json!("dev/other"), "its path is not absolute"),
+        ("path", json!("/dev/.."), "has no name at its end"),
+        ("major", json!(4096), "4096:3 is no number of a device"),
+        ("minor", json!(-1), "1:-1 is no number of a device"),
+    ] {
+        let mut device = null.clone();
+        device[name] = value;
+        bundle.config["linux"]["devices"] = json!([device]);
+        let error = bundle.refused();
+        assert!(error.contains("the configuration") && error.contains(words), "{name}: {error}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn a_slow_systemd_is_waited_for() {
     let Some(mut bundle) = Bundle::new() else { return };
     let delay = Duration::from_secs(2);
     let Some(systemd) = Systemd::start(&bundle.home, delay) else { return };
-    bundle.bus = Some(systemd.address);
+    bundle.env.push(("DBUS_SESSION_BUS_ADDRESS", systemd.address));
     bundle.config["linux"]["cgroupsPath"] = json!(format!("user.slice:slow:{}", bundle.id("box")));
     bundle.script("sleep 1000");
     let began = Instant::now();

@@ -12,12 +12,12 @@ use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::personality::Persona;
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Pid;
 use oci_spec::runtime::{
     IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain,
     LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
 };
-use sys::mount::{Attr, FsContext};
 use sys::schedule::{Scheduling, set_io_priority, set_memory_policy, set_scheduling};
 use sys::{Call, Errno, SysError};
 
@@ -220,16 +220,20 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Opens a private procfs before the container's own `/proc` is all that is left, which its volumes may cover
-    /// (CVE-2019-19921). `None` when no label is asked for.
+    /// Opens the `/proc` of the host, to be called before the container's is all that is left, which its volumes may cover
+    /// (CVE-2019-19921). A procfs of one's own would need the mount API. `None` when no label is asked for.
     pub fn open(process: &Process) -> Result<Option<Self>, Report> {
         let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
         let (apparmor, selinux) = (given(process.apparmor_profile()), given(process.selinux_label()));
         if apparmor.is_none() && selinux.is_none() {
             return Ok(None);
         }
-        let procfs = FsContext::open(c"proc").and_then(|context| context.mount(Attr::empty()));
-        let procfs = procfs.step(|| "opening a private procfs".to_owned())?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let procfs = nix::fcntl::open("/proc", flags, Mode::empty()).call(|| "open(/proc, O_PATH)".to_owned())?;
+        let kind = fstatfs(&procfs).call(|| "fstatfs(/proc)".to_owned())?.filesystem_type();
+        if kind != PROC_SUPER_MAGIC {
+            return Err(Report::new(Kind::Denied, "the host's /proc is no procfs, and labels are set by one"));
+        }
         Ok(Some(Labels { procfs, apparmor, selinux }))
     }
 
@@ -272,6 +276,36 @@ pub fn has_selinux() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is written where; a kernel without such a module has no such files.
+    #[test]
+    fn labels_are_written_where_each_module_reads_them() {
+        let directory = std::env::temp_dir().join(format!("sublet-labels-{}", std::process::id()));
+        let attr = directory.join("self/attr");
+        fs::create_dir_all(attr.join("apparmor")).expect("a new directory");
+        let labels = |apparmor: &str, selinux: &str| {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let procfs = nix::fcntl::open(&directory, flags, Mode::empty()).expect("it is there");
+            let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            Labels { procfs, apparmor: given(apparmor), selinux: given(selinux) }
+        };
+        let told = |name: &str| fs::read_to_string(attr.join(name)).unwrap_or_default();
+        for name in ["exec", "apparmor/exec"] {
+            fs::write(attr.join(name), "").expect("the directory is ours");
+        }
+        assert!(labels("profile", "user:role:type:s0").set().is_ok());
+        assert_eq!((told("apparmor/exec").as_str(), told("exec").as_str()), ("exec profile", "user:role:type:s0"));
+        // A kernel with one module only.
+        fs::remove_file(attr.join("apparmor/exec")).expect("it is there");
+        fs::write(attr.join("exec"), "").expect("the directory is ours");
+        assert!(labels("profile", "").set().is_ok());
+        assert_eq!(told("exec"), "exec profile");
+        fs::remove_file(attr.join("exec")).expect("it is there");
+        let error = labels("profile", "").set().map_err(|report| report.lines().join(": "));
+        let error = error.expect_err("there is no such file");
+        assert!(error.contains("AppArmor profile profile") && error.contains("ENOENT"), "{error}");
+        fs::remove_dir_all(&directory).expect("the directory is ours");
+    }
 
     #[test]
     fn lists_of_numbers_are_the_kernels() {

@@ -123,6 +123,25 @@ fn clones_of_own(
     Ok(clones)
 }
 
+/// Refuses what no node can be made of, as far as that can be said without the host.
+pub fn check(spec: &Spec) -> Result<(), Report> {
+    for device in listed(spec) {
+        let wrong = |message: &str| {
+            Err(Report::new(Kind::Usage, message).with_step(format!("the device {}", device.path().display())))
+        };
+        let kind = kind(device).step(|| format!("the device {}", device.path().display()))?;
+        if !device.path().is_absolute() || device.path().file_name().is_none() {
+            return wrong("its path is not absolute, or has no name at its end");
+        }
+        // Of the kernel, linux/kdev_t.h.
+        let fits = (0..1 << 12).contains(&device.major()) && (0..1 << 20).contains(&device.minor());
+        if kind != SFlag::S_IFIFO && !fits {
+            return wrong(&format!("{}:{} is no number of a device", device.major(), device.minor()));
+        }
+    }
+    Ok(())
+}
+
 fn listed(spec: &Spec) -> &[LinuxDevice] {
     spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default()
 }

@@ -136,7 +136,7 @@ pub struct Given<'a> {
     /// Says that the maps are written, and brings the view.
     pub from_stage: BorrowedFd<'a>,
     /// Who is to say GO, where it is not who holds the channel.
-    pub gate: Option<OwnedFd>,
+    pub gate: Option<payload::Gate>,
     /// Whether init makes its cgroup namespace itself, once it has been moved into its cgroup.
     pub late_cgroup: bool,
 }
@@ -165,6 +165,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         None => Opened::in_init(launch)?,
     };
     let place = rootfs::open_place(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
+    let labels = attributes::Labels::open(process)?;
     sys::step();
     let agent = agent
         .zip(launch.bundle.as_ref())
@@ -221,7 +222,6 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     }
     mounts::make_read_only(&late).step(|| "making mounts read-only".to_owned())?;
     drop(late);
-    let labels = attributes::Labels::open(process)?;
     rootfs::pivot(launch, root.as_fd(), is_new(spec, LinuxNamespaceType::Mount))
         .step(|| "changing the root directory".to_owned())?;
     sys::step();

@@ -12,7 +12,7 @@ use std::path::Path;
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{Capabilities, Process};
 use sys::security::{self, CapabilitySets};
@@ -47,14 +47,23 @@ pub struct Ready<'a> {
     pub preserve_fds: i32,
     /// How many of them are sockets of systemd's socket activation, which the payload is told of.
     pub listen_fds: i32,
-    /// A listening socket whose first client says GO and hears how it went; without it the channel is asked.
-    pub gate: Option<OwnedFd>,
+    /// Where GO is said, if not by who holds the channel.
+    pub gate: Option<Gate>,
     /// Given at the exec.
     pub labels: Option<Labels>,
     /// Who gets the listener of a filter that notifies.
     pub agent: Option<Handover>,
     /// Runs after GO, with the rights of the payload.
     pub before_exec: &'a dyn Fn() -> Result<(), Report>,
+}
+
+/// Where init waits for the one who starts the container.
+#[derive(Debug)]
+pub struct Gate {
+    /// A listening socket, whose first client says GO and hears how it went.
+    pub socket: OwnedFd,
+    /// What that client gets with the answer: the socket at which the payload notifies, where it is to.
+    pub notify: Option<OwnedFd>,
 }
 
 /// What becomes of the supplementary groups.
@@ -96,7 +105,7 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
         super::wait_for_go(channel)?;
         return become_payload(ready, moved);
     };
-    let client = wait_at(gate.as_fd())?;
+    let client = wait_at(gate)?;
     become_payload(ready, moved).or_else(|report| {
         client.fail(&report);
         Ok(i32::from(report.kind().exit_code_of_run()))
@@ -105,11 +114,12 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
 
 /// The first client that says GO. One that leaves without it has started nothing, and one that says nothing keeps nobody
 /// waiting.
-fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
+fn wait_at(Gate { socket, notify }: &Gate) -> Result<Channel, Report> {
+    let socket = socket.as_fd();
     let mut clients = Vec::new();
     loop {
-        let Some(position) = heard(gate, &clients)? else {
-            clients.push(Channel::from(sys::socket::accept(gate)?));
+        let Some(position) = heard(socket, &clients)? else {
+            clients.push(Channel::from(sys::socket::accept(socket)?));
             if clients.len() > SILENT_MAX {
                 clients.remove(0);
             }
@@ -118,7 +128,8 @@ fn wait_at(gate: BorrowedFd<'_>) -> Result<Channel, Report> {
         };
         let client = clients.swap_remove(position);
         // The answer tells it from one that came too late, whose connection ends without.
-        if matches!(client.receive(), Ok(Some((Message::Go, _)))) && client.send(&Message::Ready, None).is_ok() {
+        let answer = || client.send(&Message::Ready, notify.as_ref().map(AsFd::as_fd));
+        if matches!(client.receive(), Ok(Some((Message::Go, _)))) && answer().is_ok() {
             return Ok(client);
         }
     }
@@ -278,20 +289,32 @@ fn capability_sets(listed: Option<&oci_spec::runtime::LinuxCapabilities>, uid: u
     }
 }
 
-/// Fails when there is no file to execute, wherever it is looked for. Whether it may be executed is for the exec to say.
+/// Fails when there is nothing that anybody could execute, wherever it is looked for. Whether this user may is for the exec
+/// to say.
 fn find(process: &Process) -> Result<(), Report> {
     let Some(command) = process.args().iter().flatten().next() else { return Ok(()) };
-    let there = |path: &Path| nix::sys::stat::stat(path) != Err(Errno::ENOENT);
+    let look = |path: &Path| match nix::sys::stat::stat(path) {
+        Ok(file) if SFlag::from_bits_truncate(file.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG => {
+            Err(Errno::EACCES)
+        }
+        Ok(file) if file.st_mode & 0o111 == 0 => Err(Errno::EACCES),
+        Err(Errno::ENOENT) => Err(Errno::ENOENT),
+        // What cannot be looked at now the user may reach.
+        _ => Ok(()),
+    };
     if command.contains('/') {
-        let found = there(Path::new(command));
-        return if found { Ok(()) } else { Err(exec_error(command, Errno::ENOENT)) };
+        return look(Path::new(command)).map_err(|errno| exec_error(command, errno));
     }
     let path = process.env().iter().flatten().find_map(|variable| variable.strip_prefix("PATH="));
-    let mut directories = path.unwrap_or(DEFAULT_PATH).split(':');
-    if directories.any(|directory| there(&Path::new(directory).join(command))) {
-        return Ok(());
+    let mut missed = Errno::ENOENT;
+    for directory in path.unwrap_or(DEFAULT_PATH).split(':') {
+        match look(&Path::new(directory).join(command)) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EACCES) => missed = Errno::EACCES,
+            Err(_) => {}
+        }
     }
-    Err(exec_error(command, Errno::ENOENT))
+    Err(exec_error(command, missed))
 }
 
 /// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.

@@ -6,5 +6,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // What `verify` refuses may be fine on another host.
     if let Ok(spec) = serde_json::from_slice(bytes) {
         let _ = runtime::bundle::take_apart(&spec);
+        // What is kept of a container, and handed to its stage, must be readable again.
+        let kept = serde_json::to_vec(&spec).expect("a specification is JSON");
+        let again = serde_json::from_slice(&kept).expect("and that JSON is a specification");
+        let _ = runtime::bundle::take_apart(&again);
     }
 });

@@ -1,0 +1,26 @@
+//! The signals of a command that waits for a container's process: they are meant for the process.
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sys::{Call, SysError};
+
+/// Those by which a user ends a program.
+pub fn ending() -> SigSet {
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect()
+}
+
+/// All that are handed on; `SIGWINCH` as the new size of the terminal, where there is one.
+pub fn forwarded() -> SigSet {
+    let others = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT, Signal::SIGWINCH];
+    ending().iter().chain(others).collect()
+}
+
+/// Blocks all that are handed on; to be called before the process exists, so that none is lost.
+pub fn block() -> Result<(), SysError> {
+    forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
+}
+
+/// A non-blocking descriptor that brings those of a set, which are blocked.
+pub fn open(signals: &SigSet) -> Result<SignalFd, SysError> {
+    SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
+}

@@ -14,6 +14,7 @@ use clap::{Command as Grammar, CommandFactory, FromArgMatches, Parser};
 use crate::USAGE_CODE;
 use crate::commands::Command;
 use crate::environment::Globals;
+use crate::progress::Choice;
 
 /// Runs OCI containers without root and without a daemon.
 #[derive(Parser)]
@@ -49,6 +50,9 @@ struct Line {
     /// Directory of spec files of devices (CDI), in place of /etc/cdi and /var/run/cdi; a later one has precedence
     #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", global = true)]
     cdi_spec_dirs: Vec<PathBuf>,
+    /// What is shown while images move
+    #[arg(long, value_enum, default_value = "auto", hide_default_value = true, global = true)]
+    progress: Choice,
     /// Print the version
     #[arg(short = 'v', long)]
     version: bool,
@@ -92,6 +96,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
         additional_store_owner: line.additional_store_owner,
         signature_policy: line.signature_policy,
         cdi_spec_dirs: line.cdi_spec_dirs,
+        progress: line.progress,
     };
     match line.command {
         Some(command) => Ok((globals, command)),

@@ -10,6 +10,7 @@ use engine::registries::{ConfPlace, Sources};
 use engine::{Engine, Options, Paths, Proxies, paths};
 
 use crate::output;
+use crate::progress::Choice;
 
 /// The options before every command.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Globals {
     pub signature_policy: Option<PathBuf>,
     /// `--cdi-spec-dir`.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// `--progress`.
+    pub progress: Choice,
 }
 
 impl Globals {
@@ -64,7 +67,7 @@ impl Globals {
             additional_stores: self.additional_stores()?,
             additional_store_owner: self.additional_store_owner,
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
-            on_notice: Some(output::warning),
+            on_notice: Some(if self.progress == Choice::Json { output::json_warning } else { output::warning }),
         })
     }
 

@@ -9,4 +9,5 @@ mod commit;
 mod files;
 mod killed;
 mod peers;
+mod progress;
 mod tar;

@@ -10,6 +10,7 @@ mod support;
 mod faults;
 mod login;
 mod places;
+mod progress;
 
 use std::collections::HashMap;
 use std::process::Command;

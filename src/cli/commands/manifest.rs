@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use base::{Kind, Report};
 use clap::{Args, Subcommand};
+use engine::image::Event;
 use engine::image::manifest::{self, Annotation};
-use engine::image::push::PushEvent;
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
@@ -152,8 +152,8 @@ impl Manifest {
             Verb::Push(push) => {
                 let destination =
                     push.destination.as_deref().map(|name| name.strip_prefix("docker://").unwrap_or(name));
-                let told = |event: &PushEvent| {
-                    if let PushEvent::Note { text } = event {
+                let told = |event: &Event<'_>| {
+                    if let Event::Note { text } = event {
                         crate::output::warning(text);
                     }
                 };

@@ -10,6 +10,7 @@ use store::{Durability, Store};
 
 use crate::Engine;
 use crate::container::commit::created_at;
+use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, make_store};
 use crate::system::limits;
 
@@ -28,15 +29,23 @@ pub struct ImportRequest {
     pub epoch_s: Option<i64>,
 }
 
-/// Makes an image of one layer; its id. A compressed archive stays as it is, another one is compressed.
-pub fn import(engine: &Engine, reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+/// Makes an image of one layer; its id. `size_bytes` is the archive's length where that is known. A
+/// compressed archive stays as it is, another one is compressed.
+pub fn import(
+    engine: &Engine,
+    reader: impl Read + Send,
+    size_bytes: Option<u64>,
+    request: &ImportRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
     let store = make_store(engine)?;
+    let reader = Told::new(reader, Teller::new(listener, None, size_bytes));
     imported(&store, reader, request)
         .map_err(|report| limits::explain(store.root().path(), report))
         .step(|| "cannot import the archive".to_owned())
 }
 
-fn imported(store: &Store, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &ImportRequest) -> Result<Digest, Report> {
     let mut config = Map::new();
     change::apply(&mut config, &request.changes)?;
     let mut lease = store.lease()?;
@@ -47,7 +56,7 @@ fn imported(store: &Store, mut reader: impl Read + Send, request: &ImportRequest
         return Err(Report::new(Kind::Usage, "the archive is empty"));
     }
     let compression = Compression::of_magic(&magic);
-    let mut whole = io::Cursor::new(magic).chain(reader);
+    let mut whole = io::Cursor::new(magic).chain(&mut reader);
     let limits = Limits::default();
     let made = match compression {
         Compression::None => layer::create(store, Compression::Gzip, Durability::Later, &limits, |out| {
@@ -55,6 +64,7 @@ fn imported(store: &Store, mut reader: impl Read + Send, request: &ImportRequest
         })?,
         _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };
+    reader.moved();
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     let created = created_at(request.epoch_s);
     let mut image = json!({

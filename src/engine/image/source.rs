@@ -21,6 +21,7 @@ use store::Store;
 use sys::path::open_in;
 
 use crate::file::failed;
+use crate::image::progress::{Listener, Teller, Told};
 
 /// A source of images.
 pub(crate) enum Source {
@@ -55,7 +56,7 @@ impl Read for Part {
 
 impl Source {
     /// What lies at a path: a directory, or an archive, compressed or not.
-    pub fn open(store: &Store, path: &Path) -> Result<Source, Report> {
+    pub fn open(store: &Store, path: &Path, listener: Listener<'_>) -> Result<Source, Report> {
         let file = File::open(path).map_err(|error| not_there(path, error))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(Source::Directory(file.into()));
@@ -67,14 +68,21 @@ impl Source {
             refuse_others(&magic[..read])?;
             return Source::archive(file).step(|| format!("reading {}", path.display()));
         }
-        Source::stream(store, file).step(|| format!("reading {}", path.display()))
+        let size = seekable.then(|| file.metadata().map_or(0, |metadata| metadata.len()));
+        Source::stream(store, file, size, listener).step(|| format!("reading {}", path.display()))
     }
 
-    /// What a stream brings, which is an archive.
-    pub fn stream(store: &Store, reader: impl Read + Send) -> Result<Source, Report> {
+    /// What a stream brings, which is an archive; `size_bytes` is its length where that is known.
+    pub fn stream(
+        store: &Store,
+        reader: impl Read + Send,
+        size_bytes: Option<u64>,
+        listener: Listener<'_>,
+    ) -> Result<Source, Report> {
+        let mut reader = Told::new(reader, Teller::new(listener, None, size_bytes));
         let limits = Limits::default();
         let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
-        let (mut plain, compressed) = layer::decompressed(reader).map_err(reading)?;
+        let (mut plain, compressed) = layer::decompressed(&mut reader).map_err(reading)?;
         let mut spool = store.blobs().create()?;
         let mut buffer = vec![0; 1 << 20];
         let (mut total, mut first) = (0u64, true);
@@ -95,6 +103,8 @@ impl Source {
                 Report::of(Kind::Internal, error).with_step("writing the archive to a file of the store")
             })?;
         }
+        drop(plain);
+        reader.moved();
         let file = spool.file().try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
         Source::archive(file)
     }

@@ -7,6 +7,7 @@ mod support;
 
 mod commit;
 mod files;
+mod import;
 mod killed;
 mod peers;
 mod progress;

@@ -11,7 +11,7 @@ use crate::output::{Stop, line};
 use crate::parse;
 use crate::progress::{Progress, Work};
 
-/// Make an image of the tar archive of a root file system
+/// Make an image of the tar archive of a root file system, plain or compressed with gzip, zstd, bzip2 or xz
 #[derive(Args)]
 pub struct Import {
     /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME, WORKDIR

@@ -14,6 +14,9 @@ use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, make_store};
 use crate::system::limits;
 
+/// As many first bytes as tell how layers are compressed.
+const MAGIC_BYTES: u64 = 4;
+
 /// What is to be made.
 #[derive(Clone, Debug, Default)]
 pub struct ImportRequest {
@@ -29,8 +32,8 @@ pub struct ImportRequest {
     pub epoch_s: Option<i64>,
 }
 
-/// Makes an image of one layer; its id. `size_bytes` is the archive's length where that is known. A
-/// compressed archive stays as it is, another one is compressed.
+/// Makes an image of one layer; its id. `size_bytes` is the archive's length where that is known. A gzip or zstd archive stays as
+/// it is; another one becomes gzip.
 pub fn import(
     engine: &Engine,
     reader: impl Read + Send,
@@ -51,7 +54,7 @@ fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &Imp
     let mut lease = store.lease()?;
     let mut magic = Vec::new();
     let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
-    (&mut reader).take(4).read_to_end(&mut magic).map_err(reading)?;
+    (&mut reader).take(MAGIC_BYTES).read_to_end(&mut magic).map_err(reading)?;
     if magic.is_empty() {
         return Err(Report::new(Kind::Usage, "the archive is empty"));
     }
@@ -60,7 +63,9 @@ fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &Imp
     let limits = Limits::default();
     let made = match compression {
         Compression::None => layer::create(store, Compression::Gzip, Durability::Later, &limits, |out| {
-            io::copy(&mut whole, out).map(drop).map_err(|source| layer::LayerError::Read { source })
+            // Plain, or compressed in a way that layers are not.
+            let copied = layer::unpacked(&mut whole, &limits).and_then(|mut plain| io::copy(&mut plain, out));
+            copied.map(drop).map_err(|source| layer::LayerError::Read { source })
         })?,
         _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };

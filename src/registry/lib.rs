@@ -21,6 +21,7 @@ pub mod conf;
 mod credentials;
 mod endpoint;
 mod error;
+mod fetch;
 pub mod helper;
 mod manifests;
 mod notes;

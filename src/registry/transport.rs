@@ -251,6 +251,20 @@ impl Transport {
         })
     }
 
+    /// Sends a request without any grant, whatever is asked for, until it has a good answer.
+    pub(crate) fn open(&self, request: &Request<'_>) -> Result<Answer> {
+        self.retried(request.attempts, || {
+            let (response, _) = self.follow(request, None)?;
+            let status = response.status().as_u16();
+            if (200..300).contains(&status) {
+                return Ok(Answer(response));
+            }
+            let after = retry::after(response.headers());
+            let error = RegistryError::Status { url: self.url_of(request), status, message: String::new() };
+            Err(if retry::is_temporary(status) { Failure::Temporary(error, after) } else { Failure::Final(error) })
+        })
+    }
+
     fn retried<T>(&self, attempts: u32, mut once: impl FnMut() -> std::result::Result<T, Failure>) -> Result<T> {
         let mut attempt = 1;
         loop {

@@ -1,4 +1,4 @@
-//! Archives that are compressed as layers never are.
+//! `import` from web addresses, and archives that are compressed as layers never are.
 
 use std::fs;
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::support::http::{Answer, Asked, Server};
 use crate::support::{Home, busybox, skip};
 use crate::tar::{Entry, archive};
 
@@ -31,6 +32,58 @@ fn small() -> Vec<u8> {
 
 fn layers(home: &Home, name: &str) -> Value {
     serde_json::from_str(&home.ok(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name])).unwrap()
+}
+
+#[test]
+fn an_archive_is_fetched_from_a_web_address() {
+    let Some(home) = Home::new(&[]) else { return };
+    let tar = small();
+    fs::write(home.path("small.tar"), &tar).unwrap();
+    home.ok(&["import", &home.path("small.tar").to_string_lossy(), "local"]);
+    let server = Server::answering(move |asked: &Asked| {
+        assert_eq!(asked.header("authorization"), "");
+        let whole = || Answer::ok("application/x-tar", &tar);
+        match asked.path.as_str() {
+            "/root.tar" => whole(),
+            "/moved" => Answer::refused(302, "").with("Location", "/root.tar"),
+            "/away" => Answer::refused(302, "").with("Location", "file:///etc/passwd"),
+            "/cut" => Answer { send_bytes: 600, ..whole() },
+            // Behind the end of the archive there is more, which never comes: it is not all of what was announced.
+            "/short" => Answer { send_bytes: tar.len(), body: [&tar[..], &[0; 4096]].concat(), ..whole() },
+            "/login" => Answer::refused(401, "").with("WWW-Authenticate", "Basic realm=\"x\""),
+            _ => Answer::refused(404, "none"),
+        }
+    });
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    fs::create_dir_all(home.path(".docker")).unwrap();
+    let known =
+        serde_json::json!({ "auths": { server.address.to_string(): { "username": "me", "password": "secret" } } });
+    fs::write(home.path(".docker/config.json"), known.to_string()).unwrap();
+    for path in ["/root.tar", "/moved"] {
+        let id = home.ok(&["import", &url(path), "fetched"]);
+        assert!(id.starts_with("sha256:"), "{id}");
+        assert_eq!(layers(&home, "fetched"), layers(&home, "local"));
+    }
+    let message = home.ok(&["history", "--format", "{{.Comment}}", "fetched"]);
+    assert_eq!(message, format!("Imported from {}\n", url("/moved")));
+    let progress = home.run(&["import", "--progress=json", &url("/root.tar"), "fetched"]).stderr;
+    assert!(progress.contains(&format!("\"total\":{}", small().len())), "{progress}");
+    for (path, why) in [
+        ("/cut", "cannot import the archive"),
+        ("/short", "cannot import the archive"),
+        ("/none", "status 404"),
+        ("/login", "status 401"),
+        ("/away", "no web address"),
+    ] {
+        let said = home.fails(1, &["import", &url(path), "broken"]);
+        assert!(said.contains(why), "{path}: {said}");
+    }
+    assert_eq!(home.run(&["image", "exists", "broken"]).code, 1);
+    let said = home.fails(1, &["import", &format!("http://me:secret@{}/root.tar", server.address), "broken"]);
+    assert!(said.contains("it names a user") && !said.contains("secret"), "{said}");
+    let said = home.fails(1, &["--offline", "import", &url("/root.tar"), "broken"]);
+    assert!(said.contains("offline"), "{said}");
+    home.fails(1, &["import", "http://127.0.0.1:1/root.tar", "broken"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use base::{Context, Kind, Report};
 use clap::Args;
 use engine::image::Event;
-use engine::image::import::{ImportRequest, import};
+use engine::image::import::{ImportRequest, import, import_url};
 
 use crate::environment::{Globals, source_date_epoch};
 use crate::output::{Stop, line};
@@ -26,7 +26,7 @@ pub struct Import {
     /// Show nothing meanwhile
     #[arg(short, long)]
     quiet: bool,
-    /// The archive, - for the standard input
+    /// The archive: a file, an http or https URL, - for the standard input
     file: String,
     #[arg(value_name = "NAME[:TAG]")]
     name: Option<String>,
@@ -48,9 +48,7 @@ impl Import {
         let image = match self.file.as_str() {
             "-" => import(&engine, io::stdin(), None, &request, &told)?,
             url if url.starts_with("http://") || url.starts_with("https://") => {
-                return Err(Report::new(Kind::Unsupported, "archives are not fetched from URLs")
-                    .with_hint(format!("`curl -fL {url} | sublet import -` does so"))
-                    .into());
+                import_url(&engine, url, &request, &told)?
             }
             path => {
                 let opened = File::open(path).map_err(|error| Report::of(Kind::NotFound, error));

@@ -8,11 +8,11 @@ use oci::{Digest, Platform, Reference};
 use serde_json::{Map, json};
 use store::{Durability, Store};
 
-use crate::Engine;
 use crate::container::commit::created_at;
 use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, make_store};
 use crate::system::limits;
+use crate::{Engine, registries};
 
 /// As many first bytes as tell how layers are compressed.
 const MAGIC_BYTES: u64 = 4;
@@ -30,6 +30,20 @@ pub struct ImportRequest {
     pub platform: Option<Platform>,
     /// In place of now, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
     pub epoch_s: Option<i64>,
+}
+
+/// Makes an image of the archive at a web address, like [`import`].
+pub fn import_url(
+    engine: &Engine,
+    url: &str,
+    request: &ImportRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
+    let registry = registries::anonymous(engine).step(|| "cannot fetch the archive".to_owned())?;
+    let opened = registry.fetch(url).step(|| "cannot fetch the archive".to_owned());
+    registries::tell_notes(engine, &registry);
+    let (reader, size_bytes) = opened?;
+    import(engine, reader, size_bytes, request, listener)
 }
 
 /// Makes an image of one layer; its id. `size_bytes` is the archive's length where that is known. A gzip or zstd archive stays as

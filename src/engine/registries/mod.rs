@@ -107,6 +107,11 @@ pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Resul
     Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials)? }))
 }
 
+/// A client that is nobody, for what belongs to no registry.
+pub(crate) fn anonymous(engine: &Engine) -> Result<Registry, Report> {
+    Ok(Registry::new(settings(engine, RegistriesConf::default(), Credentials::default())?))
+}
+
 /// Says what registries said beside their answers.
 pub(crate) fn tell_notes(engine: &Engine, registry: &Registry) {
     registry.notes().iter().for_each(|note| engine.notice(note));

@@ -15,6 +15,7 @@ mod output;
 mod parse;
 mod progress;
 mod prompt;
+mod registry_options;
 
 use std::ffi::OsString;
 

@@ -9,6 +9,7 @@ mod support;
 
 mod faults;
 mod login;
+mod options;
 mod places;
 mod progress;
 

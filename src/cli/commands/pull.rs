@@ -9,6 +9,7 @@ use crate::environment::{Globals, home};
 use crate::output::{Stop, line};
 use crate::parse::without_transport;
 use crate::progress::{Progress, Work};
+use crate::registry_options::RegistryOptions;
 
 /// Fetch an image from its registry, or from a file
 #[derive(Args)]
@@ -22,6 +23,8 @@ pub struct Pull {
     /// The image to which the name is locked by images.lock, or this file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
     locked: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryOptions,
     /// A name, docker://NAME, or docker-archive:PATH[:NAME], oci:PATH[:NAME], oci-archive:PATH[:NAME], dir:PATH
     image: String,
 }
@@ -39,7 +42,7 @@ impl Pull {
         let request = PullRequest::new(without_transport(&self.image), self.platform.as_deref())?;
         let request = locked(request, self.locked.as_deref())?;
         let progress = Progress::new(globals, Work::Pull, self.quiet)?;
-        let pulled = image::pull(&globals.engine()?, &request, &|event| progress.show(event))?;
+        let pulled = image::pull(&self.registry.engine(globals)?, &request, &|event| progress.show(event))?;
         progress.line(&format!("Digest: {}", pulled.digest));
         let status = if pulled.new { "Downloaded newer image for" } else { "Image is up to date for" };
         progress.line(&format!("Status: {status} {}", pulled.reference.familiar()));

@@ -5,6 +5,7 @@ use engine::image::push::{PushRequest, push};
 use crate::environment::Globals;
 use crate::output::{Stop, line};
 use crate::progress::{Progress, Work};
+use crate::registry_options::RegistryOptions;
 
 /// Send an image to its registry
 #[derive(Args)]
@@ -21,6 +22,8 @@ pub struct Push {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    registry: RegistryOptions,
     #[arg(value_name = "NAME[:TAG]")]
     name: String,
 }
@@ -34,7 +37,7 @@ impl Push {
             progress.line("Using default tag: latest");
         }
         progress.line(&format!("The push refers to repository [{}]", request.repository()));
-        push(&globals.engine()?, &request, &|event| progress.show(event))?;
+        push(&self.registry.engine(globals)?, &request, &|event| progress.show(event))?;
         drop(progress);
         if self.quiet {
             line(request.name())?;

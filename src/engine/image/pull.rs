@@ -128,6 +128,11 @@ pub struct Pulled {
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
     let conf = registries::conf(engine)?;
     let mut references = request.references(&conf)?;
+    if engine.options().credential.is_some() && references.len() > 1 {
+        let names: Vec<String> = references.iter().map(Reference::to_string).collect();
+        let why = format!("--creds is for one registry, and {} may be {}", request.text, names.join(" or "));
+        return Err(Report::new(Kind::Usage, why).with_hint("write the whole name"));
+    }
     let locked = match request.lock() {
         None => None,
         Some(file) => {

@@ -11,4 +11,5 @@ mod import;
 mod killed;
 mod peers;
 mod progress;
+mod registries;
 mod tar;

@@ -14,6 +14,7 @@ use clap::{Args, Command as Grammar, CommandFactory, FromArgMatches, Parser};
 use crate::USAGE_CODE;
 use crate::commands::{Command, scripted};
 use crate::environment::Globals;
+use crate::progress::Choice;
 
 const NAME: &str = "sublet";
 
@@ -60,6 +61,9 @@ struct Options {
     /// Directory of spec files of devices (CDI), in place of /etc/cdi and /var/run/cdi; a later one has precedence
     #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", global = true)]
     cdi_spec_dirs: Vec<PathBuf>,
+    /// What is shown while images move
+    #[arg(long, value_enum, default_value = "auto", hide_default_value = true, global = true)]
+    progress: Choice,
     /// Print the version
     #[arg(short = 'v', long)]
     version: bool,
@@ -107,6 +111,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
         additional_store_owner: options.additional_store_owner,
         signature_policy: options.signature_policy,
         cdi_spec_dirs: options.cdi_spec_dirs,
+        progress: options.progress,
     };
     match command {
         Some(command) => Ok((globals, command)),

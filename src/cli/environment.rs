@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use base::units::parse_bytes;
 use base::{Context, Kind, Ladder, Report};
 use engine::image::policy::PolicyPlaces;
-use engine::registries::{ConfPlace, Sources};
+use engine::registries::{ConfPlace, Credential, Sources};
 use engine::{Engine, Options, Paths, Proxies, paths};
 
 use crate::output;
+use crate::progress::Choice;
+use crate::registry_options::Reach;
 
 /// The options before every command.
 #[derive(Clone, Debug, Default)]
@@ -34,29 +36,39 @@ pub struct Globals {
     pub signature_policy: Option<PathBuf>,
     /// `--cdi-spec-dir`.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// `--progress`.
+    pub progress: Choice,
 }
 
 impl Globals {
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
+        self.engine_reaching(&Reach::default(), None)
+    }
+
+    /// The same that reaches registries as told, and is there who it is told to be.
+    pub fn engine_reaching(&self, reach: &Reach, credential: Option<Credential>) -> Result<Engine, Report> {
         let paths = Paths::new(self.data_dir()?, self.run_dir()?, paths::machine_name());
         let paths = match self.store.clone().or_else(|| word("SUBLET_STORE")) {
             Some(name) => paths.with_store(&name)?,
             None => paths,
         };
-        Ok(Engine::open(paths, self.options()?))
+        Ok(Engine::open(paths, Options { credential, ..self.options(reach)? }))
     }
 
-    fn options(&self) -> Result<Options, Report> {
+    fn options(&self, reach: &Reach) -> Result<Options, Report> {
         let words = |text: String| text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(Options {
             strict: self.strict,
             home: home(),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
-            registries: registries()?,
+            registries: registries(reach.authfile.as_deref())?,
             proxies: proxies(),
             insecure: env::var("SUBLET_INSECURE_REGISTRIES").map(words).unwrap_or_default(),
             certificates: certificates(),
+            certificates_for_all: reach.cert_dir.as_deref().map(absolute).transpose()?,
+            tls_verify: reach.tls_verify,
+            credential: None,
             roots: path("SSL_CERT_FILE"),
             policy: self.policy()?,
             offline: self.offline,
@@ -64,7 +76,7 @@ impl Globals {
             additional_stores: self.additional_stores()?,
             additional_store_owner: self.additional_store_owner,
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(|directory| absolute(directory)).collect::<Result<_, _>>()?,
-            on_notice: Some(output::warning),
+            on_notice: Some(if self.progress == Choice::Json { output::json_warning } else { output::warning }),
         })
     }
 
@@ -148,12 +160,15 @@ pub fn source_date_epoch() -> Result<Option<i64>, Report> {
     }
 }
 
-/// Where Docker and Podman keep what they know of registries.
-fn registries() -> Result<Sources, Report> {
+/// Where Docker and Podman keep what they know of registries; with a file of credentials that the options name.
+fn registries(authfile: Option<&Path>) -> Result<Sources, Report> {
     let docker = named("DOCKER_CONFIG")?.or_else(|| path("HOME").map(|home| home.join(".docker")));
     let docker = docker.map(|directory| directory.join("config.json"));
     let auth = env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.trim().is_empty());
     let conf = conf_places()?;
+    if let Some(file) = authfile.map(absolute).transpose()? {
+        return Ok(Sources { auth: None, auth_files: vec![file.clone()], login_file: Some(file), conf });
+    }
     // Who names a file means no other.
     if let Some(file) = named("REGISTRY_AUTH_FILE")? {
         return Ok(Sources { auth, auth_files: vec![file.clone()], login_file: Some(file), conf });

@@ -15,6 +15,7 @@ mod output;
 mod parse;
 mod progress;
 mod prompt;
+mod registry_options;
 
 use std::ffi::OsString;
 
@@ -38,7 +39,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.execute(&globals) {
         Ok(code) | Err(Stop::Quiet(code)) => code,
         Err(Stop::Failed(report)) => {
-            output::error(&report);
+            if globals.progress == progress::Choice::Json {
+                output::json_error(&report);
+            } else {
+                output::error(&report);
+            }
             exit_code(&report, failure_code)
         }
     }

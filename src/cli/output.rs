@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Read, Write};
 
 use base::{Kind, Report};
+use serde_json::json;
 
 /// The exit code of a program that a closed pipe ended, as shells show it.
 const BROKEN_PIPE_CODE: u8 = 141;
@@ -55,6 +56,21 @@ pub fn error(report: &Report) {
 /// A warning on standard error.
 pub fn warning(text: &str) {
     let _ = stderr(&format!("warning: {text}\n"));
+}
+
+/// The same as an object in a line, for who reads those (docs/progress.md).
+pub fn json_warning(text: &str) {
+    let _ = stderr(&format!("{}\n", json!({ "status": format!("warning: {text}") })));
+}
+
+/// An error as an object in a line, with the members of Docker's API.
+pub fn json_error(report: &Report) {
+    let message = report.lines().join(": ");
+    let mut detail = json!({ "message": message });
+    if let Some(hint) = report.hint() {
+        detail["hint"] = hint.into();
+    }
+    let _ = stderr(&format!("{}\n", json!({ "errorDetail": detail, "error": message })));
 }
 
 /// Shows a warning and asks whether to go on, in Docker's words; all but a `y` is a no.

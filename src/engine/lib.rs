@@ -44,6 +44,12 @@ pub struct Options {
     pub insecure: Vec<String>,
     /// Directories with certificates of authorities, and ours, by host (Docker's `certs.d`).
     pub certificates: Vec<PathBuf>,
+    /// A directory that has such files itself, for all hosts, in place of those.
+    pub certificates_for_all: Option<PathBuf>,
+    /// Whether all registries must, or none need, speak TLS and prove who they are; `None`: as said of each.
+    pub tls_verify: Option<bool>,
+    /// Who we are at the registry that a name leads to, whatever files and helpers say.
+    pub credential: Option<registries::Credential>,
     /// The file of certificates to trust in place of the machine's.
     pub roots: Option<PathBuf>,
     /// Where it is said which images may be brought in.

@@ -15,6 +15,12 @@ pub enum LayerError {
         #[source]
         source: std::io::Error,
     },
+    /// The layer is compressed in a way that images do not have.
+    #[error("the layer is compressed with {name}, for which images have no media type")]
+    Foreign {
+        /// With what.
+        name: &'static str,
+    },
     /// The archive ends inside an entry.
     #[error("the layer's archive ends inside an entry, at byte {offset}")]
     Truncated {
@@ -117,6 +123,13 @@ pub enum LayerError {
     Merge(#[from] MergeError),
 }
 
+impl LayerError {
+    /// The error of a stream of this crate, which may be one of ours inside.
+    pub fn from_io(source: std::io::Error) -> Self {
+        crate::pipeline::unwrapped(LayerError::Read { source })
+    }
+}
+
 impl Explain for LayerError {
     fn kind(&self) -> Kind {
         match self {
@@ -125,7 +138,7 @@ impl Explain for LayerError {
             LayerError::Index(error) => error.kind(),
             LayerError::Open { source, .. } => source.kind(),
             LayerError::Merge(error) => error.kind(),
-            LayerError::Unwritable { .. } => Kind::Unsupported,
+            LayerError::Unwritable { .. } | LayerError::Foreign { .. } => Kind::Unsupported,
             LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => Kind::Internal,
             LayerError::MissingLayer { .. } => Kind::NotFound,
             LayerError::Read { .. }
@@ -144,6 +157,9 @@ impl Explain for LayerError {
             LayerError::Open { source, .. } => source.hint(),
             LayerError::Merge(error) => error.hint(),
             LayerError::MissingLayer { .. } => Some("pull the image again".to_owned()),
+            LayerError::Foreign { .. } => {
+                Some("whoever made the image must compress its layers with gzip or zstd".to_owned())
+            }
             _ => None,
         }
     }

@@ -7,13 +7,12 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use oci::{DiffId, Hasher};
 
-use crate::decompress::decompressed;
+use crate::decompress;
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
 
@@ -89,19 +88,12 @@ fn inflate(
     to_hasher: &SyncSender<Piece>,
 ) {
     let sent = (|| {
-        let (mut inflated, compressed) = decompressed(reader)?;
-        let mut total = 0u64;
+        let mut inflated = decompress::layer(reader, limits)?;
         let mut buffer = vec![0; PIECE_BYTES];
         loop {
             let length = fill(&mut inflated, &mut buffer)?;
             if length == 0 {
                 return Ok(());
-            }
-            total += length as u64;
-            let limit = limits.stream_bytes(compressed.load(Ordering::Relaxed));
-            if total > limit {
-                let what = "uncompressed bytes";
-                return Err(io::Error::other(LayerError::Limit { what, limit }));
             }
             let piece: Piece = Arc::from(&buffer[..length]);
             // The hasher ends only after this thread; the reader may have given up, and then nobody wants the rest.

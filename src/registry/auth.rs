@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use oci::reference::DEFAULT_HOST;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use ureq::http::{HeaderName, HeaderValue};
 
 use crate::error::{RegistryError, json_trouble};
 
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Credential {
 
 impl Credential {
     /// What a name and its secret are; `None` without a name.
-    pub(crate) fn of_user(user: String, password: String) -> Option<Self> {
+    pub fn of_user(user: String, password: String) -> Option<Self> {
         if TOKEN_USERS.contains(&user.as_str()) {
             return Some(Credential::Refresh(password));
         }
@@ -59,6 +60,7 @@ impl Credential {
 /// A `config.json` of Docker or `auth.json` of Podman.
 #[derive(Clone, Debug, Default)]
 pub struct AuthFile {
+    headers: Vec<(String, String)>,
     credentials: HashMap<String, Credential>,
     helpers: HashMap<String, String>,
     default_helper: Option<String>,
@@ -71,6 +73,8 @@ struct ConfigJson {
     auths: Option<BTreeMap<String, Option<AuthEntry>>>,
     cred_helpers: Option<BTreeMap<String, Option<String>>>,
     creds_store: Option<String>,
+    #[serde(rename = "HttpHeaders")]
+    http_headers: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +103,12 @@ impl AuthFile {
         let helpers = json.cred_helpers.unwrap_or_default().into_iter();
         let helpers = helpers.filter_map(|(key, helper)| Some((normal_key(&key), helper.filter(named)?))).collect();
         let default_helper = json.creds_store.filter(named);
-        Ok(AuthFile { credentials, helpers, default_helper })
+        let headers = json.http_headers.unwrap_or_default().into_iter().filter(|(name, _)| is_meta(name));
+        let headers: Vec<(String, String)> = headers.collect();
+        if let Some(name) = first_malformed(&headers) {
+            return Err(RegistryError::AuthFile { why: format!("HttpHeaders: {name:?} or its value is no header") });
+        }
+        Ok(AuthFile { headers, credentials, helpers, default_helper })
     }
 
     /// The credential for a repository, with its key: the most specific one wins, as Podman has it (`host/org/app`,
@@ -114,6 +123,11 @@ impl AuthFile {
         }
     }
 
+    /// Those of Docker's `HttpHeaders` that Docker hands on to registries: the ones that begin with `X-Meta-`.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     /// Whether the file itself has a credential for just this place.
     pub fn has(&self, server: &str) -> bool {
         self.credentials.contains_key(&normal_key(server))
@@ -123,6 +137,16 @@ impl AuthFile {
     pub fn helper(&self, host: &str) -> Option<&str> {
         self.helpers.get(host).or(self.default_helper.as_ref()).map(String::as_str)
     }
+}
+
+fn is_meta(name: &str) -> bool {
+    name.get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case("x-meta-"))
+}
+
+fn first_malformed(headers: &[(String, String)]) -> Option<&str> {
+    let is_header =
+        |(name, value): &&(String, String)| name.parse::<HeaderName>().is_ok() && value.parse::<HeaderValue>().is_ok();
+    headers.iter().find(|header| !is_header(header)).map(|(name, _)| name.as_str())
 }
 
 /// The name of a place in the form that references have: `docker.io`, `reg:5000`, `quay.io/org`.

@@ -9,7 +9,7 @@ use ureq::http::Method;
 use crate::error::RegistryError;
 use crate::pace::PROGRESS_BYTES;
 use crate::retry::{ATTEMPTS, back_off, wait};
-use crate::transport::{Answer, BodyReader as Body, Request, Transport};
+use crate::transport::{Answer, BodyReader as Body, Request, Transport, chain};
 
 /// Reads a blob from an offset to its end. A broken connection is made again where it broke; after five breaks with little
 /// or nothing between them the error stands. Errors are [`RegistryError`]s inside [`io::Error`]s.
@@ -18,6 +18,8 @@ pub struct BlobReader<'a> {
     repository: Reference,
     digest: Digest,
     size_bytes: u64,
+    /// Further places to get it from, which a manifest names for a layer that its registry may not hand out.
+    urls: Vec<String>,
     position: u64,
     body: Option<Body>,
     /// Breaks since the last progress.
@@ -39,6 +41,7 @@ impl<'a> BlobReader<'a> {
             repository: repository.clone(),
             digest: descriptor.digest,
             size_bytes: descriptor.size,
+            urls: descriptor.urls.clone(),
             position: offset.min(descriptor.size),
             body: None,
             breaks: 0,
@@ -63,12 +66,16 @@ impl<'a> BlobReader<'a> {
 
     fn connect(&mut self) -> Result<(), RegistryError> {
         let at = self.repository.at(self.digest);
-        let (answer, skip) = self.transport.at_each(&at, |endpoint| {
+        let found = self.transport.at_each(&at, |endpoint| {
             let request = Request::pull(Method::GET, &at, endpoint, &format!("blobs/{}", self.digest));
             let answer = self.transport.send(&Request { offset: self.position, ..request })?;
             let skip = self.bytes_to_skip(&answer)?;
             Ok((answer, skip))
-        })?;
+        });
+        let (answer, skip) = match found {
+            Err(error) if error.is_absence() => self.elsewhere(error)?,
+            found => found?,
+        };
         self.resumed |= self.position > 0 && skip == 0;
         let mut body = answer.into_reader();
         if skip > 0 {
@@ -81,6 +88,28 @@ impl<'a> BlobReader<'a> {
         }
         self.body = Some(body);
         Ok(())
+    }
+
+    /// Asks the further places in their order, of which nobody but the manifest knows and which get no credential. Why none of
+    /// them has it is told, and that the registry has not is the error.
+    fn elsewhere(&self, absence: RegistryError) -> Result<(Answer, u64), RegistryError> {
+        let place = self.transport.place_of(&self.repository)?;
+        for url in &self.urls {
+            let asked = self.transport.open_beside(&place, url, self.position).and_then(|answer| {
+                let skip = self.bytes_to_skip(&answer)?;
+                Ok((answer, skip))
+            });
+            match asked {
+                Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
+                Err(error) => {
+                    let line =
+                        format!("the layer {} is not to be had elsewhere: {}", self.digest.short(), chain(&error));
+                    self.transport.notes.add(format!("elsewhere {url}"), &line);
+                }
+                Ok(found) => return Ok(found),
+            }
+        }
+        Err(absence)
     }
 
     /// How far before our position the answer begins. A part other than the one asked for is refused.

@@ -19,6 +19,15 @@ pub enum Source {
 pub struct Credentials(pub Vec<Source>);
 
 impl Credentials {
+    /// The headers that files want registries to get.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let files = self.0.iter().filter_map(|source| match source {
+            Source::File(file) => Some(file),
+            Source::Only(_) | Source::Helper(_) => None,
+        });
+        files.flat_map(AuthFile::headers).cloned().collect()
+    }
+
     /// The credential for a repository. Runs helpers, which may ask the user. An error is of a source that could not be
     /// asked, where no other one knows a credential.
     pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>> {

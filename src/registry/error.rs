@@ -136,6 +136,14 @@ pub enum RegistryError {
         /// Why not.
         why: &'static str,
     },
+    /// An address of the user's that cannot be asked.
+    #[error("{} cannot be fetched: {why}", shown(.url))]
+    Address {
+        /// The address.
+        url: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// A body is longer than it may be.
     #[error("{} is longer than {max_bytes} bytes", shown(.what))]
     TooLong {
@@ -287,6 +295,7 @@ impl Explain for RegistryError {
             | RegistryError::Blocked { .. } => Kind::Denied,
             RegistryError::Document(error) => error.kind(),
             RegistryError::AuthFile { .. }
+            | RegistryError::Address { .. }
             | RegistryError::Conf { .. }
             | RegistryError::Place { .. }
             | RegistryError::ClientCertificate { .. }

@@ -21,6 +21,7 @@ pub mod conf;
 mod credentials;
 mod endpoint;
 mod error;
+mod fetch;
 pub mod helper;
 mod manifests;
 mod notes;
@@ -73,8 +74,16 @@ pub struct Settings {
     /// Directories that have one for a host with its port, with certificates of authorities (`*.crt`) that are trusted
     /// for this host beside the machine's, and a certificate and key of ours (`*.cert`, `*.key`): Docker's `certs.d`.
     pub certificates: Vec<PathBuf>,
+    /// A directory that has such files itself, for all hosts, in place of those.
+    pub certificates_for_all: Option<PathBuf>,
     /// A file of certificates to trust in place of the machine's (`SSL_CERT_FILE`).
     pub roots: Option<PathBuf>,
+    /// Whether all hosts must, or none need, speak TLS and prove who they are; `None`: as said of each.
+    pub tls_verify: Option<bool>,
+    /// Who we are at the places that references name themselves, whatever `credentials` say. Mirrors do not get it.
+    pub credential: Option<Credential>,
+    /// Headers for every request to a registry itself.
+    pub headers: Vec<(String, String)>,
     /// What is between us and registries.
     pub proxies: Proxies,
     /// The largest part of a blob that is sent at once; `None`: all, and less only where a registry wants that.

@@ -6,18 +6,17 @@ use crate::Result;
 use crate::error::RegistryError;
 use crate::transport::{Answer, Request, Transport};
 
-/// The most pages that are read: a registry must not keep us for ever.
-const PAGES_MAX: usize = 1000;
-
-/// Asks for each page and hands it on. `each` ends it by `false`.
+/// Asks for each page and hands it on. `each` ends it by `false`, and so do `pages_max` pages, since a registry must not keep us
+/// for ever; whether it came to its end.
 pub(crate) fn pages(
     transport: &Transport,
     first: &Request<'_>,
     max_bytes: u64,
+    pages_max: usize,
     mut each: impl FnMut(&Page) -> Result<bool>,
-) -> Result<()> {
+) -> Result<bool> {
     let mut path = first.path.clone();
-    for _ in 0..PAGES_MAX {
+    for _ in 0..pages_max {
         let answer = transport.send(&Request { path: path.clone(), ..first.clone() })?;
         let next = answer.header("link").and_then(next_in).map(|link| answer.resolve(link));
         let page = Page {
@@ -27,14 +26,14 @@ pub(crate) fn pages(
         match next {
             Some(next) if each(&page)? => match next? {
                 // A page that follows itself is the last one.
-                next if next == path => return Ok(()),
+                next if next == path => return Ok(true),
                 next => path = next,
             },
-            Some(_) => return Ok(()),
-            None => return each(&page).map(drop),
+            Some(_) => return Ok(true),
+            None => return each(&page).map(|_| true),
         }
     }
-    Err(RegistryError::TooLong { what: first.path.clone(), max_bytes: PAGES_MAX as u64 * max_bytes })
+    Ok(false)
 }
 
 /// One answer.

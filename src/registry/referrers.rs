@@ -16,6 +16,8 @@ use crate::{Registry, Result, manifest_of};
 
 /// How often an entry that another client has overwritten is written again.
 const WRITES_MAX: u32 = 3;
+/// The most pages of entries that are read.
+const PAGES_MAX: usize = 1000;
 
 impl Registry {
     /// The manifests that refer to a digest, of one kind of artifact if so asked. A mirror that has none may have left them out,
@@ -55,7 +57,7 @@ impl Registry {
         let request = Request::pull(Method::GET, repository, place, &format!("referrers/{subject}{filter}"));
         let request = Request { accept: media::OCI_INDEX, ..request };
         let (mut found, mut supported) = (Vec::new(), true);
-        let asked = pages(&self.transport, &request, DOCUMENT_MAX, |page| {
+        let asked = pages(&self.transport, &request, DOCUMENT_MAX, PAGES_MAX, |page| {
             // Some servers have a page for humans at every path.
             supported = page.is_index;
             if supported {
@@ -64,7 +66,8 @@ impl Registry {
             Ok(supported && found.len() <= ENTRIES_MAX)
         });
         match asked {
-            Ok(()) => Ok(supported.then_some(found)),
+            Ok(true) => Ok(supported.then_some(found)),
+            Ok(false) => Err(RegistryError::TooLong { what: request.path, max_bytes: PAGES_MAX as u64 * DOCUMENT_MAX }),
             // What registries without it answer, and those which think that it needs other rights.
             Err(
                 RegistryError::ManifestUnknown { .. }

@@ -17,6 +17,8 @@ use crate::{Registry, Result};
 const DOCKER_SEARCH: &str = "https://index.docker.io/v1/search";
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 4 << 20;
+/// The most pages of names that are read: a hundred thousand names, where a registry gives as many at once as it is asked for.
+const PAGES_MAX: usize = 100;
 /// How many names a registry is asked for at once.
 const PAGE: usize = 1000;
 
@@ -80,14 +82,20 @@ impl Registry {
         let place = Endpoint { insecure, ..Endpoint::registry(host) };
         let request = Request::new(Method::GET, &place, format!("/v2/_catalog?n={PAGE}"), Scopes::catalog());
         let mut found = Vec::new();
-        let listed = pages(&self.transport, &request, ANSWER_MAX, |page| {
+        let listed = pages(&self.transport, &request, ANSWER_MAX, PAGES_MAX, |page| {
             let catalog: Catalog = serde_json::from_slice(&page.body).map_err(malformed)?;
             let fitting = catalog.repositories.unwrap_or_default().into_iter().filter(|name| name.contains(term));
             found.extend(fitting.map(|name| Found { name: format!("{host}/{name}"), ..Found::default() }));
             Ok(found.len() < limit)
         });
         match listed {
-            Ok(()) => Ok(found),
+            Ok(whole) => {
+                if !whole {
+                    let line = format!("{host} has more names than the {PAGES_MAX} pages that were searched");
+                    self.transport.notes.add("pages".to_owned(), &line);
+                }
+                Ok(found)
+            }
             // The words for a log-in that failed: here nobody may have logged in.
             Err(RegistryError::Login { host, message, trouble }) => {
                 Err(RegistryError::Denied { name: host, message, trouble })

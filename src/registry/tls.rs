@@ -29,16 +29,22 @@ pub(crate) struct OfHost {
 }
 
 impl OfHost {
+    /// What there is for a host: in the directory for all, else in those by host.
+    pub(crate) fn of(host: &str, settings: &Settings) -> Result<Self> {
+        match &settings.certificates_for_all {
+            Some(directory) => OfHost::read([directory.clone()]),
+            // As an address has it, which need not be one of a reference.
+            None if matches!(host, "" | "." | "..") => Ok(OfHost::default()),
+            // A host has no slash, and so names a directory just there.
+            None => OfHost::read(settings.certificates.iter().map(|directory| directory.join(host))),
+        }
+    }
+
     /// Reads the directories, the first one's client certificate counts. A certificate without its key, and one that is
     /// malformed, are errors: a host that asks for it would refuse us without a word why.
-    pub(crate) fn read(host: &str, directories: &[PathBuf]) -> Result<Self> {
+    fn read(directories: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
         let mut found = OfHost::default();
-        // As an address has it, which need not be one of a reference.
-        if matches!(host, "" | "." | "..") {
-            return Ok(found);
-        }
-        // A host has no slash, and so names a directory just there.
-        for directory in directories.iter().map(|directory| directory.join(host)) {
+        for directory in directories {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
             let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             files.sort();

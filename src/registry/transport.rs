@@ -171,6 +171,31 @@ struct Known {
     trouble: Option<String>,
 }
 
+/// What is not asked again. One host may serve several mirrors, as repositories of different paths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum GivenUp {
+    /// A host with which there is no talking.
+    Host(String),
+    /// A host and a repository for which it did not answer well.
+    Repository(String, String),
+}
+
+impl GivenUp {
+    fn of(place: &Endpoint, error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Transport { .. } | RegistryError::Untrusted { .. } | RegistryError::NotTls { .. } => {
+                GivenUp::Host(place.host.clone())
+            }
+            _ => GivenUp::Repository(place.host.clone(), place.repository.clone()),
+        }
+    }
+
+    fn all_of(place: &Endpoint) -> [Self; 2] {
+        let (host, repository) = (place.host.clone(), place.repository.clone());
+        [GivenUp::Host(host.clone()), GivenUp::Repository(host, repository)]
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub settings: Settings,
@@ -187,8 +212,8 @@ pub(crate) struct Transport {
     plain: Mutex<HashSet<String>>,
     /// Hosts that have shown that they speak TLS.
     secure: Secure,
-    /// Hosts of mirrors that failed.
-    given_up: Mutex<HashSet<String>>,
+    /// Mirrors that failed.
+    given_up: Mutex<HashSet<GivenUp>>,
 }
 
 impl Transport {
@@ -211,7 +236,11 @@ impl Transport {
     /// last place, which is the one that the reference names; why mirrors failed is told by notes.
     pub(crate) fn at_each<T>(&self, reference: &Reference, once: impl Fn(&Endpoint) -> Result<T>) -> Result<T> {
         let places = self.settings.registries.endpoints(reference)?;
-        let wanted = |place: &&Endpoint| !place.mirror || !locked(&self.given_up).contains(&place.host);
+        let is_given_up = |place: &Endpoint| {
+            let given_up = locked(&self.given_up);
+            GivenUp::all_of(place).iter().any(|one| given_up.contains(one))
+        };
+        let wanted = |place: &&Endpoint| !place.mirror || !is_given_up(place);
         let mut last = None;
         for place in places.iter().filter(wanted) {
             match once(place) {
@@ -219,9 +248,14 @@ impl Transport {
                 Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
                 Err(error) => {
                     if place.mirror && !error.is_absence() {
-                        locked(&self.given_up).insert(place.host.clone());
-                        let line = format!("the mirror {} is left out: {}", place.host, chain(&error));
-                        self.notes.add(format!("mirror {}", place.host), &line);
+                        let given_up = GivenUp::of(place, &error);
+                        let name = match &given_up {
+                            GivenUp::Host(host) => host.clone(),
+                            GivenUp::Repository(host, repository) => format!("{host}/{repository}"),
+                        };
+                        locked(&self.given_up).insert(given_up);
+                        let line = format!("the mirror {name} is left out: {}", chain(&error));
+                        self.notes.add(format!("mirror {name}"), &line);
                     }
                     last = Some(error);
                 }
@@ -248,6 +282,20 @@ impl Transport {
                 return Err(RegistryError::TooLong { what: self.url_of(request), max_bytes }.into());
             }
             Ok((content_type, body))
+        })
+    }
+
+    /// Sends a request without any grant, whatever is asked for, until it has a good answer.
+    pub(crate) fn open(&self, request: &Request<'_>) -> Result<Answer> {
+        self.retried(request.attempts, || {
+            let (response, _) = self.follow(request, None)?;
+            let status = response.status().as_u16();
+            if (200..300).contains(&status) {
+                return Ok(Answer(response));
+            }
+            let after = retry::after(response.headers());
+            let error = RegistryError::Status { url: self.url_of(request), status, message: String::new() };
+            Err(if retry::is_temporary(status) { Failure::Temporary(error, after) } else { Failure::Final(error) })
         })
     }
 
@@ -342,7 +390,7 @@ impl Transport {
         let origin = origin_of(&self.base_of(request.endpoint));
         for _ in 0..=REDIRECTS_MAX {
             let own = origin_of(&url) == origin;
-            let response = match self.call(request, &url, grant.filter(|_| own))? {
+            let response = match self.call(request, &url, own, grant.filter(|_| own))? {
                 Err(error) if own && self.may_be_plain(request, &url, &error) => {
                     locked(&self.plain).insert(request.endpoint.host.clone());
                     // The same attempt again without TLS.
@@ -363,7 +411,7 @@ impl Transport {
                 return Ok((response, own));
             }
             let location = response.headers().get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
-            let target = join(&url, location);
+            let target = join(&url, location).filter(|_| !is_of_another_kind(location));
             let refuse = |why| RegistryError::Target { url: url.clone(), target: location.to_owned(), why };
             if target.as_deref().is_some_and(names_user) {
                 return Err(refuse(NAMES_USER).into());
@@ -397,6 +445,7 @@ impl Transport {
         &self,
         request: &Request<'_>,
         url: &str,
+        own: bool,
         grant: Option<&Grant>,
     ) -> Result<std::result::Result<Response<ureq::Body>, ureq::Error>> {
         let agent = self.agent_for(request.endpoint, url)?;
@@ -407,6 +456,11 @@ impl Transport {
         }
         if let Some(grant) = grant {
             builder = builder.header("Authorization", &grant.header);
+        }
+        // An address that somebody gave us may be anybody's.
+        let to_registry = own && request.path.starts_with('/');
+        for (name, value) in self.settings.headers.iter().filter(|_| to_registry) {
+            builder = builder.header(name, value);
         }
         for (name, value) in request.headers {
             builder = builder.header(*name, value);
@@ -494,6 +548,9 @@ impl Transport {
     /// The credential for a repository. A source that cannot be asked does not stop what may be open to everybody; if it
     /// is not, the error tells.
     pub(crate) fn credential(&self, endpoint: &Endpoint) -> Option<Credential> {
+        if let Some(given) = self.settings.credential.as_ref().filter(|_| !endpoint.mirror) {
+            return Some(given.clone());
+        }
         let key = (endpoint.host.clone(), endpoint.repository.clone());
         if let Some(known) = locked(&self.known).get(&key) {
             return known.credential.clone();
@@ -530,6 +587,9 @@ impl Transport {
 
     /// Whether a host that a request goes to may be spoken to without TLS or with any certificate.
     pub(crate) fn is_insecure(&self, endpoint: &Endpoint, host: &str) -> bool {
+        if let Some(verify) = self.settings.tls_verify {
+            return !verify;
+        }
         is_loopback(host)
             || endpoint.insecure && endpoint.host == host
             || self.settings.insecure.iter().any(|insecure| insecure == host)
@@ -544,7 +604,7 @@ impl Transport {
         let own = if let Some(known) = known {
             known
         } else {
-            let of_host = OfHost::read(&host, &self.settings.certificates)?;
+            let of_host = OfHost::of(&host, &self.settings)?;
             let made = (!of_host.is_empty()).then(|| self.agent(config(&self.settings, of_host, insecure)));
             locked(&self.own).entry(key).or_insert(made).clone()
         };

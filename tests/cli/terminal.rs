@@ -1,21 +1,6 @@
-//! Standard input and terminals. `script` gives the command a terminal, as a person has one.
+//! Standard input and terminals.
 
-use std::process::{Command, Stdio};
-
-use crate::support::{Home, LIMIT, busybox, end, start};
-
-/// Runs a shell line on a terminal of its own; everything that appeared on it.
-fn on_a_terminal(home: &Home, line: &str) -> String {
-    let mut script = Command::new("script");
-    script.args(["-qec", line, "/dev/null"]);
-    home.surround(&mut script);
-    // Nobody types, and nobody hangs up: script(1) would type an end of file for it.
-    let mut child = start(script.stdin(Stdio::piped()));
-    let _open = child.stdin.take();
-    let done = end(child, LIMIT);
-    assert_eq!(done.code, 0, "{line}: {done:#?}");
-    done.stdout.replace('\r', "")
-}
+use crate::support::{Home, busybox};
 
 #[test]
 fn standard_input_reaches_the_command_and_ends() {
@@ -30,7 +15,7 @@ fn standard_input_reaches_the_command_and_ends() {
 fn a_terminal_is_a_terminal_inside() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let line = format!("{} run --rm -it {} sh -c 'test -t 0 && test -t 1 && tty'", home.bin().display(), busybox());
-    let seen = on_a_terminal(&home, &line);
+    let seen = home.on_a_terminal(&line);
     assert!(seen.ends_with("/dev/pts/0\n"), "{seen:?}");
 }
 
@@ -39,7 +24,7 @@ fn exec_has_a_terminal_too() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     home.ok(&["run", "-d", "--name", "term", &busybox(), "sleep", "600"]);
     let line = format!("{} exec -it term sh -c 'test -t 0 && echo yes'", home.bin().display());
-    let seen = on_a_terminal(&home, &line);
+    let seen = home.on_a_terminal(&line);
     assert!(seen.ends_with("yes\n"), "{seen:?}");
 }
 

@@ -10,7 +10,9 @@ mod support;
 mod cost;
 mod faults;
 mod login;
+mod options;
 mod places;
+mod progress;
 
 use std::collections::HashMap;
 use std::process::Command;

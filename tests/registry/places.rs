@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Barrier;
 
-use crate::support::http::{Server, primary_address};
+use fixture::image::{Image, LayerBuilder, Meta};
+use serde_json::{Value, json};
+
+use crate::support::http::{Answer, Asked, Server, find, primary_address, registry_of};
 use crate::support::{Home, skip};
 use crate::{image, run_with, serving};
 
@@ -148,4 +152,61 @@ fn a_proxy_leads_to_hosts_that_are_not_excepted() {
     assert_eq!(proxy.asked.lock().unwrap().len(), before);
     let done = with(&[("https_proxy", "gopher://x")]);
     assert!(done.code == 1 && done.stderr.contains("the proxy for "), "{done:#?}");
+}
+
+/// A layer that its registry may not hand out is where its manifest says, or nowhere.
+#[test]
+fn a_layer_that_lies_elsewhere_is_fetched_from_there() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (digest, layer) = image().blobs.into_iter().find(|(_, bytes)| bytes.starts_with(&[0x1f, 0x8b])).unwrap();
+    let answer = Answer::ok("application/octet-stream", &layer);
+    let storage = Server::answering(move |asked: &Asked| {
+        assert_eq!(asked.header("authorization"), "");
+        if asked.path == "/layer" { answer.clone() } else { Answer::refused(404, "") }
+    });
+    let serving_with = |urls: &[String]| {
+        let mut foreign = image();
+        let mut manifest: Value = serde_json::from_slice(&foreign.manifest).unwrap();
+        manifest["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
+        manifest["layers"][0]["urls"] = json!(urls);
+        foreign.manifest = manifest.to_string().into_bytes();
+        foreign.blobs.retain(|(blob, _)| *blob != digest);
+        Server::start(registry_of("app", &foreign))
+    };
+    let at = |path: &str| format!("http://{}{path}", storage.address);
+    let server = serving_with(&["ftp://x/layer".to_owned(), at("/none"), at("/layer")]);
+    let name = format!("{}/app", server.address);
+    let auth = format!(r#"{{"auths":{{"{}":{{"username":"me","password":"secret"}}}}}}"#, storage.address);
+    let done = run_with(&home, &[("DOCKER_AUTH_CONFIG", &auth)], &["pull", &name]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert_eq!(done.stderr.matches("is not to be had elsewhere").count(), 2, "{done:#?}");
+    home.ok(&["rmi", &name]);
+    let server = serving_with(&[at("/none")]);
+    let said = home.fails(1, &["pull", &format!("{}/app", server.address)]);
+    assert!(said.contains("not found") && said.contains("status 404"), "{said}");
+}
+
+/// One layer does not wait for another.
+#[test]
+fn layers_come_side_by_side() {
+    let Some(home) = Home::new(&[]) else { return };
+    let layer =
+        |name: &str| LayerBuilder::default().file(name, Meta::root(0o644), name.as_bytes()).unwrap().finish().unwrap();
+    let image = Image::new(["a", "b", "c"].map(layer).into(), &json!({}));
+    let layers: Vec<String> = image
+        .blobs
+        .iter()
+        .filter(|(_, bytes)| bytes.starts_with(&[0x1f, 0x8b]))
+        .map(|(digest, _)| digest.clone())
+        .collect();
+    assert_eq!(layers.len(), 3);
+    let (table, waiting) = (registry_of("app", &image), Barrier::new(3));
+    // Nobody is answered before all three are asked for; a client that asked for one alone would wait for ever.
+    let server = Server::answering(move |asked: &Asked| {
+        if layers.iter().any(|digest| asked.path.ends_with(digest)) {
+            waiting.wait();
+        }
+        find(&table, &asked.path)
+    });
+    home.ok(&["pull", &format!("{}/app", server.address)]);
 }

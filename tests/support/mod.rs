@@ -189,6 +189,20 @@ impl Home {
         finish(&mut self.command(arguments), input, LIMIT)
     }
 
+    /// Runs a shell line, which must succeed, on a terminal of its own that script(1) makes; everything that appeared on it.
+    #[track_caller]
+    pub fn on_a_terminal(&self, line: &str) -> String {
+        let mut script = Command::new("script");
+        script.args(["-qec", line, "/dev/null"]);
+        self.surround(&mut script);
+        // Nobody types, and nobody hangs up: script(1) would type an end of file for it.
+        let mut child = start(script.stdin(Stdio::piped()));
+        let _open = child.stdin.take();
+        let done = end(child, LIMIT);
+        assert_eq!(done.code, 0, "{line}: {done:#?}");
+        done.stdout.replace('\r', "")
+    }
+
     /// Runs the binary, which must succeed; its standard output.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {

@@ -4,6 +4,7 @@ use engine::container::{self, CommitRequest};
 use crate::environment::{Globals, source_date_epoch};
 use crate::output::{Stop, line};
 use crate::parse;
+use crate::progress::{Progress, Work};
 
 /// Make an image of what a container has changed
 #[derive(Args)]
@@ -21,6 +22,9 @@ pub struct Commit {
     #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = true,
         default_missing_value = "true")]
     pause: bool,
+    /// Show nothing meanwhile
+    #[arg(short, long)]
+    quiet: bool,
     container: String,
     #[arg(value_name = "NAME[:TAG]")]
     name: Option<String>,
@@ -38,7 +42,10 @@ impl Commit {
         };
         let engine = globals.engine()?;
         let id = container::find(&engine, &self.container)?;
-        line(container::commit(&engine, &id, &request)?)?;
+        let progress = Progress::new(globals, Work::Commit, self.quiet)?;
+        let image = container::commit(&engine, &id, &request, &|event| progress.show(event))?;
+        drop(progress);
+        line(image)?;
         Ok(0)
     }
 }

@@ -9,6 +9,7 @@ use crate::commands::{history, images, import, inspect, load, pull, push, rmi, s
 use crate::environment::Globals;
 use crate::file_output;
 use crate::output::{Stop, confirm, line, stdout};
+use crate::progress::{Progress, Work};
 
 /// Work with images
 #[derive(Args)]
@@ -75,8 +76,10 @@ struct Bundle {
 impl Bundle {
     fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
+        let progress = Progress::new(globals, Work::Save, false)?;
         file_output::write(self.output.as_deref(), "bundle", |out| {
-            image::save::save_archive(&engine, &self.images, SaveFormat::OciArchive, out)
+            let told = |event: &image::Event<'_>| progress.show(event);
+            image::save::save_archive(&engine, &self.images, SaveFormat::OciArchive, out, &told)
         })?;
         Ok(0)
     }

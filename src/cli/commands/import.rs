@@ -1,15 +1,17 @@
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io;
 
 use base::{Context, Kind, Report};
 use clap::Args;
-use engine::image::import::{ImportRequest, import};
+use engine::image::Event;
+use engine::image::import::{ImportRequest, import, import_url};
 
 use crate::environment::{Globals, source_date_epoch};
 use crate::output::{Stop, line};
 use crate::parse;
+use crate::progress::{Progress, Work};
 
-/// Make an image of the tar archive of a root file system
+/// Make an image of the tar archive of a root file system, plain or compressed with gzip, zstd, bzip2 or xz
 #[derive(Args)]
 pub struct Import {
     /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME, WORKDIR
@@ -21,7 +23,10 @@ pub struct Import {
     /// What the files are for: os[/architecture[/variant]]
     #[arg(long)]
     platform: Option<String>,
-    /// The archive, - for the standard input
+    /// Show nothing meanwhile
+    #[arg(short, long)]
+    quiet: bool,
+    /// The archive: a file, an http or https URL, - for the standard input
     file: String,
     #[arg(value_name = "NAME[:TAG]")]
     name: Option<String>,
@@ -38,19 +43,22 @@ impl Import {
             epoch_s: source_date_epoch()?,
         };
         let engine = globals.engine()?;
-        let reader: Box<dyn Read + Send> = match self.file.as_str() {
-            "-" => Box::new(io::stdin()),
+        let progress = Progress::new(globals, Work::Import, self.quiet)?;
+        let told = |event: &Event<'_>| progress.show(event);
+        let image = match self.file.as_str() {
+            "-" => import(&engine, io::stdin(), None, &request, &told)?,
             url if url.starts_with("http://") || url.starts_with("https://") => {
-                return Err(Report::new(Kind::Unsupported, "archives are not fetched from URLs")
-                    .with_hint(format!("`curl -fL {url} | sublet import -` does so"))
-                    .into());
+                import_url(&engine, url, &request, &told)?
             }
             path => {
                 let opened = File::open(path).map_err(|error| Report::of(Kind::NotFound, error));
-                Box::new(opened.step(|| format!("opening {path}"))?)
+                let file = opened.step(|| format!("opening {path}"))?;
+                let size_bytes = file.metadata().ok().filter(Metadata::is_file).map(|metadata| metadata.len());
+                import(&engine, file, size_bytes, &request, &told)?
             }
         };
-        line(import(&engine, reader, &request)?)?;
+        drop(progress);
+        line(image)?;
         Ok(0)
     }
 }

@@ -3,10 +3,12 @@ use std::path::Path;
 
 use base::{Kind, Report};
 use clap::Args;
+use engine::image::Event;
 use engine::image::load::{load_file, load_stream};
 
 use crate::environment::Globals;
 use crate::output::{Stop, line};
+use crate::progress::{Progress, Work};
 
 /// Load images from an archive or a directory
 #[derive(Args)]
@@ -26,15 +28,18 @@ impl Load {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let platform = self.platform.as_deref().map(str::parse).transpose()?;
         let engine = globals.engine()?;
+        let progress = Progress::new(globals, Work::Load, self.quiet)?;
+        let told = |event: &Event<'_>| progress.show(event);
         let loaded = match &self.input {
-            Some(path) => load_file(&engine, Path::new(path), platform.as_ref())?,
+            Some(path) => load_file(&engine, Path::new(path), platform.as_ref(), &told)?,
             None if io::stdin().is_terminal() => {
                 return Err(Report::new(Kind::Usage, "requested load from stdin, but stdin is empty")
                     .with_hint("`sublet load -i FILE` reads a file")
                     .into());
             }
-            None => load_stream(&engine, io::stdin(), platform.as_ref())?,
+            None => load_stream(&engine, io::stdin(), platform.as_ref(), &told)?,
         };
+        drop(progress);
         for image in loaded {
             for name in &image.names {
                 line(format_args!("Loaded image: {}", name.familiar()))?;

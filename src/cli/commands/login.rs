@@ -8,6 +8,7 @@ use engine::registries::{self, Kept};
 use crate::environment::Globals;
 use crate::output::{Stop, line, stderr, warning};
 use crate::prompt;
+use crate::registry_options::Reach;
 
 /// More than this is no password.
 const PASSWORD_MAX: u64 = 64 << 10;
@@ -24,13 +25,15 @@ pub struct Login {
     /// User name
     #[arg(short, long)]
     username: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// The registry; Docker's without
     server: Option<String>,
 }
 
 impl Login {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let engine = globals.engine()?;
+        let engine = globals.engine_reaching(&self.reach, None)?;
         let given = self.given_password()?;
         if given.is_none() && self.username.is_none() && self.again(&engine)? {
             line("Login Succeeded")?;

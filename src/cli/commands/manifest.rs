@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use base::{Kind, Report};
 use clap::{Args, Subcommand};
+use engine::image::Event;
 use engine::image::manifest::{self, Annotation};
-use engine::image::push::PushEvent;
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
+use crate::registry_options::{Reach, RegistryOptions};
 
 /// Make and push lists of images for several platforms
 #[derive(Args)]
@@ -36,6 +37,8 @@ struct Add {
     all: bool,
     #[command(flatten)]
     says: Says,
+    #[command(flatten)]
+    registry: RegistryOptions,
     list: String,
     image: String,
 }
@@ -58,6 +61,8 @@ struct Create {
     /// All images of an image that is a list itself
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    reach: Reach,
     list: String,
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
@@ -66,6 +71,8 @@ struct Create {
 /// Print a list, or what a registry has under a name
 #[derive(Args)]
 struct Inspect {
+    #[command(flatten)]
+    registry: RegistryOptions,
     name: String,
 }
 
@@ -78,6 +85,8 @@ struct Push {
     /// Send the images too (always done)
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    registry: RegistryOptions,
     list: String,
     /// Another name to send it to
     #[arg(value_name = "DESTINATION")]
@@ -135,25 +144,30 @@ impl Says {
 
 impl Manifest {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let engine = globals.engine()?;
         match self.verb {
             Verb::Add(add) => {
+                let engine = add.registry.engine(globals)?;
                 let annotation = add.says.annotation()?;
                 line(manifest::add(&engine, &add.list, &add.image, add.all, &annotation)?)?;
             }
             Verb::Annotate(annotate) => {
+                let engine = globals.engine()?;
                 manifest::annotate(&engine, &annotate.list, &annotate.image, &annotate.says.annotation()?)?;
             }
             Verb::Create(create) => {
+                let engine = create.reach.engine(globals, None)?;
                 let list = manifest::create(&engine, &create.list, &create.images, create.all, create.amend)?;
                 line(format_args!("Created manifest list {list}"))?;
             }
-            Verb::Inspect(inspect) => line(indented(&manifest::inspect(&engine, &inspect.name)?))?,
+            Verb::Inspect(inspect) => {
+                line(indented(&manifest::inspect(&inspect.registry.engine(globals)?, &inspect.name)?))?;
+            }
             Verb::Push(push) => {
+                let engine = push.registry.engine(globals)?;
                 let destination =
                     push.destination.as_deref().map(|name| name.strip_prefix("docker://").unwrap_or(name));
-                let told = |event: &PushEvent| {
-                    if let PushEvent::Note { text } = event {
+                let told = |event: &Event<'_>| {
+                    if let Event::Note { text } = event {
                         crate::output::warning(text);
                     }
                 };
@@ -162,7 +176,10 @@ impl Manifest {
                     manifest::remove(&engine, &push.list)?;
                 }
             }
-            Verb::Rm(rm) => return for_each(&rm.lists, |list| Ok(manifest::remove(&engine, list)?)),
+            Verb::Rm(rm) => {
+                let engine = globals.engine()?;
+                return for_each(&rm.lists, |list| Ok(manifest::remove(&engine, list)?));
+            }
         }
         Ok(0)
     }

@@ -4,7 +4,8 @@ use engine::image::push::{PushRequest, push};
 
 use crate::environment::Globals;
 use crate::output::{Stop, line};
-use crate::progress::Progress;
+use crate::progress::{Progress, Work};
+use crate::registry_options::RegistryOptions;
 
 /// Send an image to its registry
 #[derive(Args)]
@@ -21,6 +22,8 @@ pub struct Push {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    registry: RegistryOptions,
     #[arg(value_name = "NAME[:TAG]")]
     name: String,
 }
@@ -29,14 +32,13 @@ impl Push {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let part_bytes = self.chunk_size.as_deref().map(parse_bytes).transpose()?;
         let request = PushRequest::new(&self.name, self.all_tags, self.platform.as_deref(), part_bytes)?;
-        if !self.quiet {
-            if request.tag_was_added {
-                line("Using default tag: latest")?;
-            }
-            line(format_args!("The push refers to repository [{}]", request.repository()))?;
+        let progress = Progress::new(globals, Work::Push, self.quiet)?;
+        if request.tag_was_added {
+            progress.line("Using default tag: latest");
         }
-        let progress = Progress::new(self.quiet, true);
-        push(&globals.engine()?, &request, &|event| progress.show_push(event))?;
+        progress.line(&format!("The push refers to repository [{}]", request.repository()));
+        push(&self.registry.engine(globals)?, &request, &|event| progress.show(event))?;
+        drop(progress);
         if self.quiet {
             line(request.name())?;
         }

@@ -11,14 +11,14 @@ use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Secc
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
-use engine::image::{self, PullRequest};
+use engine::image::{self, Event, PullRequest};
 use engine::{Engine, container::record::Volume};
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
-use crate::output::{Stop, error, line, stderr, warning};
+use crate::output::{Stop, error, line, warning};
 use crate::parse;
-use crate::progress::Progress;
+use crate::progress::{Progress, Work};
 
 /// Run a command in a new container
 #[derive(Args)]
@@ -165,7 +165,9 @@ impl Run {
                 refuse_lock(self.locked.as_deref(), &self.words[0])?;
                 let platform = self.platform.as_deref().map(str::parse).transpose()?;
                 // By its id: its name may be one on a registry too.
-                load_one(&globals.engine()?, &source, platform.as_ref())?.id.to_string()
+                let progress = Progress::new(globals, Work::Load, quiet)?;
+                let told = |event: &Event<'_>| progress.show(event);
+                load_one(&globals.engine()?, &source, platform.as_ref(), &told)?.id.to_string()
             }
             None => parse::without_transport(&self.words[0]).to_owned(),
         };
@@ -174,7 +176,7 @@ impl Run {
         let engine = globals.engine()?;
         container::devices::check(&engine, &request.host)?;
         if !from_file {
-            fetch(&engine, &pull, &policy, quiet)?;
+            fetch(globals, &engine, &pull, &policy, quiet)?;
             if let Some(name) = image::lock::pin(&engine, &pull)? {
                 request.image = name;
             }
@@ -287,22 +289,22 @@ pub fn require_terminal(streams: &Streams) -> Result<(), Stop> {
 }
 
 /// Fetches the image if the policy says so.
-fn fetch(engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> Result<(), Stop> {
+fn fetch(globals: &Globals, engine: &Engine, request: &PullRequest, policy: &str, quiet: bool) -> Result<(), Stop> {
     if request.is_host() {
         return Ok(());
     }
     // Of the names that a short one may mean, the locked one counts.
     let text = image::lock::name(engine, request)?.map_or_else(|| request.text.clone(), |name| name.to_string());
     let here = image::exists(engine, &text, request.platform())?;
+    let progress = Progress::new(globals, Work::Fetch, quiet)?;
     match (policy, here) {
         ("always", _) => {}
         (_, true) => return Ok(()),
         ("never", false) => {
             return Err(Report::new(Kind::NotFound, format!("No such image: {}", request.text)).into());
         }
-        (_, false) => stderr(&format!("Unable to find image '{}' locally\n", request.familiar()))?,
+        (_, false) => progress.line(&format!("Unable to find image '{}' locally", request.familiar())),
     }
-    let progress = Progress::new(quiet, false);
     image::pull(engine, request, &|event| progress.show(event))?;
     Ok(())
 }

@@ -2,11 +2,13 @@ use std::path::Path;
 
 use base::{Kind, Report};
 use clap::Args;
+use engine::image::Event;
 use engine::image::save::{SaveFormat, save_archive, save_directory};
 
 use crate::environment::Globals;
 use crate::file_output;
 use crate::output::Stop;
+use crate::progress::{Progress, Work};
 
 /// Write images to an archive, or to a directory
 #[derive(Args)]
@@ -17,6 +19,9 @@ pub struct Save {
     /// docker-archive, oci-archive, oci-dir or docker-dir
     #[arg(long, default_value = "docker-archive")]
     format: String,
+    /// Show nothing meanwhile
+    #[arg(short, long)]
+    quiet: bool,
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 }
@@ -28,13 +33,17 @@ impl Save {
                 .with_hint("the formats are docker-archive, oci-archive, oci-dir and docker-dir")
         })?;
         let engine = globals.engine()?;
+        let progress = Progress::new(globals, Work::Save, self.quiet)?;
+        let told = |event: &Event<'_>| progress.show(event);
         match self.output.as_deref() {
-            Some(path) if format.is_directory() => save_directory(&engine, &self.images, format, Path::new(path))?,
+            Some(path) if format.is_directory() => {
+                save_directory(&engine, &self.images, format, Path::new(path), &told)?
+            }
             None if format.is_directory() => {
                 return Err(Report::new(Kind::Usage, format!("the format {} needs -o DIRECTORY", self.format)).into());
             }
             output => {
-                file_output::write(output, "save", |out| save_archive(&engine, &self.images, format, out))?;
+                file_output::write(output, "save", |out| save_archive(&engine, &self.images, format, out, &told))?;
             }
         }
         Ok(0)

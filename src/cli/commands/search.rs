@@ -5,6 +5,7 @@ use engine::image::search::{self, Found};
 use crate::environment::Globals;
 use crate::format::{self, Row};
 use crate::output::{Stop, stdout};
+use crate::registry_options::RegistryOptions;
 
 const TABLE: &str = "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}";
 /// How much of a description the table shows.
@@ -25,6 +26,8 @@ pub struct Search {
     /// Whole descriptions
     #[arg(long)]
     no_trunc: bool,
+    #[command(flatten)]
+    registry: RegistryOptions,
     /// What to look for; with a registry's host in front, there
     #[arg(value_name = "[HOST/]TERM")]
     term: String,
@@ -33,7 +36,7 @@ pub struct Search {
 impl Search {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let filters: Vec<Filter> = self.filter.iter().map(|text| filter(text)).collect::<Result<_, _>>()?;
-        let mut found = search::search(&globals.engine()?, &self.term, self.limit)?;
+        let mut found = search::search(&self.registry.engine(globals)?, &self.term, self.limit)?;
         found.retain(|one| filters.iter().all(|filter| filter.passes(one)));
         // Stable: of equals the registry's order stays.
         found.sort_by_key(|one| std::cmp::Reverse(one.stars));

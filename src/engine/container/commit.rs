@@ -18,6 +18,7 @@ use crate::Engine;
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{Record, Settings, load};
 use crate::container::{pause, rootfs, snapshot};
+use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, images_of, load_config, make_store};
 use crate::system::limits;
 
@@ -39,13 +40,23 @@ pub struct CommitRequest {
 }
 
 /// Makes an image of a container; its id.
-pub fn commit(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {
-    committed(engine, id, request)
+pub fn commit(
+    engine: &Engine,
+    id: &ContainerId,
+    request: &CommitRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
+    committed(engine, id, request, listener)
         .map_err(|report| limits::explain(&engine.paths().store(), report))
         .step(|| format!("cannot commit container {}", id.short()))
 }
 
-fn committed(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Result<Digest, Report> {
+fn committed(
+    engine: &Engine,
+    id: &ContainerId,
+    request: &CommitRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
     let record = load(engine, id)?;
     // Before anything is read: a mistake must not cost a walk.
     let mut config = Map::new();
@@ -57,7 +68,7 @@ fn committed(engine: &Engine, id: &ContainerId, request: &CommitRequest) -> Resu
     let held = lock(engine, id)?;
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
-    let made = layer_of(engine, &store, &record, held, request)?;
+    let made = layer_of(engine, &store, &record, held, request, listener)?;
     let (base, manifest) = base_of(&store, &record)?;
     let docker = manifest.as_ref().is_some_and(|manifest| assemble::is_docker(&manifest.media_type));
     let mut layers = assemble::Layers { descriptors: Vec::new(), diff_ids: Vec::new(), changed: false };
@@ -83,6 +94,7 @@ pub(crate) fn layer_of(
     record: &Record,
     held: ContainerLock,
     request: &CommitRequest,
+    listener: Listener<'_>,
 ) -> Result<Option<layer::Created>, Report> {
     let active = held.condition.life.is_active();
     let _paused = if active && request.pause { pause::pause(engine, &held.condition)? } else { None };
@@ -93,9 +105,13 @@ pub(crate) fn layer_of(
     let Some(archive) = snapshot::open_archive(engine, record, closed, request.epoch_s)? else { return Ok(None) };
     let mut outcome = Ok(0);
     let created = layer::create(store, Compression::Gzip, Durability::Later, &Limits::default(), |out| {
-        outcome = archive.write(out, request.epoch_s);
+        let mut out = Told::new(out, Teller::new(listener, None, None));
+        outcome = archive.write(&mut out, request.epoch_s);
         match &outcome {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                out.moved();
+                Ok(())
+            }
             Err(report) => {
                 let source = std::io::Error::other(report.to_string());
                 Err(layer::LayerError::Write { what: "the archive", source })

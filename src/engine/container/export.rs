@@ -32,7 +32,7 @@ fn exported(engine: &Engine, id: &ContainerId, epoch_s: Option<i64>, out: &mut d
     let store = the_store(engine)?;
     let _lease = store.lease()?;
     let request = CommitRequest { pause: true, epoch_s, ..CommitRequest::default() };
-    let index = match layer_of(engine, &store, &record, held, &request)? {
+    let index = match layer_of(engine, &store, &record, held, &request, &|_| {})? {
         None => chain(engine, &record)?,
         Some(made) => {
             let diff_ids = record.image.layers.iter().copied().map(DiffId).chain([made.applied.diff_id]);

@@ -8,10 +8,14 @@ use oci::{Digest, Platform, Reference};
 use serde_json::{Map, json};
 use store::{Durability, Store};
 
-use crate::Engine;
 use crate::container::commit::created_at;
+use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, make_store};
 use crate::system::limits;
+use crate::{Engine, registries};
+
+/// As many first bytes as tell how layers are compressed.
+const MAGIC_BYTES: u64 = 4;
 
 /// What is to be made.
 #[derive(Clone, Debug, Default)]
@@ -28,33 +32,58 @@ pub struct ImportRequest {
     pub epoch_s: Option<i64>,
 }
 
-/// Makes an image of one layer; its id. A compressed archive stays as it is, another one is compressed.
-pub fn import(engine: &Engine, reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+/// Makes an image of the archive at a web address, like [`import`].
+pub fn import_url(
+    engine: &Engine,
+    url: &str,
+    request: &ImportRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
+    let registry = registries::anonymous(engine).step(|| "cannot fetch the archive".to_owned())?;
+    let opened = registry.fetch(url).step(|| "cannot fetch the archive".to_owned());
+    registries::tell_notes(engine, &registry);
+    let (reader, size_bytes) = opened?;
+    import(engine, reader, size_bytes, request, listener)
+}
+
+/// Makes an image of one layer; its id. `size_bytes` is the archive's length where that is known. A gzip or zstd archive stays as
+/// it is; another one becomes gzip.
+pub fn import(
+    engine: &Engine,
+    reader: impl Read + Send,
+    size_bytes: Option<u64>,
+    request: &ImportRequest,
+    listener: Listener<'_>,
+) -> Result<Digest, Report> {
     let store = make_store(engine)?;
+    let reader = Told::new(reader, Teller::new(listener, None, size_bytes));
     imported(&store, reader, request)
         .map_err(|report| limits::explain(store.root().path(), report))
         .step(|| "cannot import the archive".to_owned())
 }
 
-fn imported(store: &Store, mut reader: impl Read + Send, request: &ImportRequest) -> Result<Digest, Report> {
+fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &ImportRequest) -> Result<Digest, Report> {
     let mut config = Map::new();
     change::apply(&mut config, &request.changes)?;
     let mut lease = store.lease()?;
     let mut magic = Vec::new();
     let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
-    (&mut reader).take(4).read_to_end(&mut magic).map_err(reading)?;
+    (&mut reader).take(MAGIC_BYTES).read_to_end(&mut magic).map_err(reading)?;
     if magic.is_empty() {
         return Err(Report::new(Kind::Usage, "the archive is empty"));
     }
     let compression = Compression::of_magic(&magic);
-    let mut whole = io::Cursor::new(magic).chain(reader);
+    let mut whole = io::Cursor::new(magic).chain(&mut reader);
     let limits = Limits::default();
     let made = match compression {
         Compression::None => layer::create(store, Compression::Gzip, Durability::Later, &limits, |out| {
-            io::copy(&mut whole, out).map(drop).map_err(|source| layer::LayerError::Read { source })
+            // Plain, or compressed in a way that layers are not.
+            let copied = layer::unpacked(&mut whole, &limits).and_then(|mut plain| io::copy(&mut plain, out));
+            copied.map(drop).map_err(|source| layer::LayerError::Read { source })
         })?,
         _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };
+    reader.moved();
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     let created = created_at(request.epoch_s);
     let mut image = json!({

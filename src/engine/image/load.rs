@@ -3,7 +3,7 @@
 //! Each layer passes through `layer::take`: its bytes become a blob as they are, its digest and diff ID are checked, and it
 //! is applied. An image gets its name last, so a load that is ended leaves nothing that has one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,8 @@ use crate::image::assemble::{self, Assembled};
 use crate::image::make_store;
 use crate::image::packed::{self, Blobs, Form, Packed};
 use crate::image::policy::permit_file;
-use crate::image::source::{self, Source};
+use crate::image::progress::{Event, Listener, Teller, Told};
+use crate::image::source::{self, Part, Source};
 use crate::system::limits;
 
 /// An image that was brought in.
@@ -31,12 +32,17 @@ pub struct Loaded {
 }
 
 /// Loads all images of a file or directory.
-pub fn load_file(engine: &Engine, path: &Path, platform: Option<&Platform>) -> Result<Vec<Loaded>, Report> {
+pub fn load_file(
+    engine: &Engine,
+    path: &Path,
+    platform: Option<&Platform>,
+    listener: Listener<'_>,
+) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let all = || {
         let file = source::open(path)?;
         let place = source::place_of(&file)?;
-        all(engine, &store, &Source::of(&store, file, path)?, place.as_deref(), platform)
+        all(engine, &store, &Source::of(&store, file, path, listener)?, place.as_deref(), platform, listener)
     };
     explained(&store, all).step(|| format!("cannot load {}", path.display()))
 }
@@ -46,9 +52,10 @@ pub fn load_stream(
     engine: &Engine,
     reader: impl Read + Send,
     platform: Option<&Platform>,
+    listener: Listener<'_>,
 ) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
-    let all = || all(engine, &store, &Source::stream(&store, reader)?, None, platform);
+    let all = || all(engine, &store, &Source::stream(&store, reader, None, listener)?, None, platform, listener);
     explained(&store, all).step(|| "cannot load the archive".to_owned())
 }
 
@@ -95,16 +102,27 @@ impl FileSource {
 }
 
 /// Brings the one image that a source means.
-pub fn load_one(engine: &Engine, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
+pub fn load_one(
+    engine: &Engine,
+    from: &FileSource,
+    platform: Option<&Platform>,
+    listener: Listener<'_>,
+) -> Result<Loaded, Report> {
     let store = make_store(engine)?;
-    explained(&store, || the_one(engine, &store, from, platform))
+    explained(&store, || the_one(engine, &store, from, platform, listener))
         .step(|| format!("cannot load {}:{}", from.transport, from.path.display()))
 }
 
-fn the_one(engine: &Engine, store: &Store, from: &FileSource, platform: Option<&Platform>) -> Result<Loaded, Report> {
+fn the_one(
+    engine: &Engine,
+    store: &Store,
+    from: &FileSource,
+    platform: Option<&Platform>,
+    listener: Listener<'_>,
+) -> Result<Loaded, Report> {
     let file = source::open(&from.path)?;
     let place = source::place_of(&file)?;
-    let source = Source::of(store, file, &from.path)?;
+    let source = Source::of(store, file, &from.path, listener)?;
     let mut images = packed::images(&source)?;
     if let Some(wanted) = &from.image {
         images.retain(|image| image.is_called(wanted));
@@ -119,7 +137,7 @@ fn the_one(engine: &Engine, store: &Store, from: &FileSource, platform: Option<&
         return Err(Report::new(kind, text).with_hint(hint));
     };
     permit_file(engine, from.transport, place.as_deref(), &image.names)?;
-    let loaded = Loading::new(engine, store, &source, platform)?.one(image)?;
+    let loaded = Loading::new(engine, store, &source, platform, listener)?.one(image)?;
     loaded.ok_or_else(|| Report::new(Kind::Unsupported, "there is no image in it"))
 }
 
@@ -129,11 +147,12 @@ fn all(
     source: &Source,
     place: Option<&Path>,
     platform: Option<&Platform>,
+    listener: Listener<'_>,
 ) -> Result<Vec<Loaded>, Report> {
     let images = packed::images(source)?;
     // All or none of them.
     images.iter().try_for_each(|image| permit(engine, source, place, image))?;
-    let mut loading = Loading::new(engine, store, source, platform)?;
+    let mut loading = Loading::new(engine, store, source, platform, listener)?;
     let loaded = images.iter().filter_map(|image| loading.one(image).transpose());
     let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
     if loaded.is_empty() { Err(Report::new(Kind::Unsupported, "there is no image in it")) } else { Ok(loaded) }
@@ -156,6 +175,7 @@ struct Loading<'a> {
     store: &'a Store,
     source: &'a Source,
     platform: Option<&'a Platform>,
+    listener: Listener<'a>,
     /// The layers of Docker archives that were taken, by path and diff ID: their blobs' digests stand nowhere, and thousands
     /// of images may share one.
     taken: HashMap<(String, DiffId), layer::Created>,
@@ -169,8 +189,9 @@ impl<'a> Loading<'a> {
         store: &'a Store,
         source: &'a Source,
         platform: Option<&'a Platform>,
+        listener: Listener<'a>,
     ) -> Result<Self, Report> {
-        Ok(Loading { engine, store, source, platform, taken: HashMap::new(), _lease: store.lease()? })
+        Ok(Loading { engine, store, source, platform, listener, taken: HashMap::new(), _lease: store.lease()? })
     }
 
     /// Brings one image in; `None` for what is no image, after a line that says so.
@@ -194,7 +215,7 @@ impl<'a> Loading<'a> {
             engine.notice(&format!("{} is left out: it is an artifact ({media_type}), not an image", image.shown()));
             return Ok(None);
         }
-        let assembled = by_manifest(store, &mut lease, source, &manifest, image.blobs())?;
+        let assembled = self.by_manifest(&mut lease, &manifest, image.blobs())?;
         named(store, image, &assembled).map(Some)
     }
 
@@ -206,6 +227,7 @@ impl<'a> Loading<'a> {
             let (layers, diff_ids) = (layers.len(), parsed.diff_ids.len());
             return Err(DocumentError::LayerCount { layers, diff_ids }.into());
         }
+        // They are known by their diff IDs, since no digest is told.
         let layers = layers.iter().zip(&parsed.diff_ids);
         let made = layers.map(|(path, diff_id)| self.take(path, *diff_id)).collect::<Result<Vec<_>, _>>()?;
         // Docker's manifests have no word for zstd.
@@ -220,9 +242,48 @@ impl<'a> Loading<'a> {
             return Ok(*taken);
         }
         let part = self.source.part(path)?.ok_or_else(|| missing(path))?;
-        let taken = layer::take(self.store, part, None, Some(diff_id), Durability::Later, &Limits::default());
-        let taken = taken.step(|| path.to_owned())?;
+        let taken = self.bring(part, diff_id.0, None, diff_id).step(|| path.to_owned())?;
         self.taken.insert(key, taken);
+        Ok(taken)
+    }
+
+    /// An image whose manifest is there.
+    fn by_manifest(&self, lease: &mut Lease, manifest: &Manifest, blobs: Blobs) -> Result<Assembled, Report> {
+        let Loading { store, source, .. } = *self;
+        manifest.require_image()?;
+        let raw = packed::blob(source, blobs, &manifest.config.digest, manifest.config.size)?;
+        let config = ImageConfig::read_for(manifest, raw)?;
+        let contents: BTreeMap<Digest, u64> = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        (self.listener)(&Event::Planned { contents: &Vec::from_iter(contents) });
+        for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+            let index_size = store.layers().size(&diff_id.0)?;
+            let index_is_here = match index_size {
+                Some(size) => store.layers().claim(&diff_id.0, size)?,
+                None => false,
+            };
+            if index_is_here && store.blobs().claim(&layer.digest, layer.size)? {
+                (self.listener)(&Event::Exists { content: layer.digest });
+                continue;
+            }
+            let path = blobs.path(&layer.digest);
+            let part = source.part(&path)?.ok_or_else(|| missing(&path))?;
+            self.bring(part, layer.digest, Some(layer.digest), *diff_id).step(|| path.clone())?;
+        }
+        assemble::complete(store, lease, config, manifest)
+    }
+
+    /// Brings one layer in, known by `content` to who is told.
+    fn bring(
+        &self,
+        part: Part,
+        content: Digest,
+        digest: Option<Digest>,
+        diff_id: DiffId,
+    ) -> Result<layer::Created, Report> {
+        let size = part.size();
+        let mut part = Told::new(part, Teller::new(self.listener, Some(content), Some(size)));
+        let taken = layer::take(self.store, &mut part, digest, Some(diff_id), Durability::Later, &Limits::default())?;
+        part.moved();
         Ok(taken)
     }
 }
@@ -254,34 +315,6 @@ fn why_none(error: SelectError<Report>) -> Report {
         SelectError::TooMany => SelectError::<DocumentError>::TooMany.into(),
         SelectError::Document(error) => error.into(),
     }
-}
-
-/// An image whose manifest is there.
-fn by_manifest(
-    store: &Store,
-    lease: &mut Lease,
-    source: &Source,
-    manifest: &Manifest,
-    blobs: Blobs,
-) -> Result<Assembled, Report> {
-    manifest.require_image()?;
-    let raw = packed::blob(source, blobs, &manifest.config.digest, manifest.config.size)?;
-    let config = ImageConfig::read_for(manifest, raw)?;
-    for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-        let index_size = store.layers().size(&diff_id.0)?;
-        let index_is_here = match index_size {
-            Some(size) => store.layers().claim(&diff_id.0, size)?,
-            None => false,
-        };
-        if index_is_here && store.blobs().claim(&layer.digest, layer.size)? {
-            continue;
-        }
-        let path = blobs.path(&layer.digest);
-        let part = source.part(&path)?.ok_or_else(|| missing(&path))?;
-        layer::take(store, part, Some(layer.digest), Some(*diff_id), Durability::Later, &Limits::default())
-            .step(|| path.clone())?;
-    }
-    assemble::complete(store, lease, config, manifest)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use oci::{Digest, Document, Entries, Entry, EntryPlatform, ImageConfig, Manifest
 use registry::Registry;
 use store::{Durability, ListRecord, ListedImage, Store};
 
-use crate::image::push::{Plan, PushListener, Sender};
+use crate::image::progress::Listener;
+use crate::image::push::{Plan, Sender};
 use crate::image::{DOCUMENT_MAX, find_record, make_store, open_store};
 use crate::{Engine, registries};
 
@@ -186,12 +187,7 @@ fn index_of(record: &ListRecord) -> (Vec<u8>, &'static str) {
 
 /// Sends a list, and its images where the repository does not have them; to another name if there is one. The answer is
 /// the index's digest.
-pub fn push(
-    engine: &Engine,
-    list: &str,
-    destination: Option<&str>,
-    listener: PushListener<'_>,
-) -> Result<Digest, Report> {
+pub fn push(engine: &Engine, list: &str, destination: Option<&str>, listener: Listener<'_>) -> Result<Digest, Report> {
     let list = name(list)?;
     let target = destination.map_or_else(|| Ok(list.clone()), name)?;
     let store = open_store(engine)?.ok_or_else(|| no_list(&list))?;

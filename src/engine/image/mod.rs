@@ -16,6 +16,7 @@ pub mod manifest;
 pub(crate) mod offline;
 mod packed;
 pub mod policy;
+pub mod progress;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -37,8 +38,9 @@ use crate::{Engine, registries};
 
 pub use inspect::inspect;
 pub use list::list;
+pub use progress::{Event, Listener};
 pub use prune::{PruneRequest, Pruned, prune};
-pub use pull::{Event, PullRequest, Pulled, pull};
+pub use pull::{PullRequest, Pulled, pull};
 pub use remove::remove;
 
 /// An image that is here.

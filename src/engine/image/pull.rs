@@ -5,6 +5,7 @@
 //! at the end only; until then nothing leads to what was applied, and a wrong one is thrown away with the error.
 //! A killed pull leaves partial blobs that the next one resumes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,14 +24,13 @@ use trust::Locked;
 use crate::image::assemble::keep_replaced;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
+use crate::image::progress::{Event, Listener, Teller};
 use crate::image::{cache, is_whole, load_config, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
-/// Between two reports of one download, in bytes.
-const REPORT_BYTES: u64 = 256 << 10;
 
 /// What is to be fetched.
 #[derive(Clone, Debug)]
@@ -113,43 +113,6 @@ impl PullRequest {
     }
 }
 
-/// What happens during a pull; told from several threads.
-#[derive(Clone, Debug)]
-pub enum Event<'a> {
-    /// The registry is asked.
-    Resolving {
-        /// For this.
-        reference: &'a Reference,
-    },
-    /// A layer is here already.
-    Exists {
-        /// Its blob.
-        layer: Digest,
-    },
-    /// A layer arrives.
-    Download {
-        /// Its blob.
-        layer: Digest,
-        /// Bytes so far.
-        done_bytes: u64,
-        /// Bytes there will be.
-        size_bytes: u64,
-    },
-    /// A layer is in the store.
-    Complete {
-        /// Its blob.
-        layer: Digest,
-    },
-    /// Something to know.
-    Note {
-        /// One line.
-        text: String,
-    },
-}
-
-/// Who is told.
-pub type Listener<'a> = &'a (dyn Fn(&Event<'_>) + Sync);
-
 /// The outcome of a pull.
 #[derive(Clone, Debug)]
 pub struct Pulled {
@@ -165,6 +128,11 @@ pub struct Pulled {
 pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> Result<Pulled, Report> {
     let conf = registries::conf(engine)?;
     let mut references = request.references(&conf)?;
+    if engine.options().credential.is_some() && references.len() > 1 {
+        let names: Vec<String> = references.iter().map(Reference::to_string).collect();
+        let why = format!("--creds is for one registry, and {} may be {}", request.text, names.join(" or "));
+        return Err(Report::new(Kind::Usage, why).with_hint("write the whole name"));
+    }
     let locked = match request.lock() {
         None => None,
         Some(file) => {
@@ -184,7 +152,7 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     }
     let policy = policy::in_force(engine)?;
     let registry = registries::client(engine, conf)?;
-    let note = |text: String| listener(&Event::Note { text });
+    let note = |text: String| listener(&Event::Note { text: &text });
     let mut failure = None;
     for reference in &references {
         let failed = AtomicBool::new(false);
@@ -290,7 +258,7 @@ impl Pull<'_> {
                 "warning: the image's platform ({}) does not match the one asked for ({wanted})",
                 config.platform
             );
-            (self.listener)(&Event::Note { text });
+            (self.listener)(&Event::Note { text: &text });
         }
         let chain = config.chain_id().map(|chain| chain.0);
         let index = Some(digest).filter(|digest| *digest != manifest.digest);
@@ -352,7 +320,7 @@ impl Pull<'_> {
         let limits = limits::of(self.store.root().path())?;
         if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
             let text = format!("warning: {} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
-            (self.listener)(&Event::Note { text });
+            (self.listener)(&Event::Note { text: &text });
         }
         Ok(())
     }
@@ -360,6 +328,8 @@ impl Pull<'_> {
     /// Brings all layers into the store, some at once, in their order.
     fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
         let jobs: Vec<(&Descriptor, DiffId)> = manifest.layers.iter().zip(config.diff_ids.iter().copied()).collect();
+        let contents: BTreeMap<Digest, u64> = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        (self.listener)(&Event::Planned { contents: &Vec::from_iter(contents) });
         workers::each(&jobs, STREAMS, &self.failed, |(descriptor, diff_id)| {
             self.layer(descriptor, *diff_id).step(|| format!("layer {}", descriptor.digest))
         })
@@ -370,13 +340,13 @@ impl Pull<'_> {
         if let Some(size_bytes) = self.store.layers().size(&diff_id.0)?
             && self.store.layers().claim(&diff_id.0, size_bytes)?
         {
-            (self.listener)(&Event::Exists { layer });
+            (self.listener)(&Event::Exists { content: layer });
             return Ok(());
         }
         let limits = layer::Limits::default();
         let waiting = |waiting: store::Waiting| {
-            let store::Waiting { done_bytes, size_bytes } = waiting;
-            (self.listener)(&Event::Download { layer, done_bytes, size_bytes });
+            let (done_bytes, size_bytes) = (waiting.done_bytes, Some(waiting.size_bytes));
+            (self.listener)(&Event::Moving { content: Some(layer), done_bytes, size_bytes });
             if self.failed.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         if let Some(ingest) = self.store.ingest(&layer, descriptor.size, waiting)? {
@@ -387,7 +357,7 @@ impl Pull<'_> {
             let file = file.ok_or(store::StoreError::Missing { digest: layer })?;
             layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
         }
-        (self.listener)(&Event::Complete { layer });
+        (self.listener)(&Event::Moved { content: Some(layer) });
         Ok(())
     }
 
@@ -405,7 +375,9 @@ impl Pull<'_> {
             Box::new(self.registry.blob(self.reference, descriptor, offset)?)
         };
         let earlier = ingest.reader()?.take(offset);
-        let mut tee = Tee { earlier, source, ingest, pull: self, descriptor, told_bytes: 0, failure: None };
+        let mut teller = Teller::new(self.listener, Some(descriptor.digest), Some(descriptor.size));
+        teller.tell(offset);
+        let mut tee = Tee { earlier, source, ingest, pull: self, teller, failure: None };
         let applied = layer::apply(&mut tee, Some(diff_id), self.store, Durability::Later, limits);
         // Also after a failure: whether the bytes are the right ones tells what failed.
         let drained = match tee.failure {
@@ -451,8 +423,7 @@ struct Tee<'a> {
     source: Box<dyn Read + Send + 'a>,
     ingest: Ingest<'a>,
     pull: &'a Pull<'a>,
-    descriptor: &'a Descriptor,
-    told_bytes: u64,
+    teller: Teller<'a>,
     /// The true error behind the one that the reader was given.
     failure: Option<Report>,
 }
@@ -476,12 +447,7 @@ impl Read for Tee<'_> {
             self.failure = Some(report);
             io::Error::other(text)
         })?;
-        let done_bytes = self.ingest.offset();
-        if done_bytes >= self.told_bytes + REPORT_BYTES || done_bytes == self.descriptor.size {
-            self.told_bytes = done_bytes;
-            let (layer, size_bytes) = (self.descriptor.digest, self.descriptor.size);
-            (self.pull.listener)(&Event::Download { layer, done_bytes, size_bytes });
-        }
+        self.teller.tell(self.ingest.offset());
         Ok(length)
     }
 }

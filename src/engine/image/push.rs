@@ -7,7 +7,7 @@
 //! An index goes with all of its images or not at all: a registry refuses one that names what it does not have. It goes
 //! when each of its images is here or at the registry; else the one image goes under the name, and a line says so.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::OnceLock;
@@ -17,13 +17,12 @@ use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Refe
 use registry::{Blob, Mount, Registry, Session};
 use store::{ImageRecord, Store, StoreError};
 
+use crate::image::progress::{Event, Listener, Teller};
 use crate::image::{DOCUMENT_MAX, open_store, pinned};
 use crate::{Engine, registries, workers};
 
 /// How many blobs are on their way at once.
 const STREAMS: usize = 3;
-/// Between two reports of one upload, in bytes.
-const REPORT_BYTES: u64 = 256 << 10;
 /// How deep indexes may nest.
 const DEPTH_MAX: usize = oci::select::DEPTH_MAX;
 
@@ -67,60 +66,8 @@ impl PushRequest {
     }
 }
 
-/// What happens during a push; told from several threads.
-#[derive(Clone, Debug)]
-pub enum PushEvent {
-    /// The repository has a blob.
-    Exists {
-        /// The blob.
-        blob: Digest,
-    },
-    /// The registry took a blob from another of its repositories.
-    Mounted {
-        /// The blob.
-        blob: Digest,
-        /// That repository.
-        from: String,
-    },
-    /// A blob is on its way.
-    Upload {
-        /// The blob.
-        blob: Digest,
-        /// Bytes so far.
-        done_bytes: u64,
-        /// Bytes there will be.
-        size_bytes: u64,
-    },
-    /// A blob is there.
-    Pushed {
-        /// The blob.
-        blob: Digest,
-    },
-    /// A name is set.
-    Tagged(Tagged),
-    /// Something to know.
-    Note {
-        /// One line.
-        text: String,
-    },
-}
-
-/// A name that stands for something at the registry now.
-#[derive(Clone, Debug)]
-pub struct Tagged {
-    /// The tag.
-    pub tag: String,
-    /// The digest of the manifest or index.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size_bytes: u64,
-}
-
-/// Who is told.
-pub type PushListener<'a> = &'a (dyn Fn(&PushEvent) + Sync);
-
 /// Sends an image, or all of its repository's.
-pub fn push(engine: &Engine, request: &PushRequest, listener: PushListener<'_>) -> Result<(), Report> {
+pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> Result<(), Report> {
     let repository = &request.reference;
     let missing = || {
         let name = repository.familiar_name();
@@ -193,7 +140,7 @@ pub(super) struct Sender<'a> {
     pub registry: &'a Registry,
     /// The repository, and the tag for what is sent last.
     pub target: &'a Reference,
-    pub listener: PushListener<'a>,
+    pub listener: Listener<'a>,
 }
 
 /// Documents in the order in which a registry takes them.
@@ -239,7 +186,7 @@ impl Sender<'_> {
                         record.reference.familiar(),
                         self.platform_of(record)?
                     );
-                    (self.listener)(&PushEvent::Note { text });
+                    (self.listener)(&Event::Note { text: &text });
                     plan = Plan::default();
                     document(self.store, &record.manifest)?
                 }
@@ -318,6 +265,9 @@ impl Sender<'_> {
 
     /// Sends what is planned, in its order.
     pub fn send(&self, plan: &Plan, find: FindSource<'_>) -> Result<(), Report> {
+        let layers = plan.blobs.iter().filter(|blob| !media::is_image_config(&blob.media_type));
+        let contents: Vec<(Digest, u64)> = layers.map(|blob| (blob.digest, blob.size)).collect();
+        (self.listener)(&Event::Planned { contents: &contents });
         // One that fails ends what the others wait for or send.
         workers::each(&plan.blobs, STREAMS, self.registry.cancelled(), |blob| {
             self.blob(blob, find).step(|| format!("blob {}", blob.digest))
@@ -332,9 +282,8 @@ impl Sender<'_> {
     /// Sends the document that the target's tag is to stand for.
     pub fn tag(&self, last: &Document) -> Result<(), Report> {
         self.registry.put_document(self.target, last.raw(), last.media_type())?;
-        let tag = self.target.tag().unwrap_or_default().to_owned();
-        let tagged = Tagged { tag, digest: last.digest(), size_bytes: last.raw().len() as u64 };
-        (self.listener)(&PushEvent::Tagged(tagged));
+        let tag = self.target.tag().unwrap_or_default();
+        (self.listener)(&Event::Tagged { tag, digest: last.digest(), size_bytes: last.raw().len() as u64 });
         Ok(())
     }
 
@@ -342,20 +291,16 @@ impl Sender<'_> {
     fn blob(&self, descriptor: &Descriptor, find: FindSource<'_>) -> Result<(), Report> {
         let (blob, target) = (descriptor.digest, self.target);
         let is_layer = !media::is_image_config(&descriptor.media_type);
-        let tell = |event: &PushEvent| {
-            if is_layer {
-                (self.listener)(event);
-            }
-        };
+        let tell: Listener<'_> = if is_layer { self.listener } else { &|_| {} };
         if self.registry.has_blob(target, &blob)? {
-            tell(&PushEvent::Exists { blob });
+            tell(&Event::Exists { content: blob });
             return Ok(());
         }
         let mut session = None;
         if let Some(from) = find(&blob).filter(|_| is_layer) {
             match self.registry.mount_blob(target, &blob, &from)? {
                 Mount::Done => {
-                    tell(&PushEvent::Mounted { blob, from: from.repository().to_owned() });
+                    tell(&Event::Mounted { content: blob, from: from.repository() });
                     return Ok(());
                 }
                 Mount::Opened(opened) => session = Some(opened),
@@ -366,9 +311,7 @@ impl Sender<'_> {
             // A layer that is to be had elsewhere need not be at the registry.
             return if descriptor.urls.is_empty() { Err(missing(&blob)) } else { Ok(()) };
         };
-        self.upload(descriptor, &file, session, &tell)?;
-        tell(&PushEvent::Pushed { blob });
-        Ok(())
+        self.upload(descriptor, &file, session, tell)
     }
 
     fn upload(
@@ -376,22 +319,19 @@ impl Sender<'_> {
         descriptor: &Descriptor,
         file: &File,
         session: Option<Session>,
-        tell: &dyn Fn(&PushEvent),
+        listener: Listener<'_>,
     ) -> Result<(), Report> {
         let (blob, wanted_bytes) = (descriptor.digest, descriptor.size);
         let size_bytes = file.metadata().map_err(|error| Report::of(Kind::Internal, error))?.len();
         if size_bytes != wanted_bytes {
             return Err(StoreError::Size { digest: blob, wanted_bytes, found_bytes: size_bytes }.into());
         }
-        let reported = Cell::new(0);
-        let told = |done_bytes: u64| {
-            // A retry goes back.
-            if done_bytes < reported.get() || done_bytes >= reported.get() + REPORT_BYTES || done_bytes == size_bytes {
-                reported.set(done_bytes);
-                tell(&PushEvent::Upload { blob, done_bytes, size_bytes });
-            }
-        };
-        Ok(self.registry.upload(self.target, &Blob { digest: blob, size: size_bytes, file }, session, &told)?)
+        let teller = RefCell::new(Teller::new(listener, Some(blob), Some(size_bytes)));
+        let told = |done_bytes: u64| teller.borrow_mut().tell(done_bytes);
+        told(0);
+        self.registry.upload(self.target, &Blob { digest: blob, size: size_bytes, file }, session, &told)?;
+        teller.borrow_mut().moved();
+        Ok(())
     }
 }
 

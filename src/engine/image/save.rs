@@ -22,6 +22,7 @@ use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
 use crate::file::failed;
+use crate::image::progress::{Event, Listener, Teller, Told};
 use crate::image::{assemble, find_record, load_config, make_store, pinned};
 
 /// The form of what is written.
@@ -63,13 +64,25 @@ struct Saved {
 }
 
 /// Writes images as one archive.
-pub fn save_archive(engine: &Engine, names: &[String], format: SaveFormat, out: &mut dyn Write) -> Result<(), Report> {
+pub fn save_archive(
+    engine: &Engine,
+    names: &[String],
+    format: SaveFormat,
+    out: &mut dyn Write,
+    listener: Listener<'_>,
+) -> Result<(), Report> {
     let (store, images, _lease) = prepare(engine, names)?;
-    archive(&store, &images, format, out).step(|| "cannot save".to_owned())
+    archive(&store, &images, format, out, listener).step(|| "cannot save".to_owned())
 }
 
 /// Writes images into a directory, which is made, or is empty.
-pub fn save_directory(engine: &Engine, names: &[String], format: SaveFormat, path: &Path) -> Result<(), Report> {
+pub fn save_directory(
+    engine: &Engine,
+    names: &[String],
+    format: SaveFormat,
+    path: &Path,
+    listener: Listener<'_>,
+) -> Result<(), Report> {
     let (store, images, _lease) = prepare(engine, names)?;
     fs::create_dir_all(path).map_err(|error| failed("making directory", path, error))?;
     let mut entries = fs::read_dir(path).map_err(|error| failed("reading", path, error))?;
@@ -77,9 +90,9 @@ pub fn save_directory(engine: &Engine, names: &[String], format: SaveFormat, pat
         return Err(Report::new(Kind::Conflict, format!("{} is not empty", path.display())));
     }
     match (format, &images[..]) {
-        (SaveFormat::DockerDir, [image]) => directory(&store, image, path),
+        (SaveFormat::DockerDir, [image]) => directory(&store, image, path, listener),
         (SaveFormat::DockerDir, _) => Err(Report::new(Kind::Usage, "the format docker-dir holds one image only")),
-        _ => layout_directory(&store, &images, path),
+        _ => layout_directory(&store, &images, path, listener),
     }
     .step(|| format!("cannot save to {}", path.display()))
 }
@@ -233,15 +246,23 @@ fn docker_text(images: &[Saved]) -> Result<Vec<u8>, Report> {
     serde_json::to_vec(&images.iter().map(entry).collect::<Vec<_>>()).map_err(|error| Report::of(Kind::Internal, error))
 }
 
-fn archive(store: &Store, images: &[Saved], format: SaveFormat, out: &mut dyn Write) -> Result<(), Report> {
+fn archive(
+    store: &Store,
+    images: &[Saved],
+    format: SaveFormat,
+    out: &mut dyn Write,
+    listener: Listener<'_>,
+) -> Result<(), Report> {
     let docker = format == SaveFormat::DockerArchive;
-    let mut to = TarWriter::new(out, None).without_holes();
+    let blobs = blobs(images);
+    let mut out = Told::new(out, Teller::new(listener, None, Some(blobs.values().sum())));
+    let mut to = TarWriter::new(&mut out, None).without_holes();
     let of_file = Metadata { permissions: 0o644, ..Metadata::default() };
     let of_directory = Metadata { permissions: 0o755, ..Metadata::default() };
     for path in [&b"blobs"[..], b"blobs/sha256"] {
         to.entry(path, &of_directory, &TarEntry::Directory)?;
     }
-    for (digest, size) in blobs(images) {
+    for (digest, size) in blobs {
         let file = open_blob(store, &digest, size)?;
         let content = TarContent::File { file: &file, offset: 0, size };
         to.file(blob_path(&digest).as_bytes(), &of_file, &content)?;
@@ -251,22 +272,28 @@ fn archive(store: &Store, images: &[Saved], format: SaveFormat, out: &mut dyn Wr
         to.file(b"manifest.json", &of_file, &TarContent::Bytes(&docker_text(images)?))?;
     }
     to.file(b"oci-layout", &of_file, &TarContent::Bytes(OCI_LAYOUT))?;
-    let out = to.finish()?;
-    out.flush().map_err(|error| Report::of(Kind::Internal, error)).step(|| "writing the archive".to_owned())
+    to.finish()?;
+    out.flush().map_err(|error| Report::of(Kind::Internal, error)).step(|| "writing the archive".to_owned())?;
+    out.moved();
+    Ok(())
 }
 
 /// Copies blobs into a directory under names that `name` makes of their digests.
 fn copy_blobs(
     store: &Store,
-    blobs: impl IntoIterator<Item = (Digest, u64)>,
+    blobs: &BTreeMap<Digest, u64>,
     to: impl Fn(&Digest) -> std::path::PathBuf,
+    listener: Listener<'_>,
 ) -> Result<(), Report> {
+    listener(&Event::Planned { contents: &Vec::from_iter(blobs.clone()) });
     for (digest, size) in blobs {
-        let path = to(&digest);
-        let mut from = open_blob(store, &digest, size)?;
+        let path = to(digest);
+        let from = open_blob(store, digest, *size)?;
+        let mut from = Told::new(from, Teller::new(listener, Some(*digest), Some(*size)));
         File::create_new(&path)
             .and_then(|mut file| std::io::copy(&mut from, &mut file))
             .map_err(|error| failed("writing", &path, error))?;
+        from.moved();
     }
     Ok(())
 }
@@ -275,19 +302,19 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Report> {
     fs::write(path, content).map_err(|error| failed("writing", path, error))
 }
 
-fn layout_directory(store: &Store, images: &[Saved], path: &Path) -> Result<(), Report> {
+fn layout_directory(store: &Store, images: &[Saved], path: &Path, listener: Listener<'_>) -> Result<(), Report> {
     let below = path.join("blobs/sha256");
     fs::create_dir_all(&below).map_err(|error| failed("making directory", &below, error))?;
-    copy_blobs(store, blobs(images), |digest| below.join(digest.hex()))?;
+    copy_blobs(store, &blobs(images), |digest| below.join(digest.hex()), listener)?;
     write(&path.join("index.json"), &index_text(images, false))?;
     // Last: it is what makes a directory a layout.
     write(&path.join("oci-layout"), OCI_LAYOUT)
 }
 
-fn directory(store: &Store, image: &Saved, path: &Path) -> Result<(), Report> {
+fn directory(store: &Store, image: &Saved, path: &Path, listener: Listener<'_>) -> Result<(), Report> {
     let mut blobs = blobs(std::slice::from_ref(image));
     blobs.remove(&image.manifest.digest);
-    copy_blobs(store, blobs, |digest| path.join(digest.hex()))?;
+    copy_blobs(store, &blobs, |digest| path.join(digest.hex()), listener)?;
     write(&path.join("manifest.json"), &image.manifest.raw)?;
     write(&path.join("version"), b"Directory Transport Version: 1.1\n")
 }

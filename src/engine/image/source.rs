@@ -10,10 +10,9 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use base::{Context, Kind, Report};
-use layer::{Compression, Limits, Located, Place};
+use layer::{LayerError, Limits, Located, Place};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -21,6 +20,7 @@ use store::Store;
 use sys::path::open_in;
 
 use crate::file::failed;
+use crate::image::progress::{Listener, Teller, Told};
 
 /// A source of images.
 pub(crate) enum Source {
@@ -55,45 +55,46 @@ impl Read for Part {
 
 impl Source {
     /// What has been opened at a path: a directory, or an archive, compressed or not.
-    pub fn of(store: &Store, file: File, path: &Path) -> Result<Source, Report> {
+    pub fn of(store: &Store, file: File, path: &Path, listener: Listener<'_>) -> Result<Source, Report> {
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(Source::Directory(file.into()));
         }
-        let mut magic = [0; 8];
+        let mut magic = [0; 16];
         let read = file.read_at(&mut magic, 0).unwrap_or(0);
         let seekable = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        if seekable && Compression::of_magic(&magic[..read]) == Compression::None {
-            refuse_others(&magic[..read])?;
+        if seekable && layer::is_plain(&magic[..read]) {
             return Source::archive(file).step(|| format!("reading {}", path.display()));
         }
-        Source::stream(store, file).step(|| format!("reading {}", path.display()))
+        let size = seekable.then(|| file.metadata().map_or(0, |metadata| metadata.len()));
+        Source::stream(store, file, size, listener).step(|| format!("reading {}", path.display()))
     }
 
-    /// What a stream brings, which is an archive.
-    pub fn stream(store: &Store, reader: impl Read + Send) -> Result<Source, Report> {
-        let limits = Limits::default();
-        let reading = |error| Report::of(Kind::Usage, error).with_step("reading the archive");
-        let (mut plain, compressed) = layer::decompressed(reader).map_err(reading)?;
+    /// What a stream brings, which is an archive; `size_bytes` is its length where that is known.
+    pub fn stream(
+        store: &Store,
+        reader: impl Read + Send,
+        size_bytes: Option<u64>,
+        listener: Listener<'_>,
+    ) -> Result<Source, Report> {
+        let mut reader = Told::new(reader, Teller::new(listener, None, size_bytes));
+        let reading = |error| match LayerError::from_io(error) {
+            LayerError::Read { source } => Report::of(Kind::Usage, source).with_step("reading the archive"),
+            error => error.into(),
+        };
+        let mut plain = layer::unpacked(&mut reader, &Limits::default()).map_err(reading)?;
         let mut spool = store.blobs().create()?;
         let mut buffer = vec![0; 1 << 20];
-        let (mut total, mut first) = (0u64, true);
         loop {
             let length = plain.read(&mut buffer).map_err(reading)?;
             if length == 0 {
                 break;
             }
-            if std::mem::take(&mut first) {
-                refuse_others(&buffer[..length])?;
-            }
-            total += length as u64;
-            let limit = limits.stream_bytes(compressed.load(Ordering::Relaxed));
-            if total > limit {
-                return Err(layer::LayerError::Limit { what: "uncompressed bytes", limit }.into());
-            }
             spool.write_all(&buffer[..length]).map_err(|error| {
                 Report::of(Kind::Internal, error).with_step("writing the archive to a file of the store")
             })?;
         }
+        drop(plain);
+        reader.moved();
         let file = spool.file().try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
         Source::archive(file)
     }
@@ -103,7 +104,8 @@ impl Source {
         let again = file.try_clone().map_err(|error| Report::of(Kind::Internal, error))?;
         let whole = Part { file: again, at: 0, left: length };
         let located = layer::locate(BufReader::with_capacity(1 << 20, whole)).map_err(|error| {
-            Report::from(error).with_hint("an archive of images is a tar archive, plain, gzip or zstd")
+            Report::from(error)
+                .with_hint("an archive of images is a tar archive, plain or compressed with gzip, zstd, bzip2 or xz")
         })?;
         Ok(Source::Archive(file, located))
     }
@@ -175,17 +177,6 @@ fn resolve(located: &Located, path: &str) -> Option<(u64, u64)> {
         }
     }
     None
-}
-
-/// Refuses by name what others would unpack.
-fn refuse_others(magic: &[u8]) -> Result<(), Report> {
-    let name = match magic {
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
-        _ => return Ok(()),
-    };
-    Err(Report::new(Kind::Unsupported, format!("the archive is compressed with {name}"))
-        .with_hint(format!("`{name} -dc FILE | sublet load` unpacks it")))
 }
 
 fn not_there(path: &Path, error: io::Error) -> Report {

@@ -19,6 +19,7 @@ use crate::file::{self, failed};
 
 pub use login::{Kept, Login, log_in, log_in_again};
 pub use logout::log_out;
+pub use registry::Credential;
 
 /// What `credential-helpers` of `registries.conf` calls the files of credentials.
 const FILES_WORD: &str = "containers-auth.json";
@@ -94,17 +95,32 @@ fn drop_ins_in(directory: &Path) -> Result<Vec<PathBuf>, Report> {
     Ok(files)
 }
 
+/// A user's name and password as `NAME:PASSWORD`.
+pub fn credential(text: &str) -> Result<Credential, Report> {
+    let wrong = || Report::new(Kind::Usage, "credentials are a user's name and a password with a colon between");
+    let (user, password) = text.split_once(':').ok_or_else(wrong)?;
+    Credential::of_user(user.to_owned(), password.to_owned()).ok_or_else(wrong)
+}
+
 /// A client of all registries; refused where none may be asked.
 pub(crate) fn client(engine: &Engine, conf: RegistriesConf) -> Result<Registry, Report> {
-    let credentials = credentials(engine, &conf)?;
-    Ok(Registry::new(settings(engine, conf, credentials)?))
+    client_of(engine, conf, None)
 }
 
 /// The same that sends blobs in parts of this size, if one is given.
 pub(crate) fn client_in_parts(engine: &Engine, part_bytes: Option<u64>) -> Result<Registry, Report> {
-    let conf = conf(engine)?;
+    client_of(engine, conf(engine)?, part_bytes)
+}
+
+fn client_of(engine: &Engine, conf: RegistriesConf, part_bytes: Option<u64>) -> Result<Registry, Report> {
     let credentials = credentials(engine, &conf)?;
-    Ok(Registry::new(Settings { part_bytes, ..settings(engine, conf, credentials)? }))
+    let credential = engine.options().credential.clone();
+    Ok(Registry::new(Settings { part_bytes, credential, ..settings(engine, conf, credentials)? }))
+}
+
+/// A client that is nobody, for what belongs to no registry.
+pub(crate) fn anonymous(engine: &Engine) -> Result<Registry, Report> {
+    Ok(Registry::new(settings(engine, RegistriesConf::default(), Credentials::default())?))
 }
 
 /// Says what registries said beside their answers.
@@ -115,9 +131,15 @@ pub(crate) fn tell_notes(engine: &Engine, registry: &Registry) {
 fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credentials) -> Result<Settings, Report> {
     engine.require_network(&[])?;
     let options = engine.options();
+    if let Some(directory) = &options.certificates_for_all {
+        fs::read_dir(directory).map_err(|error| failed("reading the certificates in", directory, error))?;
+    }
     Ok(Settings {
+        headers: credentials.headers(),
         credentials,
         registries,
+        certificates_for_all: options.certificates_for_all.clone(),
+        tls_verify: options.tls_verify,
         insecure: options.insecure.clone(),
         certificates: options.certificates.clone(),
         roots: options.roots.clone(),

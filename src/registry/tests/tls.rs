@@ -117,13 +117,27 @@ fn an_authority_is_trusted_where_it_was_put() {
     let error = ask(&host, by_host);
     assert!(reached(&error), "{error:?}");
 
+    let for_all = |name: &str| Some(directory.path().join(name));
+    let directly = Settings { certificates_for_all: for_all("certs.d/other:5000"), ..Settings::default() };
+    let error = ask(&host, directly);
+    assert!(reached(&error), "{error:?}");
+    let none =
+        Settings { certificates_for_all: for_all("none"), certificates: vec![certs.clone()], ..Settings::default() };
+    let error = ask(&host, none);
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "it stands in place of the others: {error:?}");
+
     let roots = Settings { roots: Some(directory.path().join("ca.crt")), ..Settings::default() };
     let error = ask(&host, roots);
     assert!(reached(&error), "{error:?}");
     let empty = Settings { roots: Some(directory.path().join("none")), ..Settings::default() };
     let error = ask(&host, empty);
     assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
-    let error = ask(&host, Settings { insecure: vec![host.clone()], ..Settings::default() });
+    let insecure = Settings { insecure: vec![host.clone()], ..Settings::default() };
+    let error = ask(&host, insecure.clone());
+    assert!(reached(&error), "{error:?}");
+    let error = ask(&host, Settings { tls_verify: Some(true), ..insecure });
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "it must prove who it is all the same: {error:?}");
+    let error = ask(&host, Settings { tls_verify: Some(false), ..Settings::default() });
     assert!(reached(&error), "{error:?}");
 }
 

@@ -1,0 +1,145 @@
+//! `import` from web addresses, and archives that are compressed as layers never are.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::http::{Answer, Asked, Server};
+use crate::support::{Home, busybox, skip};
+use crate::tar::{Entry, archive};
+
+/// Bytes through a program of the host; `None` (and the skip is noted) where it is missing.
+fn through(program: &[&str], input: &[u8]) -> Option<Vec<u8>> {
+    let child = Command::new(program[0]).args(&program[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut child) = child else {
+        skip(&format!("{} is not installed", program[0]));
+        return None;
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success());
+    Some(output.stdout)
+}
+
+fn small() -> Vec<u8> {
+    archive(&[Entry { path: "hello", content: b"hello\n", ..Entry::default() }])
+}
+
+fn layers(home: &Home, name: &str) -> Value {
+    serde_json::from_str(&home.ok(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name])).unwrap()
+}
+
+#[test]
+fn an_archive_is_fetched_from_a_web_address() {
+    let Some(home) = Home::new(&[]) else { return };
+    let tar = small();
+    fs::write(home.path("small.tar"), &tar).unwrap();
+    home.ok(&["import", &home.path("small.tar").to_string_lossy(), "local"]);
+    let server = Server::answering(move |asked: &Asked| {
+        assert_eq!(asked.header("authorization"), "");
+        let whole = || Answer::ok("application/x-tar", &tar);
+        match asked.path.as_str() {
+            "/root.tar" => whole(),
+            "/moved" => Answer::refused(302, "").with("Location", "/root.tar"),
+            "/away" => Answer::refused(302, "").with("Location", "file:///etc/passwd"),
+            "/cut" => Answer { send_bytes: 600, ..whole() },
+            // Behind the end of the archive there is more, which never comes: it is not all of what was announced.
+            "/short" => Answer { send_bytes: tar.len(), body: [&tar[..], &[0; 4096]].concat(), ..whole() },
+            "/login" => Answer::refused(401, "").with("WWW-Authenticate", "Basic realm=\"x\""),
+            _ => Answer::refused(404, "none"),
+        }
+    });
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    fs::create_dir_all(home.path(".docker")).unwrap();
+    let known =
+        serde_json::json!({ "auths": { server.address.to_string(): { "username": "me", "password": "secret" } } });
+    fs::write(home.path(".docker/config.json"), known.to_string()).unwrap();
+    for path in ["/root.tar", "/moved"] {
+        let id = home.ok(&["import", &url(path), "fetched"]);
+        assert!(id.starts_with("sha256:"), "{id}");
+        assert_eq!(layers(&home, "fetched"), layers(&home, "local"));
+    }
+    let message = home.ok(&["history", "--format", "{{.Comment}}", "fetched"]);
+    assert_eq!(message, format!("Imported from {}\n", url("/moved")));
+    let progress = home.run(&["import", "--progress=json", &url("/root.tar"), "fetched"]).stderr;
+    assert!(progress.contains(&format!("\"total\":{}", small().len())), "{progress}");
+    for (path, why) in [
+        ("/cut", "cannot import the archive"),
+        ("/short", "cannot import the archive"),
+        ("/none", "status 404"),
+        ("/login", "status 401"),
+        ("/away", "no web address"),
+    ] {
+        let said = home.fails(1, &["import", &url(path), "broken"]);
+        assert!(said.contains(why), "{path}: {said}");
+    }
+    assert_eq!(home.run(&["image", "exists", "broken"]).code, 1);
+    let said = home.fails(1, &["import", &format!("http://me:secret@{}/root.tar", server.address), "broken"]);
+    assert!(said.contains("it names a user") && !said.contains("secret"), "{said}");
+    let said = home.fails(1, &["--offline", "import", &url("/root.tar"), "broken"]);
+    assert!(said.contains("offline"), "{said}");
+    home.fails(1, &["import", "http://127.0.0.1:1/root.tar", "broken"]);
+}
+
+#[test]
+fn archives_are_unpacked_however_they_are_compressed() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let tar = small();
+    fs::write(home.path("small.tar"), &tar).unwrap();
+    home.ok(&["import", &home.path("small.tar").to_string_lossy(), "plain"]);
+    let saved = home.path("saved.tar");
+    home.ok(&["save", "-o", &saved.to_string_lossy(), &busybox()]);
+    let image = fs::read(&saved).unwrap();
+    for program in
+        [&["bzip2"][..], &["xz", "-9", "-T2"], &["xz", "--check=sha256", "--x86", "--lzma2"], &["gzip"], &["zstd"]]
+    {
+        let (Some(packed), Some(packed_image)) = (through(program, &tar), through(program, &image)) else { continue };
+        // Several streams behind each other are one file, as who compresses on several processors writes it.
+        let (half, rest) = tar.split_at(512);
+        let several = [through(program, half).unwrap(), through(program, rest).unwrap()].concat();
+        for (what, bytes) in [("one", packed), ("several", several)] {
+            let done = home.run_with_input(&["import", "-", "packed"], &bytes);
+            assert_eq!(done.code, 0, "{program:?} {what}: {done:#?}");
+            assert_eq!(layers(&home, "packed"), layers(&home, "plain"), "{program:?} {what}");
+        }
+        let second = Home::new(&[]).unwrap();
+        let done = second.run_with_input(&["load"], &packed_image);
+        assert_eq!(done.code, 0, "{program:?}: {done:#?}");
+        let path = second.path("packed");
+        fs::write(&path, &packed_image).unwrap();
+        let loaded = second.ok(&["load", "-i", &path.to_string_lossy()]);
+        assert_eq!(loaded, format!("Loaded image: {}:latest\n", busybox()), "{program:?}");
+        assert_eq!(layers(&second, &busybox()), layers(&home, &busybox()), "{program:?}");
+        // What is cut is no archive.
+        fs::write(&path, &packed_image[..packed_image.len() / 2]).unwrap();
+        second.fails(1, &["load", "-i", &path.to_string_lossy()]);
+    }
+}
+
+/// A layer that is compressed so is no layer: other engines would not know it either.
+#[test]
+fn layers_that_are_compressed_so_are_refused_by_name() {
+    let Some(home) = Home::new(&[]) else { return };
+    for program in ["bzip2", "xz"] {
+        let Some(packed) = through(&[program], &small()) else { continue };
+        let digest = fixture::image::digest(&small());
+        let config = serde_json::json!({ "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [digest] } });
+        let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["odd:1"], "Layers": ["layer.tar"] }]);
+        let (config, manifest) = (config.to_string(), manifest.to_string());
+        let file = |path, content| Entry { path, content, ..Entry::default() };
+        let image = archive(&[
+            file("config.json", config.as_bytes()),
+            file("manifest.json", manifest.as_bytes()),
+            file("layer.tar", &packed),
+        ]);
+        let done = home.run_with_input(&["load"], &image);
+        let why = format!("the layer is compressed with {program}, for which images have no media type");
+        assert!(done.code == 1 && done.stderr.contains(&why) && done.stderr.contains("hint: "), "{done:#?}");
+    }
+}

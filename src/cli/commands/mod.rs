@@ -91,8 +91,11 @@ pub enum Command {
     Wait(wait::Wait),
 }
 
+/// Gives a command its options and arguments.
+pub type Augment = fn(Grammar) -> Grammar;
+
 /// The grammar of a command that scripts run often, by its name.
-pub fn scripted(name: &str) -> Option<(&'static str, fn(Grammar) -> Grammar)> {
+pub fn scripted(name: &str) -> Option<(&'static str, Augment)> {
     Some(match name {
         "exec" => ("exec", exec::Exec::augment_args),
         "images" => ("images", images::Images::augment_args),

@@ -91,7 +91,7 @@ pub fn wait(child: &OwnedFd, master: Option<OwnedFd>, mut notify: Option<Proxy>,
             }
         }
         if is(Source::Notification)
-            && let Some(proxy) = notify.take_if(|proxy| proxy.is_ready())
+            && let Some(proxy) = notify.take_if(|proxy| proxy.hear() == Some(true))
         {
             proxy.tell(std::process::id() as i32, log);
         }

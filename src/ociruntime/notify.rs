@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, socket};
 use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::{Mount, Spec};
+use sys::process::{has_ended, is_directory};
 use sys::socket::{address_in, open_directory};
 use sys::{Call, Errno, SysError};
 
@@ -35,6 +36,8 @@ const SOCKET: &str = "notify.sock";
 const INSIDE: &str = "/run/notify";
 /// How long a manager may take to close the descriptor of a barrier; older ones than systemd 246 know none. runc's.
 const BARRIER_LIMIT_MS: u16 = 30_000;
+/// How often a process is looked at that nothing tells of.
+const PAUSE_MS: u8 = 10;
 
 /// Whether a service manager waits for what the payload of a new container says.
 pub fn is_wanted(log: &Log) -> bool {
@@ -103,30 +106,37 @@ impl Proxy {
         Some(Proxy { socket: socket?, manager })
     }
 
-    /// Whether what the payload says next is that it is ready.
-    pub fn is_ready(&self) -> bool {
+    /// Takes what the payload has said next: whether that it is ready. `None` when there is nothing.
+    pub fn hear(&self) -> Option<bool> {
         // As large as systemd's own; of a longer message nothing is lost that counts here.
         let mut buffer = [0; 4096];
-        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap_or(0);
-        buffer[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+        Some(buffer[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1"))
     }
 
     /// Waits until the payload is ready or has ended, tells the manager, whose main process is `pid` then, and waits until it
     /// has heard: it looks up whose word it is by the sender, which must still be there.
     pub fn wait(&self, init: BorrowedFd<'_>, pid: i32, log: &Log) -> Result<(), SysError> {
+        // Where `pidfd_open` is refused, nothing tells of the end.
+        let silent = is_directory(init);
         loop {
-            let mut fds = [self.as_fd(), init].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut fds, PollTimeout::NONE) {
+            let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            fds.extend((!silent).then(|| PollFd::new(init, PollFlags::POLLIN)));
+            let timeout = if silent { PollTimeout::from(PAUSE_MS) } else { PollTimeout::NONE };
+            match poll(&mut fds, timeout) {
                 Err(Errno::EINTR) => continue,
                 polled => polled.call(|| "poll(notifications)".to_owned())?,
             };
-            let [said, ended] = fds.map(|fd| fd.any().unwrap_or(false));
-            if said && self.is_ready() {
-                return self.tell(pid, log).map_or(Ok(()), |manager| wait_heard(&manager));
-            }
-            // What it said last has been read by then.
-            if ended && !said {
-                return Ok(());
+            // Asked first, so that what was said last is heard.
+            let ended = has_ended(init);
+            match self.hear() {
+                Some(true) => {
+                    // A manager that has gone meanwhile will hear nothing.
+                    let _ = self.tell(pid, log).map(|manager| wait_heard(&manager));
+                    return Ok(());
+                }
+                None if ended => return Ok(()),
+                _ => {}
             }
         }
     }

@@ -279,6 +279,7 @@ mod tests {
 
     /// What is written where; a kernel without such a module has no such files.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own directory")]
     fn labels_are_written_where_each_module_reads_them() {
         let directory = std::env::temp_dir().join(format!("sublet-labels-{}", std::process::id()));
         let attr = directory.join("self/attr");

@@ -14,7 +14,7 @@ pub struct Limits {
     /// How much memory names, attributes and small files of all entries may take while the layer is applied, in bytes.
     /// The index that is written out of them, and then merged with others, takes about as much.
     pub tree_bytes: u64,
-    /// Contents up to this size are kept in the index itself.
+    /// Contents up to this size are kept in the index itself, as long as there are few.
     pub inline_bytes: u64,
     /// Contents up to this size are kept in the pack of the layer, larger ones alone.
     pub pack_bytes: u64,

@@ -147,7 +147,10 @@ fn time(value: &[u8]) -> Result<Time, Fault> {
     const WRONG: Fault = "a time in a pax record is malformed";
     let (negative, value) = value.strip_prefix(b"-").map_or((false, value), |rest| (true, rest));
     let mut parts = value.splitn(2, |byte| *byte == b'.');
-    let seconds = i64::try_from(decimal(parts.next().unwrap_or_default())?).map_err(|_| WRONG)?;
+    let seconds = decimal(parts.next().unwrap_or_default())?;
+    // The least number has no positive counterpart.
+    let seconds = if negative { 0i64.checked_sub_unsigned(seconds) } else { i64::try_from(seconds).ok() };
+    let seconds = seconds.ok_or(WRONG)?;
     let fraction = parts.next().unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
         return Err(WRONG);
@@ -155,9 +158,8 @@ fn time(value: &[u8]) -> Result<Time, Fault> {
     let digit = |place: usize| u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
     let nanoseconds = (0..9).fold(0, |value, place| value * 10 + digit(place));
     Ok(match (negative, nanoseconds) {
-        (false, _) => Time { seconds, nanoseconds },
-        (true, 0) => Time { seconds: -seconds, nanoseconds: 0 },
-        (true, _) => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
+        (false, _) | (true, 0) => Time { seconds, nanoseconds },
+        (true, _) => Time { seconds: seconds.checked_sub(1).ok_or(WRONG)?, nanoseconds: 1_000_000_000 - nanoseconds },
     })
 }
 
@@ -198,6 +200,13 @@ mod tests {
         assert_eq!(time(b"-1.25"), Ok(Time { seconds: -2, nanoseconds: 750_000_000 }));
         assert_eq!(time(b"-3"), Ok(Time { seconds: -3, nanoseconds: 0 }));
         assert_eq!(time(b"0.1234567899"), Ok(Time { seconds: 0, nanoseconds: 123_456_789 }));
+        // The ends, as a writer has them.
+        assert_eq!(time(b"-9223372036854775808"), Ok(Time { seconds: i64::MIN, nanoseconds: 0 }));
+        assert_eq!(time(b"-9223372036854775807.5"), Ok(Time { seconds: i64::MIN, nanoseconds: 500_000_000 }));
+        assert_eq!(time(b"9223372036854775807"), Ok(Time { seconds: i64::MAX, nanoseconds: 0 }));
+        for beyond in [&b"-9223372036854775808.5"[..], b"-9223372036854775809", b"9223372036854775808"] {
+            assert!(time(beyond).is_err());
+        }
         assert!(time(b"1.x").is_err());
         assert!(time(b"").is_err());
     }

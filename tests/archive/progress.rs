@@ -81,7 +81,7 @@ fn only_terminals_get_bars_and_only_answers_are_on_standard_output() {
     for (words, answer) in [
         (format!("save -o {saved} {}", busybox()), ""),
         ("commit cc made".to_owned(), "sha256:"),
-        (format!("export cc -o {saved}.tree && {bin} import {saved}.tree made"), "sha256:"),
+        (format!("export cc -o {saved}.tree && TERM=xterm {bin} import {saved}.tree made"), "sha256:"),
     ] {
         let seen = home.on_a_terminal(&line(&words));
         assert!(seen.contains("total       : "), "{words}: {seen:?}");

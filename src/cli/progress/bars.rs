@@ -1,7 +1,7 @@
 //! Bars at the foot of a terminal: one for each content that moves, below them one for all.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use base::units::human_size;
 use engine::image::Event;
@@ -17,15 +17,14 @@ const TOTAL: &str = "total       ";
 /// The bars of one piece of work; they go when it does.
 pub struct Bars {
     screen: MultiProgress,
-    total: ProgressBar,
+    /// Made when something moves: a bar is drawn when it is made to go away, too.
+    total: OnceLock<ProgressBar>,
     contents: Mutex<BTreeMap<Digest, ProgressBar>>,
 }
 
 impl Bars {
     pub fn new() -> Self {
-        let screen = MultiProgress::new();
-        let total = screen.add(bar(TOTAL.to_owned()));
-        Bars { screen, total, contents: Mutex::default() }
+        Bars { screen: MultiProgress::new(), total: OnceLock::new(), contents: Mutex::default() }
     }
 
     /// Moves the bars of an event.
@@ -35,7 +34,7 @@ impl Bars {
                 if let Some(content) = content {
                     self.content(*content, *done_bytes, *size_bytes);
                 }
-                set(&self.total, total.done_bytes, total.size_bytes, total_text(total));
+                set(self.total(), total.done_bytes, total.size_bytes, total_text(total));
             }
             Event::Moved { content: Some(content) } => {
                 if let Some(bar) = locked(&self.contents).remove(content) {
@@ -51,9 +50,13 @@ impl Bars {
         self.screen.suspend(print);
     }
 
+    fn total(&self) -> &ProgressBar {
+        self.total.get_or_init(|| self.screen.add(bar(TOTAL.to_owned())))
+    }
+
     fn content(&self, content: Digest, done_bytes: u64, size_bytes: Option<u64>) {
         let mut contents = locked(&self.contents);
-        let new = || self.screen.insert_before(&self.total, bar(content.short()));
+        let new = || self.screen.insert_before(self.total(), bar(content.short()));
         let of = size_bytes.map(|size| format!(" of {}", human_size(size))).unwrap_or_default();
         let text = format!("{}{of}", human_size(done_bytes));
         set(contents.entry(content).or_insert_with(new), done_bytes, size_bytes, text);
@@ -63,7 +66,7 @@ impl Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         // After a failure those of the other contents stand there too.
-        locked(&self.contents).values().chain([&self.total]).for_each(ProgressBar::finish_and_clear);
+        locked(&self.contents).values().chain(self.total.get()).for_each(ProgressBar::finish_and_clear);
     }
 }
 

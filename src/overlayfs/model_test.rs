@@ -336,7 +336,7 @@ impl Model {
                 let ino = self.get(path)?;
                 let seen = &mut self.inodes[ino];
                 seen.uid = *uid;
-                if seen.mode & S_IFMT == S_IFREG {
+                if seen.mode & S_IFMT != S_IFDIR {
                     seen.take_set_id();
                 }
             }
@@ -374,7 +374,7 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let path = || prop::sample::select(PATHS.to_vec()).prop_map(|path| format!("/{path}"));
-    let kind = prop::sample::select(vec![S_IFREG, S_IFREG, S_IFDIR, S_IFLNK]);
+    let kind = prop::sample::select(vec![S_IFREG, S_IFREG, S_IFDIR, S_IFLNK, nix::libc::S_IFIFO]);
     let op = prop_oneof![
         3 => (path(), kind).prop_map(|(path, kind)| Op::Make(path, kind)),
         1 => (path(), path()).prop_map(|(from, to)| Op::Link(from, to)),

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use crate::attr::{
-    Attr, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, SetAttr, SetTime, Time,
+    Attr, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_ISGID, SetAttr, SetTime, Time,
     without_privileges,
 };
 use crate::lower::damaged;
@@ -327,12 +327,11 @@ fn check_rename(
 
 /// The record of a change of attributes; `None` when only the size was to change.
 fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
-    let regular = old.mode & S_IFMT == S_IFREG;
     let chown = change.uid.is_some() || change.gid.is_some();
     // What takes privileges away, beside truncation: chown of anything but a directory.
     let dropping = chown && !is_dir(old);
     let mut mode = old.mode;
-    if dropping && regular {
+    if dropping {
         mode = without_privileges(mode);
     }
     if let Some(new) = change.mode {

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod pjdfstest;
 mod tree;
 
 use support::oracle::{same_as_podman, same_as_the_kernel};

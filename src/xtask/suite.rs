@@ -130,7 +130,7 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     }
     let mut programs = vec![("sublet", binary)];
     if selection.has(WITH_PJDFSTEST) {
-        match pjdfstest::program()? {
+        match pjdfstest::program() {
             Some(program) => programs.push((PJDFSTEST, program)),
             None => tally.skip("pjdfstest: needs musl-tools and its crate, once"),
         }

@@ -112,8 +112,10 @@ pub struct SetAttr {
 /// What to create: any type of inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Make<'a> {
-    /// Type and permission bits, the umask already applied.
+    /// Type and permission bits.
     pub mode: u32,
+    /// Bits that are taken from it, unless the directory has a default ACL, which then says what is allowed.
+    pub umask: u32,
     /// Device number for devices, encoded as in [`Attr::rdev`].
     pub rdev: u32,
     /// Target of a symbolic link, empty otherwise.

@@ -17,10 +17,11 @@
 //! The engine ([`Overlay`]) knows no FUSE types: `commit`, `cp` and `diff` use it without a mount. [`View`] answers a
 //! mount with it. The caller holds the lock that keeps a second process from opening the same upper.
 //!
-//! Left out, knowingly: POSIX default ACLs are not inherited, quotas, `O_TMPFILE`; a checkpoint is a compacted log (not
+//! Left out, knowingly: quotas, `O_TMPFILE`; a checkpoint is a compacted log (not
 //! yet a mapped index); and resuming a session: a successor on a kept descriptor finds every change, but not the kernel's
 //! lookup counts, so files that were open and unlinked are gone.
 
+pub mod acl;
 mod attr;
 mod busy;
 mod compact;

@@ -336,7 +336,7 @@ impl Model {
                 let ino = self.get(path)?;
                 let seen = &mut self.inodes[ino];
                 seen.uid = *uid;
-                if seen.mode & S_IFMT == S_IFREG {
+                if seen.mode & S_IFMT != S_IFDIR {
                     seen.take_set_id();
                 }
             }
@@ -374,7 +374,7 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let path = || prop::sample::select(PATHS.to_vec()).prop_map(|path| format!("/{path}"));
-    let kind = prop::sample::select(vec![S_IFREG, S_IFREG, S_IFDIR, S_IFLNK]);
+    let kind = prop::sample::select(vec![S_IFREG, S_IFREG, S_IFDIR, S_IFLNK, nix::libc::S_IFIFO]);
     let op = prop_oneof![
         3 => (path(), kind).prop_map(|(path, kind)| Op::Make(path, kind)),
         1 => (path(), path()).prop_map(|(from, to)| Op::Link(from, to)),
@@ -411,7 +411,7 @@ fn run(overlay: &Overlay, op: &Op) -> Result<()> {
     match op {
         Op::Make(path, kind) => {
             let (dir, name) = split(overlay, path)?;
-            let make = Make { mode: kind | 0o644, rdev: 0, target: b"to" };
+            let make = Make { mode: kind | 0o644, umask: 0, rdev: 0, target: b"to" };
             overlay.create(&request, dir, name, &make, false).map(drop)
         }
         Op::Link(from, to) => {
@@ -516,7 +516,8 @@ fn an_unlinked_file_lives_until_it_is_forgotten() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());
     let root = Request::default();
-    let file = overlay.create(&root, ROOT, b"f", &Make { mode: S_IFREG, rdev: 0, target: &[] }, true).unwrap();
+    let file =
+        overlay.create(&root, ROOT, b"f", &Make { mode: S_IFREG, umask: 0, rdev: 0, target: &[] }, true).unwrap();
     overlay.write_data(&root, file.ino, 0, b"data", false).unwrap();
     overlay.unlink(&root, ROOT, b"f").unwrap();
     assert_eq!(overlay.read_data(file.ino, 0, &mut [0; 9]).unwrap(), b"data");
@@ -537,7 +538,7 @@ fn a_listing_goes_on_behind_what_was_removed() {
     let overlay = open(work.path());
     let root = Request::default();
     for number in 0..100 {
-        let make = Make { mode: S_IFREG, rdev: 0, target: &[] };
+        let make = Make { mode: S_IFREG, umask: 0, rdev: 0, target: &[] };
         overlay.create(&root, ROOT, format!("n{number}").as_bytes(), &make, false).unwrap();
     }
     let (mut cookie, mut removed) = (0, 0);
@@ -639,7 +640,7 @@ fn a_directory_in_place_of_another_is_compared_by_its_names() {
     }
     overlay.rmdir(&request, ROOT, b"d").unwrap();
     let owner = Request { uid: 3, gid: 4, unique: 0 };
-    let make = |mode| Make { mode, rdev: 0, target: &[] };
+    let make = |mode| Make { mode, umask: 0, rdev: 0, target: &[] };
     let again = overlay.create(&owner, ROOT, b"d", &make(S_IFDIR | 0o755), false).unwrap();
     overlay.create(&owner, again.ino, b"new", &make(S_IFREG | 0o644), false).unwrap();
     // A file in place of a directory: only itself.
@@ -663,7 +664,7 @@ fn other_contents_take_privileges_away() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());
     let request = Request::default();
-    let make = Make { mode: S_IFREG | 0o6755, rdev: 0, target: &[] };
+    let make = Make { mode: S_IFREG | 0o6755, umask: 0, rdev: 0, target: &[] };
     let source = overlay.create(&request, ROOT, b"source", &make, false).unwrap().ino;
     overlay.write_data(&request, source, 0, b"bytes", false).unwrap();
     let privileged = |name: &[u8]| {

@@ -2,8 +2,9 @@
 
 use nix::errno::Errno;
 
+use crate::acl::{self, Acl};
 use crate::attr::{
-    Attr, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, SetAttr, SetTime, Time,
+    Attr, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_ISGID, SetAttr, SetTime, Time,
     without_privileges,
 };
 use crate::lower::damaged;
@@ -88,12 +89,17 @@ impl Overlay {
         // A set-group-id directory hands down its group, and to directories the bit itself (`inode_init_owner`).
         let inherit = dir.mode & S_ISGID != 0;
         let bit = if inherit && make.mode & S_IFMT == S_IFDIR { S_ISGID } else { 0 };
+        let default = if make.mode & S_IFMT == S_IFLNK { None } else { state.tree.xattr(parent, acl::DEFAULT)? };
+        let mode = match default.and_then(Acl::parse) {
+            Some(acl) => acl.inherit(make.mode).1,
+            None => make.mode & !make.umask,
+        };
         let ino = state.tree.next_ino;
         let record = Record::Create {
             parent,
             name: name.to_vec(),
             ino,
-            mode: make.mode | bit,
+            mode: mode | bit,
             uid: request.uid,
             gid: if inherit { dir.gid } else { request.gid },
             rdev: make.rdev,
@@ -327,12 +333,11 @@ fn check_rename(
 
 /// The record of a change of attributes; `None` when only the size was to change.
 fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
-    let regular = old.mode & S_IFMT == S_IFREG;
     let chown = change.uid.is_some() || change.gid.is_some();
     // What takes privileges away, beside truncation: chown of anything but a directory.
     let dropping = chown && !is_dir(old);
     let mut mode = old.mode;
-    if dropping && regular {
+    if dropping {
         mode = without_privileges(mode);
     }
     if let Some(new) = change.mode {

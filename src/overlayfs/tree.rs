@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use index::Node as LowerNode;
 use nix::errno::Errno;
 
+use crate::acl::{self, Acl};
 use crate::attr::{Attr, ROOT, Result, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Time, UPPER_BASE};
 use crate::lower::{Lower, damaged};
 use crate::node::{Body, Data, Directory, Node, Xattrs};
@@ -236,7 +237,8 @@ impl Tree {
         match record {
             Record::Begin { next_ino, .. } => self.next_ino = self.next_ino.max(*next_ino),
             Record::Create { parent, name, ino, at, .. } => {
-                let node = created(record, *parent).ok_or(Inconsistent)?;
+                let mut node = created(record, *parent).ok_or(Inconsistent)?;
+                node.xattrs = self.inherited(*parent, &node)?;
                 self.changed(*parent, *at, i32::from(node.is_dir()))?;
                 self.put(*parent, name, *ino)?;
                 self.add(*ino, node)?;
@@ -258,8 +260,8 @@ impl Tree {
             }
             Record::Rename { .. } => return self.rename(record),
             Record::Attributes { ino, mode, uid, gid, atime, mtime, ctime, drop_caps } => {
+                self.set_mode(*ino, *mode)?;
                 let node = self.node_mut(*ino)?;
-                node.mode = node.mode & S_IFMT | mode & !S_IFMT;
                 (node.uid, node.gid) = (*uid, *gid);
                 (node.atime, node.mtime, node.ctime) = (*atime, *mtime, *ctime);
                 if *drop_caps {
@@ -267,9 +269,17 @@ impl Tree {
                 }
             }
             Record::Xattr { ino, name, value, at } => {
+                let mut value = value.as_deref();
+                if name == acl::ACCESS
+                    && let Some(mut acl) = value.and_then(Acl::parse)
+                {
+                    let node = self.node_mut(*ino)?;
+                    node.mode = acl.mode(node.mode);
+                    value = value.filter(|_| acl.says_more());
+                }
                 let xattrs = self.xattrs_mut(*ino)?;
                 match value {
-                    Some(value) => xattrs.insert(name.as_slice().into(), value.as_slice().into()),
+                    Some(value) => xattrs.insert(name.as_slice().into(), value.into()),
                     None => xattrs.remove(name.as_slice()),
                 };
                 self.node_mut(*ino)?.ctime = *at;
@@ -288,6 +298,35 @@ impl Tree {
             }
         }
         Ok(None)
+    }
+
+    /// The attributes that something new gets from the default ACL of its directory.
+    fn inherited(&self, parent: u64, node: &Node) -> Applied<Option<Xattrs>> {
+        let default = if matches!(node.body, Body::Link(_)) { None } else { self.xattr(parent, acl::DEFAULT)? };
+        let Some((default, acl)) = default.and_then(|value| Some((value, Acl::parse(value)?))) else { return Ok(None) };
+        let mut xattrs = Xattrs::new();
+        let (acl, _) = acl.inherit(node.mode);
+        if acl.says_more() {
+            xattrs.insert(acl::ACCESS.into(), acl.bytes());
+        }
+        if node.is_dir() {
+            xattrs.insert(acl::DEFAULT.into(), default.into());
+        }
+        Ok(Some(xattrs))
+    }
+
+    /// Sets the permission bits, and those of an access ACL with them.
+    fn set_mode(&mut self, ino: u64, mode: u32) -> Applied<()> {
+        let node = self.node_mut(ino)?;
+        let old = node.mode;
+        node.mode = old & S_IFMT | mode & !S_IFMT;
+        if old & !S_IFMT != mode & !S_IFMT
+            && let Some(mut acl) = self.xattr(ino, acl::ACCESS)?.and_then(Acl::parse)
+        {
+            acl.follow(mode);
+            self.xattrs_mut(ino)?.insert(acl::ACCESS.into(), acl.bytes());
+        }
+        Ok(())
     }
 
     fn set_data(&mut self, ino: u64, data: Data) -> Applied<()> {

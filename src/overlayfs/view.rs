@@ -10,12 +10,16 @@ use fuse::op::{
 use fuse::{Attr, Caller, DirSink, Entry, EntrySink, Features, Filesystem, NodeId};
 use nix::errno::Errno;
 
+use crate::acl;
 use crate::attr::{self, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::names::RenameHow;
 use crate::overlay::Overlay;
 
 /// Largest count that a reply to `COPY_FILE_RANGE` can carry, in whole blocks.
 const COPY_MAX: u64 = 1 << 31;
+
+/// Longest ACL in bytes: what the kernel takes from a file system (`PAGE_SIZE`).
+const ACL_MAX: usize = 4096;
 
 /// How an owner (user, group) is shown.
 type Show = Box<dyn Fn(u32, u32) -> (u32, u32) + Send + Sync>;
@@ -44,7 +48,14 @@ impl View {
     /// pieces, worse for many small files. `idmap`: the mount is to be id-mapped; then the kernel tells who asks only when
     /// something is created, which is when it matters.
     pub fn features(threads: usize, writeback: bool, idmap: bool) -> Features {
-        Features { writeback_cache: writeback, idmap, ..Features::immutable(threads) }
+        Features {
+            writeback_cache: writeback,
+            idmap,
+            posix_acl: true,
+            // Ours to apply, since a default ACL takes its place.
+            dont_mask: true,
+            ..Features::immutable(threads)
+        }
     }
 
     fn attr(&self, attr: &attr::Attr) -> Attr {
@@ -128,12 +139,12 @@ impl Filesystem for View {
         if matches!(mode & S_IFMT, S_IFDIR | S_IFLNK) {
             return Err(Errno::EINVAL);
         }
-        let make = Make { mode, rdev: node.rdev, target: &[] };
+        let make = Make { mode, umask: node.umask, rdev: node.rdev, target: &[] };
         self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
     fn mkdir(&self, caller: &Caller, parent: NodeId, name: &[u8], dir: &MakeDir) -> Result<Entry> {
-        let make = Make { mode: S_IFDIR | dir.mode & !S_IFMT, rdev: 0, target: &[] };
+        let make = Make { mode: S_IFDIR | dir.mode & !S_IFMT, umask: dir.umask, rdev: 0, target: &[] };
         self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
@@ -146,7 +157,7 @@ impl Filesystem for View {
     }
 
     fn symlink(&self, caller: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
-        let make = Make { mode: S_IFLNK | 0o777, rdev: 0, target };
+        let make = Make { mode: S_IFLNK | 0o777, umask: 0, rdev: 0, target };
         self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
     }
 
@@ -185,7 +196,16 @@ impl Filesystem for View {
     }
 
     fn getxattr<'a>(&'a self, _caller: &Caller, node: NodeId, name: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8]> {
-        self.overlay.xattr(node.0, name, buffer)
+        if !acl::is_one(name) {
+            return self.overlay.xattr(node.0, name, buffer);
+        }
+        // On the stack: it is small, and asked for at the first permission check of every file.
+        let mut copy = [0; ACL_MAX];
+        let value = self.overlay.xattr(node.0, name, &mut copy)?;
+        let shown = buffer.get_mut(..value.len()).ok_or(Errno::ERANGE)?;
+        shown.copy_from_slice(value);
+        acl::show(shown, &self.show);
+        Ok(shown)
     }
 
     fn listxattr(&self, _caller: &Caller, node: NodeId, names: &mut Vec<u8>) -> Result<()> {

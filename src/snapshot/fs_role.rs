@@ -206,10 +206,12 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let (needs, wire) = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
-            let contents = objects(inherited)?;
+            let (contents, posix_acl) = (objects(inherited)?, index.has_acls());
             tell_confinement(sandbox::files(&readable(&contents), None));
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
-            (Needs::Image, wire_of(view, Features::immutable(threads())))
+            // Without one there is no list to be asked for at the first permission check of every file.
+            let features = Features { posix_acl, ..Features::immutable(threads()) };
+            (Needs::Image, wire_of(view, features))
         }
         View::Overlay { ids, volatile, shifted } => {
             let opened = Arc::new(open_overlay(inherited, volatile)?);

@@ -181,18 +181,24 @@ impl<C: ContentFiles> Filesystem for ChainView<C> {
         })
     }
 
-    fn getxattr<'a>(&'a self, _caller: &Caller, node: NodeId, name: &[u8], _buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    fn getxattr<'a>(&'a self, _caller: &Caller, node: NodeId, name: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8]> {
         if !self.index.has_xattrs() {
             // For good: the kernel never asks again on this connection.
             return Err(Errno::ENOSYS);
         }
-        self.index.xattrs(known(node)?).and_then(|set| set.get(name)).map_err(damaged)?.ok_or(Errno::ENODATA)
+        let set = self.index.xattrs(known(node)?).map_err(damaged)?;
+        let value = set.get(name).map_err(damaged)?.ok_or(Errno::ENODATA)?;
+        if !overlayfs::acl::is_one(name) {
+            return Ok(value);
+        }
+        let shown = buffer.get_mut(..value.len()).ok_or(Errno::ERANGE)?;
+        shown.copy_from_slice(value);
+        overlayfs::acl::show(shown, |uid, gid| (self.ids.show_uid(uid), self.ids.show_gid(gid)));
+        Ok(shown)
     }
 
     fn listxattr(&self, _caller: &Caller, node: NodeId, names: &mut Vec<u8>) -> Result<()> {
-        if !self.index.has_xattrs() {
-            return Err(Errno::ENOSYS);
-        }
+        // Also where there are none: ENOSYS would become EOPNOTSUPP, of which tar warns at each file.
         for attribute in self.index.xattrs(known(node)?).map_err(damaged)? {
             names.extend_from_slice(attribute.map_err(damaged)?.0);
             names.push(0);

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod debian;
 mod host;
+mod pjdfstest;
 mod refuse;
 mod registry;
 mod rig;

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::debian;
 use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
+use crate::pjdfstest;
 use crate::refuse;
 use crate::registry::Registry;
 use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
@@ -41,6 +42,9 @@ const OF_CALLER: [&str; 3] = ["SUBLET_TEST_KILLS", "SUBLET_TEST_STORM_S", "SUBLE
 const GUESTS_AT_ONCE: usize = 2;
 /// Guest payloads that need the registry with the Debian image and the host's mirror, and so a network.
 const WITH_NETWORK: [&str; 1] = ["apt"];
+/// The program of that name in the bed, and the tests that run it.
+const PJDFSTEST: &str = "pjdfstest";
+const WITH_PJDFSTEST: &str = "oracle";
 /// The host's loopback as QEMU's user-mode network shows it to the guest.
 const HOST_OF_GUEST: &str = "10.0.2.2";
 /// Where cgroup v2 is in our mount namespace.
@@ -126,7 +130,14 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
         tally.run(&test.name, command.env("SUBLET_TEST_SKIPS", &skips), UNIT_LIMIT)?;
         tally.take_skips(&skips, &test.name)?;
     }
-    let bed = Bed::make(&binary, &tests)?;
+    let mut programs = vec![("sublet", binary)];
+    if selection.has(WITH_PJDFSTEST) {
+        match pjdfstest::program() {
+            Some(program) => programs.push((PJDFSTEST, program)),
+            None => tally.skip("pjdfstest: needs musl-tools and its crate, once"),
+        }
+    }
+    let bed = Bed::make(&programs, &tests)?;
     if selection.needs_images() {
         bed.images(&mut tally)?;
     }
@@ -238,22 +249,24 @@ struct Bed {
     directory: PathBuf,
     registry: Option<Registry>,
     has_debian: std::cell::Cell<bool>,
+    has_pjdfstest: bool,
     has_cgroup: bool,
 }
 
 impl Bed {
-    fn make(binary: &Path, tests: &[TestBinary]) -> Fallible<Self> {
+    /// With these programs and the tests' own.
+    fn make(programs: &[(&str, PathBuf)], tests: &[TestBinary]) -> Fallible<Self> {
         // A short path: a socket's address holds 107 bytes.
         let directory = nix::unistd::mkdtemp("/tmp/sublet-XXXXXX")?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
-        let programs = directory.join("bin");
-        fs::create_dir(&programs)?;
-        let systems = tests.iter().filter(|test| test.system);
-        let copies = systems.map(|test| (&*test.executable, test.name.as_str())).chain([(binary, "sublet")]);
-        for (from, name) in copies {
-            fs::copy(from, programs.join(name))?;
-            fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
+        let bin = directory.join("bin");
+        fs::create_dir(&bin)?;
+        let systems = tests.iter().filter(|test| test.system).map(|test| (test.name.as_str(), &test.executable));
+        for (name, from) in systems.chain(programs.iter().map(|(name, from)| (*name, from))) {
+            fs::copy(from, bin.join(name))?;
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))?;
         }
+        let has_pjdfstest = programs.iter().any(|(name, _)| *name == PJDFSTEST);
         let has_cgroup = match private_cgroup() {
             Ok(there) => there,
             Err(error) => {
@@ -262,7 +275,7 @@ impl Bed {
             }
         };
         let registry = Registry::start(&directory)?;
-        Ok(Bed { directory, registry, has_debian: false.into(), has_cgroup })
+        Ok(Bed { directory, registry, has_debian: false.into(), has_pjdfstest, has_cgroup })
     }
 
     /// Makes the images and pushes them; what is not possible is one skip by name.
@@ -349,6 +362,9 @@ impl Bed {
             }
             if self.has_debian.get() {
                 command.env("SUBLET_TEST_DEBIAN", "1");
+            }
+            if self.has_pjdfstest {
+                command.env("SUBLET_TEST_PJDFSTEST", self.directory.join("bin").join(PJDFSTEST));
             }
             if let Some(mirror) = debian::host_mirror() {
                 command.env("SUBLET_TEST_MIRROR", mirror);

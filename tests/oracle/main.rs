@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod pjdfstest;
 mod tree;
 
 use support::oracle::{same_as_podman, same_as_the_kernel};
@@ -83,7 +84,7 @@ fn ownership_and_set_id_bits() {
         "echo x >f; chmod 6755 f; stat -c %a f; chown 0:0 f; stat -c '%a %u %g' f; chmod 6745 f; chown 0 f; stat -c %a f; \
          chmod 4755 f; echo y >f; stat -c %a f; chmod 4755 f; \
          echo z >>f; stat -c %a f; chmod 2745 f; truncate -s 1 f; stat -c %a f; mkdir d; chmod 2775 d; mkdir d/in; touch d/file; stat -c '%a %g' d/in; stat -c %a d/file; ln -s f s; chown -h 0:0 s; \
-         stat -c '%A %u' s; mknod dev c 1 3 2>/dev/null || echo 'no devices'; mknod pipe p; stat -c '%F %a' pipe",
+         stat -c '%A %u' s; mkfifo q; chmod 6755 q; chown 0:0 q; stat -c %a q; mknod dev c 1 3 2>/dev/null || echo 'no devices'; mknod pipe p; stat -c '%F %a' pipe",
     );
 }
 

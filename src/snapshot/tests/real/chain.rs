@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
     ("chain_view_below_overlayfs", below_overlayfs),
     ("servers_are_confined", are_confined),
+    ("a_walk_costs_no_memory_for_each_file", walk_costs_no_memory),
     ("overlay_view_is_written_and_found_again", is_written_and_found_again),
     ("overlay_view_keeps_what_was_written_before_a_kill", keeps_what_was_written_before_a_kill),
 ];
@@ -81,7 +82,7 @@ struct Image {
     trash: PathBuf,
 }
 
-fn shell(outer: &Outer, script: &str, dir: &Path) -> String {
+pub fn shell(outer: &Outer, script: &str, dir: &Path) -> String {
     let script = format!("IDS={}; {script}", outer.ids.uids);
     let out = Command::new("bash").args(["-c", &script]).current_dir(dir).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -100,12 +101,18 @@ fn assert_same(outer: &Outer, left: &str, right: &str) {
     }
 }
 
-fn image(outer: &Outer, key: &str) -> Image {
+/// A directory in which root of the outer user namespace can work.
+fn work_of(outer: &Outer, key: &str) -> PathBuf {
     let work = outer.scratch.path().join(key);
     std::fs::create_dir(&work).unwrap();
     if let Some((uid, gid)) = Outer::container_root() {
         std::os::unix::fs::chown(&work, Some(uid), Some(gid)).unwrap();
     }
+    work
+}
+
+fn image(outer: &Outer, key: &str) -> Image {
+    let work = work_of(outer, key);
     inside(&outer.user_namespace, None, || {
         shell(outer, MAKE, &work);
         let capable = File::open(work.join("T/etc/empty")).unwrap();
@@ -113,12 +120,18 @@ fn image(outer: &Outer, key: &str) -> Image {
         xattr::set(&capable, c"user.note", b"value", Existing::Any).unwrap();
         shell(outer, STACK, &work);
     });
+    stored(outer, key, work, &["base.tar", "top.tar"])
+}
+
+/// Applies archives to a store of their own.
+fn stored(outer: &Outer, key: &str, work: PathBuf, archives: &[&str]) -> Image {
     let root = outer.scratch.path().join(format!("{key}-store"));
     let store = Store::open(&root, true).unwrap();
-    let layers = ["base.tar", "top.tar"].map(|name| {
+    let apply = |name: &&str| {
         let archive = std::io::BufReader::new(File::open(work.join(name)).unwrap());
         apply(archive, None, &store, Durability::Later, &Limits::default()).unwrap().diff_id
-    });
+    };
+    let layers: Vec<_> = archives.iter().map(apply).collect();
     let chain = merge_chain(&store, &layers).unwrap();
     let chain = store.chains().dir().path().join(store.chains().path_of(&chain.0));
     Image { work, chain, objects: root.join("objects"), trash: root.join("trash") }
@@ -154,7 +167,7 @@ fn shows_what_the_archives_hold(outer: &Outer) {
 }
 
 /// Attaches a detached mount; a path that needs no right on the way there.
-fn mounted_at(mount: &OwnedFd, target: &Path) -> PathBuf {
+pub fn mounted_at(mount: &OwnedFd, target: &Path) -> PathBuf {
     let target = File::open(target).unwrap();
     sys::mount::attach(mount.as_fd(), target.as_fd()).unwrap();
     PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()))
@@ -317,6 +330,46 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     until("the server's end", 5, || pid_of_server(key).is_none());
     assert_ours(&snaps.join(key));
     snapshot::remove(&snaps, key, None).unwrap();
+}
+
+/// Files of the tree that is walked, and how much more memory of their own the servers may have afterwards, in KiB: the four
+/// bytes of each file's lookup count, and what the threads' first requests need.
+const WALKED: u32 = 20_000;
+const WALK_KIB: u64 = 512;
+
+fn walk_costs_no_memory(outer: &Outer) {
+    let work = work_of(outer, "walked");
+    let script = format!(
+        "mkdir -p T L2; for d in $(seq 40); do mkdir T/d$d; (cd T/d$d; seq -f file-%g {} | xargs touch); done; tar -C T -cf base.tar .",
+        WALKED / 40
+    );
+    inside(&outer.user_namespace, None, || drop(shell(outer, &script, &work)));
+    let image = stored(outer, "walked", work, &["base.tar"]);
+    let snaps = outer.scratch.path().join("snaps");
+    let maps = (&outer.identity(), &outer.identity());
+    let upper = File::from(snapshot::own::prepare(&snaps, "walked-own", maps, true).unwrap());
+    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    for (key, view, upper) in [("walked", View::Chain { ids: outer.ids }, None), ("walked-own", own, Some(&upper))] {
+        let connection = connect(outer, &image, key, view, upper);
+        let mount = clone_view(&connection);
+        let memory = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", pid_of_server(key).unwrap())).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let before = memory();
+        inside_with(&outer.user_namespace, [], |[]| {
+            let mounted = mounted_at(&mount, &image.work.join("L2"));
+            let count = shell(outer, "find . -type f -size -1 | wc -l", &mounted);
+            assert_eq!(count.trim().parse(), Ok(WALKED));
+        });
+        let more = memory().saturating_sub(before);
+        println!("  {key}: {more} KiB more after {WALKED} files");
+        assert!(more <= WALK_KIB, "{key}: {more} KiB more after {WALKED} files");
+        drop((mount, connection));
+        until("the server's end", 5, || pid_of_server(key).is_none());
+    }
+    snapshot::remove(&snaps, "walked-own", None).unwrap();
 }
 
 /// What the kernel says about a server of each kind. That each can do its work under it the other tests show.

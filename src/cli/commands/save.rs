@@ -37,7 +37,7 @@ impl Save {
         let told = |event: &Event<'_>| progress.show(event);
         match self.output.as_deref() {
             Some(path) if format.is_directory() => {
-                save_directory(&engine, &self.images, format, Path::new(path), &told)?
+                save_directory(&engine, &self.images, format, Path::new(path), &told)?;
             }
             None if format.is_directory() => {
                 return Err(Report::new(Kind::Usage, format!("the format {} needs -o DIRECTORY", self.format)).into());

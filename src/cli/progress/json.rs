@@ -47,13 +47,8 @@ impl Objects {
             Event::Tagged { tag, digest, size_bytes } => {
                 write(&json!({ "progressDetail": {}, "aux": { "Tag": tag, "Digest": digest, "Size": size_bytes } }));
             }
-            Event::Note { text } => self.status(text),
+            Event::Note { text } => status(text),
         }
-    }
-
-    /// Writes a line of text.
-    pub fn status(&self, text: &str) {
-        object(None, text, &json!({}));
     }
 
     /// Whether a content is to be told of: its first and last report, and now and then between.
@@ -66,6 +61,11 @@ impl Objects {
         told.insert(content, now);
         true
     }
+}
+
+/// Writes a line of text.
+pub fn status(text: &str) {
+    object(None, text, &json!({}));
 }
 
 fn detail(done_bytes: u64, size_bytes: Option<u64>) -> Value {

@@ -167,7 +167,7 @@ impl Progress {
     pub fn line(&self, text: &str) {
         match &self.face {
             Face::Quiet => {}
-            Face::Objects(objects) => objects.status(text),
+            Face::Objects(_) => json::status(text),
             Face::Lines(_) | Face::Bars(_) => self.print(text),
         }
     }
@@ -267,7 +267,7 @@ mod tests {
         let event = Event::Moving { content: None, done_bytes: 12_300_000, size_bytes: Some(66_100_000) };
         let total = count(&mut tally, &event, begin + BEAT);
         assert_eq!(total_text(&total), "12.3MB of 66.1MB, 1.23MB/s, 44s left");
-        progress.beat(&mut next, &event, &total, begin + BEAT - Duration::from_millis(1));
+        progress.beat(&mut next, &event, &total, begin + Duration::from_millis(9_999));
         assert_eq!(next, Some(begin + BEAT));
         progress.beat(&mut next, &event, &total, begin + BEAT);
         assert_eq!(next, Some(begin + BEAT + BEAT));

@@ -25,8 +25,8 @@ pub struct Tally {
 #[derive(Clone, Copy, Debug, Default)]
 struct Content {
     size_bytes: Option<u64>,
-    /// Where it began; `None` before it does.
-    begun_bytes: Option<u64>,
+    /// The byte where it began; `None` before it does.
+    begun_at: Option<u64>,
     done_bytes: u64,
 }
 
@@ -54,7 +54,7 @@ impl Tally {
     /// A content is there without having moved.
     pub fn skip(&mut self, content: Digest) {
         // The second mention of one that has moved is no news.
-        if self.contents.get(&Some(content)).is_some_and(|known| known.begun_bytes.is_none()) {
+        if self.contents.get(&Some(content)).is_some_and(|known| known.begun_at.is_none()) {
             self.contents.remove(&Some(content));
         }
     }
@@ -63,7 +63,7 @@ impl Tally {
     pub fn advance(&mut self, content: Option<Digest>, done_bytes: u64, size_bytes: Option<u64>, now: Instant) {
         let known = self.contents.entry(content).or_default();
         known.size_bytes = size_bytes.or(known.size_bytes);
-        known.begun_bytes.get_or_insert(done_bytes);
+        known.begun_at.get_or_insert(done_bytes);
         known.done_bytes = done_bytes;
         if self.samples.back().is_none_or(|(last, _)| now.duration_since(*last) >= SAMPLE) {
             let moved = self.moved_bytes();
@@ -77,7 +77,7 @@ impl Tally {
     /// A content is whole.
     pub fn finish(&mut self, content: Option<Digest>) {
         match self.contents.get_mut(&content) {
-            Some(known) if known.begun_bytes.is_some() => {
+            Some(known) if known.begun_at.is_some() => {
                 known.done_bytes = known.size_bytes.unwrap_or(known.done_bytes);
                 known.size_bytes = Some(known.done_bytes);
             }
@@ -89,7 +89,7 @@ impl Tally {
     /// How far all is at this moment.
     pub fn total(&self, now: Instant) -> Total {
         let done_bytes = self.moved_bytes();
-        let to_move = |content: &Content| Some(content.size_bytes?.saturating_sub(content.begun_bytes.unwrap_or(0)));
+        let to_move = |content: &Content| Some(content.size_bytes?.saturating_sub(content.begun_at.unwrap_or(0)));
         let size_bytes: Option<u64> = self.contents.values().map(to_move).sum();
         let rate = self.samples.front().and_then(|(first, before)| {
             let span = now.duration_since(*first);
@@ -103,7 +103,7 @@ impl Tally {
     }
 
     fn moved_bytes(&self) -> u64 {
-        let moved = |content: &Content| content.done_bytes.saturating_sub(content.begun_bytes.unwrap_or(0));
+        let moved = |content: &Content| content.done_bytes.saturating_sub(content.begun_at.unwrap_or(0));
         self.contents.values().map(moved).sum()
     }
 }

@@ -201,13 +201,17 @@ pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&st
 }
 
 /// Waits until the monitor has let go of this client, which for a container that is removed at its end is when nothing
-/// finds it any more; notices go to `notice`.
+/// finds it any more; notices go to `notice`. A signal that ends programs ends the wait: the monitor goes on.
 pub fn wait_end(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<(), Report> {
+    let signals = signals::open(&signals::ending())?;
     let mut buffer = vec![0; FRAME_MAX];
     loop {
-        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::NONE) {
+        let wanted = PollFlags::POLLIN;
+        let mut fds = [PollFd::new(socket, wanted), PollFd::new(signals.as_fd(), wanted)];
+        match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(SysError::new("poll(monitor)", errno).into()),
+            Ok(_) if fds[1].any().unwrap_or(false) => return Ok(()),
             Ok(_) => {}
         }
         match protocol::receive(socket, &mut buffer)? {

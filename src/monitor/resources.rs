@@ -103,7 +103,9 @@ impl Resources {
             // The end of its control socket ends it; the signal is for one that does not look.
             drop(control);
             let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
-            failures.extend(sys::process::reap(process.pidfd.as_fd(), true).err().map(Report::from));
+            // It may have ended before, and been reaped with others.
+            let reaped = sys::process::reap(process.pidfd.as_fd(), true);
+            failures.extend(reaped.err().filter(|error| error.errno() != Errno::ECHILD).map(Report::from));
         }
         if let Some(cgroup) = self.cgroup.take() {
             failures.extend(cgroup.kill().and_then(|()| cgroup.remove()).err().map(Report::from));

@@ -47,11 +47,13 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
     let notify = match started {
         Ok(notify) => notify,
         Err(report) => {
-            return Err(match delete::end(root, &arguments.id, log) {
-                // A start that fails late does so itself.
-                Err(error) if error.kind() != Kind::NotFound => error,
-                _ => report,
-            });
+            // A start that fails late does so itself.
+            if let Err(error) = delete::end(root, &arguments.id, log)
+                && error.kind() != Kind::NotFound
+            {
+                log.warn(&error.lines().join(": "));
+            }
+            return Err(report);
         }
     };
     if arguments.detach {

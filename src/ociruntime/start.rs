@@ -23,9 +23,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// Starts a container; where a service manager waits for it, until it is ready.
 pub fn start(root: &Root, id: &str, log: &Log) -> Result<u8, Report> {
+    // Now, as the payload may be ready and have ended before all is done.
+    let init = root.load(id)?.init();
     let notify = begin(root, id, log)?;
-    // One that is gone by now, or has ended, will say nothing.
-    let init = notify.is_some().then(|| root.load(id).ok()?.init()).flatten();
     if let Some((notify, (pid, init))) = notify.zip(init) {
         notify.wait(init.as_fd(), pid, log)?;
     }

@@ -222,4 +222,15 @@ fn the_reaper_cannot_be_looked_into() {
                   head -c 1 /proc/1/mem; echo \"$(readlink /proc/self/exe)\"";
     let done = home.run(&["run", "--rm", "--init", "--cap-add", "SYS_PTRACE", &busybox(), "sh", "-c", script]);
     assert_eq!(done.stdout, "/bin/busybox\n", "only the last, of the probe itself, can be seen: {done:#?}");
+    // Init could be looked into by the hooks of a device.
+    let specs = home.path("cdi");
+    fs::create_dir(&specs).unwrap();
+    let hooks = r#"[{"hookName":"createRuntime","path":"/bin/true"}]"#;
+    let devices = format!(r#"[{{"name":"one","containerEdits":{{"hooks":{hooks}}}}}]"#);
+    let spec = format!(r#"{{"cdiVersion":"0.6.0","kind":"vendor.com/device","devices":{devices}}}"#);
+    fs::write(specs.join("vendor.json"), spec).unwrap();
+    let options =
+        ["--cdi-spec-dir", specs.to_str().unwrap(), "run", "--rm", "--init", "--device", "vendor.com/device=one"];
+    let done = home.run(&[&options[..], &["--cap-add", "SYS_PTRACE", &busybox(), "sh", "-c", script]].concat());
+    assert_eq!(done.stdout, "/bin/busybox\n", "the same with hooks: {done:#?}");
 }

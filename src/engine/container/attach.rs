@@ -90,13 +90,15 @@ pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
         Outcome::Detached => Ok(End::Detached),
         Outcome::Unread => Ok(End::Unread),
         Outcome::Exit { code, unwritten } => {
-            match until {
-                Until::Exit => {}
-                Until::Gone => client::wait_end(socket.as_fd(), |line| engine.notice(line))?,
-                Until::Tidied(monitor) => {
-                    drop(socket);
-                    sys::process::reap(monitor.as_fd(), true)?;
-                }
+            // The code is the answer, whatever becomes of the wait.
+            if !matches!(until, Until::Exit)
+                && let Err(report) = client::wait_end(socket.as_fd(), |line| engine.notice(line))
+            {
+                engine.notice(&format!("the container has ended: {}", report.lines().join(": ")));
+            }
+            drop(socket);
+            if let Until::Tidied(monitor) = until {
+                sys::process::reap(monitor.as_fd(), true)?;
             }
             unwritten.map_or(Ok(End::Exited(code)), Err)
         }

@@ -117,12 +117,13 @@ fn tidy(engine: &Engine, id: &ContainerId, directory: &Path, gone: &mut dyn FnMu
     let named = file::read_json::<Named>(&directory.join("config.json")).ok().flatten();
     let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));
     // First, since what still runs there may write.
-    let cgroup = remove_cgroup(directory, id);
-    let snapshot = snapshot::remove(engine, id);
-    gone();
+    let closed = [remove_cgroup(directory, id), snapshot::remove(engine, id)];
+    if closed.iter().all(Result::is_ok) {
+        gone();
+    }
     let name = name.map_or(Ok(()), |name| names::release(engine, &name, id));
     let run = remove_directory(&engine.paths().run_container(id));
-    [cgroup, snapshot, name, run].into_iter().collect::<Result<(), Report>>()?;
+    closed.into_iter().chain([name, run]).collect::<Result<(), Report>>()?;
     remove_directory(directory)
 }
 

@@ -191,6 +191,8 @@ impl Monitor {
             // A failing poll only costs another round.
             let _ = poll(&mut fds, PollTimeout::from(1000u16));
             self.clients.values_mut().for_each(Client::flush);
+            // Who has everything need not wait for a slower one.
+            self.clients.retain(|_, client| client.waiting());
         }
         self.clients.clear();
     }

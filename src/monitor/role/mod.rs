@@ -126,8 +126,8 @@ struct Monitor {
     next_key: u64,
     state: State,
     published: Vec<net::Published>,
-    /// The container's mount namespace, held so that the kernel takes it down (a millisecond) when its clients have been
-    /// told of the exit, and not on the way of its last process to it.
+    /// The container's mount namespace, held so that the kernel takes it down (up to a millisecond) after the exit has been
+    /// noticed, and with `--rm` after its clients have been let go.
     mounts: Option<OwnedFd>,
     /// Set when the main process has ended: until then its output may still come.
     drain_until: Option<Instant>,
@@ -557,6 +557,10 @@ impl Monitor {
             self.state.finished_at = Some(rfc3339(SystemTime::now()));
             self.state.exit_code = exit.map(Exit::shell_code);
             self.state.oom_killed = self.resources.oom_killed();
+            if self.config.after.remove.is_none() {
+                // From the record on it may be started again, over the same writable layer.
+                self.mounts = None;
+            }
             // What is removed at once need not outlast a power loss.
             self.write_state(self.config.after.remove.is_none());
             if let Some(exit) = exit {
@@ -569,11 +573,14 @@ impl Monitor {
         self.poststop();
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
-        // Failures from here on have no listener left; what stays behind the next command repairs.
         let After { reclaim, remove: order } = self.config.after.clone();
         let removed = order.as_deref().map(|order| remove(order, &mut || self.leave()));
+        if let Some(Err(report)) = &removed {
+            self.notice(MAIN, &format!("the container is not removed: {}", report.lines().join(": ")));
+        }
         self.leave();
         if removed.is_none() {
+            // That has no listener left; the next command does it.
             let _ = tidy::reclaim(&self.config.container_dir, &self.outer, reclaim.as_deref());
         }
         ExitCode::SUCCESS

@@ -292,13 +292,15 @@ fn capability_sets(listed: Option<&oci_spec::runtime::LinuxCapabilities>, uid: u
 /// Fails when there is nothing that anybody could execute, wherever it is looked for. Whether this user may is for the exec
 /// to say.
 fn find(process: &Process) -> Result<(), Report> {
-    let Some(command) = process.args().iter().flatten().next() else { return Ok(()) };
+    let Some(command) = process.args().iter().flatten().next().filter(|command| !command.is_empty()) else {
+        return Err(no_command());
+    };
     let look = |path: &Path| match nix::sys::stat::stat(path) {
         Ok(file) if SFlag::from_bits_truncate(file.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG => {
             Err(Errno::EACCES)
         }
         Ok(file) if file.st_mode & 0o111 == 0 => Err(Errno::EACCES),
-        Err(Errno::ENOENT) => Err(Errno::ENOENT),
+        Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => Err(errno),
         // What cannot be looked at now the user may reach.
         _ => Ok(()),
     };
@@ -317,12 +319,16 @@ fn find(process: &Process) -> Result<(), Report> {
     Err(exec_error(command, missed))
 }
 
+fn no_command() -> Report {
+    Report::new(Kind::CommandNotFound, "no command specified")
+}
+
 /// Executes the payload, searching `PATH` of its own environment; returns only with an error of Docker's words.
 fn execute(ready: &Ready<'_>) -> Result<i32, Report> {
     let (process, identity) = (ready.process, ready.identity);
     let args = process.args().as_deref().unwrap_or_default();
     let Some(command) = args.first().filter(|command| !command.is_empty()) else {
-        return Err(Report::new(Kind::CommandNotFound, "no command specified"));
+        return Err(no_command());
     };
     let mut environment: Vec<String> = process.env().clone().unwrap_or_default();
     if !environment.iter().any(|variable| variable.starts_with("HOME=")) {

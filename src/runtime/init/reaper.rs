@@ -1,7 +1,7 @@
 //! Pid 1 with `--init`: starts the payload as its child, forwards signals to it, reaps orphans, exits as it exits.
 //!
-//! The process stays what it was born as: non-dumpable, and executed in the host's user namespace, so that nothing in
-//! the container may look at its memory or its binary. It keeps `CAP_KILL` alone.
+//! The process is not dumpable, and was executed in the host's user namespace, so that nothing in the container may look
+//! at its memory or its binary. It keeps `CAP_KILL` alone.
 
 use base::{Context, Report};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,6 +16,8 @@ const CAP_KILL: u64 = 1 << 5;
 
 /// Forks the payload and lives until it ends; the result is its code as a shell shows it.
 pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
+    // Hooks may have had to look into init until now.
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let signals = SigSet::all();
     signals.thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())?;
     let child = fork(Flags::empty(), None, || match payload::become_it(channel, ready) {

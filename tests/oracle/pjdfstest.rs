@@ -34,7 +34,7 @@ fn results(output: &str) -> Results {
             }
         } else if let [first, verdict @ ("ok" | "FAILED" | "skipped")] = line.split_whitespace().collect::<Vec<_>>()[..]
         {
-            name = first.to_owned();
+            first.clone_into(&mut name);
             results.insert(name.clone(), (verdict.to_owned(), String::new()));
         }
     }

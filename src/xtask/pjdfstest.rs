@@ -15,9 +15,7 @@ pub fn program() -> Option<PathBuf> {
     if program.exists() {
         return Some(program);
     }
-    if which(MUSL_COMPILER).is_none() {
-        return None;
-    }
+    which(MUSL_COMPILER)?;
     println!("== pjdfstest {VERSION} (once)");
     let target = musl_target();
     let mut install = cargo(["install", "--quiet", "--locked", "pjdfstest", "--target", &target]);

@@ -690,6 +690,27 @@ fn other_contents_take_privileges_away() {
 }
 
 #[test]
+fn a_chown_to_nobody_takes_privileges_away_from_the_owners_file() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let [owner, other, root] = [7, 8, 0].map(|uid| Request { uid, gid: uid, unique: 0 });
+    for (kind, caller, mode) in [
+        (S_IFREG, &owner, 0o755),
+        (S_IFREG, &root, 0o755),
+        (nix::libc::S_IFIFO, &root, 0o755),
+        // Only a write, if anything, is allowed to somebody else.
+        (S_IFREG, &other, 0o6755),
+        (S_IFDIR, &owner, 0o6755),
+    ] {
+        let make = Make { mode: kind | 0o6755, umask: 0, rdev: 0, target: &[] };
+        let name = format!("{kind:o} of {}", caller.uid);
+        let ino = overlay.create(&owner, ROOT, name.as_bytes(), &make, false).unwrap().ino;
+        let attr = overlay.setattr(caller, ino, &SetAttr::default()).unwrap();
+        assert_eq!((attr.mode & 0o7777, attr.uid, attr.gid), (mode, 7, 7), "{name}");
+    }
+}
+
+#[test]
 fn a_damaged_tail_is_cut_and_the_rest_stands() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());

@@ -237,7 +237,7 @@ impl Overlay {
         let mut state = self.write();
         let old = state.tree.attr(ino)?;
         let now = Time::now();
-        let Some(record) = attributes(&state, &old, change, now)? else { return Ok(old) };
+        let Some(record) = attributes(&state, request, &old, change, now)? else { return Ok(old) };
         if let Record::Attributes { mtime, atime, .. } = &record
             && change.mtime.is_some()
             && state.tree.nodes.get(&ino).is_some_and(crate::node::Node::has_upper_data)
@@ -332,8 +332,12 @@ fn check_rename(
 }
 
 /// The record of a change of attributes; `None` when only the size was to change.
-fn attributes(state: &State, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
-    let chown = change.uid.is_some() || change.gid.is_some();
+fn attributes(state: &State, request: &Request, old: &Attr, change: &SetAttr, now: Time) -> Result<Option<Record>> {
+    // A chown to nobody (-1, -1) arrives as a change of nothing, and whether the caller may has not been checked. What the
+    // kernel sends ahead of a write to a privileged file looks the same: that must succeed for whoever may write, and the
+    // write takes the privileges itself. On an id-mapped mount nobody is told who asks: then nothing changes.
+    let to_nobody = *change == SetAttr::default() && (request.uid == 0 || request.uid == old.uid);
+    let chown = to_nobody || change.uid.is_some() || change.gid.is_some();
     // What takes privileges away, beside truncation: chown of anything but a directory.
     let dropping = chown && !is_dir(old);
     let mut mode = old.mode;

@@ -6,7 +6,7 @@
 //! Of a file with several changed names the first has the content and the others are links to it; a new name of a file
 //! whose first name is in the image becomes a copy, since engines that unpack layers apart could not make such a link.
 //!
-//! Sockets have no form in an archive. They are left out and counted.
+//! Sockets have no form in an archive. They are left out and counted; what the image has at the path of one is hidden.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -118,7 +118,7 @@ pub fn write_native<L: Lower, W: Write>(
                 let owner = native.owner(path, &metadata, (None, None))?;
                 to.entry(path, &owned_by(metadata, owner), &TarEntry::Directory)?;
             }
-            _ => native.put(path, to)?,
+            _ => native.put(&change, to)?,
         }
     }
     Ok(native.sockets)
@@ -145,7 +145,8 @@ impl<L: Lower> Native<'_, L> {
         Ok((so_far.0.or(uid), so_far.1.or(gid)))
     }
 
-    fn put<W: Write>(&mut self, path: &[u8], to: &mut TarWriter<W>) -> Result<()> {
+    fn put<W: Write>(&mut self, change: &Change, to: &mut TarWriter<W>) -> Result<()> {
+        let path = relative(change);
         let words = |call: &str| format!("{call}({:?})", String::from_utf8_lossy(path));
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let (parent, name) = slash.map_or((&b"."[..], path), |slash| (&path[..slash], &path[slash + 1..]));
@@ -156,7 +157,7 @@ impl<L: Lower> Native<'_, L> {
         let at = At { parent: parent.as_fd(), name: &name, path, stat: &stat };
         if at.file_type() == nix::libc::S_IFSOCK {
             self.sockets += 1;
-            return Ok(());
+            return without_socket(change, to);
         }
         let metadata = self.truth.metadata(&at)?;
         let owner = self.owner(path, &metadata, self.first_names.owner(stat.st_ino))?;
@@ -183,6 +184,14 @@ impl<L: Lower> Native<'_, L> {
         };
         Ok(to.entry(path, &metadata, &entry)?)
     }
+}
+
+/// A socket itself is not in a layer, but what the image has at its path is gone all the same.
+fn without_socket<W: Write>(change: &Change, to: &mut TarWriter<W>) -> Result<()> {
+    if change.kind == ChangeKind::Changed {
+        to.whiteout(relative(change))?;
+    }
+    Ok(())
 }
 
 /// A regular file, which is still the one that was looked at.
@@ -216,10 +225,9 @@ pub fn write_own<W: Write>(
     let found = with_root(found, reader.root_differs().map_err(failed)?);
     let mut writing = Own { reader: &reader, first_names: FirstNames::default(), sockets: 0 };
     for change in ordered(found) {
-        let path = relative(&change);
         match inodes.get(change.path.as_os_str().as_bytes()) {
-            Some(ino) if change.kind != ChangeKind::Deleted => writing.put(path, *ino, to)?,
-            _ => to.whiteout(path)?,
+            Some(ino) if change.kind != ChangeKind::Deleted => writing.put(&change, *ino, to)?,
+            _ => to.whiteout(relative(&change))?,
         }
     }
     Ok(writing.sockets)
@@ -232,14 +240,15 @@ struct Own<'a> {
 }
 
 impl Own<'_> {
-    fn put<W: Write>(&mut self, path: &[u8], ino: u64, to: &mut TarWriter<W>) -> Result<()> {
+    fn put<W: Write>(&mut self, change: &Change, ino: u64, to: &mut TarWriter<W>) -> Result<()> {
+        let path = relative(change);
         let failed =
             |errno: Errno| SysError::new(format!("reading /{} of the snapshot", String::from_utf8_lossy(path)), errno);
         let attr = self.reader.attr(ino).map_err(failed)?;
         let kind = attr.mode & overlayfs::S_IFMT;
         if kind == nix::libc::S_IFSOCK {
             self.sockets += 1;
-            return Ok(());
+            return without_socket(change, to);
         }
         let mut xattrs = self.reader.xattrs(ino).map_err(failed)?;
         for (_, value) in xattrs.iter_mut().filter(|(name, _)| *name == b"security.capability") {
@@ -338,6 +347,65 @@ mod tests {
         std::fs::remove_dir(upper.join("dev")).unwrap();
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
         assert_eq!(listed(), ["/"]);
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+    fn a_socket_hides_what_the_image_has_at_its_path() {
+        let scratch = tempfile::tempdir().unwrap();
+        let snaps = scratch.path();
+        let mut layer = index::TreeBuilder::new();
+        let metadata = Metadata { permissions: 0o755, ..Metadata::default() };
+        layer.insert(b"file", &metadata, index::Entry::InlineFile(b"old".to_vec())).unwrap();
+        layer.insert(b"dir", &metadata, index::Entry::Directory).unwrap();
+        layer.insert(b"dir/file", &metadata, index::Entry::InlineFile(b"old".to_vec())).unwrap();
+        let layer = Index::from_bytes(layer.write(oci::DiffId(oci::Digest::of(b"layer")), None).unwrap()).unwrap();
+        let chain = || Index::from_bytes(index::merge(&[&layer]).unwrap()).unwrap();
+        let sockets = ["dir", "file", "new"];
+        let shown = |archive: &[u8]| -> Vec<String> {
+            let blocks = archive.chunks(512).filter(|block| block[257..].starts_with(b"ustar") && block[156] != b'x');
+            let names = blocks.map(|block| block.split(|byte| *byte == 0).next().unwrap());
+            names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+        };
+        let expected = ["./", ".wh.dir", ".wh.file"];
+
+        let none = Vec::default();
+        let upper = own::prepare(snaps, "own", (&none, &none), true).unwrap();
+        let objects = || {
+            let open = || open_dir(snaps).unwrap();
+            ObjectDirs { own: open(), trash: open(), below: Vec::new() }
+        };
+        let contents = Arc::new(CachedObjects::new(objects()));
+        let overlay =
+            overlayfs::Overlay::open(upper, Arc::new(chain()), contents, overlayfs::Policy::Volatile).unwrap();
+        let (asking, root) = (overlayfs::Request::default(), overlayfs::ROOT);
+        let dir = overlay.lookup(root, b"dir").unwrap().unwrap();
+        overlay.unlink(&asking, dir.ino, b"file").unwrap();
+        overlay.rmdir(&asking, root, b"dir").unwrap();
+        overlay.unlink(&asking, root, b"file").unwrap();
+        let socket = overlayfs::Make { mode: nix::libc::S_IFSOCK | 0o755, umask: 0, rdev: 0, target: &[] };
+        for name in sockets {
+            overlay.create(&asking, root, name.as_bytes(), &socket, false).unwrap();
+        }
+        overlay.close().unwrap();
+        let mut to = TarWriter::new(Vec::new(), None);
+        assert_eq!(write_own(snaps, "own", chain(), objects(), &Ours::default(), &mut to).unwrap(), 3);
+        assert_eq!(shown(&to.finish().unwrap()), expected);
+
+        let upper = snaps.join("native/upper");
+        std::fs::create_dir_all(&upper).unwrap();
+        for name in sockets {
+            std::os::unix::net::UnixListener::bind(upper.join(name)).unwrap();
+        }
+        let meta = crate::Meta::new(crate::Driver::Overlay, &none, &none);
+        let snapshot = open_dir(upper.parent().unwrap()).unwrap();
+        let truth = Truth::of(snapshot.as_fd(), &meta, None).unwrap();
+        let chain = chain();
+        let lower = crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 } };
+        let mut to = TarWriter::new(Vec::new(), None);
+        let upper = open_dir(&upper).unwrap();
+        assert_eq!(write_native(upper.as_fd(), &lower, &truth, &Ours::default(), &mut to).unwrap(), 3);
+        assert_eq!(shown(&to.finish().unwrap()), expected);
     }
 
     #[test]

@@ -181,6 +181,7 @@ echo more >> etc/conf.d/a; chmod 640 big/tiny; id 5:6 big/bound; id 5:6 srv/dang
 touch -d '2019-01-01' etc/empty; truncate -s 10 big/random; printf x | dd of=big/holes bs=1 seek=4000000 conv=notrunc status=none
 rm -r gone; mkdir gone; echo again > gone/again; rm usr/none; mkfifo usr/none; mkdir -p made/dir; echo z > made/dir/z; id 40:40 made/dir/z
 rm -r covered; ln etc/conf.d/b links/b2; rm srv/pipe; ln -s target srv/pipe; rm -r turned; : > turned; chmod -R o-r var
+chown : usr/setid
 "#;
 
 fn below_overlayfs(outer: &Outer) {
@@ -239,7 +240,7 @@ fn expected_changes(outer: &Outer) -> Vec<String> {
         Changed /etc/conf.d/a, Changed /etc/conf.d/b, Changed /etc/empty, Changed /gone, Added /gone/again, Deleted /gone/file, \
         Changed /links, Added /links/b2, Added /made, Added /made/dir, Added /made/dir/z, Changed /new, Changed /new/file, Changed /srv, \
         Changed /srv/dangling, Deleted /srv/link, Added /srv/moved, Changed /srv/pipe, Changed /turned, Changed /usr, \
-        Changed /usr/none, Changed /var, Changed /var/lib";
+        Changed /usr/none, Changed /usr/setid, Changed /var, Changed /var/lib";
     // With one id an owner cannot change.
     let same = |line: &str| outer.ids.uids == 1 && (line.ends_with("/bound") || line.ends_with("/dangling"));
     list.split(", ").filter(|line| !same(line)).map(str::to_owned).collect()

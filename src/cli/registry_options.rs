@@ -14,7 +14,7 @@ use crate::prompt;
 /// How registries are reached.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Reach {
-    /// File of credentials, in place of all other files and of the environment
+    /// File of credentials, in place of all other files, of the environment and of helpers
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
     /// Directory with certificates to trust (*.crt) and ours to show (*.cert, *.key), in place of those of certs.d

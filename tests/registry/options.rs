@@ -45,6 +45,27 @@ fn a_file_of_credentials_is_asked_in_place_of_all_others() {
     home.fails(1, &["pull", "--authfile", &file, &name]);
 }
 
+/// A helper of `registries.conf` has other files' place, not that of the one which the user names.
+#[test]
+fn a_file_of_credentials_is_asked_in_place_of_helpers() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, name) = guarded_registry();
+    let host = server.address.to_string();
+    // Not installed: whoever asks it fails.
+    configure(&home, "credential-helpers = ['nowhere']\n");
+    let file = home.path("auth.json").display().to_string();
+    let login = ["login", "--authfile", &file, "-u", "me", "--password-stdin", &host];
+    let done = home.run_with_input(&login, b"secret");
+    assert_eq!(done.code, 0, "{done:#?}");
+    let kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept, json!({ "auths": { &host: { "auth": "bWU6c2VjcmV0" } } }));
+    home.ok(&["pull", "--authfile", &file, &name]);
+    home.fails(1, &["manifest", "inspect", &name]);
+    let said = home.ok(&["logout", "--authfile", &file, &host]);
+    assert_eq!(said, format!("Removing login credentials for {host}\n"));
+    home.fails(1, &["manifest", "inspect", "--authfile", &file, &name]);
+}
+
 #[test]
 fn credentials_of_the_command_line_go_to_the_registry_that_is_named_alone() {
     let Some(home) = Home::new(&[]) else { return };

@@ -114,6 +114,8 @@ pub(crate) struct Request<'a> {
     pub offset: u64,
     /// What a token must allow.
     pub scopes: Scopes,
+    /// The place whose manifest named the address: where that may not lead, redirects of it may not either.
+    pub sent_by: Option<&'a Endpoint>,
     /// Further headers.
     pub headers: &'a [(&'static str, String)],
     /// What is sent.
@@ -139,8 +141,20 @@ impl<'a> Request<'a> {
 
     /// A request that sends nothing and may be repeated.
     pub(crate) fn new(method: Method, endpoint: &'a Endpoint, path: String, scopes: Scopes) -> Self {
-        let (accept, headers, body, attempts, long) = ("*/*", &[], Body::None, retry::ATTEMPTS, false);
-        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts, long }
+        Request {
+            method,
+            reference: None,
+            endpoint,
+            path,
+            accept: "*/*",
+            offset: 0,
+            scopes,
+            sent_by: None,
+            headers: &[],
+            body: Body::None,
+            attempts: retry::ATTEMPTS,
+            long: false,
+        }
     }
 
     /// Whether nothing changes by it.
@@ -389,6 +403,9 @@ impl Transport {
         // The registry's own, also where it has sent us elsewhere with what we send.
         let origin = origin_of(&self.base_of(request.endpoint));
         for _ in 0..=REDIRECTS_MAX {
+            if let Some(place) = request.sent_by {
+                self.check_beside(place, &url)?;
+            }
             let own = origin_of(&url) == origin;
             let response = match self.call(request, &url, own, grant.filter(|_| own))? {
                 Err(error) if own && self.may_be_plain(request, &url, &error) => {

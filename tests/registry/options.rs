@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::places::configure;
-use crate::support::http::{Answer, Asked, Server, find, guarded, primary_address};
+use crate::support::http::{Answer, Asked, Server, find, get, guarded, primary_address};
 use crate::support::{Home, skip};
 use crate::{run_with, serving};
 
@@ -186,4 +186,13 @@ fn a_catalogue_without_end_is_left_with_what_was_found() {
     assert_eq!((done.code, done.stdout), (0, format!("{}/team/app-first\n", server.address)));
     assert!(done.stderr.contains("has more names than the 100 pages"), "{}", done.stderr);
     assert_eq!(server.asked.lock().unwrap().len(), 100);
+}
+
+/// What a server of the tests asserts in its thread fails the test.
+#[test]
+#[should_panic(expected = "nobody asks for this")]
+fn a_server_that_panics_fails_the_test() {
+    let server = Server::answering(|asked: &Asked| panic!("nobody asks for this: {}", asked.path));
+    let answer = get(&server.address.to_string(), "/");
+    assert!(answer.is_ok_and(|body| body.is_empty()), "it is answered all the same");
 }

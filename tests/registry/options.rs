@@ -151,6 +151,16 @@ fn headers_of_dockers_configuration_go_to_the_registry_and_not_behind_it() {
     }
 }
 
+#[test]
+fn options_of_registries_are_refused_for_a_file() {
+    let Some(home) = Home::new(&[]) else { return };
+    for option in ["--creds=me:secret", "--authfile=auth.json", "--cert-dir=certs", "--tls-verify=false"] {
+        let said = home.fails(1, &["pull", option, "oci:./layout"]);
+        let name = option.split('=').next().unwrap();
+        assert!(said.contains(&format!("{name} is for registries, and oci:./layout is a file")), "{said}");
+    }
+}
+
 /// Two mirrors may be two paths of one host: a proxy with a project for each registry.
 #[test]
 fn a_mirror_that_fails_does_not_take_its_host_with_it() {

@@ -167,16 +167,28 @@ fn registries(authfile: Option<&Path>) -> Result<Sources, Report> {
     let auth = env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.trim().is_empty());
     let conf = conf_places()?;
     if let Some(file) = authfile.map(absolute).transpose()? {
-        return Ok(Sources { auth: None, auth_files: vec![file.clone()], login_file: Some(file), conf });
+        return Ok(Sources {
+            auth_files: vec![file.clone()],
+            files_alone: true,
+            login_file: Some(file),
+            conf,
+            ..Sources::default()
+        });
     }
     // Who names a file means no other.
     if let Some(file) = named("REGISTRY_AUTH_FILE")? {
-        return Ok(Sources { auth, auth_files: vec![file.clone()], login_file: Some(file), conf });
+        return Ok(Sources {
+            auth,
+            auth_files: vec![file.clone()],
+            login_file: Some(file),
+            conf,
+            ..Sources::default()
+        });
     }
     let run = path("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
     let config = config_home().map(|config| config.join("containers/auth.json"));
     let auth_files = [run, config, docker.clone()].into_iter().flatten().collect();
-    Ok(Sources { auth, auth_files, login_file: docker, conf })
+    Ok(Sources { auth, auth_files, login_file: docker, conf, ..Sources::default() })
 }
 
 /// Where Podman looks for `registries.conf`. A user's own file stands for the machine's and its drop-ins; the user's

@@ -14,7 +14,7 @@ use crate::prompt;
 /// How registries are reached.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Reach {
-    /// File of credentials, in place of all other files and of the environment
+    /// File of credentials, in place of all other files, of the environment and of helpers
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
     /// Directory with certificates to trust (*.crt) and ours to show (*.cert, *.key), in place of those of certs.d
@@ -48,6 +48,23 @@ impl Reach {
 }
 
 impl RegistryOptions {
+    /// Refuses them for an image in a file, for which no registry is asked.
+    pub fn refuse(&self, image: &str) -> Result<(), Report> {
+        let Reach { authfile, cert_dir, tls_verify } = &self.reach;
+        let given = [
+            ("--creds", self.creds.is_some()),
+            ("--authfile", authfile.is_some()),
+            ("--cert-dir", cert_dir.is_some()),
+            ("--tls-verify", tls_verify.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => {
+                Err(Report::new(Kind::Usage, format!("{option} is for registries, and {image} is a file")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The engine that reaches registries so.
     pub fn engine(&self, globals: &Globals) -> Result<Engine, Report> {
         let credential = match &self.creds {

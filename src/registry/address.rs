@@ -1,5 +1,7 @@
 //! Web addresses: which server one belongs to, where a `Location` leads, and hosts that are this machine.
 
+use std::net::IpAddr;
+
 use ureq::http::Uri;
 
 /// Scheme, host and port: whom a credential is for.
@@ -61,13 +63,30 @@ pub(crate) fn join(base: &str, location: &str) -> Option<String> {
     joined.parse::<Uri>().is_ok().then_some(joined)
 }
 
-/// Whether a host of a reference is this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
+/// A host without its port, and an address of IPv6 without its brackets.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// Whether a host is so surely this machine that it needs no TLS.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = name_of(host);
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a host may be this machine, as it is written: any spelling that leads to loopback without a name server's
+/// help, also the short, octal and hexadecimal ones that the C library takes for addresses of IPv4.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let name = name_of(host).trim_end_matches('.').to_ascii_lowercase();
+    if let Ok(address) = name.parse::<IpAddr>() {
+        let address = address.to_canonical();
+        return address.is_loopback() || address.is_unspecified();
+    }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last == "localhost" || last.starts_with("0x") || last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -132,6 +151,29 @@ mod tests {
             ("10.0.0.1:5000", false),
         ] {
             assert_eq!(is_loopback(host), loopback, "{host}");
+        }
+    }
+    #[test]
+    fn this_machine_has_many_spellings() {
+        for (host, here) in [
+            ("localhost:5000", true),
+            ("LOCALHOST.", true),
+            ("a.localhost", true),
+            ("127.0.0.1", true),
+            ("127.1:80", true),
+            ("0x7f000001", true),
+            ("2130706433", true),
+            ("0177.0.0.1", true),
+            ("0.0.0.0:1", true),
+            ("[::]", true),
+            ("[::1]:5000", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("10.0.0.1:5000", false),
+            ("[2001:db8::1]:1", false),
+            ("localhost.evil.io", false),
+            ("registry.example:5000", false),
+        ] {
+            assert_eq!(is_this_machine(host), here, "{host}");
         }
     }
 }

@@ -74,7 +74,8 @@ pub struct Settings {
     /// Directories that have one for a host with its port, with certificates of authorities (`*.crt`) that are trusted
     /// for this host beside the machine's, and a certificate and key of ours (`*.cert`, `*.key`): Docker's `certs.d`.
     pub certificates: Vec<PathBuf>,
-    /// A directory that has such files itself, for all hosts, in place of those.
+    /// A directory that has such files itself, in place of those: the authorities for all hosts, the certificate of ours for
+    /// the places that references name themselves.
     pub certificates_for_all: Option<PathBuf>,
     /// A file of certificates to trust in place of the machine's (`SSL_CERT_FILE`).
     pub roots: Option<PathBuf>,

@@ -29,10 +29,14 @@ pub(crate) struct OfHost {
 }
 
 impl OfHost {
-    /// What there is for a host: in the directory for all, else in those by host.
-    pub(crate) fn of(host: &str, settings: &Settings) -> Result<Self> {
+    /// What there is for a host: in the directory for all, else in those by host. Who we are by the directory for all is
+    /// for the place that is `meant` alone, not for whom that sends us to.
+    pub(crate) fn of(host: &str, meant: bool, settings: &Settings) -> Result<Self> {
         match &settings.certificates_for_all {
-            Some(directory) => OfHost::read([directory.clone()]),
+            Some(directory) => {
+                let found = OfHost::read([directory.clone()])?;
+                Ok(OfHost { client: found.client.filter(|_| meant), ..found })
+            }
             // As an address has it, which need not be one of a reference.
             None if matches!(host, "" | "." | "..") => Ok(OfHost::default()),
             // A host has no slash, and so names a directory just there.

@@ -147,7 +147,7 @@ impl Transport {
         credential: Option<&Credential>,
     ) -> Result<Result<Response<Body>, ureq::Error>, RegistryError> {
         if let Some(Credential::Refresh(token)) = credential {
-            let agent = self.agent_for(request.endpoint, realm)?;
+            let agent = self.agent_for(request, realm)?;
             let proxy = self.settings.proxies.for_url(realm)?;
             let scope = request.scopes.values().collect::<Vec<_>>().join(" ");
             let mut form = vec![("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", CLIENT_ID)];
@@ -173,7 +173,7 @@ impl Transport {
         query: &[(&str, &str)],
         credential: Option<&Credential>,
     ) -> Result<Result<Response<Body>, ureq::Error>, RegistryError> {
-        let agent = self.agent_for(request.endpoint, url)?;
+        let agent = self.agent_for(request, url)?;
         let mut get = agent.get(url).config().proxy(self.settings.proxies.for_url(url)?).build();
         for (name, value) in query {
             get = get.query(*name, *value);

@@ -114,6 +114,8 @@ pub(crate) struct Request<'a> {
     pub offset: u64,
     /// What a token must allow.
     pub scopes: Scopes,
+    /// The place whose manifest named the address: where that may not lead, redirects of it may not either.
+    pub sent_by: Option<&'a Endpoint>,
     /// Further headers.
     pub headers: &'a [(&'static str, String)],
     /// What is sent.
@@ -139,8 +141,20 @@ impl<'a> Request<'a> {
 
     /// A request that sends nothing and may be repeated.
     pub(crate) fn new(method: Method, endpoint: &'a Endpoint, path: String, scopes: Scopes) -> Self {
-        let (accept, headers, body, attempts, long) = ("*/*", &[], Body::None, retry::ATTEMPTS, false);
-        Request { method, reference: None, endpoint, path, accept, offset: 0, scopes, headers, body, attempts, long }
+        Request {
+            method,
+            reference: None,
+            endpoint,
+            path,
+            accept: "*/*",
+            offset: 0,
+            scopes,
+            sent_by: None,
+            headers: &[],
+            body: Body::None,
+            attempts: retry::ATTEMPTS,
+            long: false,
+        }
     }
 
     /// Whether nothing changes by it.
@@ -202,8 +216,9 @@ pub(crate) struct Transport {
     pub notes: Notes,
     verified: OnceLock<Agent>,
     unverified: OnceLock<Agent>,
-    /// By host and whether it is insecure, for those that have certificates of their own; `None` for others.
-    own: Mutex<HashMap<(String, bool), Option<Agent>>>,
+    /// By host, whether it is insecure and whether it is the place that is meant, for those that have certificates of their
+    /// own; `None` for others.
+    own: Mutex<HashMap<(String, bool, bool), Option<Agent>>>,
     /// By host and what they allow.
     grants: Mutex<HashMap<(String, Scopes), Grant>>,
     /// By host and repository.
@@ -389,6 +404,9 @@ impl Transport {
         // The registry's own, also where it has sent us elsewhere with what we send.
         let origin = origin_of(&self.base_of(request.endpoint));
         for _ in 0..=REDIRECTS_MAX {
+            if let Some(place) = request.sent_by {
+                self.check_beside(place, &url)?;
+            }
             let own = origin_of(&url) == origin;
             let response = match self.call(request, &url, own, grant.filter(|_| own))? {
                 Err(error) if own && self.may_be_plain(request, &url, &error) => {
@@ -448,7 +466,7 @@ impl Transport {
         own: bool,
         grant: Option<&Grant>,
     ) -> Result<std::result::Result<Response<ureq::Body>, ureq::Error>> {
-        let agent = self.agent_for(request.endpoint, url)?;
+        let agent = self.agent_for(request, url)?;
         let mut builder = http::Request::builder().method(request.method.clone()).uri(url);
         builder = builder.header("Accept", request.accept).header("Accept-Encoding", "identity");
         if request.offset > 0 {
@@ -596,15 +614,18 @@ impl Transport {
     }
 
     /// The connections for an address, by the host that is spoken to: after a redirect it is another one, with other rights.
-    pub(crate) fn agent_for(&self, endpoint: &Endpoint, url: &str) -> Result<Agent> {
+    pub(crate) fn agent_for(&self, request: &Request<'_>, url: &str) -> Result<Agent> {
+        let endpoint = request.endpoint;
         let host = authority_of(url).unwrap_or_else(|| endpoint.host.clone());
         let insecure = self.is_insecure(endpoint, &host);
-        let key = (host.clone(), insecure);
+        let is_own = origin_of(url) == origin_of(&self.base_of(endpoint));
+        let meant = is_own && !endpoint.mirror && request.sent_by.is_none();
+        let key = (host.clone(), insecure, meant);
         let known = locked(&self.own).get(&key).cloned();
         let own = if let Some(known) = known {
             known
         } else {
-            let of_host = OfHost::of(&host, &self.settings)?;
+            let of_host = OfHost::of(&host, meant, &self.settings)?;
             let made = (!of_host.is_empty()).then(|| self.agent(config(&self.settings, of_host, insecure)));
             locked(&self.own).entry(key).or_insert(made).clone()
         };

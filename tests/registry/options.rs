@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::places::configure;
-use crate::support::http::{Answer, Asked, Server, find, guarded, primary_address};
+use crate::support::http::{Answer, Asked, Server, find, get, guarded, primary_address};
 use crate::support::{Home, skip};
 use crate::{run_with, serving};
 
@@ -43,6 +43,27 @@ fn a_file_of_credentials_is_asked_in_place_of_all_others() {
     home.ok(&["logout", "--authfile", &file, &host]);
     home.ok(&["rmi", &name]);
     home.fails(1, &["pull", "--authfile", &file, &name]);
+}
+
+/// A helper of `registries.conf` has other files' place, not that of the one which the user names.
+#[test]
+fn a_file_of_credentials_is_asked_in_place_of_helpers() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, name) = guarded_registry();
+    let host = server.address.to_string();
+    // Not installed: whoever asks it fails.
+    configure(&home, "credential-helpers = ['nowhere']\n");
+    let file = home.path("auth.json").display().to_string();
+    let login = ["login", "--authfile", &file, "-u", "me", "--password-stdin", &host];
+    let done = home.run_with_input(&login, b"secret");
+    assert_eq!(done.code, 0, "{done:#?}");
+    let kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept, json!({ "auths": { &host: { "auth": "bWU6c2VjcmV0" } } }));
+    home.ok(&["pull", "--authfile", &file, &name]);
+    home.fails(1, &["manifest", "inspect", &name]);
+    let said = home.ok(&["logout", "--authfile", &file, &host]);
+    assert_eq!(said, format!("Removing login credentials for {host}\n"));
+    home.fails(1, &["manifest", "inspect", "--authfile", &file, &name]);
 }
 
 #[test]
@@ -130,6 +151,16 @@ fn headers_of_dockers_configuration_go_to_the_registry_and_not_behind_it() {
     }
 }
 
+#[test]
+fn options_of_registries_are_refused_for_a_file() {
+    let Some(home) = Home::new(&[]) else { return };
+    for option in ["--creds=me:secret", "--authfile=auth.json", "--cert-dir=certs", "--tls-verify=false"] {
+        let said = home.fails(1, &["pull", option, "oci:./layout"]);
+        let name = option.split('=').next().unwrap();
+        assert!(said.contains(&format!("{name} is for registries, and oci:./layout is a file")), "{said}");
+    }
+}
+
 /// Two mirrors may be two paths of one host: a proxy with a project for each registry.
 #[test]
 fn a_mirror_that_fails_does_not_take_its_host_with_it() {
@@ -165,4 +196,13 @@ fn a_catalogue_without_end_is_left_with_what_was_found() {
     assert_eq!((done.code, done.stdout), (0, format!("{}/team/app-first\n", server.address)));
     assert!(done.stderr.contains("has more names than the 100 pages"), "{}", done.stderr);
     assert_eq!(server.asked.lock().unwrap().len(), 100);
+}
+
+/// What a server of the tests asserts in its thread fails the test.
+#[test]
+#[should_panic(expected = "nobody asks for this")]
+fn a_server_that_panics_fails_the_test() {
+    let server = Server::answering(|asked: &Asked| panic!("nobody asks for this: {}", asked.path));
+    let answer = get(&server.address.to_string(), "/");
+    assert!(answer.is_ok_and(|body| body.is_empty()), "it is answered all the same");
 }

@@ -1,9 +1,11 @@
 //! HTTP servers of our own: one that answers as it is told, and on top of it registries: behind a token service, or such
 //! that misbehave.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -111,12 +113,27 @@ impl Answer {
     }
 }
 
-/// A server that answers by a function of what it is asked; it ends with the test's process.
+/// A server that answers by a function of what it is asked; it ends with the test's process. What that function asserts holds
+/// for the test: its panic is answered with 400, and goes on in the test's thread when the server is dropped.
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     /// The paths that were asked for, in order.
     pub asked: Arc<Mutex<Vec<String>>>,
+    /// The first panic of the function that answers.
+    panic: Panic,
+}
+
+type Panic = Arc<Mutex<Option<Box<dyn Any + Send>>>>;
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let panic = self.panic.lock().expect("no holder panics").take();
+        // Of a test that fails already, the first reason is told.
+        if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
+            resume_unwind(panic);
+        }
+    }
 }
 
 impl Server {
@@ -137,8 +154,15 @@ impl Server {
 
     fn answering_on(address: Ipv4Addr, answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((address, 0)).expect("a free port");
-        let server = Server { address: listener.local_addr().expect("a bound socket"), asked: Arc::default() };
-        let (answer, seen) = (Arc::new(answer), Arc::clone(&server.asked));
+        let address = listener.local_addr().expect("a bound socket");
+        let server = Server { address, asked: Arc::default(), panic: Arc::default() };
+        let (seen, panic) = (Arc::clone(&server.asked), Arc::clone(&server.panic));
+        let answer = Arc::new(move |asked: &Asked| {
+            catch_unwind(AssertUnwindSafe(|| answer(asked))).unwrap_or_else(|found| {
+                panic.lock().expect("no holder panics").get_or_insert(found);
+                Answer::refused(400, "")
+            })
+        });
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));

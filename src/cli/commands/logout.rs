@@ -10,7 +10,7 @@ use crate::registry_options::Reach;
 /// Log out from a registry
 #[derive(Args)]
 pub struct Logout {
-    /// File of credentials, in place of all other files and of the environment
+    /// File of credentials, in place of all other files, of the environment and of helpers
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
     /// The registry; Docker's without

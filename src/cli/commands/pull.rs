@@ -33,6 +33,7 @@ impl Pull {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         if let Some(source) = FileSource::parse(&self.image, home().as_deref()) {
             refuse_lock(self.locked.as_deref(), &self.image)?;
+            self.registry.refuse(&self.image)?;
             let platform = self.platform.as_deref().map(str::parse).transpose()?;
             let progress = Progress::new(globals, Work::Load, self.quiet)?;
             let loaded = load_one(&globals.engine()?, &source, platform.as_ref(), &|event| progress.show(event))?;

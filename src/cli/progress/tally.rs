@@ -89,8 +89,10 @@ impl Tally {
     /// How far all is at this moment.
     pub fn total(&self, now: Instant) -> Total {
         let done_bytes = self.moved_bytes();
-        let to_move = |content: &Content| Some(content.size_bytes?.saturating_sub(content.begun_at.unwrap_or(0)));
-        let size_bytes: Option<u64> = self.contents.values().map(to_move).sum();
+        // Sizes are what a manifest says, which may be anything.
+        let size_bytes = self.contents.values().try_fold(0, |sum: u64, content| {
+            Some(sum.saturating_add(content.size_bytes?.saturating_sub(content.begun_at.unwrap_or(0))))
+        });
         let rate = self.samples.front().and_then(|(first, before)| {
             let span = now.duration_since(*first);
             let bytes = u128::from(done_bytes.saturating_sub(*before));
@@ -104,7 +106,7 @@ impl Tally {
 
     fn moved_bytes(&self) -> u64 {
         let moved = |content: &Content| content.done_bytes.saturating_sub(content.begun_at.unwrap_or(0));
-        self.contents.values().map(moved).sum()
+        self.contents.values().map(moved).fold(0, u64::saturating_add)
     }
 }
 
@@ -136,6 +138,20 @@ mod tests {
         tally.finish(Some(fresh));
         let done = tally.total(at(2000));
         assert_eq!((done.done_bytes, done.size_bytes), (100, Some(100)));
+    }
+
+    #[test]
+    fn sizes_beyond_all_measure_are_the_largest() {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        let [one, other] = ["one", "other"].map(digest);
+        tally.plan(&[(one, u64::MAX), (other, u64::MAX)]);
+        assert_eq!(tally.total(now).size_bytes, Some(u64::MAX));
+        for content in [one, other] {
+            tally.advance(Some(content), 0, None, now);
+            tally.finish(Some(content));
+        }
+        let done = tally.total(now + Duration::from_secs(1));
+        assert_eq!((done.done_bytes, done.size_bytes, done.left), (u64::MAX, Some(u64::MAX), Some(Duration::ZERO)));
     }
 
     #[test]

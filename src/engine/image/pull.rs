@@ -311,10 +311,11 @@ impl Pull<'_> {
 
     /// Says so when what is to come is surely more than the file system or the user's quota has left.
     fn tell_scarcity(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
-        let mut wanted_bytes = 0;
+        let mut wanted_bytes = 0_u64;
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
             if !self.store.layers().has(&diff_id.0)? {
-                wanted_bytes += layer.size;
+                // As the manifest says, which may be anything.
+                wanted_bytes = wanted_bytes.saturating_add(layer.size);
             }
         }
         let limits = limits::of(self.store.root().path())?;

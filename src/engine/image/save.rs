@@ -255,7 +255,8 @@ fn archive(
 ) -> Result<(), Report> {
     let docker = format == SaveFormat::DockerArchive;
     let blobs = blobs(images);
-    let mut out = Told::new(out, Teller::new(listener, None, Some(blobs.values().sum())));
+    let size_bytes = blobs.values().copied().fold(0, u64::saturating_add);
+    let mut out = Told::new(out, Teller::new(listener, None, Some(size_bytes)));
     let mut to = TarWriter::new(&mut out, None).without_holes();
     let of_file = Metadata { permissions: 0o644, ..Metadata::default() };
     let of_directory = Metadata { permissions: 0o755, ..Metadata::default() };

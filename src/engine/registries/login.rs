@@ -74,7 +74,7 @@ fn keep(engine: &Engine, server: &str, login: &Login) -> Result<Kept, Report> {
     }
     // A part of a host is what only files know.
     let is_host = host_and_path(server).1.is_empty();
-    for place in order(&conf(engine)?) {
+    for place in order(engine, &conf(engine)?) {
         match place {
             Place::Helper(name) if is_host => return by_helper(&name, server, login),
             Place::Helper(_) => {}

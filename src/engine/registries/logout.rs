@@ -24,7 +24,7 @@ pub fn log_out(engine: &Engine, server_text: Option<&str>) -> Result<(String, bo
     }
     match conf(engine) {
         Ok(conf) => {
-            for place in order(&conf) {
+            for place in order(engine, &conf) {
                 if let Place::Helper(name) = place
                     && is_host
                 {

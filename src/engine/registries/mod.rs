@@ -33,6 +33,8 @@ pub struct Sources {
     pub auth: Option<String>,
     /// Files that may hold credentials; each is asked that exists.
     pub auth_files: Vec<PathBuf>,
+    /// Whether a user's option named the files, so that no helper of `registries.conf` is asked.
+    pub files_alone: bool,
     /// The file that `login` writes, where no other one knows the registry.
     pub login_file: Option<PathBuf>,
     /// Places of `registries.conf`; the first whose file exists counts.
@@ -148,10 +150,10 @@ fn settings(engine: &Engine, registries: RegistriesConf, credentials: Credential
     })
 }
 
-/// All sources of credentials: the environment, then what `registries.conf` orders, else the files.
+/// All sources of credentials: the environment, then the places in their order.
 fn credentials(engine: &Engine, conf: &RegistriesConf) -> Result<Credentials, Report> {
     let mut sources: Vec<Source> = environment(engine)?.map(Source::File).into_iter().collect();
-    for place in order(conf) {
+    for place in order(engine, conf) {
         match place {
             Place::Files => sources.extend(auth_files(engine)?.into_iter().map(|(_, file)| Source::File(file))),
             Place::Helper(name) => sources.push(Source::Helper(name)),
@@ -168,12 +170,14 @@ enum Place {
     Helper(String),
 }
 
-/// The order in which places are asked: that of `registries.conf`, else the files alone.
-fn order(conf: &RegistriesConf) -> Vec<Place> {
+/// The order in which places are asked: that of `registries.conf`, else the files alone, as where an option names the file.
+fn order(engine: &Engine, conf: &RegistriesConf) -> Vec<Place> {
     let place = |word: &String| if word == FILES_WORD { Place::Files } else { Place::Helper(word.clone()) };
     match conf.credential_helpers() {
-        None | Some([]) => vec![Place::Files],
-        Some(words) => words.iter().map(place).collect(),
+        Some(words) if !words.is_empty() && !engine.options().registries.files_alone => {
+            words.iter().map(place).collect()
+        }
+        _ => vec![Place::Files],
     }
 }
 

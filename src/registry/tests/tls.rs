@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use base::Explain;
 use oci::Reference;
-use registry::{Registry, RegistryError, Settings};
+use registry::{RegistriesConf, Registry, RegistryError, Settings};
 
 struct Server(Child);
 
@@ -179,6 +179,48 @@ fn a_certificate_of_ours_is_shown_to_who_asks_for_it() {
     put("san", "client.key");
     let error = ask(&host, settings);
     assert!(matches!(error, RegistryError::ClientCertificate { .. }), "{error:?}");
+}
+
+#[test]
+fn a_certificate_for_the_registry_is_not_shown_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, host)) = start(directory.path(), Speaks::TlsWithTheKnown) else { return };
+    let certs = directory.path().join("certs");
+    std::fs::create_dir_all(&certs).unwrap();
+    for (from, to) in [("ca.crt", "ca.crt"), ("server.crt", "client.cert"), ("server.key", "client.key")] {
+        std::fs::copy(directory.path().join(from), certs.join(to)).unwrap();
+    }
+    let settings = Settings { certificates_for_all: Some(certs), ..Settings::default() };
+    let error = ask(&host, settings.clone());
+    assert!(reached(&error), "{error:?}");
+
+    // One that sends us there for all it is asked, and one of which it is a mirror.
+    let sends = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = sends.local_addr().unwrap().to_string();
+    let answer = format!(
+        "HTTP/1.1 307 x\r\nConnection: close\r\nContent-Length: 0\r\nLocation: https://{host}/v2/a/manifests/1\r\n\r\n"
+    );
+    std::thread::spawn(move || {
+        for stream in sends.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 1 << 12];
+            let count = stream.read(&mut head).unwrap();
+            // A TLS record's first byte: not for us.
+            if count > 0 && head[0] != 0x16 {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    let error = ask(&at, settings.clone());
+    assert!(matches!(&error, RegistryError::Transport { url, .. } if url.contains(&host)), "{error:?}");
+
+    let mut registries = RegistriesConf::default();
+    let text = format!("[[registry]]\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = \"{host}\"\n");
+    registries.add("conf", &text).unwrap();
+    let client = Registry::new(Settings { registries, ..settings });
+    client.document(&"127.0.0.1:1/team/app:1".parse().unwrap()).unwrap_err();
+    let notes = client.notes();
+    assert!(notes.iter().any(|note| note.contains(&host) && note.contains("the request to")), "{notes:?}");
 }
 
 /// Passes bytes on until one side ends.

@@ -21,6 +21,12 @@ pub enum LayerError {
         /// With what.
         name: &'static str,
     },
+    /// The archive is compressed, and so is what is below that.
+    #[error("the archive is compressed twice: what comes out of it is {name}")]
+    Twice {
+        /// What is below.
+        name: &'static str,
+    },
     /// The archive ends inside an entry.
     #[error("the layer's archive ends inside an entry, at byte {offset}")]
     Truncated {
@@ -138,7 +144,7 @@ impl Explain for LayerError {
             LayerError::Index(error) => error.kind(),
             LayerError::Open { source, .. } => source.kind(),
             LayerError::Merge(error) => error.kind(),
-            LayerError::Unwritable { .. } | LayerError::Foreign { .. } => Kind::Unsupported,
+            LayerError::Unwritable { .. } | LayerError::Foreign { .. } | LayerError::Twice { .. } => Kind::Unsupported,
             LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => Kind::Internal,
             LayerError::MissingLayer { .. } => Kind::NotFound,
             LayerError::Read { .. }
@@ -160,6 +166,7 @@ impl Explain for LayerError {
             LayerError::Foreign { .. } => {
                 Some("whoever made the image must compress its layers with gzip or zstd".to_owned())
             }
+            LayerError::Twice { .. } => Some("unpack it once and take what comes out".to_owned()),
             _ => None,
         }
     }

@@ -121,6 +121,27 @@ fn archives_are_unpacked_however_they_are_compressed() {
     }
 }
 
+/// As a layer it would be compressed twice: an image that nobody could pull, or save and load.
+#[test]
+fn what_is_compressed_twice_is_refused_by_name() {
+    let Some(home) = Home::new(&[]) else { return };
+    for inner in ["gzip", "zstd", "bzip2", "xz"] {
+        for outer in ["bzip2", "xz"] {
+            let Some(once) = through(&[inner], &small()) else { continue };
+            let Some(twice) = through(&[outer], &once) else { continue };
+            let done = home.run_with_input(&["import", "-", "twice"], &twice);
+            let why = format!("compressed twice: what comes out of it is {inner}");
+            assert!(done.code == 1 && done.stderr.contains(&why) && done.stderr.contains("hint: "), "{done:#?}");
+        }
+        for outer in ["gzip", "zstd"] {
+            let Some(once) = through(&[inner], &small()) else { continue };
+            let Some(twice) = through(&[outer], &once) else { continue };
+            assert_eq!(home.run_with_input(&["import", "-", "twice"], &twice).code, 1, "{inner} in {outer}");
+        }
+    }
+    assert_eq!(home.run(&["image", "exists", "twice"]).code, 1);
+}
+
 /// A layer that is compressed so is no layer: other engines would not know it either.
 #[test]
 fn layers_that_are_compressed_so_are_refused_by_name() {

@@ -164,3 +164,32 @@ fn layers_that_are_compressed_so_are_refused_by_name() {
         assert!(done.code == 1 && done.stderr.contains(&why) && done.stderr.contains("hint: "), "{done:#?}");
     }
 }
+
+/// What an image says reaches no terminal as a sequence that it obeys.
+#[test]
+fn an_image_cannot_speak_to_the_terminal() {
+    let Some(home) = Home::new(&[]) else { return };
+    let tar = small();
+    let config = serde_json::json!({ "architecture": "amd64", "os": "linux", "config": {},
+        "history": [{ "created_by": "\u{1b}]0;mine\u{7}\n", "comment": "\u{9b}2J" }],
+        "rootfs": { "type": "layers", "diff_ids": [fixture::image::digest(&tar)] } });
+    let image = |layer: &str| {
+        let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["loud:1"], "Layers": [layer] }]);
+        let file = |path, content| Entry { path, content, ..Entry::default() };
+        let (config, manifest) = (config.to_string(), manifest.to_string());
+        archive(&[
+            file("config.json", config.as_bytes()),
+            file("manifest.json", manifest.as_bytes()),
+            file("layer.tar", &tar),
+        ])
+    };
+    let done = home.run_with_input(&["load"], &image("\u{1b}[2J"));
+    assert!(done.code == 1 && done.stderr.contains("\\u{1b}[2J is missing"), "{done:#?}");
+    assert!(!done.stderr.contains('\u{1b}'), "{done:#?}");
+    assert_eq!(home.run_with_input(&["load"], &image("layer.tar")).code, 0);
+    let table = home.ok(&["history", "--no-trunc", "loud:1"]);
+    assert!(table.contains("\\u{1b}]0;mine\\u{7}\\n") && table.contains("\\u{9b}2J"), "{table}");
+    assert!(!table.chars().any(|character| character.is_control() && character != '\n'), "{table:?}");
+    // A template gives what is there.
+    assert_eq!(home.ok(&["history", "--format", "{{json .Comment}}", "loud:1"]), "\"\u{9b}2J\"\n");
+}

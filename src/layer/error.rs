@@ -27,6 +27,13 @@ pub enum LayerError {
         /// What is below.
         name: &'static str,
     },
+    /// The kernel gives no thread more.
+    #[error("cannot start a thread to read the layer")]
+    Thread {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The archive ends inside an entry.
     #[error("the layer's archive ends inside an entry, at byte {offset}")]
     Truncated {
@@ -145,7 +152,9 @@ impl Explain for LayerError {
             LayerError::Open { source, .. } => source.kind(),
             LayerError::Merge(error) => error.kind(),
             LayerError::Unwritable { .. } | LayerError::Foreign { .. } | LayerError::Twice { .. } => Kind::Unsupported,
-            LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => Kind::Internal,
+            LayerError::Thread { .. } | LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => {
+                Kind::Internal
+            }
             LayerError::MissingLayer { .. } => Kind::NotFound,
             LayerError::Read { .. }
             | LayerError::Truncated { .. }
@@ -166,6 +175,10 @@ impl Explain for LayerError {
             LayerError::Foreign { .. } => {
                 Some("whoever made the image must compress its layers with gzip or zstd".to_owned())
             }
+            LayerError::Thread { .. } => Some(
+                "see the limit on your processes, which counts threads (ulimit -u, and pids.max of the cgroup)"
+                    .to_owned(),
+            ),
             LayerError::Twice { .. } => Some("unpack it once and take what comes out".to_owned()),
             _ => None,
         }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::http::{Answer, Asked, Server};
-use crate::support::{Home, busybox, skip};
+use crate::support::{Home, LIMIT, busybox, finish, identity, skip};
 use crate::tar::{Entry, archive};
 
 /// Bytes through a program of the host; `None` (and the skip is noted) where it is missing.
@@ -192,4 +192,32 @@ fn an_image_cannot_speak_to_the_terminal() {
     assert!(!table.chars().any(|character| character.is_control() && character != '\n'), "{table:?}");
     // A template gives what is there.
     assert_eq!(home.ok(&["history", "--format", "{{json .Comment}}", "loud:1"]), "\"\u{9b}2J\"\n");
+}
+
+/// A user at the limit of processes, which counts threads, gets an error or what was asked for, and never an abort.
+#[test]
+fn without_threads_an_import_fails_and_a_removal_is_slower() {
+    let Some(home) = Home::new(&[]) else { return };
+    if identity() == "root" {
+        return skip("root has no limit of processes");
+    }
+    let contents: Vec<(String, Vec<u8>)> =
+        (0..400_u32).map(|number| (format!("f{number}"), number.to_le_bytes().repeat(20_000))).collect();
+    let entries: Vec<Entry<'_>> =
+        contents.iter().map(|(path, content)| Entry { path, content, ..Entry::default() }).collect();
+    fs::write(home.path("many.tar"), archive(&entries)).unwrap();
+    let limited = |arguments: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", "ulimit -u 1; exec \"$@\"", "bash"]).arg(home.bin()).args(arguments);
+        home.surround(&mut command);
+        finish(&mut command, b"", LIMIT)
+    };
+    let done = limited(&["import", "many.tar", "many"]);
+    assert!(done.code == 1 && done.stderr.contains("cannot start a thread to read the layer"), "{done:#?}");
+    assert!(done.stderr.contains("hint: see the limit on your processes"), "{done:#?}");
+    home.ok(&["import", "many.tar", "many"]);
+    let done = limited(&["rmi", "many"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    home.ok(&["system", "prune", "-af"]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
 }

@@ -100,6 +100,15 @@ impl Report {
         self.hint.as_deref()
     }
 
+    /// The cause and what lies below it. What a standard I/O error wraps is among them, which its own chain leaves out.
+    pub fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
+        let cause: &(dyn Error + 'static) = &*self.cause;
+        std::iter::successors(Some(cause), |&error| {
+            let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+        })
+    }
+
     /// The messages from the outermost step to the innermost cause.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.steps.iter().rev().cloned().collect();

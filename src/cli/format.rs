@@ -6,6 +6,8 @@ use std::sync::Arc;
 use base::{Kind, Report};
 use gotmpl::{MissingKey, Template, Value};
 
+use crate::output::printable_part;
+
 /// One row: every key that a template may name, with its column's header.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
@@ -26,6 +28,13 @@ impl Row {
     pub fn labels(mut self, labels: BTreeMap<String, String>) -> Self {
         self.labels = labels;
         self
+    }
+
+    /// For a table, which people read at a terminal: no cell has what that obeys.
+    fn printable(&self) -> Row {
+        let cells = self.cells.iter().map(|(key, header, text)| (*key, *header, printable_part(text)));
+        let labels = self.labels.iter().map(|(name, text)| (name.clone(), printable_part(text)));
+        Row { cells: cells.collect(), labels: labels.collect() }
     }
 
     fn value(&self) -> Value {
@@ -85,7 +94,7 @@ pub fn rows(format: Option<&str>, default: &str, empty: &Row, rows: &[Row]) -> R
     let body = parse(&source, Functions::Real, MissingKey::Error)?;
     let mut text = vec![execute(&head, &empty.headers())?];
     for row in rows {
-        text.push(execute(&body, &row.value())?);
+        text.push(execute(&body, &row.printable().value())?);
     }
     Ok(tabulate(&text))
 }

@@ -1,4 +1,7 @@
 //! Printing that survives a reader which is gone, and the end of a command.
+//!
+//! Errors and remarks quote what registries, images and archives say, which may be sequences that a terminal obeys. They pass
+//! [`printable`] here, where all of them come by.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -23,6 +26,29 @@ impl<E: Into<Report>> From<E> for Stop {
     fn from(error: E) -> Self {
         Stop::Failed(error.into())
     }
+}
+
+/// A text without what a terminal obeys: control characters, C1 included, are shown escaped as in Rust's literals. Line feeds stay,
+/// as reports have several lines.
+pub fn printable(text: &str) -> String {
+    escaped(text, |character| character != '\n')
+}
+
+/// The same for a text that is a part of a line: line feeds are escaped too.
+pub fn printable_part(text: &str) -> String {
+    escaped(text, |_| true)
+}
+
+fn escaped(text: &str, may: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && may(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// Writes to standard output.
@@ -50,12 +76,12 @@ pub fn written(result: io::Result<()>) -> Result<(), Stop> {
 
 /// An error on standard error; with that gone there is no one to tell.
 pub fn error(report: &Report) {
-    let _ = stderr(&format!("error: {report}\n"));
+    let _ = stderr(&printable(&format!("error: {report}\n")));
 }
 
 /// A warning on standard error.
 pub fn warning(text: &str) {
-    let _ = stderr(&format!("warning: {text}\n"));
+    let _ = stderr(&printable(&format!("warning: {text}\n")));
 }
 
 /// The same as an object in a line, for who reads those (docs/progress.md).
@@ -96,4 +122,18 @@ pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<(), Stop>)
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_what_is_shown() {
+        let hostile = "a\u{1b}[2J\u{9b}31m\u{7f}\r\t\0\u{7}\n  hint: b é 字";
+        assert_eq!(printable(hostile), "a\\u{1b}[2J\\u{9b}31m\\u{7f}\\r\\t\\u{0}\\u{7}\n  hint: b é 字");
+        assert_eq!(printable_part("a\n\u{1b}"), "a\\n\\u{1b}");
+        let all: String = (0..0xa0).filter_map(char::from_u32).collect();
+        assert!(!printable_part(&all).chars().any(char::is_control));
+    }
 }

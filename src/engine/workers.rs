@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use base::{Kind, Report};
 
@@ -14,21 +15,25 @@ pub(crate) fn each<T: Sync>(
     work: impl Fn(&T) -> Result<(), Report> + Sync,
 ) -> Result<(), Report> {
     let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+    let worker = || {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(report) = work(job)
+                && !failed.swap(true, Ordering::Relaxed)
+                && let Ok(mut failure) = failure.lock()
+            {
+                *failure = Some(report);
+            }
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(jobs.len()) {
-            scope.spawn(|| {
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if failed.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if let Err(report) = work(job)
-                        && !failed.swap(true, Ordering::Relaxed)
-                        && let Ok(mut failure) = failure.lock()
-                    {
-                        *failure = Some(report);
-                    }
-                }
-            });
+        let wanted = 0..threads.min(jobs.len());
+        let spawned = wanted.filter(|_| Builder::new().spawn_scoped(scope, &worker).is_ok()).count();
+        // Where the kernel gives fewer threads (RLIMIT_NPROC) it takes longer.
+        if spawned == 0 {
+            worker();
         }
     });
     match failure.into_inner() {

@@ -15,7 +15,7 @@ use crate::apply::{Applied, apply};
 use crate::compress::{Compression, Compressor};
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
-use crate::pipeline::unwrapped;
+use crate::pipeline::{spawn, unwrapped};
 
 /// A piece of the archive on its way to the reader, and how many may wait.
 const PIECE_BYTES: usize = 64 << 10;
@@ -48,11 +48,11 @@ pub fn create(
     let (written, applied) = thread::scope(|scope| {
         let reader = Pieces { queue: pieces, current: Vec::new(), at: 0 };
         // Not the caller's durability: the blob is published beside it.
-        let applying = scope.spawn(move || apply(reader, None, store, Durability::Later, limits));
+        let applying = spawn(scope, move || apply(reader, None, store, Durability::Later, limits))?;
         let tee = Tee { compressor, to_reader: Some(to_reader) };
         let written = write_through(tee, write);
-        (written, applying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
+        Ok::<_, LayerError>((written, applying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    })?;
     let blob = match (written, applied) {
         (Ok(blob), Ok(applied)) => (blob, applied),
         // A reader that gave up is why the writer could not go on; else the reader only saw that the writer did.

@@ -4,7 +4,7 @@
 //! bzip2 or xz: they are unpacked on the way in, and nothing in the store is compressed so. Whatever it is, more bytes than
 //! [`Limits::stream_bytes`] end the stream, and no decoder takes more memory than a window of 128 MiB.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,9 +52,30 @@ impl Foreign {
     }
 }
 
+/// How a stream with these first bytes is compressed; `None` for a plain archive.
+fn name_of(magic: &[u8]) -> Option<&'static str> {
+    match Compression::of_magic(magic) {
+        Compression::Gzip => Some("gzip"),
+        Compression::Zstd => Some("zstd"),
+        Compression::None => Foreign::of_magic(magic).map(Foreign::name),
+    }
+}
+
 /// Whether a stream with these first bytes is a plain archive.
 pub fn is_plain(magic: &[u8]) -> bool {
-    Compression::of_magic(magic) == Compression::None && Foreign::of_magic(magic).is_none()
+    name_of(magic).is_none()
+}
+
+/// Copies a plain archive. One that is compressed below its compression is refused by name: as a layer it would be
+/// compressed twice, which nobody inflates.
+pub fn copy_plain(mut archive: impl Read, to: &mut dyn Write) -> crate::Result<u64> {
+    let mut magic = Vec::with_capacity(MAGIC_BYTES);
+    let read = (&mut archive).take(MAGIC_BYTES as u64).read_to_end(&mut magic);
+    read.map_err(LayerError::from_io)?;
+    if let Some(name) = name_of(&magic) {
+        return Err(LayerError::Twice { name });
+    }
+    io::copy(&mut Cursor::new(magic).chain(archive), to).map_err(LayerError::from_io)
 }
 
 /// The uncompressed bytes of a layer. gzip may have several members, zstd several and skippable frames; what is neither is
@@ -178,6 +199,19 @@ mod tests {
                 assert!(unpacked(&broken, &limits).map_or(true, |content| content.len() < 100), "{name} {at}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_compressed_below_its_compression_is_refused_by_name() {
+        let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0];
+        let zstd = [0x28, 0xb5, 0x2f, 0xfd, 0x24, 0, 1, 0, 0];
+        for (packed, wanted) in [(&gzip[..], "gzip"), (&zstd, "zstd"), (&bytes(BZIP2), "bzip2"), (&bytes(XZ), "xz")] {
+            let error = copy_plain(packed, &mut io::sink()).unwrap_err();
+            assert!(matches!(error, LayerError::Twice { name } if name == wanted), "{wanted}: {error:?}");
+        }
+        let mut copy = Vec::new();
+        assert_eq!(copy_plain(&b"archive"[..], &mut copy).unwrap(), 7);
+        assert_eq!(copy, b"archive");
     }
 
     #[test]

@@ -21,6 +21,19 @@ pub enum LayerError {
         /// With what.
         name: &'static str,
     },
+    /// The archive is compressed, and so is what is below that.
+    #[error("the archive is compressed twice: what comes out of it is {name}")]
+    Twice {
+        /// What is below.
+        name: &'static str,
+    },
+    /// The kernel gives no thread more.
+    #[error("cannot start a thread to read the layer")]
+    Thread {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The archive ends inside an entry.
     #[error("the layer's archive ends inside an entry, at byte {offset}")]
     Truncated {
@@ -138,8 +151,10 @@ impl Explain for LayerError {
             LayerError::Index(error) => error.kind(),
             LayerError::Open { source, .. } => source.kind(),
             LayerError::Merge(error) => error.kind(),
-            LayerError::Unwritable { .. } | LayerError::Foreign { .. } => Kind::Unsupported,
-            LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => Kind::Internal,
+            LayerError::Unwritable { .. } | LayerError::Foreign { .. } | LayerError::Twice { .. } => Kind::Unsupported,
+            LayerError::Thread { .. } | LayerError::Write { .. } | LayerError::Content { .. } | LayerError::Tree(_) => {
+                Kind::Internal
+            }
             LayerError::MissingLayer { .. } => Kind::NotFound,
             LayerError::Read { .. }
             | LayerError::Truncated { .. }
@@ -160,6 +175,11 @@ impl Explain for LayerError {
             LayerError::Foreign { .. } => {
                 Some("whoever made the image must compress its layers with gzip or zstd".to_owned())
             }
+            LayerError::Thread { .. } => Some(
+                "see the limit on your processes, which counts threads (ulimit -u, and pids.max of the cgroup)"
+                    .to_owned(),
+            ),
+            LayerError::Twice { .. } => Some("unpack it once and take what comes out".to_owned()),
             _ => None,
         }
     }

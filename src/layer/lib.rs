@@ -27,7 +27,7 @@ pub use apply::{Applied, apply, check};
 pub use chain::{merge_chain, open_layer};
 pub use compress::Compression;
 pub use create::{Created, create, take};
-pub use decompress::{archive as unpacked, is_plain};
+pub use decompress::{archive as unpacked, copy_plain, is_plain};
 pub use error::{LayerError, Result};
 pub use limits::Limits;
 pub use locate::{Located, Place, locate};

@@ -8,7 +8,7 @@
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use oci::{DiffId, Hasher};
 
@@ -34,21 +34,30 @@ pub(crate) fn run<T>(
         let (to_inflater, fetched) = sync_channel(QUEUE);
         let (to_reader, pieces) = sync_channel(QUEUE);
         let (to_hasher, hashed) = sync_channel::<Piece>(QUEUE);
-        scope.spawn(move || fetch(reader, &to_inflater));
-        scope.spawn(move || inflate(Pieces::new(fetched), limits, &to_reader, &to_hasher));
-        let hasher = scope.spawn(move || {
+        // A thread that cannot be started drops its ends, and so ends those that were.
+        spawn(scope, move || fetch(reader, &to_inflater))?;
+        spawn(scope, move || inflate(Pieces::new(fetched), limits, &to_reader, &to_hasher))?;
+        let hasher = spawn(scope, move || {
             let mut hasher = Hasher::new();
             for piece in hashed {
                 hasher.update(&piece);
             }
             hasher
-        });
+        })?;
         let result = read(Pieces::new(pieces));
         let hasher = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let result = result.map_err(unwrapped)?;
         let size = hasher.size();
         Ok((result, DiffId(hasher.finish()), size))
     })
+}
+
+/// Starts a thread, which the kernel may refuse.
+pub(crate) fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().spawn_scoped(scope, work).map_err(|source| LayerError::Thread { source })
 }
 
 /// An error of our own that came through the stream.

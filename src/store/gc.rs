@@ -325,12 +325,17 @@ fn each<T: Send>(digests: &[Digest], work: impl Fn(&Digest) -> Result<T> + Sync)
     }
     let work = &work;
     let parts: Result<Vec<Vec<T>>> = thread::scope(|scope| {
+        let do_part = move |part: &[Digest]| part.iter().map(work).collect::<Result<Vec<T>>>();
         let spawned: Vec<_> = digests
             .chunks(part)
-            .map(|part| scope.spawn(move || part.iter().map(work).collect::<Result<Vec<T>>>()))
+            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || do_part(part))))
             .collect();
-        let joined = spawned.into_iter().map(thread::ScopedJoinHandle::join);
-        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let ended = spawned.into_iter().map(|(part, spawned)| match spawned {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // The user has no thread left (RLIMIT_NPROC): slower, and done all the same.
+            Err(_) => do_part(part),
+        });
+        ended.collect()
     });
     Ok(parts?.into_iter().flatten().collect())
 }

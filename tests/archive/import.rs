@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::http::{Answer, Asked, Server};
-use crate::support::{Home, busybox, skip};
+use crate::support::{Home, LIMIT, busybox, finish, identity, skip};
 use crate::tar::{Entry, archive};
 
 /// Bytes through a program of the host; `None` (and the skip is noted) where it is missing.
@@ -121,6 +121,27 @@ fn archives_are_unpacked_however_they_are_compressed() {
     }
 }
 
+/// As a layer it would be compressed twice: an image that nobody could pull, or save and load.
+#[test]
+fn what_is_compressed_twice_is_refused_by_name() {
+    let Some(home) = Home::new(&[]) else { return };
+    for inner in ["gzip", "zstd", "bzip2", "xz"] {
+        for outer in ["bzip2", "xz"] {
+            let Some(once) = through(&[inner], &small()) else { continue };
+            let Some(twice) = through(&[outer], &once) else { continue };
+            let done = home.run_with_input(&["import", "-", "twice"], &twice);
+            let why = format!("compressed twice: what comes out of it is {inner}");
+            assert!(done.code == 1 && done.stderr.contains(&why) && done.stderr.contains("hint: "), "{done:#?}");
+        }
+        for outer in ["gzip", "zstd"] {
+            let Some(once) = through(&[inner], &small()) else { continue };
+            let Some(twice) = through(&[outer], &once) else { continue };
+            assert_eq!(home.run_with_input(&["import", "-", "twice"], &twice).code, 1, "{inner} in {outer}");
+        }
+    }
+    assert_eq!(home.run(&["image", "exists", "twice"]).code, 1);
+}
+
 /// A layer that is compressed so is no layer: other engines would not know it either.
 #[test]
 fn layers_that_are_compressed_so_are_refused_by_name() {
@@ -142,4 +163,61 @@ fn layers_that_are_compressed_so_are_refused_by_name() {
         let why = format!("the layer is compressed with {program}, for which images have no media type");
         assert!(done.code == 1 && done.stderr.contains(&why) && done.stderr.contains("hint: "), "{done:#?}");
     }
+}
+
+/// What an image says reaches no terminal as a sequence that it obeys.
+#[test]
+fn an_image_cannot_speak_to_the_terminal() {
+    let Some(home) = Home::new(&[]) else { return };
+    let tar = small();
+    let config = serde_json::json!({ "architecture": "amd64", "os": "linux", "config": {},
+        "history": [{ "created_by": "\u{1b}]0;mine\u{7}\n", "comment": "\u{9b}2J" }],
+        "rootfs": { "type": "layers", "diff_ids": [fixture::image::digest(&tar)] } });
+    let image = |layer: &str| {
+        let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["loud:1"], "Layers": [layer] }]);
+        let file = |path, content| Entry { path, content, ..Entry::default() };
+        let (config, manifest) = (config.to_string(), manifest.to_string());
+        archive(&[
+            file("config.json", config.as_bytes()),
+            file("manifest.json", manifest.as_bytes()),
+            file("layer.tar", &tar),
+        ])
+    };
+    let done = home.run_with_input(&["load"], &image("\u{1b}[2J"));
+    assert!(done.code == 1 && done.stderr.contains("\\u{1b}[2J is missing"), "{done:#?}");
+    assert!(!done.stderr.contains('\u{1b}'), "{done:#?}");
+    assert_eq!(home.run_with_input(&["load"], &image("layer.tar")).code, 0);
+    let table = home.ok(&["history", "--no-trunc", "loud:1"]);
+    assert!(table.contains("\\u{1b}]0;mine\\u{7}\\n") && table.contains("\\u{9b}2J"), "{table}");
+    assert!(!table.chars().any(|character| character.is_control() && character != '\n'), "{table:?}");
+    // A template gives what is there.
+    assert_eq!(home.ok(&["history", "--format", "{{json .Comment}}", "loud:1"]), "\"\u{9b}2J\"\n");
+}
+
+/// A user at the limit of processes, which counts threads, gets an error or what was asked for, and never an abort.
+#[test]
+fn without_threads_an_import_fails_and_a_removal_is_slower() {
+    let Some(home) = Home::new(&[]) else { return };
+    if identity() == "root" {
+        return skip("root has no limit of processes");
+    }
+    let contents: Vec<(String, Vec<u8>)> =
+        (0..400_u32).map(|number| (format!("f{number}"), number.to_le_bytes().repeat(20_000))).collect();
+    let entries: Vec<Entry<'_>> =
+        contents.iter().map(|(path, content)| Entry { path, content, ..Entry::default() }).collect();
+    fs::write(home.path("many.tar"), archive(&entries)).unwrap();
+    let limited = |arguments: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", "ulimit -u 1; exec \"$@\"", "bash"]).arg(home.bin()).args(arguments);
+        home.surround(&mut command);
+        finish(&mut command, b"", LIMIT)
+    };
+    let done = limited(&["import", "many.tar", "many"]);
+    assert!(done.code == 1 && done.stderr.contains("cannot start a thread to read the layer"), "{done:#?}");
+    assert!(done.stderr.contains("hint: see the limit on your processes"), "{done:#?}");
+    home.ok(&["import", "many.tar", "many"]);
+    let done = limited(&["rmi", "many"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    home.ok(&["system", "prune", "-af"]);
+    assert_eq!(home.ok(&["content", "ls", "-aq"]), "");
 }

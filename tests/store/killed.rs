@@ -182,14 +182,18 @@ fn at_random_moments() {
         let began = Instant::now();
         let mut child = start(&mut home.command(commands[chosen]));
         std::thread::sleep(moment);
-        if child.try_wait().unwrap().is_some() {
+        let ended = child.try_wait().unwrap().is_some();
+        if ended {
             took[chosen] = began.elapsed().min(took[chosen] * 2);
         } else {
             took[chosen] = (took[chosen] * 21 / 20).min(Duration::from_secs(2));
             child.kill().unwrap();
             killed += 1;
         }
-        end(child, LIMIT);
+        let done = end(child, LIMIT);
+        // What an earlier one has removed, or was killed before it made, is not there.
+        let absent = commands[chosen][0] == "rmi" && done.stderr.contains("No such image");
+        assert!(!ended || done.code == 0 || absent, "{when}: {done:#?}");
         assert_sound(&home, &when);
         if run % 10 == 9 {
             home.ok(&["image", "prune", "-f"]);
@@ -198,6 +202,7 @@ fn at_random_moments() {
         }
     }
     println!("{killed} of {runs} were killed");
+    assert!(killed >= runs / 4, "{killed} of {runs} were killed");
     for image in [&a, &b] {
         home.ok(&["pull", image]);
     }

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use fixture::image::{Image, MANIFEST};
 use fixture::memory_registry::{Fate, Features, MemoryRegistry, Seen};
 use serde_json::{Value, json};
 
-use crate::support::Home;
+use crate::support::{Home, LIMIT};
 use crate::{
     INDEX, Key, SIMPLE_SIGNING, at, digest, image, layer_of, payload, put_signature, require, require_key, search,
     statement, write_policy,
@@ -288,7 +289,11 @@ fn a_name_that_changes_hands_brings_no_refused_image() {
             }
         });
         while !home.path("swapped").exists() {}
-        for _ in 0..60 {
+        // At least these, and until both have been met: which one a load meets is chance.
+        let until = Instant::now() + LIMIT;
+        let mut loads = 0;
+        while loads < 60 || ((loaded == 0 || refused == 0) && Instant::now() < until) {
+            loads += 1;
             let done = home.run(&["load", "-i", "swapped/image.tar"]);
             if done.code == 0 {
                 loaded += 1;
@@ -297,8 +302,9 @@ fn a_name_that_changes_hands_brings_no_refused_image() {
             }
         }
         stop.store(true, Ordering::Relaxed);
+        assert_eq!(loaded + refused, loads);
     });
     println!("{loaded} loaded, {refused} refused");
-    assert_eq!(loaded + refused, 60);
+    assert!(loaded > 0 && refused > 0, "{loaded} loaded, {refused} refused");
     assert!(!home.ok(&["images"]).contains("/other"));
 }

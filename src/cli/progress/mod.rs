@@ -177,7 +177,7 @@ impl Progress {
     }
 
     fn print(&self, text: &str) {
-        let text = format!("{text}\n");
+        let text = output::printable(&format!("{text}\n"));
         // A reader that is gone does not end the work: its result is in the store.
         self.beside_bars(|| {
             let _ = if self.work == Work::Fetch { output::stderr(&text) } else { output::stdout(&text) };
@@ -236,7 +236,7 @@ fn short_span(span: Duration) -> String {
 
 /// A remark; a reader that is gone does not want it.
 fn note(text: &str) {
-    let _ = output::stderr(&format!("{text}\n"));
+    let _ = output::stderr(&output::printable(&format!("{text}\n")));
 }
 
 /// What a thread that panicked has left of a display is good enough.

@@ -78,8 +78,8 @@ fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &Imp
     let made = match compression {
         Compression::None => layer::create(store, Compression::Gzip, Durability::Later, &limits, |out| {
             // Plain, or compressed in a way that layers are not.
-            let copied = layer::unpacked(&mut whole, &limits).and_then(|mut plain| io::copy(&mut plain, out));
-            copied.map(drop).map_err(|source| layer::LayerError::Read { source })
+            let unpacked = layer::unpacked(&mut whole, &limits).map_err(|source| layer::LayerError::Read { source })?;
+            layer::copy_plain(unpacked, out).map(drop)
         })?,
         _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };

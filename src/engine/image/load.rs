@@ -228,8 +228,17 @@ impl<'a> Loading<'a> {
             return Err(DocumentError::LayerCount { layers, diff_ids }.into());
         }
         // They are known by their diff IDs, since no digest is told.
-        let layers = layers.iter().zip(&parsed.diff_ids);
-        let made = layers.map(|(path, diff_id)| self.take(path, *diff_id)).collect::<Result<Vec<_>, _>>()?;
+        let layers: Vec<_> = layers.iter().zip(&parsed.diff_ids).collect();
+        let mut contents = BTreeMap::new();
+        for (path, diff_id) in &layers {
+            if !self.taken.contains_key(&((*path).clone(), **diff_id)) {
+                let part = self.source.part(path)?.ok_or_else(|| missing(path))?;
+                contents.insert(diff_id.0, part.size());
+            }
+        }
+        (self.listener)(&Event::Planned { contents: &Vec::from_iter(contents) });
+        let made =
+            layers.into_iter().map(|(path, diff_id)| self.take(path, *diff_id)).collect::<Result<Vec<_>, _>>()?;
         // Docker's manifests have no word for zstd.
         let docker = made.iter().all(|layer| layer.compression != layer::Compression::Zstd);
         let descriptors: Vec<_> = made.iter().map(|layer| assemble::descriptor(layer, docker)).collect();

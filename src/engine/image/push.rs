@@ -265,8 +265,13 @@ impl Sender<'_> {
 
     /// Sends what is planned, in its order.
     pub fn send(&self, plan: &Plan, find: FindSource<'_>) -> Result<(), Report> {
-        let layers = plan.blobs.iter().filter(|blob| !media::is_image_config(&blob.media_type));
-        let contents: Vec<(Digest, u64)> = layers.map(|blob| (blob.digest, blob.size)).collect();
+        let mut contents = Vec::new();
+        for blob in plan.blobs.iter().filter(|blob| !media::is_image_config(&blob.media_type)) {
+            // One that is to be had elsewhere and is not here never moves.
+            if blob.urls.is_empty() || self.store.blobs().has(&blob.digest)? {
+                contents.push((blob.digest, blob.size));
+            }
+        }
         (self.listener)(&Event::Planned { contents: &contents });
         // One that fails ends what the others wait for or send.
         workers::each(&plan.blobs, STREAMS, self.registry.cancelled(), |blob| {

@@ -3,15 +3,17 @@
 //! A quota is asked of the kernel for the block device below the mount point (quotactl(2)), which any user may do for its
 //! own id; a network file system keeps its quotas to itself, and there a full one shows as `EDQUOT` alone.
 
-use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
-use base::Report;
 use base::units::human_size;
+use base::{Kind, Report};
 use nix::sys::quota::{QuotaType, quotactl_get};
 use nix::sys::statvfs::statvfs;
-use sys::Call;
+use store::StoreError;
+use sys::error::Cause;
+use sys::{Call, Errno};
 
 use crate::file::failed;
 
@@ -55,14 +57,29 @@ pub fn of(path: &Path) -> Result<Limits, Report> {
     })
 }
 
-/// Adds to a failure what the store has left, where that is next to nothing.
+/// Adds to a failure what the store has left, where that is next to nothing and may be why.
 pub(crate) fn explain(path: &Path, report: Report) -> Report {
+    if !may_be_for_space(&report) {
+        return report;
+    }
     match of(path) {
         Ok(limits) if limits.forbids(SCARCE_BYTES) => report
             .with_step(format!("writing to a store that has {limits}"))
             .with_hint("free some space (rmi and system prune do) and run the same command again"),
         _ => report,
     }
+}
+
+/// Whether a failure may come from a full disk. An internal one may have lost its errno on the way; a mistake of the user or of
+/// another machine is none, whatever is left.
+fn may_be_for_space(report: &Report) -> bool {
+    let full = |errno: Errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
+    report.kind() == Kind::Internal
+        || report.causes().any(|cause| {
+            let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+            let errno = cause.downcast_ref::<Cause>().map(|cause| cause.0).or(of_io);
+            errno.is_some_and(full) || matches!(cause.downcast_ref(), Some(StoreError::Full { .. }))
+        })
 }
 
 /// The user's quota of bytes and of inodes, where the kernel tells one.
@@ -133,6 +150,28 @@ mod tests {
         assert_eq!(source_of(mounts, nix::sys::stat::makedev(8, 1)), Some(PathBuf::from("/dev/sda1")));
         assert_eq!(source_of(mounts, nix::sys::stat::makedev(0, 21)), None);
         assert_eq!(source_of(mounts, nix::sys::stat::makedev(9, 9)), None);
+    }
+
+    #[test]
+    fn only_what_may_be_for_a_full_disk_is_told_with_its_limits() {
+        let full = || StoreError::from(sys::SysError::new("write(3)", Errno::EDQUOT));
+        let read = |source| Report::from(layer::LayerError::Read { source });
+        for report in [
+            Report::from(full()),
+            Report::new(Kind::Internal, "an errno that was lost"),
+            read(io::Error::from_raw_os_error(Errno::ENOSPC as i32)),
+            read(io::Error::other(full())),
+            read(io::Error::other(io::Error::from_raw_os_error(Errno::ENOSPC as i32))),
+        ] {
+            assert!(may_be_for_space(&report), "{report:?}");
+        }
+        for report in [
+            Report::new(Kind::Usage, "the archive is empty"),
+            read(io::Error::from_raw_os_error(Errno::ECONNRESET as i32)),
+            read(io::ErrorKind::UnexpectedEof.into()),
+        ] {
+            assert!(!may_be_for_space(&report), "{report:?}");
+        }
     }
 
     #[test]

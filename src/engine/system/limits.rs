@@ -57,29 +57,30 @@ pub fn of(path: &Path) -> Result<Limits, Report> {
     })
 }
 
-/// Adds to a failure what the store has left, where that is next to nothing and may be why.
+/// Adds to a failure of a full disk what the store has left, and what helps. What filled it may be gone again by now.
 pub(crate) fn explain(path: &Path, report: Report) -> Report {
-    if !may_be_for_space(&report) {
+    let is_full = is_of_a_full_disk(&report);
+    // An internal failure may have lost its errno on the way; a mistake of the user or of another machine is none of the disk's,
+    // whatever is left.
+    if !is_full && report.kind() != Kind::Internal {
         return report;
     }
     match of(path) {
-        Ok(limits) if limits.forbids(SCARCE_BYTES) => report
+        Ok(limits) if is_full || limits.forbids(SCARCE_BYTES) => report
             .with_step(format!("writing to a store that has {limits}"))
             .with_hint("free some space (rmi and system prune do) and run the same command again"),
         _ => report,
     }
 }
 
-/// Whether a failure may come from a full disk. An internal one may have lost its errno on the way; a mistake of the user or of
-/// another machine is none, whatever is left.
-fn may_be_for_space(report: &Report) -> bool {
+/// Whether the kernel has said that there is no space, or a quota is used up.
+fn is_of_a_full_disk(report: &Report) -> bool {
     let full = |errno: Errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
-    report.kind() == Kind::Internal
-        || report.causes().any(|cause| {
-            let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
-            let errno = cause.downcast_ref::<Cause>().map(|cause| cause.0).or(of_io);
-            errno.is_some_and(full) || matches!(cause.downcast_ref(), Some(StoreError::Full { .. }))
-        })
+    report.causes().any(|cause| {
+        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        let errno = cause.downcast_ref::<Cause>().map(|cause| cause.0).or(of_io);
+        errno.is_some_and(full) || matches!(cause.downcast_ref(), Some(StoreError::Full { .. }))
+    })
 }
 
 /// The user's quota of bytes and of inodes, where the kernel tells one.
@@ -153,24 +154,23 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_for_a_full_disk_is_told_with_its_limits() {
+    fn a_full_disk_is_known_however_it_is_told() {
         let full = || StoreError::from(sys::SysError::new("write(3)", Errno::EDQUOT));
         let read = |source| Report::from(layer::LayerError::Read { source });
         for report in [
             Report::from(full()),
-            Report::new(Kind::Internal, "an errno that was lost"),
             read(io::Error::from_raw_os_error(Errno::ENOSPC as i32)),
             read(io::Error::other(full())),
             read(io::Error::other(io::Error::from_raw_os_error(Errno::ENOSPC as i32))),
         ] {
-            assert!(may_be_for_space(&report), "{report:?}");
+            assert!(is_of_a_full_disk(&report), "{report:?}");
         }
         for report in [
             Report::new(Kind::Usage, "the archive is empty"),
             read(io::Error::from_raw_os_error(Errno::ECONNRESET as i32)),
             read(io::ErrorKind::UnexpectedEof.into()),
         ] {
-            assert!(!may_be_for_space(&report), "{report:?}");
+            assert!(!is_of_a_full_disk(&report), "{report:?}");
         }
     }
 

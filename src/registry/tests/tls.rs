@@ -232,12 +232,11 @@ fn an_authority_that_cannot_be_read_is_told() {
     std::fs::create_dir(&of_host).unwrap();
     let file = of_host.join("ca.crt");
     for (content, why) in [(Some("no PEM"), "holds no certificate"), (None, "No such file")] {
-        match content {
-            Some(text) => std::fs::write(&file, text).unwrap(),
-            None => {
-                std::fs::remove_file(&file).unwrap();
-                std::os::unix::fs::symlink("nowhere", &file).unwrap();
-            }
+        if let Some(text) = content {
+            std::fs::write(&file, text).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink("nowhere", &file).unwrap();
         }
         let named = Settings { certificates_for_all: Some(of_host.clone()), ..Settings::default() };
         let error = Registry::new(named).document(&reference).unwrap_err();

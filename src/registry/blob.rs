@@ -26,7 +26,6 @@ pub struct BlobReader<'a> {
     breaks: u32,
     /// Bytes since the last break.
     since_bytes: u64,
-    resumed: bool,
 }
 
 impl<'a> BlobReader<'a> {
@@ -46,18 +45,11 @@ impl<'a> BlobReader<'a> {
             body: None,
             breaks: 0,
             since_bytes: 0,
-            resumed: false,
         };
         if reader.position < reader.size_bytes {
             reader.connect()?;
         }
         Ok(reader)
-    }
-
-    /// Whether some of the bytes came by asking for a part. If the digest of the whole is then wrong, fetch it once
-    /// more from the beginning: there are servers that answer for another part than was asked.
-    pub fn resumed(&self) -> bool {
-        self.resumed
     }
 
     fn url(&self) -> String {
@@ -76,7 +68,6 @@ impl<'a> BlobReader<'a> {
             Err(error) if error.is_absence() => self.elsewhere(error)?,
             found => found?,
         };
-        self.resumed |= self.position > 0 && skip == 0;
         let mut body = answer.into_reader();
         if skip > 0 {
             // The server sends all of it: what we have is read past, not fetched into the store again.

@@ -176,6 +176,15 @@ pub enum RegistryError {
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
+    /// A certificate of an authority for a registry cannot be used.
+    #[error("cannot trust the authority in {}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     /// The proxy's address is malformed.
     #[error("the proxy for {} cannot be used", shown(.url))]
     Proxy {
@@ -299,6 +308,7 @@ impl Explain for RegistryError {
             | RegistryError::Conf { .. }
             | RegistryError::Place { .. }
             | RegistryError::ClientCertificate { .. }
+            | RegistryError::Authority { .. }
             | RegistryError::Proxy { .. } => Kind::Usage,
             RegistryError::Helper { .. } | RegistryError::Cancelled => Kind::Internal,
             _ => Kind::Remote,

@@ -9,6 +9,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 
 use crate::error::RegistryError;
+use crate::notes::Notes;
+use crate::transport::chain;
 use crate::{Result, Settings, locked};
 
 /// Where distributions keep the certificates they trust, most common first.
@@ -18,6 +20,9 @@ const ROOTS: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// What is wrong with a file that should have a certificate.
+const NO_CERTIFICATE: &str = "it holds no certificate in PEM";
 
 /// What the directories of a host (`certs.d/HOST:PORT`) hold.
 #[derive(Default)]
@@ -31,22 +36,30 @@ pub(crate) struct OfHost {
 impl OfHost {
     /// What there is for a host: in the directory for all, else in those by host. Who we are by the directory for all is
     /// for the place that is `meant` alone, not for whom that sends us to.
-    pub(crate) fn of(host: &str, meant: bool, settings: &Settings) -> Result<Self> {
+    pub(crate) fn of(host: &str, meant: bool, settings: &Settings, notes: &Notes) -> Result<Self> {
         match &settings.certificates_for_all {
             Some(directory) => {
-                let found = OfHost::read([directory.clone()])?;
+                let found = OfHost::read([directory.clone()], Err)?;
                 Ok(OfHost { client: found.client.filter(|_| meant), ..found })
             }
             // As an address has it, which need not be one of a reference.
             None if matches!(host, "" | "." | "..") => Ok(OfHost::default()),
             // A host has no slash, and so names a directory just there.
-            None => OfHost::read(settings.certificates.iter().map(|directory| directory.join(host))),
+            None => OfHost::read(settings.certificates.iter().map(|directory| directory.join(host)), |error| {
+                notes.add(format!("authority for {host}: {error}"), &chain(&error));
+                Ok(())
+            }),
         }
     }
 
-    /// Reads the directories, the first one's client certificate counts. A certificate without its key, and one that is
-    /// malformed, are errors: a host that asks for it would refuse us without a word why.
-    fn read(directories: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
+    /// Reads the directories, the first one's client certificate counts. One without its key, and one that is malformed, are
+    /// errors: a host that asks for it would refuse us without a word why. What a file of authorities that holds none
+    /// means is for `unusable` to say: in a directory that the user named it is an error, in those of the machine a note,
+    /// since distributions put links there that lead to nothing.
+    fn read(
+        directories: impl IntoIterator<Item = PathBuf>,
+        unusable: impl Fn(RegistryError) -> Result<()>,
+    ) -> Result<Self> {
         let mut found = OfHost::default();
         for directory in directories {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
@@ -54,7 +67,10 @@ impl OfHost {
             files.sort();
             for file in files {
                 match file.extension().and_then(|end| end.to_str()) {
-                    Some("crt") => found.authorities.extend(certificates_in(&file)),
+                    Some("crt") => match authorities_in(&file) {
+                        Ok(authorities) => found.authorities.extend(authorities),
+                        Err(error) => unusable(error)?,
+                    },
                     Some("cert") if found.client.is_none() => found.client = Some(client_certificate(&file)?),
                     _ => {}
                 }
@@ -90,14 +106,25 @@ fn trusted(roots: Option<&Path>, more: Vec<Certificate<'static>>) -> RootCerts {
     }
 }
 
-/// The certificates in a file. One that is malformed does not make the others untrusted.
+/// The certificates in a file that is there for them.
+fn authorities_in(path: &Path) -> Result<Vec<Certificate<'static>>> {
+    let refused = |cause| RegistryError::Authority { path: path.to_path_buf(), cause };
+    let bundle = std::fs::read(path).map_err(|error| refused(error.into()))?;
+    let found = certificates_of(&bundle);
+    if found.is_empty() { Err(refused(NO_CERTIFICATE.into())) } else { Ok(found) }
+}
+
+/// The certificates in a file, none if it cannot be read. One that is malformed does not make the others untrusted.
 fn certificates_in(path: &Path) -> Vec<Certificate<'static>> {
-    let Ok(bundle) = std::fs::read(path) else { return Vec::new() };
+    std::fs::read(path).map_or_else(|_| Vec::new(), |bundle| certificates_of(&bundle))
+}
+
+fn certificates_of(bundle: &[u8]) -> Vec<Certificate<'static>> {
     let certificate = |item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,
     };
-    parse_pem(&bundle).filter_map(certificate).collect()
+    parse_pem(bundle).filter_map(certificate).collect()
 }
 
 /// The certificate in a file and the key beside it.
@@ -105,7 +132,7 @@ fn client_certificate(path: &Path) -> Result<ClientCert> {
     let refused = |path: &Path, cause| RegistryError::ClientCertificate { path: path.to_path_buf(), cause };
     let chain = certificates_in(path);
     if chain.is_empty() {
-        return Err(refused(path, "it holds no certificate in PEM".into()));
+        return Err(refused(path, NO_CERTIFICATE.into()));
     }
     let key_path = path.with_extension("key");
     let pem = std::fs::read(&key_path).map_err(|error| refused(&key_path, error.into()))?;

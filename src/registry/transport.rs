@@ -625,7 +625,7 @@ impl Transport {
         let own = if let Some(known) = known {
             known
         } else {
-            let of_host = OfHost::of(&host, meant, &self.settings)?;
+            let of_host = OfHost::of(&host, meant, &self.settings, &self.notes)?;
             let made = (!of_host.is_empty()).then(|| self.agent(config(&self.settings, of_host, insecure)));
             locked(&self.own).entry(key).or_insert(made).clone()
         };

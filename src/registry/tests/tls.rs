@@ -223,6 +223,35 @@ fn a_certificate_for_the_registry_is_not_shown_to_others() {
     assert!(notes.iter().any(|note| note.contains(&host) && note.contains("the request to")), "{notes:?}");
 }
 
+#[test]
+fn an_authority_that_cannot_be_read_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody listens there: what is trusted is read before.
+    let reference: Reference = "127.0.0.1:1/team/app:1".parse().unwrap();
+    let of_host = directory.path().join("127.0.0.1:1");
+    std::fs::create_dir(&of_host).unwrap();
+    let file = of_host.join("ca.crt");
+    for (content, why) in [(Some("no PEM"), "holds no certificate"), (None, "No such file")] {
+        if let Some(text) = content {
+            std::fs::write(&file, text).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink("nowhere", &file).unwrap();
+        }
+        let named = Settings { certificates_for_all: Some(of_host.clone()), ..Settings::default() };
+        let error = Registry::new(named).document(&reference).unwrap_err();
+        assert!(matches!(&error, RegistryError::Authority { path, .. } if *path == file), "{error:?}");
+        assert!(base::Report::from(error).to_string().contains(why));
+
+        let by_host = Settings { certificates: vec![directory.path().to_path_buf()], ..Settings::default() };
+        let client = Registry::new(by_host);
+        let error = client.document(&reference).unwrap_err();
+        assert!(matches!(error, RegistryError::Transport { .. }), "{error:?}");
+        let notes = client.notes();
+        assert!(notes.len() == 1 && notes[0].contains("ca.crt") && notes[0].contains(why), "{notes:?}");
+    }
+}
+
 /// Passes bytes on until one side ends.
 fn pass(mut from: TcpStream, mut to: TcpStream) {
     // Whoever hangs up, the other side hears of it.

@@ -30,7 +30,7 @@ pub(crate) fn each<T: Sync>(
     };
     std::thread::scope(|scope| {
         let wanted = 0..threads.min(jobs.len());
-        let spawned = wanted.filter(|_| Builder::new().spawn_scoped(scope, &worker).is_ok()).count();
+        let spawned = wanted.filter(|_| Builder::new().spawn_scoped(scope, worker).is_ok()).count();
         // Where the kernel gives fewer threads (RLIMIT_NPROC) it takes longer.
         if spawned == 0 {
             worker();

@@ -60,7 +60,7 @@ pub use gc::{Evicted, ObjectsOf, Roots, Swept};
 pub use ingest::{Ingest, Partial, Waiting};
 pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
-pub use new_file::{Durability, NewFile};
+pub use new_file::{Durability, HARD_LINKS, NewFile};
 pub use refs::{ImageRecord, LockedNames, Named};
 pub use shelf::{Family, Published, Shelf, Stored};
 pub use state::Leftovers;

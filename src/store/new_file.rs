@@ -17,8 +17,8 @@ use sys::{Call, Errno, SysError, lock};
 use crate::Result;
 use crate::dir::{Dir, temporary_name};
 
-/// A word of `SUBLET_WITHOUT`: the store is as on a file system without hard links and files without a name.
-const HARD_LINKS: &str = "hard-links";
+/// A word of `SUBLET_WITHOUT`: store and names are as on a file system without hard links and files without a name.
+pub const HARD_LINKS: &str = "hard-links";
 
 /// When written content must be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,6 +46,48 @@ fn a_pull_without_hard_links() {
     killed_pulls("hard-links");
 }
 
+/// There a container's name is a file of its own, made exclusively.
+#[test]
+fn containers_without_hard_links() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let start_without = |arguments: &[&str]| start(home.command(arguments).env("SUBLET_WITHOUT", "hard-links"));
+    let without = |arguments: &[&str]| end(start_without(arguments), LIMIT);
+    let run = ["run", "--name", "one", "--network", "none", &image, "echo", "ran"];
+    let done = without(&run);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "ran\n"), "{done:#?}");
+    let taken = without(&run);
+    assert!(taken.code == 125 && taken.stderr.contains("is already in use by container"), "{taken:#?}");
+    assert_eq!(home.ok(&["ps", "-a", "--format", "{{.Names}}"]), "one\n");
+    assert_eq!(without(&["rm", "one"]).code, 0);
+    // Of several at once one gets the name.
+    let created: Vec<_> = (0..8).map(|_| start_without(&["create", "--name", "two", &image, "true"])).collect();
+    let codes: Vec<i32> = created.into_iter().map(|child| end(child, LIMIT).code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+    assert_eq!(without(&["rm", "two"]).code, 0);
+    // What a kill has left, with and without an id in it, keeps no name from the next one.
+    let (mut killed, create) = (0, ["create", "--name", "three", &image, "true"]);
+    for step in 1.. {
+        let mut command = home.command(&create);
+        command.env("SUBLET_WITHOUT", "hard-links").env("SUBLET_KILL_AT", format!("command:{step}"));
+        let done = finish(&mut command, b"", LIMIT);
+        if done.code == 0 {
+            break;
+        }
+        assert!(done.stderr.contains("killed at command:"), "{done:#?}");
+        killed += 1;
+        drop(home.run(&["rm", "three"]));
+    }
+    println!("killed at {killed} steps");
+    assert_eq!(without(&["rm", "three"]).code, 0);
+    let host = std::fs::read_dir(home.store().join("hosts")).unwrap().next().unwrap().unwrap();
+    let names = host.path().join("names");
+    std::fs::write(names.join("four"), "").unwrap();
+    assert_eq!(without(&["run", "--rm", "--name", "four", "--network", "none", &image, "true"]).code, 0);
+    let left: Vec<_> = std::fs::read_dir(&names).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 fn killed_pulls(without: &str) {
     let Some(home) = Home::new(&[]) else { return };
     let server = serve(&[("a", &[1, 2]), ("b", &[2])]);

@@ -1,7 +1,8 @@
 //! Names of containers: reserved by one exclusive link, so that of two commands exactly one gets it.
 //!
 //! The file's content is the container's id. Its maker holds a lock on it until the container's record is written, and as
-//! long it has a second link, `.<id>`. By that the next command finds what a killed one has left, and removes it.
+//! long it has a second link, `.<id>`. By that the next command finds what a killed one has left, and removes it. Where there are
+//! no hard links (many file systems of programs) the name is a file of its own beside `.<id>`, made exclusively and locked too.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -37,6 +38,8 @@ pub(crate) struct Reservation {
     file: File,
     path: PathBuf,
     second: PathBuf,
+    /// The name's own file, where it is no link of `second`.
+    separate: Option<File>,
 }
 
 impl Drop for Reservation {
@@ -49,7 +52,7 @@ impl Drop for Reservation {
 impl Reservation {
     /// Frees the name again.
     pub(crate) fn give_back(self) -> Result<(), Report> {
-        remove_locked(&self.file, &self.path)
+        remove_locked(self.separate.as_ref().unwrap_or(&self.file), &self.path)
     }
 }
 
@@ -80,9 +83,9 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId, sync: bool)
             Ok(file)
         });
         let file = made.map_err(|error| failed("writing", &second, error))?;
-        let reservation = Reservation { file, path: directory.join(name), second: second.clone() };
+        let mut reservation = Reservation { file, path: directory.join(name), second: second.clone(), separate: None };
         exclusive(&reservation.file, &second)?;
-        if !link(engine, name, &reservation)? {
+        if !take(engine, name, id, &mut reservation, sync)? {
             continue;
         }
         if sync {
@@ -116,7 +119,9 @@ fn sweep_one(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     if !record::exists(engine, id)?
         && let Some(name) = name_of(engine, id)
     {
-        remove_locked(&file, &engine.paths().names().join(name))?;
+        remove_locked(&file, &engine.paths().names().join(&name))?;
+        // Where it is a file of its own.
+        release(engine, &name, id)?;
     }
     remove_locked(&file, &second)
 }
@@ -183,10 +188,15 @@ fn open_locked(path: &Path) -> Result<Option<(File, Option<ContainerId>)>, Repor
     Ok(Some((file, text.parse().ok())))
 }
 
+/// Whether a path means this open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+    inode(file.metadata()) == inode(fs::symlink_metadata(path))
+}
+
 /// Removes a name whose lock is ours, unless the path has come to mean another file.
 fn remove_locked(file: &File, path: &Path) -> Result<(), Report> {
-    let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-    if inode(file.metadata()) != inode(fs::symlink_metadata(path)) {
+    if !is_at(file, path) {
         return Ok(());
     }
     match fs::remove_file(path) {
@@ -195,25 +205,74 @@ fn remove_locked(file: &File, path: &Path) -> Result<(), Report> {
     }
 }
 
-/// Links the name; false when the file is gone, as a sweep was faster than our lock.
-fn link(engine: &Engine, name: &str, reservation: &Reservation) -> Result<bool, Report> {
-    let path = &reservation.path;
+/// Takes the name; false when the second link is gone, as a sweep was faster than our lock.
+fn take(
+    engine: &Engine,
+    name: &str,
+    id: &ContainerId,
+    reservation: &mut Reservation,
+    sync: bool,
+) -> Result<bool, Report> {
+    let path = reservation.path.clone();
     loop {
-        match fs::hard_link(&reservation.second, path) {
+        match hard_link(&reservation.second, &path) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(failed("reserving name", path, error)),
+            Err(error) if is_without_links(&error) => {
+                if !is_at(&reservation.file, &reservation.second) {
+                    return Ok(false);
+                }
+                reservation.separate = create_locked(&path, id, sync)?;
+                if reservation.separate.is_some() {
+                    return Ok(true);
+                }
+            }
+            Err(error) => return Err(failed("reserving name", &path, error)),
         }
-        let Some((taken, id)) = open_locked(path)? else { continue };
+        let Some((taken, id)) = open_locked(&path)? else { continue };
         if let Some(id) = id
             && record::exists(engine, &id)?
         {
             return Err(conflict(name, &id));
         }
         // Left by a killed command, and ours to remove while we hold its lock.
-        remove_locked(&taken, path)?;
+        remove_locked(&taken, &path)?;
     }
+}
+
+fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    if sys::without(store::HARD_LINKS) {
+        return Err(sys::Errno::EPERM.into());
+    }
+    fs::hard_link(from, to)
+}
+
+/// What file systems without hard links say (link(2)).
+fn is_without_links(error: &io::Error) -> bool {
+    use sys::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS))
+}
+
+/// Makes a name that is a file of its own, locked; `None` when somebody else has it.
+fn create_locked(path: &Path, id: &ContainerId, sync: bool) -> Result<Option<File>, Report> {
+    let mut file = match File::create_new(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        Err(error) => return Err(failed("reserving name", path, error)),
+    };
+    exclusive(&file, path)?;
+    // Before the lock it was empty, which is what a killed command leaves: another one may have removed it.
+    if !is_at(&file, path) {
+        return Ok(None);
+    }
+    let written = file.write_all(id.as_str().as_bytes()).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
+    if let Err(error) = written {
+        remove_locked(&file, path)?;
+        return Err(failed("writing", path, error));
+    }
+    Ok(Some(file))
 }
 
 fn conflict(name: &str, id: &ContainerId) -> Report {

@@ -268,7 +268,7 @@ fn wins_against_a_check(home: &Home, dev: &Dev) -> bool {
     fs::write(&target, "").unwrap();
     let (null, target) = (dev.0.join("null"), target.display().to_string());
     let script = format!(
-        "for i in $(seq 2000); do test -L {null} && continue; mount --bind {null} {target} || continue; \
+        "for i in $(seq 10000); do test -L {null} && continue; mount --bind {null} {target} || continue; \
          grep -q core_pattern /proc/self/mountinfo && echo won && exit; umount {target}; done 2>/dev/null",
         null = null.display()
     );

@@ -22,7 +22,7 @@ pub struct After {
 
 /// The engine's removal of a container. The engine knows this crate and not the reverse, so the binary hands it in: an
 /// exec of our own binary for it would cost a container with `--rm` a sixth of its time. It calls back once no command finds
-/// the container any more.
+/// the container any more and its writable layer is gone.
 pub type Remove = fn(&str, &mut dyn FnMut()) -> Result<(), Report>;
 
 /// Removes the runtime directory, unless the container has been started again since its exit was recorded: then it is the

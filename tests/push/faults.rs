@@ -8,8 +8,8 @@ use fixture::image::Image;
 use fixture::memory_registry::{Fate, Features, MemoryRegistry, Seen};
 use nix::sys::signal::Signal;
 
-use crate::support::{Home, end, eventually, signal, start};
-use crate::{at, image_for, noise};
+use crate::support::{Home, end, eventually, noise, signal, start};
+use crate::{at, image_for};
 
 /// A layer of this size, pulled from a registry that then forgets it, and whose writes have the fate that a rule says.
 fn ready(

@@ -42,18 +42,6 @@ fn image_for(architecture: &str, contents: &[&[u8]]) -> Image {
     Image { blobs, manifest: manifest.to_string().into_bytes() }
 }
 
-/// Bytes that do not get smaller.
-fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    std::iter::repeat_with(word).take(size.div_ceil(8)).flat_map(u64::to_le_bytes).take(size).collect()
-}
-
 /// Gives an image a further name.
 fn name(home: &Home, old: &str, new: &str) {
     let whole = |name: &str| match name.rsplit_once('/') {

@@ -5,20 +5,8 @@ use std::time::Duration;
 use fixture::image::{Image, LayerBuilder, Meta};
 use serde_json::{Value, json};
 
-use crate::support::Home;
 use crate::support::http::{Answer, Server, registry_of};
-
-/// Bytes that do not get smaller.
-fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    std::iter::repeat_with(word).take(size / 8).flat_map(u64::to_le_bytes).collect()
-}
+use crate::support::{Home, noise};
 
 /// A registry that has `app` with a layer of two megabytes, in the middle of which it pauses, and a small one.
 fn slow() -> (Server, Image) {

@@ -523,3 +523,15 @@ pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     listener.local_addr().expect("a bound socket").port()
 }
+
+/// Bytes that do not get smaller.
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    std::iter::repeat_with(word).take(size.div_ceil(8)).flat_map(u64::to_le_bytes).take(size).collect()
+}

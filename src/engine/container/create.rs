@@ -5,7 +5,7 @@ use std::fs;
 use std::time::SystemTime;
 
 use base::{ContainerId, Context, Kind, Report};
-use oci::ImageName;
+use oci::{ImageConfig, ImageName};
 use snapshot::Driver;
 use sys::file::sync_directory;
 
@@ -15,7 +15,7 @@ use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Rec
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, names, remove};
 use crate::file::{failed, random};
-use crate::image::{self, LocalImage};
+use crate::image;
 use crate::paths::make_dir;
 
 /// What a container is to be. What is `None` comes from the image.
@@ -97,8 +97,8 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
     let (local, _lease) = if matches!(image, ImageName::Host) {
         (None, None)
     } else {
-        let (image, lease) = image::find_to_use(engine, &reference)?;
-        (Some(image), Some(lease))
+        let (config, lease) = image::find_to_use(engine, &reference)?;
+        (Some(config), Some(lease))
     };
     let sync = !request.host.auto_remove;
     let (name, reservation) = match &request.name {
@@ -117,7 +117,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
 fn write(
     engine: &Engine,
     request: CreateRequest,
-    local: Option<&LocalImage>,
+    local: Option<&ImageConfig>,
     id: &ContainerId,
     name: &str,
 ) -> Result<(), Report> {
@@ -133,10 +133,10 @@ fn write(
         created_at: base::time::rfc3339(SystemTime::now()),
         image: ImageOrigin {
             reference: request.image.clone(),
-            id: local.map(|image| image.config.digest),
-            chain: local.and_then(|image| image.config.chain_id()),
-            platform: local.map(|image| image.config.platform.clone()),
-            layers: local.iter().flat_map(|image| &image.config.diff_ids).map(|diff_id| diff_id.0).collect(),
+            id: local.map(|config| config.digest),
+            chain: local.and_then(ImageConfig::chain_id),
+            platform: local.map(|config| config.platform.clone()),
+            layers: local.iter().flat_map(|config| &config.diff_ids).map(|diff_id| diff_id.0).collect(),
         },
         host: request.host.clone(),
         settings: merge(request, local, id)?,
@@ -151,8 +151,8 @@ fn write(
 }
 
 /// The image's configuration under the request's, by Docker's rules.
-fn merge(request: CreateRequest, local: Option<&LocalImage>, id: &ContainerId) -> Result<Settings, Report> {
-    let config = local.and_then(|image| image.config.spec.config().clone()).unwrap_or_default();
+fn merge(request: CreateRequest, local: Option<&ImageConfig>, id: &ContainerId) -> Result<Settings, Report> {
+    let config = local.and_then(|config| config.spec.config().clone()).unwrap_or_default();
     let mut settings = Settings {
         workdir: request.workdir.or_else(|| config.working_dir().clone()).unwrap_or_default(),
         user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),

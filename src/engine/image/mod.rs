@@ -141,13 +141,13 @@ pub fn find(engine: &Engine, text: &str) -> Result<LocalImage, Report> {
 
 /// The image that a text names, under a lease that keeps all of it until a record that names it is written: a command
 /// that removes its name meanwhile takes nothing away from who has found it.
-pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Lease), Report> {
+pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(ImageConfig, Lease), Report> {
     let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
     let record = find_pinned(engine, &store, text, &mut lease)?.ok_or_else(missing)?;
-    let image = load(&store, &record)?;
-    for layer in image.config.diff_ids.iter().map(|layer| layer.0) {
+    let config = load_config(&store, &record.config)?;
+    for layer in config.diff_ids.iter().map(|layer| layer.0) {
         let size_bytes = store.layers().size(&layer)?.unwrap_or(0);
         if !store.layers().claim(&layer, size_bytes)? {
             let text = format!("layer {layer} of image {text} is not in the store");
@@ -155,7 +155,7 @@ pub(crate) fn find_to_use(engine: &Engine, text: &str) -> Result<(LocalImage, Le
             return Err(Report::new(Kind::NotFound, text).with_hint(hint));
         }
     }
-    Ok((image, lease))
+    Ok((config, lease))
 }
 
 /// The record that a text names, with all that it leads to pinned.
@@ -217,13 +217,20 @@ pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Repo
 }
 
 pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {
+    let name = text.parse::<ImageName>();
+    // All names are read only where that one's own record is not there: a start comes by here again and again.
+    if let Ok(ImageName::Reference(reference)) = &name
+        && let Some(record) = store.image(reference)?
+    {
+        return Ok(Some(record));
+    }
     let records = store.images()?;
     let by_id = |id: &Digest| records.iter().find(|record| record.config == *id).cloned();
-    match text.parse::<ImageName>() {
+    match name {
         Ok(ImageName::Host) => return Ok(None),
         Ok(ImageName::Id(id)) => return Ok(by_id(&id)),
         Ok(ImageName::Reference(reference)) => {
-            if let Some(record) = by_reference(store, &records, &reference)? {
+            if let Some(record) = by_digest(&records, &reference) {
                 return Ok(Some(record));
             }
         }
@@ -258,23 +265,20 @@ fn by_short_name(
     }
     // What was no name without the file is none with it.
     for candidate in registries::conf(engine)?.candidates(text).unwrap_or_default() {
-        if let Some(record) = by_reference(store, records, &candidate)? {
+        if let Some(record) = store.image(&candidate)?.or_else(|| by_digest(records, &candidate)) {
             return Ok(Some(record));
         }
     }
     Ok(None)
 }
 
-/// By name; a digest also finds what a tag of the same repository brought.
-fn by_reference(store: &Store, records: &[ImageRecord], reference: &Reference) -> Result<Option<ImageRecord>, Report> {
-    if let Some(record) = store.image(reference)? {
-        return Ok(Some(record));
-    }
-    let Some(digest) = reference.digest() else { return Ok(None) };
+/// What a tag of the same repository brought under this digest.
+fn by_digest(records: &[ImageRecord], reference: &Reference) -> Option<ImageRecord> {
+    let digest = reference.digest()?;
     let same = |record: &&ImageRecord| {
         record.reference.name() == reference.name() && (record.digest == digest || record.manifest == digest)
     };
-    Ok(records.iter().find(same).cloned())
+    records.iter().find(same).cloned()
 }
 
 pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {

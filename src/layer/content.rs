@@ -13,7 +13,7 @@ use crate::limits::Limits;
 /// store has costs no write.
 const MEMORY_BYTES: u64 = 4 << 20;
 /// How many bytes of a layer's contents are kept in its index, which is in memory while it is made.
-const INLINE_BYTES: u64 = 4 << 20;
+const INLINE_BYTES: u64 = 2 << 20;
 /// Zeros to hash holes with.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 

@@ -282,7 +282,7 @@ fn bombs_stop_early() {
 #[test]
 fn small_contents_are_packed_where_they_are_many() {
     let (_directory, store) = store();
-    let count = (4 << 20) / 512 + 10;
+    let count = (2 << 20) / 512 + 10;
     let data = |number: usize| [format!("{number} "), "x".repeat(512)].concat()[..512].to_owned().into_bytes();
     let files: Vec<_> = (0..count).map(|number| file(&format!("f{number}"), &data(number))).collect();
     let index = applied(&store, &archive(&files)).unwrap();

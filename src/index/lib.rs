@@ -24,7 +24,7 @@ mod write;
 
 pub use builder::{BuildError, Entry, Metadata, TreeBuilder};
 pub use error::{Damaged, OpenError};
-pub use merge::{MergeError, merge, merge_to};
+pub use merge::{MergeError, Place, merge, merge_to};
 pub use path::PathError;
 pub use read::{Content, DeviceNumber, Dirent, Dirents, Index, Inode, Kind, Node, Time, Xattrs};
 pub use tree::{DEPTH_MAX, LINKS_MAX, STEPS_MAX, TREE_BYTES_MAX, TreeError};

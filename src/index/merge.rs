@@ -9,6 +9,8 @@
 //! symlink to a directory (`lib -> usr/lib`), which is followed inside the tree. A directory with an entry of its own
 //! replaces a symlink. Implied directories behind a symlink are filled after all others, so that the links they go
 //! through are those of the finished layer.
+//!
+//! At the end come the places that every container needs and an image may lack ([`Place`]).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -86,15 +88,27 @@ impl Explain for MergeError {
     }
 }
 
-/// The bytes of the chain index that [`merge_to`] writes.
+/// What a chain gets where its layers have nothing of the name. It belongs to root and has the root directory's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An empty directory, mode 0755.
+    Directory(&'static str),
+    /// An empty file, mode 0644.
+    File(&'static str),
+    /// A symbolic link from the first path to the second.
+    Symlink(&'static str, &'static str),
+}
+
+/// The bytes of the chain index that [`merge_to`] writes, of these layers alone.
 pub fn merge(layers: &[&Index]) -> Result<Vec<u8>, MergeError> {
     let mut bytes = io::Cursor::new(Vec::new());
-    merge_to(layers, &mut bytes)?;
+    merge_to(layers, &[], &mut bytes)?;
     Ok(bytes.into_inner())
 }
 
 /// Writes the chain index of these layers, lowest first, to the beginning of an empty file. Its id is their chain ID.
-pub fn merge_to(layers: &[&Index], to: impl Write + Seek) -> Result<(), MergeError> {
+/// `places` are paths relative to the root, each directory before what is in it.
+pub fn merge_to(layers: &[&Index], places: &[Place], to: impl Write + Seek) -> Result<(), MergeError> {
     let ids: Vec<DiffId> = layers.iter().map(|layer| DiffId(layer.id())).collect();
     let chain = ChainId::of(&ids).ok_or(MergeError::NoLayers)?;
     let mut tree = Tree::new(tree::TREE_BYTES_MAX);
@@ -107,7 +121,42 @@ pub fn merge_to(layers: &[&Index], to: impl Write + Seek) -> Result<(), MergeErr
         // Its names and contents alone are looked at again.
         layer.let_go();
     }
+    for place in places {
+        // A tree that has reached its limit does without; who needs the place makes it.
+        let _ = add_place(&mut tree, *place);
+    }
     Ok(write(&tree, chain.0, true, to)?)
+}
+
+/// Makes one place, unless something is there, or what should hold it is no directory of the tree's own.
+fn add_place(tree: &mut Tree<'_>, place: Place) -> Result<(), TreeError> {
+    let (path, permissions, body) = match place {
+        Place::Directory(path) => (path, 0o755, None),
+        Place::File(path) => (path, 0o644, Some(Body::Regular { size: 0, content: FileContent::Empty })),
+        Place::Symlink(path, target) => (path, 0o777, Some(Body::Symlink(Cow::Borrowed(target.as_bytes())))),
+    };
+    let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut parent = ROOT;
+    for name in parents.split_terminator('/') {
+        match tree.child(parent, name.as_bytes()).filter(|child| tree.directory(*child).is_some()) {
+            Some(child) => parent = child,
+            None => return Ok(()),
+        }
+    }
+    let name = name.as_bytes();
+    if tree.child(parent, name).is_some() {
+        return Ok(());
+    }
+    let mtime = tree.node(ROOT).attributes.mtime;
+    let attributes = Attributes { permissions, uid: 0, gid: 0, mtime, xattrs: 0 };
+    let name = Cow::Owned(name.to_owned());
+    match body {
+        None => tree.add_directory(parent, name, attributes, false).map(|_| ()),
+        Some(body) => {
+            let made = tree.add(TreeNode { attributes, implied: false, body })?;
+            tree.link(parent, name, made)
+        }
+    }
 }
 
 /// Why one layer stopped; the layer's name is added outside.

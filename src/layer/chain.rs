@@ -1,10 +1,26 @@
 //! The merged index of a stack of layers, made once and kept in the store as a cache.
+//!
+//! It is what containers see of an image, so it has the mount points that all of them need: made at a start they would each
+//! be a few calls that change a file system, and as many when the writable layer is removed. An image's own
+//! tree, for `export` or a bundle, is merged without them.
 
-use index::{Index, MergeError, WriteError};
+use index::{Index, MergeError, Place, WriteError};
 use oci::{ChainId, DiffId};
 use store::{Durability, Store};
 
 use crate::error::{LayerError, Result};
+
+/// Where mounts of every container go, and the link by which programs find its mounts. A start makes what is not here.
+const PLACES: [Place; 8] = [
+    Place::Directory("dev"),
+    Place::Directory("etc"),
+    Place::Directory("proc"),
+    Place::Directory("sys"),
+    Place::File("etc/hostname"),
+    Place::File("etc/hosts"),
+    Place::File("etc/resolv.conf"),
+    Place::Symlink("etc/mtab", "/proc/mounts"),
+];
 
 /// Makes sure that the store has the merged index of these layers, lowest first, whose own indexes it must have. The
 /// caller holds a lease.
@@ -19,7 +35,7 @@ pub fn merge_chain(store: &Store, layers: &[DiffId]) -> Result<ChainId> {
     let indexes = layers.iter().map(|layer| open_layer(store, *layer)).collect::<Result<Vec<_>>>()?;
     // Over what is there: it was looked at and is not whole.
     let file = store.chains().create()?;
-    index::merge_to(&indexes.iter().collect::<Vec<_>>(), file.file()).map_err(|error| match error {
+    index::merge_to(&indexes.iter().collect::<Vec<_>>(), &PLACES, file.file()).map_err(|error| match error {
         MergeError::Write(WriteError::Output { source }) => LayerError::Write { what: "the merged index", source },
         error => error.into(),
     })?;

@@ -14,7 +14,6 @@ use crate::Engine;
 use crate::container::commit::{CommitRequest, layer_of};
 use crate::container::lock::lock;
 use crate::container::record::load;
-use crate::container::snapshot::chain;
 use crate::image::the_store;
 
 /// Writes a container's root file system to `out`. With `epoch_s`, seconds since 1970, no file is younger.
@@ -32,15 +31,11 @@ fn exported(engine: &Engine, id: &ContainerId, epoch_s: Option<i64>, out: &mut d
     let store = the_store(engine)?;
     let _lease = store.lease()?;
     let request = CommitRequest { pause: true, epoch_s, ..CommitRequest::default() };
-    let index = match layer_of(engine, &store, &record, held, &request, &|_| {})? {
-        None => chain(engine, &record)?,
-        Some(made) => {
-            let diff_ids = record.image.layers.iter().copied().map(DiffId).chain([made.applied.diff_id]);
-            let layers = diff_ids.map(|layer| layer::open_layer(&store, layer)).collect::<Result<Vec<_>, _>>()?;
-            let merged = index::merge(&layers.iter().collect::<Vec<_>>())?;
-            Index::from_bytes(merged)?
-        }
-    };
+    let made = layer_of(engine, &store, &record, held, &request, &|_| {})?;
+    // Not the index that containers are started from, which has their mount points.
+    let diff_ids = record.image.layers.iter().copied().map(DiffId).chain(made.map(|made| made.applied.diff_id));
+    let layers = diff_ids.map(|layer| layer::open_layer(&store, layer)).collect::<Result<Vec<_>, _>>()?;
+    let index = Index::from_bytes(index::merge(&layers.iter().collect::<Vec<_>>())?)?;
     let mut to = TarWriter::new(out, epoch_s);
     layer::write_tree(&index, &mut Objects::of(&store), &mut to)?;
     let out = to.finish()?;

@@ -83,9 +83,9 @@ fn fill(store: &Store, image: &ImageConfig, path: &Path) -> Result<Lost, Report>
     let root = sys::socket::open_directory(&rootfs)?;
     let mut lost = Lost::default();
     if !image.diff_ids.is_empty() {
-        let chain = layer::merge_chain(store, &image.diff_ids)?;
-        let missing = || Report::new(Kind::NotFound, format!("chain {} is missing", chain.0));
-        let index = Index::open(store.chains().open(&chain.0)?.ok_or_else(missing)?)?;
+        let layers = image.diff_ids.iter().map(|layer| layer::open_layer(store, *layer));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let index = Index::from_bytes(index::merge(&layers.iter().collect::<Vec<_>>())?)?;
         let again = root.try_clone().call(|| "dup(rootfs)".to_owned())?;
         lost = unpack(store, &index, again)?;
     }

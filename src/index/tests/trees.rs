@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use index::{BuildError, Content, DeviceNumber, Entry, Index, Kind, Metadata, Node, Time, TreeBuilder, merge};
+use index::{
+    BuildError, Content, DeviceNumber, Entry, Index, Kind, Metadata, Node, Place, Time, TreeBuilder, merge, merge_to,
+};
 use oci::{ChainId, DiffId, Digest};
 use proptest::prelude::*;
 
@@ -52,7 +54,11 @@ fn tree(index: &Index) -> BTreeMap<String, String> {
                     open.push((dirent.node, format!("{path}/")));
                 }
                 Kind::Regular => {
-                    let Content::Inline(bytes) = index.content(dirent.node).unwrap() else { panic!("{path}") };
+                    let bytes = match index.content(dirent.node).unwrap() {
+                        Content::Inline(bytes) => bytes,
+                        Content::Empty => b"",
+                        Content::Object { .. } => panic!("{path}"),
+                    };
                     found.insert(path, String::from_utf8_lossy(bytes).into_owned());
                 }
                 Kind::Symlink => {
@@ -385,4 +391,51 @@ proptest! {
         let cut = whole.as_bytes()[..length.min(whole.as_bytes().len() - 8)].to_vec();
         prop_assert!(Index::from_bytes(cut).map_or(true, |index| index.verify().is_err()));
     }
+}
+
+#[test]
+fn places_are_made_where_the_layers_have_nothing() {
+    let with = |layers: &[&Index]| {
+        let places = [
+            Place::Directory("dev"),
+            Place::Directory("etc"),
+            Place::File("etc/hosts"),
+            Place::Symlink("etc/mtab", "/proc/mounts"),
+        ];
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        merge_to(layers, &places, &mut bytes).unwrap();
+        let index = Index::from_bytes(bytes.into_inner()).unwrap();
+        index.verify().unwrap();
+        index
+    };
+    let own = Metadata { uid: 0, ..meta(0o700) };
+    let bare = layer("bare", |builder| builder.insert(b"./", &own, Entry::Directory).unwrap());
+    let index = with(&[&bare]);
+    assert_eq!(index.id(), chain(&[&bare]).id());
+    let tree_of = |index: &Index| tree(index).into_iter().map(|(path, text)| path + &text).collect::<Vec<_>>();
+    assert_eq!(tree_of(&index), ["dev/", "etc/", "etc/hosts", "etc/mtab-> /proc/mounts"]);
+    for (path, permissions) in [("dev", 0o755), ("etc/hosts", 0o644)] {
+        let inode = index.inode(at(&index, path).unwrap()).unwrap();
+        assert_eq!((inode.permissions, inode.uid, inode.gid), (permissions, 0, 0), "{path}");
+        assert_eq!(inode.mtime, Time { seconds: -5, nanoseconds: 9 }, "{path}");
+    }
+
+    // What is there stays as it is, whatever it is, and links are not followed.
+    let full = layer("full", |builder| {
+        builder.insert(b"dev", &meta(0o644), file("a file")).unwrap();
+        builder.insert(b"elsewhere", &meta(0o755), Entry::Directory).unwrap();
+        builder.insert(b"etc", &meta(0o777), Entry::Symlink(b"elsewhere".to_vec())).unwrap();
+    });
+    assert_eq!(tree_of(&with(&[&full])), ["deva file", "elsewhere/", "etc-> elsewhere"]);
+    let hosts = layer("hosts", |builder| {
+        builder.insert(b"etc/hosts", &meta(0o600), file("hosts")).unwrap();
+    });
+    let index = with(&[&hosts]);
+    assert_eq!(tree_of(&index), ["dev/", "etc/", "etc/hostshosts", "etc/mtab-> /proc/mounts"]);
+    assert_eq!(index.inode(at(&index, "etc/hosts").unwrap()).unwrap().permissions, 0o600);
+
+    // Of a place that an upper layer hides too.
+    let hidden = layer("hidden", |builder| builder.whiteout(b"etc/hosts").unwrap());
+    let index = with(&[&hosts, &hidden]);
+    assert_eq!(tree_of(&index), ["dev/", "etc/", "etc/hosts", "etc/mtab-> /proc/mounts"]);
 }

@@ -222,6 +222,19 @@ pub fn wait_end(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<
     }
 }
 
+/// The exit code of a container that has ended, as its monitor told this connection, on which nothing was asked for; `None`
+/// where it did not come to that. What a monitor has sent can be read when it is gone.
+pub fn exit_told(socket: BorrowedFd<'_>) -> Option<i32> {
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match protocol::receive(socket, &mut buffer).ok()? {
+            Received::Frame(Frame::Exit(code), _) => return Some(code),
+            Received::End => return None,
+            _ => {}
+        }
+    }
+}
+
 /// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something
 /// does, no input is read. A monitor that holds its input back until its output is read would never be free again.
 struct Pump<'a> {

@@ -66,7 +66,8 @@ pub enum Frame {
     },
     /// Monitor: the process could not be started.
     Failed(Failure),
-    /// Monitor: the process has ended with this code and all of its output was sent.
+    /// Monitor: the process has ended with this code and all of its output was sent. A client that has asked for nothing is
+    /// told of the container's end.
     Exit(i32),
     /// Monitor: carries the outer user namespace.
     Outer,

@@ -1,6 +1,12 @@
 //! A container's life: detached start, logs, exec, stop, wait, kill, removal.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::{Home, Need, busybox, end, eventually, read_until, start};
 
@@ -117,8 +123,8 @@ fn what_run_with_rm_ran_is_gone_when_it_ends() {
     }
     let left = || {
         let mut left = Vec::new();
-        for host in std::fs::read_dir(home.store().join("hosts")).into_iter().flatten().flatten() {
-            let places = ["containers", "snaps", "names"].map(|place| std::fs::read_dir(host.path().join(place)));
+        for host in fs::read_dir(home.store().join("hosts")).into_iter().flatten().flatten() {
+            let places = ["containers", "snaps", "names"].map(|place| fs::read_dir(host.path().join(place)));
             left.extend(places.into_iter().flatten().flatten().flatten().map(|entry| entry.path()));
         }
         left
@@ -257,6 +263,23 @@ fn a_container_that_removes_itself_is_waited_for_and_stopped() {
         assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
         eventually("it is gone", || home.ok(&["ps", "-aq"]).is_empty());
     }
+}
+
+/// Once the record is gone nothing but the monitor's word tells the code.
+#[test]
+fn a_wait_that_is_held_up_has_the_code_of_a_container_that_is_gone() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--rm", "--name", "brief", &busybox(), "sh", "-c", "sleep 2; exit 9"]);
+    let waiting = home.command(&["wait", "brief"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(waiting.id() as i32);
+    let links = || fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let watches = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to == Path::new("anon_inode:inotify"));
+    eventually("it waits", || links().any(|entry| watches(entry.path())));
+    kill(pid, Signal::SIGSTOP).unwrap();
+    eventually("it is gone", || home.containers().is_empty());
+    kill(pid, Signal::SIGCONT).unwrap();
+    let done = waiting.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stdout).as_ref()), (Some(0), "9\n"), "{done:?}");
 }
 
 #[test]

@@ -20,13 +20,16 @@ use crate::file::failed;
 /// once (0, or the code of its failed start), as Docker's `not-running`.
 pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
     record::require(engine, id)?;
+    // The record of a container that is removed at its end may be gone before a loaded machine lets us look.
+    let monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
     let mut watch = Watch::new(engine, id)?;
     while watch.active()? {
         watch.wait()?;
     }
     // A container that is gone looks like one that never ran.
     if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
-        return remove::code_of_removed(engine, id);
+        let told = monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
+        return told.map_or_else(|| remove::code_of_removed(engine, id), Ok);
     }
     Ok(watch.last.code())
 }

@@ -10,8 +10,8 @@ use net::setup::Tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use runtime::Launch;
 use runtime::channel::{Channel, Message};
+use runtime::launch::WrittenLaunch;
 use sys::process::{Child, Exit};
 use sys::role::Spawn;
 use sys::{Call, SysError};
@@ -94,7 +94,7 @@ pub enum Event {
 
 impl Supervised {
     /// Starts the role stage, and by it the container's main process.
-    pub fn start_main(launch: &Launch, given: &Given<'_>, streams: Streams) -> Result<Self, Report> {
+    pub fn start_main(launch: &WrittenLaunch, given: &Given<'_>, streams: Streams) -> Result<Self, Report> {
         let (ours, theirs) = Channel::pair()?;
         let stage = |inherited| runtime::stage::main(launch, inherited);
         let child = sys::role::fork(&given.all(&theirs), given.stdio, given.cgroup, stage)?;

@@ -112,6 +112,7 @@ pub fn create(
             gate: Some(gate),
             // A cgroup namespace begins at the cgroup that its first process is in when it is made.
             late_cgroup: cgroup.is_none() && flags.contains(Flags::NEWCGROUP),
+            late_network: false,
         };
         init::main(launch, given)
     };

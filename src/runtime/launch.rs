@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use base::{Kind, Report};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
 use sys::namespace::IdMap;
 
 use crate::hooks::{State, VERSION};
+
+/// A [`Launch`] in JSON: whoever only hands it on need not read it.
+pub type WrittenLaunch = Box<serde_json::value::RawValue>;
 
 /// The configuration of the role stage when it makes a container.
 ///
@@ -70,6 +74,18 @@ pub struct HookContext {
     pub id: String,
     /// The bundle's directory, absolute.
     pub bundle: PathBuf,
+}
+
+impl Launch {
+    /// To be handed to the stage.
+    pub fn write(&self) -> Result<WrittenLaunch, Report> {
+        serde_json::value::to_raw_value(self).map_err(|error| Report::of(Kind::Internal, error))
+    }
+
+    /// What [`Launch::write`] wrote.
+    pub fn read(written: &serde_json::value::RawValue) -> Result<Self, Report> {
+        serde_json::from_str(written.get()).map_err(|error| Report::of(Kind::Internal, error))
+    }
 }
 
 impl HookContext {

@@ -4,16 +4,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
+use monitor::client;
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
-use monitor::{client, record};
+use monitor::record::PidRecord;
 
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until, relay};
 use crate::container::create::check_workdir;
 use crate::container::record::load;
 use crate::container::spec;
-use crate::container::state::{Life, condition};
+use crate::container::state::{Condition, Life, condition};
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +75,8 @@ pub(crate) fn not_running(id: &ContainerId) -> Report {
     Report::new(Kind::Conflict, format!("container {id} is not running"))
 }
 
-/// The recorded process ids of a running container.
-pub(crate) fn pids(engine: &Engine, id: &ContainerId) -> Result<record::PidRecord, Report> {
-    record::read_pid(&engine.paths().container(id))?.ok_or_else(|| not_running(id))
+/// The recorded process ids of a running container; one that is being started has none that are anybody's business.
+pub(crate) fn pids(engine: &Engine, id: &ContainerId) -> Result<PidRecord, Report> {
+    let Condition { life, pids, .. } = condition(engine, id)?;
+    pids.filter(|_| matches!(life, Life::Running { .. })).ok_or_else(|| not_running(id))
 }

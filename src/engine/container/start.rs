@@ -153,7 +153,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         id: record.id.clone(),
         container_dir: engine.paths().container(&record.id),
         run_dir,
-        launch,
+        launch: launch.write()?,
         terminal: record.settings.tty,
         stdin: record.settings.stdin,
         client_feeds: streams.is_some_and(|streams| streams.stdin),

@@ -8,6 +8,7 @@ use base::{Failure, Kind, Report};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Backlog, SockFlag, bind, listen};
+use runtime::Launch;
 use runtime::launch::ExecLaunch;
 use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{Call, SysError};
@@ -159,14 +160,15 @@ impl Monitor {
         } else {
             self.exec_pipes(request.stdin)?
         };
+        let container = Launch::read(&self.config.launch)?;
         let launch = ExecLaunch {
             process: request.process,
             user: request.user,
             init_pid,
-            seccomp: runtime::launch::profile(&self.config.launch.spec).cloned(),
-            default_profile: self.config.launch.default_profile,
-            setgroups: self.config.launch.setgroups,
-            keep_groups: self.config.launch.keep_groups,
+            seccomp: runtime::launch::profile(&container.spec).cloned(),
+            default_profile: container.default_profile,
+            setgroups: container.setgroups,
+            keep_groups: container.keep_groups,
             preserve_fds: 0,
             listen_fds: 0,
             bundle: None,

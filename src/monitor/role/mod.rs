@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use runtime::Launch;
+use runtime::launch::WrittenLaunch;
 use serde::{Deserialize, Serialize};
 use sys::namespace::{open_namespace, proc_dir};
 use sys::process::{Exit, reap_any};
@@ -47,6 +47,8 @@ pub use crate::role::hooks::RuntimeHooks;
 const MAIN: u64 = 0;
 /// How long output may still come after the container's last process has ended.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long after a start the monitor lets go of what it needed for that: a short command does not pay for it.
+const SETTLING: Duration = Duration::from_millis(50);
 /// Reads that empty a pipe of the largest size that a plain user may give it, 1 MiB (pipe(7)).
 const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 
@@ -63,7 +65,7 @@ pub struct Config {
     /// Its runtime directory: `sock`, `stdout`, `stderr`.
     pub run_dir: PathBuf,
     /// What the stage makes, and what later processes of the container have of it.
-    pub launch: Launch,
+    pub launch: WrittenLaunch,
     /// Whether the payload has a terminal.
     pub terminal: bool,
     /// Whether the standard input stays open for a client.
@@ -126,9 +128,13 @@ struct Monitor {
     next_key: u64,
     state: State,
     published: Vec<net::Published>,
+    /// Init's pid and how many published ports `pid.json` tells of.
+    recorded: Option<(i32, usize)>,
     /// The container's mount namespace, held so that the kernel takes it down (up to a millisecond) after the exit has been
     /// noticed, and with `--rm` after its clients have been let go.
     mounts: Option<OwnedFd>,
+    /// When the code of the start is let go of.
+    settled_at: Option<Instant>,
     /// Set when the main process has ended: until then its output may still come.
     drain_until: Option<Instant>,
     finished: bool,
@@ -155,8 +161,6 @@ impl Monitor {
         let config: Config =
             serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
         inherited.config = Vec::new();
-        // Its reader is a large part of the program.
-        sys::memory::release_code();
         let outer = inherited.fd("outer")?;
         // Container root may be our own user on the host: it must not look into us, whatever namespace it shares.
         nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
@@ -180,7 +184,9 @@ impl Monitor {
             next_key: MAIN + 1,
             state: State::new(Status::Starting),
             published: Vec::new(),
+            recorded: None,
             mounts: None,
+            settled_at: None,
             drain_until: None,
             finished: false,
             unclaimed: Vec::new(),
@@ -225,7 +231,7 @@ impl Monitor {
         let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
         let main = Supervised::start_main(&self.config.launch, &given, streams);
         let main = main.step(|| "starting the stage".to_owned())?;
-        // While the stage is at work, and again when the payload runs.
+        // While the stage is at work, and again when the payload has run for a while.
         sys::memory::release_code();
         self.processes.insert(MAIN, main);
         Ok(())
@@ -237,6 +243,9 @@ impl Monitor {
         self.check_end();
         while !self.finished {
             let ready = self.wait();
+            if self.settled_at.take_if(|at| *at <= Instant::now()).is_some() {
+                sys::memory::release_code();
+            }
             for source in ready {
                 self.serve(source);
             }
@@ -292,7 +301,7 @@ impl Monitor {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let Some(until) = self.drain_until else { return PollTimeout::NONE };
+        let Some(until) = self.drain_until.into_iter().chain(self.settled_at).min() else { return PollTimeout::NONE };
         let left = until.saturating_duration_since(Instant::now());
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
     }
@@ -361,7 +370,11 @@ impl Monitor {
         let event = process.on_channel();
         let result = match event {
             Err(report) => Err(report),
-            Ok(Event::Nothing | Event::Born) => Ok(()),
+            Ok(Event::Nothing) => Ok(()),
+            Ok(Event::Born) => {
+                self.born(key);
+                Ok(())
+            }
             Ok(Event::Notice(text)) => {
                 self.notice(key, &text);
                 Ok(())
@@ -386,6 +399,16 @@ impl Monitor {
                 process.abandon(&report);
                 self.failed(key);
             }
+        }
+    }
+
+    /// Records init while it is at work: a payload may have ended before the monitor hears that it runs.
+    fn born(&mut self, key: u64) {
+        if key == MAIN
+            && let Some(pid) = self.processes.get(&MAIN).and_then(|process| process.pid)
+        {
+            // It is written again where this fails.
+            let _ = self.write_pid(pid);
         }
     }
 
@@ -418,11 +441,15 @@ impl Monitor {
             client.send(&Frame::Started { pid });
             client.closing |= detached;
         }
-        sys::memory::release_code();
+        self.settled_at = Some(Instant::now() + SETTLING);
         Ok(())
     }
 
-    fn write_pid(&self, pid: i32) -> Result<(), Report> {
+    /// Writes `pid.json`, unless it says so already.
+    fn write_pid(&mut self, pid: i32) -> Result<(), Report> {
+        if self.recorded == Some((pid, self.published.len())) {
+            return Ok(());
+        }
         let monitor_pid = std::process::id() as i32;
         // The payload may have ended already; then its start time is unknown and no other process can match 0.
         let start_time = sys::process::start_time(pid).unwrap_or(0);
@@ -436,7 +463,9 @@ impl Monitor {
             cgroup: self.resources.cgroup_path(),
             published: self.published.clone(),
         };
-        Ok(record::write_pid(&self.config.container_dir, &record)?)
+        record::write_pid(&self.config.container_dir, &record)?;
+        self.recorded = Some((pid, self.published.len()));
+        Ok(())
     }
 
     /// The container could not be started: record why, tell, end.
@@ -564,7 +593,9 @@ impl Monitor {
             // What is removed at once need not outlast a power loss.
             self.write_state(self.config.after.remove.is_none());
             if let Some(exit) = exit {
-                self.tell(MAIN, &Frame::Exit(exit.shell_code()));
+                // Who has asked for nothing waits for this.
+                let told = self.clients.values_mut().filter(|client| client.bound.is_none_or(|bound| bound == MAIN));
+                told.for_each(|client| client.send(&Frame::Exit(exit.shell_code())));
             }
         }
         for failure in self.resources.tear_down() {

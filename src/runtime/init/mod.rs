@@ -6,10 +6,11 @@
 //!    writable layers ([`Opened`]; for real root the stage has done it, and cloned them, attached nowhere);
 //! 2. wait for the stage: id maps are written, the view has come;
 //! 3. become root inside; a session keyring of our own; from here on no mount event leaves ("entering the namespaces");
-//! 4. the network device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone
-//!    ("setting up the network");
-//! 5. scheduling and other attributes that exec keeps ("setting the ATTRIBUTE");
+//! 4. scheduling and other attributes that exec keeps ("setting the ATTRIBUTE");
 //!    the root file system, attached on top of the host's ("mounting the root file system");
+//! 5. the network namespace, where the stage has made it beside that ("entering the network namespace"); the network
+//!    device, sent to the monitor so that the net role starts beside the rest, or the loopback device alone ("setting up
+//!    the network");
 //! 6. mounts in the specification's order ("mounting DESTINATION"), device nodes ("making /dev"), `/etc/mtab`;
 //! 7. the terminal, sent to the monitor ("opening the terminal");
 //! 8. kernel settings and names ("setting NAME"), masked and read-only paths ("masking PATH");
@@ -139,6 +140,8 @@ pub struct Given<'a> {
     pub gate: Option<payload::Gate>,
     /// Whether init makes its cgroup namespace itself, once it has been moved into its cgroup.
     pub late_cgroup: bool,
+    /// Whether the parent makes the network namespace, and sends it when it is there.
+    pub late_network: bool,
 }
 
 /// Runs init to its end; returns only when it failed or when it was the reaper. The code is the process's exit code.
@@ -154,7 +157,7 @@ pub fn main(launch: &Launch, given: Given<'_>) -> i32 {
 }
 
 fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
-    let Given { channel, opened, program, from_stage, gate, late_cgroup } = given;
+    let Given { channel, opened, program, from_stage, gate, late_cgroup, late_network } = given;
     let spec = &launch.spec;
     let process = spec.process().as_ref();
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
@@ -182,18 +185,22 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     if late_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)".to_owned())?;
     }
+    attributes::apply(spec)?;
+    sys::step();
+    let root =
+        rootfs::mount(launch, rootfs, place.as_fd(), view).step(|| "mounting the root file system".to_owned())?;
+    drop(place);
+    sys::step();
+    if late_network {
+        join_network(from_stage).step(|| "entering the network namespace".to_owned())?;
+        sys::step();
+    }
     if let Some(addressing) = &launch.network {
         let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
         channel.send(&Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))?;
     } else if is_new(spec, LinuxNamespaceType::Network) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
     }
-    sys::step();
-    attributes::apply(spec)?;
-    sys::step();
-    let root =
-        rootfs::mount(launch, rootfs, place.as_fd(), view).step(|| "mounting the root file system".to_owned())?;
-    drop(place);
     sys::step();
     let own = |typ| listed(spec).iter().any(|namespace| namespace.typ() == typ);
     let (own_pids, own_cgroups) = (own(LinuxNamespaceType::Pid), own(LinuxNamespaceType::Cgroup));
@@ -292,11 +299,24 @@ pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Report> {
 
 /// Waits until the stage has written the id maps; returns the view's detached mount where there is one.
 fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report> {
+    from_the_stage(from_stage, "the stage ended before the container was mapped")
+}
+
+/// Waits until the stage has made the network namespace, and joins it.
+fn join_network(from_stage: BorrowedFd<'_>) -> Result<(), Report> {
+    let ended = "the stage ended before the container had a network";
+    let network = from_the_stage(from_stage, ended)?.ok_or_else(|| Report::new(Kind::Internal, ended))?;
+    nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).call(|| "setns(CLONE_NEWNET)".to_owned())?;
+    Ok(())
+}
+
+/// The descriptor of the stage's next message, if it brings one. Why a stage has ended it has told the monitor: `ended` is
+/// only the end of the unfinished container.
+fn from_the_stage(from_stage: BorrowedFd<'_>, ended: &str) -> Result<Option<OwnedFd>, Report> {
     let mut buffer = [0; 16];
     let (length, mut fds) = sys::socket::receive(from_stage, &mut buffer)?;
     if length == 0 {
-        // The stage has told the monitor why; this is only the end of the unfinished container.
-        return Err(Report::new(Kind::Internal, "the stage ended before the container was mapped"));
+        return Err(Report::new(Kind::Internal, ended));
     }
     Ok(fds.pop())
 }

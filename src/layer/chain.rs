@@ -11,6 +11,9 @@ use store::{Durability, Store};
 use crate::error::{LayerError, Result};
 
 /// Where mounts of every container go, and the link by which programs find its mounts. A start makes what is not here.
+///
+/// A writable layer of our own overlay names files by their numbers in the merged index: a change here makes those of containers
+/// whose index is merged anew unusable, which their next start refuses.
 const PLACES: [Place; 8] = [
     Place::Directory("dev"),
     Place::Directory("etc"),

@@ -32,6 +32,9 @@ fn exported(engine: &Engine, id: &ContainerId, epoch_s: Option<i64>, out: &mut d
     let _lease = store.lease()?;
     let request = CommitRequest { pause: true, epoch_s, ..CommitRequest::default() };
     let made = layer_of(engine, &store, &record, held, &request, &|_| {})?;
+    if record.image.layers.is_empty() {
+        return Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference)));
+    }
     // Not the index that containers are started from, which has their mount points.
     let diff_ids = record.image.layers.iter().copied().map(DiffId).chain(made.map(|made| made.applied.diff_id));
     let layers = diff_ids.map(|layer| layer::open_layer(&store, layer)).collect::<Result<Vec<_>, _>>()?;

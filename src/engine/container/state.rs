@@ -120,14 +120,18 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
         let state = read_state(&directory)?.unwrap_or_else(|| State::new(Status::Created));
         let pids = record::read_pid(&engine.paths().container(id))?;
         let processes = processes(pids.as_ref())?;
-        let alive = processes.init.is_some() || processes.monitor.is_some();
-        let life = match state.status {
-            Status::Created => Life::Created,
-            Status::Exited => Life::Exited { code: state.exit_code },
+        let init = pids.as_ref().filter(|_| processes.init.is_some()).map(|pids| pids.pid);
+        let life = match (state.status, init) {
+            (Status::Created, _) => Life::Created,
+            (Status::Exited, _) => Life::Exited { code: state.exit_code },
             // The monitor says who it is before it says that it starts, so no pid record is a dead monitor.
-            Status::Starting if alive => Life::Starting,
-            Status::Running if alive => Life::Running { pid: state.pid.unwrap_or_default() },
-            Status::Starting | Status::Running => {
+            (Status::Starting, _) if processes.monitor.is_some() => Life::Starting,
+            // Killed when it had let the payload go, and before it could write that: an init that waits for it ends.
+            (Status::Starting, Some(pid)) => Life::Running { pid },
+            (Status::Running, init) if init.is_some() || processes.monitor.is_some() => {
+                Life::Running { pid: state.pid.or(init).unwrap_or_default() }
+            }
+            (Status::Starting | Status::Running, _) => {
                 // The monitor may have written the end between our two reads.
                 if read_state(&directory)?.as_ref() != Some(&state) {
                     continue;

@@ -73,6 +73,11 @@ impl Bed {
 
     /// Says that this very process is the container's init, or was in another boot.
     fn pid(&self, id: &ContainerId, this_boot: bool) {
+        self.pids(id, this_boot, true);
+    }
+
+    /// The same; and its monitor, or an earlier process of that number was.
+    fn pids(&self, id: &ContainerId, this_boot: bool, monitor: bool) {
         let pid = std::process::id() as i32;
         let start_time = sys::process::start_time(pid).unwrap();
         let boot_id = if this_boot { sys::process::boot_id().unwrap() } else { "another".to_owned() };
@@ -82,7 +87,7 @@ impl Bed {
             start_time,
             boot_id,
             monitor_pid: pid,
-            monitor_start_time: start_time,
+            monitor_start_time: if monitor { start_time } else { 0 },
             cgroup: None,
             published: Vec::new(),
         };
@@ -126,12 +131,21 @@ fn ps_tells_the_truth_whatever_the_record_says() {
     // Its monitor was killed during the start, and the runtime directory is gone.
     let begun = bed.container(5, "begun", 50);
     bed.state(&begun, Status::Starting, None);
+    let starts = bed.container(6, "starts", 60);
+    bed.state(&starts, Status::Starting, None);
+    bed.pid(&starts, true);
+    // Its monitor was killed when it had let the payload go, and before it wrote that.
+    let let_go = bed.container(7, "let-go", 70);
+    bed.state(&let_go, Status::Starting, None);
+    bed.pids(&let_go, true, false);
     let expected = [
         ("fresh", "Created"),
         ("ended", "Exited (3) 3 minutes ago"),
         ("runs", "Up 5 minutes"),
         ("lost", "Exited (255)"),
         ("begun", "Exited (255)"),
+        ("starts", "Created"),
+        ("let-go", "Up 5 minutes"),
     ];
     assert_eq!(bed.statuses(), expected.map(|(name, status)| (name.to_owned(), status.to_owned())));
     // Who takes the lock writes the end that the monitor could not.

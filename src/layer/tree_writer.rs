@@ -1,8 +1,9 @@
 //! The archive of an index: of a layer with its whiteouts, or of a whole chain.
 //!
 //! The walk is depth first; in a directory come its opaque mark, its whiteouts, then its names, each sorted by its bytes.
-//! The first name of an inode carries its content and the others are hard links to it. Directories that the layer only
-//! implies are not written. So the archive of a layer, applied, gives an index that is equal but for its id, and equal
+//! The first name of an inode carries its content and the others are hard links to it, with the same owner, mode, time and
+//! attributes: Docker, containerd and Podman give the file the owner of each link, by which the kernel takes its capabilities
+//! away, and then the attributes of that link. Directories that the layer only implies are not written. So the archive of a layer, applied, gives an index that is equal but for its id, and equal
 //! indexes give equal archives.
 //!
 //! Sockets have no form in an archive; only a container can have them, and they are left out there already.
@@ -124,9 +125,8 @@ impl<W: Write> Walk<'_, '_, W> {
     /// Anything but a directory.
     fn named(&mut self, node: Node, path: Vec<u8>) -> Result<()> {
         let inode = self.index.inode(node)?;
-        let mut metadata = metadata(self.index, node, &inode)?;
+        let metadata = metadata(self.index, node, &inode)?;
         if let Some(first) = self.first_names.get(&node) {
-            metadata.xattrs.clear();
             return self.to.entry(&path, &metadata, &TarEntry::HardLink(first));
         }
         let entry = match inode.kind {

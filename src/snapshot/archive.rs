@@ -8,7 +8,7 @@
 //!
 //! Sockets have no form in an archive. They are left out and counted; what the image has at the path of one is hidden.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
@@ -90,9 +90,8 @@ impl FirstNames {
             return Ok(false);
         };
         first.owner = owner;
-        // The attributes stand at the first name.
-        let unadorned = Metadata { xattrs: BTreeMap::new(), ..*metadata };
-        to.entry(path, &unadorned, &TarEntry::HardLink(&first.path))?;
+        // With the attributes: who unpacks it gives the file this owner once more, by which it loses its capabilities.
+        to.entry(path, metadata, &TarEntry::HardLink(&first.path))?;
         Ok(true)
     }
 }

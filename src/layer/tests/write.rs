@@ -181,6 +181,29 @@ fn gnu_tar_reads_the_same() {
     assert_eq!(lines, expected);
 }
 
+/// Docker, containerd and Podman chown a file by the header of each link, by which it loses its capabilities, and then set what
+/// attributes that header has.
+#[test]
+fn each_name_of_a_file_has_its_attributes() {
+    let (_directory, store) = store();
+    let mut capable = metadata(0o755, 0, 0, 0);
+    capable.xattrs.insert(b"security.capability".to_vec(), vec![1, 0, 0, 2]);
+    let mut builder = TreeBuilder::default();
+    builder.insert(b"a", &capable, Entry::EmptyFile).unwrap();
+    builder.hard_link(b"b", b"a").unwrap();
+    let index = Index::from_bytes(builder.write(DiffId(Digest::of(b"")), None).unwrap()).unwrap();
+    let written = archive_of(&index, &store);
+    let mut archive = tar::Archive::new(&written[..]);
+    let names = archive.entries().unwrap().filter_map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut records = entry.pax_extensions().unwrap()?;
+        let has = records.any(|record| record.unwrap().key() == Ok("SCHILY.xattr.security.capability"));
+        has.then(|| (entry.path().unwrap().display().to_string(), entry.header().entry_type()))
+    });
+    let wanted = [("a".to_owned(), tar::EntryType::Regular), ("b".to_owned(), tar::EntryType::Link)];
+    assert_eq!(names.collect::<Vec<_>>(), wanted);
+}
+
 #[test]
 fn holes_are_those_of_the_content() {
     let directory = tempfile::tempdir().unwrap();

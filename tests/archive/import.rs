@@ -44,7 +44,7 @@ fn an_archive_is_fetched_from_a_web_address() {
         assert_eq!(asked.header("authorization"), "");
         let whole = || Answer::ok("application/x-tar", &tar);
         match asked.path.as_str() {
-            "/root.tar" => whole(),
+            "/root.tar" | "/root.tar?token=secret" => whole(),
             "/moved" => Answer::refused(302, "").with("Location", "/root.tar"),
             "/away" => Answer::refused(302, "").with("Location", "file:///etc/passwd"),
             "/cut" => Answer { send_bytes: 600, ..whole() },
@@ -66,6 +66,10 @@ fn an_archive_is_fetched_from_a_web_address() {
     }
     let message = home.ok(&["history", "--format", "{{.Comment}}", "fetched"]);
     assert_eq!(message, format!("Imported from {}\n", url("/moved")));
+    // Of an address that says who may have it.
+    home.ok(&["import", &url("/root.tar?token=secret"), "fetched"]);
+    let message = home.ok(&["history", "--format", "{{.Comment}}", "fetched"]);
+    assert_eq!(message, format!("Imported from {}\n", url("/root.tar")));
     let progress = home.run(&["import", "--progress=json", &url("/root.tar"), "fetched"]).stderr;
     assert!(progress.contains(&format!("\"total\":{}", small().len())), "{progress}");
     for (path, why) in [

@@ -37,7 +37,7 @@ impl Import {
         let request = ImportRequest {
             name: self.name.as_deref().map(parse::image_name).transpose()?,
             // Docker's words.
-            message: self.message.unwrap_or_else(|| format!("Imported from {}", self.file)),
+            message: self.message.unwrap_or_else(|| format!("Imported from {}", without_secrets(&self.file))),
             changes: self.changes,
             platform: self.platform.as_deref().map(str::parse).transpose()?,
             epoch_s: source_date_epoch()?,
@@ -47,9 +47,7 @@ impl Import {
         let told = |event: &Event<'_>| progress.show(event);
         let image = match self.file.as_str() {
             "-" => import(&engine, io::stdin(), None, &request, &told)?,
-            url if url.starts_with("http://") || url.starts_with("https://") => {
-                import_url(&engine, url, &request, &told)?
-            }
+            url if is_url(url) => import_url(&engine, url, &request, &told)?,
             path => {
                 let opened = File::open(path).map_err(|error| Report::of(Kind::NotFound, error));
                 let file = opened.step(|| format!("opening {path}"))?;
@@ -61,4 +59,13 @@ impl Import {
         line(image)?;
         Ok(0)
     }
+}
+
+fn is_url(file: &str) -> bool {
+    file.starts_with("http://") || file.starts_with("https://")
+}
+
+/// What the history may say, which goes wherever the image goes: the query of an address may be all that opens it.
+fn without_secrets(file: &str) -> &str {
+    if is_url(file) { file.split(['?', '#']).next().unwrap_or_default() } else { file }
 }

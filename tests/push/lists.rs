@@ -110,3 +110,28 @@ fn an_image_that_is_here_alone_is_listed_and_sent() {
     home.ok(&["rmi", &at(&server, "base/app:1")]);
     assert_eq!(kept(&home), 0);
 }
+
+#[test]
+fn a_list_that_is_pushed_tells_how_far_it_is() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    let image = image_for("amd64", &[b"amd"]);
+    server.put_image("build/amd", "1", &image);
+    let (source, list) = (at(&server, "build/amd:1"), at(&server, "team/app:1"));
+    home.ok(&["pull", &source]);
+    home.ok(&["manifest", "create", &list, &source]);
+    // From elsewhere, so that nothing can be mounted.
+    let other = MemoryRegistry::start(Features::default());
+    let to = at(&other, "team/app:1");
+    let done = home.run(&["--progress=json", "manifest", "push", &list, &to]);
+    let digest = fixture::image::digest(&other.manifest("team/app", "1").unwrap());
+    assert_eq!((done.code, done.stdout), (0, format!("{digest}\n")), "{}", done.stderr);
+    let objects: Vec<Value> = done.stderr.lines().map(json).collect();
+    let all: usize = image.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+    for (digest, _) in &image.blobs {
+        let is_it = |object: &&Value| object["status"] == "Pushed" && object["digest"] == *digest;
+        assert_eq!(objects.iter().filter(is_it).count(), 1, "{digest}: {objects:#?}");
+    }
+    let last = objects.iter().rfind(|object| object["status"] == "Total").unwrap();
+    assert_eq!(last["progressDetail"]["current"], all, "{objects:#?}");
+}

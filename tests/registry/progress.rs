@@ -61,6 +61,16 @@ fn on_a_terminal_there_are_bars_and_a_total() {
 }
 
 #[test]
+fn a_warning_is_for_the_quiet_too() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = Server::start(crate::serving("app"));
+    let done = home.run(&["pull", "-q", "--platform", "linux/s390x", &name(&server)]);
+    assert_eq!((done.code, done.stdout), (0, format!("{}\n", name(&server))), "{}", done.stderr);
+    let warning = "warning: the image's platform (linux/amd64) does not match the one asked for (linux/s390x)\n";
+    assert_eq!(done.stderr, warning);
+}
+
+#[test]
 fn off_it_there_are_lines() {
     let Some(home) = Home::new(&[]) else { return };
     let (server, image) = slow();

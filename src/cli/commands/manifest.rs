@@ -5,11 +5,11 @@ use std::fmt::Write;
 
 use base::{Kind, Report};
 use clap::{Args, Subcommand};
-use engine::image::Event;
 use engine::image::manifest::{self, Annotation};
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
+use crate::progress::{Progress, Work};
 use crate::registry_options::{Reach, RegistryOptions};
 
 /// Make and push lists of images for several platforms
@@ -166,12 +166,10 @@ impl Manifest {
                 let engine = push.registry.engine(globals)?;
                 let destination =
                     push.destination.as_deref().map(|name| name.strip_prefix("docker://").unwrap_or(name));
-                let told = |event: &Event<'_>| {
-                    if let Event::Note { text } = event {
-                        crate::output::warning(text);
-                    }
-                };
-                line(manifest::push(&engine, &push.list, destination, &told)?)?;
+                let progress = Progress::new(globals, Work::PushList, false)?;
+                let digest = manifest::push(&engine, &push.list, destination, &|event| progress.show(event))?;
+                drop(progress);
+                line(digest)?;
                 if push.purge {
                     manifest::remove(&engine, &push.list)?;
                 }

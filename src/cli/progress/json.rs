@@ -48,6 +48,7 @@ impl Objects {
                 write(&json!({ "progressDetail": {}, "aux": { "Tag": tag, "Digest": digest, "Size": size_bytes } }));
             }
             Event::Note { text } => status(text),
+            Event::Warning { text } => output::json_warning(text),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! On a terminal a bar for each content that moves and one for all, with rate and time left; off it Docker's lines, and every ten
 //! seconds of moving one that says how far all is; with `--progress=json` an object a line in the shape of the streams of
-//! Docker's API; with `-q` nothing. Bars, objects and the ten-second lines go to standard error. Docker's lines of a pull and a
+//! Docker's API; with `-q` warnings alone. Bars, objects and the ten-second lines go to standard error. Docker's lines of a pull and a
 //! push are what their users read on standard output, and stay there.
 
 mod bars;
@@ -49,6 +49,8 @@ pub enum Work {
     /// One that `run` needs: its lines are remarks.
     Fetch,
     Push,
+    /// Of a list, whose one line of output is its digest.
+    PushList,
     Load,
     Save,
     Import,
@@ -60,7 +62,7 @@ impl Work {
     fn moving(self) -> &'static str {
         match self {
             Work::Pull | Work::Fetch => "Downloading",
-            Work::Push => "Pushing",
+            Work::Push | Work::PushList => "Pushing",
             Work::Load => "Loading",
             Work::Save => "Saving",
             Work::Import => "Importing",
@@ -72,7 +74,7 @@ impl Work {
     fn moved(self) -> &'static str {
         match self {
             Work::Pull | Work::Fetch => "Pull complete",
-            Work::Push => "Pushed",
+            Work::Push | Work::PushList => "Pushed",
             Work::Load => "Loaded",
             Work::Save => "Saved",
             Work::Import => "Imported",
@@ -82,7 +84,7 @@ impl Work {
 
     /// For what is there.
     fn exists(self) -> &'static str {
-        if self == Work::Push { "Layer already exists" } else { "Already exists" }
+        if matches!(self, Work::Push | Work::PushList) { "Layer already exists" } else { "Already exists" }
     }
 
     /// Docker's line for an event. It has some for pulls and pushes only.
@@ -151,10 +153,9 @@ impl Progress {
             Face::Quiet => {}
         }
         match event {
-            // A quiet pull is Docker's.
-            Event::Note { .. } if self.is_quiet() && self.work != Work::Push => {}
-            Event::Note { text } => self.beside_bars(|| note(text)),
+            Event::Warning { text } => self.beside_bars(|| output::warning(text)),
             _ if self.is_quiet() => {}
+            Event::Note { text } => self.beside_bars(|| note(text)),
             event => {
                 if let Some(line) = self.work.line(event) {
                     self.print(&line);
@@ -211,7 +212,7 @@ fn count(tally: &mut Tally, event: &Event<'_>, now: Instant) -> Total {
         Event::Exists { content } | Event::Mounted { content, .. } => tally.skip(*content),
         Event::Moving { content, done_bytes, size_bytes } => tally.advance(*content, *done_bytes, *size_bytes, now),
         Event::Moved { content } => tally.finish(*content),
-        Event::Resolving { .. } | Event::Tagged { .. } | Event::Note { .. } => {}
+        Event::Resolving { .. } | Event::Tagged { .. } | Event::Note { .. } | Event::Warning { .. } => {}
     }
     tally.total(now)
 }

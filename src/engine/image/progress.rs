@@ -63,6 +63,11 @@ pub enum Event<'a> {
         /// One line.
         text: &'a str,
     },
+    /// What is done may not be what was meant: shown to those too who want to see little.
+    Warning {
+        /// One line.
+        text: &'a str,
+    },
 }
 
 /// Who is told.

@@ -254,11 +254,9 @@ impl Pull<'_> {
         let locked = self.locked.map(|by| by.locked);
         let (manifest, config) = select(self.registry, self.reference, document, &wanted, locked)?;
         if wanted.rank(&config.platform).is_none() {
-            let text = format!(
-                "warning: the image's platform ({}) does not match the one asked for ({wanted})",
-                config.platform
-            );
-            (self.listener)(&Event::Note { text: &text });
+            let text =
+                format!("the image's platform ({}) does not match the one asked for ({wanted})", config.platform);
+            (self.listener)(&Event::Warning { text: &text });
         }
         let chain = config.chain_id().map(|chain| chain.0);
         let index = Some(digest).filter(|digest| *digest != manifest.digest);
@@ -320,8 +318,8 @@ impl Pull<'_> {
         }
         let limits = limits::of(self.store.root().path())?;
         if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
-            let text = format!("warning: {} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
-            (self.listener)(&Event::Note { text: &text });
+            let text = format!("{} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
+            (self.listener)(&Event::Warning { text: &text });
         }
         Ok(())
     }

@@ -186,7 +186,7 @@ impl Sender<'_> {
                         record.reference.familiar(),
                         self.platform_of(record)?
                     );
-                    (self.listener)(&Event::Note { text: &text });
+                    (self.listener)(&Event::Warning { text: &text });
                     plan = Plan::default();
                     document(self.store, &record.manifest)?
                 }

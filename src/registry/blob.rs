@@ -26,6 +26,8 @@ pub struct BlobReader<'a> {
     breaks: u32,
     /// Bytes since the last break.
     since_bytes: u64,
+    /// Whether a request began behind the blob's beginning.
+    resumed: bool,
 }
 
 impl<'a> BlobReader<'a> {
@@ -45,11 +47,17 @@ impl<'a> BlobReader<'a> {
             body: None,
             breaks: 0,
             since_bytes: 0,
+            resumed: offset > 0,
         };
         if reader.position < reader.size_bytes {
             reader.connect()?;
         }
         Ok(reader)
+    }
+
+    /// Whether the blob's bytes are of several requests, counting those before the offset from which it was opened.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     fn url(&self) -> String {
@@ -143,6 +151,7 @@ impl<'a> BlobReader<'a> {
                 Err(cause) => cause,
             };
             self.body = None;
+            self.resumed |= self.position > 0;
             self.breaks = if self.since_bytes < PROGRESS_BYTES { self.breaks + 1 } else { 1 };
             self.since_bytes = 0;
             if self.breaks >= ATTEMPTS {

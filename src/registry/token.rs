@@ -15,7 +15,7 @@ use crate::auth::Credential;
 use crate::challenge::Challenge;
 use crate::error::RegistryError;
 use crate::retry;
-use crate::transport::{Failure, NAMES_USER, Request, Transport, read_error, small_body};
+use crate::transport::{Failure, NAMES_USER, Request, Transport, read_error, whole_body};
 
 /// By what name token services know us.
 const CLIENT_ID: &str = "sublet";
@@ -133,7 +133,10 @@ impl Transport {
             response = self.get_token(request, &next, &[], credential)?.map_err(failed)?;
         }
         let response = self.judge_token(request, realm, response)?;
-        let answer = serde_json::from_slice::<TokenAnswer>(&small_body(response)).ok();
+        let body = whole_body(response).map_err(|cause| {
+            Failure::Temporary(RegistryError::Transport { url: realm.to_owned(), cause: cause.into() }, None)
+        })?;
+        let answer = serde_json::from_slice::<TokenAnswer>(&body).ok();
         let grant = answer.and_then(|answer| Grant::from_token(answer, Instant::now()));
         grant.ok_or_else(|| RegistryError::NoToken { url: realm.to_owned() }.into())
     }

@@ -446,9 +446,11 @@ impl Transport {
             .into())
     }
 
-    /// What a failed way to the registry means. Handshakes that fail now will fail again.
+    /// What a failed way to an address means, which is the registry's or one that it has led to. Handshakes that fail now will
+    /// fail again.
     fn failure(request: &Request<'_>, url: String, error: ureq::Error) -> Failure {
-        let (host, recovers) = (request.endpoint.host.clone(), retry::may_recover(&error));
+        let host = authority_of(&url).unwrap_or_else(|| request.endpoint.host.clone());
+        let recovers = retry::may_recover(&error);
         match Trouble::of(&error) {
             Some(Trouble::Untrusted) => RegistryError::Untrusted { host, cause: Box::new(error) }.into(),
             Some(Trouble::NotTls) => RegistryError::NotTls { host, cause: Box::new(error) }.into(),
@@ -517,13 +519,20 @@ impl Transport {
     /// Turns an answer into a good one or the error that it means.
     fn judge(&self, request: &Request<'_>, response: Response<ureq::Body>) -> std::result::Result<Answer, Failure> {
         let status = response.status().as_u16();
-        self.notes.hear(&request.endpoint.host, status, response.headers());
+        let from = response.get_uri().to_string();
+        let own = origin_of(&from) == origin_of(&self.base_of(request.endpoint));
+        let host = if own { None } else { authority_of(&from) };
+        self.notes.hear(host.as_deref().unwrap_or(&request.endpoint.host), status, response.headers());
         if (200..300).contains(&status) {
             return Ok(Answer(response));
         }
         let after = retry::after(response.headers());
         let said = if request.method == Method::HEAD { Said::default() } else { read_error(response) };
-        let error = self.error_of(request, status, said);
+        let error = match status {
+            // Who stores for a registry knows nothing of who we are there; what it has not the registry has not.
+            401 | 403 | 429 | 500..=599 if !own => RegistryError::Status { url: from, status, message: said.message },
+            _ => self.error_of(request, status, said),
+        };
         Err(if retry::is_temporary(status) { Failure::Temporary(error, after) } else { Failure::Final(error) })
     }
 
@@ -701,17 +710,18 @@ struct ErrorItem {
 
 /// Reads an error body (distribution specification, "Error Codes").
 pub(crate) fn read_error(response: Response<ureq::Body>) -> Said {
-    let Ok(body) = serde_json::from_slice::<ErrorBody>(&small_body(response)) else { return Said::default() };
+    // One that broke off or does not end says nothing worth an error of its own.
+    let body = whole_body(response).unwrap_or_default();
+    let Ok(body) = serde_json::from_slice::<ErrorBody>(&body) else { return Said::default() };
     let Some(first) = body.errors.into_iter().next() else { return Said::default() };
     Said { code: first.code, message: printable(&first.message) }
 }
 
-/// What there is of a body, up to the limit: one that broke off or does not end says nothing worth an error of its own.
-pub(crate) fn small_body(response: Response<ureq::Body>) -> Vec<u8> {
+/// A body up to the limit; an error when it broke off.
+pub(crate) fn whole_body(response: Response<ureq::Body>) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    // What came before the error is in the buffer; half a document is none.
-    let _ = reader(response).take(SMALL_BODY_MAX).read_to_end(&mut body);
-    body
+    reader(response).take(SMALL_BODY_MAX).read_to_end(&mut body)?;
+    Ok(body)
 }
 
 fn reader(response: Response<ureq::Body>) -> BodyReader {

@@ -1,11 +1,17 @@
 //! Registries that are busy, broken or hostile (see also `tests/bad_input/remote.rs` and the tests of crate `registry`).
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use fixture::image::{Image, LayerBuilder, Meta};
+use serde_json::json;
+
 use crate::serving;
-use crate::support::Home;
-use crate::support::http::{Answer, Asked, Server, find};
+use crate::support::http::{Answer, Asked, Server, find, primary_address, registry_of};
+use crate::support::{Home, assert_sound, noise, skip};
 
 const MANIFEST: &str = "/v2/app/manifests/latest";
 
@@ -113,6 +119,24 @@ fn a_challenge_at_the_front_door_alone_is_found() {
 }
 
 #[test]
+fn a_token_that_does_not_come_whole_is_bought_again() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (table, is_first) = (serving("app"), AtomicBool::new(true));
+    let server = Server::answering(move |asked: &Asked| {
+        if asked.path.starts_with("/token?") {
+            let whole = Answer::ok("application/json", br#"{"token":"good"}"#);
+            return Answer { send_bytes: if is_first.swap(false, Ordering::Relaxed) { 5 } else { 16 }, ..whole };
+        }
+        if asked.header("authorization") == "Bearer good" {
+            return find(&table, &asked.path);
+        }
+        let challenge = format!(r#"Bearer realm="http://{}/token""#, asked.header("host"));
+        Answer::refused(401, "").with("WWW-Authenticate", &challenge)
+    });
+    home.ok(&["pull", &name(&server)]);
+}
+
+#[test]
 fn who_stores_for_a_registry_gets_no_password() {
     let Some(home) = Home::new(&[]) else { return };
     // The storage behind the registry asks for a token of its own.
@@ -132,6 +156,84 @@ fn who_stores_for_a_registry_gets_no_password() {
     assert_eq!(done.code, 1, "{done:#?}");
     let asked = storage.asked.lock().unwrap().clone();
     assert!(!asked.is_empty() && asked.iter().all(|path| path == "/data"), "{asked:?}");
+    assert!(done.stderr.contains(&format!("http://{elsewhere}/data answered with status 401")), "{done:#?}");
+}
+
+#[test]
+fn who_fails_for_a_registry_is_named() {
+    let Some(home) = Home::new(&[]) else { return };
+    let Some(primary) = primary_address() else { return skip("no address that other machines see") };
+    let storage = TcpListener::bind((primary, 0)).unwrap();
+    let (table, elsewhere) = (serving("app"), storage.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in storage.incoming().flatten() {
+            // To whatever was said.
+            stream.write_all(b"HTTP/1.1 400 x\r\n\r\n").unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let server = Server::answering(move |asked: &Asked| {
+        if asked.path.contains("/blobs/") {
+            return Answer::refused(307, "").with("Location", &format!("https://{elsewhere}/data"));
+        }
+        find(&table, &asked.path)
+    });
+    let said = home.fails(1, &["pull", &name(&server)]);
+    assert!(said.contains(&format!("{elsewhere} does not speak HTTPS")), "{said}");
+    assert!(said.contains(&format!("SUBLET_INSECURE_REGISTRIES={elsewhere}")), "{said}");
+}
+
+/// A registry of which every request for the rest of a layer gets other bytes, and one for the whole of it gets `whole`.
+fn torn(whole: fn(Vec<u8>) -> Vec<u8>) -> (Server, String) {
+    let image = Image::new(
+        vec![LayerBuilder::default().file("noise", Meta::root(0o644), &noise(1 << 20)).unwrap().finish().unwrap()],
+        &json!({}),
+    );
+    let (path, size) = (format!("/v2/app/blobs/{}", image.blobs[0].0), image.blobs[0].1.len());
+    let (table, layer, is_first) = (registry_of("app", &image), path.clone(), AtomicBool::new(true));
+    let server = Server::answering(move |asked: &Asked| {
+        let mut answer = find(&table, &asked.path);
+        if asked.path != path {
+            return answer;
+        }
+        match asked
+            .header("range")
+            .strip_prefix("bytes=")
+            .and_then(|range| range.trim_end_matches('-').parse::<usize>().ok())
+        {
+            None if is_first.swap(false, Ordering::Relaxed) => answer.send_bytes = size / 2,
+            None => answer.body = whole(answer.body),
+            Some(first) => {
+                answer = answer.with("Content-Range", &format!("bytes {first}-{}/{size}", size - 1));
+                (answer.status, answer.body) = (206, vec![0; size - first]);
+                answer.send_bytes = answer.body.len();
+            }
+        }
+        answer
+    });
+    (server, layer)
+}
+
+#[test]
+fn parts_that_do_not_fit_are_fetched_once_more_as_a_whole() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, layer) = torn(|bytes| bytes);
+    let done = home.run(&["pull", &name(&server)]);
+    assert!(done.code == 0 && done.stderr.contains("do not fit together"), "{done:#?}");
+    assert_eq!(server.count(&layer), 3, "one that broke off, the rest, the whole");
+    assert_sound(&home, "after parts that did not fit");
+}
+
+#[test]
+fn what_is_wrong_as_a_whole_is_not_fetched_again() {
+    let Some(home) = Home::new(&[]) else { return };
+    let (server, layer) = torn(|bytes| vec![0; bytes.len()]);
+    let said = home.fails(1, &["pull", &name(&server)]);
+    assert!(said.contains("digest"), "{said}");
+    assert_eq!(server.count(&layer), 3);
+    let again = home.fails(1, &["pull", &name(&server)]);
+    assert!(again.contains("digest"), "{again}");
+    assert_eq!(server.count(&layer), 4, "nothing of it was kept");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use oci::{
     Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, find_manifest,
     select_manifest,
 };
-use registry::{RegistriesConf, Registry};
-use store::{Durability, ImageRecord, Ingest, Store};
+use registry::{BlobReader, RegistriesConf, Registry};
+use store::{Durability, ImageRecord, Ingest, Store, StoreError};
 use trust::Locked;
 
 use crate::image::assemble::keep_replaced;
@@ -348,31 +348,41 @@ impl Pull<'_> {
             (self.listener)(&Event::Moving { content: Some(layer), done_bytes, size_bytes });
             if self.failed.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        if let Some(ingest) = self.store.ingest(&layer, descriptor.size, waiting)? {
-            self.fetch(descriptor, diff_id, ingest, &limits)?;
-        } else {
-            // Another command brought the blob; its index may be missing if it was killed in between.
-            let file = self.store.blobs().open(&layer)?;
-            let file = file.ok_or(store::StoreError::Missing { digest: layer })?;
-            layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
+        let mut again = false;
+        loop {
+            let Some(ingest) = self.store.ingest(&layer, descriptor.size, waiting)? else {
+                // Another command brought the blob; its index may be missing if it was killed in between.
+                let file = self.store.blobs().open(&layer)?;
+                let file = file.ok_or(StoreError::Missing { digest: layer })?;
+                layer::apply(file, Some(diff_id), self.store, Durability::Later, &limits)?;
+                break;
+            };
+            match self.fetch(descriptor, diff_id, ingest, &limits)? {
+                None => break,
+                Some(mismatch) if again => return Err(mismatch.into()),
+                Some(_) => {
+                    let text =
+                        format!("note: the parts of {} do not fit together: it is fetched once more", layer.short());
+                    (self.listener)(&Event::Note { text: &text });
+                    again = true;
+                }
+            }
         }
         (self.listener)(&Event::Moved { content: Some(layer) });
         Ok(())
     }
 
+    /// Fetches a layer or the rest of it, and applies it. `Some`: it came in several parts, some servers or caches get such
+    /// wrong, and they are not the layer; they have been thrown away.
     fn fetch(
         &self,
         descriptor: &Descriptor,
         diff_id: DiffId,
         ingest: Ingest<'_>,
         limits: &layer::Limits,
-    ) -> Result<(), Report> {
+    ) -> Result<Option<StoreError>, Report> {
         let offset = ingest.offset();
-        let source: Box<dyn Read + Send + '_> = if offset == descriptor.size {
-            Box::new(io::empty())
-        } else {
-            Box::new(self.registry.blob(self.reference, descriptor, offset)?)
-        };
+        let source = self.registry.blob(self.reference, descriptor, offset)?;
         let earlier = ingest.reader()?.take(offset);
         let mut teller = Teller::new(self.listener, Some(descriptor.digest), Some(descriptor.size));
         teller.tell(offset);
@@ -387,9 +397,12 @@ impl Pull<'_> {
             return Err(report);
         }
         drained.map_err(|error| Report::of(Kind::Remote, error))?;
-        tee.ingest.commit(Durability::Later)?;
+        match tee.ingest.commit(Durability::Later) {
+            Err(mismatch @ StoreError::Mismatch { .. }) if tee.source.is_resumed() => return Ok(Some(mismatch)),
+            committed => committed?,
+        }
         applied?;
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -419,7 +432,7 @@ pub(crate) fn select(
 struct Tee<'a> {
     /// What an earlier pull left.
     earlier: io::Take<std::fs::File>,
-    source: Box<dyn Read + Send + 'a>,
+    source: BlobReader<'a>,
     ingest: Ingest<'a>,
     pull: &'a Pull<'a>,
     teller: Teller<'a>,

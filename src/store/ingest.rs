@@ -61,7 +61,7 @@ pub struct Ingest<'a> {
     store: &'a Store,
     dir: Dir,
     /// Held for its lock.
-    _lock: File,
+    lock: File,
     data: File,
     hasher: Hasher,
     digest: Digest,
@@ -78,8 +78,13 @@ impl Store {
         size_bytes: u64,
         mut waiting: impl FnMut(Waiting) -> ControlFlow<()>,
     ) -> Result<Option<Ingest<'_>>> {
+        let mut waited = false;
         loop {
             if self.blobs().claim(digest, size_bytes)? {
+                if waited {
+                    // Over NFS it could not go while something in it was open, if only for a look.
+                    self.ingest.remove_dir(&digest.hex())?;
+                }
                 return Ok(None);
             }
             // The last holder may have removed the directory since, or a sweep, to which one without data is old: then this
@@ -94,10 +99,13 @@ impl Store {
                 if waiting(Waiting { done_bytes, size_bytes }).is_break() {
                     return Err(StoreError::Cancelled { digest: *digest });
                 }
+                drop((lock, dir));
+                waited = true;
                 std::thread::sleep(LOOK_AGAIN);
                 continue;
             }
-            if is_unlinked(&lock, &dir)? || self.blobs().claim(digest, size_bytes)? {
+            if !is_named(&lock, &dir)? || self.blobs().claim(digest, size_bytes)? {
+                waited = true;
                 continue;
             }
             return Ingest::resume(self, dir, lock, *digest, size_bytes).map(Some);
@@ -118,7 +126,7 @@ impl<'a> Ingest<'a> {
             dir.replace(STATE, &text, Durability::Later)?;
         }
         let hasher = hash_prefix(&mut data, size_bytes).call(|| dir.words("read", DATA))?;
-        Ok(Ingest { store, dir, _lock: lock, data, hasher, digest, size_bytes })
+        Ok(Ingest { store, dir, lock, data, hasher, digest, size_bytes })
     }
 
     /// How many bytes are there: where a download goes on.
@@ -190,7 +198,7 @@ impl<'a> Ingest<'a> {
         // What resumed from long ago must be young for a sweep, before it is in place.
         self.data.set_modified(self.store.floor.now()).call(|| self.dir.words("futimens", DATA))?;
         self.store.blobs().adopt(&self.dir, DATA, &self.digest)?;
-        remove_dir(&self.store.ingest, &self.dir, &self.digest.hex())
+        remove_dir(&self.store.ingest, self.lock, self.dir, &self.digest.hex())
     }
 }
 
@@ -220,18 +228,21 @@ fn hash_prefix(data: &mut File, size_bytes: u64) -> io::Result<Hasher> {
     }
 }
 
-/// Whether a lock is not the named one any more.
-fn is_unlinked(lock: &File, dir: &Dir) -> Result<bool> {
-    Ok(nix::sys::stat::fstat(lock).call(|| dir.words("fstat", LOCK))?.st_nlink == 0)
+/// Whether a lock is the named one still. Over NFS an open file that was removed has another name, and links as before.
+fn is_named(lock: &File, dir: &Dir) -> Result<bool> {
+    let held = nix::sys::stat::fstat(lock).call(|| dir.words("fstat", LOCK))?;
+    Ok(dir.stat(LOCK)?.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
 }
 
 /// Removes an ingest directory whose lock is held, the lock last: who waits for it sees that it has no name any more.
-fn remove_dir(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
+fn remove_dir(parent: &Dir, lock: File, dir: Dir, name: &str) -> Result<()> {
     for file in dir.names()?.iter().filter(|name| *name != LOCK) {
         dir.unlink(file)?;
     }
     // What is there from here on is another one's, whose directory stays.
     dir.unlink(LOCK)?;
+    // Over NFS the directory stays for as long as the lock is open.
+    drop((lock, dir));
     parent.remove_dir(name)
 }
 
@@ -266,7 +277,7 @@ impl Store {
     /// command is at work on it.
     pub fn drop_partial(&self, digest: &Digest) -> Result<Option<u64>> {
         match self.open_partial(digest)? {
-            Some((lock, dir)) => self.drop_opened(digest, &lock, &dir),
+            Some((lock, dir)) => self.drop_opened(digest, lock, dir),
             None => Ok(None),
         }
     }
@@ -279,13 +290,13 @@ impl Store {
         }
     }
 
-    fn drop_opened(&self, digest: &Digest, lock: &File, dir: &Dir) -> Result<Option<u64>> {
+    fn drop_opened(&self, digest: &Digest, lock: File, dir: Dir) -> Result<Option<u64>> {
         // Without a name it is that of a holder that has finished the blob, or thrown it away, since it was opened.
-        if !lock::try_exclusive(lock, &dir.path().join(LOCK))? || is_unlinked(lock, dir)? {
+        if !lock::try_exclusive(&lock, &dir.path().join(LOCK))? || !is_named(&lock, &dir)? {
             return Ok(None);
         }
         let freed = dir.stat(DATA)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
-        remove_dir(&self.ingest, dir, &digest.hex())?;
+        remove_dir(&self.ingest, lock, dir, &digest.hex())?;
         Ok(Some(freed))
     }
 
@@ -314,6 +325,6 @@ mod tests {
         drop(store.ingest(&digest, 4, |_| ControlFlow::Break(())).unwrap().unwrap());
         let (lock, opened) = store.open_partial(&digest).unwrap().unwrap();
         assert!(store.drop_partial(&digest).unwrap().is_some());
-        assert_eq!(store.drop_opened(&digest, &lock, &opened).unwrap(), None);
+        assert_eq!(store.drop_opened(&digest, lock, opened).unwrap(), None);
     }
 }

@@ -34,7 +34,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use overlayfs::{Overlay, Policy};
 use serde::{Deserialize, Serialize};
-use store::Shelf;
+use store::{Shelf, StoreError};
 use sys::error::Call;
 use sys::role::Inherited;
 use sys::{SysError, namespace, process, socket};
@@ -232,10 +232,10 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
 
 /// The descriptors by which a server reaches the contents of files, by their names: `objects` and `trash` of the user's
 /// store, and `objects-1` and so on of those that are only read.
-pub fn object_fds(objects: &Shelf) -> Vec<(String, BorrowedFd<'_>)> {
-    let below = objects.below().enumerate().map(|(number, dir)| (below_name(number), dir.as_fd()));
+pub fn object_fds(objects: &Shelf) -> Result<Vec<(String, BorrowedFd<'_>)>, StoreError> {
+    let below = objects.below()?.into_iter().enumerate().map(|(number, dir)| (below_name(number), dir.as_fd()));
     let own = [("objects".to_owned(), objects.dir().as_fd()), ("trash".to_owned(), objects.trash().as_fd())];
-    own.into_iter().chain(below).collect()
+    Ok(own.into_iter().chain(below).collect())
 }
 
 fn below_name(number: usize) -> String {

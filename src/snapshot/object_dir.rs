@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use oci::Digest;
-use store::{Family, Shelf};
+use store::{Family, Shelf, StoreError};
 use sys::{Call, SysError};
 
 use crate::fd_cache::FdCache;
@@ -31,11 +31,11 @@ const FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLO
 
 impl ObjectDirs {
     /// Those of an open store.
-    pub fn of(objects: &Shelf) -> Result<Self, SysError> {
+    pub fn of(objects: &Shelf) -> Result<Self, StoreError> {
         let again = |dir: &store::Dir| {
             dir.as_fd().try_clone_to_owned().call(|| format!("fcntl({}, F_DUPFD_CLOEXEC)", dir.path().display()))
         };
-        let below = objects.below().map(again).collect::<Result<_, _>>()?;
+        let below = objects.below()?.into_iter().map(again).collect::<Result<_, SysError>>()?;
         Ok(ObjectDirs { own: again(objects.dir())?, trash: again(objects.trash())?, below })
     }
 

@@ -6,12 +6,14 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use sys::Call;
 
 use crate::dir::Dir;
 use crate::error::StoreError;
+use crate::refs::if_there;
 use crate::shelf::Family;
 use crate::{Result, check_format};
 
@@ -19,7 +21,30 @@ use crate::{Result, check_format};
 #[derive(Debug)]
 pub struct Additional {
     pub(crate) refs: Dir,
-    pub(crate) shelves: Vec<(Family, Dir)>,
+    pub(crate) shelves: Vec<(Family, Below)>,
+}
+
+/// The directory of one kind of content, which was judged. Those in it, over which large kinds are spread, are judged when
+/// something in them is looked for: each would cost a request where a network is in between.
+#[derive(Debug)]
+pub(crate) struct Below {
+    dir: Dir,
+    owners: Arc<[u32]>,
+}
+
+impl Below {
+    /// Looks for a content of this path ([`Family::path_of`]).
+    pub fn look<T>(&self, path: &str, in_dir: impl FnOnce(&Dir, &str) -> Result<Option<T>>) -> Result<Option<T>> {
+        let Some((spread, name)) = path.split_once('/') else { return in_dir(&self.dir, path) };
+        let Some(dir) = if_there(self.dir.subdir(spread, false))? else { return Ok(None) };
+        trust(&dir, &self.owners)?;
+        in_dir(&dir, name)
+    }
+
+    /// The directory, for who looks in it without us: all in it is judged first.
+    pub fn whole(&self) -> Result<&Dir> {
+        trust_all(&self.dir, &self.owners).map(|()| &self.dir)
+    }
 }
 
 impl Additional {
@@ -34,13 +59,11 @@ impl Additional {
             Ok::<_, StoreError>(dir)
         };
         let mut shelves = Vec::new();
+        let all_owners: Arc<[u32]> = owners.into();
         for family in Family::ALL {
             let dir = sub(&root, family.as_str())?;
             let dir = if family == Family::Blobs { sub(&dir, "sha256")? } else { dir };
-            if family.fans_out() {
-                trust_all(&dir, owners)?;
-            }
-            shelves.push((family, dir));
+            shelves.push((family, Below { dir, owners: Arc::clone(&all_owners) }));
         }
         Ok(Additional { refs: sub(&root, "refs")?, shelves })
     }

@@ -178,8 +178,8 @@ impl Store {
         self.pass_over = PassOver(Some(Box::new(pass_over)));
         for store in additional {
             self.refs_below.push(store.refs);
-            for (family, dir) in store.shelves {
-                self.shelf_mut(family).put_below(dir);
+            for (family, below) in store.shelves {
+                self.shelf_mut(family).put_below(below);
             }
         }
         self

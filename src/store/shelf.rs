@@ -10,6 +10,7 @@ use oci::Digest;
 use sys::{Call, Errno, SysError};
 
 use crate::Result;
+use crate::additional::Below;
 use crate::dir::{Dir, read_capped};
 use crate::error::StoreError;
 use crate::floor::Floor;
@@ -84,7 +85,7 @@ pub struct Shelf {
     family: Family,
     floor: Arc<Floor>,
     /// The same of stores that are only read.
-    below: Vec<Dir>,
+    below: Vec<Below>,
 }
 
 /// What publishing did.
@@ -108,13 +109,14 @@ impl Shelf {
     }
 
     /// Adds a directory of a store that is only read.
-    pub(crate) fn put_below(&mut self, dir: Dir) {
-        self.below.push(dir);
+    pub(crate) fn put_below(&mut self, below: Below) {
+        self.below.push(below);
     }
 
-    /// The same directories of stores that are only read, in the order in which they are looked at.
-    pub fn below(&self) -> impl Iterator<Item = &Dir> {
-        self.below.iter()
+    /// The same directories of stores that are only read, in the order in which they are looked at. Refused where somebody
+    /// could put something into one of them whom we do not trust.
+    pub fn below(&self) -> Result<Vec<&Dir>> {
+        self.below.iter().map(Below::whole).collect()
     }
 
     /// What lies here.
@@ -142,12 +144,13 @@ impl Shelf {
     pub fn open(&self, digest: &Digest) -> Result<Option<File>> {
         let path = self.path_of(digest);
         let found = self.look_here(digest, || self.dir.open_file(&path))?;
-        if found.is_some() { Ok(found) } else { self.look_below(|dir| dir.open_file(&path)) }
+        if found.is_some() { Ok(found) } else { self.open_below(&path) }
     }
 
-    fn look_below<T>(&self, in_dir: impl Fn(&Dir) -> Result<Option<T>>) -> Result<Option<T>> {
-        for dir in &self.below {
-            match in_dir(dir) {
+    /// Opens a content of the stores that are only read.
+    fn open_below(&self, path: &str) -> Result<Option<File>> {
+        for below in &self.below {
+            match below.look(path, Dir::open_file) {
                 // What is closed to us, or went with its server or its disk, is as if it were not there.
                 Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::ESTALE | Errno::EIO)) => {}
                 Ok(None) => {}
@@ -159,8 +162,8 @@ impl Shelf {
 
     /// The size of a content in the stores that are only read. It is opened: what is listed there may still be closed to us.
     fn size_below(&self, path: &str) -> Result<Option<u64>> {
-        let size = |file: File| Ok(file.metadata().call(|| self.dir.words("fstat", path))?.len());
-        self.look_below(|dir| dir.open_file(path)?.map(size).transpose())
+        let Some(file) = self.open_below(path)? else { return Ok(None) };
+        Ok(Some(file.metadata().call(|| self.dir.words("fstat", path))?.len()))
     }
 
     /// Looks for a content in its place; where it is not there, in the trash, and then in its place once more: between
@@ -258,7 +261,7 @@ impl Shelf {
         if self.stored(digest)?.is_some() {
             return Ok(());
         }
-        let Some(mut file) = self.look_below(|dir| dir.open_file(&path))? else { return Ok(()) };
+        let Some(mut file) = self.open_below(&path)? else { return Ok(()) };
         let mut new = self.create()?;
         std::io::copy(&mut file, &mut new).call(|| self.dir.words("write", &path))?;
         self.publish(new, digest, Durability::Later).map(drop)

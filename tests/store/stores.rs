@@ -91,11 +91,18 @@ fn a_store_that_is_only_read_serves_its_images() {
     assert_eq!(state(), before, "nothing was written there, no time either");
 
     let deepest = |path: &str| fs::read_dir(site.join(path)).unwrap().next().unwrap().unwrap().path();
-    for open in [site.join("store/objects"), deepest("store/objects"), deepest("store/blobs/sha256")] {
+    let id = with(&["image", "inspect", "--format", "{{.Id}}", &image]).stdout;
+    let configuration = site.join("store/blobs/sha256").join(&id["sha256:".len()..][..2]);
+    let use_it = ["run", "--rm", "--network", "none", "--storage-driver", "fuse", image.as_str(), "true"];
+    for (open, arguments, code) in [
+        (site.join("store/objects"), &["images"][..], 1),
+        (deepest("store/objects"), &use_it, 125),
+        (configuration, &["image", "inspect", &image], 1),
+    ] {
         fs::set_permissions(&open, PermissionsExt::from_mode(0o770)).unwrap();
-        let done = with(&["images"]);
+        let done = with(arguments);
         let told = done.stderr.contains(&format!("{} ", open.display())) && done.stderr.contains("with mode 0770");
-        assert!(done.code == 1 && told && done.stderr.contains("hint: "), "{done:#?}");
+        assert!(done.code == code && told && done.stderr.contains("hint: "), "{arguments:?}: {done:#?}");
         fs::set_permissions(&open, PermissionsExt::from_mode(0o700)).unwrap();
     }
     fs::rename(&site, home.path("gone")).unwrap();

@@ -157,7 +157,7 @@ impl Serving<'_> {
         }
         let store = the_store(engine)?;
         let index = chain_index(&store, record)?;
-        let objects = object_fds(store.objects());
+        let objects = object_fds(store.objects())?;
         let mut fds = vec![("index", index.as_fd())];
         fds.extend(objects.iter().map(|(name, dir)| (name.as_str(), *dir)));
         match self.driver {

@@ -18,6 +18,8 @@ use crate::new_file::Durability;
 
 /// How the names begin that an NFS client gives to open files in place of removing them (`fs/nfs/unlink.c` of Linux).
 const REMOVED_OVER_NFS: &str = ".nfs";
+/// The smallest page that any of our kernels has.
+const PAGE_BYTES: usize = 4096;
 /// How names of files begin that are not published yet.
 const TEMPORARY: &str = ".new-";
 
@@ -208,11 +210,24 @@ impl Dir {
 
 /// Reads a file that must not be longer than this.
 pub(crate) fn read_capped(mut file: File, max_bytes: u64, path: &Path) -> Result<Vec<u8>> {
-    let size_bytes = file.metadata().call(|| format!("fstat({})", path.display()))?.len();
+    let read = || format!("read({})", path.display());
+    let mut page = [0; PAGE_BYTES];
+    let count = loop {
+        match file.read(&mut page) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            count => break count.call(read)?,
+        }
+    };
+    // Less than a page is all: a page comes whole or is an error. Most are so small, and a long list reads thousands.
+    let size_bytes = match count {
+        PAGE_BYTES => file.metadata().call(|| format!("fstat({})", path.display()))?.len(),
+        count => count as u64,
+    };
     if size_bytes > max_bytes {
         return Err(StoreError::TooLarge { path: path.to_owned(), size_bytes, max_bytes });
     }
     let mut content = Vec::with_capacity(size_bytes as usize);
-    (&mut file).take(max_bytes).read_to_end(&mut content).call(|| format!("read({})", path.display()))?;
+    content.extend(&page[..count]);
+    file.take(size_bytes.saturating_sub(count as u64)).read_to_end(&mut content).call(read)?;
     Ok(content)
 }

@@ -1,5 +1,6 @@
 //! What `images` asks: every name and its image in short.
 
+use std::thread::Builder;
 use std::time::SystemTime;
 
 use base::time::parse_rfc3339;
@@ -11,6 +12,9 @@ use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::image::{DOCUMENT_MAX, open_store};
+
+/// From so many images on a second thread is worth its start.
+const MANY: usize = 100;
 
 /// One name of an image.
 #[derive(Clone, Debug)]
@@ -33,12 +37,12 @@ pub struct ImageSummary {
 pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
     let Some(store) = open_store(engine)? else { return Ok(Vec::new()) };
     let mut list = Vec::new();
-    for record in store.images()? {
-        let name = record.reference.clone();
-        match summary(&store, record) {
+    let records = store.images()?;
+    for (record, summary) in records.iter().zip(summaries(&store, &records)) {
+        match summary {
             Ok(summary) => list.push(summary),
             // The others are as good as they were.
-            Err(report) => engine.notice(&format!("image {name} cannot be shown: {report}")),
+            Err(report) => engine.notice(&format!("image {} cannot be shown: {report}", record.reference)),
         }
     }
     list.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.reference.cmp(&b.reference)));
@@ -67,15 +71,33 @@ fn read<T: DeserializeOwned>(store: &Store, digest: &Digest) -> Result<T, Report
     serde_json::from_slice(&raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
 }
 
-fn summary(store: &Store, record: ImageRecord) -> Result<ImageSummary, Report> {
+/// What is shown of each record. Of many a part is read by another thread, where the kernel gives one.
+fn summaries(store: &Store, records: &[ImageRecord]) -> Vec<Result<ImageSummary, Report>> {
+    let all = |records: &[ImageRecord]| records.iter().map(|record| summary(store, record)).collect::<Vec<_>>();
+    if records.len() < MANY {
+        return all(records);
+    }
+    let (mine, others) = records.split_at(records.len() / 2);
+    std::thread::scope(|scope| {
+        let helper = Builder::new().spawn_scoped(scope, || all(others));
+        let mut found = all(mine);
+        found.extend(match helper {
+            Ok(helper) => helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => all(others),
+        });
+        found
+    })
+}
+
+fn summary(store: &Store, record: &ImageRecord) -> Result<ImageSummary, Report> {
     let config: Config = read(store, &record.config)?;
     Ok(ImageSummary {
         created: config.created.as_deref().and_then(|text| parse_rfc3339(text).ok()),
-        size_bytes: size(store, &record)?,
+        size_bytes: size(store, record)?,
         id: record.config,
         digest: record.digest,
         unnamed: record.is_unnamed(),
-        reference: record.reference,
+        reference: record.reference.clone(),
     })
 }
 

@@ -18,6 +18,7 @@ use std::io::{self, Seek, Write};
 use base::{Explain, Kind as ErrorKind};
 use oci::{DiffId, Digest};
 
+use crate::name::Name;
 use crate::path::{self, NAME_MAX, PATH_MAX, PathError};
 use crate::read::{DeviceNumber, Kind, Time};
 use crate::tree::{self, Attributes, Body, FileContent, Id, ROOT, Tree, TreeError, TreeNode};
@@ -212,8 +213,7 @@ impl TreeBuilder {
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), BuildError> {
         let names = checked(path)?;
         let (name, directory) = self.place(&names)?;
-        let child =
-            self.tree.name(directory, Cow::Owned(name.to_vec())).map_err(|reason| place_error(&names, reason))?;
+        let child = self.tree.name(directory, Name::copy(name)).map_err(|reason| place_error(&names, reason))?;
         child.whiteout = true;
         Ok(())
     }
@@ -263,7 +263,7 @@ impl TreeBuilder {
                     Some(directory) => directory,
                     None => self
                         .tree
-                        .add_directory(parent, Cow::Owned(name.to_vec()), attributes, false)
+                        .add_directory(parent, Name::copy(name), attributes, false)
                         .map_err(|reason| place_error(names, reason))?,
                 }
             }
@@ -331,7 +331,7 @@ impl TreeBuilder {
     }
 
     fn link(&mut self, names: &[&[u8]], directory: Id, name: &[u8], node: Id) -> Result<(), BuildError> {
-        let linked = self.tree.link(directory, Cow::Owned(name.to_vec()), node);
+        let linked = self.tree.link(directory, Name::copy(name), node);
         linked.map_err(|reason| place_error(names, reason))
     }
 

@@ -16,6 +16,7 @@ pub mod builder;
 pub mod error;
 pub mod format;
 pub mod merge;
+mod name;
 pub mod path;
 pub mod read;
 mod tree;

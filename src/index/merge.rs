@@ -20,6 +20,7 @@ use base::{Explain, Kind as ErrorKind};
 use oci::{ChainId, DiffId};
 
 use crate::error::Damaged;
+use crate::name::Name;
 use crate::read::{Content, Dirent, Index, Inode, Kind, Node};
 use crate::tree::{self, Attributes, Body, FileContent, Id, ROOT, Tree, TreeError, TreeNode};
 use crate::write::{WriteError, write};
@@ -149,7 +150,7 @@ fn add_place(tree: &mut Tree<'_>, place: Place) -> Result<(), TreeError> {
     }
     let mtime = tree.node(ROOT).attributes.mtime;
     let attributes = Attributes { permissions, uid: 0, gid: 0, mtime, xattrs: 0 };
-    let name = Cow::Owned(name.to_owned());
+    let name = Name::copy(name);
     match body {
         None => tree.add_directory(parent, name, attributes, false).map(|_| ()),
         Some(body) => {
@@ -307,7 +308,7 @@ impl<'a> Stacking<'_, 'a> {
             }
         }
         let attributes = if inode.implied { tree::IMPLIED } else { self.attributes(dirent.node, &inode)? };
-        let made = self.tree.add_directory(parent, Cow::Borrowed(dirent.name), attributes, inode.implied);
+        let made = self.tree.add_directory(parent, Name::Borrowed(dirent.name), attributes, inode.implied);
         made.map(Some).map_err(|reason| Stop::Place { name: text(dirent.name), reason })
     }
 
@@ -324,7 +325,7 @@ impl<'a> Stacking<'_, 'a> {
             Some(id) => *id,
             None => self.copy(dirent)?,
         };
-        let linked = self.tree.link(parent, Cow::Borrowed(dirent.name), id);
+        let linked = self.tree.link(parent, Name::Borrowed(dirent.name), id);
         linked.map_err(|reason| Stop::Place { name: text(dirent.name), reason })
     }
 
@@ -395,7 +396,7 @@ impl<'a> Stacking<'_, 'a> {
                 let now = self.tree.child(stop.directory, &stop.name);
                 let now = now.filter(|found| stop.last && self.tree.directory(*found).is_none());
                 if let Some(file) = now.or_else(|| before.get(&link.node).copied()) {
-                    self.tree.link(link.directory, Cow::Borrowed(link.name), file).map_err(place)?;
+                    self.tree.link(link.directory, Name::Borrowed(link.name), file).map_err(place)?;
                     stack.pop();
                 } else if let Some(next) = at.get(&(stop.directory, &stop.name[..])).filter(|next| !begun[**next]) {
                     begun[*next] = true;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use oci::Digest;
 
+use crate::name::Name;
 use crate::path::{self, NAME_MAX};
 use crate::read::{DeviceNumber, Kind, Time};
 
@@ -100,7 +101,7 @@ pub(crate) struct Directory<'a> {
     pub parent: Id,
     pub depth: u32,
     pub opaque: bool,
-    pub children: BTreeMap<Cow<'a, [u8]>, Child>,
+    pub children: BTreeMap<Name<'a>, Child>,
 }
 
 /// One name: what it is, what it hides, or both.
@@ -247,14 +248,14 @@ impl<'a> Tree<'a> {
     }
 
     /// Puts a node under a name, in place of what was there; a whiteout beside it stays.
-    pub fn link(&mut self, directory: Id, name: Cow<'a, [u8]>, node: Id) -> Result<(), TreeError> {
+    pub fn link(&mut self, directory: Id, name: Name<'a>, node: Id) -> Result<(), TreeError> {
         self.name(directory, name)?.node = Some(node);
         Ok(())
     }
 
     /// A name in a directory, made when it is not there.
-    pub fn name(&mut self, directory: Id, name: Cow<'a, [u8]>) -> Result<&mut Child, TreeError> {
-        self.charge(NAME_BYTES + owned(&name))?;
+    pub fn name(&mut self, directory: Id, name: Name<'a>) -> Result<&mut Child, TreeError> {
+        self.charge(NAME_BYTES + name.bytes())?;
         Ok(self.directory_mut(directory).children.entry(name).or_default())
     }
 
@@ -262,7 +263,7 @@ impl<'a> Tree<'a> {
     pub fn add_directory(
         &mut self,
         parent: Id,
-        name: Cow<'a, [u8]>,
+        name: Name<'a>,
         attributes: Attributes,
         implied: bool,
     ) -> Result<Id, TreeError> {
@@ -316,7 +317,7 @@ impl<'a> Tree<'a> {
                         return Err(TreeError::TooManySteps);
                     }
                 }
-                _ if create => here = self.add_directory(here, Cow::Owned(name.into_owned()), IMPLIED, true)?,
+                _ if create => here = self.add_directory(here, Name::copy(&name), IMPLIED, true)?,
                 _ => return Ok(Err(Stop { directory: here, name: name.into_owned(), last: false })),
             }
         }

@@ -63,8 +63,8 @@ pub(crate) fn write(tree: &Tree<'_>, id: Digest, chain: bool, to: impl Write + S
     let mut writer = Writer::new(tree, chain);
     writer.number_nodes()?;
     writer.collect_tables()?;
-    writer.strings = Interner::of(writer.names_and_targets());
-    writer.inline = Interner::of(writer.inline_contents());
+    writer.strings = Interner::of(writer.names_and_targets(), writer.dirent_count);
+    writer.inline = Interner::of(writer.inline_contents(), 0);
     let mut out = Output::begin(to, &writer.header(id))?;
     for id in &writer.order {
         out.put(&writer.inode(*id)?)?;
@@ -450,8 +450,9 @@ struct Interner<'t> {
 }
 
 impl<'t> Interner<'t> {
-    fn of(strings: impl Iterator<Item = &'t [u8]>) -> Self {
-        let mut interner = Interner::default();
+    /// Of so many strings at most, so that the table never is there twice while it grows.
+    fn of(strings: impl Iterator<Item = &'t [u8]>, at_most: usize) -> Self {
+        let mut interner = Interner { offsets: HashMap::with_capacity(at_most), bytes: 0 };
         for string in strings {
             if let Entry::Vacant(vacant) = interner.offsets.entry(string) {
                 vacant.insert(interner.bytes);

@@ -37,7 +37,7 @@ const GUEST_SLACK: Duration = Duration::from_mins(1);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
 /// What tests take from our own environment: how long they go on, and with which random numbers.
-const OF_CALLER: [&str; 3] = ["SUBLET_TEST_KILLS", "SUBLET_TEST_STORM_S", "SUBLET_TEST_SEED"];
+const OF_CALLER: [&str; 4] = ["SUBLET_TEST_KILLS", "SUBLET_TEST_STORM_S", "SUBLET_TEST_SEED", "SUBLET_TEST_SEEDS"];
 /// How many guests run at a time.
 const GUESTS_AT_ONCE: usize = 2;
 /// Guest payloads that need the registry with the Debian image and the host's mirror, and so a network.

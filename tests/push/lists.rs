@@ -127,11 +127,9 @@ fn a_list_that_is_pushed_tells_how_far_it_is() {
     let digest = fixture::image::digest(&other.manifest("team/app", "1").unwrap());
     assert_eq!((done.code, done.stdout), (0, format!("{digest}\n")), "{}", done.stderr);
     let objects: Vec<Value> = done.stderr.lines().map(json).collect();
-    let all: usize = image.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
-    for (digest, _) in &image.blobs {
-        let is_it = |object: &&Value| object["status"] == "Pushed" && object["digest"] == *digest;
-        assert_eq!(objects.iter().filter(is_it).count(), 1, "{digest}: {objects:#?}");
-    }
+    let (layer, bytes) = &image.blobs[0];
+    let is_it = |object: &&Value| object["status"] == "Pushed" && object["digest"] == *layer;
+    assert_eq!(objects.iter().filter(is_it).count(), 1, "{objects:#?}");
     let last = objects.iter().rfind(|object| object["status"] == "Total").unwrap();
-    assert_eq!(last["progressDetail"]["current"], all, "{objects:#?}");
+    assert_eq!(last["progressDetail"]["current"], bytes.len(), "{objects:#?}");
 }

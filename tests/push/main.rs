@@ -1,14 +1,17 @@
 //! Writing to registries: what was pulled arrives with the same bytes, over breaks and refusals; lists of images; searching.
 //!
 //! The registry is Debian's where other tools are to read what we sent, else one in the test's own memory
-//! (`fixture::memory_registry`), which counts requests and fails as told.
+//! (`fixture::memory_registry`), which counts requests and fails as told. Debian's registry behind TLS, tokens and a line that
+//! fails is in `bed`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bed;
 mod debian_registry;
+mod failing_line;
 mod faults;
 mod lists;
 mod memory;

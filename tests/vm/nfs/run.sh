@@ -108,7 +108,6 @@ test_a_quota() {
   has 'what helps' 'hint: free some space' "$said"
   has 'what df shows' '^Store: .*quota' "$(on dev system df -v)"
   setquota -u dev 0 60000 0 0 /quota
-  sound dev "$store"
   on dev pull -q "$image"
   eq runs first "$(on dev run --rm --network none "$image" cat /etc/word)"
   sound dev "$store"

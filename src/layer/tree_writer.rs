@@ -2,9 +2,9 @@
 //!
 //! The walk is depth first; in a directory come its opaque mark, its whiteouts, then its names, each sorted by its bytes.
 //! The first name of an inode carries its content and the others are hard links to it, with the same owner, mode, time and
-//! attributes: Docker, containerd and Podman give the file the owner of each link, by which the kernel takes its capabilities
-//! away, and then the attributes of that link. Directories that the layer only implies are not written. So the archive of a layer, applied, gives an index that is equal but for its id, and equal
-//! indexes give equal archives.
+//! attributes: Docker and containerd give the file the owner of each link, by which the kernel takes its capabilities away, and
+//! then the attributes of that link. Directories that the layer only implies are not written. So the archive of a layer,
+//! applied, gives an index that is equal but for its id, and equal indexes give equal archives.
 //!
 //! Sockets have no form in an archive; only a container can have them, and they are left out there already.
 

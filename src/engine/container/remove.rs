@@ -102,11 +102,9 @@ pub(crate) fn remove_locked(
     // The lock's file has moved along: it told other sweeps that somebody is at work there.
     drop(locked);
     sweep(engine);
-    match tidied {
-        // Over NFS a directory stays while a file in it is open, as the lock was; by now the sweep has removed it, after all else.
-        Err(_) if !to.exists() => Ok(()),
-        tidied => tidied,
-    }
+    // Over NFS a directory stays while a file in it is open, as the lock was; by now the sweep has removed it, after all else.
+    let is_gone = fs::symlink_metadata(&to).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if is_gone { Ok(()) } else { tidied }
 }
 
 /// What [`tidy`] needs of a record.

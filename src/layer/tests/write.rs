@@ -181,7 +181,7 @@ fn gnu_tar_reads_the_same() {
     assert_eq!(lines, expected);
 }
 
-/// Docker, containerd and Podman chown a file by the header of each link, by which it loses its capabilities, and then set what
+/// Docker and containerd chown a file by the header of each link, by which it loses its capabilities, and then set what
 /// attributes that header has.
 #[test]
 fn each_name_of_a_file_has_its_attributes() {

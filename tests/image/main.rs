@@ -196,3 +196,17 @@ fn an_image_is_in_use_by_containers_of_every_machine() {
     home.ok(&["rmi", &busybox()]);
     assert_eq!(kept(), 0);
 }
+
+/// As everywhere, a name goes before the beginning of an id.
+#[test]
+fn a_name_that_is_the_beginning_of_its_images_id_is_a_name() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let id = home.ok(&["images", "-q", "--no-trunc"]);
+    let name = id.trim_end().trim_start_matches("sha256:")[..5].to_owned();
+    home.ok(&["tag", &busybox(), &name]);
+    let archive = home.path("named.tar").display().to_string();
+    home.ok(&["save", "-o", &archive, &name]);
+    assert_eq!(home.ok(&["rmi", &name]), format!("Untagged: {name}:latest\n"));
+    assert_eq!(home.ok(&["images", "-q", "--no-trunc"]), id);
+    assert_eq!(home.ok(&["load", "-q", "-i", &archive]), format!("Loaded image: {name}:latest\n"));
+}

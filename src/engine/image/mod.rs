@@ -252,6 +252,15 @@ pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<
     }
 }
 
+/// Whether this text, by which [`find_record`] has found the record, is a name, and not an id or the beginning of it. A name that
+/// is both is a name.
+pub(crate) fn is_by_name(text: &str, record: &ImageRecord) -> bool {
+    let Ok(ImageName::Reference(name)) = text.parse() else { return false };
+    let own = &record.reference;
+    let is_own = own.name() == name.name() && own.tag() == Some(name.tag().unwrap_or("latest"));
+    is_own || !record.config.hex().starts_with(oci::reference::id_prefix(text).unwrap_or("-"))
+}
+
 /// By what a short name stands for in `registries.conf`. Comes last, so that a command on an image that is here needs no
 /// such file.
 fn by_short_name(

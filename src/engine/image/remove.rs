@@ -1,13 +1,13 @@
 //! Removing names of images, and images with their last name.
 
 use base::{Kind, Report};
-use oci::{Digest, ImageName, Reference};
+use oci::{Digest, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
 use crate::image::sweep::{sweep, users};
-use crate::image::{find_record, open_store};
+use crate::image::{find_record, is_by_name, open_store};
 
 /// What was removed.
 #[derive(Clone, Debug)]
@@ -26,8 +26,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     let names = store.lock_names()?;
     let record = find_record(engine, &store, text)?.ok_or_else(missing)?;
     let all: Vec<ImageRecord> = store.images()?.into_iter().filter(|other| other.config == record.config).collect();
-    let by_name = matches!(text.parse::<ImageName>(), Ok(ImageName::Reference(_)))
-        && !record.config.hex().starts_with(oci::reference::id_prefix(text).unwrap_or("-"));
+    let by_name = is_by_name(text, &record);
     let going = if by_name { vec![record.clone()] } else { all.clone() };
     if going.len() == all.len() {
         check_use(engine, &record.config, force)?;

@@ -23,7 +23,7 @@ use store::{ImageRecord, Lease, Store, StoreError};
 use crate::Engine;
 use crate::file::failed;
 use crate::image::progress::{Event, Listener, Teller, Told};
-use crate::image::{assemble, find_record, load_config, make_store, pinned};
+use crate::image::{assemble, find_record, is_by_name, load_config, make_store, pinned};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +147,8 @@ fn records<'a>(engine: &Engine, store: &Store, names: &'a [String]) -> Result<Ve
 
 /// The name that goes with an image: the one it was asked for by. By its id it goes without.
 fn name_of(text: &str, record: &ImageRecord) -> Option<Reference> {
-    let by_name = matches!(text.parse::<ImageName>(), Ok(ImageName::Reference(_)))
-        && !record.config.hex().starts_with(oci::reference::id_prefix(text).unwrap_or("-"));
-    (by_name && !record.is_unnamed() && record.reference.tag().is_some()).then(|| record.reference.clone())
+    (is_by_name(text, record) && !record.is_unnamed() && record.reference.tag().is_some())
+        .then(|| record.reference.clone())
 }
 
 fn whole(engine: &Engine, store: &Store, lease: &mut Lease, record: &ImageRecord) -> Result<Saved, Report> {

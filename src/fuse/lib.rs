@@ -1,4 +1,5 @@
-//! The FUSE server side: what a file system answers ([`Filesystem`]), and the wire that carries the questions ([`Wire`]).
+//! The FUSE server side: what a file system answers ([`Filesystem`]), and the connection that carries the questions
+//! ([`Session`]).
 //!
 //! Theory of operation
 //! - A file system is a set of blocking functions over node ids. It returns values; it never sees the protocol, a reply
@@ -10,17 +11,18 @@
 //! - Node id and `st_ino` are the same number.
 //! - A panic in a handler becomes `EIO` for that request, a line on standard error and a count, where the binary is
 //!   built to unwind; where panics abort, the process ends and its supervisor starts it again. Never a silent dead thread.
-//! - The wire of today is the crate `fuser` ([`FuserWire`]). It cannot: resume a session, answer `INTERRUPT`, parse
-//!   `TMPFILE`, `SYNCFS` or `STATX` (answered `ENOSYS`; the kernel falls back), show the kill-privilege bits of
-//!   `SETATTR`. Those need a wire of our own behind the same trait.
+//! - A request is bytes that need not be believed ([`Request`]); its answer is written by one call from the thread's own
+//!   buffer, or from the memory of the file system.
 //!
 //! This crate knows no images, no store and no mounts: the caller mounts and hands over the `/dev/fuse` descriptor.
 
-mod adapter;
+mod abi;
 mod filesystem;
 pub mod op;
-mod wire;
+mod request;
+mod session;
 
 pub use filesystem::{DirSink, EntrySink, Filesystem};
 pub use op::{Attr, Caller, Entry, NodeId};
-pub use wire::{Features, FuserWire, Served, Wire, WireError};
+pub use request::{Buffers, Request};
+pub use session::{Features, Served, Session, SessionError};

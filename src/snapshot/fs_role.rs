@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{Explain, Failure, Kind, Report};
-use fuse::{Features, Filesystem, FuserWire, Wire, WireError};
+use fuse::{Features, Filesystem, Served, Session, SessionError};
 use index::Index;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -123,7 +123,7 @@ pub enum FsRoleError {
     NotAChain,
     /// The connection to the kernel failed.
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Session(#[from] SessionError),
 }
 
 impl Explain for FsRoleError {
@@ -181,14 +181,14 @@ fn start() -> Result<ExitCode, FsRoleError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What shakes hands with the kernel once the loop runs.
-type MakeWire = Box<dyn FnOnce(OwnedFd) -> Result<FuserWire, WireError> + Send>;
+/// What shakes hands with the kernel once the loop runs, and serves until the mount is gone.
+type Serve = Box<dyn FnOnce(OwnedFd) -> Result<Served, SessionError> + Send>;
 
 /// A mounted view that is not served yet.
 struct Ready {
     user_namespace: OwnedFd,
     mount: FuseMount,
-    wire: MakeWire,
+    serve: Serve,
     needs: Needs,
     /// To be closed when it is not served any more.
     overlay: Option<Arc<Overlay>>,
@@ -203,7 +203,7 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
     let mount = fs_mount::mount(user_namespace.as_fd(), !matches!(config.view, View::Overlay { .. }))?;
     sandbox::enter()?;
     let mut overlay = None;
-    let (needs, wire) = match config.view {
+    let (needs, serve) = match config.view {
         View::Chain { ids } => {
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
             let (contents, posix_acl) = (objects(inherited)?, index.has_acls());
@@ -211,23 +211,23 @@ fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
             let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
             // Without one there is no list to be asked for at the first permission check of every file.
             let features = Features { posix_acl, ..Features::immutable(threads()) };
-            (Needs::Image, wire_of(view, features))
+            (Needs::Image, serving(view, features))
         }
         View::Overlay { ids, volatile, shifted } => {
             let opened = Arc::new(open_overlay(inherited, volatile)?);
             overlay = Some(Arc::clone(&opened));
             let view = overlayfs::View::new(opened).showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
-            (Needs::ImageAndUpper, wire_of(view, overlayfs::View::features(threads(), false, shifted)))
+            (Needs::ImageAndUpper, serving(view, overlayfs::View::features(threads(), false, shifted)))
         }
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
             let view = HostView::open(&config)?;
             tell_confinement(sandbox::files(&[&view.root()], None));
-            (Needs::Host, wire_of(view, features))
+            (Needs::Host, serving(view, features))
         }
     };
     let linger = Duration::from_millis(config.linger_ms);
-    Ok(Ready { user_namespace, mount, wire, needs, overlay, linger, note: config.note })
+    Ok(Ready { user_namespace, mount, serve, needs, overlay, linger, note: config.note })
 }
 
 /// The descriptors by which a server reaches the contents of files, by their names: `objects` and `trash` of the user's
@@ -319,8 +319,8 @@ fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
     Ok(file)
 }
 
-fn wire_of(view: impl Filesystem, features: Features) -> MakeWire {
-    Box::new(move |device| FuserWire::open(device, Arc::new(view), &features))
+fn serving(view: impl Filesystem, features: Features) -> Serve {
+    Box::new(move |device| Session::open(device, Arc::new(view), &features)?.serve())
 }
 
 /// Two at least (a lone reader is slow), four at most (more only fight over the queue).
@@ -336,7 +336,7 @@ fn raise_open_files() -> Result<(), SysError> {
 
 /// Serves until the mount is gone; tells the waiting client if it cannot even begin.
 fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd<'_>) -> Result<(), FsRoleError> {
-    let Ready { user_namespace, mount, wire, needs, overlay, linger, note } = match ready {
+    let Ready { user_namespace, mount, serve, needs, overlay, linger, note } = match ready {
         Ok(ready) => ready,
         Err(error) => {
             refuse_first(&listen, &Report::from(error));
@@ -350,7 +350,7 @@ fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd
     let FuseMount { device, mount_namespace, binary } = mount;
     let signal = Arc::clone(&ended);
     let server = std::thread::spawn(move || {
-        let result = wire(device).and_then(Wire::serve);
+        let result = serve(device);
         // The counter cannot overflow with one write.
         let _written = signal.write(1);
         result

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuse::{FuserWire, Wire};
+use fuse::Session;
 use index::{Content, Entry, Index, Metadata, Time, TreeBuilder, merge};
 use nix::errno::Errno;
 use oci::{DiffId, Digest};
@@ -84,8 +84,8 @@ fn mount(overlay: &Arc<Overlay>, at: &Path) {
     sys::mount::attach(mount.as_fd(), File::open(at).unwrap().as_fd()).unwrap();
     let view = Arc::new(View::new(Arc::clone(overlay)));
     std::thread::spawn(move || {
-        let wire = FuserWire::open(device.into(), view, &View::features(2, false, false)).unwrap();
-        assert_eq!(wire.serve().unwrap().panics, 0);
+        let session = Session::open(device.into(), view, &View::features(2, false, false)).unwrap();
+        assert_eq!(session.serve().unwrap().panics, 0);
     });
 }
 

@@ -54,6 +54,12 @@ pub trait Filesystem: Send + Sync + 'static {
         Err(Errno::EROFS)
     }
 
+    /// Makes a regular file without a name in the file system of `parent` (`O_TMPFILE`). It lives until it is forgotten,
+    /// unless [`Filesystem::link`] gives it a name. `ENOSYS`: there are no such files here.
+    fn tmpfile(&self, _caller: &Caller, _parent: NodeId, _node: &MakeNode) -> Result<Entry> {
+        Err(Errno::ENOSYS)
+    }
+
     /// Creates a directory.
     fn mkdir(&self, _caller: &Caller, _parent: NodeId, _name: &[u8], _dir: &MakeDir) -> Result<Entry> {
         Err(Errno::EROFS)
@@ -150,7 +156,12 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Copies between two files without the data passing through the kernel's client side; returns the count.
-    fn copy_file_range(&self, _caller: &Caller, _copy: &CopyRange) -> Result<u32> {
+    fn copy_file_range(&self, _caller: &Caller, _copy: &CopyRange) -> Result<u64> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// Makes the whole file system durable. The kernel asks only some servers, ours not.
+    fn syncfs(&self, _caller: &Caller) -> Result<()> {
         Err(Errno::ENOSYS)
     }
 }

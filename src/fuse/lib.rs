@@ -24,5 +24,5 @@ mod session;
 
 pub use filesystem::{DirSink, EntrySink, Filesystem};
 pub use op::{Attr, Caller, Entry, NodeId};
-pub use request::{Buffers, Request};
+pub use request::{Agreed, Buffers, Request};
 pub use session::{Features, Served, Session, SessionError};

@@ -127,9 +127,11 @@ pub struct SetAttr {
     pub uid: Option<u32>,
     /// New group.
     pub gid: Option<u32>,
-    /// New size in bytes. The server clears set-id bits and `security.capability`: kill-privilege is negotiated. This wire
-    /// cannot show the bit that says whether the caller is exempt, but only who has `CAP_FSETID` over the host is.
+    /// New size in bytes.
     pub size: Option<u64>,
+    /// Set-user-id, set-group-id (if group-executable) and `security.capability` must go, as they do by a change of the
+    /// owner or of the size, unless the caller is exempt.
+    pub kill_suid_gid: bool,
     /// New access time.
     pub atime: Option<SetTime>,
     /// New modification time.
@@ -138,7 +140,7 @@ pub struct SetAttr {
     pub ctime: Option<Time>,
 }
 
-/// `MKNOD`: also every creation of a regular file, since `CREATE` is refused.
+/// `MKNOD`: also every creation of a regular file, since `CREATE` is refused; and `TMPFILE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MakeNode {
     /// Type and permission bits; the umask is *not* applied when [`crate::Features::dont_mask`] was granted.
@@ -203,6 +205,8 @@ pub struct SetXattr<'a> {
     pub create: bool,
     /// `XATTR_REPLACE`: fail with `ENODATA` if it does not exist.
     pub replace: bool,
+    /// With an access ACL the set-group-id bit must go: the caller is not of the file's group.
+    pub kill_sgid: bool,
 }
 
 /// `FALLOCATE`.

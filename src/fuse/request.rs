@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::abi::{self, DIRENT, ENTRY, Fields, IN_HEADER, UNIQUE_RESEND, Writer, fattr, opcode};
+use crate::abi::{self, DIRENT, ENTRY, Fields, IN_HEADER, UNIQUE_RESEND, Writer, fattr, init, opcode};
 use crate::filesystem::{DirSink, EntrySink, Filesystem, Result};
 use crate::op::{
     Attr, Caller, CopyRange, Entry, Fallocate, MakeDir, MakeNode, Name, NodeId, Rename, SetAttr, SetTime, SetXattr,
@@ -13,6 +13,8 @@ use crate::op::{
 pub(crate) const IO_MAX: usize = 1 << 20;
 /// Longest value of an extended attribute (`XATTR_SIZE_MAX`) and longest list of names (`XATTR_LIST_MAX`).
 const XATTR_MAX: usize = 1 << 16;
+/// The most that a reply to `COPY_FILE_RANGE` can count, in whole blocks.
+const COPY_MAX: u64 = 1 << 31;
 /// `PATH_MAX`, which bounds a link target.
 const LINK_MAX: usize = 4096;
 
@@ -27,6 +29,16 @@ impl Default for Buffers {
     fn default() -> Self {
         // Of the system, which gives memory where it is written to.
         Buffers { reply: vec![0; IO_MAX], names: Vec::with_capacity(XATTR_MAX) }
+    }
+}
+
+/// The flags that both sides have agreed on at `INIT`. They hold as long as the connection, whoever serves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreed(pub u64);
+
+impl Agreed {
+    fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
     }
 }
 
@@ -69,14 +81,19 @@ impl<'a> Request<'a> {
     }
 
     /// Has `fs` answer. `None`: the kernel expects nothing.
-    pub fn answer<'b, F: Filesystem>(&self, fs: &'b F, buffers: &'b mut Buffers) -> Option<Result<&'b [u8]>> {
+    pub fn answer<'b, F: Filesystem>(
+        &self,
+        fs: &'b F,
+        agreed: Agreed,
+        buffers: &'b mut Buffers,
+    ) -> Option<Result<&'b [u8]>> {
         match self.opcode {
             opcode::FORGET | opcode::BATCH_FORGET => {
                 // What cannot be read forgets nothing.
                 let _malformed = self.body.and_then(|body| self.forget(fs, body));
                 None
             }
-            _ => Some(self.body.and_then(|body| self.reply(fs, body, buffers))),
+            _ => Some(self.body.and_then(|body| self.reply(fs, agreed, body, buffers))),
         }
     }
 
@@ -94,7 +111,13 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    fn reply<'b, F: Filesystem>(&self, fs: &'b F, mut body: Fields<'_>, buffers: &'b mut Buffers) -> Result<&'b [u8]> {
+    fn reply<'b, F: Filesystem>(
+        &self,
+        fs: &'b F,
+        agreed: Agreed,
+        mut body: Fields<'_>,
+        buffers: &'b mut Buffers,
+    ) -> Result<&'b [u8]> {
         let (node, caller) = (self.node, &self.caller);
         let Buffers { reply, names } = buffers;
         let reply = &mut reply[..];
@@ -114,6 +137,13 @@ impl<'a> Request<'a> {
                 let (mode, rdev, umask) = (body.u32()?, body.u32()?, body.u32()?);
                 body.skip(4)?;
                 fs.mknod(caller, node, body.name()?, &MakeNode { mode, umask, rdev }).map(|it| entry(reply, &it))
+            }
+            opcode::TMPFILE => {
+                body.skip(4)?;
+                let (mode, umask) = (body.u32()?, body.u32()?);
+                let made = fs.tmpfile(caller, node, &MakeNode { mode, umask, rdev: 0 });
+                // Nothing was opened: a number and flags of nought.
+                made.map(|it| written(reply, |out| out.entry(&it).zeroes(16)))
             }
             opcode::MKDIR => {
                 let (mode, umask) = (body.u32()?, body.u32()?);
@@ -146,7 +176,7 @@ impl<'a> Request<'a> {
                 synced.map(empty)
             }
             opcode::SETXATTR => {
-                let xattr = set_xattr(&mut body)?;
+                let xattr = set_xattr(&mut body, agreed)?;
                 fs.setxattr(caller, node, &xattr).map(empty)
             }
             opcode::GETXATTR => {
@@ -185,9 +215,15 @@ impl<'a> Request<'a> {
                 Ok(written(reply, |out| out.u64(found)))
             }
             opcode::COPY_FILE_RANGE => {
-                let copy = copy_range(&mut body, node)?;
-                fs.copy_file_range(caller, &copy).map(|count| count_out(reply, count))
+                let mut copy = copy_range(&mut body, node)?;
+                copy.length = copy.length.min(COPY_MAX);
+                fs.copy_file_range(caller, &copy).map(|count| count_out(reply, count as u32))
             }
+            opcode::COPY_FILE_RANGE_64 => {
+                let copy = copy_range(&mut body, node)?;
+                fs.copy_file_range(caller, &copy).map(|count| written(reply, |out| out.u64(count)))
+            }
+            opcode::SYNCFS => fs.syncfs(caller).map(empty),
             // Never ENOSYS: overlayfs asks for file flags at copy-up and gives up on anything but ENOTTY.
             opcode::IOCTL => Err(Errno::ENOTTY),
             // Nothing was opened. The second is the last word of a mount that is gone.
@@ -240,6 +276,7 @@ fn set_attr(body: &mut Fields<'_>) -> Result<SetAttr> {
         uid: meant(fattr::UID).then_some(uid),
         gid: meant(fattr::GID).then_some(gid),
         size: meant(fattr::SIZE).then_some(size),
+        kill_suid_gid: meant(fattr::KILL_SUIDGID),
         atime: set(fattr::ATIME, fattr::ATIME_NOW, atime),
         mtime: set(fattr::MTIME, fattr::MTIME_NOW, mtime),
         ctime: meant(fattr::CTIME).then_some(ctime),
@@ -266,11 +303,17 @@ fn write_in<'a>(body: &mut Fields<'a>, node: NodeId) -> Result<Write<'a>> {
     })
 }
 
-/// `fuse_setxattr_in`, name and value.
-fn set_xattr<'a>(body: &mut Fields<'a>) -> Result<SetXattr<'a>> {
+/// `fuse_setxattr_in`, in the form that was agreed on, name and value.
+fn set_xattr<'a>(body: &mut Fields<'a>, agreed: Agreed) -> Result<SetXattr<'a>> {
     let (size, flags) = (body.u32()? as usize, body.u32()?);
+    let mut more = 0;
+    if agreed.has(init::SETXATTR_EXT) {
+        more = body.u32()?;
+        body.skip(4)?;
+    }
     let (name, value) = (body.string()?, body.bytes(size)?);
-    Ok(SetXattr { name, value, create: flags & 1 != 0, replace: flags & 2 != 0 })
+    let (create, replace) = (flags & 1 != 0, flags & 2 != 0);
+    Ok(SetXattr { name, value, create, replace, kill_sgid: more & abi::SETXATTR_ACL_KILL_SGID != 0 })
 }
 
 /// `fuse_copy_file_range_in`.
@@ -429,7 +472,10 @@ mod tests {
     fn answer(opcode: u32, body: &[u8]) -> Option<Result<Vec<u8>>> {
         let (fs, mut buffers) = (Fake::default(), Buffers::default());
         let bytes = request(opcode, body);
-        Request::parse(&bytes).unwrap().answer(&fs, &mut buffers).map(|answer| answer.map(<[u8]>::to_vec))
+        Request::parse(&bytes)
+            .unwrap()
+            .answer(&fs, Agreed::default(), &mut buffers)
+            .map(|answer| answer.map(<[u8]>::to_vec))
     }
 
     #[test]
@@ -439,7 +485,7 @@ mod tests {
         out.u32(fattr::MTIME).zeroes(36).u64(-2_i64 as u64).zeroes(12).u32(800_000_000);
         let bytes = request(opcode::SETATTR, &body);
         let (fs, mut buffers) = (Fake::default(), Buffers::default());
-        let shown = Request::parse(&bytes).unwrap().answer(&fs, &mut buffers).unwrap().unwrap();
+        let shown = Request::parse(&bytes).unwrap().answer(&fs, Agreed::default(), &mut buffers).unwrap().unwrap();
         let early = Time { seconds: -2, nanos: 800_000_000 };
         let change = SetAttr { mtime: Some(SetTime::At(early)), ..SetAttr::default() };
         assert_eq!(*fs.0.lock().unwrap(), Some(change));
@@ -490,7 +536,7 @@ mod tests {
         let mut bytes = request(opcode::GETATTR, &[0; 16]);
         bytes.pop();
         let (fs, mut buffers) = (Fake::default(), Buffers::default());
-        assert_eq!(Request::parse(&bytes).unwrap().answer(&fs, &mut buffers), Some(Err(Errno::EIO)));
+        assert_eq!(Request::parse(&bytes).unwrap().answer(&fs, Agreed::default(), &mut buffers), Some(Err(Errno::EIO)));
         assert!(Request::parse(&bytes[..IN_HEADER - 1]).is_none());
     }
 }

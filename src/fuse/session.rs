@@ -18,7 +18,7 @@ use nix::unistd::{SysconfVar, read, sysconf};
 
 use crate::abi::{MAJOR, MINOR, MINOR_MIN, OUT_HEADER, Writer, init};
 use crate::filesystem::{Filesystem, Result as Answer};
-use crate::request::{Buffers, IO_MAX, Request};
+use crate::request::{Agreed, Buffers, IO_MAX, Request};
 
 /// A request is a write at most; the kernel refuses a smaller buffer.
 const REQUEST_MAX: usize = IO_MAX + 4096;
@@ -70,6 +70,7 @@ impl Features {
             init::DO_READDIRPLUS,
             init::NO_OPENDIR_SUPPORT,
             init::HANDLE_KILLPRIV_V2,
+            init::SETXATTR_EXT,
         ];
         let asked = [
             (self.cache_symlinks, init::CACHE_SYMLINKS),
@@ -134,21 +135,22 @@ pub struct Session<F> {
     device: OwnedFd,
     filesystem: Arc<F>,
     threads: usize,
+    agreed: Agreed,
 }
 
 impl<F: Filesystem> Session<F> {
     /// Shakes hands with the kernel on `device`.
     pub fn open(device: OwnedFd, filesystem: Arc<F>, features: &Features) -> Result<Self, SessionError> {
-        handshake(&device, features.flags())?;
-        Ok(Session { device, filesystem, threads: features.threads.max(2) })
+        let agreed = handshake(&device, features.flags())?;
+        Ok(Session { device, filesystem, threads: features.threads.max(2), agreed })
     }
 
     /// Serves on the configured threads until the mount's last reference is gone (`ENODEV`).
     pub fn serve(self) -> Result<Served, SessionError> {
-        let Session { device, filesystem, threads } = self;
+        let Session { device, filesystem, threads, agreed } = self;
         let panics = AtomicU64::new(0);
         let served = std::thread::scope(|scope| {
-            let one = || serve_requests(&device, &*filesystem, &panics);
+            let one = || serve_requests(&device, &*filesystem, agreed, &panics);
             let spawn = |number| std::thread::Builder::new().name(format!("fuse-{number}")).spawn_scoped(scope, one);
             let started: Vec<_> = (0..threads).map(spawn).collect();
             let ended =
@@ -186,12 +188,17 @@ fn send(device: &OwnedFd, unique: u64, answer: Answer<&[u8]>) -> nix::Result<()>
 }
 
 /// Answers requests until the mount is gone.
-fn serve_requests(device: &OwnedFd, filesystem: &impl Filesystem, panics: &AtomicU64) -> io::Result<()> {
+fn serve_requests(
+    device: &OwnedFd,
+    filesystem: &impl Filesystem,
+    agreed: Agreed,
+    panics: &AtomicU64,
+) -> io::Result<()> {
     let (mut bytes, mut buffers) = (vec![0; REQUEST_MAX], Buffers::default());
     while let Some(bytes) = receive(device, &mut bytes)? {
         let Some(request) = Request::parse(bytes) else { continue };
         let buffers = &mut buffers;
-        let answer = guarded(|| request.answer(filesystem, buffers)).unwrap_or_else(|| {
+        let answer = guarded(|| request.answer(filesystem, agreed, buffers)).unwrap_or_else(|| {
             panics.fetch_add(1, Ordering::Relaxed);
             Some(Err(Errno::EIO))
         });
@@ -212,7 +219,7 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Waits for `INIT` and answers it.
-fn handshake(device: &OwnedFd, wanted: u64) -> Result<(), SessionError> {
+fn handshake(device: &OwnedFd, wanted: u64) -> Result<Agreed, SessionError> {
     let failed = |errno: Errno| SessionError::Handshake(errno.into());
     let mut bytes = vec![0; REQUEST_MAX];
     loop {
@@ -241,7 +248,8 @@ fn handshake(device: &OwnedFd, wanted: u64) -> Result<(), SessionError> {
         let more = if u64::from(flags) & init::INIT_EXT != 0 { fields.u32().map_err(failed)? } else { 0 };
         let granted = wanted & (u64::from(flags) | u64::from(more) << 32);
         let mut out = [0; 64];
-        return send(device, request.unique, Ok(init_out(&mut out, minor, readahead, granted))).map_err(failed);
+        send(device, request.unique, Ok(init_out(&mut out, minor, readahead, granted))).map_err(failed)?;
+        return Ok(Agreed(granted));
     }
 }
 

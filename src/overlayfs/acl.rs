@@ -4,9 +4,6 @@
 //! entries of tag, permissions and id (`struct posix_acl_xattr_header`, `linux/posix_acl_xattr.h`). The kernel checks them
 //! before they are set and decides by them; ours is what couples a list to a mode, in both directions, and inheritance
 //! (acl(5); `fs/posix_acl.c`). All of it follows from the tree and one record, so that replay does it again.
-//!
-//! Left out: setting a list takes no set-group-id bit away from somebody outside the file's group. The kernel says so
-//! only in a form of `SETXATTR` that the wire cannot parse.
 
 /// The list that decides about access.
 pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";

@@ -107,6 +107,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
+    /// With a new size: set-id bits and file capabilities must go.
+    pub kill_privileges: bool,
 }
 
 /// What to create: any type of inode.

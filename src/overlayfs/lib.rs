@@ -17,7 +17,7 @@
 //! The engine ([`Overlay`]) knows no FUSE types: `commit`, `cp` and `diff` use it without a mount. [`View`] answers a
 //! mount with it. The caller holds the lock that keeps a second process from opening the same upper.
 //!
-//! Left out, knowingly: quotas, `O_TMPFILE`; a checkpoint is a compacted log (not
+//! Left out, knowingly: quotas; a checkpoint is a compacted log (not
 //! yet a mapped index); and resuming a session: a successor on a kept descriptor finds every change, but not the kernel's
 //! lookup counts, so files that were open and unlinked are gone.
 
@@ -54,3 +54,4 @@ pub use names::{Listed, RenameHow};
 pub use overlay::{Overlay, Policy, Recovery};
 pub use reader::{ReadData, Reader};
 pub use view::View;
+pub use xattr::SetXattrHow;

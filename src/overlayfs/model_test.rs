@@ -15,6 +15,7 @@ use oci::{DiffId, Digest};
 use proptest::prelude::*;
 
 use crate::tree::CAPABILITY;
+use crate::xattr::SetXattrHow;
 use crate::{
     Contents, Difference, Make, Overlay, Policy, ROOT, RenameHow, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
     SetAttr,
@@ -430,10 +431,14 @@ fn run(overlay: &Overlay, op: &Op) -> Result<()> {
             overlay.rename(&request, split(overlay, from)?, split(overlay, to)?, how)
         }
         Op::Write(path, at, byte) => overlay.write_data(&root, find(path)?, *at as u64, &[*byte], false),
-        Op::Truncate(path, size) => set(path, SetAttr { size: Some(*size as u64), ..SetAttr::default() }),
+        Op::Truncate(path, size) => {
+            set(path, SetAttr { size: Some(*size as u64), kill_privileges: true, ..SetAttr::default() })
+        }
         Op::Chown(path, uid) => set(path, SetAttr { uid: Some(*uid), ..SetAttr::default() }),
         Op::Chmod(path, mode) => set(path, SetAttr { mode: Some(*mode), ..SetAttr::default() }),
-        Op::Xattr(path, Some(value)) => overlay.set_xattr(&request, find(path)?, b"user.x", &[*value], (false, false)),
+        Op::Xattr(path, Some(value)) => {
+            overlay.set_xattr(&request, find(path)?, b"user.x", &[*value], SetXattrHow::default())
+        }
         Op::Xattr(path, None) => overlay.remove_xattr(&request, find(path)?, b"user.x"),
     }
 }
@@ -501,7 +506,7 @@ fn attributes_copy_nothing_and_a_write_copies_once() {
     let dir = overlay.lookup(ROOT, b"d").unwrap().unwrap().ino;
     let big = big.or(overlay.lookup(dir, b"big").unwrap()).unwrap();
     overlay.setattr(&root, big.ino, &SetAttr { mode: Some(0o777), uid: Some(5), ..SetAttr::default() }).unwrap();
-    overlay.set_xattr(&root, big.ino, b"user.x", b"y", (true, false)).unwrap();
+    overlay.set_xattr(&root, big.ino, b"user.x", b"y", SetXattrHow { create: true, ..SetXattrHow::default() }).unwrap();
     assert_eq!(fs::read_dir(work.path().join("up")).unwrap().count(), 0);
     overlay.write_data(&root, big.ino, 3, b"XYZ", false).unwrap();
     let now = overlay.attr(big.ino).unwrap();
@@ -526,6 +531,47 @@ fn an_unlinked_file_lives_until_it_is_forgotten() {
     assert_eq!(overlay.attr(file.ino).unwrap_err(), Errno::ENOENT);
     let left = walk(&work.path().join("up"));
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_file_without_a_name_gets_one_or_goes() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let root = Request::default();
+    let make = Make { mode: S_IFREG | 0o666, umask: 0o022, rdev: 0, target: &[] };
+    let [kept, dropped] = [(); 2].map(|()| {
+        let file = overlay.create_unnamed(&root, ROOT, &make, true).unwrap();
+        assert_eq!((file.mode, file.nlink), (S_IFREG | 0o644, 0));
+        overlay.write_data(&root, file.ino, 0, b"data", false).unwrap();
+        file.ino
+    });
+    assert_eq!(overlay.link(&root, kept, ROOT, b"named", true).unwrap().nlink, 1);
+    overlay.forget(dropped, 1);
+    assert_eq!(overlay.attr(dropped).unwrap_err(), Errno::ENOENT);
+    overlay.forget(kept, 2);
+    overlay.create_unnamed(&root, ROOT, &make, true).unwrap();
+    drop(overlay);
+    let overlay = open(work.path());
+    assert_eq!(overlay.lookup(ROOT, b"named").unwrap().unwrap().ino, kept);
+    assert_eq!(overlay.read_data(kept, 0, &mut [0; 9]).unwrap(), b"data");
+    assert_eq!(walk(&work.path().join("up")), 1);
+}
+
+#[test]
+fn an_acl_takes_the_set_group_id_bit_where_it_must() {
+    let work = tempfile::tempdir().unwrap();
+    let overlay = open(work.path());
+    let root = Request::default();
+    let make = Make { mode: S_IFREG | 0o2755, umask: 0, rdev: 0, target: &[] };
+    let entries = [[1_u16, 7], [4, 5], [0x20, 5]]
+        .map(|[tag, bits]| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &u32::MAX.to_le_bytes()].concat());
+    let list = [&2_u32.to_le_bytes()[..], &entries.concat()].concat();
+    for (name, kill_sgid, mode) in [(&b"stays"[..], false, 0o2755), (b"goes", true, 0o755)] {
+        let ino = overlay.create(&root, ROOT, name, &make, false).unwrap().ino;
+        let how = SetXattrHow { kill_sgid, ..SetXattrHow::default() };
+        overlay.set_xattr(&root, ino, crate::acl::ACCESS, &list, how).unwrap();
+        assert_eq!(overlay.attr(ino).unwrap().mode, S_IFREG | mode);
+    }
 }
 
 fn walk(dir: &Path) -> usize {
@@ -669,7 +715,7 @@ fn other_contents_take_privileges_away() {
     overlay.write_data(&request, source, 0, b"bytes", false).unwrap();
     let privileged = |name: &[u8]| {
         let ino = overlay.create(&request, ROOT, name, &make, false).unwrap().ino;
-        overlay.set_xattr(&request, ino, CAPABILITY, b"any", (false, false)).unwrap();
+        overlay.set_xattr(&request, ino, CAPABILITY, b"any", SetXattrHow::default()).unwrap();
         assert_eq!(overlay.attr(ino).unwrap().mode & 0o7777, 0o6755);
         ino
     };

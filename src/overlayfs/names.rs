@@ -86,17 +86,37 @@ impl Overlay {
         if state.tree.lookup(parent, name)?.is_some() {
             return Err(Errno::EEXIST);
         }
+        self.make(&mut state, request, &dir, name, make, held)
+    }
+
+    /// Creates a regular file without a name, which [`Overlay::link`] may give it, counting one lookup of it when `held`. It
+    /// gets from the directory what a file with a name gets.
+    pub fn create_unnamed(&self, request: &Request, parent: u64, make: &Make<'_>, held: bool) -> Result<Attr> {
+        let mut state = self.write();
+        let dir = check_parent(&state, parent)?;
+        self.make(&mut state, request, &dir, &[], make, held)
+    }
+
+    fn make(
+        &self,
+        state: &mut State,
+        request: &Request,
+        dir: &Attr,
+        name: &[u8],
+        make: &Make<'_>,
+        held: bool,
+    ) -> Result<Attr> {
         // A set-group-id directory hands down its group, and to directories the bit itself (`inode_init_owner`).
         let inherit = dir.mode & S_ISGID != 0;
         let bit = if inherit && make.mode & S_IFMT == S_IFDIR { S_ISGID } else { 0 };
-        let default = if make.mode & S_IFMT == S_IFLNK { None } else { state.tree.xattr(parent, acl::DEFAULT)? };
+        let default = if make.mode & S_IFMT == S_IFLNK { None } else { state.tree.xattr(dir.ino, acl::DEFAULT)? };
         let mode = match default.and_then(Acl::parse) {
             Some(acl) => acl.inherit(make.mode).1,
             None => make.mode & !make.umask,
         };
         let ino = state.tree.next_ino;
         let record = Record::Create {
-            parent,
+            parent: dir.ino,
             name: name.to_vec(),
             ino,
             mode: mode | bit,
@@ -106,14 +126,15 @@ impl Overlay {
             target: if make.mode & S_IFMT == S_IFLNK { make.target.to_vec() } else { Vec::new() },
             at: Time::now(),
         };
-        self.commit(&mut state, request, &record)?;
+        self.commit(state, request, &record)?;
         if held {
-            self.hold(&state, ino);
+            self.hold(state, ino);
         }
         state.tree.attr(ino)
     }
 
-    /// Gives an inode that is not a directory another name, counting one lookup of it when `held`.
+    /// Gives an inode that is not a directory another name, or one made without a name its first, counting one lookup of it
+    /// when `held`. That one whose last name was removed stays without is seen to by the kernel.
     pub fn link(&self, request: &Request, ino: u64, parent: u64, name: &[u8], held: bool) -> Result<Attr> {
         check_name(name)?;
         let mut state = self.write();
@@ -121,9 +142,6 @@ impl Overlay {
         let attr = state.tree.attr(ino)?;
         if is_dir(&attr) {
             return Err(Errno::EPERM);
-        }
-        if attr.nlink == 0 {
-            return Err(Errno::ENOENT);
         }
         if attr.nlink >= LINK_MAX {
             return Err(Errno::EMLINK);
@@ -229,9 +247,10 @@ impl Overlay {
         let touches_data = change.size.is_some() || change.mtime.is_some();
         let _writing = touches_data.then(|| self.busy.enter(ino));
         if let Some(size) = change.size {
-            // First, so that no crash leaves privileges with other contents. Exempt from it is only who has CAP_FSETID
-            // over the host, which nobody in a container has, root neither.
-            self.kill_privileges(request, ino)?;
+            if change.kill_privileges {
+                // First, so that no crash leaves privileges with other contents.
+                self.kill_privileges(request, ino)?;
+            }
             self.truncate(request, ino, size)?;
         }
         let mut state = self.write();

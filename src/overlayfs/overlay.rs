@@ -32,7 +32,7 @@ use crate::files::Files;
 use crate::log::{Group, Log, Replay};
 use crate::lower::{Contents, Lower};
 use crate::node::{Body, Data, Node};
-use crate::record::{Record, VERSION};
+use crate::record::{OLDEST, Record, VERSION};
 use crate::tree::Tree;
 
 /// Marks an upper that is in use without syncs; holds the boot id of the host.
@@ -120,9 +120,7 @@ impl Overlay {
 
     /// Syncs everything that the policy promises and takes the mark of a volatile upper away.
     pub fn close(self) -> Result<()> {
-        if self.policy == Policy::Durable {
-            nix::unistd::syncfs(self.files.dir())?;
-        }
+        self.sync()?;
         match unlinkat(self.files.dir(), MARKER, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) => Ok(()),
             removed => removed,
@@ -243,6 +241,11 @@ impl Overlay {
         self.group.wait(sequence, current).map_err(|error| errno_of(&error))
     }
 
+    /// Makes everything durable. Nothing under [`Policy::Volatile`].
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.policy == Policy::Volatile { Ok(()) } else { nix::unistd::syncfs(self.files.dir()) }
+    }
+
     /// The file system that the upper lies on.
     pub fn statfs(&self) -> Result<Statvfs> {
         fstatvfs(self.files.dir())
@@ -347,11 +350,9 @@ fn replay(files: &Files, lower: &Arc<Lower>) -> std::result::Result<(State, Reco
     let Said { tree, last, records, end, length } = read_log(&mut file, number, lower)?;
     io(file.set_len(end).map_err(|error| errno_of(&error)), &name)?;
     let mut log = Log::new(file, end, last);
-    if end == 0 {
-        let lower_inodes = lower.index().inode_count();
-        let begin = Record::Begin { version: VERSION, lower_inodes, next_ino: tree.next_ino };
-        io(log.append(0, &begin).map_err(|error| errno_of(&error)), &name)?;
-    }
+    let lower_inodes = lower.index().inode_count();
+    let begin = Record::Begin { version: VERSION, lower_inodes, next_ino: tree.next_ino };
+    io(log.append(0, &begin).map_err(|error| errno_of(&error)), &name)?;
     let recovery = Recovery { records, cut_bytes: length - end, ..Recovery::default() };
     Ok((State { tree, log, number, compact_at: COMPACT_ABOVE }, recovery))
 }
@@ -368,7 +369,7 @@ pub(crate) fn read_only(dir: OwnedFd, lower: &Arc<Lower>) -> std::result::Result
 }
 
 fn check_begin(number: u64, found: u32, stands_on: u32, given: u32) -> std::result::Result<(), OpenError> {
-    if found != VERSION {
+    if !(OLDEST..=VERSION).contains(&found) {
         return Err(OpenError::Version { number, found });
     }
     if stands_on != given {

@@ -6,15 +6,17 @@
 
 use crate::attr::Time;
 
-/// Version of records and layout; a log with another one is refused.
-pub(crate) const VERSION: u32 = 1;
+/// Version of records and layout; a log with a later one is refused. Whoever opens a log to write says its version in it.
+pub(crate) const VERSION: u32 = 2;
+/// The one before had no files without a name.
+pub(crate) const OLDEST: u32 = 1;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     /// First of every log: what it stands on.
     Begin { version: u32, lower_inodes: u32, next_ino: u64 },
-    /// A new inode under a name.
+    /// A new inode under a name, or under none (`O_TMPFILE`) if that is empty.
     Create { parent: u64, name: Vec<u8>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u32, target: Vec<u8>, at: Time },
     /// Another name for an inode.
     Link { ino: u64, parent: u64, name: Vec<u8>, at: Time },

@@ -239,8 +239,12 @@ impl Tree {
             Record::Create { parent, name, ino, at, .. } => {
                 let mut node = created(record, *parent).ok_or(Inconsistent)?;
                 node.xattrs = self.inherited(*parent, &node)?;
-                self.changed(*parent, *at, i32::from(node.is_dir()))?;
-                self.put(*parent, name, *ino)?;
+                if name.is_empty() {
+                    node.nlink = if node.is_dir() { return Err(Inconsistent) } else { 0 };
+                } else {
+                    self.changed(*parent, *at, i32::from(node.is_dir()))?;
+                    self.put(*parent, name, *ino)?;
+                }
                 self.add(*ino, node)?;
             }
             Record::Link { ino, parent, name, at } => {

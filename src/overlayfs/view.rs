@@ -14,9 +14,7 @@ use crate::acl;
 use crate::attr::{self, Make, NAME_MAX, Request, Result, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::names::RenameHow;
 use crate::overlay::Overlay;
-
-/// Largest count that a reply to `COPY_FILE_RANGE` can carry, in whole blocks.
-const COPY_MAX: u64 = 1 << 31;
+use crate::xattr::SetXattrHow;
 
 /// Longest ACL in bytes: what the kernel takes from a file system (`PAGE_SIZE`).
 const ACL_MAX: usize = 4096;
@@ -125,6 +123,7 @@ impl Filesystem for View {
             size: change.size,
             atime: change.atime.map(set_time),
             mtime: change.mtime.map(set_time),
+            kill_privileges: change.kill_suid_gid,
         };
         let attr = self.overlay.setattr(&request(caller), node.0, &change)?;
         Ok((self.attr(&attr), FOREVER))
@@ -141,6 +140,11 @@ impl Filesystem for View {
         }
         let make = Make { mode, umask: node.umask, rdev: node.rdev, target: &[] };
         self.overlay.create(&request(caller), parent.0, name, &make, true).map(|attr| self.entry(&attr))
+    }
+
+    fn tmpfile(&self, caller: &Caller, parent: NodeId, node: &MakeNode) -> Result<Entry> {
+        let make = Make { mode: S_IFREG | node.mode & !S_IFMT, umask: node.umask, rdev: 0, target: &[] };
+        self.overlay.create_unnamed(&request(caller), parent.0, &make, true).map(|attr| self.entry(&attr))
     }
 
     fn mkdir(&self, caller: &Caller, parent: NodeId, name: &[u8], dir: &MakeDir) -> Result<Entry> {
@@ -213,8 +217,8 @@ impl Filesystem for View {
     }
 
     fn setxattr(&self, caller: &Caller, node: NodeId, xattr: &SetXattr<'_>) -> Result<()> {
-        let flags = (xattr.create, xattr.replace);
-        self.overlay.set_xattr(&request(caller), node.0, xattr.name, xattr.value, flags)
+        let how = SetXattrHow { create: xattr.create, replace: xattr.replace, kill_sgid: xattr.kill_sgid };
+        self.overlay.set_xattr(&request(caller), node.0, xattr.name, xattr.value, how)
     }
 
     fn removexattr(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
@@ -250,9 +254,12 @@ impl Filesystem for View {
         self.overlay.seek(node.0, offset, whence == Whence::Hole)
     }
 
-    fn copy_file_range(&self, caller: &Caller, copy: &CopyRange) -> Result<u32> {
+    fn copy_file_range(&self, caller: &Caller, copy: &CopyRange) -> Result<u64> {
         let (source, target) = ((copy.source.0, copy.source_offset), (copy.target.0, copy.target_offset));
-        let count = self.overlay.copy_range(&request(caller), source, target, copy.length.min(COPY_MAX))?;
-        Ok(count as u32)
+        self.overlay.copy_range(&request(caller), source, target, copy.length)
+    }
+
+    fn syncfs(&self, _caller: &Caller) -> Result<()> {
+        self.overlay.sync()
     }
 }

@@ -3,15 +3,26 @@
 use nix::errno::Errno;
 
 use crate::acl;
-use crate::attr::{Request, Result, Time, UPPER_BASE};
+use crate::attr::{Attr, Request, Result, S_ISGID, Time, UPPER_BASE};
 use crate::lower::damaged;
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, State};
 use crate::record::Record;
 
 /// Longest value (`XATTR_SIZE_MAX`), longest name (`XATTR_NAME_MAX`), longest list of names (`XATTR_LIST_MAX`).
 const VALUE_MAX: usize = 1 << 16;
 const NAME_MAX: usize = 255;
 const LIST_MAX: usize = 1 << 16;
+
+/// How [`Overlay::set_xattr`] sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetXattrHow {
+    /// Fail with `EEXIST` when there is one.
+    pub create: bool,
+    /// Fail with `ENODATA` when there is none.
+    pub replace: bool,
+    /// An access ACL takes the set-group-id bit away: who sets it is not of the file's group.
+    pub kill_sgid: bool,
+}
 
 /// Labels of the host's security modules are not the container's to keep.
 fn check_name(name: &[u8]) -> Result<()> {
@@ -61,14 +72,14 @@ impl Overlay {
         Ok(())
     }
 
-    /// Sets an attribute; `create` and `replace` as in `setxattr(2)`.
+    /// Sets an attribute.
     pub fn set_xattr(
         &self,
         request: &Request,
         ino: u64,
         name: &[u8],
         value: &[u8],
-        (create, replace): (bool, bool),
+        SetXattrHow { create, replace, kill_sgid }: SetXattrHow,
     ) -> Result<()> {
         check_name(name)?;
         if value.len() > VALUE_MAX {
@@ -89,8 +100,22 @@ impl Overlay {
         if !exists && listed + name.len() + 1 > LIST_MAX {
             return Err(Errno::ENOSPC);
         }
+        if kill_sgid && name == acl::ACCESS {
+            // First: what has happened so far may be done again, should the process be killed in between.
+            self.take_sgid(&mut state, request, ino)?;
+        }
         let record = Record::Xattr { ino, name: name.to_vec(), value: Some(value.to_vec()), at: Time::now() };
         self.commit(&mut state, request, &record).map(drop)
+    }
+
+    fn take_sgid(&self, state: &mut State, request: &Request, ino: u64) -> Result<()> {
+        let Attr { mode, uid, gid, atime, mtime, .. } = state.tree.attr(ino)?;
+        if mode & S_ISGID == 0 {
+            return Ok(());
+        }
+        let mode = mode & !S_ISGID;
+        let record = Record::Attributes { ino, mode, uid, gid, atime, mtime, ctime: Time::now(), drop_caps: false };
+        self.commit(state, request, &record).map(drop)
     }
 
     /// Removes an attribute; `ENODATA` when absent, but for an ACL, of which the mode says the same then.

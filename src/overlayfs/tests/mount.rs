@@ -16,6 +16,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fuse::Session;
 use index::{Content, Entry, Index, Metadata, Time, TreeBuilder, merge};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::Mode;
+use nix::unistd::linkat;
 use oci::{DiffId, Digest};
 use overlayfs::{Contents, Overlay, Policy, View};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -131,6 +134,22 @@ const LOWER: &str = "mkdir -p lower/deep/a/b/c lower/moved/sub lower/gone/x lowe
     echo twice >links/one; ln links/one links/two; ln -s ../file links/soft; chmod 2755 deep/a; chmod 600 deep/a/one
     find . -exec touch -h -d 2020-01-01T00:00:00.5 {} +";
 
+/// Files without a name, of which one gets one.
+fn unnamed(dir: &Path) {
+    let make = || {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
+        let file = File::from(nix::fcntl::open(dir, flags, Mode::from_bits_truncate(0o640)).unwrap());
+        file.write_at(b"written before it had a name", 0).unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        file
+    };
+    let (kept, _dropped) = (make(), make());
+    let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    linkat(AT_FDCWD, path.as_str(), AT_FDCWD, &dir.join("named"), AtFlags::AT_SYMLINK_FOLLOW).unwrap();
+    kept.write_at(b"!", 28).unwrap();
+    assert_eq!(kept.metadata().unwrap().nlink(), 1);
+}
+
 /// Runs in the namespaces that the other tests make.
 #[test]
 #[ignore = "started by the others in a user namespace"]
@@ -152,6 +171,9 @@ fn inside() {
     let script = include_str!("script.sh");
     let (ours, plain) = (shell(script, &merged), shell(script, &work.join("plain")));
     assert_eq!(ours, plain);
+    for dir in [&merged, &work.join("plain")] {
+        unnamed(dir);
+    }
     let expected = tree(&work.join("plain"), since);
     same(&tree(&merged, since), &expected, "after the script");
     // The same again from the log alone.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fuse::op::{
     CopyRange, FOREVER, Fallocate, MakeDir, MakeNode, Name, Rename, SetAttr, SetXattr, StatFs, Whence, Write,
 };
-use fuse::{Attr, Buffers, Caller, DirSink, Entry, EntrySink, Filesystem, NodeId, Request};
+use fuse::{Agreed, Attr, Buffers, Caller, DirSink, Entry, EntrySink, Filesystem, NodeId, Request};
 use sys::Errno;
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -36,6 +36,9 @@ impl Filesystem for Yes {
     }
     fn mknod(&self, _: &Caller, _: NodeId, _: &[u8], node: &MakeNode) -> Result<Entry> {
         Ok(entry(node.mode.into()))
+    }
+    fn tmpfile(&self, _: &Caller, _: NodeId, node: &MakeNode) -> Result<Entry> {
+        Ok(entry(node.umask.into()))
     }
     fn mkdir(&self, _: &Caller, _: NodeId, _: &[u8], _: &MakeDir) -> Result<Entry> {
         Ok(entry(2))
@@ -97,22 +100,22 @@ impl Filesystem for Yes {
     fn lseek(&self, _: &Caller, _: NodeId, offset: u64, _: Whence) -> Result<u64> {
         Ok(offset)
     }
-    fn copy_file_range(&self, _: &Caller, copy: &CopyRange) -> Result<u32> {
-        Ok(copy.length as u32)
+    fn copy_file_range(&self, _: &Caller, copy: &CopyRange) -> Result<u64> {
+        Ok(copy.length)
     }
 }
 
 static BUFFERS: LazyLock<Mutex<Buffers>> = LazyLock::new(Mutex::default);
 
-fn ask(bytes: &[u8]) {
+fn ask(bytes: &[u8], agreed: Agreed) {
     let mut buffers = BUFFERS.lock().expect("nothing panics with it");
     if let Some(request) = Request::parse(bytes) {
-        let _ = request.answer(&Yes, &mut buffers).map(|answer| answer.map(<[u8]>::len));
+        let _ = request.answer(&Yes, agreed, &mut buffers).map(|answer| answer.map(<[u8]>::len));
     }
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    ask(bytes);
+    ask(bytes, Agreed(0));
     // As the kernel would have sent it: the length is right, and the operation is one of few.
     if bytes.len() >= 40 {
         let mut bytes = bytes.to_vec();
@@ -120,6 +123,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         bytes[..4].copy_from_slice(&length.to_ne_bytes());
         bytes[5..8].fill(0);
         bytes[36..38].fill(0);
-        ask(&bytes);
+        ask(&bytes, Agreed(0));
+        ask(&bytes, Agreed(u64::MAX));
     }
 });

@@ -29,9 +29,9 @@ pub struct Request<'a> {
     pub id: &'a ContainerId,
     /// The user's D-Bus address, where the environment names one (`DBUS_SESSION_BUS_ADDRESS`).
     pub bus: Option<&'a str>,
-    /// The process that serves the container's files. It comes along into the scope, since the session in which it was
+    /// The processes that serve the container's files. They come along into the scope, since the session in which they were
     /// started may end before the container does.
-    pub server: Option<i32>,
+    pub servers: &'a [i32],
     /// Once this can be read, systemd's answer is not waited for any longer.
     pub cancel: Option<BorrowedFd<'a>>,
 }
@@ -174,9 +174,9 @@ fn by_scope(request: Request<'_>) -> Result<Base, String> {
     let scope = if let Some(scope) = scope_of(&own) {
         scope
     } else {
-        let server = request.server.filter(|pid| !is_in_scope(*pid));
+        let servers: Vec<i32> = request.servers.iter().copied().filter(|pid| !is_in_scope(*pid)).collect();
         let bus = scope::reachable_bus(request.bus, geteuid().is_root())?;
-        scope::join(bus, request.id, getpid().as_raw(), server, request.cancel)?;
+        scope::join(bus, request.id, getpid().as_raw(), &servers, request.cancel)?;
         own = own_dir()?;
         scope_of(&own).ok_or_else(|| format!("systemd reported success, but we are in {}", own.display()))?
     };

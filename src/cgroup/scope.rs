@@ -67,8 +67,8 @@ struct Order {
 /// What is asked of systemd.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// Moves a monitor, and the server of its files if that is to come along, into the shared scope.
-    Join { id: String, pid: u32, server: Option<u32> },
+    /// Moves a monitor, and the servers of its files that are to come along, into the shared scope.
+    Join { id: String, pid: u32, servers: Vec<u32> },
     /// Starts a scope for one container; the answer is its `ControlGroup`.
     Start { unit: String, properties: Vec<(String, Property)> },
     /// Moves a process into a running unit, or into a cgroup below it.
@@ -84,10 +84,11 @@ pub(crate) fn join(
     bus: Bus,
     id: &ContainerId,
     pid: i32,
-    server: Option<i32>,
+    servers: &[i32],
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<(), String> {
-    let task = Task::Join { id: id.to_string(), pid: pid.cast_unsigned(), server: server.map(i32::cast_unsigned) };
+    let servers = servers.iter().copied().map(i32::cast_unsigned).collect();
+    let task = Task::Join { id: id.to_string(), pid: pid.cast_unsigned(), servers };
     ask(bus, task, id.short(), cancel).map(drop)
 }
 
@@ -187,7 +188,7 @@ fn carry_out(order: Order) -> Result<String, String> {
     let manager = Proxy::new(&bus, MANAGER, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
     let manager = manager.map_err(|error| format!("cannot reach systemd: {error}"))?;
     match order.task {
-        Task::Join { id, pid, server } => move_process(&bus, &manager, &id, pid, server).map(|()| String::new()),
+        Task::Join { id, pid, servers } => move_process(&bus, &manager, &id, pid, &servers).map(|()| String::new()),
         Task::Start { unit, properties } => unit::start(&bus, &manager, &unit, &properties),
         Task::Attach { unit, below, pid } => unit::attach(&manager, &unit, &below, pid).map(|()| String::new()),
         Task::Set { unit, properties } => unit::set(&manager, &unit, &properties).map(|()| String::new()),
@@ -195,16 +196,19 @@ fn carry_out(order: Order) -> Result<String, String> {
     }
 }
 
-fn move_process(bus: &Connection, manager: &Proxy<'_>, id: &str, pid: u32, server: Option<u32>) -> Result<(), String> {
+fn move_process(bus: &Connection, manager: &Proxy<'_>, id: &str, pid: u32, servers: &[u32]) -> Result<(), String> {
     for _ in 0..TRIES {
         let path = control_group(bus, UNIT_PATH).map_err(|error| format!("cannot ask systemd for {UNIT}: {error}"))?;
         let settled = match path {
             Some(path) => {
-                attach(manager, &path, &format!("m-{id}"), pid)?
-                    && server.map_or(Ok(true), |server| attach(manager, &path, &format!("f-{server}"), server))?
+                let mut all = attach(manager, &path, &format!("m-{id}"), pid)?;
+                for server in servers {
+                    all = all && attach(manager, &path, &format!("f-{server}"), *server)?;
+                }
+                all
             }
-            // The next round attaches the server.
-            None => start(manager, pid)? && server.is_none(),
+            // The next round attaches the servers.
+            None => start(manager, pid)? && servers.is_empty(),
         };
         if settled {
             return Ok(());

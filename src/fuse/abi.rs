@@ -25,6 +25,8 @@ pub(crate) const DIRENT: usize = 24;
 
 /// Set in the number of a request that was sent once before (7.40).
 pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;
+/// The notification that has requests without an answer sent again (7.40).
+pub(crate) const NOTIFY_RESEND: i32 = 7;
 
 pub(crate) mod opcode {
     pub const LOOKUP: u32 = 1;
@@ -81,6 +83,7 @@ pub(crate) mod init {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const HAS_RESEND: u64 = 1 << 39;
     pub const ALLOW_IDMAP: u64 = 1 << 40;
 }
 

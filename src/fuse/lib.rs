@@ -13,6 +13,9 @@
 //!   built to unwind; where panics abort, the process ends and its supervisor starts it again. Never a silent dead thread.
 //! - A request is bytes that need not be believed ([`Request`]); its answer is written by one call from the thread's own
 //!   buffer, or from the memory of the file system.
+//! - A connection outlives the process that serves it, as long as somebody has a duplicate of its descriptor: another one
+//!   goes on ([`Session::resume`]), and what was read and not answered comes again, marked ([`Caller::resent`]). The file
+//!   system must find its nodes again under their numbers, and must not do twice what is not the same twice.
 //!
 //! This crate knows no images, no store and no mounts: the caller mounts and hands over the `/dev/fuse` descriptor.
 

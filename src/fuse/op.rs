@@ -19,6 +19,8 @@ pub const FOREVER: Duration = Duration::from_secs(1_000_000);
 pub struct Caller {
     /// The request's number on this connection; the same again when the kernel resends it.
     pub unique: u64,
+    /// The kernel sends it once more, since whoever read it first did not answer. It may have been done.
+    pub resent: bool,
     /// File system user id.
     pub uid: u32,
     /// File system group id.

@@ -37,6 +37,11 @@ impl Default for Buffers {
 pub struct Agreed(pub u64);
 
 impl Agreed {
+    /// Whether a successor can have the requests that were read and not answered.
+    pub fn can_resume(self) -> bool {
+        self.has(init::HAS_RESEND)
+    }
+
     fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
     }
@@ -63,7 +68,8 @@ impl<'a> Request<'a> {
             // Extensions stand at the end, counted in words of eight bytes. None is asked for.
             let extensions = usize::from(fields.u16()?) * 8;
             fields.skip(2)?;
-            let caller = Caller { unique: unique & !UNIQUE_RESEND, uid, gid, pid };
+            let resent = unique & UNIQUE_RESEND != 0;
+            let caller = Caller { unique: unique & !UNIQUE_RESEND, resent, uid, gid, pid };
             Ok((
                 length as usize,
                 extensions,
@@ -499,7 +505,7 @@ mod tests {
     fn the_number_of_a_request_that_comes_again_is_the_same() {
         let bytes = request(opcode::GETATTR, &[]);
         let request = Request::parse(&bytes).unwrap();
-        assert_eq!((request.unique, request.caller.unique), (9 | UNIQUE_RESEND, 9));
+        assert_eq!((request.unique, request.caller.unique, request.caller.resent), (9 | UNIQUE_RESEND, 9, true));
     }
 
     #[test]

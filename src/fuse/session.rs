@@ -14,14 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base::{Explain, Kind};
 use nix::errno::Errno;
 use nix::sys::uio::writev;
-use nix::unistd::{SysconfVar, read, sysconf};
+use nix::unistd::{SysconfVar, read, sysconf, write};
 
-use crate::abi::{MAJOR, MINOR, MINOR_MIN, OUT_HEADER, Writer, init};
+use crate::abi::{MAJOR, MINOR, MINOR_MIN, NOTIFY_RESEND, OUT_HEADER, Writer, init};
 use crate::filesystem::{Filesystem, Result as Answer};
 use crate::request::{Agreed, Buffers, IO_MAX, Request};
 
-/// A request is a write at most; the kernel refuses a smaller buffer.
-const REQUEST_MAX: usize = IO_MAX + 4096;
+/// What a request may have beside the data of a write; the kernel refuses a buffer that has no room for it.
+const MORE_THAN_DATA: usize = 4096;
+/// The longest write to what is not written to, the shortest that the kernel takes.
+const NO_WRITE_MAX: usize = 4096;
 /// Requests that the kernel itself may have under way (readahead, writeback), and from how many on it holds back.
 const BACKGROUND_MAX: u16 = 64;
 const CONGESTED: u16 = BACKGROUND_MAX / 4 * 3;
@@ -43,6 +45,8 @@ pub struct Features {
     pub dont_mask: bool,
     /// Allow id-mapped mounts (Linux 6.12).
     pub idmap: bool,
+    /// Nothing is ever written, so buffers for requests are small.
+    pub read_only: bool,
 }
 
 impl Features {
@@ -56,7 +60,13 @@ impl Features {
             posix_acl: false,
             dont_mask: false,
             idmap: true,
+            read_only: true,
         }
+    }
+
+    /// The longest write that is taken in one piece.
+    fn write_max(&self) -> usize {
+        if self.read_only { NO_WRITE_MAX } else { IO_MAX }
     }
 
     /// As flags of `INIT`. Every one that a kernel lacks has a slower equivalent.
@@ -71,6 +81,7 @@ impl Features {
             init::NO_OPENDIR_SUPPORT,
             init::HANDLE_KILLPRIV_V2,
             init::SETXATTR_EXT,
+            init::HAS_RESEND,
         ];
         let asked = [
             (self.cache_symlinks, init::CACHE_SYMLINKS),
@@ -106,6 +117,9 @@ pub enum SessionError {
         /// Its minor version.
         minor: u32,
     },
+    /// The kernel does not send again what a predecessor has read.
+    #[error("FUSE_NOTIFY_RESEND on /dev/fuse")]
+    Resume(#[source] io::Error),
     /// Reading requests failed in the middle.
     #[error("FUSE request loop with {threads} threads")]
     Serve {
@@ -129,28 +143,61 @@ impl Explain for SessionError {
 /// A connection on which hands were shaken.
 ///
 /// Order of calls: the caller mounts with the descriptor, then `open` (which blocks for the kernel's `INIT` and answers
-/// it), then `serve`. Between the two a role may give up what it needs no more.
+/// it), then `serve`. Between the two a role may give up what it needs no more. When the process is killed, the connection
+/// lives on in any duplicate of the descriptor, and whoever uses the mount waits: another process then calls `resume` and
+/// `serve`.
 #[derive(Debug)]
 pub struct Session<F> {
     device: OwnedFd,
     filesystem: Arc<F>,
     threads: usize,
+    request_max: usize,
     agreed: Agreed,
 }
 
 impl<F: Filesystem> Session<F> {
     /// Shakes hands with the kernel on `device`.
     pub fn open(device: OwnedFd, filesystem: Arc<F>, features: &Features) -> Result<Self, SessionError> {
-        let agreed = handshake(&device, features.flags())?;
-        Ok(Session { device, filesystem, threads: features.threads.max(2), agreed })
+        let agreed = handshake(&device, features)?;
+        Ok(Session::new(device, filesystem, features, agreed))
+    }
+
+    /// Takes a connection over from a server that was killed: `device` is a duplicate of its descriptor, and `agreed` what it
+    /// agreed on. What it has read and not answered the kernel sends again ([`crate::Caller::resent`]). No thread of the other
+    /// may live any more.
+    pub fn resume(
+        device: OwnedFd,
+        filesystem: Arc<F>,
+        features: &Features,
+        agreed: Agreed,
+    ) -> Result<Self, SessionError> {
+        let mut notice = [0; OUT_HEADER];
+        let mut out = Writer::new(&mut notice);
+        out.u32(OUT_HEADER as u32).u32(NOTIFY_RESEND.cast_unsigned()).u64(0);
+        match write(&device, out.done()) {
+            // The mount is gone: the first to read will notice.
+            Ok(_) | Err(Errno::ENODEV | Errno::ENOTCONN) => {}
+            Err(errno) => return Err(SessionError::Resume(errno.into())),
+        }
+        Ok(Session::new(device, filesystem, features, agreed))
+    }
+
+    fn new(device: OwnedFd, filesystem: Arc<F>, features: &Features, agreed: Agreed) -> Self {
+        let request_max = features.write_max() + MORE_THAN_DATA;
+        Session { device, filesystem, threads: features.threads.max(2), request_max, agreed }
+    }
+
+    /// What was agreed on, for [`Session::resume`].
+    pub fn agreed(&self) -> Agreed {
+        self.agreed
     }
 
     /// Serves on the configured threads until the mount's last reference is gone (`ENODEV`).
     pub fn serve(self) -> Result<Served, SessionError> {
-        let Session { device, filesystem, threads, agreed } = self;
+        let Session { device, filesystem, threads, request_max, agreed } = self;
         let panics = AtomicU64::new(0);
         let served = std::thread::scope(|scope| {
-            let one = || serve_requests(&device, &*filesystem, agreed, &panics);
+            let one = || serve_requests(&device, &*filesystem, agreed, request_max, &panics);
             let spawn = |number| std::thread::Builder::new().name(format!("fuse-{number}")).spawn_scoped(scope, one);
             let started: Vec<_> = (0..threads).map(spawn).collect();
             let ended =
@@ -192,9 +239,12 @@ fn serve_requests(
     device: &OwnedFd,
     filesystem: &impl Filesystem,
     agreed: Agreed,
+    request_max: usize,
     panics: &AtomicU64,
 ) -> io::Result<()> {
-    let (mut bytes, mut buffers) = (vec![0; REQUEST_MAX], Buffers::default());
+    // The kernel fails a request if the page that it is copied to is not there and the process has just been killed. So all
+    // of them are made to be there.
+    let (mut bytes, mut buffers) = (vec![1; request_max], Buffers::default());
     while let Some(bytes) = receive(device, &mut bytes)? {
         let Some(request) = Request::parse(bytes) else { continue };
         let buffers = &mut buffers;
@@ -219,9 +269,9 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Waits for `INIT` and answers it.
-fn handshake(device: &OwnedFd, wanted: u64) -> Result<Agreed, SessionError> {
+fn handshake(device: &OwnedFd, features: &Features) -> Result<Agreed, SessionError> {
     let failed = |errno: Errno| SessionError::Handshake(errno.into());
-    let mut bytes = vec![0; REQUEST_MAX];
+    let mut bytes = vec![0; features.write_max() + MORE_THAN_DATA];
     loop {
         let bytes =
             receive(device, &mut bytes).map_err(SessionError::Handshake)?.ok_or_else(|| failed(Errno::ENODEV))?;
@@ -246,19 +296,20 @@ fn handshake(device: &OwnedFd, wanted: u64) -> Result<Agreed, SessionError> {
             return Err(SessionError::Version { major, minor });
         }
         let more = if u64::from(flags) & init::INIT_EXT != 0 { fields.u32().map_err(failed)? } else { 0 };
-        let granted = wanted & (u64::from(flags) | u64::from(more) << 32);
+        let granted = features.flags() & (u64::from(flags) | u64::from(more) << 32);
         let mut out = [0; 64];
-        send(device, request.unique, Ok(init_out(&mut out, minor, readahead, granted))).map_err(failed)?;
+        send(device, request.unique, Ok(init_out(&mut out, minor, readahead, features.write_max(), granted)))
+            .map_err(failed)?;
         return Ok(Agreed(granted));
     }
 }
 
 /// `fuse_init_out`.
-fn init_out(out: &mut [u8; 64], minor: u32, readahead: u32, flags: u64) -> &[u8] {
+fn init_out(out: &mut [u8; 64], minor: u32, readahead: u32, write_max: usize, flags: u64) -> &[u8] {
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
     let mut out = Writer::new(out);
     out.u32(MAJOR).u32(minor.min(MINOR)).u32(readahead).u32(flags as u32).u16(BACKGROUND_MAX).u16(CONGESTED);
     // Times are exact to the nanosecond.
-    out.u32(IO_MAX as u32).u32(1).u16((IO_MAX as i64 / page) as u16).u16(0).u32((flags >> 32) as u32).zeroes(28);
+    out.u32(write_max as u32).u32(1).u16((IO_MAX as i64 / page) as u16).u16(0).u32((flags >> 32) as u32).zeroes(28);
     out.done()
 }

@@ -77,6 +77,8 @@ pub struct Attr {
 pub struct Request {
     /// The number of the request on its connection, kept in the log; 0 when there is no connection.
     pub unique: u64,
+    /// It was sent before and not answered: if the log has it, it is done and only to be answered.
+    pub resent: bool,
     /// Owner of what is created.
     pub uid: u32,
     /// Group of what is created, unless the directory hands its own down.

@@ -57,22 +57,25 @@ impl State {
     fn dump(&self, file: &File) -> std::io::Result<(u64, u64)> {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let (mut size, mut sequence, mut buffer) = (0, self.log.sequence(), Vec::new());
-        let mut put = |record: &Record| -> std::io::Result<()> {
+        let mut put = |unique: u64, record: &Record| -> std::io::Result<()> {
             sequence += 1;
-            frame(&mut buffer, sequence, 0, record);
+            frame(&mut buffer, sequence, unique, record);
             size += buffer.len() as u64;
             out.write_all(&buffer)
         };
         let lower_inodes = self.tree.lower.index().inode_count();
-        put(&Record::Begin { version: VERSION, lower_inodes, next_ino: self.tree.next_ino })?;
+        put(0, &Record::Begin { version: VERSION, lower_inodes, next_ino: self.tree.next_ino })?;
         for (ino, node) in &self.tree.nodes {
-            put(&Record::Inode(Box::new(inode(*ino, node))))?;
+            put(0, &Record::Inode(Box::new(inode(*ino, node))))?;
         }
         for (dir, over) in self.tree.nodes.iter().filter_map(|(ino, node)| Some((*ino, node.dir()?))) {
             for (name, slot) in over.slots() {
                 let ino = slot.child.unwrap_or(0);
-                put(&Record::Slot { dir, name: name.to_vec(), ino, serial: slot.serial })?;
+                put(0, &Record::Slot { dir, name: name.to_vec(), ino, serial: slot.serial })?;
             }
+        }
+        for (unique, ino) in self.done.iter() {
+            put(unique, &Record::Done { ino })?;
         }
         out.flush()?;
         Ok((size, sequence))

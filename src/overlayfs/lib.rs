@@ -17,9 +17,11 @@
 //! The engine ([`Overlay`]) knows no FUSE types: `commit`, `cp` and `diff` use it without a mount. [`View`] answers a
 //! mount with it. The caller holds the lock that keeps a second process from opening the same upper.
 //!
-//! Left out, knowingly: quotas; a checkpoint is a compacted log (not
-//! yet a mapped index); and resuming a session: a successor on a kept descriptor finds every change, but not the kernel's
-//! lookup counts, so files that were open and unlinked are gone.
+//! A successor on the connection of a server that was killed ([`Overlay::resume`]) finds every change in the log, answers
+//! from it what it is asked once more ([`done`]), and has every file that was open and unlinked. It does not know how
+//! often the kernel has looked up what there was: the data of such files goes only when the last server has ended.
+//!
+//! Left out, knowingly: quotas; a checkpoint is a compacted log (not yet a mapped index).
 
 pub mod acl;
 mod attr;
@@ -27,6 +29,7 @@ mod busy;
 mod compact;
 mod data;
 mod diff;
+mod done;
 mod error;
 mod files;
 mod log;

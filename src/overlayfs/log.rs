@@ -109,6 +109,7 @@ pub(crate) fn frame(out: &mut Vec<u8>, sequence: u64, unique: u64, record: &Reco
 /// One good record found by [`Replay`].
 pub(crate) struct Replayed {
     pub sequence: u64,
+    pub unique: u64,
     pub record: Record,
 }
 
@@ -142,10 +143,11 @@ impl Iterator for Replay<'_> {
         {
             return None;
         }
+        let unique = body.get(8..16)?.try_into().ok().map(u64::from_le_bytes)?;
         let record = Record::decode(&body[HEAD - 8..])?;
         self.end += 8 + length;
         self.sequence = Some(sequence);
-        Some(Replayed { sequence, record })
+        Some(Replayed { sequence, unique, record })
     }
 }
 

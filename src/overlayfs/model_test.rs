@@ -402,7 +402,7 @@ fn split<'p>(overlay: &Overlay, path: &'p str) -> Result<(u64, &'p [u8])> {
 }
 
 fn run(overlay: &Overlay, op: &Op) -> Result<()> {
-    let request = Request { unique: 9, uid: 1, gid: 2 };
+    let request = Request { unique: 9, uid: 1, gid: 2, ..Request::default() };
     let root = Request { uid: 0, ..request };
     let find = |path: &str| {
         let (dir, name) = split(overlay, path)?;
@@ -574,6 +574,88 @@ fn an_acl_takes_the_set_group_id_bit_where_it_must() {
     }
 }
 
+/// As after `kill -9` of the process that had it open.
+fn resume(dir: &Path) -> Overlay {
+    let dir = File::open(dir).unwrap().into();
+    Overlay::resume(dir, chain(), Arc::new(OneObject), Policy::Durable).unwrap()
+}
+
+/// One request of each kind that cannot be done twice, by their numbers. What they are answered with.
+fn once(overlay: &Overlay, first: u64, resent: bool) -> Vec<std::result::Result<u64, Errno>> {
+    let request = |number: u64| Request { unique: first + number, resent, ..Request::default() };
+    let make = Make { mode: S_IFREG | 0o644, umask: 0, rdev: 0, target: &[] };
+    let file = overlay.create(&request(0), ROOT, b"f", &make, true).map(|attr| attr.ino);
+    let ino = file.unwrap_or(ROOT);
+    let how = SetXattrHow { create: true, ..SetXattrHow::default() };
+    let none = |result: Result<()>| result.map(|()| 0);
+    vec![
+        file,
+        overlay.link(&request(1), ino, ROOT, b"g", true).map(|attr| attr.ino),
+        none(overlay.rename(&request(2), (ROOT, b"g"), (ROOT, b"h"), RenameHow::default())),
+        none(overlay.unlink(&request(3), ROOT, b"f")),
+        none(overlay.set_xattr(&request(4), ino, b"user.x", b"y", how)),
+        none(overlay.remove_xattr(&request(5), ino, b"user.x")),
+        overlay.create_unnamed(&request(6), ROOT, &make, true).map(|attr| attr.ino),
+    ]
+}
+
+#[test]
+fn a_request_that_comes_again_is_done_once() {
+    for compacted in [false, true] {
+        let work = tempfile::tempdir().unwrap();
+        let overlay = open(work.path());
+        let answers = once(&overlay, 10, false);
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let seen = observe(&overlay);
+        if compacted {
+            overlay.write().compact(&overlay.files, Policy::Durable);
+        }
+        drop(overlay);
+        for _ in 0..2 {
+            let overlay = resume(work.path());
+            assert_eq!(once(&overlay, 10, true), answers);
+            assert_eq!(observe(&overlay), seen);
+        }
+        // The numbers of another connection are others.
+        drop(open(work.path()));
+        let overlay = resume(work.path());
+        assert_ne!(once(&overlay, 10, true), answers);
+    }
+}
+
+#[test]
+fn a_file_without_a_name_outlives_its_server() {
+    let work = tempfile::tempdir().unwrap();
+    let up = work.path().join("up");
+    let overlay = open(work.path());
+    let (root, make) = (Request::default(), Make { mode: S_IFREG, umask: 0, rdev: 0, target: &[] });
+    let [open_one, forgotten] = [b"a1", b"a2"].map(|name| {
+        let ino = overlay.create(&root, ROOT, name, &make, true).unwrap().ino;
+        overlay.write_data(&root, ino, 0, b"data", false).unwrap();
+        overlay.unlink(&root, ROOT, name).unwrap();
+        ino
+    });
+    overlay.forget(forgotten, 1);
+    drop(overlay);
+    let overlay = resume(work.path());
+    assert_eq!(overlay.recovery().lost_files, 0);
+    assert_eq!(overlay.attr(forgotten).unwrap_err(), Errno::ENOENT);
+    overlay.write_data(&root, open_one, 4, b"more", false).unwrap();
+    // How often it was looked up before nobody knows.
+    overlay.forget(open_one, 1);
+    assert_eq!(overlay.read_data(open_one, 0, &mut [0; 9]).unwrap(), b"datamore");
+    // Of what is made now it is known.
+    let new = overlay.create(&root, ROOT, b"a3", &make, true).unwrap().ino;
+    overlay.write_data(&root, new, 0, b"data", false).unwrap();
+    overlay.unlink(&root, ROOT, b"a3").unwrap();
+    assert_eq!(walk(&up), 2);
+    overlay.forget(new, 1);
+    assert_eq!(walk(&up), 1);
+    drop(overlay);
+    drop(open(work.path()));
+    assert_eq!(walk(&up), 0);
+}
+
 fn walk(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().map(|bucket| fs::read_dir(bucket.unwrap().path()).unwrap().count()).sum()
 }
@@ -685,7 +767,7 @@ fn a_directory_in_place_of_another_is_compared_by_its_names() {
         overlay.unlink(&request, d.ino, name).unwrap();
     }
     overlay.rmdir(&request, ROOT, b"d").unwrap();
-    let owner = Request { uid: 3, gid: 4, unique: 0 };
+    let owner = Request { uid: 3, gid: 4, ..Request::default() };
     let make = |mode| Make { mode, umask: 0, rdev: 0, target: &[] };
     let again = overlay.create(&owner, ROOT, b"d", &make(S_IFDIR | 0o755), false).unwrap();
     overlay.create(&owner, again.ino, b"new", &make(S_IFREG | 0o644), false).unwrap();
@@ -739,7 +821,7 @@ fn other_contents_take_privileges_away() {
 fn a_chown_to_nobody_takes_privileges_away_from_the_owners_file() {
     let work = tempfile::tempdir().unwrap();
     let overlay = open(work.path());
-    let [owner, other, root] = [7, 8, 0].map(|uid| Request { uid, gid: uid, unique: 0 });
+    let [owner, other, root] = [7, 8, 0].map(|uid| Request { uid, gid: uid, ..Request::default() });
     for (kind, caller, mode) in [
         (S_IFREG, &owner, 0o755),
         (S_IFREG, &root, 0o755),

@@ -82,6 +82,9 @@ impl Overlay {
     pub fn create(&self, request: &Request, parent: u64, name: &[u8], make: &Make<'_>, held: bool) -> Result<Attr> {
         check_name(name)?;
         let mut state = self.write();
+        if let Some(ino) = Overlay::was_done(&state, request) {
+            return self.answered(&state, ino, held);
+        }
         let dir = check_parent(&state, parent)?;
         if state.tree.lookup(parent, name)?.is_some() {
             return Err(Errno::EEXIST);
@@ -93,8 +96,19 @@ impl Overlay {
     /// gets from the directory what a file with a name gets.
     pub fn create_unnamed(&self, request: &Request, parent: u64, make: &Make<'_>, held: bool) -> Result<Attr> {
         let mut state = self.write();
+        if let Some(ino) = Overlay::was_done(&state, request) {
+            return self.answered(&state, ino, held);
+        }
         let dir = check_parent(&state, parent)?;
         self.make(&mut state, request, &dir, &[], make, held)
+    }
+
+    /// What a request that made or linked `ino` is answered with.
+    fn answered(&self, state: &State, ino: u64, held: bool) -> Result<Attr> {
+        if held {
+            self.hold(state, ino);
+        }
+        state.tree.attr(ino)
     }
 
     fn make(
@@ -127,10 +141,7 @@ impl Overlay {
             at: Time::now(),
         };
         self.commit(state, request, &record)?;
-        if held {
-            self.hold(state, ino);
-        }
-        state.tree.attr(ino)
+        self.answered(state, ino, held)
     }
 
     /// Gives an inode that is not a directory another name, or one made without a name its first, counting one lookup of it
@@ -138,6 +149,9 @@ impl Overlay {
     pub fn link(&self, request: &Request, ino: u64, parent: u64, name: &[u8], held: bool) -> Result<Attr> {
         check_name(name)?;
         let mut state = self.write();
+        if Overlay::was_done(&state, request) == Some(ino) {
+            return self.answered(&state, ino, held);
+        }
         check_parent(&state, parent)?;
         let attr = state.tree.attr(ino)?;
         if is_dir(&attr) {
@@ -150,10 +164,7 @@ impl Overlay {
             return Err(Errno::EEXIST);
         }
         self.commit(&mut state, request, &Record::Link { ino, parent, name: name.to_vec(), at: Time::now() })?;
-        if held {
-            self.hold(&state, ino);
-        }
-        state.tree.attr(ino)
+        self.answered(&state, ino, held)
     }
 
     /// Removes a name of something that is not a directory.
@@ -181,6 +192,9 @@ impl Overlay {
         allowed: impl Fn(&State, &Attr) -> Result<()>,
     ) -> Result<()> {
         let mut state = self.write();
+        if Overlay::was_done(&state, request).is_some() {
+            return Ok(());
+        }
         let attr = existing(&state, parent, name)?;
         allowed(&state, &attr)?;
         let record = Record::Unlink { parent, name: name.to_vec(), at: Time::now() };
@@ -203,6 +217,9 @@ impl Overlay {
             return Err(Errno::EINVAL);
         }
         let mut state = self.write();
+        if Overlay::was_done(&state, request).is_some() {
+            return Ok(());
+        }
         check_parent(&state, to)?;
         let moved = existing(&state, parent, name)?;
         let target = match state.tree.lookup(to, to_name)? {

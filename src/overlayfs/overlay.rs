@@ -27,6 +27,7 @@ use sys::error::Call;
 use crate::attr::{Attr, Request, Result, Time, UPPER_BASE};
 use crate::busy::Busy;
 use crate::compact::COMPACT_ABOVE;
+use crate::done::Done;
 use crate::error::OpenError;
 use crate::files::Files;
 use crate::log::{Group, Log, Replay};
@@ -70,6 +71,8 @@ pub struct Overlay {
     group: Group,
     /// Lookups held by the kernel for lower inodes; untouched pages of it cost nothing.
     lookups: Vec<AtomicU32>,
+    /// A predecessor was killed: of what there was then the kernel may hold any number of lookups.
+    resumed: bool,
     recovery: Recovery,
 }
 
@@ -77,6 +80,7 @@ pub struct Overlay {
 pub(crate) struct State {
     pub tree: Tree,
     pub log: Log,
+    pub done: Done,
     /// The number in the log's name.
     pub number: u64,
     /// Size of the log at which it is compacted next.
@@ -88,12 +92,33 @@ pub(crate) fn io<T>(result: Result<T>, name: &str) -> std::result::Result<T, Ope
 }
 
 impl Overlay {
-    /// Opens (or starts) the upper in `dir` over a chain. The caller holds the upper's lock.
+    /// Opens (or starts) the upper in `dir` over a chain, for a new connection. The caller holds the upper's lock.
     pub fn open(
         dir: OwnedFd,
         chain: Arc<Index>,
         contents: Arc<dyn Contents>,
         policy: Policy,
+    ) -> std::result::Result<Overlay, OpenError> {
+        Overlay::start(dir, chain, contents, policy, false)
+    }
+
+    /// As [`Overlay::open`], for the connection of a process that had it open and was killed: what the kernel knows stays,
+    /// names or none, and what it asks again is answered from the log.
+    pub fn resume(
+        dir: OwnedFd,
+        chain: Arc<Index>,
+        contents: Arc<dyn Contents>,
+        policy: Policy,
+    ) -> std::result::Result<Overlay, OpenError> {
+        Overlay::start(dir, chain, contents, policy, true)
+    }
+
+    fn start(
+        dir: OwnedFd,
+        chain: Arc<Index>,
+        contents: Arc<dyn Contents>,
+        policy: Policy,
+        resumed: bool,
     ) -> std::result::Result<Overlay, OpenError> {
         for name in ["up", "tmp"] {
             match mkdirat(&dir, name, Mode::from_bits_truncate(0o700)) {
@@ -105,12 +130,12 @@ impl Overlay {
         let inodes = chain.inode_count();
         let lower = Arc::new(Lower::new(chain, contents));
         let files = Files::new(dir);
-        let (mut state, mut recovery) = replay(&files, &lower)?;
-        recovery.lost_files = settle(&files, &mut state.tree);
+        let (mut state, mut recovery) = replay(&files, &lower, resumed)?;
+        recovery.lost_files = settle(&files, &mut state.tree, resumed);
         recovery.unsynced = io(mark(files.dir(), policy), MARKER)?;
         let lookups = (0..inodes).map(|_| AtomicU32::new(0)).collect();
         let (busy, group) = (Busy::default(), Group::default());
-        Ok(Overlay { lower, files, busy, policy, state: RwLock::new(state), group, lookups, recovery })
+        Ok(Overlay { lower, files, busy, policy, state: RwLock::new(state), group, lookups, resumed, recovery })
     }
 
     /// What replay found at open.
@@ -138,12 +163,18 @@ impl Overlay {
     /// Logs and applies one change. Returns an inode that nothing holds any more, for [`Self::remove_data`].
     pub(crate) fn commit(&self, state: &mut State, request: &Request, record: &Record) -> Result<Option<u64>> {
         state.log.append(request.unique, record).map_err(|error| errno_of(&error))?;
+        state.done.take(request.unique, record);
         let orphan = state.tree.apply(record).map_err(|_| Errno::EIO)?;
         let gone = orphan.filter(|ino| self.held(state, *ino) == 0).filter(|ino| drop_node(&mut state.tree, *ino));
         if state.log.size() > state.compact_at {
             state.compact(&self.files, self.policy);
         }
         Ok(gone)
+    }
+
+    /// The inode that a request is answered with which was done before (0 where it is answered with none).
+    pub(crate) fn was_done(state: &State, request: &Request) -> Option<u64> {
+        if request.resent { state.done.get(request.unique) } else { None }
     }
 
     /// Removes the data file of an inode that [`Self::commit`] or [`Self::forget`] dropped. Without the lock.
@@ -158,7 +189,7 @@ impl Overlay {
         if ino >= UPPER_BASE {
             return state.tree.nodes.get(&ino).map_or(0, |node| node.lookups.load(Ordering::Relaxed));
         }
-        self.lower_count(ino).map_or(0, |count| u64::from(count.load(Ordering::Relaxed)))
+        self.lower_count(ino).map_or(0, |count| u64::from(count.load(Ordering::Relaxed)) + u64::from(self.resumed))
     }
 
     fn lower_count(&self, ino: u64) -> Option<&AtomicU32> {
@@ -315,6 +346,7 @@ fn newest_log(dir: &OwnedFd) -> Result<Option<u64>> {
 /// What a log says up to its first bad record.
 struct Said {
     tree: Tree,
+    done: Done,
     /// Sequence of the last good record.
     last: u64,
     records: u64,
@@ -326,7 +358,8 @@ struct Said {
 fn read_log(file: &mut File, number: u64, lower: &Arc<Lower>) -> std::result::Result<Said, OpenError> {
     let mut bytes = Vec::new();
     io(file.read_to_end(&mut bytes).map_err(|error| errno_of(&error)), &format!("log.{number}"))?;
-    let mut said = Said { tree: Tree::new(Arc::clone(lower)), last: 0, records: 0, end: 0, length: bytes.len() as u64 };
+    let tree = Tree::new(Arc::clone(lower));
+    let mut said = Said { tree, done: Done::default(), last: 0, records: 0, end: 0, length: bytes.len() as u64 };
     let mut records = Replay::new(&bytes);
     for replayed in records.by_ref() {
         if let Record::Begin { version, lower_inodes, .. } = replayed.record {
@@ -334,6 +367,7 @@ fn read_log(file: &mut File, number: u64, lower: &Arc<Lower>) -> std::result::Re
         }
         let sequence = replayed.sequence;
         said.tree.apply(&replayed.record).map_err(|_| OpenError::Inconsistent { number, sequence })?;
+        said.done.take(replayed.unique, &replayed.record);
         said.records += 1;
         said.last = sequence;
     }
@@ -342,19 +376,22 @@ fn read_log(file: &mut File, number: u64, lower: &Arc<Lower>) -> std::result::Re
 }
 
 /// Reads the newest log up to its first bad record, cuts the rest off, and goes on behind it.
-fn replay(files: &Files, lower: &Arc<Lower>) -> std::result::Result<(State, Recovery), OpenError> {
+fn replay(files: &Files, lower: &Arc<Lower>, resumed: bool) -> std::result::Result<(State, Recovery), OpenError> {
     let number = io(newest_log(files.dir()), ".")?.unwrap_or(1);
     let name = format!("log.{number}");
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let mut file = File::from(io(openat(files.dir(), name.as_str(), flags, Mode::from_bits_truncate(0o600)), &name)?);
-    let Said { tree, last, records, end, length } = read_log(&mut file, number, lower)?;
+    let Said { tree, mut done, last, records, end, length } = read_log(&mut file, number, lower)?;
     io(file.set_len(end).map_err(|error| errno_of(&error)), &name)?;
     let mut log = Log::new(file, end, last);
-    let lower_inodes = lower.index().inode_count();
-    let begin = Record::Begin { version: VERSION, lower_inodes, next_ino: tree.next_ino };
-    io(log.append(0, &begin).map_err(|error| errno_of(&error)), &name)?;
+    if !resumed || end == 0 {
+        let lower_inodes = lower.index().inode_count();
+        let begin = Record::Begin { version: VERSION, lower_inodes, next_ino: tree.next_ino };
+        io(log.append(0, &begin).map_err(|error| errno_of(&error)), &name)?;
+        done.take(0, &begin);
+    }
     let recovery = Recovery { records, cut_bytes: length - end, ..Recovery::default() };
-    Ok((State { tree, log, number, compact_at: COMPACT_ABOVE }, recovery))
+    Ok((State { tree, log, done, number, compact_at: COMPACT_ABOVE }, recovery))
 }
 
 /// The tree of an upper that somebody else may have open; nothing in it is changed.
@@ -378,9 +415,18 @@ fn check_begin(number: u64, found: u32, stands_on: u32, given: u32) -> std::resu
     Ok(())
 }
 
+/// How often the kernel may have looked something up before its server was killed: never forgotten.
+const UNKNOWN: u64 = 1 << 62;
+
 /// After replay: drops inodes that nobody holds any more, and asks the data files for sizes and times. Returns how many
 /// data files are missing.
-fn settle(files: &Files, tree: &mut Tree) -> u64 {
+fn settle(files: &Files, tree: &mut Tree, resumed: bool) -> u64 {
+    if resumed {
+        // Of what has no name the predecessor has removed the data when the kernel forgot it, and the log does not say so.
+        tree.nodes.retain(|ino, node| node.nlink > 0 || !node.has_upper_data() || files.stat(*ino).is_ok());
+        tree.nodes.values().for_each(|node| node.lookups.store(UNKNOWN, Ordering::Relaxed));
+        return ask_data_files(files, tree);
+    }
     let orphans: Vec<u64> = tree.nodes.iter().filter(|(_, node)| node.nlink == 0).map(|(ino, _)| *ino).collect();
     for ino in orphans {
         if drop_node(tree, ino) {

@@ -8,13 +8,13 @@ use crate::attr::Time;
 
 /// Version of records and layout; a log with a later one is refused. Whoever opens a log to write says its version in it.
 pub(crate) const VERSION: u32 = 2;
-/// The one before had no files without a name.
+/// The one before had no files without a name and kept no requests.
 pub(crate) const OLDEST: u32 = 1;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// First of every log: what it stands on.
+    /// First of every log, and wherever another connection begins: what the log stands on.
     Begin { version: u32, lower_inodes: u32, next_ino: u64 },
     /// A new inode under a name, or under none (`O_TMPFILE`) if that is empty.
     Create { parent: u64, name: Vec<u8>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u32, target: Vec<u8>, at: Time },
@@ -36,6 +36,8 @@ pub(crate) enum Record {
     Inode(Box<Inode>),
     /// Compacted logs: one slot of a directory; number 0 hides a lower name.
     Slot { dir: u64, name: Vec<u8>, ino: u64, serial: u64 },
+    /// Compacted logs: a request that was done, and what it is answered with (`done`).
+    Done { ino: u64 },
 }
 
 /// A whole inode in a compacted log.
@@ -164,6 +166,9 @@ impl Record {
             Record::Slot { dir, name, ino, serial } => {
                 to.u8(11).u64(*dir).bytes(name).u64(*ino).u64(*serial);
             }
+            Record::Done { ino } => {
+                to.u8(12).u64(*ino);
+            }
         }
     }
 
@@ -218,6 +223,7 @@ impl Record {
             9 => Record::Emptied { ino: from.u64()?, at: from.time()? },
             10 => Record::Inode(Box::new(Inode::decode(from)?)),
             11 => Record::Slot { dir: from.u64()?, name: from.bytes()?, ino: from.u64()?, serial: from.u64()? },
+            12 => Record::Done { ino: from.u64()? },
             _ => return None,
         })
     }

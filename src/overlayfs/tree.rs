@@ -236,6 +236,7 @@ impl Tree {
     pub(crate) fn apply(&mut self, record: &Record) -> Applied<Option<u64>> {
         match record {
             Record::Begin { next_ino, .. } => self.next_ino = self.next_ino.max(*next_ino),
+            Record::Done { .. } => {}
             Record::Create { parent, name, ino, at, .. } => {
                 let mut node = created(record, *parent).ok_or(Inconsistent)?;
                 node.xattrs = self.inherited(*parent, &node)?;

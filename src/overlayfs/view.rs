@@ -52,6 +52,7 @@ impl View {
             posix_acl: true,
             // Ours to apply, since a default ACL takes its place.
             dont_mask: true,
+            read_only: false,
             ..Features::immutable(threads)
         }
     }
@@ -67,7 +68,7 @@ impl View {
 }
 
 fn request(caller: &Caller) -> Request {
-    Request { unique: caller.unique, uid: caller.uid, gid: caller.gid }
+    Request { unique: caller.unique, resent: caller.resent, uid: caller.uid, gid: caller.gid }
 }
 
 fn time(at: attr::Time) -> Time {

@@ -27,8 +27,8 @@ const ANSWER_MS: u16 = 20_000;
 pub struct FsConnection {
     /// Its end is how the server learns that this user is gone. Whoever outlives us must hold it (the monitor).
     pub socket: OwnedFd,
-    /// Its process, as it says itself: the socket's credentials are those of whoever made the listener.
-    pub pid: i32,
+    /// Its processes, as it says itself: the socket's credentials are those of whoever made the listener.
+    pub pids: Vec<i32>,
     /// What its starter knew of the outer user namespace.
     pub note: String,
     /// The outer user namespace that the view belongs to.
@@ -201,8 +201,8 @@ fn greet(socket: OwnedFd, key: &str) -> Result<FsConnection, FsClientError> {
     match <[OwnedFd; 2]>::try_from(fds) {
         Ok([user_namespace, mount_namespace]) => {
             let welcome = serde_json::from_slice(&answer[..length]);
-            let Welcome { pid, note } = welcome.map_err(|_| FsClientError::Died { key: key.to_owned() })?;
-            Ok(FsConnection { socket, pid, note, user_namespace, mount_namespace, binary })
+            let Welcome { pids, note } = welcome.map_err(|_| FsClientError::Died { key: key.to_owned() })?;
+            Ok(FsConnection { socket, pids, note, user_namespace, mount_namespace, binary })
         }
         Err(_none) => match serde_json::from_slice(&answer[..length]) {
             Ok(failure) => Err(FsClientError::Refused { key: key.to_owned(), failure }),

@@ -1,50 +1,53 @@
 //! The role `fs`: serves one view to all containers of the user that have it as their root.
 //!
 //! Theory of operation
-//! - *Where it runs*: as the calling user, in the host's namespaces, with no capability, under no_new_privs, not dumpable,
-//!   and from its first request on with a filter of system calls and Landlock ([`crate::sandbox`]). Its mount lives in a
-//!   mount namespace inside the outer user namespace, made by a child ([`crate::fs_mount`]); the server only keeps
-//!   descriptors of both. So reading as "the calling user" is the same thing as root and as a plain user, and a server
-//!   that is taken over holds nothing but what it serves.
+//! - *Two processes*: the keeper (here) makes the mount, knows the users and holds every descriptor; the server
+//!   ([`crate::fs_server`]), its child, answers the kernel. A server that is killed has a successor at once, on the
+//!   connection that the keeper still holds; the containers only wait. A keeper that is killed leaves a server that goes on
+//!   for the containers there are; a later one gets another server. So any one of them may die.
+//! - *Where they run*: as the calling user, in the host's namespaces, with no capability, under no_new_privs, not dumpable.
+//!   The mount lives in a mount namespace inside the outer user namespace, made by a child ([`crate::fs_mount`]); the
+//!   keeper only has descriptors of both. So reading as "the calling user" is the same thing as root and as a plain user,
+//!   and a server that is taken over holds nothing but what it serves.
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
 //!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one
 //!   user; nothing is ever sent again.
-//! - *End*: when the last connection has been closed for `linger_ms`, the server closes its listener and its mount
-//!   namespace, and serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
-//!   container whose monitor was killed still has one). A client that connected in that instant sees the end of the
-//!   stream and starts a new server. A killed server leaves nothing but a socket file that nobody listens on.
-//! - One thread runs this loop, the wire's threads serve requests; they share nothing but the end.
+//! - *End*: when the last connection has been closed for `linger_ms`, the keeper closes its listener and its mount
+//!   namespace; the server serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
+//!   container whose monitor was killed still has one), and both end. A client that connected in that instant sees the end
+//!   of the stream and starts a new server.
+//! - *No successor* has a server that ends by itself, that was killed for a system call which it has no business to make,
+//!   or that follows many short-lived ones: what kills it may be a request, which would come again. Nor has any before
+//!   Linux 6.9, which cannot send requests again that were read: some would never be answered. Then the connection ends, and
+//!   the files of the view's containers answer `ENOTCONN`.
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{Explain, Failure, Kind, Report};
-use fuse::{Features, Filesystem, Served, Session, SessionError};
-use index::Index;
+use fuse::{Agreed, SessionError};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
-use overlayfs::{Overlay, Policy};
 use serde::{Deserialize, Serialize};
-use store::{Shelf, StoreError};
 use sys::error::Call;
+use sys::process::{Child, Exit};
 use sys::role::Inherited;
 use sys::{SysError, namespace, process, socket};
 
 use crate::fs_mount::{self, FuseMount};
+use crate::fs_server::{self, Given};
 use crate::ids::MappedIds;
-use crate::object_dir::{CachedObjects, ObjectDirs};
-use crate::sandbox::{self, Needs};
-use crate::view_chain::ChainView;
-use crate::view_host::{HostView, HostViewConfig};
+use crate::sandbox;
+use crate::view_host::HostViewConfig;
+
+pub use crate::fs_server::object_fds;
 
 /// `argv[0]` of the role.
 pub const ARGV0: &str = "sublet-fs";
@@ -52,8 +55,13 @@ pub const ARGV0: &str = "sublet-fs";
 pub const LINGER_MS: u64 = 30_000;
 /// The same for the server of one container: long enough for its first user to connect.
 pub const CONTAINER_LINGER_MS: u64 = 1_000;
-/// How long a new server waits for the end of the one before it, which may still have to sync.
-const UPPER_WAIT: Duration = Duration::from_secs(10);
+/// A server that lived less than this was short-lived; after so many of them in a row there is no other one.
+const SHORT_LIFE: Duration = Duration::from_millis(100);
+const SHORT_LIVES_MAX: u32 = 20;
+/// How long it is waited when one cannot be started.
+const PAUSE: Duration = Duration::from_millis(10);
+/// The longest word of a server.
+const WORD_MAX: usize = 64 << 10;
 /// More users than this are refused; each is one descriptor.
 const USERS_MAX: usize = 4096;
 
@@ -73,8 +81,8 @@ pub struct FsConfig {
 /// What a client is told, with the two namespaces and, where it could be made, the read-only clone of the binary.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Welcome {
-    /// The server's process.
-    pub pid: i32,
+    /// The keeper's process and the server's.
+    pub pids: Vec<i32>,
     /// [`FsConfig::note`].
     pub note: String,
 }
@@ -158,174 +166,197 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Leaves whoever started us (who need not wait for us), then serves.
+/// Leaves whoever started us (who need not wait for us), then keeps.
 fn start() -> Result<ExitCode, FsRoleError> {
-    let mut inherited = Inherited::take()?;
-    let mut code = ExitCode::SUCCESS;
-    // The first process ends at once: its parent reaps it and the server is nobody's child.
-    process::fork(process::Flags::empty(), None, || {
-        let listen = inherited.fd("listen");
-        let result = listen.map_err(FsRoleError::from).and_then(|listen| {
-            // Before nothing but the view's own files can be opened.
-            let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-                .call(|| "open(/dev/null)".to_owned())?;
-            let ready = prepare(&mut inherited);
-            run(UnixListener::from(listen), ready, null.as_fd())
-        });
-        if let Err(error) = result {
+    let inherited = Inherited::take()?;
+    // The first process ends at once: its parent reaps it and the keeper is nobody's child.
+    process::fork(process::Flags::empty(), None, || match keep(inherited) {
+        Ok(()) => 0,
+        Err(error) => {
             eprintln!("error: {}", Report::from(error));
-            code = ExitCode::FAILURE;
+            1
         }
-        i32::from(code == ExitCode::FAILURE)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What shakes hands with the kernel once the loop runs, and serves until the mount is gone.
-type Serve = Box<dyn FnOnce(OwnedFd) -> Result<Served, SessionError> + Send>;
-
-/// A mounted view that is not served yet.
-struct Ready {
-    user_namespace: OwnedFd,
-    mount: FuseMount,
-    serve: Serve,
-    needs: Needs,
-    /// To be closed when it is not served any more.
-    overlay: Option<Arc<Overlay>>,
-    linger: Duration,
-    note: String,
-}
-
-fn prepare(inherited: &mut Inherited) -> Result<Ready, FsRoleError> {
-    let config: FsConfig = serde_json::from_slice(&inherited.config).map_err(FsRoleError::Config)?;
-    let user_namespace = inherited.fd("userns")?;
-    raise_open_files()?;
-    let mount = fs_mount::mount(user_namespace.as_fd(), !matches!(config.view, View::Overlay { .. }))?;
-    sandbox::enter()?;
-    let mut overlay = None;
-    let (needs, serve) = match config.view {
-        View::Chain { ids } => {
-            let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
-            let (contents, posix_acl) = (objects(inherited)?, index.has_acls());
-            tell_confinement(sandbox::files(&readable(&contents), None));
-            let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
-            // Without one there is no list to be asked for at the first permission check of every file.
-            let features = Features { posix_acl, ..Features::immutable(threads()) };
-            (Needs::Image, serving(view, features))
-        }
-        View::Overlay { ids, volatile, shifted } => {
-            let opened = Arc::new(open_overlay(inherited, volatile)?);
-            overlay = Some(Arc::clone(&opened));
-            let view = overlayfs::View::new(opened).showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
-            (Needs::ImageAndUpper, serving(view, overlayfs::View::features(threads(), false, shifted)))
-        }
-        View::Host(config) => {
-            let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
-            let view = HostView::open(&config)?;
-            tell_confinement(sandbox::files(&[&view.root()], None));
-            (Needs::Host, serving(view, features))
-        }
+/// Makes the mount and starts a server; keeps until that has ended. Tells the waiting client if it cannot even begin.
+fn keep(mut inherited: Inherited) -> Result<(), FsRoleError> {
+    let listen = UnixListener::from(inherited.fd("listen")?);
+    let (mut keeper, gifts) = match Keeper::prepare(inherited) {
+        Ok(prepared) => prepared,
+        Err(error) => return refuse_first(&listen, &Failure::from(&Report::from(error))),
     };
-    let linger = Duration::from_millis(config.linger_ms);
-    Ok(Ready { user_namespace, mount, serve, needs, overlay, linger, note: config.note })
-}
-
-/// The descriptors by which a server reaches the contents of files, by their names: `objects` and `trash` of the user's
-/// store, and `objects-1` and so on of those that are only read.
-pub fn object_fds(objects: &Shelf) -> Result<Vec<(String, BorrowedFd<'_>)>, StoreError> {
-    let below = objects.below()?.into_iter().enumerate().map(|(number, dir)| (below_name(number), dir.as_fd()));
-    let own = [("objects".to_owned(), objects.dir().as_fd()), ("trash".to_owned(), objects.trash().as_fd())];
-    Ok(own.into_iter().chain(below).collect())
-}
-
-fn below_name(number: usize) -> String {
-    format!("objects-{}", number + 1)
-}
-
-fn readable(dirs: &ObjectDirs) -> Vec<&dyn AsFd> {
-    dirs.all().map(|dir| dir as &dyn AsFd).collect()
-}
-
-/// Takes what [`object_fds`] names.
-fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
-    let (own, trash) = (inherited.fd("objects")?, inherited.fd("trash")?);
-    let below = (0..).map_while(|number| inherited.optional_fd(&below_name(number))).collect();
-    Ok(ObjectDirs { own, trash, below })
-}
-
-/// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
-fn open_overlay(inherited: &mut Inherited, volatile: bool) -> Result<Overlay, FsRoleError> {
-    let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
-    if !index.is_chain() {
-        return Err(FsRoleError::NotAChain);
-    }
-    let (objects, upper) = (objects(inherited)?, inherited.fd("upper")?);
-    // Never closed, so that it is held until the process ends.
-    std::mem::forget(lock_upper(&upper)?);
-    let policy = if volatile { Policy::Volatile } else { Policy::Durable };
-    let upper_again = upper.try_clone().call(|| "dup(upper)".to_owned())?;
-    let contents = Arc::new(CachedObjects::new(objects));
-    let overlay = Overlay::open(upper, Arc::new(index), contents.clone(), policy)?;
-    tell_confinement(sandbox::files(&readable(contents.dirs()), Some(&upper_again)));
-    let recovery = overlay.recovery();
-    if recovery.unsynced {
-        return Err(FsRoleError::Unsynced);
-    }
-    tell(&recovery);
-    Ok(overlay)
-}
-
-/// Tells that only the filter confines this server, if so. Once for each server: who wants nothing less looks at
-/// [`sandbox::confinement`] at every start.
-fn tell_confinement(failure: Option<String>) {
-    if let Some(line) = sandbox::ladder(failure).step_down() {
-        // Nobody has to listen.
-        let _ = writeln!(std::io::stderr(), "warning: {line}");
-    }
-}
-
-/// Tells what a crash has cost; standard error still is that of the command that started us, and may be gone.
-fn tell(recovery: &overlayfs::Recovery) {
-    let mut stderr = std::io::stderr();
-    if recovery.cut_bytes > 0 {
-        let _ = writeln!(
-            stderr,
-            "warning: the last {} bytes of the log of the container's changes are damaged and were cut off: changes from \
-             just before a crash may be lost",
-            recovery.cut_bytes
-        );
-    }
-    if recovery.lost_files > 0 {
-        let _ = writeln!(
-            stderr,
-            "warning: the contents of {} files of the container were lost in a crash: they are empty now",
-            recovery.lost_files
-        );
-    }
-}
-
-/// Waits for the end of a server that still has it; `EAGAIN` when that does not come.
-fn lock_upper(upper: &OwnedFd) -> Result<OwnedFd, SysError> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = openat(upper, c"lock", flags, Mode::from_bits_truncate(0o600)).call(|| "open(upper/lock)".to_owned())?;
-    let began = Instant::now();
-    while !sys::lock::try_exclusive(&file, Path::new("upper/lock"))? {
-        if began.elapsed() >= UPPER_WAIT {
-            return Err(SysError::new("lock(upper/lock), which another server has", Errno::EAGAIN));
+    keeper.doors = Some(Doors { listen, gifts, users: Vec::new() });
+    let failure = match keeper.start_server(None) {
+        Ok(Begun::Serves(server)) => {
+            // Whoever reads the standard error of the command that started us waits for its end; we outlive that command.
+            process::place(keeper.null.as_fd(), 2)?;
+            return keeper.run(server);
         }
-        // Waiting in the kernel has no limit, and nothing else tells of its end.
-        std::thread::sleep(Duration::from_millis(10));
+        Ok(Begun::Failed(failure)) => failure,
+        Ok(Begun::Died) => Failure::from(&Report::new(Kind::Internal, "the file server was killed before it served")),
+        Err(error) => Failure::from(&Report::from(error)),
+    };
+    keeper.doors.map_or(Ok(()), |doors| refuse_first(&doors.listen, &failure))
+}
+
+/// What a server says to its keeper, once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// It serves, by what [`Agreed`] holds.
+    Ready(u64),
+    /// It cannot.
+    Failed(Failure),
+}
+
+impl Word {
+    pub(crate) fn say(&self, keeper: BorrowedFd<'_>) -> Result<(), SysError> {
+        let text = serde_json::to_vec(self).map_err(|_| SysError::new("word of the server as JSON", Errno::EINVAL))?;
+        socket::send(keeper, &text, &[])
     }
-    Ok(file)
 }
 
-fn serving(view: impl Filesystem, features: Features) -> Serve {
-    Box::new(move |device| Session::open(device, Arc::new(view), &features)?.serve())
+/// A server that has said that it serves.
+#[derive(Debug)]
+struct Server {
+    process: Child,
+    born: Instant,
+    agreed: Agreed,
 }
 
-/// Two at least (a lone reader is slow), four at most (more only fight over the queue).
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4))
+/// What became of the start of a server.
+#[derive(Debug)]
+enum Begun {
+    Serves(Server),
+    Failed(Failure),
+    /// Killed before it said anything.
+    Died,
+}
+
+/// Everything that a server needs, and a successor again.
+struct Keeper {
+    inherited: Inherited,
+    view: View,
+    device: OwnedFd,
+    /// Of [`crate::host_journal`].
+    journal: OwnedFd,
+    null: OwnedFd,
+    linger: Duration,
+    /// `None` when there will be no further users.
+    doors: Option<Doors>,
+}
+
+impl Keeper {
+    fn prepare(mut inherited: Inherited) -> Result<(Keeper, Gifts), FsRoleError> {
+        let config: FsConfig = serde_json::from_slice(&inherited.config).map_err(FsRoleError::Config)?;
+        let user_namespace = inherited.fd("userns")?;
+        let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| "open(/dev/null)".to_owned())?;
+        let journal = memfd_create(c"sublet-nodes", MFdFlags::MFD_CLOEXEC).call(|| "memfd_create()".to_owned())?;
+        raise_open_files()?;
+        let read_only = !matches!(config.view, View::Overlay { .. });
+        let FuseMount { device, mount_namespace, binary } = fs_mount::mount(user_namespace.as_fd(), read_only)?;
+        sandbox::enter()?;
+        let FsConfig { view, linger_ms, note } = config;
+        let gifts = Gifts { note, user_namespace, mount_namespace, binary };
+        let linger = Duration::from_millis(linger_ms);
+        Ok((Keeper { inherited, view, device, journal, null, linger, doors: None }, gifts))
+    }
+
+    /// Starts a server and waits for its word; on the connection of one that was killed if that is `resumed`.
+    fn start_server(&mut self, resumed: Option<Agreed>) -> Result<Begun, FsRoleError> {
+        let (ours, theirs) = socket::pair()?;
+        let process = process::fork(process::Flags::empty(), None, || self.serve(resumed, theirs.as_fd()))?;
+        drop(theirs);
+        let mut word = vec![0; WORD_MAX];
+        let (length, _) = socket::receive(ours.as_fd(), &mut word)?;
+        let word = serde_json::from_slice(&word[..length]);
+        if let Ok(Word::Ready(agreed)) = word {
+            return Ok(Begun::Serves(Server { process, born: Instant::now(), agreed: Agreed(agreed) }));
+        }
+        process::reap(process.pidfd.as_fd(), true)?;
+        Ok(if let Ok(Word::Failed(failure)) = word { Begun::Failed(failure) } else { Begun::Died })
+    }
+
+    /// In the server's process.
+    fn serve(&mut self, resumed: Option<Agreed>, keeper: BorrowedFd<'_>) -> i32 {
+        // A copy of these would keep the mount, and clients waiting, when the keeper's are closed.
+        self.doors = None;
+        let Keeper { inherited, view, device, journal, null, .. } = self;
+        let (device, journal, null) = (device.as_fd(), journal.as_fd(), null.as_fd());
+        let given = Given { device, journal, resumed, keeper, null };
+        let Err(error) = fs_server::serve(view.clone(), inherited, &given) else { return 0 };
+        // Nobody listens after the first word, and nothing but its end is to be told then.
+        let _told = Word::Failed(Failure::from(&Report::from(error))).say(keeper);
+        1
+    }
+
+    /// Counts users, and puts a successor in the place of a server that was killed, until one has ended otherwise. When there
+    /// have been no users for the time to linger, gives up the mount.
+    fn run(mut self, mut server: Server) -> Result<(), FsRoleError> {
+        let (mut idle_since, mut short_lives) = (Instant::now(), 0);
+        loop {
+            let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
+            let wait = idle.then(|| self.linger.saturating_sub(idle_since.elapsed()));
+            if wait.is_some_and(|left| left.is_zero()) {
+                self.doors = None;
+                continue;
+            }
+            let ready = wait_for(&server.process, self.doors.as_ref(), wait)?;
+            if ready.first().copied().unwrap_or(false) {
+                match self.succeed(&server, &mut short_lives)? {
+                    Some(successor) => server = successor,
+                    None => return Ok(()),
+                }
+            }
+            if let Some(doors) = &mut self.doors
+                && doors.serve(&ready[1..], server.process.pid)
+                && doors.users.is_empty()
+            {
+                idle_since = Instant::now();
+            }
+        }
+    }
+
+    /// The successor of a server that has ended, if there is to be one.
+    fn succeed(&mut self, ended: &Server, short_lives: &mut u32) -> Result<Option<Server>, FsRoleError> {
+        let exit = process::reap(ended.process.pidfd.as_fd(), true)?;
+        let Some(Exit::Signal(signal)) = exit else { return Ok(None) };
+        if signal == libc::SIGSYS || !ended.agreed.can_resume() {
+            return Ok(None);
+        }
+        if ended.born.elapsed() >= SHORT_LIFE {
+            *short_lives = 0;
+        }
+        while *short_lives < SHORT_LIVES_MAX {
+            *short_lives += 1;
+            match self.start_server(Some(ended.agreed)) {
+                Ok(Begun::Serves(successor)) => return Ok(Some(successor)),
+                Ok(Begun::Died) => {}
+                // Memory or processes may be short for a moment. If not, there is nobody to tell.
+                Ok(Begun::Failed(_)) | Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Waits for the end of the server, for a client, and for the ends of users; tells which of them came, in this order.
+/// Nothing came when the time is over.
+fn wait_for(server: &Child, doors: Option<&Doors>, time: Option<Duration>) -> Result<Vec<bool>, SysError> {
+    let timeout = time
+        .map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX));
+    let mut fds = vec![PollFd::new(server.pidfd.as_fd(), PollFlags::POLLIN)];
+    if let Some(doors) = doors {
+        fds.push(PollFd::new(doors.listen.as_fd(), PollFlags::POLLIN));
+        fds.extend(doors.users.iter().map(|user| PollFd::new(user.as_fd(), PollFlags::POLLIN)));
+    }
+    match poll(&mut fds, timeout) {
+        Err(Errno::EINTR) => return Ok(vec![false; fds.len()]),
+        result => result.call(|| "poll(server, users)".to_owned())?,
+    };
+    Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect())
 }
 
 /// Raises the soft limit of open files to the hard one.
@@ -334,52 +365,13 @@ fn raise_open_files() -> Result<(), SysError> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).call(|| format!("setrlimit(NOFILE, {hard})"))
 }
 
-/// Serves until the mount is gone; tells the waiting client if it cannot even begin.
-fn run(listen: UnixListener, ready: Result<Ready, FsRoleError>, null: BorrowedFd<'_>) -> Result<(), FsRoleError> {
-    let Ready { user_namespace, mount, serve, needs, overlay, linger, note } = match ready {
-        Ok(ready) => ready,
-        Err(error) => {
-            refuse_first(&listen, &Report::from(error));
-            return Ok(());
-        }
-    };
-    // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
-    process::place(null, 2)?;
-    let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).call(|| "eventfd()".to_owned())?);
-    sandbox::filter(needs)?;
-    let FuseMount { device, mount_namespace, binary } = mount;
-    let signal = Arc::clone(&ended);
-    let server = std::thread::spawn(move || {
-        let result = serve(device);
-        // The counter cannot overflow with one write.
-        let _written = signal.write(1);
-        result
-    });
-    let welcome = serde_json::to_vec(&Welcome { pid: std::process::id() as i32, note }).unwrap_or_default();
-    let users = Users { listen, welcome, user_namespace, mount_namespace, binary };
-    users.serve(&ended, linger)?;
-    let served = match server.join() {
-        Ok(result) => Ok(result.map(drop)?),
-        Err(_panic) => Err(SysError::new("FUSE server thread: panic", Errno::EIO).into()),
-    };
-    // The server's own reference went with its thread.
-    if let Some(overlay) = overlay.and_then(Arc::into_inner) {
-        overlay.close().call(|| "syncing the writable snapshot".to_owned())?;
-    }
-    served
-}
-
 /// The client that started us learns why there will be no view.
-fn refuse_first(listen: &UnixListener, report: &Report) {
-    let text = serde_json::to_vec(&Failure::from(report)).unwrap_or_default();
-    let sent = accept(listen).and_then(|client| {
-        // Its greeting must be read: closing a socket with something unread takes our answer away.
-        proves_host(&client)?;
-        socket::send(client.as_fd(), &text, &[])
-    });
-    if sent.is_err() {
-        eprintln!("error: {report}");
-    }
+fn refuse_first(listen: &UnixListener, failure: &Failure) -> Result<(), FsRoleError> {
+    let text = serde_json::to_vec(failure).unwrap_or_default();
+    let client = accept(listen)?;
+    // Its greeting must be read: closing a socket with something unread takes our answer away.
+    proves_host(&client)?;
+    Ok(socket::send(client.as_fd(), &text, &[])?)
 }
 
 /// The listener is of type SEQPACKET, which makes no difference to accept(2).
@@ -387,64 +379,47 @@ fn accept(listen: &UnixListener) -> Result<OwnedFd, SysError> {
     listen.accept().map(|(client, _)| client.into()).call(|| "accept4()".to_owned())
 }
 
-/// The connections and what they are given.
-struct Users {
+/// The connections and what they are given. Dropping it gives up the mount.
+struct Doors {
     listen: UnixListener,
-    welcome: Vec<u8>,
+    gifts: Gifts,
+    users: Vec<OwnedFd>,
+}
+
+/// What every user is given.
+struct Gifts {
+    note: String,
     user_namespace: OwnedFd,
     mount_namespace: OwnedFd,
     binary: Option<OwnedFd>,
 }
 
-impl Users {
-    /// Counts users until there have been none for `linger`, or until the server has ended. Dropping `self` on return
-    /// gives up the mount.
-    fn serve(self, ended: &EventFd, linger: Duration) -> Result<(), SysError> {
-        let mut users: Vec<OwnedFd> = Vec::new();
-        let mut idle_since = Instant::now();
-        loop {
-            let wait = if users.is_empty() { Some(linger.saturating_sub(idle_since.elapsed())) } else { None };
-            if wait.is_some_and(|left| left.is_zero()) {
-                return Ok(());
-            }
-            let timeout = wait.map_or(PollTimeout::NONE, |left| {
-                PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX)
-            });
-            let mut fds = vec![
-                PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
-            ];
-            fds.extend(users.iter().map(|user| PollFd::new(user.as_fd(), PollFlags::POLLIN)));
-            match poll(&mut fds, timeout) {
-                Err(Errno::EINTR) => continue,
-                result => result.call(|| "poll(users)".to_owned())?,
-            };
-            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
-            if ready[0] {
-                return Ok(());
-            }
-            // A user never speaks after its greeting: whatever comes is the end.
-            let mut gone = ready[2..].iter();
-            users.retain(|_| !gone.next().copied().unwrap_or(false));
-            if ready[1] {
-                match accept(&self.listen).and_then(|user| self.welcome(&user).map(|()| user)) {
-                    Ok(user) if users.len() < USERS_MAX => users.push(user),
-                    Ok(_too_many) => {}
-                    // It sees the end of the stream; there is nobody else to tell.
-                    Err(_refused) => {}
-                }
-            }
-            if users.is_empty() && ready.iter().skip(1).any(|ready| *ready) {
-                idle_since = Instant::now();
+impl Doors {
+    /// Takes who came and drops who went, as [`wait_for`] tells. Returns whether anybody did either.
+    fn serve(&mut self, ready: &[bool], server: i32) -> bool {
+        let Some((client, users)) = ready.split_first() else { return false };
+        // A user never speaks after its greeting: whatever comes is the end.
+        let mut gone = users.iter();
+        self.users.retain(|_| !gone.next().copied().unwrap_or(false));
+        if *client {
+            match accept(&self.listen).and_then(|user| self.welcome(&user, server).map(|()| user)) {
+                Ok(user) if self.users.len() < USERS_MAX => self.users.push(user),
+                Ok(_too_many) => {}
+                // It sees the end of the stream; there is nobody else to tell.
+                Err(_refused) => {}
             }
         }
+        ready.contains(&true)
     }
 
-    fn welcome(&self, user: &OwnedFd) -> Result<(), SysError> {
+    fn welcome(&self, user: &OwnedFd, server: i32) -> Result<(), SysError> {
         proves_host(user)?;
-        let both = [self.user_namespace.as_fd(), self.mount_namespace.as_fd()];
-        let fds: Vec<_> = both.into_iter().chain(self.binary.as_ref().map(AsFd::as_fd)).collect();
-        socket::send(user.as_fd(), &self.welcome, &fds)
+        let Gifts { note, user_namespace, mount_namespace, binary } = &self.gifts;
+        let welcome = Welcome { pids: vec![std::process::id() as i32, server], note: note.clone() };
+        let welcome = serde_json::to_vec(&welcome).unwrap_or_default();
+        let both = [user_namespace.as_fd(), mount_namespace.as_fd()];
+        let fds: Vec<_> = both.into_iter().chain(binary.as_ref().map(AsFd::as_fd)).collect();
+        socket::send(user.as_fd(), &welcome, &fds)
     }
 }
 

@@ -13,6 +13,8 @@ mod fd_cache;
 pub mod fs_client;
 mod fs_mount;
 pub mod fs_role;
+mod fs_server;
+mod host_journal;
 mod host_mounts;
 pub mod ids;
 pub mod native;

@@ -1,6 +1,7 @@
 //! Giving up what the fs role does not need. In this order: [`enter`] when the mount is made: core dumps, being inspected,
 //! gaining privileges, every capability; [`files`] when the view is open: every file but those that it serves; [`filter`]
-//! before the threads that serve are made: every system call that they and the loop of users do not make.
+//! before the threads that serve are made: every system call that they do not make. The first is the keeper's as well, who
+//! makes servers.
 //!
 //! The filter keeps sockets, processes and all of the machine's set-up out of reach, and, for the views that only read,
 //! opening for writing. Which files are meant it cannot see: those are Landlock's (Linux 5.13). Without Landlock a server
@@ -101,24 +102,16 @@ const SERVING: &[(libc::c_long, Pass)] = &[
     // Requests of the kernel and their answers.
     (libc::SYS_read, Pass::Always),
     (libc::SYS_writev, Pass::Always),
-    // The end of the server, told to the loop of users.
+    // That requests are to be sent again.
     (libc::SYS_write, Pass::Always),
-    // The loop of users: who comes, who they are, what they are given.
-    #[cfg(target_arch = "x86_64")]
-    (libc::SYS_poll, Pass::Always),
-    (libc::SYS_ppoll, Pass::Always),
-    (libc::SYS_accept4, Pass::Always),
-    (libc::SYS_getsockopt, Pass::Always),
-    (libc::SYS_geteuid, Pass::Always),
-    (libc::SYS_getpid, Pass::Always),
-    (libc::SYS_recvmsg, Pass::Always),
+    // The one word to the keeper.
     (libc::SYS_sendmsg, Pass::Always),
-    // Which namespaces they are in, and every size and time.
+    // Sizes and times.
     (libc::SYS_fstat, Pass::Always),
     (libc::SYS_newfstatat, Pass::Always),
     (libc::SYS_statx, Pass::Always),
     (libc::SYS_fstatfs, Pass::Always),
-    // Opening for reading as musl does it: the user namespace of a client, mountinfo, directories of the host.
+    // Opening for reading as musl does it: mountinfo, directories of the host.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, Pass::Without(1, MORE_THAN_READING)),
     // Contents, and where they have holes.
@@ -139,7 +132,7 @@ const SERVING: &[(libc::c_long, Pass)] = &[
     (libc::SYS_exit, Pass::Always),
 ];
 
-/// What a view of an image or of the host calls as well: opening for reading (objects; the user namespace of a client).
+/// What a view of an image or of the host calls as well: opening for reading.
 const READING: &[(libc::c_long, Pass)] = &[(libc::SYS_openat, Pass::Without(2, MORE_THAN_READING))];
 
 /// What a view of the host calls as well.
@@ -149,6 +142,13 @@ const HOST: &[(libc::c_long, Pass)] = &[
     (libc::SYS_readlinkat, Pass::Always),
     // Directories, and `mountinfo`.
     (libc::SYS_getdents64, Pass::Always),
+    // Whether that has changed.
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_poll, Pass::Always),
+    (libc::SYS_ppoll, Pass::Always),
+    // The journal of the nodes: nothing else is open for writing.
+    (libc::SYS_pwrite64, Pass::Always),
+    (libc::SYS_fallocate, Pass::Always),
 ];
 
 /// What our writable overlay calls instead of [`READING`].

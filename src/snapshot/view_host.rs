@@ -10,6 +10,7 @@
 //! - Places on the *hidden* list (homes, `/proc`, `/run`, our own store, …) are shown as empty directories. Mount points
 //!   are judged by [`HostMounts`]; one that may block is shown as an empty directory made up from nothing.
 //! - What the user may not read: a file answers `EACCES` when it is read, a directory is shown empty; both are counted.
+//! - What a successor has to know of the nodes is in a journal outside of the process ([`crate::host_journal`]).
 //! - Names and attributes hold for one second; pages are dropped when size or modification time change.
 //!
 //! Locks: `nodes` before `mounts`; neither is held over a system call that can block, but `mounts` over reading
@@ -30,6 +31,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
 use sys::error::Call;
 
 use crate::fd_cache::FdCache;
+use crate::host_journal::{Journal, Note};
 use crate::host_mounts::{HostMounts, Mounted};
 use crate::ids::MappedIds;
 
@@ -39,6 +41,8 @@ const TTL: Duration = Duration::from_secs(1);
 const INO_BITS: u32 = 40;
 /// Node ids of inodes whose numbers are too large; below bit 60, which overlayfs' xino needs free.
 const COUNTED: u64 = 1 << 59;
+/// How often the kernel may have looked up what a predecessor knew: never forgotten.
+const UNKNOWN: u64 = 1 << 62;
 /// Directory listings remembered between two pages of the same listing.
 const LISTINGS: usize = 16;
 
@@ -96,6 +100,7 @@ struct Nodes {
     devices: Vec<u64>,
     counted: HashMap<(u64, u64), u64>,
     listings: Vec<(u64, Arc<Listing>)>,
+    journal: Journal,
 }
 
 struct Node {
@@ -107,6 +112,13 @@ struct Node {
     lookups: u64,
     /// Shown as an empty directory.
     hollow: bool,
+}
+
+impl Node {
+    fn note(&self, id: u64) -> Note<'_> {
+        let Node { parent, device, ino, hollow, .. } = *self;
+        Note::Node { id, parent, device, ino, hollow, name: &self.name }
+    }
 }
 
 /// The names of a directory in the order of their cookies.
@@ -123,16 +135,25 @@ struct Place {
 type Result<T> = std::result::Result<T, Errno>;
 
 impl HostView {
-    /// Opens `/` of the calling process' mount namespace.
-    pub fn open(config: &HostViewConfig) -> sys::error::Result<Self> {
+    /// Opens `/` of the calling process' mount namespace. `journal` is an empty memory file, or what a predecessor on the same
+    /// connection has left in it.
+    pub fn open(config: &HostViewConfig, journal: OwnedFd) -> sys::error::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(\"/\", O_PATH)".to_owned())?;
         let stat = fstat(&root).call(|| "fstat(\"/\")".to_owned())?;
-        let mut nodes =
-            Nodes { by_id: HashMap::new(), devices: vec![stat.st_dev], counted: HashMap::new(), listings: Vec::new() };
+        let (mut by_id, mut devices, mut counted) = (HashMap::new(), vec![stat.st_dev], HashMap::new());
+        let journal = Journal::open(journal, |note| match note {
+            Note::Device(device) => devices.push(device),
+            Note::Counted { id, device, ino } => drop(counted.insert((device, ino), id)),
+            Note::Node { id, parent, device, ino, hollow, name } => {
+                by_id.insert(id, Node { parent, name: name.into(), device, ino, lookups: UNKNOWN, hollow });
+            }
+        });
+        let journal = journal.call(|| "read(journal of the nodes)".to_owned())?;
         let root_node =
             Node { parent: 1, name: Box::default(), device: stat.st_dev, ino: stat.st_ino, lookups: 1, hollow: false };
-        nodes.by_id.insert(NodeId::ROOT.0, root_node);
+        by_id.insert(NodeId::ROOT.0, root_node);
+        let nodes = Nodes { by_id, devices, counted, listings: Vec::new(), journal };
         Ok(HostView {
             root,
             ids: config.ids,
@@ -212,20 +233,7 @@ impl HostView {
 
     fn entry(&self, nodes: &mut Nodes, parent: NodeId, name: &[u8], stat: &FileStat, hollow: bool) -> Entry {
         let id = nodes.id_of(stat.st_dev, stat.st_ino);
-        let node = nodes.by_id.entry(id).or_insert_with(|| Node {
-            parent: parent.0,
-            name: name.into(),
-            device: stat.st_dev,
-            ino: stat.st_ino,
-            lookups: 0,
-            hollow,
-        });
-        // The newest name is the one most likely to be still there.
-        if id != NodeId::ROOT.0 && (node.parent != parent.0 || *node.name != *name) {
-            node.parent = parent.0;
-            node.name = name.into();
-        }
-        node.hollow = hollow;
+        nodes.remember(id, parent.0, name, stat, hollow);
         Entry::new(self.attr(NodeId(id), stat), TTL)
     }
 
@@ -287,13 +295,43 @@ impl Nodes {
         }
         let position = self.devices.iter().position(|known| *known == device).unwrap_or_else(|| {
             self.devices.push(device);
+            let _later = self.journal.add(&Note::Device(device));
             self.devices.len() - 1
         });
         if ino < 1 << INO_BITS && position < 1 << 18 {
             return ((position as u64 + 1) << INO_BITS) | ino;
         }
-        let next = COUNTED + self.counted.len() as u64;
-        *self.counted.entry((device, ino)).or_insert(next)
+        if let Some(id) = self.counted.get(&(device, ino)) {
+            return *id;
+        }
+        let id = COUNTED + self.counted.len() as u64;
+        self.counted.insert((device, ino), id);
+        let _later = self.journal.add(&Note::Counted { id, device, ino });
+        id
+    }
+
+    /// Makes a node, or gives it its newest name, which is the one most likely to be still there.
+    fn remember(&mut self, id: u64, parent: u64, name: &[u8], stat: &FileStat, hollow: bool) {
+        if let Some(node) = self.by_id.get_mut(&id) {
+            let known = node.parent == parent && *node.name == *name && node.hollow == hollow;
+            if known || id == NodeId::ROOT.0 {
+                node.hollow = hollow;
+                return;
+            }
+            (node.parent, node.name, node.hollow) = (parent, name.into(), hollow);
+        } else {
+            let (device, ino) = (stat.st_dev, stat.st_ino);
+            self.by_id.insert(id, Node { parent, name: name.into(), device, ino, lookups: 0, hollow });
+        }
+        let note = Note::Node { id, parent, device: stat.st_dev, ino: stat.st_ino, hollow, name };
+        if self.journal.add(&note) {
+            // The first device is the root's, which every view finds by itself.
+            let devices = self.devices.iter().skip(1).map(|device| Note::Device(*device));
+            let counted = self.counted.iter().map(|((device, ino), id)| (*id, *device, *ino));
+            let counted = counted.map(|(id, device, ino)| Note::Counted { id, device, ino });
+            let nodes = self.by_id.iter().filter(|(id, _)| **id != NodeId::ROOT.0).map(|(id, node)| node.note(*id));
+            self.journal.compact(devices.chain(counted).chain(nodes));
+        }
     }
 
     /// The path from the root, without leading slash.

@@ -251,7 +251,7 @@ fn the_monitor_is_killed_that_was_to_remove_the_container() {
 fn the_file_system_is_killed() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
     let victim = Victim::start(&home, &[]);
-    assert_eq!(victim.kill(&["fs"]), 1, "a container has an fs role");
+    assert_eq!(victim.kill(&["fs"]), 2, "a view has a server and its keeper");
     victim.assert_told_truly("the file server of the container's image has ended");
     victim.assert_removed_without_a_trace();
 }
@@ -270,7 +270,7 @@ fn the_file_system_of_a_container_of_its_own_is_killed() {
     let options = ["--storage-driver", "fuse", "-v", &volume];
     let victim = Victim::start_command(&home, &options, number, &["sh", "-c", &script]);
     eventually("the payload is ready", || log.exists());
-    assert_eq!(victim.kill(&["fs"]), 1, "the container has a server of its own");
+    assert_eq!(victim.kill(&["fs"]), 2, "the container has a server of its own, and that a keeper");
     home.ok(&["kill", "-s", "USR1", "victim"]);
     let said = || fs::read_to_string(&log).unwrap_or_default();
     let state = || home.inspect("victim", "{{.State.Running}} {{.State.ExitCode}}");
@@ -304,7 +304,7 @@ fn the_network_is_killed() {
 fn all_roles_are_killed_at_once() {
     let Some(home) = Home::with_busybox(&[Need::Fuse, Need::Tun]) else { return };
     let victim = Victim::start(&home, &[]);
-    assert_eq!(victim.kill(&["monitor", "fs", "net"]), 3);
+    assert_eq!(victim.kill(&["monitor", "fs", "net"]), 4);
     victim.assert_told_truly("its monitor was killed");
     victim.assert_removed_without_a_trace();
 }
@@ -328,8 +328,8 @@ fn a_run_that_is_killed_before_its_start_leaves_nothing() {
     let before = of_role("fs");
     home.sh(&[], "true");
     let servers: Vec<i32> = of_role("fs").into_iter().filter(|pid| !before.contains(pid)).collect();
-    assert_eq!(servers.len(), 1, "the image's server is still warm");
-    let server = Pid::from_raw(servers[0]);
+    assert_eq!(servers.len(), 2, "the image's server and its keeper are still warm");
+    let signal_all = |signal| servers.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
     let directories = || {
         let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
         let entries = hosts.flat_map(|host| {
@@ -338,13 +338,13 @@ fn a_run_that_is_killed_before_its_start_leaves_nothing() {
         entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()
     };
     for (by, code) in [(Signal::SIGINT, 130), (Signal::SIGKILL, 137)] {
-        // So that the start waits for the server's greeting.
-        kill(server, Signal::SIGSTOP).unwrap();
+        // So that the start waits for the keeper's greeting.
+        signal_all(Signal::SIGSTOP);
         let child = support::start(&mut home.command(&["run", "--rm", &busybox(), "true"]));
         eventually("there is a container", || home.containers().len() == 1);
         support::signal(&child, by);
         let done = support::end(child, std::time::Duration::from_secs(5));
-        kill(server, Signal::SIGCONT).unwrap();
+        signal_all(Signal::SIGCONT);
         assert_eq!(done.code, code, "{done:#?}");
         assert!(home.containers().is_empty(), "it is not shown any more");
         assert_eq!(directories().len(), 2, "{:?}", directories());
@@ -352,12 +352,12 @@ fn a_run_that_is_killed_before_its_start_leaves_nothing() {
         assert_eq!(directories(), Vec::<PathBuf>::new());
     }
     // What is to be kept is kept, whoever made it.
-    kill(server, Signal::SIGSTOP).unwrap();
+    signal_all(Signal::SIGSTOP);
     let child = support::start(&mut home.command(&["run", "--name", "kept", &busybox(), "true"]));
     eventually("there is a container", || home.containers().len() == 1);
     support::signal(&child, Signal::SIGINT);
     assert_eq!(support::end(child, std::time::Duration::from_secs(5)).code, 130);
-    kill(server, Signal::SIGCONT).unwrap();
+    signal_all(Signal::SIGCONT);
     assert_eq!(home.inspect("kept", "{{.State.Status}}"), "created");
     home.ok(&["rm", "kept"]);
 }

@@ -8,3 +8,4 @@ mod support;
 mod choice;
 mod contract;
 mod diff;
+mod resume;

@@ -162,7 +162,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
         limits: limits(record),
         bus: engine.options().bus.clone(),
-        fs_pid: base.connection.pid,
+        fs_pids: base.connection.pids.clone(),
         strict: engine.options().strict,
         after: After {
             reclaim: (driver == Driver::Overlay && !record.host.auto_remove)

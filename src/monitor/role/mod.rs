@@ -83,8 +83,8 @@ pub struct Config {
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
-    /// The fs role's pid: it must live as long as the container, whatever becomes of the session that started it.
-    pub fs_pid: i32,
+    /// The fs role's pids: they must live as long as the container, whatever becomes of the session that started them.
+    pub fs_pids: Vec<i32>,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
     /// What is to be done after the exit.
@@ -206,11 +206,11 @@ impl Monitor {
         // First who we are: a state that says "starting" is believed only while this process lives.
         self.write_pid(0)?;
         record::write_state(&self.config.container_dir, &self.state, false)?;
-        let Config { id, bus, limits, fs_pid, strict, .. } = &self.config;
-        let (strict, server) = (*strict, Some(*fs_pid));
+        let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
+        let (strict, servers) = (*strict, fs_pids.as_slice());
         // The only step that may take long before the loop, in which Abort is read, runs.
         let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
-        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), server, cancel }, limits);
+        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), servers, cancel }, limits);
         if cancel.is_none_or(clients::has_spoken) {
             return Err(given_up());
         }

@@ -20,7 +20,7 @@ use sys::xattr::{self, Existing};
 
 use crate::Test;
 use crate::native::assert_ours;
-use crate::support::{Outer, clone_view, inside, inside_with, overlay, pid_of_server, until};
+use crate::support::{Outer, clone_view, inside, inside_with, keeper_of, kill_role, overlay, pid_of_server, until};
 
 pub const TESTS: &[Test] = &[
     ("chain_view_shows_what_the_archives_hold", shows_what_the_archives_hold),
@@ -75,8 +75,8 @@ find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// An image in a store, and its oracle.
-struct Image {
-    work: PathBuf,
+pub struct Image {
+    pub work: PathBuf,
     chain: PathBuf,
     objects: PathBuf,
     trash: PathBuf,
@@ -111,7 +111,7 @@ fn work_of(outer: &Outer, key: &str) -> PathBuf {
     work
 }
 
-fn image(outer: &Outer, key: &str) -> Image {
+pub fn image(outer: &Outer, key: &str) -> Image {
     let work = work_of(outer, key);
     inside(&outer.user_namespace, None, || {
         shell(outer, MAKE, &work);
@@ -138,7 +138,7 @@ fn stored(outer: &Outer, key: &str, work: PathBuf, archives: &[&str]) -> Image {
 }
 
 /// Starts a server, or finds it.
-fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
+pub fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let [index, objects, trash] = [&image.chain, &image.objects, &image.trash].map(|path| File::open(path).unwrap());
     let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd()), ("trash", trash.as_fd())];
@@ -285,7 +285,7 @@ fn is_written_and_found_again(outer: &Outer) {
     snapshot::remove(&snaps, "own", None).unwrap();
 }
 
-/// `kill -9` of the server of a durable overlay: its users get errors, the next server has all that was acknowledged.
+/// `kill -9` of server and keeper of a durable overlay: its users get errors, the next server has all that was acknowledged.
 fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     let image = image(outer, "killed-own");
     let snaps = outer.scratch.path().join("snaps");
@@ -300,9 +300,7 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
             dd if=/dev/zero of=large bs=1M count=3 conv=fsync status=none; mv made2 moved; rm made3; mkdir -p d/e; chmod 2750 d";
         shell(outer, script, &mounted);
     });
-    let pid = pid_of_server(key).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-    until("the kill", 5, || pid_of_server(key).is_none());
+    kill_role(key);
     inside(&connection.user_namespace, Some(&connection.mount_namespace), || {
         let errno = std::fs::write("/after", "x").unwrap_err().raw_os_error();
         assert!(matches!(errno, Some(nix::libc::ENOTCONN | nix::libc::ECONNABORTED)), "{errno:?}");
@@ -389,7 +387,7 @@ fn are_confined(outer: &Outer) {
         let connection = connect(outer, &image, key, view, upper);
         let pid = pid_of_server(key).unwrap();
         let tasks: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap()).collect();
-        assert!(tasks.len() >= 3, "{key}: the loop of users, and two that serve");
+        assert!(tasks.len() >= 3, "{key}: one that waits, and two that serve");
         for task in tasks {
             let status = std::fs::read_to_string(task.path().join("status")).unwrap();
             for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
@@ -398,6 +396,13 @@ fn are_confined(outer: &Outer) {
         }
         // The files of a process that is not dumpable are the real root's.
         assert_eq!(std::fs::metadata(format!("/proc/{pid}/status")).unwrap().uid(), 0, "{key} can be inspected");
+        // The keeper makes servers, so no filter can hold it; it speaks with clients of ours alone.
+        let keeper = keeper_of(key).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+        for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"] {
+            assert!(status.contains(line), "{key}: {line} in {status}");
+        }
+        assert_eq!(std::fs::metadata(format!("/proc/{keeper}/status")).unwrap().uid(), 0, "{key} can be inspected");
         drop(connection);
         until("the server's end", 5, || pid_of_server(key).is_none());
     }

@@ -9,7 +9,7 @@ use snapshot::fs_role::{FsConfig, View};
 use snapshot::view_host::HostViewConfig;
 
 use crate::Test;
-use crate::support::{Outer, exists, inside, lines, pid_of_server, until};
+use crate::support::{Outer, exists, inside, kill_role, lines, pid_of_server, until};
 
 pub const TESTS: &[Test] = &[
     ("host_view_shows_the_host", shows_the_host),
@@ -92,9 +92,7 @@ fn lives_as_long_as_its_users(outer: &Outer) {
 
 fn is_replaced_after_kill(outer: &Outer) {
     let first = connect(outer, "host-kill");
-    let pid = pid_of_server("host-kill").unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-    until("the kill", 5, || pid_of_server("host-kill").is_none());
+    kill_role("host-kill");
     inside(&first.user_namespace, Some(&first.mount_namespace), || {
         let errno = std::fs::read_dir("/etc").unwrap_err().raw_os_error();
         // The second when the request came before the last thread of the server had gone.

@@ -13,6 +13,7 @@ mod chain;
 mod host;
 mod native;
 mod probe;
+mod resume;
 mod stress;
 
 use std::process::ExitCode;
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
     };
     println!("running as uid {} with {} ids", nix::unistd::getuid(), outer.ids.uids);
     let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let tests: Vec<Test> = [host::TESTS, native::TESTS, chain::TESTS, probe::TESTS, stress::TESTS].concat();
+    let tests: Vec<Test> =
+        [host::TESTS, native::TESTS, chain::TESTS, probe::TESTS, resume::TESTS, stress::TESTS].concat();
     let mut passed = 0;
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
         test(&outer);

@@ -42,7 +42,7 @@ use sys::xattr::{self, Existing};
 
 use crate::Test;
 use crate::chain::{mounted_at, shell};
-use crate::support::{Outer, clone_view, inside_with, overlay, pid_of_server, until};
+use crate::support::{Outer, clone_view, inside_with, kill_role, overlay, pid_of_server, until};
 
 pub const TESTS: &[Test] = &[("operations_answer_as_the_kernels_do", answer_as_the_kernels_do)];
 
@@ -639,9 +639,7 @@ impl Round<'_> {
         });
         for key in [self.key.clone(), self.own_key()] {
             if kill {
-                let pid = nix::unistd::Pid::from_raw(pid_of_server(&key).unwrap());
-                nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
-                until("the kill", 5, || pid_of_server(&key).is_none());
+                kill_role(&key);
             }
         }
         drop((chain, own));

@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use snapshot::fs_client::{FsConnection, FsPlaces};
 use snapshot::ids::MappedIds;
 use sys::mount::{Attr, Change, FsContext, Propagation};
@@ -117,21 +120,27 @@ pub fn inside(user_namespace: &OwnedFd, mount_namespace: Option<&OwnedFd>, body:
 /// As [`inside`], in a new mount namespace whose mounts reach nobody, with directories that were opened there with our own
 /// identity: overlayfs takes only those of its own mount namespace, and the way to them may be closed to others.
 pub fn inside_with<const N: usize>(user_namespace: &OwnedFd, paths: [&Path; N], body: impl FnOnce([File; N])) {
-    let child = process::fork(Flags::empty(), None, || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            setns(user_namespace, CloneFlags::CLONE_NEWUSER).unwrap();
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            let root = File::open("/").unwrap();
-            Change::set(Attr::empty()).propagation(Propagation::Private).apply(root.as_fd(), true).unwrap();
-            let opened = paths.map(|path| File::open(path).unwrap());
-            nix::unistd::setgid(0.into()).unwrap();
-            nix::unistd::setuid(0.into()).unwrap();
-            body(opened);
-        }));
-        i32::from(result.is_err())
-    })
-    .unwrap();
+    let child = process::fork(Flags::empty(), None, || in_own_mounts(user_namespace, paths, body)).unwrap();
     assert_eq!(process::reap(child.pidfd.as_fd(), true).unwrap(), Some(Exit::Code(0)));
+}
+
+/// The child of [`inside_with`], for who does something else beside it: the code that it ends with.
+pub fn enter(outer: &Outer, body: impl FnOnce()) -> i32 {
+    in_own_mounts(&outer.user_namespace, [], |[]| body())
+}
+
+fn in_own_mounts<const N: usize>(user_namespace: &OwnedFd, paths: [&Path; N], body: impl FnOnce([File; N])) -> i32 {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        setns(user_namespace, CloneFlags::CLONE_NEWUSER).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let root = File::open("/").unwrap();
+        Change::set(Attr::empty()).propagation(Propagation::Private).apply(root.as_fd(), true).unwrap();
+        let opened = paths.map(|path| File::open(path).unwrap());
+        nix::unistd::setgid(0.into()).unwrap();
+        nix::unistd::setuid(0.into()).unwrap();
+        body(opened);
+    }));
+    i32::from(result.is_err())
 }
 
 /// The lines of a command's standard output, run in a root directory of its own.
@@ -180,7 +189,46 @@ pub fn overlay(lower: &Path, upper: &File, work: &File) -> OwnedFd {
     context.mount(Attr::NODEV).unwrap()
 }
 
-/// The server of a view, if it runs.
+/// The server of a view, if it runs; or its keeper, if that does.
 pub fn pid_of_server(key: &str) -> Option<i32> {
-    lines(Command::new("pgrep").args(["-x", "-f", &format!("sublet-fs {key}")])).first()?.parse().ok()
+    server_of(key).or_else(|| processes_of(key).first().copied())
+}
+
+/// Keeper and server of a view, whichever run.
+fn processes_of(key: &str) -> Vec<i32> {
+    let found = lines(Command::new("pgrep").args(["-x", "-f", &format!("sublet-fs {key}")]));
+    found.iter().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// The server of a view, as its keeper's child.
+pub fn server_of(key: &str) -> Option<i32> {
+    let all = processes_of(key);
+    all.iter().copied().find(|pid| parent_of(*pid).is_some_and(|parent| all.contains(&parent)))
+}
+
+/// The keeper of a view with a server.
+pub fn keeper_of(key: &str) -> Option<i32> {
+    parent_of(server_of(key)?)
+}
+
+/// Sends a signal to a process that may have ended.
+pub fn kill(pid: i32, signal: Signal) {
+    match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("kill({pid}, {signal}): {errno}"),
+    }
+}
+
+/// `kill -9` of the keeper of a view, and then of its server, which so gets no successor.
+pub fn kill_role(key: &str) {
+    let (keeper, server) = (keeper_of(key).unwrap(), server_of(key).unwrap());
+    for pid in [keeper, server] {
+        kill(pid, Signal::SIGKILL);
+        until("the kill", 5, || !processes_of(key).contains(&pid));
+    }
 }

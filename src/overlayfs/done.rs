@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 
 use crate::record::Record;
 
-/// Each thread of a server has one request that is logged and not answered, and a successor that is killed as well leaves
-/// some more. This is many times that.
-const REMEMBERED: usize = 128;
+/// Each thread of a server has at most one request that is logged and not answered. But between the two it may have to wait
+/// for a processor while the others do many.
+const REMEMBERED: usize = 8192;
 
 /// A request and the inode that it is answered with (0 where that is none). Protected by the tree's lock.
 #[derive(Debug)]

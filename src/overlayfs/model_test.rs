@@ -623,6 +623,20 @@ fn a_request_that_comes_again_is_done_once() {
     }
 }
 
+/// Written anew, it would be empty for a moment, and a server killed in that moment would look like a host that crashed.
+#[test]
+fn a_successor_leaves_the_mark_of_a_volatile_upper_alone() {
+    let work = tempfile::tempdir().unwrap();
+    let dir = || File::open(work.path()).unwrap().into();
+    drop(Overlay::open(dir(), chain(), Arc::new(OneObject), Policy::Volatile).unwrap());
+    let marker = work.path().join("volatile");
+    let before = fs::metadata(&marker).unwrap().modified().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let overlay = Overlay::resume(dir(), chain(), Arc::new(OneObject), Policy::Volatile).unwrap();
+    assert!(!overlay.recovery().unsynced);
+    assert_eq!(fs::metadata(&marker).unwrap().modified().unwrap(), before);
+}
+
 #[test]
 fn a_file_without_a_name_outlives_its_server() {
     let work = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use index::Index;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, mkdirat};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -452,24 +452,24 @@ fn ask_data_files(files: &Files, tree: &mut Tree) -> u64 {
     lost
 }
 
-/// Leaves or checks the mark of a volatile upper. Returns whether one was left by a host that went down.
+/// Leaves or checks the mark of a volatile upper. Returns whether one was left by a host that went down. It gets its name
+/// when it is whole, and one that is true is not touched: a process killed in between must not look like that host.
 fn mark(dir: &OwnedFd, policy: Policy) -> Result<bool> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").map_err(|error| errno_of(&error))?;
-    let mut unsynced = false;
     match openat(dir, MARKER, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
         Ok(file) => {
             let mut left = Vec::new();
             File::from(file).read_to_end(&mut left).map_err(|error| errno_of(&error))?;
-            unsynced = left != boot;
+            return Ok(left != boot);
         }
+        Err(Errno::ENOENT) if policy == Policy::Durable => return Ok(false),
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    if policy == Policy::Volatile && !unsynced {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
-        let file = File::from(openat(dir, MARKER, flags, Mode::from_bits_truncate(0o600))?);
-        std::os::unix::fs::FileExt::write_all_at(&file, &boot, 0).map_err(|error| errno_of(&error))?;
-        file.sync_all().map_err(|error| errno_of(&error))?;
-    }
-    Ok(unsynced)
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+    let file = File::from(openat(dir, "tmp/volatile", flags, Mode::from_bits_truncate(0o600))?);
+    std::os::unix::fs::FileExt::write_all_at(&file, &boot, 0).map_err(|error| errno_of(&error))?;
+    file.sync_all().map_err(|error| errno_of(&error))?;
+    renameat(dir, "tmp/volatile", dir, MARKER)?;
+    Ok(false)
 }

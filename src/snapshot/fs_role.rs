@@ -192,6 +192,8 @@ fn keep(mut inherited: Inherited) -> Result<(), FsRoleError> {
         Ok(Begun::Serves(server)) => {
             // Whoever reads the standard error of the command that started us waits for its end; we outlive that command.
             process::place(keeper.null.as_fd(), 2)?;
+            // That of mounts and documents, which is not run again.
+            sys::memory::release_code();
             return keeper.run(server);
         }
         Ok(Begun::Failed(failure)) => failure,

@@ -87,6 +87,8 @@ impl Given<'_> {
         let device = self.device.try_clone_to_owned().call(|| "dup(/dev/fuse)".to_owned())?;
         // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
         process::place(self.null, 2)?;
+        // That of what was opened, and of the keeper.
+        sys::memory::release_code();
         sandbox::filter(needs)?;
         let view = Arc::new(view);
         let session = match self.resumed {

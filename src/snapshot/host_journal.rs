@@ -42,7 +42,9 @@ impl<'a> Note<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut put = |kind: u8, numbers: &[u64]| {
             out.push(kind);
-            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_ne_bytes()));
+            for number in numbers {
+                out.extend_from_slice(&number.to_ne_bytes());
+            }
         };
         match *self {
             Note::Device(device) => put(1, &[device]),

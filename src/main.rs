@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use monitor::tidy::Callbacks;
 use sys::memory::Allocator;
 use sys::role::Inherited;
 
@@ -19,7 +20,8 @@ fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("sublet"));
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("sublet-monitor") => {
-            role(|inherited| monitor::role::main(inherited, engine::container::remove::after_exit))
+            let (volumes, remove) = (engine::volume::after_exit, engine::container::remove::after_exit);
+            role(|inherited| monitor::role::main(inherited, Callbacks { volumes, remove }))
         }
         Some("sublet-exec") => role(runtime::exec::main),
         Some(net::client::ARGV0) => role(net::role::main),

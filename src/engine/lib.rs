@@ -14,6 +14,7 @@ pub mod lease;
 pub mod paths;
 pub mod registries;
 pub mod system;
+pub mod volume;
 mod workers;
 
 use std::collections::HashSet;

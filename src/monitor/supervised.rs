@@ -144,7 +144,10 @@ impl Supervised {
                 Event::Ready
             }
             Some((Message::Failed(failure), _)) => {
-                self.phase = Phase::Failed(failure);
+                // The first is the cause: who of stage and init waits for the other then fails too.
+                if !matches!(self.phase, Phase::Failed(_)) {
+                    self.phase = Phase::Failed(failure);
+                }
                 Event::Nothing
             }
             Some(_) => Event::Nothing,

@@ -2,7 +2,7 @@
 //! user, and with `--rm` everything goes.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::Report;
@@ -14,16 +14,23 @@ use crate::record::{self, PidRecord};
 /// What the engine wants done after the exit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
-    /// The snapshot whose files of subordinate ids are given back to the user.
-    pub reclaim: Option<PathBuf>,
-    /// What [`Remove`] needs to remove the container (`--rm`), passed on unread.
+    /// The snapshots whose files of subordinate ids are given back to the user.
+    pub reclaim: Vec<PathBuf>,
+    /// What [`Callbacks::volumes`] needs, passed on unread; `None` where there is nothing to do.
+    pub volumes: Option<String>,
+    /// What [`Callbacks::remove`] needs to remove the container (`--rm`), passed on unread.
     pub remove: Option<String>,
 }
 
-/// The engine's removal of a container. The engine knows this crate and not the reverse, so the binary hands it in: an
-/// exec of our own binary for it would cost a container with `--rm` a sixth of its time. It calls back once no command finds
-/// the container any more and its writable layer is gone.
-pub type Remove = fn(&str, &mut dyn FnMut()) -> Result<(), Report>;
+/// What the engine does after the exit. The engine knows this crate and not the reverse, so the binary hands it in: an
+/// exec of our own binary for it would cost a container with `--rm` a sixth of its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Callbacks {
+    /// Gives the files of volumes back, as root of this outer user namespace.
+    pub volumes: fn(&str, BorrowedFd<'_>) -> Result<(), Report>,
+    /// The removal of a container. It calls back once no command finds it any more and its writable layer is gone.
+    pub remove: fn(&str, &mut dyn FnMut()) -> Result<(), Report>,
+}
 
 /// Removes the runtime directory, unless the container has been started again since its exit was recorded: then it is the
 /// new monitor's. What stays behind the next start or removal takes away.
@@ -45,14 +52,14 @@ fn is_ours(container_dir: &Path) -> bool {
 
 /// Gives the container's files back and removes `pid.json`, whose being there without its monitor tells the next command
 /// that this is still to be done. The container's lock keeps a start away meanwhile.
-pub fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshot: Option<&Path>) -> Result<(), Report> {
+pub fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshots: &[PathBuf]) -> Result<(), Report> {
     let path = container_dir.join("lock");
     let lock = File::options().write(true).open(&path).call(|| format!("open({path:?})"))?;
     sys::lock::exclusive(&lock, &path)?;
     if !is_ours(container_dir) {
         return Ok(());
     }
-    if let Some(snapshot) = snapshot {
+    for snapshot in snapshots {
         snapshot::owner_client::reclaim(outer.as_fd(), snapshot)?;
     }
     let path = container_dir.join("pid.json");

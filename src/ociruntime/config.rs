@@ -425,6 +425,7 @@ impl Loaded {
             rootfs: Rootfs::Directory { path: self.rootfs.clone(), pivot: !arguments.no_pivot },
             setgroups: may_set_groups(&self.spec),
             devices: BTreeMap::new(),
+            binds: BTreeMap::new(),
             uid_map,
             gid_map,
             caller_is_unmapped: false,

@@ -18,6 +18,7 @@ use crate::attr::{Attr, Request, Result, S_IFMT, S_IFREG, Time, without_privileg
 use crate::lower::Source;
 use crate::node::Data;
 use crate::overlay::{Overlay, errno_of, take_stat};
+use crate::quota::{self, Room};
 use crate::record::Record;
 use crate::tree::CAPABILITY;
 
@@ -86,7 +87,10 @@ impl Overlay {
         if kill_privileges {
             self.kill_privileges(request, ino)?;
         }
-        unlocked(file.write_all_at(bytes, offset))?;
+        let room = self.room(&file, || quota::most_of_write(&file, offset, bytes.len() as u64))?;
+        let written = unlocked(file.write_all_at(bytes, offset));
+        settle(room, &file)?;
+        written?;
         self.refresh(ino, &fstat(&*file)?);
         Ok(())
     }
@@ -130,8 +134,12 @@ impl Overlay {
         let (source, size) = self.lower_source(ino)?;
         let attr = self.attr(ino)?;
         let file = self.files.grow(ino)?;
-        let copied = copy_contents(&file, &source, size, limit)
-            .and_then(|()| futimens(&*file, &timespec(attr.atime), &timespec(attr.mtime)));
+        let room = self.room(&file, || Ok(size.min(limit)));
+        let copied = room.and_then(|room| {
+            copy_contents(&file, &source, size, limit)?;
+            settle(room, &file)?;
+            futimens(&*file, &timespec(attr.atime), &timespec(attr.mtime))
+        });
         if let Err(errno) = copied {
             self.files.abandon(ino);
             return Err(errno);
@@ -157,7 +165,9 @@ impl Overlay {
             return self.commit(&mut state, request, &Record::Emptied { ino, at: Time::now() }).map(drop);
         }
         let file = self.upper_file(request, ino, size)?;
+        let room = self.room(&file, || Ok(0))?;
         unlocked(file.set_len(size))?;
+        settle(room, &file)?;
         self.refresh(ino, &fstat(&*file)?);
         Ok(())
     }
@@ -171,7 +181,13 @@ impl Overlay {
         let _writing = self.busy.enter(ino);
         let file = self.upper_file(request, ino, u64::MAX)?;
         self.kill_privileges(request, ino)?;
-        fallocate(&*file, flags, offset, length)?;
+        // What only takes away needs no room.
+        let frees = flags.intersects(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_COLLAPSE_RANGE);
+        let most = if frees { 0 } else { length.unsigned_abs() };
+        let room = self.room(&file, || Ok(most))?;
+        let allocated = fallocate(&*file, flags, offset, length);
+        settle(room, &file)?;
+        allocated?;
         self.refresh(ino, &fstat(&*file)?);
         Ok(())
     }
@@ -228,16 +244,30 @@ impl Overlay {
         let mut read_at = i64::try_from(start.saturating_add(from)).map_err(|_| Errno::EINVAL)?;
         let mut write_at = i64::try_from(to).map_err(|_| Errno::EFBIG)?;
         self.kill_privileges(request, target)?;
+        let room = self.room(&out, || quota::most_of_write(&out, to, length))?;
         let count = copy_file_range(&*file, Some(&mut read_at), &*out, Some(&mut write_at), length as usize)
             .map_err(|errno| if errno == Errno::EINVAL { errno } else { Errno::EXDEV })?;
+        settle(room, &out)?;
         self.refresh(target, &fstat(&*out)?);
         Ok(count as u64)
+    }
+
+    /// Room for a change of a data file, under the quota.
+    fn room<'q>(&'q self, file: &File, most: impl FnOnce() -> Result<u64>) -> Result<Option<Room<'q>>> {
+        if self.files.quota.usage().is_none() {
+            return Ok(None);
+        }
+        self.files.quota.room(file, most()?)
     }
 
     /// Sets the times of a data file. The caller holds the inode's guard.
     pub(crate) fn stamp(&self, ino: u64, atime: Time, mtime: Time) -> Result<()> {
         futimens(&*self.files.get(ino)?, &timespec(atime), &timespec(mtime))
     }
+}
+
+fn settle(room: Option<Room<'_>>, file: &File) -> Result<()> {
+    room.map_or(Ok(()), |room| room.settle(file))
 }
 
 /// Copies `size` bytes of a lower file, cut to `limit`: by sharing blocks, else extent by extent so that holes stay

@@ -11,6 +11,7 @@ use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::attr::Result;
+use crate::quota::Quota;
 
 /// How many data files stay open; a quarter of them is closed when it is reached.
 const OPEN_MAX: usize = 512;
@@ -18,6 +19,7 @@ const OPEN_MAX: usize = 512;
 /// The directory of an upper and its open data files.
 pub(crate) struct Files {
     dir: OwnedFd,
+    pub(crate) quota: Quota,
     open: Mutex<Open>,
 }
 
@@ -38,7 +40,7 @@ fn growing(ino: u64) -> String {
 
 impl Files {
     pub(crate) fn new(dir: OwnedFd) -> Self {
-        Files { dir, open: Mutex::default() }
+        Files { dir, quota: Quota::none(), open: Mutex::default() }
     }
 
     pub(crate) fn dir(&self) -> &OwnedFd {
@@ -122,6 +124,7 @@ impl Files {
     /// numbers are not reused.
     pub(crate) fn remove(&self, ino: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).files.remove(&ino);
+        self.quota.release(|| self.stat(ino));
         let _gone_or_wasted = unlinkat(&self.dir, path(ino).as_str(), UnlinkatFlags::NoRemoveDir);
     }
 

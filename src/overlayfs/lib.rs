@@ -21,7 +21,7 @@
 //! from it what it is asked once more ([`done`]), and has every file that was open and unlinked. It does not know how
 //! often the kernel has looked up what there was: the data of such files goes only when the last server has ended.
 //!
-//! Left out, knowingly: quotas; a checkpoint is a compacted log (not yet a mapped index).
+//! Left out, knowingly: a checkpoint is a compacted log (not yet a mapped index).
 
 pub mod acl;
 mod attr;
@@ -37,6 +37,7 @@ mod lower;
 mod names;
 mod node;
 mod overlay;
+mod quota;
 mod reader;
 mod record;
 mod tree;

@@ -33,6 +33,7 @@ use crate::files::Files;
 use crate::log::{Group, Log, Replay};
 use crate::lower::{Contents, Lower};
 use crate::node::{Body, Data, Node};
+use crate::quota::{self, Quota};
 use crate::record::{OLDEST, Record, VERSION};
 use crate::tree::Tree;
 
@@ -136,6 +137,19 @@ impl Overlay {
         let lookups = (0..inodes).map(|_| AtomicU32::new(0)).collect();
         let (busy, group) = (Busy::default(), Group::default());
         Ok(Overlay { lower, files, busy, policy, state: RwLock::new(state), group, lookups, resumed, recovery })
+    }
+
+    /// Lets data files take at most this many bytes on the disk.
+    #[must_use]
+    pub fn limited(mut self, bytes: u64) -> Overlay {
+        let files: Vec<u64> = {
+            let state = self.read();
+            let with_data = state.tree.nodes.iter().filter(|(_, node)| node.has_upper_data());
+            with_data.map(|(ino, _)| *ino).collect()
+        };
+        let used = files.into_iter().filter_map(|ino| self.files.stat(ino).ok()).map(|stat| quota::bytes(&stat)).sum();
+        self.files.quota = Quota::new(bytes, used);
+        self
     }
 
     /// What replay found at open.
@@ -280,6 +294,11 @@ impl Overlay {
     /// The file system that the upper lies on.
     pub fn statfs(&self) -> Result<Statvfs> {
         fstatvfs(self.files.dir())
+    }
+
+    /// The most that data files may take and what they take now, in bytes, where there is a limit.
+    pub fn usage(&self) -> Option<(u64, u64)> {
+        self.files.quota.usage()
     }
 
     /// Takes size and times of a data file over into its node, after its contents changed.

@@ -188,10 +188,16 @@ impl Filesystem for View {
 
     fn statfs(&self, _caller: &Caller, _node: NodeId) -> Result<StatFs> {
         let below = self.overlay.statfs()?;
+        let (mut blocks, mut free, mut available) = (below.blocks(), below.blocks_free(), below.blocks_available());
+        if let Some((limit, used)) = self.overlay.usage() {
+            let unit = below.fragment_size().max(1);
+            let left = limit.saturating_sub(used) / unit;
+            (blocks, free, available) = (blocks.min(limit / unit), free.min(left), available.min(left));
+        }
         Ok(StatFs {
-            blocks: below.blocks(),
-            blocks_free: below.blocks_free(),
-            blocks_available: below.blocks_available(),
+            blocks,
+            blocks_free: free,
+            blocks_available: available,
             files: below.files(),
             files_free: below.files_free(),
             block_size: below.block_size() as u32,

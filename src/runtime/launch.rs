@@ -29,6 +29,8 @@ pub struct Launch {
     /// Where the host has devices of the specification, by their paths in the container. What is not named here is
     /// looked for at its own path, and where the kernel says.
     pub devices: BTreeMap<PathBuf, HostDevice>,
+    /// What bind mounts of the specification need beyond its words, by their destinations.
+    pub binds: BTreeMap<PathBuf, Bind>,
     /// Ids of the container's user namespace, mapped to those of the outer one. Empty where none is made.
     pub uid_map: IdMap,
     /// The same for groups.
@@ -56,6 +58,18 @@ pub struct Launch {
     /// The capabilities by which the default seccomp profile is made; the specification has none then. It is far longer
     /// than all the rest, and would be written and read again by each process on the way to the one that compiles it.
     pub default_profile: Option<u64>,
+}
+
+/// What a bind mount needs that the runtime specification has no words for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The place below the source that is shown. It is found by descriptor and never leaves the source: containers may change
+    /// what is on the way there.
+    pub subpath: Option<PathBuf>,
+    /// The directory with `upper` and `work` that takes what is written, so that the source stays as it is.
+    pub layers: Option<PathBuf>,
+    /// Whether all in it is given to the payload's user.
+    pub chown: bool,
 }
 
 /// A device node of the host.

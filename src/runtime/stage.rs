@@ -182,7 +182,11 @@ fn prepare(
     to_init: BorrowedFd<'_>,
 ) -> Result<(), Report> {
     write_maps(launch, process).step(|| "mapping the container's ids".to_owned())?;
-    if let Rootfs::Overlay { directory, .. } = &launch.rootfs {
+    let rootfs = match &launch.rootfs {
+        Rootfs::Overlay { directory, .. } => Some(directory),
+        _ => None,
+    };
+    for directory in rootfs.into_iter().chain(launch.binds.values().filter_map(|bind| bind.layers.as_ref())) {
         let layers = [directory.join("upper"), directory.join("work")];
         give_to_inner_root(launch, &layers).step(|| "giving the upper directory to the container".to_owned())?;
     }

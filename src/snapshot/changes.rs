@@ -98,7 +98,7 @@ impl Explain for ChangesError {
     }
 }
 
-type Result<T> = std::result::Result<T, ChangesError>;
+pub(crate) type Result<T> = std::result::Result<T, ChangesError>;
 
 /// Paths that are in every container and are the engine's, not changes of the container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +163,11 @@ impl Compared {
             mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
             capability: None,
         }
+    }
+
+    /// The same with the owner that a view shows.
+    pub(crate) fn of_stat_as(stat: &FileStat, (uid, gid): (u32, u32)) -> Compared {
+        Compared { uid, gid, ..Compared::of_stat(stat) }
     }
 
     fn differs(&self, other: &Compared) -> bool {
@@ -710,7 +715,7 @@ impl<L: Lower> Visitor for Comparison<'_, L> {
     }
 }
 
-fn is_whiteout(at: &At<'_>) -> sys::error::Result<bool> {
+pub(crate) fn is_whiteout(at: &At<'_>) -> sys::error::Result<bool> {
     match at.file_type() {
         nix::libc::S_IFCHR => Ok(at.stat.st_rdev == 0),
         nix::libc::S_IFREG if at.stat.st_size == 0 => Ok(attribute(at, c"user.overlay.whiteout")?.is_some()),
@@ -718,7 +723,7 @@ fn is_whiteout(at: &At<'_>) -> sys::error::Result<bool> {
     }
 }
 
-fn is_opaque(at: &At<'_>) -> sys::error::Result<bool> {
+pub(crate) fn is_opaque(at: &At<'_>) -> sys::error::Result<bool> {
     Ok(attribute(at, c"user.overlay.opaque")?.is_some_and(|value| value == b"y"))
 }
 

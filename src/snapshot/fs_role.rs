@@ -103,6 +103,8 @@ pub enum View {
         volatile: bool,
         /// The container's ids are not the outer ones: its mount will be id-mapped.
         shifted: bool,
+        /// The most that its data may take on the disk.
+        size_bytes: Option<u64>,
     },
     /// The host's own root.
     Host(HostViewConfig),

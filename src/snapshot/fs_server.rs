@@ -60,8 +60,8 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
             let features = Features { posix_acl, ..Features::immutable(threads()) };
             given.run(Needs::Image, view, &features)
         }
-        View::Overlay { ids, volatile, shifted } => {
-            let overlay = Arc::new(open_overlay(inherited, volatile, given.resumed.is_some())?);
+        View::Overlay { ids, volatile, shifted, size_bytes } => {
+            let overlay = Arc::new(open_overlay(inherited, volatile, size_bytes, given.resumed.is_some())?);
             let view = overlayfs::View::new(Arc::clone(&overlay));
             let view = view.showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
             let features = overlayfs::View::features(threads(), false, shifted);
@@ -125,7 +125,12 @@ fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
 }
 
 /// Opens the upper, which nobody else may have open: the lock is held as long as this process lives.
-fn open_overlay(inherited: &mut Inherited, volatile: bool, resumed: bool) -> Result<Overlay, FsRoleError> {
+fn open_overlay(
+    inherited: &mut Inherited,
+    volatile: bool,
+    size_bytes: Option<u64>,
+    resumed: bool,
+) -> Result<Overlay, FsRoleError> {
     let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
     if !index.is_chain() {
         return Err(FsRoleError::NotAChain);
@@ -144,7 +149,10 @@ fn open_overlay(inherited: &mut Inherited, volatile: bool, resumed: bool) -> Res
         return Err(FsRoleError::Unsynced);
     }
     tell(&recovery);
-    Ok(overlay)
+    Ok(match size_bytes {
+        Some(bytes) => overlay.limited(bytes),
+        None => overlay,
+    })
 }
 
 /// Tells that only the filter confines this server, if so. Once for each server: who wants nothing less looks at

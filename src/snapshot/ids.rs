@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The id that stands for "somebody that this map cannot express": `overflowuid` of the kernel, `nobody` in Debian.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// How many ids, counted from 0, the outer user namespace maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

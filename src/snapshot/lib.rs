@@ -8,6 +8,7 @@
 
 mod archive;
 mod changes;
+pub mod cow;
 mod directory;
 mod fd_cache;
 pub mod fs_client;
@@ -25,6 +26,7 @@ mod owner_log;
 pub mod owner_role;
 mod probe;
 mod sandbox;
+pub mod seed;
 mod tree_walk;
 pub mod view_chain;
 pub mod view_host;

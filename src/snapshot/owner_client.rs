@@ -27,11 +27,22 @@ pub const ARGV0: &str = "sublet-owner";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Task {
-    Reclaim,
-    Restore,
+    Reclaim(Tree),
+    Restore(Tree),
     Remove,
     /// Further descriptors: `archive` (a pipe to write to), `index` (of the chain, unless the host is below).
     Archive(Box<ArchiveOrder>),
+}
+
+/// Whose files are given back, with the log `owners` beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Tree {
+    /// `upper` of a native snapshot, and its `work`.
+    Upper,
+    /// `_data` of a volume. There owners of real root's containers are the outer user namespace's ids as they are, since
+    /// its mounts are shifted.
+    Volume,
 }
 
 /// What is to be in an archive of a snapshot's changes, and what they are changes of.
@@ -132,16 +143,28 @@ impl Explain for OwnerError {
 /// May be called at any time when the container does not run, and again after a kill at any instant. A tree with
 /// nothing to give back is only looked at. The caller must have one thread.
 pub fn reclaim(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
-    run(&Task::Reclaim, outer, dir)
+    run(&Task::Reclaim(Tree::Upper), outer, dir)
+}
+
+/// The same for a volume, whose directory is `dir`.
+pub fn reclaim_volume(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    run(&Task::Reclaim(Tree::Volume), outer, dir)
 }
 
 /// Undoes [`reclaim`] before the container starts again; nothing is done when there is no log. The caller must have one
 /// thread.
 pub fn restore(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
-    if !dir.join("owners").exists() {
-        return Ok(());
-    }
-    run(&Task::Restore, outer, dir)
+    if is_logged(dir) { run(&Task::Restore(Tree::Upper), outer, dir) } else { Ok(()) }
+}
+
+/// The same for a volume.
+pub fn restore_volume(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    if is_logged(dir) { run(&Task::Restore(Tree::Volume), outer, dir) } else { Ok(()) }
+}
+
+/// Whether the true owners are in the log and not on the files.
+pub fn is_logged(dir: &Path) -> bool {
+    dir.join("owners").exists()
 }
 
 /// Removes everything in a directory whoever owns it; the directory itself stays. The caller must have one thread.
@@ -211,8 +234,8 @@ impl Role {
 impl Task {
     fn word(&self) -> &'static str {
         match self {
-            Task::Reclaim => "taking back",
-            Task::Restore => "restoring the owners of",
+            Task::Reclaim(_) => "taking back",
+            Task::Restore(_) => "restoring the owners of",
             Task::Remove => "removing",
             Task::Archive(_) => "reading",
         }

@@ -1,4 +1,4 @@
-//! The role `owner`: root of the outer user namespace over one snapshot, for the moment it takes to turn true owners into
+//! The role `owner`: root of the outer user namespace over one snapshot or volume, for the moment it takes to turn true owners into
 //! data ("reclaim"), data into owners ("restore"), everything into nothing ("remove"), or what a running container has
 //! changed into an archive ("archive"), for which it only reads.
 //!
@@ -35,7 +35,7 @@ use sys::{process, socket};
 
 use crate::archive::write_native;
 use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
-use crate::owner_client::{ArchiveOrder, Task};
+use crate::owner_client::{ArchiveOrder, Task, Tree};
 use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 
@@ -63,12 +63,13 @@ fn run(inherited: &mut Inherited) -> std::result::Result<u64, Report> {
     let dir = inherited.fd("dir")?;
     let outer = inherited.fd("outer")?;
     nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
-    let ids = become_root(outer.as_fd())?;
+    let as_they_are = matches!(task, Task::Reclaim(Tree::Volume) | Task::Restore(Tree::Volume));
+    let ids = if as_they_are && nix::unistd::geteuid().is_root() { Ids::Inside } else { become_root(outer.as_fd())? };
     // After the change of credentials: in the namespace that it has joined nobody may look into it.
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     match task {
-        Task::Reclaim => reclaim(dir.as_fd(), &ids)?,
-        Task::Restore => restore(dir.as_fd(), &ids)?,
+        Task::Reclaim(tree) => reclaim(dir.as_fd(), &ids, tree)?,
+        Task::Restore(tree) => restore(dir.as_fd(), &ids, tree)?,
         Task::Remove => remove_contents(dir.as_fd())?,
         Task::Archive(order) => return Ok(archive(dir.as_fd(), &ids, &order, inherited)?),
     }
@@ -105,7 +106,7 @@ fn archive(
 
 /// How the owners that we see are written in the log.
 enum Ids {
-    /// As they are: we are inside the outer user namespace.
+    /// As they are: we are inside the outer user namespace, or what we see is written in its ids.
     Inside,
     /// Through the outer namespace's maps: we are root outside.
     Outside { uids: IdMap, gids: IdMap },
@@ -192,15 +193,27 @@ fn visit(root: BorrowedFd<'_>, visitor: &mut impl Visitor) -> Result<()> {
     walk(root, visitor)
 }
 
-fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids) -> Result<()> {
-    let upper = open_dir(snapshot, c"upper")?;
+fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
+    let upper = open_dir(snapshot, tree.directory())?;
     let old = owner_log::read(snapshot)?.unwrap_or_default();
     let mut logger = Logger { ids, old, log: Writer::new(snapshot) };
     visit(upper.as_fd(), &mut logger)?;
     if logger.log.finish()? > 0 {
         visit(upper.as_fd(), &mut Homecoming)?;
     }
-    visit(open_dir(snapshot, c"work")?.as_fd(), &mut Homecoming)
+    match tree {
+        Tree::Upper => visit(open_dir(snapshot, c"work")?.as_fd(), &mut Homecoming),
+        Tree::Volume => Ok(()),
+    }
+}
+
+impl Tree {
+    fn directory(self) -> &'static CStr {
+        match self {
+            Tree::Upper => c"upper",
+            Tree::Volume => c"_data",
+        }
+    }
 }
 
 /// The mode that lets its owner read and delete.
@@ -289,9 +302,9 @@ fn chmod(at: &At<'_>, entry: &OwnedFd, mode: u32) -> Result<()> {
         .call(|| at.words(&format!("chmod {:o}", mode.bits())))
 }
 
-fn restore(snapshot: BorrowedFd<'_>, ids: &Ids) -> Result<()> {
+fn restore(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
-    let upper = open_dir(snapshot, c"upper")?;
+    let upper = open_dir(snapshot, tree.directory())?;
     visit(upper.as_fd(), &mut Restorer { ids, owners })?;
     // A power loss must not take the owners back while the log is gone.
     nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;

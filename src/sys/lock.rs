@@ -28,6 +28,17 @@ pub fn exclusive(file: impl AsFd, path: &Path) -> Result<()> {
     }
 }
 
+/// Waits until a shared lock is ours, which keeps exclusive ones away. The file must be open for reading.
+pub fn shared(file: impl AsFd, path: &Path) -> Result<()> {
+    let shared = libc::flock { l_type: libc::F_RDLCK as libc::c_short, ..WHOLE };
+    loop {
+        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLKW(&shared)) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop).call(|| format!("fcntl({}, F_OFD_SETLKW, F_RDLCK)", path.display())),
+        }
+    }
+}
+
 /// Takes the exclusive lock if nobody has it; `false` if someone has. The file must be open for writing.
 pub fn try_exclusive(file: impl AsFd, path: &Path) -> Result<bool> {
     attempt(file, &WHOLE).call(|| format!("fcntl({}, F_OFD_SETLK, F_WRLCK)", path.display()))

@@ -1,5 +1,5 @@
 use clap::Args;
-use engine::container;
+use engine::container::{self, diff::Change};
 
 use crate::environment::Globals;
 use crate::output::{Stop, line};
@@ -14,9 +14,14 @@ impl Diff {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         let id = container::find(&engine, &self.container)?;
-        for change in container::diff::diff(&engine, &id)? {
-            line(format_args!("{} {}", change.kind.letter(), change.path))?;
-        }
-        Ok(0)
+        lines(&container::diff::diff(&engine, &id)?)
     }
+}
+
+/// Prints changes, one a line.
+pub fn lines(changes: &[Change]) -> Result<u8, Stop> {
+    for change in changes {
+        line(format_args!("{} {}", change.kind.letter(), change.path))?;
+    }
+    Ok(0)
 }

@@ -1,10 +1,11 @@
 use base::{Kind, Report};
 use clap::Args;
-use engine::{Engine, container, image};
+use engine::{Engine, container, image, volume};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use crate::commands::volume::Described;
 use crate::environment::Globals;
 use crate::format;
 use crate::output::{Stop, error, line};
@@ -12,14 +13,14 @@ use crate::output::{Stop, error, line};
 /// The exit code of a template that cannot be parsed.
 const TEMPLATE_CODE: u8 = 64;
 
-/// Print all that is known about containers and images
+/// Print all that is known about containers, images and volumes
 #[derive(Args)]
 pub struct Inspect {
     /// A Go template, or json
     #[arg(short, long)]
     format: Option<String>,
-    /// Only this kind of object: container or image
-    #[arg(long, value_parser = ["container", "image"])]
+    /// Only this kind of object: container, image or volume
+    #[arg(long, value_parser = ["container", "image", "volume"])]
     r#type: Option<String>,
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
@@ -29,6 +30,11 @@ impl Inspect {
     /// The same for images alone (`image inspect`).
     pub fn of_images(self) -> Self {
         Inspect { r#type: Some("image".to_owned()), ..self }
+    }
+
+    /// The same for volumes alone (`volume inspect`).
+    pub fn of_volumes(self) -> Self {
+        Inspect { r#type: Some("volume".to_owned()), ..self }
     }
 
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
@@ -61,8 +67,11 @@ impl Inspect {
     }
 }
 
-/// One object as indented JSON: a container, else an image.
+/// One object as indented JSON: a container, else an image, else a volume.
 fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report> {
+    if only == Some("volume") {
+        return indented(&Described::of(&volume::find(engine, name)?));
+    }
     if only != Some("image") {
         match container::find(engine, name) {
             Ok(id) => return indented(&container::inspect::inspect(engine, &id)?),
@@ -73,6 +82,9 @@ fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report
     match image::inspect(engine, name) {
         Ok(image) => indented(&image),
         Err(report) if only.is_none() && matches!(report.kind(), Kind::NotFound | Kind::Usage) => {
+            if let Ok(volume) = volume::find(engine, name) {
+                return indented(&Described::of(&volume));
+            }
             Err(Report::new(Kind::NotFound, format!("No such object: {name}")))
         }
         Err(report) => Err(report),

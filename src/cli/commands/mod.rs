@@ -35,6 +35,7 @@ mod system;
 mod tag;
 mod untag;
 mod version;
+mod volume;
 mod wait;
 
 use clap::{Args, Command as Grammar, Subcommand};
@@ -88,6 +89,9 @@ pub enum Command {
     Tag(tag::Tag),
     Untag(untag::Untag),
     Version(version::Version),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Volume),
     Wait(wait::Wait),
 }
 
@@ -157,6 +161,7 @@ impl Command {
             Command::Tag(command) => command.execute(globals),
             Command::Untag(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
+            Command::Volume(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),
         }
     }

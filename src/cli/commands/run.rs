@@ -8,6 +8,7 @@ use base::{Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
 use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
+use engine::container::remove::With;
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
@@ -17,7 +18,7 @@ use engine::{Engine, container::record::Volume};
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
 use crate::output::{Stop, error, line, warning};
-use crate::parse;
+use crate::parse::{self, Mounted};
 use crate::progress::{Progress, Work};
 
 /// Run a command in a new container
@@ -50,9 +51,18 @@ pub struct Run {
     /// USER[:GROUP], by name or number
     #[arg(short, long)]
     user: Option<String>,
-    /// SOURCE:DESTINATION[:ro], a directory of the host or a named volume
+    /// [SOURCE:]DESTINATION[:OPTIONS], a directory of the host, a named or an anonymous volume
     #[arg(short, long = "volume", value_name = "VOLUME")]
     pub volumes: Vec<String>,
+    /// type=bind|volume|tmpfs,source=SOURCE,target=DESTINATION,…
+    #[arg(long = "mount", value_name = "KEY=VALUE,…")]
+    mounts: Vec<String>,
+    /// CONTAINER[:ro], whose volumes it gets too
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
+    /// size=BYTES, the most that it may write into its own layer
+    #[arg(long, value_name = "OPTION")]
+    storage_opt: Vec<String>,
     /// Program in place of the image's entry point
     #[arg(long)]
     entrypoint: Option<String>,
@@ -194,7 +204,7 @@ impl Run {
             Err(report) => {
                 // The monitor may have removed it already.
                 if remove
-                    && let Err(second) = container::remove::remove(&engine, &id, true)
+                    && let Err(second) = container::remove::remove(&engine, &id, With { force: true, volumes: true })
                     && second.kind() != Kind::NotFound
                 {
                     warning(&second.to_string());
@@ -214,7 +224,16 @@ impl Run {
             texts.iter().map(|text| parse(text)).collect()
         }
         let (seccomp, no_new_privileges) = security(&self.security_opt)?;
-        let volumes: Vec<Volume> = each(&self.volumes, volume)?;
+        let mut volumes: Vec<Volume> = each(&self.volumes, volume)?;
+        let mut tmpfs = each(&self.tmpfs, parse::tmpfs)?;
+        for text in &self.mounts {
+            match parse::mount(text)? {
+                Mounted::Volume(volume) => volumes.push(below_here(*volume, text)?),
+                Mounted::Memory(destination, options) => {
+                    tmpfs.push(parse::tmpfs(&format!("{destination}:{options}"))?);
+                }
+            }
+        }
         let ports = self.publish.iter().map(|text| parse::publish(text)).collect::<Result<Vec<_>, _>>()?;
         let driver = self.storage_driver;
         if let Some(driver) = driver.as_ref().filter(|driver| !["overlay", "fuse"].contains(&driver.as_str())) {
@@ -228,7 +247,9 @@ impl Run {
             network: parse::network(&self.network)?,
             ports: ports.concat(),
             volumes,
-            tmpfs: each(&self.tmpfs, parse::tmpfs)?,
+            tmpfs,
+            volumes_from: each(&self.volumes_from, parse::volumes_from)?,
+            size_bytes: each(&self.storage_opt, parse::storage_option)?.pop(),
             add_hosts: each(&self.add_host, parse::add_host)?,
             memory_bytes: amount("--memory", self.memory.as_deref(), parse_bytes)?,
             memory_swap: match self.memory_swap.as_deref() {
@@ -349,9 +370,12 @@ fn value_here(name: &str) -> Result<Option<String>, Report> {
     }
 }
 
-/// A directory of the host by a path that begins with a dot is below the one we are in.
 fn volume(text: &str) -> Result<Volume, Report> {
-    let mut volume = parse::volume(text)?;
+    below_here(parse::volume(text)?, text)
+}
+
+/// A directory of the host by a path that begins with a dot is below the one we are in.
+fn below_here(mut volume: Volume, text: &str) -> Result<Volume, Report> {
     if let VolumeSource::Path(path) = &mut volume.source {
         *path = std::path::absolute(&*path).map_err(|error| Report::of(Kind::Usage, error)).step(|| text.to_owned())?;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 use base::{ContainerId, Context, Kind, Report};
@@ -11,12 +12,12 @@ use sys::file::sync_directory;
 
 use crate::Engine;
 use crate::container::lock::make_container_dir;
-use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Record, Settings, VolumeSource};
+use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, names, remove};
+use crate::container::{driver, lookup, names, remove, spec};
 use crate::file::{failed, random};
 use crate::image;
-use crate::paths::make_dir;
+use crate::volume;
 
 /// What a container is to be. What is `None` comes from the image.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +79,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
     if let Some(name) = &request.name {
         names::check(name)?;
     }
+    volumes_from(engine, &mut request.host)?;
     check_volumes(&request.host)?;
     check_limits(&request.host)?;
     let reference = request.image.clone();
@@ -90,6 +92,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
         let network = request.host.network.as_str();
         engine.notice(&format!("Published ports are discarded when using {network} network mode"));
     }
+    driver::check_size(&request.host, matches!(image, ImageName::Host))?;
     if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
         driver::above_an_image(matches!(image, ImageName::Host))?;
     }
@@ -121,11 +124,25 @@ fn write(
     id: &ContainerId,
     name: &str,
 ) -> Result<(), Report> {
-    for volume in &request.host.volumes {
-        if let VolumeSource::Named(name) = &volume.source {
-            make_dir(&engine.paths().volumes().join(name).join("_data"))?;
+    let mut request = request;
+    image_volumes(local, &mut request.host);
+    let sync = !request.host.auto_remove;
+    // Nobody removes them before the record names them.
+    let mut held = Vec::new();
+    for volume in &mut request.host.volumes {
+        if let VolumeSource::Named(name) = &mut volume.source {
+            if name.is_empty() {
+                *name = volume::create::random_name()?;
+            }
+            let (mut labels, options) = (volume.labels.clone(), volume.driver_options.clone());
+            if volume.anonymous {
+                labels.insert(volume::ANONYMOUS.to_owned(), String::new());
+            }
+            let request = volume::create::CreateRequest { name: Some(name.clone()), labels, options };
+            held.push(volume::create::claim(engine, request, sync)?);
         }
     }
+    sys::step();
     let record = Record {
         format: record::FORMAT,
         id: id.clone(),
@@ -229,7 +246,45 @@ pub(crate) fn check_workdir(workdir: &str) -> Result<(), Report> {
     Err(Report::new(Kind::Usage, message))
 }
 
+/// Adds the volumes that other containers have, where nothing else was asked for.
+fn volumes_from(engine: &Engine, host: &mut HostSettings) -> Result<(), Report> {
+    for (name, read_only) in std::mem::take(&mut host.volumes_from) {
+        let other = record::load(engine, &lookup::find(engine, &name)?)?;
+        let is_free = |destination: &str| {
+            let volumes = host.volumes.iter().map(|volume| volume.destination.as_str());
+            volumes
+                .chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()))
+                .all(|taken| taken != destination)
+        };
+        let volumes: Vec<Volume> = other.host.volumes.into_iter().filter(|one| is_free(&one.destination)).collect();
+        // They stay when this container goes: they are the other one's.
+        host.volumes.extend(volumes.into_iter().map(|volume| Volume {
+            read_only: volume.read_only || read_only,
+            anonymous: false,
+            no_copy: true,
+            ..volume
+        }));
+    }
+    Ok(())
+}
+
+/// Anonymous volumes at the places that the image names, where nothing else was asked for.
+fn image_volumes(local: Option<&ImageConfig>, host: &mut HostSettings) {
+    let named = local.and_then(|config| config.spec.config().as_ref()?.volumes().clone()).unwrap_or_default();
+    for destination in named {
+        let destination = format!("/{}", destination.trim_matches('/'));
+        let given = host.volumes.iter().map(|volume| volume.destination.as_str());
+        let mut taken = given.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()));
+        if destination != "/" && taken.all(|taken| taken != destination) {
+            host.volumes.push(Volume { destination, anonymous: true, ..Volume::default() });
+        }
+    }
+}
+
 fn check_volumes(host: &HostSettings) -> Result<(), Report> {
+    for volume in &host.volumes {
+        check_volume(volume)?;
+    }
     let mut seen: Vec<&str> = Vec::new();
     let destinations = host.volumes.iter().map(|volume| volume.destination.as_str());
     for destination in destinations.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str())) {
@@ -237,6 +292,34 @@ fn check_volumes(host: &HostSettings) -> Result<(), Report> {
             return Err(Report::new(Kind::Usage, format!("Duplicate mount point: {destination}")));
         }
         seen.push(destination);
+    }
+    Ok(())
+}
+
+/// Refuses a source that is to be there and is not, and what this machine cannot do.
+fn check_volume(volume: &Volume) -> Result<(), Report> {
+    let refuse = |text: &str, hint: &str| {
+        let text = format!("{}: {text}", volume.destination);
+        Err(Report::new(Kind::Unsupported, text).with_hint(hint))
+    };
+    if let VolumeSource::Path(path) = &volume.source
+        && volume.must_exist
+        && fs::symlink_metadata(path).is_err()
+    {
+        return Err(spec::missing_source(path));
+    }
+    if volume.relabel && Path::new("/sys/fs/selinux/enforce").exists() {
+        return refuse(
+            "z and Z would label the files for SELinux, and that is not built",
+            "label them yourself: chcon -R -t container_file_t DIRECTORY",
+        );
+    }
+    // Binds of real root are shifted in any case.
+    if volume.idmap && !nix::unistd::geteuid().is_root() {
+        return refuse(
+            "idmap: only root may shift the owners of the host's mounts",
+            "with --userns=keep-id your files are yours inside; U gives them to the container's user",
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use base::{Context, Kind, Ladder, Report};
 use snapshot::{Driver, Place};
 
 use crate::Engine;
-use crate::container::record::Record;
+use crate::container::record::{HostSettings, Record};
 use crate::paths::make_dir;
 
 /// The driver of a container that is about to start: the one that its snapshot has, else the one that was asked for, else
@@ -22,6 +22,11 @@ pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report>
     let asked = record.host.storage_driver.as_deref();
     if asked == Some(Driver::Fuse.as_str()) {
         return above_an_image(record.image.is_host()).map(|()| Driver::Fuse);
+    }
+    if record.host.size_bytes.is_some() {
+        check_size(&record.host, record.image.is_host())?;
+        engine.notice("storage driver: fuse, since overlay does not count what is written (--storage-opt size)");
+        return Ok(Driver::Fuse);
     }
     // So that a killed trial lies where the next one looks for it.
     make_dir(&engine.paths().snapshots())?;
@@ -49,6 +54,20 @@ pub(crate) fn above_an_image(is_host: bool) -> Result<(), Report> {
             .with_hint("leave --storage-driver out: host: always has overlay"));
     }
     Ok(())
+}
+
+/// Only our own overlay counts what is written.
+pub(crate) fn check_size(host: &HostSettings, is_host: bool) -> Result<(), Report> {
+    if host.size_bytes.is_none() {
+        return Ok(());
+    }
+    let why = match host.storage_driver.as_deref() {
+        Some(driver) if driver != Driver::Fuse.as_str() => format!("the storage driver {driver}"),
+        _ if is_host => "the image host:".to_owned(),
+        _ => return Ok(()),
+    };
+    let text = format!("--storage-opt size: {why} keeps no container from writing more");
+    Err(Report::new(Kind::Unsupported, text).with_hint("it is for images with the storage driver fuse"))
 }
 
 /// Why neither the driver that was asked for nor another one can be used.

@@ -310,11 +310,12 @@ fn host_config(host: &HostSettings) -> HostConfig {
         Seccomp::Profile(text) => security_opt.push(format!("seccomp={text}")),
     }
     let bind = |volume: &Volume| {
-        let mode = if volume.read_only { ":ro" } else { "" };
-        format!("{}:{}{mode}", volume.source, volume.destination)
+        let mode = mode(volume);
+        let colon = if mode.is_empty() { "" } else { ":" };
+        format!("{}:{}{colon}{mode}", volume.source, volume.destination)
     };
     HostConfig {
-        binds: host.volumes.iter().map(bind).collect(),
+        binds: host.volumes.iter().filter(|volume| !volume.anonymous).map(bind).collect(),
         network_mode: host.network.as_str().to_owned(),
         port_bindings: bindings(&host.ports),
         auto_remove: host.auto_remove,
@@ -327,7 +328,9 @@ fn host_config(host: &HostSettings) -> HostConfig {
         tmpfs: host.tmpfs.iter().cloned().collect(),
         userns_mode: match host.userns {
             UserNamespace::Default => String::new(),
+            UserNamespace::Host => "host".to_owned(),
             UserNamespace::KeepId => "keep-id".to_owned(),
+            UserNamespace::KeepAs { uid, gid } => format!("keep-id:uid={uid},gid={gid}"),
             UserNamespace::Single => "single".to_owned(),
         },
         memory: host.memory_bytes.unwrap_or(0),
@@ -380,12 +383,37 @@ fn mounts(engine: &Engine, record: &Record) -> Vec<MountPoint> {
             source: source.to_string_lossy().into_owned(),
             destination: volume.destination.clone(),
             driver: driver.to_owned(),
-            mode: if volume.read_only { "ro".to_owned() } else { String::new() },
+            mode: mode(volume),
             rw: !volume.read_only,
-            propagation: "rprivate".to_owned(),
+            // A volume is ours alone, and Docker tells nothing of it.
+            propagation: if kind == "bind" {
+                propagation(volume).unwrap_or("rprivate").to_owned()
+            } else {
+                String::new()
+            },
         }
     };
     record.host.volumes.iter().map(one).collect()
+}
+
+/// The options of a volume in the words of `-v`.
+fn mode(volume: &Volume) -> String {
+    let words = [
+        (volume.read_only, "ro"),
+        (volume.no_copy, "nocopy"),
+        (volume.cow, "cow"),
+        (volume.chown, "U"),
+        (volume.relabel, "z"),
+        (volume.idmap, "idmap"),
+    ];
+    let words = words.into_iter().filter_map(|(is, word)| is.then_some(word));
+    words.chain(volume.options.iter().map(String::as_str)).collect::<Vec<_>>().join(",")
+}
+
+/// How mount events travel, if that was asked for.
+fn propagation(volume: &Volume) -> Option<&str> {
+    let known = ["private", "slave", "shared"];
+    volume.options.iter().map(String::as_str).find(|word| known.contains(&word.trim_start_matches('r')))
 }
 
 fn config(record: &Record) -> Config {

@@ -14,6 +14,7 @@
 
 pub mod attach;
 pub mod commit;
+pub mod cow;
 pub mod create;
 pub mod devices;
 pub mod diff;
@@ -21,6 +22,7 @@ pub(crate) mod driver;
 pub mod exec;
 pub mod export;
 mod files;
+pub(crate) mod fit;
 pub mod inspect;
 pub mod kill;
 pub mod list;
@@ -32,8 +34,8 @@ mod pause;
 pub mod prune;
 pub mod record;
 pub mod remove;
-mod rootfs;
-mod snapshot;
+pub(crate) mod rootfs;
+pub(crate) mod snapshot;
 pub mod spec;
 pub mod start;
 pub mod state;

@@ -6,6 +6,7 @@ use base::{ContainerId, Kind, Report};
 
 use crate::Engine;
 use crate::container::list::list;
+use crate::container::remove::With;
 use crate::container::{remove, unstarted};
 use crate::system::du::{self, Usage};
 use crate::system::filter::PruneFilter;
@@ -30,7 +31,7 @@ pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Pruned, Report> {
     let going = containers.into_iter().filter(|one| !one.life.is_active());
     for container in going.filter(|one| filter.matches(Some(one.created), &one.labels)) {
         let freed_bytes = usage(engine, &container.id)?.bytes;
-        match remove::remove(engine, &container.id, false) {
+        match remove::remove(engine, &container.id, With::default()) {
             Err(report) if matches!(report.kind(), Kind::NotFound | Kind::Conflict) => continue,
             removed => removed?,
         }

@@ -3,7 +3,7 @@
 //! The image's configuration is merged in, so that a later start needs no image configuration and a tag that moves
 //! changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -102,6 +102,10 @@ pub struct HostSettings {
     pub tmpfs: Vec<(String, String)>,
     /// Further lines of `/etc/hosts`: name, address or `host-gateway`.
     pub add_hosts: Vec<(String, String)>,
+    /// Containers whose volumes it has too, each by id, and whether it may only read them.
+    pub volumes_from: Vec<(String, bool)>,
+    /// The most that it may write into its own layer, in bytes (`--storage-opt size=`).
+    pub size_bytes: Option<u64>,
     /// Limit of memory in bytes.
     pub memory_bytes: Option<u64>,
     /// Limit of memory and swap together in bytes; -1 is none.
@@ -234,7 +238,7 @@ pub struct PortMapping {
 }
 
 /// Something of the machine that is seen in the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// What is seen.
     pub source: VolumeSource,
@@ -242,6 +246,55 @@ pub struct Volume {
     pub destination: String,
     /// Whether it cannot be written.
     pub read_only: bool,
+    /// Further words of the mount, in the runtime specification's terms: `noexec`, `rslave`, `ridmap`.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// Whether it was asked for without a name, and goes with the container.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// Whether an empty volume stays empty whatever the image has there.
+    #[serde(default)]
+    pub no_copy: bool,
+    /// The part of a named volume that is seen.
+    #[serde(default)]
+    pub subpath: Option<String>,
+    /// Whether all in it is given to the user that the container runs as, at each start.
+    #[serde(default)]
+    pub chown: bool,
+    /// Whether writes stay in the container and do not reach the source.
+    #[serde(default)]
+    pub cow: bool,
+    /// What becomes of what is mounted below the source.
+    #[serde(default)]
+    pub below: Below,
+    /// Whether its files are to be labelled for containers (`z`, `Z`).
+    #[serde(default)]
+    pub relabel: bool,
+    /// Whether its owners are to be shifted to the container's ids by the mount.
+    #[serde(default)]
+    pub idmap: bool,
+    /// Labels of a volume that is made for it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Options of such a volume.
+    #[serde(default)]
+    pub driver_options: BTreeMap<String, String>,
+    /// Whether a source that is not there is an error (`--mount`), and not to be made (`-v`).
+    #[serde(default)]
+    pub must_exist: bool,
+}
+
+/// What is mounted below a bind source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Below {
+    /// It is seen, and is read-only where the mount is.
+    #[default]
+    Shown,
+    /// It is seen and can be written in any case.
+    Writable,
+    /// It is not seen.
+    Hidden,
 }
 
 /// What a volume is made of.
@@ -250,17 +303,42 @@ pub struct Volume {
 pub enum VolumeSource {
     /// A path of the host.
     Path(PathBuf),
-    /// A directory of ours, by name.
+    /// A volume of ours, by name. Without one until the container is created.
     Named(String),
+}
+
+impl Default for VolumeSource {
+    fn default() -> Self {
+        VolumeSource::Named(String::new())
+    }
+}
+
+impl VolumeSource {
+    /// The name of a volume.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            VolumeSource::Named(name) => Some(name),
+            VolumeSource::Path(_) => None,
+        }
+    }
 }
 
 /// Which ids a container has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UserNamespace {
-    /// All that the user has; its root is the user.
+    /// All that the user has; its root is the user, unless what is bound in fits its own user better (`fit`).
     #[default]
     Default,
+    /// All that the user has; its root is the user.
+    Host,
+    /// The same ids, arranged so that the user is this one.
+    KeepAs {
+        /// The user inside.
+        uid: u32,
+        /// The group inside.
+        gid: u32,
+    },
     /// The same ids, arranged so that the user keeps its own number.
     KeepId,
     /// The user's own id alone.
@@ -281,6 +359,12 @@ pub enum Seccomp {
 }
 
 impl Record {
+    /// The names of its volumes, each once, sorted: the order in which they are locked.
+    pub(crate) fn volume_names(&self) -> Vec<String> {
+        let names: BTreeSet<&str> = self.host.volumes.iter().filter_map(|volume| volume.source.name()).collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
     /// The command line: entry point and command.
     pub fn command_line(&self) -> Vec<String> {
         self.settings.entrypoint.iter().chain(&self.settings.command).cloned().collect()

@@ -12,16 +12,26 @@ use serde::Deserialize;
 use sys::lock::try_exclusive;
 
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{self, Found, load};
+use crate::container::record::{self, Found, HostSettings, load};
 use crate::container::{kill, names, snapshot, start, wait};
 use crate::file::{self, failed};
-use crate::{Engine, Options, Paths};
+use crate::{Engine, Options, Paths, volume};
 
 /// What removed directories begin with until they are gone.
 const GONE: &str = ".gone-";
 
-/// Removes a container; with `force` one that runs is killed first, and one whose record cannot be read goes too.
-pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Report> {
+/// What goes with a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct With {
+    /// One that runs is killed first, and one whose record cannot be read goes too.
+    pub force: bool,
+    /// Its anonymous volumes go too.
+    pub volumes: bool,
+}
+
+/// Removes a container.
+pub fn remove(engine: &Engine, id: &ContainerId, with: With) -> Result<(), Report> {
+    let force = with.force;
     let name = match record::look(engine, id)? {
         Found::Record(record) => Some(record.name),
         Found::Broken(_) if force => names::name_of(engine, id),
@@ -38,7 +48,8 @@ pub fn remove(engine: &Engine, id: &ContainerId, force: bool) -> Result<(), Repo
             locked => locked?,
         };
         if !locked.condition.life.is_active() {
-            return remove_locked(engine, id, locked, &mut || {}).step(|| format!("cannot remove container {shown}"));
+            return remove_with(engine, id, locked, with.volumes, &mut || {})
+                .step(|| format!("cannot remove container {shown}"));
         }
         drop(locked);
         if !force {
@@ -95,10 +106,20 @@ pub(crate) fn remove_locked(
     locked: ContainerLock,
     gone: &mut dyn FnMut(),
 ) -> Result<(), Report> {
+    remove_with(engine, id, locked, false, gone)
+}
+
+fn remove_with(
+    engine: &Engine,
+    id: &ContainerId,
+    locked: ContainerLock,
+    volumes: bool,
+    gone: &mut dyn FnMut(),
+) -> Result<(), Report> {
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
-    let tidied = tidy(engine, id, &to, gone);
+    let tidied = tidy(engine, id, &to, volumes, gone);
     // The lock's file has moved along: it told other sweeps that somebody is at work there.
     drop(locked);
     sweep(engine);
@@ -111,15 +132,38 @@ pub(crate) fn remove_locked(
 #[derive(Deserialize)]
 struct Named {
     name: String,
+    #[serde(default)]
+    host: HostSettings,
+}
+
+impl Named {
+    /// Removes the anonymous volumes.
+    fn remove_volumes(&self, engine: &Engine) -> Result<(), Report> {
+        let anonymous = self.host.volumes.iter().filter(|volume| volume.anonymous);
+        let removed =
+            anonymous.filter_map(|one| one.source.name()).map(|name| volume::remove::with_container(engine, name));
+        removed.collect::<Vec<_>>().into_iter().collect()
+    }
 }
 
 /// What is left to do after the rename, all of it, in any state in which a killed removal may have left it. The first
 /// failure is the answer, and then the directory stays for the next sweep.
-fn tidy(engine: &Engine, id: &ContainerId, directory: &Path, gone: &mut dyn FnMut()) -> Result<(), Report> {
+fn tidy(
+    engine: &Engine,
+    id: &ContainerId,
+    directory: &Path,
+    volumes: bool,
+    gone: &mut dyn FnMut(),
+) -> Result<(), Report> {
     let named = file::read_json::<Named>(&directory.join("config.json")).ok().flatten();
-    let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));
     // First, since what still runs there may write.
-    let closed = [remove_cgroup(directory, id), snapshot::remove(engine, id)];
+    let own = named.as_ref().filter(|named| volumes || named.host.auto_remove);
+    let closed = [
+        remove_cgroup(directory, id),
+        snapshot::remove(engine, id),
+        own.map_or(Ok(()), |named| named.remove_volumes(engine)),
+    ];
+    let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));
     if closed.iter().all(Result::is_ok) {
         gone();
     }
@@ -185,7 +229,7 @@ pub(crate) fn sweep(engine: &Engine) {
         if file.as_ref().is_ok_and(|file| !try_exclusive(file, &path).unwrap_or(false)) {
             continue;
         }
-        let _ = tidy(engine, &id, &entry.path(), &mut || {});
+        let _ = tidy(engine, &id, &entry.path(), false, &mut || {});
     }
 }
 

@@ -32,6 +32,7 @@ use sys::lock::exclusive;
 use sys::namespace::{Extent, IdMap, parse_map};
 
 use crate::Engine;
+use crate::container::fit;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
 use crate::file::{failed, read_json, replace_json};
@@ -168,7 +169,7 @@ impl Serving<'_> {
 
     /// The server of one container's own overlay.
     fn start_own(&self, content: Vec<(&str, BorrowedFd<'_>)>) -> Result<FsConnection, Report> {
-        let (uid_map, gid_map) = container_maps(self.record, self.map)?;
+        let (uid_map, gid_map) = container_maps(self.engine, self.record, self.map)?;
         let (snaps, key) = (self.engine.paths().snapshots(), self.record.id.as_str());
         let upper = snapshot::own::prepare(&snaps, key, (&uid_map, &gid_map), self.record.host.auto_remove)
             .step(|| "preparing the container's own directory".to_owned())?;
@@ -178,6 +179,7 @@ impl Serving<'_> {
             ids: MappedIds { uids: total(&uid_map), gids: total(&gid_map) },
             volatile: self.record.host.auto_remove,
             shifted: moved(&uid_map) || moved(&gid_map),
+            size_bytes: self.record.host.size_bytes,
         };
         let fds = content.into_iter().chain([("upper", upper.as_fd())]);
         self.spawn(view, CONTAINER_LINGER_MS, &fds.collect::<Vec<_>>())
@@ -212,17 +214,28 @@ pub(crate) fn chain_index(store: &Store, record: &Record) -> Result<File, Report
 }
 
 /// The container's ids in terms of the outer ones.
-pub(crate) fn container_maps(record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
+pub(crate) fn container_maps(engine: &Engine, record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
+    let keep = |uid: u32, gid: u32| (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid));
     let single = |id: u32| vec![Extent { inside: id, outside: 0, size: 1 }];
     Ok(match record.host.userns {
-        UserNamespace::Default => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
+        UserNamespace::Default => match fit::user(engine, record, map)? {
+            Some((uid, gid)) => keep(uid, gid),
+            None => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
+        },
+        UserNamespace::Host => (OuterMap::identity(&map.uids), OuterMap::identity(&map.gids)),
+        UserNamespace::KeepAs { uid, gid } => {
+            if nix::unistd::geteuid().is_root() {
+                return Err(Report::new(Kind::Usage, "--userns=keep-id is for users other than root"));
+            }
+            keep(uid, gid)
+        }
         UserNamespace::Single => (single(0), single(0)),
         UserNamespace::KeepId => {
             let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
             if uid == 0 {
                 return Err(Report::new(Kind::Usage, "--userns=keep-id is for users other than root"));
             }
-            (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid))
+            keep(uid, gid)
         }
     })
 }

@@ -1,14 +1,17 @@
 //! The writable state of a container's root file system, kept by crate `snapshot`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use base::{ContainerId, Context, Kind, Report};
 use index::Index;
 use layer::TarWriter;
 use runtime::Rootfs;
+use runtime::launch::Bind;
 use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
 use snapshot::ids::MappedIds;
@@ -22,7 +25,9 @@ use crate::Engine;
 use crate::container::diff::{Change, ChangeKind};
 use crate::container::record::Record;
 use crate::container::rootfs::{self, Base, outer_namespace};
+use crate::container::spec;
 use crate::container::state::condition;
+use crate::file::failed;
 use crate::image::the_store;
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
@@ -67,6 +72,86 @@ pub(crate) fn prepare(
     Ok(Rootfs::Overlay { directory, volatile })
 }
 
+/// Makes ready what binds of a container need beyond a mount. `maps` and `owner` as for [`prepare`].
+pub(crate) fn prepare_binds(
+    engine: &Engine,
+    record: &Record,
+    maps: (&IdMap, &IdMap),
+    owner: Option<(u32, u32)>,
+    base: &Base,
+) -> Result<BTreeMap<PathBuf, Bind>, Report> {
+    let mut binds = BTreeMap::new();
+    for (number, volume) in record.host.volumes.iter().enumerate() {
+        let layers = volume
+            .cow
+            .then(|| prepare_cow(engine, record, number, maps, owner, base))
+            .transpose()
+            .step(|| format!("preparing the writable layer of {}", volume.destination))?;
+        let subpath = volume.subpath.as_ref().map(PathBuf::from);
+        let bind = Bind { subpath, layers, chown: volume.chown };
+        if bind != Bind::default() {
+            binds.insert(PathBuf::from(&volume.destination), bind);
+        }
+    }
+    Ok(binds)
+}
+
+/// The directory that keeps what a container writes to a volume with `cow`.
+pub(crate) fn cow_directory(engine: &Engine, record: &Record, number: usize) -> PathBuf {
+    directory(engine, record).join("cow").join(number.to_string())
+}
+
+fn prepare_cow(
+    engine: &Engine,
+    record: &Record,
+    number: usize,
+    maps: (&IdMap, &IdMap),
+    owner: Option<(u32, u32)>,
+    base: &Base,
+) -> Result<PathBuf, Report> {
+    let directory = cow_directory(engine, record, number);
+    let volume = &record.host.volumes[number];
+    let source = spec::source(engine, volume)?;
+    let metadata = std::fs::metadata(&source).map_err(|error| failed("looking at", &source, error))?;
+    if !metadata.is_dir() {
+        return Err(Report::new(Kind::Usage, format!("{} is no directory", source.display()))
+            .with_hint("only writes to a directory can be kept from it (cow, O)"));
+    }
+    let ours = std::fs::canonicalize(engine.paths().data()).ok();
+    let real = std::fs::canonicalize(&source).map_err(|error| failed("resolving", &source, error))?;
+    if ours.is_some_and(|ours| ours.starts_with(&real)) {
+        // overlayfs must not write into what it stands on.
+        let text = format!("sublet's own data directory lies in {}", source.display());
+        return Err(Report::new(Kind::Unsupported, text).with_hint("keep writes (cow) from a directory without it"));
+    }
+    let outer = |map: &[Extent], id: u32| {
+        let found = map.iter().find(|extent| id >= extent.outside && id - extent.outside < extent.size);
+        found.map_or(0, |extent| extent.inside + (id - extent.outside))
+    };
+    // Binds of real root are shifted: there the numbers on the disk are the outer ones.
+    let ids = match owner {
+        Some(_) => (metadata.uid(), metadata.gid()),
+        None => (outer(&base.map.uids, metadata.uid()), outer(&base.map.gids, metadata.gid())),
+    };
+    let root = RootLook {
+        permissions: (metadata.mode() & 0o7777) as u16,
+        owner: ids,
+        mtime: index::Time { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() as u32 },
+    };
+    let parent = directory.parent().unwrap_or(&directory);
+    native::prepare(parent, &number.to_string(), maps, owner, Some(root), record.host.auto_remove)?;
+    owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
+        .step(|| "giving its files their owners again".to_owned())?;
+    Ok(directory)
+}
+
+/// The native layers of a container, which hold files of other ids while it runs.
+pub(crate) fn native_layers(engine: &Engine, record: &Record, driver: Driver) -> Vec<PathBuf> {
+    let root = (driver == Driver::Overlay).then(|| directory(engine, record));
+    let volumes = record.host.volumes.iter().enumerate().filter(|(_, volume)| volume.cow);
+    root.into_iter().chain(volumes.map(|(number, _)| cow_directory(engine, record, number))).collect()
+}
+
 /// How the root directory of a container's image looks, as far as the container's ids go.
 fn root_look(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap)) -> Result<RootLook, Report> {
     let index = chain(engine, record)?;
@@ -94,7 +179,7 @@ pub(crate) fn directory(engine: &Engine, record: &Record) -> PathBuf {
 }
 
 /// The outer id of a container's, or of its root.
-fn outside(map: &[Extent], id: u32) -> u32 {
+pub(crate) fn outside(map: &[Extent], id: u32) -> u32 {
     let find = |id: u32| map.iter().find(|extent| id >= extent.inside && id - extent.inside < extent.size);
     let extent = |id: u32| find(id).map(|extent| extent.outside + (id - extent.inside));
     extent(id).or_else(|| extent(0)).unwrap_or(0)
@@ -132,16 +217,17 @@ pub(crate) fn changes(engine: &Engine, record: &Record) -> Result<Vec<Change>, R
         Driver::Fuse => snapshot::own::changes(&snaps, key, chain(engine, record)?, &left_out)?,
         Driver::Overlay => native_changes(engine, record, &meta, &left_out)?,
     };
-    let change = |change: snapshot::Change| {
-        let path = change.path.to_string_lossy().into_owned();
-        let kind = match change.kind {
-            snapshot::ChangeKind::Added => ChangeKind::Added,
-            snapshot::ChangeKind::Changed => ChangeKind::Changed,
-            snapshot::ChangeKind::Deleted => ChangeKind::Deleted,
-        };
-        Change { path, kind }
+    Ok(ours.without_parents(found).iter().map(change).collect())
+}
+
+pub(crate) fn change(change: &snapshot::Change) -> Change {
+    let path = change.path.to_string_lossy().into_owned();
+    let kind = match change.kind {
+        snapshot::ChangeKind::Added => ChangeKind::Added,
+        snapshot::ChangeKind::Changed => ChangeKind::Changed,
+        snapshot::ChangeKind::Deleted => ChangeKind::Deleted,
     };
-    Ok(ours.without_parents(found).into_iter().map(change).collect())
+    Change { path, kind }
 }
 
 /// What is the engine's in every container.

@@ -15,8 +15,9 @@ use oci_spec::runtime::{
 use crate::Engine;
 use crate::container::devices::{Devices, Given};
 use crate::container::files;
-use crate::container::record::{NetworkMode, Record, Seccomp, Volume, VolumeSource};
+use crate::container::record::{Below, NetworkMode, Record, Seccomp, Volume, VolumeSource};
 use crate::file::failed;
+use crate::volume;
 
 /// Where programs are looked for when nothing says so.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -155,7 +156,7 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
     list.retain(|default| !covered(default));
     let files = files::BOUND.iter().map(|(name, destination)| {
         let source = engine.paths().container(&record.id).join(name);
-        bind(&source, destination, false)
+        bind(&source, destination)
     });
     list.extend(files.filter(|file| !covered(file)));
     list.extend(own);
@@ -165,16 +166,12 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
 /// Volumes and file systems in memory.
 fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
     let mut list = Vec::new();
-    for Volume { source, destination, read_only } in &record.host.volumes {
-        let path = match source {
-            VolumeSource::Named(name) => engine.paths().volumes().join(name).join("_data"),
-            VolumeSource::Path(path) => {
-                make_source(path)?;
-                refuse_ours(engine, path)?;
-                path.clone()
-            }
-        };
-        list.push(bind(&path, destination, *read_only));
+    for volume in &record.host.volumes {
+        let path = source(engine, volume)?;
+        let destination = &volume.destination;
+        let mut mount = mount(destination, "bind", "", &[]);
+        mount.set_source(Some(path.clone())).set_options(Some(words(volume)));
+        list.push(mount);
         list.extend(hide_ours(engine, &path, Path::new(destination))?);
     }
     for (destination, options) in &record.host.tmpfs {
@@ -188,10 +185,56 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
     }
     if record.image.is_host() && record.host.host_home {
         let home = home(engine).step(|| "looking for the home directory (--host-home)".to_owned())?;
-        list.push(bind(&home, &home.to_string_lossy(), false));
+        list.push(bind(&home, &home.to_string_lossy()));
         list.extend(hide_ours(engine, &home, &home)?);
     }
     Ok(list)
+}
+
+/// The words of a volume's mount.
+fn words(volume: &Volume) -> Vec<String> {
+    // overlayfs shows nothing of what is mounted below it.
+    let recursive = volume.below != Below::Hidden && !volume.cow;
+    let moves =
+        |word: &String| ["private", "slave", "shared"].iter().any(|known| word.trim_start_matches('r') == *known);
+    let mut words = vec![if recursive { "rbind" } else { "bind" }.to_owned()];
+    if !volume.options.iter().any(moves) {
+        words.push("rprivate".to_owned());
+    }
+    if volume.read_only {
+        // As Docker does since 25.0: what is mounted below the source as well.
+        words.push(if volume.below == Below::Shown { "rro" } else { "ro" }.to_owned());
+    }
+    words.extend(volume.options.iter().cloned());
+    words
+}
+
+/// Where what a volume shows lies on the host, made where that was asked for.
+pub(crate) fn source(engine: &Engine, volume: &Volume) -> Result<PathBuf, Report> {
+    let path = match &volume.source {
+        VolumeSource::Named(name) => {
+            let place = volume::place(engine, name)?;
+            if place.starts_with(engine.paths().volumes()) {
+                return Ok(place);
+            }
+            place
+        }
+        VolumeSource::Path(path) => {
+            if volume.must_exist && fs::symlink_metadata(path).is_err() {
+                return Err(missing_source(path));
+            }
+            make_source(path)?;
+            path.clone()
+        }
+    };
+    refuse_ours(engine, &path)?;
+    Ok(path)
+}
+
+/// Docker's words for a bind whose source is not there and is not to be made.
+pub(crate) fn missing_source(path: &Path) -> Report {
+    let text = format!("invalid mount config for type \"bind\": bind source path does not exist: {}", path.display());
+    Report::new(Kind::Usage, text).with_hint("-v makes a directory that is not there")
 }
 
 /// A directory of the host that is to be bound and is not there is made, as Docker does; it is the caller's.
@@ -267,13 +310,8 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn bind(source: &Path, destination: &str, read_only: bool) -> Mount {
-    let mut options = vec!["rbind", "rprivate"];
-    if read_only {
-        // As Docker does since 25.0: what is mounted below the source as well.
-        options.push("rro");
-    }
-    let mut mount = mount(destination, "bind", "", &options);
+fn bind(source: &Path, destination: &str) -> Mount {
+    let mut mount = mount(destination, "bind", "", &["rbind", "rprivate"]);
     mount.set_source(Some(source.to_owned()));
     mount
 }

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use ::snapshot::Driver;
 use ::snapshot::fs_client::FsConnection;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
@@ -30,6 +29,7 @@ use crate::container::wait::Watch;
 use crate::container::{driver, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
+use crate::volume;
 
 /// How a start ended.
 #[derive(Debug)]
@@ -124,17 +124,25 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let run_dir = rootfs::run_dir(engine, record)?;
     let devices = devices(engine, record)?;
     let launchable = spec::spec(engine, record, &devices)?;
-    let (uid_map, gid_map) = rootfs::container_maps(record, &base.map)?;
+    let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
+    let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
+    let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
+    let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
+    let after = After { reclaim, volumes: volume::in_use::order(engine, record)?, remove };
+    // From here on nothing fails without giving their files back. Held until the monitor has given its word.
+    let outer = base.connection.user_namespace.as_fd();
+    let volumes = volume::in_use::enter(engine, record, outer, (&uid_map, &gid_map))?;
     let launch = Launch {
         spec: launchable.spec,
         user: user(record, &launchable.user),
         rootfs,
+        binds,
         devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
         uid_map,
         gid_map,
@@ -164,13 +172,15 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         bus: engine.options().bus.clone(),
         fs_pids: base.connection.pids.clone(),
         strict: engine.options().strict,
-        after: After {
-            reclaim: (driver == Driver::Overlay && !record.host.auto_remove)
-                .then(|| snapshot::directory(engine, record)),
-            remove: record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?,
-        },
+        after,
     };
-    spawn(engine, &config, base, streams.is_some())
+    let spawned = spawn(engine, &config, base, streams.is_some());
+    drop(volumes);
+    if spawned.is_err() {
+        // There is no monitor to do it.
+        volume::in_use::leave(engine, record);
+    }
+    spawned
 }
 
 /// The container's devices as they are now; what its later processes get of them is written down.
@@ -275,7 +285,10 @@ fn user(record: &Record, user: &str) -> String {
     if record.host.userns == UserNamespace::KeepId && user.is_empty() {
         return format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid());
     }
-    user.to_owned()
+    match record.host.userns {
+        UserNamespace::KeepAs { uid, gid } if user.is_empty() => format!("{uid}:{gid}"),
+        _ => user.to_owned(),
+    }
 }
 
 fn network(record: &Record, addressing: Addressing) -> NetSpec {

@@ -3,18 +3,19 @@
 //! A monitor that was killed leaves a record that says *running* for ever. So that word is believed only while the
 //! recorded process (boot, pid and start time) exists, or its monitor does, which is about to write the end.
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, RecordError, State, Status};
 use snapshot::Driver;
 
-use crate::Engine;
-use crate::container::record::{PortMapping, Protocol};
+use crate::container::record::{PortMapping, Protocol, try_load};
 use crate::container::remove::{remove_cgroup, remove_file};
 use crate::container::rootfs::outer_namespace;
+use crate::{Engine, volume};
 
 /// The exit code shown when it could not be learnt.
 pub const UNKNOWN_CODE: i32 = 255;
@@ -163,11 +164,23 @@ pub(crate) fn processes(pids: Option<&PidRecord>) -> Result<Processes, Report> {
 /// Gives the files of other ids back to the caller, as the monitor would have done after the exit.
 fn give_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     let snaps = engine.paths().snapshots();
+    let cows = snaps.join(id.as_str()).join("cow");
+    let mut layers: Vec<PathBuf> = fs::read_dir(cows).into_iter().flatten().flatten().map(|one| one.path()).collect();
+    layers.retain(|layer| layer.join("meta.json").exists());
     if snapshot::meta(&snaps, id.as_str())?.is_some_and(|meta| meta.driver == Driver::Overlay) {
+        layers.push(snaps.join(id.as_str()));
+    }
+    if !layers.is_empty() {
         let outer = outer_namespace(engine)?;
-        snapshot::owner_client::reclaim(outer.as_fd(), &snaps.join(id.as_str()))?;
+        layers.iter().try_for_each(|layer| snapshot::owner_client::reclaim(outer.as_fd(), layer))?;
     }
     Ok(())
+}
+
+/// The same for the volumes that no other container uses.
+fn give_volumes_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let Some(record) = try_load(engine, id)? else { return Ok(()) };
+    record.volume_names().iter().try_for_each(|name| volume::in_use::give_back(engine, name, None))
 }
 
 /// Does what a killed monitor could not do after the end, and writes the end. The caller holds the container's lock.
@@ -184,7 +197,8 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
         condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));
         record::write_state(&directory, &condition.state, true)?;
     }
-    match tidied {
+    // Now that it counts as ended.
+    match tidied.and_then(|()| give_volumes_back(engine, id)) {
         // It is what tells that something is left to do.
         Ok(()) => remove_file(&directory.join("pid.json"))?,
         // The next command tries again, and so does the removal, which can delete such files in any case.

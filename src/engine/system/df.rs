@@ -5,8 +5,6 @@
 //! leads to as well, whatever its name. No lock is taken; what changes meanwhile is seen as it was before or after.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
-use std::io;
 use std::time::SystemTime;
 
 use base::Report;
@@ -17,12 +15,13 @@ use store::{Family, ImageRecord, Store};
 use crate::Engine;
 use crate::container::list::{Summary, list};
 use crate::container::prune::usage;
-use crate::container::record::{self, VolumeSource};
-use crate::file::failed;
+use crate::container::record;
 use crate::image::sweep::{User, objects_of, users};
 use crate::image::{load_config, open_store};
 use crate::system::du;
 use crate::system::limits::{self, Limits};
+use crate::volume::list::links;
+use crate::volume::{self, Volume};
 
 /// One kind of thing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub struct ImageUsage {
 pub struct ContainerUsage {
     /// What `ps` says of it.
     pub summary: Summary,
-    /// How many named volumes it has.
+    /// How many volumes it has.
     pub volumes: usize,
     /// Bytes on the disk.
     pub size_bytes: u64,
@@ -83,7 +82,7 @@ pub struct DiskUsage {
     pub images: Total,
     /// Containers, with everything that belongs to this machine but volumes.
     pub containers: Total,
-    /// Named volumes.
+    /// Volumes.
     pub volumes: Total,
     /// Every image.
     pub each_image: Vec<ImageUsage>,
@@ -113,17 +112,10 @@ fn containers_and_volumes(engine: &Engine, answer: &mut DiskUsage) -> Result<(),
     for report in broken {
         engine.notice(&report.to_string());
     }
-    let mut links: HashMap<String, usize> = HashMap::new();
+    let links = links(engine)?;
     for summary in containers {
-        let mut named = 0;
-        if let Some(record) = record::try_load(engine, &summary.id)? {
-            for volume in record.host.volumes {
-                if let VolumeSource::Named(name) = volume.source {
-                    *links.entry(name).or_default() += 1;
-                    named += 1;
-                }
-            }
-        }
+        let record = record::try_load(engine, &summary.id)?;
+        let named = record.map_or(0, |record| record.volume_names().len());
         let size_bytes = usage(engine, &summary.id)?.bytes;
         answer.containers.count += 1;
         if summary.life.is_active() {
@@ -133,7 +125,7 @@ fn containers_and_volumes(engine: &Engine, answer: &mut DiskUsage) -> Result<(),
         }
         answer.each_container.push(ContainerUsage { summary, volumes: named, size_bytes });
     }
-    for name in volume_names(engine)? {
+    for Volume { name, .. } in volume::list::list(engine)? {
         let size_bytes = du::of(&engine.paths().volumes().join(&name))?.bytes;
         let links = links.get(&name).copied().unwrap_or(0);
         answer.volumes.count += 1;
@@ -148,17 +140,6 @@ fn containers_and_volumes(engine: &Engine, answer: &mut DiskUsage) -> Result<(),
     let host = du::of(&engine.paths().host())?.bytes;
     answer.containers.size_bytes = host.saturating_sub(answer.volumes.size_bytes);
     Ok(())
-}
-
-fn volume_names(engine: &Engine) -> Result<Vec<String>, Report> {
-    let directory = engine.paths().volumes();
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| failed("reading directory", &directory, error))?,
-    };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    Ok(names)
 }
 
 fn images(engine: &Engine, store: &Store, answer: &mut DiskUsage) -> Result<(), Report> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use base::time::rfc3339;
 use base::{ContainerId, Kind};
 use engine::container::record::{FORMAT, HostSettings, ImageOrigin, Record, Settings};
+use engine::container::remove::With;
 use engine::container::{CreateRequest, create, find, inspect, list, logs, names, remove, wait};
 use engine::{Engine, Options, Paths};
 use monitor::record::{PidRecord, State, Status, read_pid, write_pid, write_state};
@@ -172,11 +173,11 @@ fn a_broken_record_hides_no_other() {
     assert_eq!(find(&bed.engine, "broken").unwrap(), broken);
     assert_eq!(find(&bed.engine, broken.short()).unwrap(), broken);
     assert_eq!(find(&bed.engine, broken.as_str()).unwrap(), broken);
-    let error = remove::remove(&bed.engine, &broken, false).unwrap_err();
+    let error = remove::remove(&bed.engine, &broken, With::default()).unwrap_err();
     assert!(error.hint().is_some_and(|hint| hint.contains("rm -f")), "{error}");
     let snapshot = bed.engine.paths().snapshots().join(broken.as_str());
     fs::create_dir_all(&snapshot).unwrap();
-    remove::remove(&bed.engine, &broken, true).unwrap();
+    remove::remove(&bed.engine, &broken, With { force: true, volumes: false }).unwrap();
     assert!(!bed.engine.paths().container(&broken).exists() && !snapshot.exists());
     assert!(!bed.engine.paths().names().join("broken").exists());
     assert_eq!(list::list(&bed.engine, SystemTime::now()).unwrap().1.len(), 0);
@@ -192,7 +193,7 @@ fn only_a_containers_own_cgroup_is_removed_with_it() {
     let mut pids = read_pid(&directory).unwrap().unwrap();
     pids.cgroup = Some(format!("/sys/fs/cgroup/c-{}", ContainerId::from_random([2; 32])).into());
     write_pid(&directory, &pids).unwrap();
-    let error = remove::remove(&bed.engine, &id, false).unwrap_err();
+    let error = remove::remove(&bed.engine, &id, With::default()).unwrap_err();
     assert!(error.to_string().contains("is no cgroup of container"), "{error}");
     assert!(!directory.exists());
 }

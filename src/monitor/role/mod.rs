@@ -39,7 +39,7 @@ use crate::resources::Resources;
 use crate::role::pipes::PayloadEnds;
 use crate::streams::{Client, Streams};
 use crate::supervised::{Event, Given, Phase, Supervised};
-use crate::tidy::{self, After, Remove};
+use crate::tidy::{self, After, Callbacks};
 
 pub use crate::role::hooks::RuntimeHooks;
 
@@ -92,7 +92,7 @@ pub struct Config {
 }
 
 /// What the role does with what it inherited.
-pub fn main(mut inherited: Inherited, remove: Remove) -> ExitCode {
+pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
     let client = inherited.fd("client");
     match Monitor::set_up(&mut inherited) {
         Ok(mut monitor) => {
@@ -101,7 +101,7 @@ pub fn main(mut inherited: Inherited, remove: Remove) -> ExitCode {
             }
             monitor.begin();
             monitor.run();
-            monitor.end(remove)
+            monitor.end(callbacks)
         }
         Err(report) => {
             if let Ok(client) = client {
@@ -570,7 +570,7 @@ impl Monitor {
     }
 
     /// The exit record, the clients, and everything that was made for the container.
-    fn end(mut self, remove: Remove) -> ExitCode {
+    fn end(mut self, callbacks: Callbacks) -> ExitCode {
         self.drain(MAIN);
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.log.finish(stream);
@@ -604,15 +604,19 @@ impl Monitor {
         self.poststop();
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
-        let After { reclaim, remove: order } = self.config.after.clone();
-        let removed = order.as_deref().map(|order| remove(order, &mut || self.leave()));
+        let After { reclaim, volumes, remove: order } = self.config.after.clone();
+        if let Some(Err(report)) = volumes.map(|order| (callbacks.volumes)(&order, self.outer.as_fd())) {
+            // The next command that looks at them tries again.
+            self.notice(MAIN, &format!("volumes: their files are not given back: {}", report.lines().join(": ")));
+        }
+        let removed = order.as_deref().map(|order| (callbacks.remove)(order, &mut || self.leave()));
         if let Some(Err(report)) = &removed {
             self.notice(MAIN, &format!("the container is not removed: {}", report.lines().join(": ")));
         }
         self.leave();
         if removed.is_none() {
             // That has no listener left; the next command does it.
-            let _ = tidy::reclaim(&self.config.container_dir, &self.outer, reclaim.as_deref());
+            let _ = tidy::reclaim(&self.config.container_dir, &self.outer, &reclaim);
         }
         ExitCode::SUCCESS
     }

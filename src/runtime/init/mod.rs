@@ -17,7 +17,7 @@
 //! 9. the hooks of a bundle or of devices: the runtime's by who holds the channel, the container's own ("running the
 //!    KIND hook PATH");
 //! 10. pivot, so that nothing of the host is left ("changing the root directory");
-//! 11. the payload's user, directory and environment ("choosing the user");
+//! 11. the payload's user, directory and environment ("choosing the user"); volumes that are to be given to that user;
 //! 12. READY, wait for GO, user and capabilities, no_new_privs, seccomp, the start hooks, exec ("executing the command").
 
 use std::collections::HashMap;
@@ -38,6 +38,7 @@ use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Agent, Handover};
 
 pub mod attributes;
+mod chown;
 pub mod console;
 mod copy;
 pub mod devices;
@@ -68,13 +69,13 @@ impl Opened {
     /// Opens all of it in init itself.
     fn in_init(launch: &Launch) -> Result<Self, Report> {
         let rootfs = rootfs::open(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        Opened::with(launch, rootfs, mounts::open_sources(&launch.spec)?, devices::open(launch)?)
+        Opened::with(launch, rootfs, mounts::open_sources(launch)?, devices::open(launch)?)
     }
 
     /// Opens all of it before init is born; `shift` as for [`mounts::clone_sources`].
     pub fn before_init(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Self, Report> {
         let rootfs = rootfs::clone(&launch.rootfs).step(|| "mounting the root file system".to_owned())?;
-        let sources = mounts::clone_sources(&launch.spec, shift, channel)?;
+        let sources = mounts::clone_sources(launch, shift, channel)?;
         Opened::with(launch, rootfs, sources, devices::make_own(launch).step(|| "making devices".to_owned())?)
     }
 
@@ -235,6 +236,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     drop(root);
 
     let identity = user::resolve(&launch.user, process)?;
+    chown::volumes(launch, &identity)?;
     let ready = payload::Ready {
         process,
         identity: &identity,

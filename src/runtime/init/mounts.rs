@@ -18,13 +18,22 @@ use sys::{Call, Errno, SysError};
 
 use crate::channel::Channel;
 use crate::init::copy;
-use crate::init::rootfs::c_string;
+use crate::init::rootfs::{self, Layers, c_string};
+use crate::launch::Launch;
 
 /// Where the host has its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The bind sources by the position of their mount in the specification.
-pub type Sources = BTreeMap<usize, Source>;
+pub type Sources = BTreeMap<usize, Bound>;
+
+/// A bind source.
+#[derive(Debug)]
+pub struct Bound {
+    source: Source,
+    /// What takes the writes in its place, above the source.
+    layers: Option<Layers>,
+}
 
 /// What a bind mount shows.
 #[derive(Debug)]
@@ -36,20 +45,34 @@ pub enum Source {
 }
 
 /// Opens the sources of all bind mounts, for a caller that will mount them itself.
-pub fn open_sources(spec: &Spec) -> Result<Sources, Report> {
+pub fn open_sources(launch: &Launch) -> Result<Sources, Report> {
     let mut sources = Sources::new();
-    for (position, mount) in mounts(spec).enumerate() {
+    for (position, mount) in mounts(&launch.spec).enumerate() {
         if let Some(source) = bind_source(mount) {
-            sources.insert(position, Source::Place(open_source(source, mount)?));
+            let (place, layers) = open_source(source, mount, launch)?;
+            sources.insert(position, Bound { source: Source::Place(place), layers });
         }
     }
     Ok(sources)
 }
 
-fn open_source(source: &Path, mount: &Mount) -> Result<OwnedFd, Report> {
-    nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({source:?}, O_PATH)"))
-        .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))
+/// The source itself, or the part of it that is to be seen, and what is to take its writes.
+fn open_source(source: &Path, mount: &Mount, launch: &Launch) -> Result<(OwnedFd, Option<Layers>), Report> {
+    let bind = launch.binds.get(mount.destination());
+    let open = || {
+        let place = nix::fcntl::open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({source:?}, O_PATH)"))?;
+        let place = match bind.and_then(|bind| bind.subpath.as_deref()) {
+            Some(subpath) => open_in(place.as_fd(), subpath, OFlag::O_PATH, Mode::empty())
+                .step(|| format!("cannot access path {} of the volume", subpath.display()))?,
+            None => place,
+        };
+        let layers = bind.and_then(|bind| bind.layers.as_deref()).map(rootfs::open_layers).transpose()?;
+        Ok((place, layers))
+    };
+    open().map_err(|report: Report| {
+        report.with_step(format!("mounting {} on {}", source.display(), mount.destination().display()))
+    })
 }
 
 /// Clones the sources of all bind mounts, with everything below where the mount asks for that, and shifts the owners of
@@ -57,13 +80,15 @@ fn open_source(source: &Path, mount: &Mount) -> Result<OwnedFd, Report> {
 ///
 /// With `shift`, a user namespace, its ids stand for those on disk, and so the files of real root, who has no id in the
 /// container, are those of the container's root. What cannot be shifted is told: its files belong to nobody inside.
-pub fn clone_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Sources, Report> {
+pub fn clone_sources(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &Channel) -> Result<Sources, Report> {
+    let spec = &launch.spec;
     let mut sources = Sources::new();
     let mut unshifted = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
         let Some(source) = bind_source(mount) else { continue };
         let options = Options::of(mount);
-        let clone = clone_source(spec, mount, &options, open_source(source, mount)?.as_fd())
+        let (place, layers) = open_source(source, mount, launch)?;
+        let clone = clone_source(spec, mount, &options, place.as_fd())
             .step(|| format!("mounting {} on {}", source.display(), mount.destination().display()))?;
         if options.idmap.is_none()
             && let Some(user_namespace) = shift
@@ -71,7 +96,7 @@ pub fn clone_sources(spec: &Spec, shift: Option<BorrowedFd<'_>>, channel: &Chann
         {
             unshifted.push(source.to_string_lossy());
         }
-        sources.insert(position, Source::Clone(clone));
+        sources.insert(position, Bound { source: Source::Clone(clone), layers });
     }
     if !unshifted.is_empty() {
         channel.notice(format!(
@@ -178,7 +203,8 @@ pub(crate) fn bind_source(mount: &Mount) -> Option<&PathBuf> {
 }
 
 /// The mount, when it is to become read-only later.
-fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Source>) -> Result<Option<OwnedFd>, Report> {
+fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, bound: Option<Bound>) -> Result<Option<OwnedFd>, Report> {
+    let (source, layers) = bound.map_or((None, None), |Bound { source, layers }| (Some(source), layers));
     let mut options = Options::of(mount);
     if options.remount {
         let target = open_in(place.root, mount.destination(), OFlag::O_PATH, Mode::empty())?;
@@ -214,10 +240,14 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
         let (words, on) = (options.data.join(","), mount.destination().display());
         place.channel.notice(format!("mount on {on}: {words:?} says nothing to a bind mount, and is ignored"));
     }
+    let target = target(place.root, mount.destination(), &built, typ)?;
+    let built = match layers {
+        Some(layers) => above(built.as_fd(), &layers, target.as_fd())?,
+        None => built,
+    };
     if bound || !options.set_all.is_empty() || !options.clear_all.is_empty() {
         change(built.as_fd(), &options, mount, place.channel)?;
     }
-    let target = target(place.root, mount.destination(), &built, typ)?;
     if options.copy_up {
         copy::tree(target.as_fd(), built.as_fd()).step(|| "copying what the tmpfs covers".to_owned())?;
     }
@@ -228,6 +258,15 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, source: Option<Sourc
         Change::set(Attr::empty()).propagation(*propagation).apply(built.as_fd(), *recursive)?;
     }
     Ok(late.then_some(built))
+}
+
+/// An overlayfs that takes the writes to a bind source.
+fn above(source: BorrowedFd<'_>, layers: &Layers, target: BorrowedFd<'_>) -> Result<OwnedFd, Report> {
+    rootfs::overlay_above(source, layers, target, false).map_err(|error| {
+        Report::from(error)
+            .with_step("keeping writes from the source (cow)")
+            .with_hint("the source and the data directory must lie on file systems that overlayfs can stand on")
+    })
 }
 
 /// Sets and clears attributes of a mount that exists. What the host has locked in its own mount cannot be cleared in a

@@ -19,19 +19,23 @@ use crate::launch::{Launch, Rootfs};
 /// What of the root file system is reached with the caller's identity.
 #[derive(Debug)]
 pub enum Opened {
-    /// The directories that overlayfs writes, on a mount that is attached to nothing yet.
-    Layers {
-        /// Of both.
-        mount: OwnedFd,
-        /// Receives the changes.
-        upper: OwnedFd,
-        /// overlayfs' own.
-        work: OwnedFd,
-    },
+    /// The directories that overlayfs writes.
+    Layers(Layers),
     /// The given directory.
     Directory(Source),
     /// Nothing; all comes from the stage.
     Nothing,
+}
+
+/// The directories that an overlayfs writes, on a mount that is attached to nothing yet.
+#[derive(Debug)]
+pub struct Layers {
+    /// Of both.
+    mount: OwnedFd,
+    /// Receives the changes.
+    upper: OwnedFd,
+    /// overlayfs' own.
+    work: OwnedFd,
 }
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
@@ -40,7 +44,7 @@ const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_
 pub fn open(rootfs: &Rootfs) -> Result<Opened, SysError> {
     match rootfs {
         Rootfs::View => Ok(Opened::Nothing),
-        Rootfs::Overlay { directory, .. } => open_layers(directory),
+        Rootfs::Overlay { directory, .. } => open_layers(directory).map(Opened::Layers),
         Rootfs::Directory { path, .. } => Ok(Opened::Directory(Source::Place(open_directory(path)?))),
     }
 }
@@ -78,7 +82,8 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SysError> {
         .call(|| format!("open({path:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"))
 }
 
-fn open_layers(directory: &Path) -> Result<Opened, SysError> {
+/// Opens `upper` and `work` of a directory.
+pub(super) fn open_layers(directory: &Path) -> Result<Layers, SysError> {
     let opened = nix::fcntl::open(directory, DIRECTORY, Mode::empty())
         .call(|| format!("open({directory:?}, O_PATH|O_DIRECTORY)"))?;
     let mount = clone_mount(opened.as_fd(), SELF, false)?;
@@ -90,7 +95,7 @@ fn open_layers(directory: &Path) -> Result<Opened, SysError> {
             .call(|| format!("open({:?}, O_PATH|O_DIRECTORY)", directory.join(name)))
     };
     let (upper, work) = (below("upper")?, below("work")?);
-    Ok(Opened::Layers { mount, upper, work })
+    Ok(Layers { mount, upper, work })
 }
 
 /// Mounts the root file system at the place of [`open_place`] and returns its root, `O_PATH`.
@@ -107,28 +112,38 @@ pub fn mount(launch: &Launch, opened: Opened, on: BorrowedFd<'_>, view: Option<O
         (rootfs, opened) => {
             let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
             match (rootfs, opened) {
-                (Rootfs::Overlay { volatile, .. }, Opened::Layers { mount, upper, work }) => {
-                    // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of
-                    // its own.
-                    attach(mount.as_fd(), on)?;
-                    attach(view.as_fd(), work.as_fd())?;
-                    let overlay = overlay(view.as_fd(), upper.as_fd(), work.as_fd(), *volatile)?;
-                    // Now, since at the pivot only the top of what lies on the old root directory would go.
-                    umount2(proc_fd(mount.as_fd()).as_c_str(), MntFlags::MNT_DETACH)
-                        .call(|| "umount2(layers of overlayfs, MNT_DETACH)".to_owned())?;
-                    overlay
+                (Rootfs::Overlay { volatile, .. }, Opened::Layers(layers)) => {
+                    overlay_above(view.as_fd(), &layers, on, *volatile)?
                 }
                 _ => view,
             }
         }
     };
     attach(root.as_fd(), on)?;
-    let flags = fstatvfs(&root).call(|| "fstatvfs(root)".to_owned())?.flags();
-    if matches!(launch.rootfs, Rootfs::Overlay { .. }) && flags.contains(FsFlags::ST_RDONLY) && !read_only(&launch.spec)
-    {
+    Ok(root)
+}
+
+/// An overlayfs of a detached mount below and directories above; meanwhile both are attached at `on`.
+pub(super) fn overlay_above(
+    lower: BorrowedFd<'_>,
+    layers: &Layers,
+    on: BorrowedFd<'_>,
+    volatile: bool,
+) -> Result<OwnedFd, SysError> {
+    let Layers { mount, upper, work } = layers;
+    // overlayfs takes only layers that are attached in our own mount namespace, and then has copies of its own.
+    attach(mount.as_fd(), on)?;
+    attach(lower, work.as_fd())?;
+    let overlay = overlay(lower, upper.as_fd(), work.as_fd(), volatile);
+    // Now, since at the pivot only the top of what lies on the old root directory would go.
+    umount2(proc_fd(mount.as_fd()).as_c_str(), MntFlags::MNT_DETACH)
+        .call(|| "umount2(layers of overlayfs, MNT_DETACH)".to_owned())?;
+    let overlay = overlay?;
+    let flags = fstatvfs(&overlay).call(|| "fstatvfs(overlayfs)".to_owned())?.flags();
+    if flags.contains(FsFlags::ST_RDONLY) {
         return Err(SysError::new("overlayfs mounted itself read-only: the upper directory is not ours", Errno::EROFS));
     }
-    Ok(root)
+    Ok(overlay)
 }
 
 fn read_only(spec: &Spec) -> bool {

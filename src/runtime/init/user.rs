@@ -78,7 +78,7 @@ pub(super) const UNMAPPED: &str =
     "this id is not mapped: give the user subordinate ids (subuid, subgid), or run as root";
 
 /// Looks `USER[:GROUP]` up in the texts of the two files.
-fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Report> {
+pub fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Report> {
     let (user, wanted_group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (text, None),

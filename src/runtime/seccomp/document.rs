@@ -32,10 +32,15 @@ pub struct Host {
 impl Host {
     /// This host, for a container with this mask of capabilities.
     pub fn here(capabilities: u64) -> Host {
-        let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
-        // A release that names no version is older than any.
-        Host { capabilities, kernel: release.map_or((0, 0), |release| kernel_version(&release)), machine: NATIVE }
+        Host { capabilities, kernel: running_kernel(), machine: NATIVE }
     }
+}
+
+/// Version and major revision of the kernel that runs.
+pub fn running_kernel() -> (u64, u64) {
+    let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+    // A release that names no version is older than any.
+    release.map_or((0, 0), |release| kernel_version(&release))
 }
 
 /// Version and major revision in front of a release such as `3.12-1-amd64`.

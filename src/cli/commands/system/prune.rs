@@ -7,7 +7,7 @@ use engine::image::PruneRequest;
 use engine::system;
 use engine::system::filter::PruneFilter;
 
-use crate::commands::{container, image};
+use crate::commands::{container, image, volume};
 use crate::environment::Globals;
 use crate::output::{Stop, confirm, stdout};
 
@@ -23,7 +23,7 @@ pub struct Prune {
     /// until=, label=, label!=
     #[arg(long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
-    /// Anonymous volumes that no container has too (there are none)
+    /// Anonymous volumes that no container has too
     #[arg(long)]
     volumes: bool,
 }
@@ -34,10 +34,11 @@ impl Prune {
         if !self.force && !confirm(&self.warning())? {
             return Ok(0);
         }
-        let pruned = system::prune(&globals.engine()?, &PruneRequest { all: self.all, filter })?;
+        let pruned = system::prune(&globals.engine()?, &PruneRequest { all: self.all, filter }, self.volumes)?;
         stdout(&format!(
-            "{}{}Total reclaimed space: {}\n",
+            "{}{}{}Total reclaimed space: {}\n",
             container::text(&pruned.containers),
+            volume::text(&pruned.volumes),
             image::text(&pruned.images),
             human_size(pruned.freed_bytes())
         ))?;

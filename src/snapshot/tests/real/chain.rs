@@ -253,7 +253,7 @@ fn is_written_and_found_again(outer: &Outer) {
     let upper =
         File::from(snapshot::own::prepare(&snaps, "own", (&outer.identity(), &outer.identity()), false).unwrap());
     let marker = snaps.join("own/upper/volatile");
-    let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false, size_bytes: None };
     let index = || index::Index::open(File::open(&image.chain).unwrap()).unwrap();
     let changes = || snapshot::own::changes(&snaps, "own", index(), &|_| false).unwrap();
     assert_eq!(in_words(&changes()), Vec::<String>::new());
@@ -291,7 +291,7 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     let snaps = outer.scratch.path().join("snaps");
     let key = "killed-own";
     let upper = File::from(snapshot::own::prepare(&snaps, key, (&outer.identity(), &outer.identity()), false).unwrap());
-    let view = View::Overlay { ids: outer.ids, volatile: false, shifted: false };
+    let view = View::Overlay { ids: outer.ids, volatile: false, shifted: false, size_bytes: None };
     let connection = connect(outer, &image, key, view.clone(), Some(&upper));
     let mount = clone_view(&connection);
     inside_with(&outer.user_namespace, [], |[]| {
@@ -347,7 +347,7 @@ fn walk_costs_no_memory(outer: &Outer) {
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
     let upper = File::from(snapshot::own::prepare(&snaps, "walked-own", maps, true).unwrap());
-    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false, size_bytes: None };
     for (key, view, upper) in [("walked", View::Chain { ids: outer.ids }, None), ("walked-own", own, Some(&upper))] {
         let connection = connect(outer, &image, key, view, upper);
         let mount = clone_view(&connection);
@@ -377,7 +377,7 @@ fn are_confined(outer: &Outer) {
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
     let upper = File::from(snapshot::own::prepare(&snaps, "confined", maps, false).unwrap());
-    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let own = View::Overlay { ids: outer.ids, volatile: true, shifted: false, size_bytes: None };
     let host = View::Host(snapshot::view_host::HostViewConfig::new(outer.ids, false, &[]));
     for (key, view, upper) in [
         ("confined-image", View::Chain { ids: outer.ids }, None),

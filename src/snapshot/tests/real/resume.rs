@@ -140,7 +140,7 @@ fn a_writer_does_not_notice(outer: &Outer) {
     let snaps = outer.scratch.path().join("snaps");
     let upper =
         || File::from(snapshot::own::prepare(&snaps, key, (&outer.identity(), &outer.identity()), true).unwrap());
-    let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false };
+    let view = View::Overlay { ids: outer.ids, volatile: true, shifted: false, size_bytes: None };
     let connection = connect(outer, &image, key, view.clone(), Some(&upper()));
     let (mount, at) = (clone_view(&connection), image.work.join("L2"));
     let told = image.work.join("rounds");

@@ -568,7 +568,7 @@ impl Round<'_> {
     }
 
     fn own_view(&self, volatile: bool) -> FsConnection {
-        let view = View::Overlay { ids: self.outer.ids, volatile, shifted: false };
+        let view = View::Overlay { ids: self.outer.ids, volatile, shifted: false, size_bytes: None };
         self.connect(&self.own_key(), view, &self.chain, Some(&self.own))
     }
 

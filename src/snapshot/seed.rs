@@ -1,0 +1,347 @@
+//! What an image has in a directory, as the first contents of a volume.
+//!
+//! Written from the index and the store's objects without any mount. Files are the caller's, with modes that let it read
+//! and delete them; owners, modes, ACLs and capabilities stand in the log `owners` beside them, which the start of a
+//! container applies ([`crate::owner_client::restore_volume`]). So no id of the container is needed to write it.
+//!
+//! Devices and sockets are left out: nobody can make the first without root, and nobody listens at the second.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use base::{Explain, Kind};
+use index::{Content, Damaged, Index, Inode, Node};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{linkat, symlinkat};
+use oci::Digest;
+use sys::SysError;
+use sys::error::Call;
+use sys::xattr::{self, Existing};
+
+use crate::directory::{make_dir, open_dir};
+use crate::object_dir::ObjectDirs;
+use crate::owner_log::{ATTRIBUTES, Record, Writer};
+use crate::view_chain::ContentFiles;
+
+/// How many links a path may lead through: path_resolution(7).
+const LINKS_MAX: usize = 40;
+
+/// Why a volume could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The index of the image is not whole.
+    #[error("the index of the image is damaged")]
+    Damaged(#[from] Damaged),
+    /// The directory could not be made.
+    #[error(transparent)]
+    Directory(#[from] crate::SnapshotError),
+}
+
+impl Explain for SeedError {
+    fn kind(&self) -> Kind {
+        match self {
+            SeedError::Sys(error) => error.kind(),
+            SeedError::Damaged(_) => Kind::Internal,
+            SeedError::Directory(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+type Result<T> = std::result::Result<T, SeedError>;
+
+/// The directory at a path of an image, whose links are followed inside of it; `None` where there is no directory.
+pub fn directory_at(index: &Index, path: &Path) -> std::result::Result<Option<Node>, Damaged> {
+    Ok(find(index, path)?.filter(|(_, kind)| *kind == index::Kind::Directory).map(|(node, _)| node))
+}
+
+/// The text of a regular file of an image, up to a length; empty where there is none.
+pub fn text_at(index: &Index, objects: &ObjectDirs, path: &Path, most: u64) -> Result<String> {
+    let Some((node, index::Kind::Regular)) = find(index, path)? else { return Ok(String::new()) };
+    let mut bytes = Vec::new();
+    match index.content(node)? {
+        Content::Empty => {}
+        Content::Inline(content) => bytes.extend_from_slice(content),
+        Content::Object { digest, offset, .. } => {
+            let length = index.inode(node)?.size.min(most);
+            let mut file = File::from(objects.object(&digest).call(|| format!("open(object {digest})"))?);
+            let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(length).read_to_end(&mut bytes));
+            read.call(|| format!("read(object {digest})"))?;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What is at a path of an image, whose links are followed inside of it.
+fn find(index: &Index, path: &Path) -> std::result::Result<Option<(Node, index::Kind)>, Damaged> {
+    let mut way = vec![index.root()];
+    let mut left: Vec<Vec<u8>> = names(path.as_os_str().as_bytes());
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        if name == b".." {
+            way.truncate((way.len() - 1).max(1));
+            continue;
+        }
+        let here = *way.last().unwrap_or(&index.root());
+        let Some(found) = index.lookup(here, &name)? else { return Ok(None) };
+        match found.kind {
+            index::Kind::Directory => way.push(found.node),
+            index::Kind::Symlink if links < LINKS_MAX => {
+                links += 1;
+                let target = index.symlink_target(found.node)?.unwrap_or_default();
+                if target.first() == Some(&b'/') {
+                    way.truncate(1);
+                }
+                left.extend(names(target));
+            }
+            kind if left.is_empty() => return Ok(Some((found.node, kind))),
+            _ => return Ok(None),
+        }
+    }
+    Ok(way.pop().map(|node| (node, index::Kind::Directory)))
+}
+
+/// The names of a path, the last one first.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').rev().filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec).collect()
+}
+
+/// Writes what is in the directory `from` of an image to `<dir>/_data`, and true owners to `<dir>/owners`. `owner` gives the
+/// outer user namespace's ids for those of the image. All of it is on the disk afterwards with `sync`.
+pub fn seed(
+    dir: &Path,
+    (index, from): (&Index, Node),
+    objects: &ObjectDirs,
+    owner: &dyn Fn(u32, u32) -> (u32, u32),
+    sync: bool,
+) -> Result<()> {
+    let data = dir.join("_data");
+    make_dir(&data, 0o700, None)?;
+    let (root, place) = (open_dir(&data)?, open_dir(dir)?);
+    let log = Writer::new(place.as_fd());
+    let mut seeding = Seeding { index, objects, owner, root, log, open: None, names: HashMap::new() };
+    seeding.all(from)?;
+    seeding.log.finish()?;
+    if sync {
+        nix::unistd::syncfs(&seeding.root).call(|| format!("syncfs({dir:?})"))?;
+    }
+    Ok(())
+}
+
+struct Seeding<'a> {
+    index: &'a Index,
+    objects: &'a ObjectDirs,
+    owner: &'a dyn Fn(u32, u32) -> (u32, u32),
+    root: OwnedFd,
+    log: Writer<'a>,
+    /// The object that was read last: small files of a layer share one.
+    open: Option<(Digest, File)>,
+    /// The first name of each inode that has several.
+    names: HashMap<Node, PathBuf>,
+}
+
+impl Seeding<'_> {
+    fn all(&mut self, from: Node) -> Result<()> {
+        let mut directories = vec![(from, PathBuf::from("."))];
+        let mut at = 0;
+        while let Some((node, path)) = directories.get(at).cloned() {
+            at += 1;
+            for dirent in self.index.dirents(node)?.iter() {
+                let dirent = dirent?;
+                let path = path.join(OsStr::from_bytes(dirent.name));
+                if dirent.kind == index::Kind::Directory {
+                    mkdirat(&self.root, &path, Mode::S_IRWXU).call(|| format!("mkdirat({path:?})"))?;
+                    directories.push((dirent.node, path));
+                } else {
+                    self.named(dirent.node, &path)?;
+                }
+            }
+        }
+        // The last first: what is made in a directory changes its time.
+        for (node, path) in directories.iter().rev() {
+            let inode = self.index.inode(*node)?;
+            let dir = openat(&self.root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+            let dir = dir.call(|| format!("openat({path:?})"))?;
+            self.attributes(*node, dir.as_fd(), path)?;
+            self.mode(&inode, *node, path, Some(dir.as_fd()))?;
+            self.time(&inode, path)?;
+        }
+        Ok(())
+    }
+
+    /// Anything but a directory.
+    fn named(&mut self, node: Node, path: &Path) -> Result<()> {
+        let inode = self.index.inode(node)?;
+        if let Some(first) = self.names.get(&node) {
+            linkat(&self.root, first, &self.root, path, AtFlags::empty()).call(|| format!("linkat({path:?})"))?;
+            return self.mode(&inode, node, path, None);
+        }
+        let mut file = None;
+        match inode.kind {
+            index::Kind::Regular => file = Some(self.file(node, &inode, path)?),
+            index::Kind::Symlink => {
+                let target = OsStr::from_bytes(self.index.symlink_target(node)?.unwrap_or_default());
+                symlinkat(target, &self.root, path).call(|| format!("symlinkat({path:?})"))?;
+            }
+            index::Kind::Fifo => {
+                let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+                mknodat(&self.root, path, SFlag::S_IFIFO, mode, 0).call(|| format!("mknodat({path:?})"))?;
+            }
+            _ => return Ok(()),
+        }
+        if let Some(file) = &file {
+            self.attributes(node, file.as_fd(), path)?;
+        }
+        self.mode(&inode, node, path, file.as_ref().map(AsFd::as_fd))?;
+        self.time(&inode, path)?;
+        if inode.nlink > 1 {
+            self.names.insert(node, path.to_owned());
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, node: Node, inode: &Inode, path: &Path) -> Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = openat(&self.root, path, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let mut file = File::from(opened.call(|| format!("openat({path:?}, O_CREAT)"))?);
+        let written = match self.index.content(node)? {
+            Content::Empty => Ok(()),
+            Content::Inline(bytes) => file.write_all(bytes),
+            Content::Object { digest, offset, .. } => {
+                let mut object = self.object(&digest)?;
+                object.seek(SeekFrom::Start(offset)).and_then(|_| {
+                    let copied = std::io::copy(&mut object.take(inode.size), &mut file)?;
+                    let short = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                    if copied == inode.size { Ok(()) } else { Err(short()) }
+                })
+            }
+        };
+        written.call(|| format!("write({path:?})"))?;
+        Ok(file)
+    }
+
+    fn object(&mut self, digest: &Digest) -> Result<&File> {
+        let file = match self.open.take() {
+            Some((known, file)) if known == *digest => file,
+            _ => File::from(self.objects.object(digest).call(|| format!("open(object {digest})"))?),
+        };
+        Ok(&self.open.insert((*digest, file)).1)
+    }
+
+    /// Attributes that a user may set. The others are in the log.
+    fn attributes(&self, node: Node, file: std::os::fd::BorrowedFd<'_>, path: &Path) -> Result<()> {
+        for attribute in self.index.xattrs(node)? {
+            let (name, value) = attribute?;
+            let text = std::ffi::CString::new(name).unwrap_or_default();
+            if name.starts_with(b"user.") {
+                match xattr::set(file, &text, value, Existing::Any) {
+                    Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
+                    set => set.map_err(|error| SysError::new(format!("setxattr({path:?})"), error.errno()))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file a mode that does not keep us out, and logs its own with its owner where that is another.
+    fn mode(
+        &mut self,
+        inode: &Inode,
+        node: Node,
+        path: &Path,
+        file: Option<std::os::fd::BorrowedFd<'_>>,
+    ) -> Result<()> {
+        let (uid, gid) = (self.owner)(inode.uid, inode.gid);
+        let permissions = u32::from(inode.permissions);
+        let open = permissions
+            | match inode.kind {
+                index::Kind::Directory => 0o700,
+                index::Kind::Regular => 0o600,
+                _ => 0,
+            };
+        // Nobody else's program may run as us.
+        let open = if (uid, gid) == (0, 0) { open } else { open & !0o6000 };
+        if let Some(file) = file {
+            fchmod(file, Mode::from_bits_truncate(open)).call(|| format!("fchmod({path:?}, {open:o})"))?;
+        }
+        let mut attributes = Vec::new();
+        let xattrs = self.index.xattrs(node)?;
+        for attribute in xattrs {
+            let (name, value) = attribute?;
+            if let Some(number) = ATTRIBUTES.iter().position(|known| known.to_bytes() == name) {
+                attributes.push((number as u8, value.to_vec()));
+            }
+        }
+        let has_mode = file.is_some() && open == permissions;
+        if (uid, gid) != (0, 0) || !(has_mode || inode.kind == index::Kind::Symlink) || !attributes.is_empty() {
+            let path = path.strip_prefix(".").unwrap_or(path).as_os_str().as_bytes();
+            let path = if path.is_empty() { b"." } else { path };
+            self.log.add(path, &Record { mode: inode.mode(), uid, gid, attributes })?;
+        }
+        Ok(())
+    }
+
+    fn time(&self, inode: &Inode, path: &Path) -> Result<()> {
+        let time = TimeSpec::new(inode.mtime.seconds, inode.mtime.nanoseconds.into());
+        let flags = UtimensatFlags::NoFollowSymlink;
+        utimensat(&self.root, path, &time, &time, flags).call(|| format!("utimensat({path:?})"))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+mod tests {
+    use index::{Entry, Metadata, TreeBuilder, merge};
+
+    use super::*;
+
+    #[test]
+    fn links_of_an_image_are_followed_inside_of_it() {
+        let mut layer = TreeBuilder::new();
+        let link = |target: &str| Entry::Symlink(target.as_bytes().to_vec());
+        for (path, entry) in [
+            ("srv/data/deep", Entry::Directory),
+            ("srv/file", Entry::InlineFile(b"text".to_vec())),
+            ("absolute", link("/srv/data")),
+            ("relative", link("srv/../srv/data")),
+            ("up", link("../../../srv/data")),
+            ("chain", link("absolute/deep")),
+            ("loop", link("pool")),
+            ("pool", link("/loop")),
+            ("dangling", link("nowhere")),
+            ("to-file", link("srv/file")),
+        ] {
+            layer.insert(path.as_bytes(), &Metadata::default(), entry).unwrap();
+        }
+        let id = oci::DiffId(Digest::from_bytes([1; 32]));
+        let layer = Index::from_bytes(layer.write(id, None).unwrap()).unwrap();
+        let chain = Index::from_bytes(merge(&[&layer]).unwrap()).unwrap();
+        let at = |path: &str| directory_at(&chain, Path::new(path)).unwrap();
+        let data = at("/srv/data");
+        assert!(data.is_some() && at("/") == Some(chain.root()));
+        for path in ["/absolute", "/relative", "/up", "/srv/./data/", "/srv/data/deep/..", "/../srv/data"] {
+            assert_eq!(at(path), data, "{path}");
+        }
+        assert_eq!(at("/chain"), at("/srv/data/deep"));
+        for path in ["/loop", "/loop/x", "/dangling", "/srv/file", "/to-file", "/srv/file/x", "/none"] {
+            assert_eq!(at(path), None, "{path}");
+        }
+        let found = find(&chain, Path::new("/to-file")).unwrap().unwrap();
+        assert_eq!(found.1, index::Kind::Regular);
+    }
+}

@@ -51,6 +51,7 @@ pub(crate) mod opcode {
     pub const LISTXATTR: u32 = 23;
     pub const REMOVEXATTR: u32 = 24;
     pub const INIT: u32 = 26;
+    pub const OPENDIR: u32 = 27;
     pub const READDIR: u32 = 28;
     pub const RELEASEDIR: u32 = 29;
     pub const FSYNCDIR: u32 = 30;
@@ -62,7 +63,6 @@ pub(crate) mod opcode {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
-    pub const SYNCFS: u32 = 50;
     pub const TMPFILE: u32 = 51;
     pub const COPY_FILE_RANGE_64: u32 = 53;
 }

@@ -159,9 +159,4 @@ pub trait Filesystem: Send + Sync + 'static {
     fn copy_file_range(&self, _caller: &Caller, _copy: &CopyRange) -> Result<u64> {
         Err(Errno::ENOSYS)
     }
-
-    /// Makes the whole file system durable. The kernel asks only some servers, ours not.
-    fn syncfs(&self, _caller: &Caller) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
 }

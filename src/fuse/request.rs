@@ -229,7 +229,8 @@ impl<'a> Request<'a> {
                 let copy = copy_range(&mut body, node)?;
                 fs.copy_file_range(caller, &copy).map(|count| written(reply, |out| out.u64(count)))
             }
-            opcode::SYNCFS => fs.syncfs(caller).map(empty),
+            // Before Linux 5.1 there is no doing without, and a number and flags of nought are the answer.
+            opcode::OPENDIR if !agreed.has(init::NO_OPENDIR_SUPPORT) => Ok(written(reply, |out| out.zeroes(16))),
             // Never ENOSYS: overlayfs asks for file flags at copy-up and gives up on anything but ENOTTY.
             opcode::IOCTL => Err(Errno::ENOTTY),
             // Nothing was opened. The second is the last word of a mount that is gone.
@@ -448,7 +449,36 @@ mod tests {
         }
 
         fn statfs(&self, _caller: &Caller, _node: NodeId) -> Result<StatFs> {
-            Err(Errno::EPERM)
+            Ok(StatFs {
+                blocks: 1,
+                blocks_free: 2,
+                blocks_available: 3,
+                files: 4,
+                files_free: 5,
+                block_size: 6,
+                name_max: 7,
+                fragment_size: 8,
+            })
+        }
+
+        fn tmpfile(&self, _caller: &Caller, _parent: NodeId, node: &MakeNode) -> Result<Entry> {
+            let attr = Attr { mode: node.mode, uid: node.umask, ..shown(NodeId(5)) };
+            Ok(Entry::new(attr, FOREVER))
+        }
+
+        fn write(&self, _caller: &Caller, write: &Write<'_>) -> Result<u32> {
+            let right = write.offset == 8 && write.data == b"data" && write.kill_suid_gid && !write.from_cache;
+            if right { Ok(4) } else { Err(Errno::EINVAL) }
+        }
+
+        fn setxattr(&self, _caller: &Caller, _node: NodeId, xattr: &SetXattr<'_>) -> Result<()> {
+            if (xattr.name, xattr.value) == (b"user.x", b"value") { Ok(()) } else { Err(Errno::EINVAL) }
+        }
+
+        fn copy_file_range(&self, _caller: &Caller, copy: &CopyRange) -> Result<u64> {
+            let right =
+                (copy.source, copy.source_offset, copy.target, copy.target_offset) == (NodeId(3), 8, NodeId(16), 32);
+            if right { Ok(copy.length) } else { Err(Errno::EINVAL) }
         }
 
         fn getxattr<'a>(&'a self, _: &Caller, _: NodeId, _: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8]> {
@@ -476,12 +506,20 @@ mod tests {
     }
 
     fn answer(opcode: u32, body: &[u8]) -> Option<Result<Vec<u8>>> {
+        answer_agreed(Agreed::default(), opcode, body)
+    }
+
+    fn answer_agreed(agreed: Agreed, opcode: u32, body: &[u8]) -> Option<Result<Vec<u8>>> {
         let (fs, mut buffers) = (Fake::default(), Buffers::default());
         let bytes = request(opcode, body);
-        Request::parse(&bytes)
-            .unwrap()
-            .answer(&fs, Agreed::default(), &mut buffers)
-            .map(|answer| answer.map(<[u8]>::to_vec))
+        Request::parse(&bytes).unwrap().answer(&fs, agreed, &mut buffers).map(|answer| answer.map(<[u8]>::to_vec))
+    }
+
+    #[test]
+    fn directories_are_opened_where_the_kernel_insists() {
+        let without = Agreed(init::NO_OPENDIR_SUPPORT);
+        assert_eq!(answer(opcode::OPENDIR, &[0; 8]), Some(Ok(vec![0; 16])));
+        assert_eq!(answer_agreed(without, opcode::OPENDIR, &[0; 8]), Some(Err(Errno::ENOSYS)));
     }
 
     #[test]
@@ -506,6 +544,43 @@ mod tests {
         let bytes = request(opcode::GETATTR, &[]);
         let request = Request::parse(&bytes).unwrap();
         assert_eq!((request.unique, request.caller.unique, request.caller.resent), (9 | UNIQUE_RESEND, 9, true));
+    }
+
+    /// A structure of `length` bytes, with small numbers at some places; little endian, as all that we are built for.
+    fn layout(length: usize, numbers: &[(usize, u64)]) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        for (at, number) in numbers {
+            bytes[*at] = *number as u8;
+        }
+        bytes
+    }
+
+    /// Lengths and places as in `linux/fuse.h`, which nothing here is derived from.
+    #[test]
+    fn structures_are_the_kernels() {
+        let write = layout(40, &[(8, 8), (16, 4), (20, u64::from(abi::WRITE_KILL_SUIDGID))]);
+        let copy = layout(56, &[(8, 8), (16, 16), (32, 32), (40, 7)]);
+        let short_xattr = layout(8, &[(0, 5)]);
+        let long_xattr = layout(16, &[(0, 5)]);
+        let long = Agreed(init::SETXATTR_EXT);
+        let none = Agreed::default();
+        let statfs = [(0, 1), (8, 2), (16, 3), (24, 4), (32, 5), (40, 6), (44, 7), (48, 8)];
+        let table: [(u32, Agreed, &[u8], &[u8], Vec<u8>); 7] = [
+            (opcode::WRITE, none, &write, b"data", layout(8, &[(0, 4)])),
+            (opcode::COPY_FILE_RANGE, none, &copy, b"", layout(8, &[(0, 7)])),
+            (opcode::COPY_FILE_RANGE_64, none, &copy, b"", layout(8, &[(0, 7)])),
+            (opcode::SETXATTR, none, &short_xattr, b"user.x\0value", Vec::new()),
+            (opcode::SETXATTR, long, &long_xattr, b"user.x\0value", Vec::new()),
+            (opcode::STATFS, none, b"", b"", layout(80, &statfs)),
+            (opcode::OPENDIR, none, &[0; 8], b"", layout(16, &[])),
+        ];
+        for (opcode, agreed, fixed, rest, expected) in table {
+            assert_eq!(answer_agreed(agreed, opcode, &[fixed, rest].concat()), Some(Ok(expected)), "{opcode}");
+        }
+        // `mode` and `umask` behind the flags of `fuse_create_in`; in the answer, `nodeid`, `attr.mode` and `attr.uid`.
+        let shown = answer(opcode::TMPFILE, &layout(16, &[(4, 6), (8, 2)])).unwrap().unwrap();
+        assert_eq!(shown.len(), 144);
+        assert_eq!((shown[0], shown[40], shown[40 + 60], shown[40 + 68]), (5, 5, 6, 2));
     }
 
     #[test]

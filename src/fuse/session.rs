@@ -24,6 +24,8 @@ use crate::request::{Agreed, Buffers, IO_MAX, Request};
 const MORE_THAN_DATA: usize = 4096;
 /// The longest write to what is not written to, the shortest that the kernel takes.
 const NO_WRITE_MAX: usize = 4096;
+/// No page is smaller.
+const PAGE_MIN: usize = 4096;
 /// Requests that the kernel itself may have under way (readahead, writeback), and from how many on it holds back.
 const BACKGROUND_MAX: u16 = 64;
 const CONGESTED: u16 = BACKGROUND_MAX / 4 * 3;
@@ -222,10 +224,19 @@ fn receive<'a>(device: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Option<&'a 
     }
 }
 
+/// Has every page of `bytes` be there: the kernel cannot fetch one while the process is being killed, and who asked would see
+/// an error. What was just written is there; of a mapped file it may not be.
+fn present(bytes: &[u8]) -> &[u8] {
+    for byte in bytes.iter().step_by(PAGE_MIN).chain(bytes.last()) {
+        std::hint::black_box(*byte);
+    }
+    bytes
+}
+
 /// Sends the answer to request `unique`.
 fn send(device: &OwnedFd, unique: u64, answer: Answer<&[u8]>) -> nix::Result<()> {
     let (error, payload) = match answer {
-        Ok(payload) => (0, payload),
+        Ok(payload) => (0, present(payload)),
         Err(errno) => (-(errno as i32), &[][..]),
     };
     let mut header = [0; OUT_HEADER];
@@ -312,4 +323,21 @@ fn init_out(out: &mut [u8; 64], minor: u32, readahead: u32, write_max: usize, fl
     // Times are exact to the nanosecond.
     out.u32(write_max as u32).u32(1).u16((IO_MAX as i64 / page) as u16).u16(0).u32((flags >> 32) as u32).zeroes(28);
     out.done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places as in `linux/fuse.h`: 7.23 gave it 64 bytes, 7.36 the second word of flags.
+    #[test]
+    fn the_answer_to_init() {
+        let mut out = [0xff; 64];
+        let out = init_out(&mut out, MINOR + 1, 0x1234, IO_MAX, init::HAS_RESEND | init::MAX_PAGES);
+        let word = |at: usize| u32::from_ne_bytes([out[at], out[at + 1], out[at + 2], out[at + 3]]);
+        assert_eq!(out.len(), 64);
+        assert_eq!([0, 4, 8, 12, 20, 24].map(word), [7, MINOR, 0x1234, 1 << 22, 1 << 20, 1]);
+        assert_eq!(word(32), 1 << 7);
+        assert!(out[36..].iter().all(|byte| *byte == 0));
+    }
 }

@@ -287,7 +287,7 @@ impl Overlay {
     }
 
     /// Makes everything durable. Nothing under [`Policy::Volatile`].
-    pub(crate) fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Result<()> {
         if self.policy == Policy::Volatile { Ok(()) } else { nix::unistd::syncfs(self.files.dir()) }
     }
 
@@ -442,6 +442,7 @@ const UNKNOWN: u64 = 1 << 62;
 fn settle(files: &Files, tree: &mut Tree, resumed: bool) -> u64 {
     if resumed {
         // Of what has no name the predecessor has removed the data when the kernel forgot it, and the log does not say so.
+        // The rest stays until another connection begins, as nobody knows what the kernel has forgotten.
         tree.nodes.retain(|ino, node| node.nlink > 0 || !node.has_upper_data() || files.stat(*ino).is_ok());
         tree.nodes.values().for_each(|node| node.lookups.store(UNKNOWN, Ordering::Relaxed));
         return ask_data_files(files, tree);

@@ -265,8 +265,4 @@ impl Filesystem for View {
         let (source, target) = ((copy.source.0, copy.source_offset), (copy.target.0, copy.target_offset));
         self.overlay.copy_range(&request(caller), source, target, copy.length)
     }
-
-    fn syncfs(&self, _caller: &Caller) -> Result<()> {
-        self.overlay.sync()
-    }
 }

@@ -17,7 +17,8 @@
 //!   container whose monitor was killed still has one), and both end. A client that connected in that instant sees the end
 //!   of the stream and starts a new server.
 //! - *No successor* has a server that ends by itself, that was killed for a system call which it has no business to make,
-//!   or that follows many short-lived ones: what kills it may be a request, which would come again. Nor has any before
+//!   or that follows many short-lived ones: what kills it may be a request, which would come again. Those that could not
+//!   even begin do not count; they are tried again for some minutes. Nor has any before
 //!   Linux 6.9, which cannot send requests again that were read: some would never be answered. Then the connection ends, and
 //!   the files of the view's containers answer `ENOTCONN`.
 
@@ -55,11 +56,13 @@ pub const ARGV0: &str = "sublet-fs";
 pub const LINGER_MS: u64 = 30_000;
 /// The same for the server of one container: long enough for its first user to connect.
 pub const CONTAINER_LINGER_MS: u64 = 1_000;
-/// A server that lived less than this was short-lived; after so many of them in a row there is no other one.
+/// A server that served for less than this was short-lived; after so many of them in a row there is no other one.
 const SHORT_LIFE: Duration = Duration::from_millis(100);
 const SHORT_LIVES_MAX: u32 = 20;
-/// How long it is waited when one cannot be started.
+/// How long it is waited when one cannot be started, at first and at most, and for how long it is tried.
 const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+const TRIED_MAX: Duration = Duration::from_secs(180);
 /// The longest word of a server.
 const WORD_MAX: usize = 64 << 10;
 /// More users than this are refused; each is one descriptor.
@@ -330,17 +333,19 @@ impl Keeper {
         if signal == libc::SIGSYS || !ended.agreed.can_resume() {
             return Ok(None);
         }
-        if ended.born.elapsed() >= SHORT_LIFE {
-            *short_lives = 0;
+        *short_lives = if ended.born.elapsed() < SHORT_LIFE { *short_lives + 1 } else { 0 };
+        if *short_lives >= SHORT_LIVES_MAX {
+            return Ok(None);
         }
-        while *short_lives < SHORT_LIVES_MAX {
-            *short_lives += 1;
-            match self.start_server(Some(ended.agreed)) {
-                Ok(Begun::Serves(successor)) => return Ok(Some(successor)),
-                Ok(Begun::Died) => {}
-                // Memory or processes may be short for a moment. If not, there is nobody to tell.
-                Ok(Begun::Failed(_)) | Err(_) => std::thread::sleep(PAUSE),
+        let (began, mut pause) = (Instant::now(), PAUSE);
+        while began.elapsed() < TRIED_MAX {
+            // No request has killed one that did not serve yet: memory or processes are short for a moment. If for longer,
+            // there is nobody to tell.
+            if let Ok(Begun::Serves(successor)) = self.start_server(Some(ended.agreed)) {
+                return Ok(Some(successor));
             }
+            std::thread::sleep(pause);
+            pause = PAUSE_MAX.min(2 * pause);
         }
         Ok(None)
     }

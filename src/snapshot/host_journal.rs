@@ -135,36 +135,45 @@ impl Journal {
         self.end > self.compact_at
     }
 
-    /// Writes all that holds anew.
+    /// Writes all that holds anew. When that fails (no memory) the old half goes on, and the next try waits until it has doubled.
     pub(crate) fn compact<'n>(&mut self, notes: impl Iterator<Item = Note<'n>>) {
-        let old = self.half;
+        let (old, old_end) = (self.half, self.end);
         (self.half, self.end) = (1 - old, HALVES[1 - old]);
+        if self.write_all(notes) {
+            self.clear(old);
+        } else {
+            self.clear(self.half);
+            (self.half, self.end) = (old, old_end);
+        }
+        self.compact_at = self.due();
+    }
+
+    /// Writes notes at the end and has this half count. Returns whether that went well.
+    fn write_all<'n>(&mut self, notes: impl Iterator<Item = Note<'n>>) -> bool {
         self.buffer.clear();
         for note in notes {
             note.encode(&mut self.buffer);
-            if self.buffer.len() >= CHUNK {
-                self.flush();
+            if self.buffer.len() >= CHUNK && !self.flush() {
+                return false;
             }
         }
-        self.flush();
-        self.compact_at = self.due();
-        if self.file.write_all_at(&(self.half as u64).to_ne_bytes(), 0).is_err() {
-            return self.broken();
-        }
-        // The old half is room that is given back, or is not. Whatever was beyond an end would be taken for records.
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let length = if old == 0 { HALVES[1] - HALVES[0] } else { HALVES[1] };
-        if fallocate(&self.file, flags, HALVES[old].cast_signed(), length.cast_signed()).is_err() {
-            self.broken();
-        }
+        self.flush() && self.file.write_all_at(&(self.half as u64).to_ne_bytes(), 0).is_ok()
     }
 
-    fn flush(&mut self) {
-        match self.file.write_all_at(&self.buffer, self.end) {
-            Ok(()) => self.end += self.buffer.len() as u64,
-            Err(_no_memory) => self.broken(),
-        }
+    fn flush(&mut self) -> bool {
+        let written = self.file.write_all_at(&self.buffer, self.end).is_ok();
+        self.end += if written { self.buffer.len() as u64 } else { 0 };
         self.buffer.clear();
+        written
+    }
+
+    /// Gives the room of a half back. Whatever was beyond an end would be taken for records.
+    fn clear(&mut self, half: usize) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let length = if half == 0 { HALVES[1] - HALVES[0] } else { HALVES[1] };
+        if fallocate(&self.file, flags, HALVES[half].cast_signed(), length.cast_signed()).is_err() {
+            self.broken();
+        }
     }
 
     fn broken(&mut self) {
@@ -206,6 +215,25 @@ mod tests {
             journal.add(&NODE);
         }
         assert!(read(&file).unwrap().1 >= 50_000);
+    }
+
+    #[test]
+    fn a_half_that_cannot_be_written_changes_nothing() {
+        let flags = nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING;
+        let file = File::from(nix::sys::memfd::memfd_create(c"test", flags).unwrap());
+        let (mut journal, _) = read(&file).unwrap();
+        for _ in 0..1000 {
+            journal.add(&NODE);
+        }
+        // The first half keeps room; the other one would make the file longer.
+        file.set_len(HALVES[0] + (1 << 20)).unwrap();
+        let seal = nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::F_SEAL_GROW);
+        nix::fcntl::fcntl(&file, seal).unwrap();
+        let end = journal.end;
+        journal.compact(std::iter::repeat_n(NODE, 100));
+        assert_eq!((journal.half, journal.end), (0, end));
+        assert!(!journal.add(&NODE), "the next try waits");
+        assert_eq!(read(&file).unwrap().1, 1001);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use support::{Home, Need, busybox, eventually, free_port, processes, unique};
+use support::{Home, Need, busybox, eventually, free_port, parent_of, processes, unique};
 
 /// The processes of a role.
 fn of_role(role: &str) -> Vec<i32> {
@@ -78,14 +78,19 @@ impl<'a> Victim<'a> {
     fn kill(&self, roles: &[&str]) -> usize {
         let found: Vec<i32> = roles.iter().flat_map(|role| of_role(role)).collect();
         let new: Vec<i32> = found.into_iter().filter(|pid| !self.before.contains(pid)).collect();
-        for pid in &new {
-            match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
-                // net ends by itself when its monitor is dead.
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => panic!("kill -9 {pid}: {errno}"),
+        // A keeper that outlived its server would start another.
+        let (servers, parents): (Vec<i32>, Vec<i32>) =
+            new.iter().copied().partition(|pid| new.contains(&parent_of(*pid)));
+        for killed in [parents, servers] {
+            for pid in &killed {
+                match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+                    // net ends by itself when its monitor is dead.
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(errno) => panic!("kill -9 {pid}: {errno}"),
+                }
             }
+            eventually("the killed are gone", || killed.iter().all(|pid| has_ended(*pid)));
         }
-        eventually("the killed are gone", || new.iter().all(|pid| has_ended(*pid)));
         new.len()
     }
 

@@ -490,6 +490,13 @@ pub fn processes(matches: impl Fn(&[String]) -> bool) -> Vec<i32> {
     pids.filter(matching).collect()
 }
 
+/// The parent of a process; 0 when that has ended.
+pub fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    after_name.split(' ').nth(1).and_then(|parent| parent.parse().ok()).unwrap_or(0)
+}
+
 /// Bytes on the disk by du(1).
 pub fn du(path: &Path) -> u64 {
     let done = finish(Command::new("du").args(["-s", "-B1"]).arg(path), b"", LIMIT);

@@ -65,7 +65,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const TRIED_MAX: Duration = Duration::from_secs(180);
 /// The longest word of a server.
 const WORD_MAX: usize = 64 << 10;
-/// More users than this are refused; each is one descriptor.
+/// A greeting follows the connect at once; a client that is slower than this is none of ours.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
+/// More clients than this are refused; each is one descriptor.
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
@@ -192,7 +194,7 @@ fn keep(mut inherited: Inherited) -> Result<(), FsRoleError> {
         Ok(prepared) => prepared,
         Err(error) => return refuse_first(&listen, &Failure::from(&Report::from(error))),
     };
-    keeper.doors = Some(Doors { listen, gifts, users: Vec::new() });
+    keeper.doors = Some(Doors { listen, gifts, users: Vec::new(), strangers: Vec::new() });
     let failure = match keeper.start_server(None) {
         Ok(Begun::Serves(server)) => {
             // Whoever reads the standard error of the command that started us waits for its end; we outlive that command.
@@ -305,11 +307,14 @@ impl Keeper {
         let (mut idle_since, mut short_lives) = (Instant::now(), 0);
         loop {
             let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
-            let wait = idle.then(|| self.linger.saturating_sub(idle_since.elapsed()));
-            if wait.is_some_and(|left| left.is_zero()) {
+            let lingers = idle.then(|| self.linger.saturating_sub(idle_since.elapsed()));
+            if lingers.is_some_and(|left| left.is_zero()) {
                 self.doors = None;
                 continue;
             }
+            let stranger = self.doors.as_ref().and_then(|doors| doors.strangers.first());
+            let silent = stranger.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+            let wait = lingers.into_iter().chain(silent).min();
             let ready = wait_for(&server.process, self.doors.as_ref(), wait)?;
             if ready.first().copied().unwrap_or(false) {
                 match self.succeed(&server, &mut short_lives)? {
@@ -351,7 +356,8 @@ impl Keeper {
     }
 }
 
-/// Waits for the end of the server, for a client, and for the ends of users; tells which of them came, in this order.
+/// Waits for the end of the server, for a client, for the ends of users and for greetings; tells which of them came, in this
+/// order.
 /// Nothing came when the time is over.
 fn wait_for(server: &Child, doors: Option<&Doors>, time: Option<Duration>) -> Result<Vec<bool>, SysError> {
     let timeout = time
@@ -359,7 +365,8 @@ fn wait_for(server: &Child, doors: Option<&Doors>, time: Option<Duration>) -> Re
     let mut fds = vec![PollFd::new(server.pidfd.as_fd(), PollFlags::POLLIN)];
     if let Some(doors) = doors {
         fds.push(PollFd::new(doors.listen.as_fd(), PollFlags::POLLIN));
-        fds.extend(doors.users.iter().map(|user| PollFd::new(user.as_fd(), PollFlags::POLLIN)));
+        let clients = doors.users.iter().chain(doors.strangers.iter().map(|(stranger, _)| stranger));
+        fds.extend(clients.map(|client| PollFd::new(client.as_fd(), PollFlags::POLLIN)));
     }
     match poll(&mut fds, timeout) {
         Err(Errno::EINTR) => return Ok(vec![false; fds.len()]),
@@ -378,7 +385,12 @@ fn raise_open_files() -> Result<(), SysError> {
 fn refuse_first(listen: &UnixListener, failure: &Failure) -> Result<(), FsRoleError> {
     let text = serde_json::to_vec(failure).unwrap_or_default();
     let client = accept(listen)?;
-    // Its greeting must be read: closing a socket with something unread takes our answer away.
+    let limit = PollTimeout::try_from(GREETING_LIMIT).unwrap_or(PollTimeout::MAX);
+    let mut greeting = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut greeting, limit).call(|| "poll(greeting)".to_owned())? == 0 {
+        return Err(SysError::new("greeting of a client", Errno::ETIMEDOUT).into());
+    }
+    // It must be read: closing a socket with something unread takes our answer away.
     proves_host(&client)?;
     Ok(socket::send(client.as_fd(), &text, &[])?)
 }
@@ -393,6 +405,8 @@ struct Doors {
     listen: UnixListener,
     gifts: Gifts,
     users: Vec<OwnedFd>,
+    /// Who has not greeted yet, and until when it may. Nobody waits for one of them alone.
+    strangers: Vec<(OwnedFd, Instant)>,
 }
 
 /// What every user is given.
@@ -406,17 +420,27 @@ struct Gifts {
 impl Doors {
     /// Takes who came and drops who went, as [`wait_for`] tells. Returns whether anybody did either.
     fn serve(&mut self, ready: &[bool], server: i32) -> bool {
-        let Some((client, users)) = ready.split_first() else { return false };
+        let Some((client, others)) = ready.split_first() else { return false };
+        let mut others = others.iter().copied();
+        let mut has_spoken = || others.next().unwrap_or(false);
         // A user never speaks after its greeting: whatever comes is the end.
-        let mut gone = users.iter();
-        self.users.retain(|_| !gone.next().copied().unwrap_or(false));
-        if *client {
-            match accept(&self.listen).and_then(|user| self.welcome(&user, server).map(|()| user)) {
-                Ok(user) if self.users.len() < USERS_MAX => self.users.push(user),
-                Ok(_too_many) => {}
-                // It sees the end of the stream; there is nobody else to tell.
-                Err(_refused) => {}
+        self.users.retain(|_| !has_spoken());
+        let now = Instant::now();
+        for (stranger, until) in std::mem::take(&mut self.strangers) {
+            // Who is refused sees the end of the stream; there is nobody else to tell.
+            if has_spoken() {
+                if self.welcome(&stranger, server).is_ok() {
+                    self.users.push(stranger);
+                }
+            } else if now < until {
+                self.strangers.push((stranger, until));
             }
+        }
+        if *client
+            && let Ok(stranger) = accept(&self.listen)
+            && self.users.len() + self.strangers.len() < USERS_MAX
+        {
+            self.strangers.push((stranger, now + GREETING_LIMIT));
         }
         ready.contains(&true)
     }
@@ -432,7 +456,7 @@ impl Doors {
     }
 }
 
-/// Whether a peer is ours: its uid, and a descriptor of its own user namespace that is also ours.
+/// Whether a peer that has greeted is ours: its uid, and a descriptor of its own user namespace that is also ours.
 ///
 /// A process in a container with our run directory bound in has our uid, but no way to open our user namespace: the one
 /// it is in is another, and `/proc` refuses it those of processes outside. Asking the peer for the descriptor, rather
@@ -441,11 +465,6 @@ fn proves_host(user: &OwnedFd) -> Result<(), SysError> {
     let (_, uid) = socket::peer(user.as_fd())?;
     if uid != nix::unistd::geteuid().as_raw() {
         return Err(SysError::new(format!("client of uid {uid}"), Errno::EPERM));
-    }
-    let mut ready = [PollFd::new(user.as_fd(), PollFlags::POLLIN)];
-    // The greeting follows the connect at once; a client that is slower than this is none of ours.
-    if poll(&mut ready, PollTimeout::from(1000_u16)).call(|| "poll(greeting)".to_owned())? == 0 {
-        return Err(SysError::new("greeting of a client", Errno::ETIMEDOUT));
     }
     let mut greeting = [0; 16];
     let (_, fds) = socket::receive(user.as_fd(), &mut greeting)?;

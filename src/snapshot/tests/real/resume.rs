@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::Signal;
+use nix::sys::socket::SockFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 use snapshot::fs_client::FsConnection;
 use snapshot::fs_role::View;
 use snapshot::view_host::HostViewConfig;
 use sys::process::{self, Exit, Flags};
+use sys::socket;
 use sys::xattr::{self, Existing};
 
 use crate::Test;
@@ -27,6 +29,7 @@ pub const TESTS: &[Test] = &[
     ("a_writer_does_not_notice_that_servers_are_killed", a_writer_does_not_notice),
     ("readers_do_not_notice_that_servers_are_killed", readers_do_not_notice),
     ("a_server_goes_on_without_its_keeper", goes_on_without_its_keeper),
+    ("a_silent_client_holds_up_no_successor", a_silent_client_holds_up_no_successor),
     ("what_kills_every_server_ends_the_connection", what_kills_every_server_ends),
 ];
 
@@ -276,6 +279,25 @@ fn goes_on_without_its_keeper(outer: &Outer) {
     looks(&clone_view(&second));
     drop((mount, first, second));
     until("the servers' end", 10, || pid_of_server(key).is_none());
+}
+
+fn a_silent_client_holds_up_no_successor(outer: &Outer) {
+    let (image, key) = (image(outer, "silent"), "silent");
+    let view = View::Chain { ids: outer.ids };
+    let user = connect(outer, &image, key, view.clone(), None);
+    let server = server_of(key).unwrap();
+    let directory = socket::open_directory(&outer.places().run.join(key)).unwrap();
+    let silent = socket::seqpacket(SockFlag::empty()).unwrap();
+    let address = socket::address_in(directory.as_fd(), "sock").unwrap();
+    nix::sys::socket::connect(silent.as_raw_fd(), &address).unwrap();
+    let began = Instant::now();
+    drop(connect(outer, &image, key, view, None));
+    kill(server, Signal::SIGKILL);
+    until("a successor", 5, || server_of(key).is_some_and(|now| now != server));
+    assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+    assert_eq!(socket::receive(silent.as_fd(), &mut [0; 16]).unwrap().0, 0, "nobody waits for it for ever");
+    drop(user);
+    until("the server's end", 10, || pid_of_server(key).is_none());
 }
 
 /// A request that kills who reads it would kill each successor too; and what a filter has killed is not trusted again.

@@ -2,7 +2,7 @@
 //!
 //! A node id is drawn from device and inode number, but how the file is found again, by its parent and name, only the view
 //! knows. A successor on the connection of a killed server reads it here. Every new node, every new name of one and every
-//! new device is appended. When the journal has doubled, what still holds is written into the other half of the (sparse)
+//! new device is appended. When the journal has doubled, or most of it holds no more, what still holds is written into the other half of the (sparse)
 //! file, and then its first eight bytes, which say which half counts, are changed.
 //!
 //! A record is a kind, numbers by kind, and [`END`], which says that all of it was written; the first without it ends the
@@ -88,6 +88,8 @@ pub(crate) struct Journal {
     half: usize,
     end: u64,
     compact_at: u64,
+    /// How many notes there are.
+    notes: usize,
     buffer: Vec<u8>,
 }
 
@@ -99,12 +101,13 @@ impl Journal {
         // Of a new file there is nothing to read, which leaves the number of the first half.
         file.read_at(&mut number, 0).map_err(|_| Errno::EIO)?;
         let half = usize::try_from(u64::from_ne_bytes(number)).ok().filter(|half| *half < 2).ok_or(Errno::EIO)?;
-        let mut journal = Journal { file, half, end: HALVES[half], compact_at: 0, buffer: vec![0; CHUNK] };
+        let mut journal = Journal { file, half, end: HALVES[half], compact_at: 0, notes: 0, buffer: vec![0; CHUNK] };
         loop {
             let read = journal.file.read_at(&mut journal.buffer, journal.end).map_err(|_| Errno::EIO)?;
             let mut rest = &journal.buffer[..read];
             while let Some((note, after)) = Note::decode(rest) {
                 each(note);
+                journal.notes += 1;
                 rest = after;
             }
             journal.end += (read - rest.len()) as u64;
@@ -128,6 +131,7 @@ impl Journal {
     pub(crate) fn add(&mut self, note: &Note<'_>) -> bool {
         self.buffer.clear();
         note.encode(&mut self.buffer);
+        self.notes += 1;
         match self.file.write_all_at(&self.buffer, self.end) {
             Ok(()) => self.end += self.buffer.len() as u64,
             Err(_no_memory) => self.broken(),
@@ -135,9 +139,15 @@ impl Journal {
         self.end > self.compact_at
     }
 
+    /// Whether it is time to [`Journal::compact`] as only `live` notes still hold.
+    pub(crate) fn is_sparse(&self, live: usize) -> bool {
+        self.end - HALVES[self.half] > COMPACT_ABOVE && live < self.notes / 4
+    }
+
     /// Writes all that holds anew. When that fails (no memory) the old half goes on, and the next try waits until it has doubled.
     pub(crate) fn compact<'n>(&mut self, notes: impl Iterator<Item = Note<'n>>) {
         let (old, old_end) = (self.half, self.end);
+        self.notes = 0;
         (self.half, self.end) = (1 - old, HALVES[1 - old]);
         if self.write_all(notes) {
             self.clear(old);
@@ -153,6 +163,7 @@ impl Journal {
         self.buffer.clear();
         for note in notes {
             note.encode(&mut self.buffer);
+            self.notes += 1;
             if self.buffer.len() >= CHUNK && !self.flush() {
                 return false;
             }
@@ -246,6 +257,12 @@ mod tests {
             journal.compact([NODE, Note::Device(round)].into_iter());
             assert_eq!(read(&file).unwrap().1, 2);
         }
+        while !journal.add(&NODE) {}
+        let many = journal.notes;
+        assert!(!journal.is_sparse(many / 2) && journal.is_sparse(many / 5));
+        assert!(read(&file).unwrap().0.is_sparse(many / 5), "a successor knows too");
+        journal.compact([NODE].into_iter());
+        assert!(!journal.is_sparse(0), "a small one is left as it is");
         journal.broken();
         assert_eq!(read(&file).map(|(_, notes)| notes), Err(Errno::EIO));
     }

@@ -325,13 +325,17 @@ impl Nodes {
         }
         let note = Note::Node { id, parent, device: stat.st_dev, ino: stat.st_ino, hollow, name };
         if self.journal.add(&note) {
-            // The first device is the root's, which every view finds by itself.
-            let devices = self.devices.iter().skip(1).map(|device| Note::Device(*device));
-            let counted = self.counted.iter().map(|((device, ino), id)| (*id, *device, *ino));
-            let counted = counted.map(|(id, device, ino)| Note::Counted { id, device, ino });
-            let nodes = self.by_id.iter().filter(|(id, _)| **id != NodeId::ROOT.0).map(|(id, node)| node.note(*id));
-            self.journal.compact(devices.chain(counted).chain(nodes));
+            self.compact();
         }
+    }
+
+    fn compact(&mut self) {
+        // The first device is the root's, which every view finds by itself.
+        let devices = self.devices.iter().skip(1).map(|device| Note::Device(*device));
+        let counted = self.counted.iter().map(|((device, ino), id)| (*id, *device, *ino));
+        let counted = counted.map(|(id, device, ino)| Note::Counted { id, device, ino });
+        let nodes = self.by_id.iter().filter(|(id, _)| **id != NodeId::ROOT.0).map(|(id, node)| node.note(*id));
+        self.journal.compact(devices.chain(counted).chain(nodes));
     }
 
     /// The path from the root, without leading slash.
@@ -440,6 +444,10 @@ impl Filesystem for HostView {
         found.lookups = found.lookups.saturating_sub(count);
         if found.lookups == 0 {
             nodes.by_id.remove(&node.0);
+            let live = nodes.by_id.len() + nodes.counted.len();
+            if nodes.journal.is_sparse(live) {
+                nodes.compact();
+            }
             drop(nodes);
             self.files.remove(node.0);
         }

@@ -555,6 +555,9 @@ mod tests {
         bytes
     }
 
+    /// Opcode, what was agreed on, the structure, what follows it, and the answer.
+    type Row<'a> = (u32, Agreed, &'a [u8], &'a [u8], Vec<u8>);
+
     /// Lengths and places as in `linux/fuse.h`, which nothing here is derived from.
     #[test]
     fn structures_are_the_kernels() {
@@ -565,7 +568,7 @@ mod tests {
         let long = Agreed(init::SETXATTR_EXT);
         let none = Agreed::default();
         let statfs = [(0, 1), (8, 2), (16, 3), (24, 4), (32, 5), (40, 6), (44, 7), (48, 8)];
-        let table: [(u32, Agreed, &[u8], &[u8], Vec<u8>); 7] = [
+        let table: [Row<'_>; 7] = [
             (opcode::WRITE, none, &write, b"data", layout(8, &[(0, 4)])),
             (opcode::COPY_FILE_RANGE, none, &copy, b"", layout(8, &[(0, 7)])),
             (opcode::COPY_FILE_RANGE_64, none, &copy, b"", layout(8, &[(0, 7)])),

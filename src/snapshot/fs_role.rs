@@ -62,7 +62,7 @@ const SHORT_LIVES_MAX: u32 = 20;
 /// How long it is waited when one cannot be started, at first and at most, and for how long it is tried.
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-const TRIED_MAX: Duration = Duration::from_secs(180);
+const TRIED_MAX: Duration = Duration::from_mins(3);
 /// The longest word of a server.
 const WORD_MAX: usize = 64 << 10;
 /// A greeting follows the connect at once; a client that is slower than this is none of ours.

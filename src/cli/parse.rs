@@ -121,13 +121,7 @@ pub fn volume(text: &str) -> Result<Volume, Report> {
 
 /// A mount point in a container.
 fn place(destination: &str) -> Result<String, String> {
-    if !destination.starts_with('/') || destination.split('/').any(|part| part == "..") {
-        return Err(format!("invalid mount path: '{destination}' mount path must be absolute"));
-    }
-    match destination.trim_end_matches('/') {
-        "" => Err("destination can't be '/'".to_owned()),
-        destination => Ok(destination.to_owned()),
-    }
+    engine::volume::destination(destination)
 }
 
 /// Takes one option of `-v`; the answer is what it is about, and whether it is one.

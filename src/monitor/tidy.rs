@@ -59,7 +59,8 @@ pub fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshots: &[PathBuf]) -> 
     if !is_ours(container_dir) {
         return Ok(());
     }
-    for snapshot in snapshots {
+    // The layer of a volume may have been dropped meanwhile.
+    for snapshot in snapshots.iter().filter(|snapshot| snapshot.exists()) {
         snapshot::owner_client::reclaim(outer.as_fd(), snapshot)?;
     }
     let path = container_dir.join("pid.json");

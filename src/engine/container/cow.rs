@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use base::{ContainerId, Context, Kind, Report};
 use snapshot::cow::{self, DirectoryLower, Lost};
 use snapshot::native::Truth;
-use snapshot::{Meta, SnapshotError, native};
+use snapshot::{Meta, SnapshotError, native, owner_client};
 
 use crate::Engine;
 use crate::container::diff::Change;
@@ -92,6 +92,13 @@ pub fn diff(engine: &Engine, text: &str) -> Result<Vec<Change>, Report> {
 
 /// Brings it into the source and begins anew. The container must not run.
 pub fn apply(engine: &Engine, text: &str) -> Result<Vec<Change>, Report> {
+    let (_, layer) = Layer::find(engine, text)?;
+    if let Some(name) = layer.record.host.volumes[layer.number].source.name() {
+        // Its other containers, and the true owners of its files, are not known here.
+        let text = format!("what is kept from volume {name} can be seen and dropped, not applied to it");
+        return Err(Report::new(Kind::Unsupported, text)
+            .with_hint("copy it from a running container: sublet exec CONTAINER tar -C DESTINATION -c ."));
+    }
     at_rest(engine, text, |layer| {
         let changes = layer.changes(engine, false)?;
         let source = layer.source(engine)?;
@@ -120,6 +127,10 @@ fn at_rest<T: Default>(
     }
     if layer.meta()?.is_none() {
         return Ok(T::default());
+    }
+    if locked.condition.pids.is_some() {
+        // Its monitor has not given the files back yet, and waits for the lock.
+        owner_client::reclaim(outer_namespace(engine)?.as_fd(), &layer.dir)?;
     }
     let done = act(&layer)?;
     sys::step();

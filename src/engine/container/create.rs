@@ -124,12 +124,16 @@ fn write(
     id: &ContainerId,
     name: &str,
 ) -> Result<(), Report> {
-    let mut request = request;
-    image_volumes(local, &mut request.host);
-    let sync = !request.host.auto_remove;
+    let mut host = request.host.clone();
+    image_volumes(local, &mut host)?;
+    let reference = request.image.clone();
+    // Before there are volumes: what it refuses leaves none.
+    let settings = merge(request, local, id)?;
     // Nobody removes them before the record names them.
     let mut held = Vec::new();
-    for volume in &mut request.host.volumes {
+    for volume in &mut host.volumes {
+        // What goes with the container need not outlive a power loss.
+        let sync = !(host.auto_remove && volume.anonymous);
         if let VolumeSource::Named(name) = &mut volume.source {
             if name.is_empty() {
                 *name = volume::create::random_name()?;
@@ -149,14 +153,14 @@ fn write(
         name: name.to_owned(),
         created_at: base::time::rfc3339(SystemTime::now()),
         image: ImageOrigin {
-            reference: request.image.clone(),
+            reference,
             id: local.map(|config| config.digest),
             chain: local.and_then(ImageConfig::chain_id),
             platform: local.map(|config| config.platform.clone()),
             layers: local.iter().flat_map(|config| &config.diff_ids).map(|diff_id| diff_id.0).collect(),
         },
-        host: request.host.clone(),
-        settings: merge(request, local, id)?,
+        host,
+        settings,
     };
     make_container_dir(engine, id)?;
     record.save(engine).step(|| "writing its record".to_owned())?;
@@ -269,16 +273,29 @@ fn volumes_from(engine: &Engine, host: &mut HostSettings) -> Result<(), Report> 
 }
 
 /// Anonymous volumes at the places that the image names, where nothing else was asked for.
-fn image_volumes(local: Option<&ImageConfig>, host: &mut HostSettings) {
+fn image_volumes(local: Option<&ImageConfig>, host: &mut HostSettings) -> Result<(), Report> {
+    /// What the engine mounts in every container, and what lies below, an image does not replace.
+    const OURS: [&str; 3] = ["/proc", "/sys", "/dev"];
     let named = local.and_then(|config| config.spec.config().as_ref()?.volumes().clone()).unwrap_or_default();
     for destination in named {
-        let destination = format!("/{}", destination.trim_matches('/'));
+        let refuse = |why: String| {
+            Report::new(Kind::Unsupported, format!("the image's volume {destination:?}: {why}"))
+                .with_hint("the image is to be mended: its VOLUME can be at no such place")
+        };
+        let destination = match volume::destination(&format!("/{destination}")) {
+            Ok(place) if OURS.iter().any(|ours| Path::new(&place).starts_with(ours)) => {
+                return Err(refuse(format!("{place} is for the container's own file systems")));
+            }
+            Ok(place) => place,
+            Err(why) => return Err(refuse(why)),
+        };
         let given = host.volumes.iter().map(|volume| volume.destination.as_str());
         let mut taken = given.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()));
-        if destination != "/" && taken.all(|taken| taken != destination) {
+        if taken.all(|taken| taken != destination) {
             host.volumes.push(Volume { destination, anonymous: true, ..Volume::default() });
         }
     }
+    Ok(())
 }
 
 fn check_volumes(host: &HostSettings) -> Result<(), Report> {
@@ -312,6 +329,12 @@ fn check_volume(volume: &Volume) -> Result<(), Report> {
         return refuse(
             "z and Z would label the files for SELinux, and that is not built",
             "label them yourself: chcon -R -t container_file_t DIRECTORY",
+        );
+    }
+    if volume.cow && volume.subpath.is_some() {
+        return refuse(
+            "writes to a part of a volume cannot be kept from it (cow, subpath)",
+            "keep those to the whole volume, or bind a directory of the host",
         );
     }
     // Binds of real root are shifted in any case.

@@ -17,7 +17,7 @@ use crate::container::devices::{Devices, Given};
 use crate::container::files;
 use crate::container::record::{Below, NetworkMode, Record, Seccomp, Volume, VolumeSource};
 use crate::file::failed;
-use crate::volume;
+use crate::volume::{self, Place};
 
 /// Where programs are looked for when nothing says so.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -158,8 +158,14 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
         let source = engine.paths().container(&record.id).join(name);
         bind(&source, destination)
     });
-    list.extend(files.filter(|file| !covered(file)));
+    // A volume that the image has around them must not hide them.
+    let anonymous = || record.host.volumes.iter().filter(|volume| volume.anonymous);
+    let (late, early): (Vec<Mount>, Vec<Mount>) = files
+        .filter(|file| !covered(file))
+        .partition(|file| anonymous().any(|volume| file.destination().starts_with(&volume.destination)));
+    list.extend(early);
     list.extend(own);
+    list.extend(late);
     Ok(list)
 }
 
@@ -172,7 +178,13 @@ fn own_mounts(engine: &Engine, record: &Record) -> Result<Vec<Mount>, Report> {
         let mut mount = mount(destination, "bind", "", &[]);
         mount.set_source(Some(path.clone())).set_options(Some(words(volume)));
         list.push(mount);
-        list.extend(hide_ours(engine, &path, Path::new(destination))?);
+        let hidden = hide_ours(engine, &path, Path::new(destination))?;
+        if volume.subpath.is_some() && !hidden.is_empty() {
+            // Where they would lie in the part the container could decide by links.
+            let text = format!("sublet's own directories lie in {}, of which a part is wanted", path.display());
+            return Err(Report::new(Kind::Unsupported, text).with_hint("bind that part by its own path"));
+        }
+        list.extend(hidden);
     }
     for (destination, options) in &record.host.tmpfs {
         let mut words = vec!["nosuid", "nodev", "noexec", "mode=1777"];
@@ -212,13 +224,10 @@ fn words(volume: &Volume) -> Vec<String> {
 /// Where what a volume shows lies on the host, made where that was asked for.
 pub(crate) fn source(engine: &Engine, volume: &Volume) -> Result<PathBuf, Report> {
     let path = match &volume.source {
-        VolumeSource::Named(name) => {
-            let place = volume::place(engine, name)?;
-            if place.starts_with(engine.paths().volumes()) {
-                return Ok(place);
-            }
-            place
-        }
+        VolumeSource::Named(name) => match volume::place(engine, name)? {
+            Place::Ours(place) => return Ok(place),
+            Place::Device(device) => device,
+        },
         VolumeSource::Path(path) => {
             if volume.must_exist && fs::symlink_metadata(path).is_err() {
                 return Err(missing_source(path));

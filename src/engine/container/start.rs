@@ -63,6 +63,8 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
     match begun {
         Err(report) => {
             sys::process::reap(monitor.as_fd(), true)?;
+            // A monitor that was killed has not done it.
+            volume::in_use::leave(engine, &record);
             Err(report)
         }
         Ok(Begun::Interrupted(signal)) => {
@@ -127,7 +129,6 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
-    let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
@@ -138,43 +139,48 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     // From here on nothing fails without giving their files back. Held until the monitor has given its word.
     let outer = base.connection.user_namespace.as_fd();
     let volumes = volume::in_use::enter(engine, record, outer, (&uid_map, &gid_map))?;
-    let launch = Launch {
-        spec: launchable.spec,
-        user: user(record, &launchable.user),
-        rootfs,
-        binds,
-        devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
-        uid_map,
-        gid_map,
-        setgroups,
-        caller_is_unmapped: owner.is_some(),
-        network: addressing.clone(),
-        reaper: record.host.init,
-        keyring: true,
-        keep_groups,
-        preserve_fds: 0,
-        listen_fds: 0,
-        bundle: context.clone(),
-        default_profile: launchable.default_profile,
+    let begin = || {
+        // Now that volumes have their owners, which layers above them take over.
+        let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
+        let launch = Launch {
+            spec: launchable.spec,
+            user: user(record, &launchable.user),
+            rootfs,
+            binds,
+            devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
+            uid_map,
+            gid_map,
+            setgroups,
+            caller_is_unmapped: owner.is_some(),
+            network: addressing.clone(),
+            reaper: record.host.init,
+            keyring: true,
+            keep_groups,
+            preserve_fds: 0,
+            listen_fds: 0,
+            bundle: context.clone(),
+            default_profile: launchable.default_profile,
+        };
+        let config = monitor::role::Config {
+            id: record.id.clone(),
+            container_dir: engine.paths().container(&record.id),
+            run_dir,
+            launch: launch.write()?,
+            terminal: record.settings.tty,
+            stdin: record.settings.stdin,
+            client_feeds: streams.is_some_and(|streams| streams.stdin),
+            streams_owner: owner,
+            network: addressing.map(|addressing| network(record, addressing)),
+            hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
+            limits: limits(record),
+            bus: engine.options().bus.clone(),
+            fs_pids: base.connection.pids.clone(),
+            strict: engine.options().strict,
+            after,
+        };
+        spawn(engine, &config, base, streams.is_some())
     };
-    let config = monitor::role::Config {
-        id: record.id.clone(),
-        container_dir: engine.paths().container(&record.id),
-        run_dir,
-        launch: launch.write()?,
-        terminal: record.settings.tty,
-        stdin: record.settings.stdin,
-        client_feeds: streams.is_some_and(|streams| streams.stdin),
-        streams_owner: owner,
-        network: addressing.map(|addressing| network(record, addressing)),
-        hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
-        limits: limits(record),
-        bus: engine.options().bus.clone(),
-        fs_pids: base.connection.pids.clone(),
-        strict: engine.options().strict,
-        after,
-    };
-    let spawned = spawn(engine, &config, base, streams.is_some());
+    let spawned = begin();
     drop(volumes);
     if spawned.is_err() {
         // There is no monitor to do it.

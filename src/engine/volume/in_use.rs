@@ -57,7 +57,8 @@ fn enter_one(engine: &Engine, name: &str, seeding: &Seeding<'_>, outer: Borrowed
         drop(held);
         held = hold(engine, name, Hold::Exclusive)?.ok_or_else(gone)?;
         seed::finish(&dir)?;
-        if seeding.is_wanted(name, &dir)? {
+        // Who has it already must not see it fill.
+        if seeding.is_wanted(name, &dir)? && !users(engine, name)?.iter().any(|(_, active)| *active) {
             seeding.seed(name, &dir)?;
         }
         // Before its files may become others'.

@@ -116,6 +116,18 @@ pub fn check_name(name: &str) -> Result<(), Report> {
     Ok(())
 }
 
+/// A mount point in a container, in one spelling; else why it is none.
+pub fn destination(text: &str) -> Result<String, String> {
+    let parts = || text.split('/').filter(|part| !matches!(*part, "" | "."));
+    if !text.starts_with('/') || parts().any(|part| part == "..") {
+        return Err(format!("invalid mount path: '{text}' mount path must be absolute"));
+    }
+    if parts().next().is_none() {
+        return Err("destination can't be '/'".to_owned());
+    }
+    Ok(parts().flat_map(|part| ["/", part]).collect())
+}
+
 /// A volume by its name.
 pub fn find(engine: &Engine, name: &str) -> Result<Volume, Report> {
     check_name(name).map_err(|_| missing(name))?;
@@ -155,12 +167,20 @@ fn directory(engine: &Engine, name: &str) -> PathBuf {
     engine.paths().volumes().join(name)
 }
 
-/// What is bound into a container: the volume's own files, or the directory that its options name.
-pub(crate) fn place(engine: &Engine, name: &str) -> Result<PathBuf, Report> {
+/// What is bound into a container.
+pub(crate) enum Place {
+    /// The volume's own files.
+    Ours(PathBuf),
+    /// A directory of the host that its options name.
+    Device(PathBuf),
+}
+
+/// Where what is bound into a container lies.
+pub(crate) fn place(engine: &Engine, name: &str) -> Result<Place, Report> {
     let volume = read(engine, name)?.ok_or_else(|| missing(name))?;
     Ok(match volume.options.get("device") {
-        Some(device) => PathBuf::from(device),
-        None => volume.mountpoint,
+        Some(device) => Place::Device(PathBuf::from(device)),
+        None => Place::Ours(volume.mountpoint),
     })
 }
 
@@ -246,6 +266,16 @@ fn entries(directory: &Path) -> Result<Vec<String>, Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_destination_has_one_spelling() {
+        for (text, wanted) in [("/b/", "/b"), ("//a//b", "/a/b"), ("/./a/./b/.", "/a/b"), ("/..a", "/..a")] {
+            assert_eq!(destination(text).as_deref(), Ok(wanted), "{text}");
+        }
+        for text in ["", "a", "/", "//", "/.", "/a/..", "/../a"] {
+            assert!(destination(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn names_are_dockers() {

@@ -9,7 +9,7 @@ use snapshot::SnapshotError;
 use crate::Engine;
 use crate::container::rootfs::outer_namespace;
 use crate::file::{failed, random};
-use crate::volume::{GONE, Hold, NEW, check_name, create, directory, entries, hold, missing, users};
+use crate::volume::{GONE, Hold, NEW, check_name, create, directory, entries, hold, in_use, missing, users};
 
 /// Removes a volume that no container has; with `force` one that is not there is fine.
 pub fn remove(engine: &Engine, name: &str, force: bool) -> Result<(), Report> {
@@ -36,7 +36,8 @@ pub fn remove(engine: &Engine, name: &str, force: bool) -> Result<(), Report> {
 /// Removes an anonymous volume of a container that is gone, unless another one has it.
 pub(crate) fn with_container(engine: &Engine, name: &str) -> Result<(), Report> {
     match remove(engine, name, true) {
-        Err(report) if report.kind() == Kind::Conflict => Ok(()),
+        // Its monitor has left that to the removal.
+        Err(report) if report.kind() == Kind::Conflict => in_use::give_back(engine, name, None),
         removed => removed,
     }
 }

@@ -18,6 +18,7 @@ use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
 use crate::container::record::Record;
+use crate::container::remove::remove_file;
 use crate::container::snapshot::{chain, outside};
 use crate::file::failed;
 use crate::image::the_store;
@@ -75,9 +76,14 @@ impl<'a> Seeding<'a> {
         let new = dir.join("seed.new");
         remove_all(&new)?;
         fs::create_dir(&new).map_err(|error| failed("making directory", &new, error))?;
-        seed(&new, (&index, from), &objects, &owner, !self.record.host.auto_remove)
+        // What goes with the container need not outlive a power loss.
+        let goes = self.record.host.auto_remove
+            && self.record.host.volumes.iter().any(|volume| volume.anonymous && volume.source.name() == Some(name));
+        seed(&new, (&index, from), &objects, &owner, !goes)
             .step(|| format!("copying {} of the image", place.display()))?;
         sys::step();
+        // A log of files that are gone is not for these.
+        remove_file(&dir.join("owners"))?;
         let whole = dir.join("seed");
         fs::rename(&new, &whole).map_err(|error| failed("renaming", &new, error))?;
         sys::step();

@@ -186,6 +186,8 @@ struct Mounting {
     source: Option<String>,
     volume: Volume,
     memory: Vec<String>,
+    /// Whether what is mounted below is to be read-only too, or else nothing mounted.
+    only_read: bool,
     /// Groups of options that only one type has, by the first of each.
     of_type: Vec<(&'static str, String)>,
 }
@@ -217,7 +219,10 @@ impl Mounting {
                 volume.options.push(key);
             }
             "bind-nonrecursive" => volume.below = if flag()? { Below::Hidden } else { Below::Shown },
-            "bind-recursive" => volume.below = recursion(must()?)?,
+            "bind-recursive" => {
+                volume.below = recursion(must()?)?;
+                self.only_read = value == Some("readonly");
+            }
             "bind-create-src" => volume.must_exist = !flag()?,
             "volume-nocopy" => volume.no_copy = flag()?,
             "volume-subpath" | "subpath" => volume.subpath = Some(subpath(must()?)?),
@@ -250,7 +255,7 @@ impl Mounting {
     }
 
     fn finish(self) -> Result<Mounted, String> {
-        let Mounting { kind, source, mut volume, mut memory, of_type } = self;
+        let Mounting { kind, source, mut volume, mut memory, only_read, of_type } = self;
         let kind = kind.unwrap_or_else(|| "volume".to_owned());
         if volume.destination.is_empty() {
             return Err("target is required".to_owned());
@@ -258,6 +263,11 @@ impl Mounting {
         volume.destination = place(&volume.destination)?;
         if let Some((group, _)) = of_type.iter().find(|(group, _)| *group != kind) {
             return Err(format!("cannot mix '{group}-*' options with mount type '{kind}'"));
+        }
+        if only_read && !volume.read_only {
+            return Err(
+                "option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction".to_owned()
+            );
         }
         let config = |why: &str| Err(format!("invalid mount config for type \"{kind}\": {why}"));
         match kind.as_str() {
@@ -725,7 +735,7 @@ mod tests {
             ("bind-nonrecursive", Below::Hidden),
             ("bind-recursive=disabled", Below::Hidden),
             ("bind-recursive=writable", Below::Writable),
-            ("bind-recursive=readonly", Below::Shown),
+            ("bind-recursive=readonly,readonly", Below::Shown),
         ] {
             assert_eq!(mounted(&format!("type=bind,src=/a,dst=/b,{word}")).below, below, "{word}");
         }
@@ -750,6 +760,7 @@ mod tests {
             ),
             ("type=bind,src=/a,dst=/b,tmpfs-size=1m", "cannot mix 'tmpfs-*' options with mount type 'bind'"),
             ("type=bind,src=/a,dst=/b,bind-propagation=odd", "invalid propagation mode: odd"),
+            ("type=bind,src=/a,dst=/b,bind-recursive=readonly", "requires 'readonly' to be specified"),
             ("type=odd,src=/a,dst=/b", "mount type unknown"),
             ("type=image,src=x,dst=/b", "not built"),
             ("type=volume,src=../x,dst=/b", "includes invalid characters"),

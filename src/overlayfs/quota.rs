@@ -1,8 +1,9 @@
 //! A limit of what data files may take on the disk, in bytes of blocks; files below and the log do not count.
 //!
 //! A change says first how much it may take, and is refused with `ENOSPC` when that is too much, as by the kernel's project
-//! quotas on xfs. Afterwards what it has really taken is counted. So what is used never exceeds the limit by more than the
-//! rounding of the file system below.
+//! quotas on xfs. Afterwards what it has really taken is counted. So the data of files does not exceed the limit by much
+//! more than the rounding of the file system below. It is no fence against a container that means harm: names, links and
+//! attributes are not counted, and what the file system below gives or takes by itself only at the next mount.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};

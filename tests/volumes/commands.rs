@@ -180,7 +180,15 @@ fn a_volume_may_be_a_directory_of_the_host() {
     assert!(place.join("file").exists());
     // Our own directories are no place for one.
     let device = format!("device={}", home.store().display());
-    home.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "ours"]);
-    let said = home.fails(125, &["run", "--rm", "-v", "ours:/data", &busybox(), "true"]);
-    assert!(said.contains("sublet's own data directory"), "{said}");
+    let way_out = format!("device={}/ours/_data/../../..", crate::machine(&home).join("volumes").display());
+    for (name, device) in [("ours", device), ("way", way_out)] {
+        home.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, name]);
+        let said = home.fails(125, &["run", "--rm", "-v", &format!("{name}:/data"), &busybox(), "true"]);
+        assert!(said.contains("sublet's own data directory"), "{said}");
+    }
+    // A part of what holds them could lead there.
+    let device = format!("device={}", home.directory.display());
+    home.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "above"]);
+    let said = home.fails(125, &["run", "--rm", "--mount", "src=above,dst=/d,volume-subpath=x", &busybox(), "true"]);
+    assert!(said.contains("of which a part is wanted"), "{said}");
 }

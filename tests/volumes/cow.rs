@@ -25,6 +25,7 @@ fn tree(directory: &Path) -> String {
     let script = "cd \"$1\" && find . | sort | while read f; do stat -c '%n %F %a %h' \"$f\"; [ -L \"$f\" ] && readlink \"$f\"; \
                   [ -f \"$f\" ] && cat \"$f\"; done";
     let done = Command::new("sh").args(["-c", script, "sh"]).arg(directory).output().unwrap();
+    assert!(done.stderr.is_empty() && done.stdout.starts_with(b". directory "), "{done:?}");
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
@@ -58,7 +59,7 @@ fn writes_stay_in_the_container_until_they_are_applied() {
 }
 
 #[test]
-fn they_stay_over_restarts_and_can_be_dropped() {
+fn they_outlive_the_run_and_can_be_dropped() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let image = busybox();
     let source = source(&home);
@@ -102,6 +103,16 @@ fn a_volume_of_ours_can_be_below_too() {
     ]);
     home.assert_store_is_ours();
     assert_eq!(home.sh(&["-v", "data:/data"], "cat /data/x; ls /data"), "x\nx\n");
+    // Whose the root is the layer has from the volume as it is in a container.
+    home.sh(&["-v", "data:/data"], "chown 33:44 /data; chmod 700 /data");
+    assert_eq!(home.sh(&["-v", "data:/data:cow"], "stat -c '%u:%g %a' /data"), "33:44 700\n");
+    // Others may have the volume: it is not written to behind their back.
+    let said = home.fails(1, &["volume", "apply", "worker"]);
+    assert!(said.contains("what is kept from volume data can be seen and dropped, not applied to it"), "{said}");
+    assert_eq!(home.sh(&["-v", "data:/data"], "cat /data/x; ls /data"), "x\nx\n");
+    assert_eq!(home.ok(&["volume", "diff", "worker"]), "C /data/x\nA /data/z\n");
+    home.ok(&["volume", "drop", "worker"]);
+    assert_eq!(home.ok(&["volume", "diff", "worker"]), "");
     home.ok(&["rm", "worker"]);
 }
 
@@ -134,6 +145,8 @@ fn several_are_told_apart_and_what_cannot_be_is_refused() {
     let file = format!("{}:/f:cow", source.join("kept").display());
     let said = home.fails(125, &["run", "--rm", "-v", &file, &image, "true"]);
     assert!(said.contains("is no directory"), "{said}");
+    let said = home.fails(125, &["run", "--mount", "src=data,dst=/d,volume-subpath=a,cow", &image, "true"]);
+    assert!(said.contains("a part of a volume cannot be kept from it"), "{said}");
     let whole = format!("{}:/h:cow", home.directory.display());
     let said = home.fails(125, &["run", "--rm", "-v", &whole, &image, "true"]);
     assert!(said.contains("sublet's own data directory lies in"), "{said}");

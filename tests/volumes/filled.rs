@@ -189,3 +189,21 @@ fn podman_fills_them_alike() {
         "stat -c %a /t; df -k /t | tail -1 | tr -s ' ' | cut -d' ' -f2",
     );
 }
+
+#[test]
+fn a_volume_of_an_image_covers_nothing_of_the_containers_own() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "--name", "maker", &busybox(), "true"]);
+    for (place, words) in
+        [("/proc", "is for the container's own"), ("/dev/x", "own file systems"), ("/a/../b", "absolute")]
+    {
+        home.ok(&["commit", "-c", &format!("VOLUME {place}"), "maker", "odd"]);
+        let said = home.fails(125, &["run", "--rm", "odd", "true"]);
+        assert!(said.contains("the image's volume") && said.contains(words), "{said}");
+    }
+    home.ok(&["commit", "-c", "VOLUME /etc", "maker", "etc"]);
+    assert_eq!(home.ok(&["run", "--rm", "--hostname", "me", "etc", "cat", "/etc/hostname"]), "me\n");
+    // What is refused leaves no volume.
+    home.fails(125, &["run", "--rm", "--entrypoint", "", "-v", "left:/x", "etc"]);
+    assert_eq!(home.ok(&["volume", "ls", "-q"]), "");
+}

@@ -191,7 +191,14 @@ impl Ls {
         let engine = globals.engine()?;
         let mut volumes = list::list(&engine)?;
         let links = list::links(&engine)?;
-        volumes.retain(|volume| filters.iter().all(|filter| filter.passes(volume, &links)));
+        // As in Docker: all labels must be there; of other keys that are given twice one must fit.
+        let is_label = |filter: &Filter| matches!(filter, Filter::Label(..));
+        let same = |one: &Filter, other: &Filter| std::mem::discriminant(one) == std::mem::discriminant(other);
+        volumes.retain(|volume| {
+            let fits = |filter: &Filter| filter.passes(volume, &links);
+            let or_another = |filter: &Filter| filters.iter().any(|other| same(filter, other) && fits(other));
+            filters.iter().all(|filter| if is_label(filter) { fits(filter) } else { or_another(filter) })
+        });
         if self.quiet && self.format.is_none() {
             let names = volumes.iter().map(|volume| format!("{}\n", volume.name));
             return stdout(&names.collect::<String>()).map(|()| 0);

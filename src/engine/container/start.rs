@@ -26,7 +26,7 @@ use crate::container::lock::lock;
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
 use crate::container::state::{Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, remove, rootfs, snapshot, spec};
+use crate::container::{driver, fit, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -121,6 +121,9 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let unconfined =
         engine.options().strict.then(|| ::snapshot::confinement(driver)).and_then(|found| found.step_down());
     if let Some(line) = unconfined {
+        engine.step_down(&line)?;
+    }
+    if let Some(line) = fit::step_down(record) {
         engine.step_down(&line)?;
     }
     let run_dir = rootfs::run_dir(engine, record)?;

@@ -21,7 +21,8 @@
 //! **Filled** is an empty volume at its first use with what the image has there (`seed`): written beside it, made whole by
 //! a rename, moved in; a killed start leaves what the next one drops or finishes.
 //!
-//! Lock order: container, volumes by name.
+//! Lock order: container, volumes by name, an exclusive lock only for a moment. Who creates a container takes shared ones in
+//! the order of its command line, which nobody with an exclusive one waits for.
 
 pub mod create;
 pub(crate) mod in_use;

@@ -205,7 +205,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     let own = |typ| listed(spec).iter().any(|namespace| namespace.typ() == typ);
     let (own_pids, own_cgroups) = (own(LinuxNamespaceType::Pid), own(LinuxNamespaceType::Cgroup));
-    let late = mounts::mount_all(spec, &mounts::Place { root: root.as_fd(), own_pids, own_cgroups, channel }, sources)?;
+    let place = mounts::Place { root: root.as_fd(), own_pids, own_cgroups, channel };
+    let mounts::Unfinished { late, given } = mounts::mount_all(launch, &place, sources)?;
     devices::make(spec, root.as_fd(), nodes).step(|| "making /dev".to_owned())?;
     sys::step();
     if !matches!(launch.rootfs, Rootfs::Directory { .. }) {
@@ -236,7 +237,8 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     drop(root);
 
     let identity = user::resolve(&launch.user, process)?;
-    chown::volumes(launch, &identity)?;
+    chown::volumes(&given, &identity)?;
+    drop(given);
     let ready = payload::Ready {
         process,
         identity: &identity,

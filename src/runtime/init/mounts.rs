@@ -161,16 +161,35 @@ pub struct Place<'a> {
     pub channel: &'a Channel,
 }
 
-/// Performs every mount of the specification in its order. The answer are those that [`make_read_only`] is for, once all is
-/// in them: a tmpfs is empty, and what is mounted below it, a device or the terminal needs a place there.
-pub fn mount_all(spec: &Spec, place: &Place<'_>, mut sources: Sources) -> Result<Vec<OwnedFd>, Report> {
-    let mut late = Vec::new();
-    for (position, mount) in mounts(spec).enumerate() {
-        let mounted = mount_one(spec, mount, place, sources.remove(&position))
+/// The mounts that something is still to be done with.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    /// For [`make_read_only`], once all is in them: a tmpfs is empty, and what is mounted below it, a device or the
+    /// terminal needs a place there.
+    pub late: Vec<OwnedFd>,
+    /// For [`super::chown::volumes`], once the user is known.
+    pub given: Vec<Given>,
+}
+
+/// A bind mount that the payload's user is to own.
+#[derive(Debug)]
+pub struct Given {
+    /// For messages.
+    pub destination: PathBuf,
+    /// The mount itself, whatever is mounted over it later.
+    pub mount: OwnedFd,
+    /// It is to become read-only afterwards, with all below it or alone.
+    pub read_only: Option<bool>,
+}
+
+/// Performs every mount of the specification in its order.
+pub fn mount_all(launch: &Launch, place: &Place<'_>, mut sources: Sources) -> Result<Unfinished, Report> {
+    let mut unfinished = Unfinished::default();
+    for (position, mount) in mounts(&launch.spec).enumerate() {
+        mount_one(launch, mount, place, sources.remove(&position), &mut unfinished)
             .step(|| format!("mounting {}", mount.destination().display()))?;
-        late.extend(mounted);
     }
-    Ok(late)
+    Ok(unfinished)
 }
 
 /// Closes what was left writable while it was filled.
@@ -202,21 +221,30 @@ pub(crate) fn bind_source(mount: &Mount) -> Option<&PathBuf> {
     mount.source().as_ref().filter(|_| bind && !has("remount"))
 }
 
-/// The mount, when it is to become read-only later.
-fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, bound: Option<Bound>) -> Result<Option<OwnedFd>, Report> {
+fn mount_one(
+    launch: &Launch,
+    mount: &Mount,
+    place: &Place<'_>,
+    bound: Option<Bound>,
+    unfinished: &mut Unfinished,
+) -> Result<(), Report> {
+    let spec = &launch.spec;
     let (source, layers) = bound.map_or((None, None), |Bound { source, layers }| (Some(source), layers));
     let mut options = Options::of(mount);
     if options.remount {
         let target = open_in(place.root, mount.destination(), OFlag::O_PATH, Mode::empty())?;
         change(target.as_fd(), &options, mount, place.channel)?;
-        return Ok(None);
+        return Ok(());
     }
     let typ = mount.typ().as_deref().unwrap_or("bind");
     if source.is_none() && !matches!(typ, "proc" | "sysfs" | "cgroup" | "cgroup2") {
         options.data.extend(label(spec).map(|label| format!("context={label}")));
     }
-    let late = source.is_none() && typ == "tmpfs" && (options.set | options.set_all).contains(Attr::RDONLY);
-    if late {
+    let read_only = (options.set | options.set_all).contains(Attr::RDONLY);
+    let recursively = options.set_all.contains(Attr::RDONLY);
+    let late = source.is_none() && typ == "tmpfs" && read_only;
+    let given = source.is_some() && launch.binds.get(mount.destination()).is_some_and(|bind| bind.chown);
+    if late || given {
         options.set.remove(Attr::RDONLY);
         options.set_all.remove(Attr::RDONLY);
     }
@@ -257,7 +285,13 @@ fn mount_one(spec: &Spec, mount: &Mount, place: &Place<'_>, bound: Option<Bound>
     for (propagation, recursive) in &options.propagation {
         Change::set(Attr::empty()).propagation(*propagation).apply(built.as_fd(), *recursive)?;
     }
-    Ok(late.then_some(built))
+    if given {
+        let destination = mount.destination().clone();
+        unfinished.given.push(Given { destination, mount: built, read_only: read_only.then_some(recursively) });
+    } else if late {
+        unfinished.late.push(built);
+    }
+    Ok(())
 }
 
 /// An overlayfs that takes the writes to a bind source.

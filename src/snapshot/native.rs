@@ -81,7 +81,7 @@ fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) 
         let mut log = owner_log::Writer::new(dir.as_fd());
         let mode = nix::libc::S_IFDIR | u32::from(root.permissions);
         let (uid, gid) = root.owner;
-        log.add(b".", &owner_log::Record { mode, uid, gid, attributes: Vec::new() })?;
+        log.add(b".", &owner_log::Record { mode, uid, gid, attributes: Vec::new(), stamp: None })?;
         log.finish()?;
     }
     Ok(())

@@ -6,7 +6,8 @@
 //! the end record guards against a copy that was cut. While it exists its words hold and the files' do not.
 //!
 //! Format, little endian: magic of 8 bytes; records of `length u32` (of the rest), `mode u32`, `uid u32`, `gid u32`,
-//! `path length u32`, path, then for each attribute `number u8`, `length u32`, value; end: `length` 0, `count u64`.
+//! `path length u32`, path, then for each attribute `number u8`, `length u32`, value; end: `length` 0, `count u64`. The
+//! number 255 has a [`Stamp`] for its value: `size u64`, seconds `i64`, nanoseconds `u32`.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -16,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use sys::SysError;
 use sys::error::{Call, Result};
@@ -24,7 +25,10 @@ use sys::error::{Call, Result};
 /// Its name beside `upper`.
 pub(crate) const NAME: &CStr = c"owners";
 const NEW: &CStr = c"owners.new";
-const MAGIC: [u8; 8] = *b"sublown1";
+const MAGIC: [u8; 8] = *b"sublown2";
+/// The same without stamps.
+const MAGIC_1: [u8; 8] = *b"sublown1";
+const STAMP: u8 = 255;
 /// The extended attributes that a change of owner or mode loses or alters.
 pub(crate) const ATTRIBUTES: [&CStr; 3] =
     [c"security.capability", c"system.posix_acl_access", c"system.posix_acl_default"];
@@ -40,6 +44,45 @@ pub(crate) struct Record {
     pub gid: u32,
     /// Numbers of [`ATTRIBUTES`] and values.
     pub attributes: Vec<(u8, Vec<u8>)>,
+    /// Of a file with set-id bits or a capability, which only the same contents may get back.
+    pub stamp: Option<Stamp>,
+}
+
+/// What tells whether the contents of a regular file are still the same, if nobody deceives on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub size: u64,
+    /// Last change, seconds since 1970.
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+impl Stamp {
+    pub fn of(stat: &FileStat) -> Stamp {
+        let (size, nanoseconds) = (stat.st_size.unsigned_abs(), u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        Stamp { size, seconds: stat.st_mtime, nanoseconds }
+    }
+
+    /// A file system or a copy may have whole seconds only.
+    pub fn fits(self, stat: &FileStat) -> bool {
+        let found = Stamp::of(stat);
+        found == self || found == Stamp { nanoseconds: 0, ..self }
+    }
+
+    fn bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&self.size.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.seconds.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.nanoseconds.to_le_bytes());
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Stamp> {
+        let (size, rest) = bytes.split_first_chunk::<8>()?;
+        let (seconds, rest) = rest.split_first_chunk::<8>()?;
+        let nanoseconds = u32::from_le_bytes(rest.try_into().ok()?);
+        Some(Stamp { size: u64::from_le_bytes(*size), seconds: i64::from_le_bytes(*seconds), nanoseconds })
+    }
 }
 
 /// All records by path from `upper` (`.` for itself).
@@ -57,7 +100,7 @@ pub(crate) fn read(snapshot: BorrowedFd<'_>) -> Result<Option<Owners>> {
 }
 
 fn parse(bytes: &[u8]) -> Option<Owners> {
-    let mut rest = bytes.strip_prefix(&MAGIC)?;
+    let mut rest = bytes.strip_prefix(&MAGIC).or_else(|| bytes.strip_prefix(&MAGIC_1))?;
     let mut owners = Owners::new();
     let mut count: u64 = 0;
     loop {
@@ -70,13 +113,17 @@ fn parse(bytes: &[u8]) -> Option<Owners> {
         count += 1;
         let [mode, uid, gid] = [u32_of(&mut record)?, u32_of(&mut record)?, u32_of(&mut record)?];
         let path = bytes_of(&mut record)?.to_vec();
-        let mut attributes = Vec::new();
+        let (mut attributes, mut stamp) = (Vec::new(), None);
         while let Some((number, after)) = record.split_first() {
             record = after;
+            if *number == STAMP {
+                stamp = Some(Stamp::parse(bytes_of(&mut record)?)?);
+                continue;
+            }
             ATTRIBUTES.get(usize::from(*number))?;
             attributes.push((*number, bytes_of(&mut record)?.to_vec()));
         }
-        owners.insert(path, Record { mode, uid, gid, attributes });
+        owners.insert(path, Record { mode, uid, gid, attributes, stamp });
     }
 }
 
@@ -115,6 +162,10 @@ impl<'a> Writer<'a> {
         for (number, value) in &record.attributes {
             body.push(*number);
             put_bytes(&mut body, value)?;
+        }
+        if let Some(stamp) = record.stamp {
+            body.push(STAMP);
+            put_bytes(&mut body, &stamp.bytes())?;
         }
         let length = length_of(&body)?;
         let file = match &mut self.file {
@@ -180,8 +231,9 @@ mod tests {
         assert!(read(dir.as_fd()).unwrap().is_none());
         assert_eq!(Writer::new(dir.as_fd()).finish().unwrap(), 0);
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
-        let plain = Record { mode: 0o100_755, uid: 33, gid: 1000, attributes: vec![] };
-        let rich = Record { attributes: vec![(0, b"cap".to_vec()), (2, vec![])], ..plain.clone() };
+        let plain = Record { mode: 0o100_755, uid: 33, gid: 1000, attributes: vec![], stamp: None };
+        let stamp = Some(Stamp { size: 1 << 40, seconds: -1, nanoseconds: 999_999_999 });
+        let rich = Record { attributes: vec![(0, b"cap".to_vec()), (2, vec![])], stamp, ..plain.clone() };
         let mut writer = Writer::new(dir.as_fd());
         writer.add(b"a/\xff", &rich).unwrap();
         writer.add(b".", &plain).unwrap();

@@ -10,7 +10,9 @@
 //! - *Reclaim* walks twice: first it writes the log (complete, synced, then in place by rename), then it changes what is
 //!   not at home. Killed before the rename nothing has happened; killed after it the next run finds log and half-changed
 //!   files, and believes the log for each file that is at home or still has the logged owner, the file otherwise.
-//! - *Restore* applies the log, syncs what it did, then removes it. A container must not start before that.
+//! - *Restore* applies the log, syncs what it did, then removes it. A container must not start before that. The caller may
+//!   have changed a volume at rest: a mode that is another than was left stays, and only a file that is as it was gets
+//!   set-id bits and a capability.
 //! - `work` holds nothing of value: it is brought home without a log.
 //! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
 
@@ -36,7 +38,7 @@ use sys::{process, socket};
 use crate::archive::write_native;
 use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
 use crate::owner_client::{ArchiveOrder, Task, Tree};
-use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Writer};
+use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Stamp, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 
 /// The role's entry; what it is given is described at `Task`.
@@ -217,13 +219,18 @@ impl Tree {
 }
 
 /// The mode that lets its owner read and delete.
-fn open_mode(stat: &FileStat) -> u32 {
-    match stat.st_mode & nix::libc::S_IFMT {
-        nix::libc::S_IFDIR => stat.st_mode | 0o700,
-        nix::libc::S_IFREG => stat.st_mode | 0o600,
-        _ => stat.st_mode,
+fn open_mode(mode: u32) -> u32 {
+    match mode & nix::libc::S_IFMT {
+        nix::libc::S_IFDIR => mode | 0o700,
+        nix::libc::S_IFREG => mode | 0o600,
+        _ => mode,
     }
 }
+
+/// The number of the file capability in [`ATTRIBUTES`].
+const CAPABILITY: u8 = 0;
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
 
 /// First pass of reclaim.
 struct Logger<'a> {
@@ -242,12 +249,21 @@ impl Visitor for Logger<'_> {
         });
         if let Some(told) = told {
             self.log.add(at.path, told)?;
-        } else if !home || open_mode(stat) != stat.st_mode {
+        } else if !home || open_mode(stat.st_mode) != stat.st_mode {
             let (uid, gid) = if home { (0, 0) } else { (uid, gid) };
-            self.log.add(at.path, &Record { mode: stat.st_mode, uid, gid, attributes: attributes(at)? })?;
+            let attributes = attributes(at)?;
+            let stamp = stamp(stat, &attributes);
+            self.log.add(at.path, &Record { mode: stat.st_mode, uid, gid, attributes, stamp })?;
         }
         Ok(true)
     }
+}
+
+/// Of a regular file that runs with more rights than who calls it has.
+fn stamp(stat: &FileStat, attributes: &[(u8, Vec<u8>)]) -> Option<Stamp> {
+    let regular = stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG;
+    let rights = stat.st_mode & SET_ID != 0 || attributes.iter().any(|(number, _)| *number == CAPABILITY);
+    (regular && rights).then(|| Stamp::of(stat))
 }
 
 /// The attributes that the change will alter. Only files and directories can have them.
@@ -273,8 +289,10 @@ struct Homecoming;
 
 impl Visitor for Homecoming {
     fn enter(&mut self, at: &At<'_>) -> Result<bool> {
-        let mode = open_mode(at.stat);
         let home = (at.stat.st_uid, at.stat.st_gid) == (0, 0);
+        // Nobody else's program may run as the caller.
+        let others = !home && at.file_type() == nix::libc::S_IFREG;
+        let mode = open_mode(at.stat.st_mode) & if others { !SET_ID } else { !0 };
         if home && mode == at.stat.st_mode {
             return Ok(true);
         }
@@ -324,15 +342,55 @@ impl Visitor for Restorer<'_> {
         }
         let entry = at.open_path()?;
         let (uid, gid) = self.ids.on_disk(told.uid, told.gid)?;
-        chown(at, &entry, uid, gid)?;
+        chown(at, &entry, uid, gid).map_err(|error| match error.errno() {
+            Errno::EINVAL => SysError::new(
+                at.words(&format!("chown {uid}:{gid}, ids that the user's subordinate ids have no more,")),
+                Errno::EINVAL,
+            ),
+            _ => error,
+        })?;
+        let regular = at.file_type() == nix::libc::S_IFREG;
+        let same_mode = mode_is_as_left(at.stat.st_mode, told.mode);
+        let unchanged = same_mode && told.stamp.is_none_or(|stamp| !regular || stamp.fits(at.stat));
+        let mode = if same_mode { told.mode } else { at.stat.st_mode };
         if at.file_type() != nix::libc::S_IFLNK {
-            chmod(at, &entry, told.mode)?;
+            chmod(at, &entry, if regular && !unchanged { mode & !SET_ID } else { mode })?;
         }
         for (number, value) in &told.attributes {
+            // The mode is a part of an ACL.
+            if !if *number == CAPABILITY { unchanged } else { same_mode } {
+                continue;
+            }
             if let Some(name) = ATTRIBUTES.get(usize::from(*number)) {
                 xattr::set(&entry, name, value, Existing::Any)?;
             }
         }
         Ok(true)
+    }
+}
+
+/// Whether a mode is what reclaim, a seed, or half a restore made of the one that was told. Set-id bits get lost on the way.
+fn mode_is_as_left(found: u32, told: u32) -> bool {
+    let plain = |mode: u32| mode & !SET_ID;
+    match told & nix::libc::S_IFMT {
+        nix::libc::S_IFREG | nix::libc::S_IFDIR => [plain(told), plain(open_mode(told))].contains(&plain(found)),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_that_the_user_changed_is_told_from_ours() {
+        for (told, left) in
+            [(0o104_755, 0o100_755), (0o106_010, 0o100_610), (0o042_050, 0o040_750), (0o010_644, 0o010_600)]
+        {
+            assert!(mode_is_as_left(left, told) && mode_is_as_left(told, told), "{told:o}");
+        }
+        for (told, changed) in [(0o104_755, 0o100_700), (0o040_750, 0o040_755), (0o041_777, 0o040_777)] {
+            assert!(!mode_is_as_left(changed, told), "{told:o}");
+        }
     }
 }

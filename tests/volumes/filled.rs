@@ -1,7 +1,7 @@
 //! What a volume begins with, whose its files are inside and on the disk, and what an image names.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use crate::support::oracle::same_as_podman;
@@ -206,4 +206,21 @@ fn a_volume_of_an_image_covers_nothing_of_the_containers_own() {
     // What is refused leaves no volume.
     home.fails(125, &["run", "--rm", "--entrypoint", "", "-v", "left:/x", "etc"]);
     assert_eq!(home.ok(&["volume", "ls", "-q"]), "");
+}
+
+#[test]
+fn what_was_changed_at_rest_gets_no_set_id_bits_back() {
+    let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
+    let make = "cd /v; for f in same written opened; do echo $f >$f; chown 1000:1001 $f; chmod 4711 $f; done";
+    home.sh(&["-v", "data:/v"], make);
+    home.assert_store_is_ours();
+    let data = crate::machine(&home).join("volumes/data/_data");
+    fs::write(data.join("written"), "others\n").unwrap();
+    fs::set_permissions(data.join("opened"), fs::Permissions::from_mode(0o644)).unwrap();
+    let look = "cd /v; stat -c '%n %a %u:%g' *";
+    let seen = "opened 644 1000:1001\nsame 4711 1000:1001\nwritten 711 1000:1001\n";
+    // Over a second rest as well.
+    for _ in 0..2 {
+        assert_eq!(home.sh(&["-v", "data:/v"], look), seen);
+    }
 }

@@ -18,7 +18,7 @@ static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // The magic is given: what comes after it is what there is to find.
-    std::fs::write(DIR.join("owners"), [b"sublown1", bytes].concat()).expect("our own file");
+    std::fs::write(DIR.join("owners"), [b"sublown2", bytes].concat()).expect("our own file");
     let maps = (Vec::new(), Vec::new());
     let _ = Truth::read(&DIR, &Meta::new(Driver::Overlay, &maps.0, &maps.1), None);
 });

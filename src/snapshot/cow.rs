@@ -6,8 +6,9 @@
 //! so every path is found by descriptor and never leaves it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,11 +28,12 @@ use sys::xattr::{self, Existing};
 
 use crate::changes::{Compared, Lower, LowerEntry, TrueOwner, is_opaque, is_whiteout};
 use crate::directory::open_dir;
-use crate::owner_log::{self, Owners};
+use crate::owner_log::{self, ATTRIBUTES, Owners};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 
-/// What is being made in the source, until it has its name.
-const TEMPORARY: &str = ".sublet-apply";
+/// The file beside `upper` with the name that what is being made in the source has until it gets its own. The name is random,
+/// so that the container cannot have a file of it, and kept, so that the next call removes what a killed one left.
+const TEMPORARY: &CStr = c"temporary";
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// A directory of the host as a container sees it through a bind mount.
@@ -118,6 +120,10 @@ pub struct Lost {
     pub owners: u64,
     /// Devices and sockets.
     pub left_out: u64,
+    /// Files and directories without their ACLs, and with no more rights than they gave.
+    pub acls: u64,
+    /// Files without their capabilities.
+    pub capabilities: u64,
 }
 
 /// Brings all that is in the layer `dir` (at rest) into the directory `source`. The layer stays as it is.
@@ -126,13 +132,32 @@ pub fn apply(dir: &Path, source: &Path) -> Result<Lost> {
     let log = owner_log::read(layer.as_fd())?.unwrap_or_default();
     let upper = open_dir(&dir.join("upper"))?;
     let source = open_dir(source)?;
-    let mut applying = Applying { source, log, links: HashMap::new(), late: Vec::new(), lost: Lost::default() };
+    let (temporary, lost) = (temporary_name(layer.as_fd())?, Lost::default());
+    let mut applying = Applying { source, temporary, log, links: HashMap::new(), late: Vec::new(), lost };
+    let stat = fstat(&upper).call(|| "fstat(upper)".to_owned())?;
+    applying.root(&At { parent: upper.as_fd(), name: c".", path: b".", stat: &stat })?;
     walk(upper.as_fd(), &mut applying)?;
     applying.finish()
 }
 
+fn temporary_name(layer: BorrowedFd<'_>) -> Result<String> {
+    let call = || format!("open(layer/{TEMPORARY:?})");
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(layer, TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR).call(call)?);
+    let mut random = [0; 16];
+    if file.read(&mut random).call(call)? < random.len() {
+        let read = File::open("/dev/urandom").and_then(|mut urandom| urandom.read_exact(&mut random));
+        read.call(|| "read(/dev/urandom)".to_owned())?;
+        // A part of it that was written by a killed call has named nothing yet.
+        std::os::unix::fs::FileExt::write_all_at(&file, &random, 0).call(call)?;
+    }
+    Ok(format!(".{:032x}", u128::from_le_bytes(random)))
+}
+
 struct Applying {
     source: OwnedFd,
+    /// What is being made has this name.
+    temporary: String,
     log: Owners,
     /// Where files with several names have been put, by their inodes in the layer.
     links: HashMap<u64, PathBuf>,
@@ -161,6 +186,18 @@ impl Visitor for Applying {
 }
 
 impl Applying {
+    /// The source itself: its owner and mode, where the container has changed them.
+    fn root(&mut self, at: &At<'_>) -> Result<()> {
+        let stat = fstat(&self.source).call(|| "fstat(source)".to_owned())?;
+        if (self.mode(at) ^ stat.st_mode) & 0o7777 != 0 {
+            let source = self.source.try_clone().call(|| "dup(source)".to_owned())?;
+            let mode = self.look_alike(&source, at, 0o700)?;
+            self.late.push((PathBuf::from("."), *at.stat, mode));
+        }
+        let from = openat(at.parent, at.name, DIRECTORY, Mode::empty()).call(|| at.words("open"))?;
+        copy_user_attributes(&from, &self.source)
+    }
+
     fn directory(&mut self, to: BorrowedFd<'_>, at: &At<'_>, path: &Path) -> Result<()> {
         let there = look(to, at)?;
         if there.as_ref().is_some_and(|stat| !is_directory(stat)) {
@@ -174,6 +211,8 @@ impl Applying {
         if is_opaque(at)? {
             remove_contents(dir.as_fd())?;
         }
+        let from = openat(at.parent, at.name, DIRECTORY, Mode::empty()).call(|| at.words("open"))?;
+        copy_user_attributes(&from, &dir)?;
         let mode = self.look_alike(&dir, at, 0o700)?;
         self.late.push((path.to_owned(), *at.stat, mode));
         Ok(())
@@ -184,27 +223,27 @@ impl Applying {
         if look(to, at)?.is_some_and(|stat| is_directory(&stat)) {
             remove(to, at)?;
         }
-        match unlinkat(to, TEMPORARY, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(to, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno).call(|| format!("unlinkat({TEMPORARY:?})")),
+            Err(errno) => return Err(errno).call(|| format!("unlinkat({:?})", self.temporary)),
         }
         let kind = SFlag::from_bits_truncate(at.stat.st_mode & SFlag::S_IFMT.bits());
         if let Some(first) = self.links.get(&at.stat.st_ino) {
             let first = open_in(self.source.as_fd(), first, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
             let link = sys::path::proc_fd(first.as_fd());
-            linkat(nix::fcntl::AT_FDCWD, link.as_c_str(), to, TEMPORARY, AtFlags::AT_SYMLINK_FOLLOW)
+            linkat(nix::fcntl::AT_FDCWD, link.as_c_str(), to, self.temporary.as_str(), AtFlags::AT_SYMLINK_FOLLOW)
                 .call(|| at.words("linkat"))?;
         } else {
             match kind {
                 SFlag::S_IFREG => self.copy(to, at)?,
                 SFlag::S_IFLNK => {
                     let target = readlinkat(at.parent, at.name).call(|| at.words("readlinkat"))?;
-                    symlinkat(target.as_os_str(), to, TEMPORARY).call(|| at.words("symlinkat"))?;
+                    symlinkat(target.as_os_str(), to, self.temporary.as_str()).call(|| at.words("symlinkat"))?;
                     self.own_link(to, at)?;
                 }
                 SFlag::S_IFIFO => {
                     let mode = Mode::from_bits_truncate(self.mode(at));
-                    mknodat(to, TEMPORARY, kind, mode, 0).call(|| at.words("mknodat"))?;
+                    mknodat(to, self.temporary.as_str(), kind, mode, 0).call(|| at.words("mknodat"))?;
                     self.own_link(to, at)?;
                 }
                 _ => {
@@ -217,9 +256,9 @@ impl Applying {
             }
         }
         sys::step();
-        renameat(to, TEMPORARY, to, at.name).call(|| at.words("renameat"))?;
+        renameat(to, self.temporary.as_str(), to, at.name).call(|| at.words("renameat"))?;
         // Two names of one file: rename(2) does nothing then.
-        let _ = unlinkat(to, TEMPORARY, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(to, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
         Ok(())
     }
 
@@ -227,15 +266,10 @@ impl Applying {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let mut from = File::from(openat(at.parent, at.name, flags, Mode::empty()).call(|| at.words("open"))?);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(to, TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let made = openat(to, self.temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let mut file = File::from(made.call(|| at.words("open(O_CREAT) for"))?);
         std::io::copy(&mut from, &mut file).call(|| at.words("copy"))?;
-        for name in xattr::list(&from).or_else(|error| nothing_where_unsupported(&error))? {
-            let wanted = name.to_bytes().starts_with(b"user.") && !name.to_bytes().starts_with(b"user.overlay.");
-            if let Some(value) = xattr::get(&from, &name)?.filter(|_| wanted) {
-                xattr::set(&file, &name, &value, Existing::Any)?;
-            }
-        }
+        copy_user_attributes(&from, &file)?;
         let file = OwnedFd::from(file);
         self.look_alike(&file, at, 0)?;
         let (accessed, changed) = times(at.stat);
@@ -263,6 +297,7 @@ impl Applying {
         // Somebody else's program must not run as the caller.
         let lost = owner.is_none() && self.log.get(at.path).is_some_and(|told| (told.uid, told.gid) != (0, 0));
         let mode = self.mode(at) & if lost { 0o1777 } else { 0o7777 };
+        let mode = mode & if self.lose_attributes(at)? { 0o7707 } else { 0o7777 };
         if let Some((uid, gid)) = owner {
             fchown(file, Some(uid), Some(gid)).call(|| at.words("fchown"))?;
         }
@@ -270,13 +305,29 @@ impl Applying {
         Ok(mode)
     }
 
+    /// Counts what is not applied; whether an ACL is among it, whose mask the group's permissions show.
+    fn lose_attributes(&mut self, at: &At<'_>) -> Result<bool> {
+        let entry = at.open_path()?;
+        let told = self.log.get(at.path).map(|told| told.attributes.as_slice()).unwrap_or_default();
+        let mut had = [false; ATTRIBUTES.len()];
+        for (number, (had, name)) in had.iter_mut().zip(ATTRIBUTES).enumerate() {
+            *had = told.iter().any(|(known, _)| usize::from(*known) == number)
+                || xattr::get(&entry, name).or_else(|error| nothing_where_unsupported(&error))?.is_some();
+        }
+        let [capability, access, default] = had;
+        self.lost.capabilities += u64::from(capability);
+        self.lost.acls += u64::from(access || default);
+        Ok(access)
+    }
+
     fn own_link(&mut self, to: BorrowedFd<'_>, at: &At<'_>) -> Result<()> {
         if let Some((uid, gid)) = self.owner(at) {
-            fchownat(to, TEMPORARY, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            fchownat(to, self.temporary.as_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .call(|| at.words("fchownat"))?;
         }
         let (accessed, changed) = times(at.stat);
-        utimensat(to, TEMPORARY, &accessed, &changed, UtimensatFlags::NoFollowSymlink).call(|| at.words("utimensat"))
+        utimensat(to, self.temporary.as_str(), &accessed, &changed, UtimensatFlags::NoFollowSymlink)
+            .call(|| at.words("utimensat"))
     }
 
     fn finish(self) -> Result<Lost> {
@@ -299,6 +350,17 @@ impl Applying {
         nix::unistd::syncfs(&self.source).call(|| "syncfs(source)".to_owned())?;
         Ok(self.lost)
     }
+}
+
+/// Those of users, which the container has set, but for overlayfs's own.
+fn copy_user_attributes(from: impl AsFd, to: impl AsFd) -> Result<()> {
+    for name in xattr::list(&from).or_else(|error| nothing_where_unsupported(&error))? {
+        let wanted = name.to_bytes().starts_with(b"user.") && !name.to_bytes().starts_with(b"user.overlay.");
+        if let Some(value) = if wanted { xattr::get(&from, &name)? } else { None } {
+            xattr::set(&to, &name, &value, Existing::Any)?;
+        }
+    }
+    Ok(())
 }
 
 fn nothing_where_unsupported<T: Default>(error: &SysError) -> Result<T> {

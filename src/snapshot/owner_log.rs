@@ -32,6 +32,8 @@ const STAMP: u8 = 255;
 /// The extended attributes that a change of owner or mode loses or alters.
 pub(crate) const ATTRIBUTES: [&CStr; 3] =
     [c"security.capability", c"system.posix_acl_access", c"system.posix_acl_default"];
+/// The number of the file capability among them.
+pub(crate) const CAPABILITY: u8 = 0;
 /// Far above any real path and its attributes (64 KiB each).
 const RECORD_MAX: u32 = 64 << 20;
 

@@ -38,7 +38,7 @@ use sys::{process, socket};
 use crate::archive::write_native;
 use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
 use crate::owner_client::{ArchiveOrder, Task, Tree};
-use crate::owner_log::{self, ATTRIBUTES, Owners, Record, Stamp, Writer};
+use crate::owner_log::{self, ATTRIBUTES, CAPABILITY, Owners, Record, Stamp, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 
 /// The role's entry; what it is given is described at `Task`.
@@ -227,8 +227,6 @@ fn open_mode(mode: u32) -> u32 {
     }
 }
 
-/// The number of the file capability in [`ATTRIBUTES`].
-const CAPABILITY: u8 = 0;
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
 

@@ -28,7 +28,7 @@ use sys::xattr::{self, Existing};
 
 use crate::directory::{make_dir, open_dir};
 use crate::object_dir::ObjectDirs;
-use crate::owner_log::{ATTRIBUTES, Record, Stamp, Writer};
+use crate::owner_log::{ATTRIBUTES, CAPABILITY, Record, Stamp, Writer};
 use crate::view_chain::ContentFiles;
 
 /// How many links a path may lead through: path_resolution(7).
@@ -294,7 +294,8 @@ impl Seeding<'_> {
         if (uid, gid) != (0, 0) || !(has_mode || inode.kind == index::Kind::Symlink) || !attributes.is_empty() {
             let path = path.strip_prefix(".").unwrap_or(path).as_os_str().as_bytes();
             let path = if path.is_empty() { b"." } else { path };
-            let stamp = (inode.kind == index::Kind::Regular).then_some(Stamp {
+            let rights = permissions & 0o6000 != 0 || attributes.iter().any(|(number, _)| *number == CAPABILITY);
+            let stamp = (rights && inode.kind == index::Kind::Regular).then_some(Stamp {
                 size: inode.size,
                 seconds: inode.mtime.seconds,
                 nanoseconds: inode.mtime.nanoseconds,

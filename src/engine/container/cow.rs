@@ -145,14 +145,15 @@ fn at_rest<T: Default>(
 }
 
 fn tell(engine: &Engine, source: &Path, lost: Lost) {
-    if lost.owners > 0 {
-        engine.notice(&format!(
-            "{}: {} files belonged to other users of the container; they are yours now",
-            source.display(),
-            lost.owners
-        ));
-    }
-    if lost.left_out > 0 {
-        engine.notice(&format!("{}: {} devices and sockets were left out", source.display(), lost.left_out));
+    let Lost { owners, left_out, acls, capabilities } = lost;
+    for (count, what) in [
+        (owners, "files belonged to other users of the container; they are yours now"),
+        (left_out, "devices and sockets were left out"),
+        (acls, "files and directories lost their ACLs, and what these gave to a group"),
+        (capabilities, "programs lost their capabilities"),
+    ] {
+        if count > 0 {
+            engine.notice(&format!("{}: {count} {what}", source.display()));
+        }
     }
 }

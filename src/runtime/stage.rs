@@ -72,7 +72,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
 
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     let late_network = is_new(&launch.spec, LinuxNamespaceType::Network);
-    let flags = namespaces(&launch.spec) - Flags::NEWNET | Flags::NEWUSER | Flags::PARENT;
+    let flags = (namespaces(&launch.spec) - Flags::NEWNET) | Flags::NEWUSER | Flags::PARENT;
     let (to_init, from_stage) = sys::socket::pair()?;
     let to_init = Cell::new(Some(to_init));
     let child = fork(flags, None, || {

@@ -65,6 +65,7 @@ const SOMEBODY: u32 = 1000;
 /// Every kind of file, in sizes that the store keeps in different ways.
 const MAKE: &str = r#"
 set -e; umask 022; rm -rf T; mkdir -p T/a/b T/b/a/c T/c T/d/a
+mkdir T/dev T/etc T/proc T/sys; : > T/etc/hostname; : > T/etc/hosts; : > T/etc/resolv.conf; ln -s /proc/mounts T/etc/mtab # as in every chain
 printf inline > T/a/a; head -c 5000 /dev/urandom > T/a/c; head -c 100000 /dev/urandom > T/b/c; : > T/b/b; seq 300 > T/d/b
 ln T/a/c T/d/c; ln -s a/b T/c/d; ln -s b T/a/d; ln -s /nowhere T/c/a; mkfifo T/c/b; chmod 1777 T/d; chmod 2775 T/b/a; chmod 4755 T/a/c
 chmod 700 T/c; chmod 600 T/d/b; for i in $(seq 40); do echo $i > T/b/a/c/n$i; done

@@ -120,7 +120,8 @@ fn long_chains_of_links_take_no_time() {
             .map(|layer| apply(&layer[..], None, &store, Durability::Later, &Limits::default()).unwrap().diff_id);
         let index = store.chains().open(&merge_chain(&store, &layers).unwrap().0).unwrap().unwrap();
         let index = Index::open(index).unwrap();
-        assert!(index.inode_count() <= 5, "{}", index.inode_count());
+        // With the eight mount points of every chain.
+        assert!(index.inode_count() <= 5 + 8, "{}", index.inode_count());
     }
     // With optimisation it is less than a second, without it and beside others some ten. The square of it is an hour.
     assert!(started.elapsed().as_secs() < 300, "{:?}", started.elapsed());

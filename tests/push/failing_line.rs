@@ -16,8 +16,8 @@ use crate::support::{Home, assert_sound, finish, identity, noise, number, skip, 
 use crate::{at, image_for};
 
 /// How many seeds one run goes through, and how many under the other identities, on which nothing of it depends.
-const SEEDS: u64 = 50;
-const FEW_SEEDS: u64 = 5;
+const SEEDS: u64 = 12;
+const FEW_SEEDS: u64 = 3;
 /// How many at once: most of their time is waiting.
 const AT_ONCE: usize = 8;
 /// A command may meet a line that stalls more than once, for half a minute each.

@@ -273,7 +273,9 @@ impl Monitor {
             if let Some(channel) = &process.channel {
                 waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
             }
-            let held_back = self.clients.values().any(|client| client.bound == Some(*key) && client.full());
+            // Output must not overtake the word that the process runs, before which clients take none.
+            let held_back = process.is_starting()
+                || self.clients.values().any(|client| client.bound == Some(*key) && client.full());
             for (stream, file) in [(Stream::Stdout, &process.streams.output), (Stream::Stderr, &process.streams.error)]
             {
                 if let Some(file) = file.as_ref().filter(|_| !held_back) {

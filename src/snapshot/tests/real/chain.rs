@@ -140,6 +140,8 @@ fn stored(outer: &Outer, key: &str, work: PathBuf, archives: &[&str]) -> Image {
 
 /// Starts a server, or finds it.
 pub fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
+    // One that was joined may still be there for a moment, and only a process with one thread starts a server.
+    until("the end of other threads", 5, || std::fs::read_dir("/proc/self/task").unwrap().count() == 1);
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let [index, objects, trash] = [&image.chain, &image.objects, &image.trash].map(|path| File::open(path).unwrap());
     let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd()), ("trash", trash.as_fd())];

@@ -24,6 +24,8 @@ fn connect(outer: &Outer, key: &str) -> FsConnection {
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let user_namespace = outer.user_namespace.as_fd();
     let spec = FsSpec { key, config: &config, user_namespace, fds: &[] };
+    // As in `chain::connect`.
+    until("the end of other threads", 5, || std::fs::read_dir("/proc/self/task").unwrap().count() == 1);
     connect_or_spawn(&outer.places(), &spec).unwrap()
 }
 

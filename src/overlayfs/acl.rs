@@ -117,6 +117,20 @@ pub fn show(value: &mut [u8], show: impl Fn(u32, u32) -> (u32, u32)) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn named_users_and_groups_of_an_acl_are_mapped() {
+        let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &6_u16.to_le_bytes(), &id.to_le_bytes()].concat();
+        let acl = |user: u32, group: u32| {
+            let entries =
+                [entry(1, u32::MAX), entry(2, user), entry(4, u32::MAX), entry(8, group), entry(0x10, u32::MAX)];
+            [2_u32.to_le_bytes().to_vec(), entries.concat()].concat()
+        };
+        let mut mapped = acl(5, 6);
+        show(&mut mapped, |uid, gid| (uid + 100, gid + 200));
+        assert_eq!(mapped, acl(105, 206));
+        show(&mut [1, 2], |_, _| unreachable!());
+    }
+
     fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
         let mut value = HEADER.to_vec();
         for (tag, permissions, id) in entries {

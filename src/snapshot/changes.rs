@@ -482,20 +482,14 @@ impl<'a> Truth<'a> {
 
     /// Turns the ids of an ACL, as `getxattr` gives it (`struct posix_acl_xattr_entry`), into the container's.
     fn map_acl(&self, acl: &mut [u8], from_host: bool) {
-        const USER: u16 = 0x02;
-        const GROUP: u16 = 0x08;
         let outer = self.outer.unwrap_or_default();
-        let header = 4.min(acl.len());
-        for entry in acl[header..].as_chunks_mut::<8>().0 {
-            let (host, own) = match u16::from_le_bytes([entry[0], entry[1]]) {
-                USER => (outer.0, &self.meta.uid_map),
-                GROUP => (outer.1, &self.meta.gid_map),
-                _ => continue,
-            };
-            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            let id = if from_host { inside(host, id).unwrap_or(NOBODY) } else { id };
-            entry[4..].copy_from_slice(&inside(own, id).unwrap_or(id).to_le_bytes());
-        }
+        let own = |host: &[Extent], own: &[Extent], id: u32| {
+            let id = if from_host { Extent::to_inside(host, id).unwrap_or(NOBODY) } else { id };
+            Extent::to_inside(own, id).unwrap_or(id)
+        };
+        overlayfs::acl::show(acl, |uid, gid| {
+            (own(outer.0, &self.meta.uid_map, uid), own(outer.1, &self.meta.gid_map, gid))
+        });
     }
 
     fn compared(&self, at: &At<'_>) -> Result<Compared> {
@@ -511,21 +505,16 @@ impl<'a> Truth<'a> {
         } else {
             let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
             let outer = self.outer.unwrap_or_default();
-            found.uid = inside(outer.0, found.uid).unwrap_or(if found.uid == caller.0 { 0 } else { u32::MAX });
-            found.gid = inside(outer.1, found.gid).unwrap_or(if found.gid == caller.1 { 0 } else { u32::MAX });
+            found.uid =
+                Extent::to_inside(outer.0, found.uid).unwrap_or(if found.uid == caller.0 { 0 } else { u32::MAX });
+            found.gid =
+                Extent::to_inside(outer.1, found.gid).unwrap_or(if found.gid == caller.1 { 0 } else { u32::MAX });
             found.capability = capability(at)?.map(|value| capability_of(&value));
         }
-        found.uid = inside(&self.meta.uid_map, found.uid).unwrap_or(found.uid);
-        found.gid = inside(&self.meta.gid_map, found.gid).unwrap_or(found.gid);
+        found.uid = Extent::to_inside(&self.meta.uid_map, found.uid).unwrap_or(found.uid);
+        found.gid = Extent::to_inside(&self.meta.gid_map, found.gid).unwrap_or(found.gid);
         Ok(found)
     }
-}
-
-/// The id inside that an outer one stands for.
-fn inside(map: &[Extent], id: u32) -> Option<u32> {
-    map.iter().find_map(|extent| {
-        id.checked_sub(extent.outside).filter(|offset| *offset < extent.size).map(|offset| extent.inside + offset)
-    })
 }
 
 /// What the tree `upper` changes in `lower`, sorted by path; the root directory itself is never in it, and nothing that

@@ -56,13 +56,9 @@ impl<'a> DirectoryLower<'a> {
     }
 
     fn owner(&self, stat: &FileStat) -> (u32, u32) {
-        let inside = |map: &[Extent], id: u32| {
-            let found = map.iter().find(|extent| id >= extent.outside && id - extent.outside < extent.size);
-            found.map(|extent| extent.inside + (id - extent.outside))
-        };
         let shown = |outer: Option<&[Extent]>, own: &[Extent], id: u32| {
-            let id = outer.map_or(Some(id), |outer| inside(outer, id));
-            id.and_then(|id| inside(own, id)).unwrap_or(crate::ids::NOBODY)
+            let id = outer.map_or(Some(id), |outer| Extent::to_inside(outer, id));
+            id.and_then(|id| Extent::to_inside(own, id)).unwrap_or(crate::ids::NOBODY)
         };
         let (uids, gids) = (self.outer.map(|maps| maps.0), self.outer.map(|maps| maps.1));
         (shown(uids, self.own.0, stat.st_uid), shown(gids, self.own.1, stat.st_gid))

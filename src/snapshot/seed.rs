@@ -285,7 +285,7 @@ impl Seeding<'_> {
             if let Some(number) = ATTRIBUTES.iter().position(|known| known.to_bytes() == name) {
                 let mut value = value.to_vec();
                 if name.starts_with(b"system.posix_acl_") {
-                    map_acl(&mut value, self.owner);
+                    overlayfs::acl::show(&mut value, self.owner);
                 }
                 attributes.push((number as u8, value));
             }
@@ -313,42 +313,12 @@ impl Seeding<'_> {
     }
 }
 
-/// Turns the ids of an ACL, as `getxattr` gives it (`struct posix_acl_xattr_entry`), into those that `owner` gives.
-fn map_acl(acl: &mut [u8], owner: &dyn Fn(u32, u32) -> (u32, u32)) {
-    const USER: u16 = 0x02;
-    const GROUP: u16 = 0x08;
-    let header = 4.min(acl.len());
-    for entry in acl[header..].as_chunks_mut::<8>().0 {
-        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-        let id = match u16::from_le_bytes([entry[0], entry[1]]) {
-            USER => owner(id, 0).0,
-            GROUP => owner(0, id).1,
-            _ => continue,
-        };
-        entry[4..].copy_from_slice(&id.to_le_bytes());
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 mod tests {
     use index::{Entry, Metadata, TreeBuilder, merge};
 
     use super::*;
-
-    #[test]
-    fn named_users_and_groups_of_an_acl_are_mapped() {
-        let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &6_u16.to_le_bytes(), &id.to_le_bytes()].concat();
-        let acl = |user: u32, group: u32| {
-            let entries =
-                [entry(1, u32::MAX), entry(2, user), entry(4, u32::MAX), entry(8, group), entry(0x10, u32::MAX)];
-            [2_u32.to_le_bytes().to_vec(), entries.concat()].concat()
-        };
-        let mut mapped = acl(5, 6);
-        map_acl(&mut mapped, &|uid, gid| (uid + 100, gid + 200));
-        assert_eq!(mapped, acl(105, 206));
-        map_acl(&mut [1, 2], &|_, _| unreachable!());
-    }
 
     #[test]
     fn links_of_an_image_are_followed_inside_of_it() {

@@ -25,6 +25,24 @@ pub struct Extent {
     pub size: u32,
 }
 
+impl Extent {
+    /// The id inside that a map gives to one of the parent namespace.
+    pub fn to_inside(map: &[Extent], outside: u32) -> Option<u32> {
+        map.iter().find_map(|extent| {
+            let offset = outside.checked_sub(extent.outside).filter(|offset| *offset < extent.size);
+            offset.map(|offset| extent.inside + offset)
+        })
+    }
+
+    /// The id of the parent namespace that a map gives to one inside.
+    pub fn to_outside(map: &[Extent], inside: u32) -> Option<u32> {
+        map.iter().find_map(|extent| {
+            let offset = inside.checked_sub(extent.inside).filter(|offset| *offset < extent.size);
+            offset.map(|offset| extent.outside + offset)
+        })
+    }
+}
+
 /// The map of one kind of id; at most 340 extents (Linux 4.15).
 pub type IdMap = Vec<Extent>;
 

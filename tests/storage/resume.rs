@@ -9,9 +9,9 @@ use nix::unistd::Pid;
 use crate::support::{Home, Need, busybox, eventually, parent_of, processes, skip, unique};
 
 /// Whole walks to files that are there, that are not, and to one of its own, in a loop that ends at the first wrong answer.
-const USER: &str = "i=0; mkdir /work; while :; do i=$((i+1)); echo $i >/work/f && [ \"$(cat /work/f)\" = $i ] && \
-    mv /work/f /work/g && rm /work/g && [ ! -e /absent-$i ] && [ -e /bin/cat ] && ls /bin >/dev/null || break; \
-    echo $i >/work/rounds; done; echo wrong in round $i; exit 1";
+const USER: &str = "i=0; mkdir /job; while :; do i=$((i+1)); echo $i >/job/f && [ \"$(cat /job/f)\" = $i ] && \
+    mv /job/f /job/g && rm /job/g && [ ! -e /absent-$i ] && [ -e /bin/cat ] && ls /bin >/dev/null || break; \
+    echo $i >/job/rounds; done; echo wrong in round $i; exit 1";
 
 /// The keys of the views that are or were served in a home.
 fn keys(home: &Home) -> BTreeSet<String> {
@@ -56,7 +56,7 @@ fn a_container_outlives_its_file_server() {
         home.ok(&[&options[..], &["sh", "-c", USER]].concat());
         let new: Vec<String> = keys(&home).difference(&before).cloned().collect();
         let [key] = &new[..] else { panic!("{image} with {driver} is served as {new:?}") };
-        let rounds = || home.run(&["exec", "user", "cat", "/work/rounds"]).stdout.trim().parse::<u64>().unwrap_or(0);
+        let rounds = || home.run(&["exec", "user", "cat", "/job/rounds"]).stdout.trim().parse::<u64>().unwrap_or(0);
         eventually("the payload is at work", || rounds() > 0);
         for _ in 0..10 {
             let (killed, before) = (servers(key), rounds());
@@ -73,7 +73,7 @@ fn a_container_outlives_its_file_server() {
         assert_eq!(home.ok(&["wait", "user"]), "137\n");
         // What the log says.
         if driver == "fuse" {
-            assert!(home.ok(&["diff", "user"]).contains("A /work/rounds"));
+            assert!(home.ok(&["diff", "user"]).contains("A /job/rounds"));
         }
         home.ok(&["rm", "user"]);
     }

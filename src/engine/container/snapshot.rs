@@ -124,10 +124,7 @@ fn prepare_cow(
         let text = format!("sublet's own data directory lies in {}", source.display());
         return Err(Report::new(Kind::Unsupported, text).with_hint("keep writes (cow) from a directory without it"));
     }
-    let outer = |map: &[Extent], id: u32| {
-        let found = map.iter().find(|extent| id >= extent.outside && id - extent.outside < extent.size);
-        found.map_or(0, |extent| extent.inside + (id - extent.outside))
-    };
+    let outer = |map: &[Extent], id: u32| Extent::to_inside(map, id).unwrap_or(0);
     // Binds of real root are shifted: there the numbers on the disk are the outer ones.
     let ids = match owner {
         Some(_) => (metadata.uid(), metadata.gid()),
@@ -180,15 +177,12 @@ pub(crate) fn directory(engine: &Engine, record: &Record) -> PathBuf {
 
 /// The outer id of a container's, or of its root.
 pub(crate) fn outside(map: &[Extent], id: u32) -> u32 {
-    let find = |id: u32| map.iter().find(|extent| id >= extent.inside && id - extent.inside < extent.size);
-    let extent = |id: u32| find(id).map(|extent| extent.outside + (id - extent.inside));
-    extent(id).or_else(|| extent(0)).unwrap_or(0)
+    Extent::to_outside(map, id).or_else(|| Extent::to_outside(map, 0)).unwrap_or(0)
 }
 
 /// The host's id of an outer one.
 fn host_id(id: u32, outer: &[Extent]) -> u32 {
-    let extent = outer.iter().find(|extent| id >= extent.inside && id - extent.inside < extent.size);
-    extent.map_or(id, |extent| extent.outside + (id - extent.inside))
+    Extent::to_outside(outer, id).unwrap_or(id)
 }
 
 /// Deletes what a container has written. Only when files of other ids resist is the outer user namespace needed.

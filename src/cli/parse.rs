@@ -95,7 +95,8 @@ pub fn volume(text: &str) -> Result<Volume, Report> {
     if parts.iter().any(|part| part.is_empty()) {
         return Err(bad("empty section between colons"));
     }
-    let mut volume = Volume { destination: place(destination).map_err(|why| bad(&why))?, ..Volume::default() };
+    let mut volume =
+        Volume { destination: engine::volume::destination(destination).map_err(|why| bad(&why))?, ..Volume::default() };
     match source {
         None => volume.anonymous = true,
         Some(source) if source.starts_with(['/', '.']) => volume.source = VolumeSource::Path(PathBuf::from(source)),
@@ -117,11 +118,6 @@ pub fn volume(text: &str) -> Result<Volume, Report> {
         return Err(bad("invalid mode: what cannot be written needs no layer of its own (cow, ro)"));
     }
     Ok(volume)
-}
-
-/// A mount point in a container.
-fn place(destination: &str) -> Result<String, String> {
-    engine::volume::destination(destination)
 }
 
 /// Takes one option of `-v`; the answer is what it is about, and whether it is one.
@@ -232,8 +228,8 @@ impl Mounting {
                     return Err(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found"));
                 }
             }
-            "volume-opt" => drop(pair(must()?, &mut volume.driver_options)),
-            "volume-label" => drop(pair(must()?, &mut volume.labels)),
+            "volume-opt" => pair(must()?, &mut volume.driver_options),
+            "volume-label" => pair(must()?, &mut volume.labels),
             "tmpfs-size" => self.memory.push(format!("size={}", bytes(must()?)?)),
             "tmpfs-mode" => self.memory.push(format!("mode={}", octal(must()?)?)),
             "tmpcopyup" | "notmpcopyup" => {
@@ -260,7 +256,7 @@ impl Mounting {
         if volume.destination.is_empty() {
             return Err("target is required".to_owned());
         }
-        volume.destination = place(&volume.destination)?;
+        volume.destination = engine::volume::destination(&volume.destination)?;
         if let Some((group, _)) = of_type.iter().find(|(group, _)| *group != kind) {
             return Err(format!("cannot mix '{group}-*' options with mount type '{kind}'"));
         }
@@ -338,9 +334,9 @@ fn subpath(text: &str) -> Result<String, String> {
 }
 
 /// Adds `KEY[=VALUE]` to a map.
-fn pair(text: &str, map: &mut std::collections::BTreeMap<String, String>) -> Option<String> {
+fn pair(text: &str, map: &mut std::collections::BTreeMap<String, String>) {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    map.insert(key.to_owned(), value.to_owned())
+    map.insert(key.to_owned(), value.to_owned());
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -406,7 +402,7 @@ pub fn tmpfs(text: &str) -> Result<(String, String), Report> {
     ];
     const VALUES: [&str; 7] = ["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
     let (destination, options) = text.split_once(':').unwrap_or((text, ""));
-    let destination = place(destination).map_err(wrong)?;
+    let destination = engine::volume::destination(destination).map_err(wrong)?;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         let known = match option.split_once('=') {
             Some((key, _)) => VALUES.contains(&key),

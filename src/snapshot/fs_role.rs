@@ -357,8 +357,7 @@ impl Keeper {
 }
 
 /// Waits for the end of the server, for a client, for the ends of users and for greetings; tells which of them came, in this
-/// order.
-/// Nothing came when the time is over.
+/// order. Nothing came when the time is over.
 fn wait_for(server: &Child, doors: Option<&Doors>, time: Option<Duration>) -> Result<Vec<bool>, SysError> {
     let timeout = time
         .map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX));

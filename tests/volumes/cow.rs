@@ -1,4 +1,4 @@
-//! Volumes whose writes stay in the container: seen, kept over restarts, brought into the source, dropped.
+//! Volumes whose writes stay in the container: seen, brought into the source, dropped.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,7 +1,6 @@
 //! What a container wrote to volumes that keep it from their source (`cow`): shown, brought into the source, or dropped.
 //!
-//! Each such volume has a writable layer below the container's snapshot, `cow/<number>`. It stays over restarts and goes with
-//! the container.
+//! Each such volume has a writable layer below the container's snapshot, `cow/<number>`, which goes with the container.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -9,14 +8,14 @@ use std::path::{Path, PathBuf};
 use base::{ContainerId, Context, Kind, Report};
 use snapshot::cow::{self, DirectoryLower, Lost};
 use snapshot::native::Truth;
-use snapshot::{Meta, SnapshotError, native, owner_client};
+use snapshot::{Meta, native, owner_client};
 
 use crate::Engine;
 use crate::container::diff::Change;
 use crate::container::lock::lock;
 use crate::container::record::{Record, load};
 use crate::container::rootfs::{outer_namespace, read_map};
-use crate::container::snapshot::{change, cow_directory};
+use crate::container::snapshot::{change, cow_directory, remove_layer};
 use crate::container::state::condition;
 use crate::container::{lookup, spec};
 
@@ -92,14 +91,14 @@ pub fn diff(engine: &Engine, text: &str) -> Result<Vec<Change>, Report> {
 
 /// Brings it into the source and begins anew. The container must not run.
 pub fn apply(engine: &Engine, text: &str) -> Result<Vec<Change>, Report> {
-    let (_, layer) = Layer::find(engine, text)?;
+    let (id, layer) = Layer::find(engine, text)?;
     if let Some(name) = layer.record.host.volumes[layer.number].source.name() {
         // Its other containers, and the true owners of its files, are not known here.
         let text = format!("what is kept from volume {name} can be seen and dropped, not applied to it");
         return Err(Report::new(Kind::Unsupported, text)
             .with_hint("copy it from a running container: sublet exec CONTAINER tar -C DESTINATION -c ."));
     }
-    at_rest(engine, text, |layer| {
+    at_rest(engine, &id, &layer, || {
         let changes = layer.changes(engine, false)?;
         let source = layer.source(engine)?;
         let lost = cow::apply(&layer.dir, &source).step(|| format!("applying to {}", source.display()))?;
@@ -110,17 +109,18 @@ pub fn apply(engine: &Engine, text: &str) -> Result<Vec<Change>, Report> {
 
 /// Forgets it. The container must not run.
 pub fn drop(engine: &Engine, text: &str) -> Result<(), Report> {
-    at_rest(engine, text, |_| Ok(()))
+    let (id, layer) = Layer::find(engine, text)?;
+    at_rest(engine, &id, &layer, || Ok(()))
 }
 
 /// Does something with a layer that nobody uses, which goes then.
 fn at_rest<T: Default>(
     engine: &Engine,
-    text: &str,
-    act: impl FnOnce(&Layer) -> Result<T, Report>,
+    id: &ContainerId,
+    layer: &Layer,
+    act: impl FnOnce() -> Result<T, Report>,
 ) -> Result<T, Report> {
-    let (id, layer) = Layer::find(engine, text)?;
-    let locked = lock(engine, &id)?;
+    let locked = lock(engine, id)?;
     if locked.condition.life.is_active() {
         let text = format!("container {} is running", id.short());
         return Err(Report::new(Kind::Conflict, text).with_hint("stop it first"));
@@ -132,15 +132,10 @@ fn at_rest<T: Default>(
         // Its monitor has not given the files back yet, and waits for the lock.
         owner_client::reclaim(outer_namespace(engine)?.as_fd(), &layer.dir)?;
     }
-    let done = act(&layer)?;
+    let done = act()?;
     sys::step();
     let (parent, key) = (layer.dir.parent().unwrap_or(&layer.dir), layer.number.to_string());
-    match snapshot::remove(parent, &key, None) {
-        Err(SnapshotError::NeedsOuter { .. }) => {
-            snapshot::remove(parent, &key, Some(outer_namespace(engine)?.as_fd()))?;
-        }
-        removed => removed?,
-    }
+    remove_layer(engine, parent, &key)?;
     Ok(done)
 }
 

@@ -250,17 +250,18 @@ pub(crate) fn check_workdir(workdir: &str) -> Result<(), Report> {
     Err(Report::new(Kind::Usage, message))
 }
 
+/// Where something was asked to be mounted.
+fn destinations(host: &HostSettings) -> impl Iterator<Item = &str> {
+    let volumes = host.volumes.iter().map(|volume| volume.destination.as_str());
+    volumes.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()))
+}
+
 /// Adds the volumes that other containers have, where nothing else was asked for.
 fn volumes_from(engine: &Engine, host: &mut HostSettings) -> Result<(), Report> {
     for (name, read_only) in std::mem::take(&mut host.volumes_from) {
         let other = record::load(engine, &lookup::find(engine, &name)?)?;
-        let is_free = |destination: &str| {
-            let volumes = host.volumes.iter().map(|volume| volume.destination.as_str());
-            volumes
-                .chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()))
-                .all(|taken| taken != destination)
-        };
-        let volumes: Vec<Volume> = other.host.volumes.into_iter().filter(|one| is_free(&one.destination)).collect();
+        let is_free = |one: &Volume| destinations(host).all(|taken| taken != one.destination);
+        let volumes: Vec<Volume> = other.host.volumes.into_iter().filter(is_free).collect();
         // They stay when this container goes: they are the other one's.
         host.volumes.extend(volumes.into_iter().map(|volume| Volume {
             read_only: volume.read_only || read_only,
@@ -289,9 +290,7 @@ fn image_volumes(local: Option<&ImageConfig>, host: &mut HostSettings) -> Result
             Ok(place) => place,
             Err(why) => return Err(refuse(why)),
         };
-        let given = host.volumes.iter().map(|volume| volume.destination.as_str());
-        let mut taken = given.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str()));
-        if taken.all(|taken| taken != destination) {
+        if destinations(host).all(|taken| taken != destination) {
             host.volumes.push(Volume { destination, anonymous: true, ..Volume::default() });
         }
     }
@@ -303,8 +302,7 @@ fn check_volumes(host: &HostSettings) -> Result<(), Report> {
         check_volume(volume)?;
     }
     let mut seen: Vec<&str> = Vec::new();
-    let destinations = host.volumes.iter().map(|volume| volume.destination.as_str());
-    for destination in destinations.chain(host.tmpfs.iter().map(|(destination, _)| destination.as_str())) {
+    for destination in destinations(host) {
         if seen.contains(&destination) {
             return Err(Report::new(Kind::Usage, format!("Duplicate mount point: {destination}")));
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Context, Kind, Report};
 use index::Index;
@@ -185,17 +185,20 @@ fn host_id(id: u32, outer: &[Extent]) -> u32 {
     Extent::to_outside(outer, id).unwrap_or(id)
 }
 
-/// Deletes what a container has written. Only when files of other ids resist is the outer user namespace needed.
-pub(crate) fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
-    let (snaps, key) = (engine.paths().snapshots(), id.as_str());
-    let removed = match snapshot::remove(&snaps, key, None) {
+/// Deletes a writable layer. Only when files of other ids resist is the outer user namespace needed.
+pub(crate) fn remove_layer(engine: &Engine, parent: &Path, key: &str) -> Result<(), Report> {
+    match snapshot::remove(parent, key, None) {
         Err(SnapshotError::NeedsOuter { .. }) => {
-            let outer = outer_namespace(engine)?;
-            snapshot::remove(&snaps, key, Some(outer.as_fd()))
+            Ok(snapshot::remove(parent, key, Some(outer_namespace(engine)?.as_fd()))?)
         }
-        result => result,
-    };
-    removed.step(|| "removing the container's own directory".to_owned())?;
+        removed => Ok(removed?),
+    }
+}
+
+/// Deletes what a container has written.
+pub(crate) fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    remove_layer(engine, &engine.paths().snapshots(), id.as_str())
+        .step(|| "removing the container's own directory".to_owned())?;
     let places = rootfs::Places::of(engine);
     forget(&places.as_ref(), &rootfs::key_of_container(id))
         .step(|| "removing what is left of the container's file server".to_owned())

@@ -257,5 +257,7 @@ fn run_inside(test: &str) {
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    // A name that fits no test passes too.
+    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
     println!("{}", text(&output.stdout));
 }

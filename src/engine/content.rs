@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use base::{Context, Kind, Report};
 use oci::document::DOCUMENT_MAX;
@@ -189,7 +190,7 @@ fn missing(text: &str) -> Report {
     Report::new(Kind::NotFound, format!("No such content: {text}"))
 }
 
-fn find(engine: &Engine, text: &str) -> Result<(Store, Digest), Report> {
+fn find(engine: &Engine, text: &str) -> Result<(Arc<Store>, Digest), Report> {
     let store = open_store(engine)?.ok_or_else(|| missing(text))?;
     let digest = find_in(&store, text)?;
     Ok((store, digest))

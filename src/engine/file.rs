@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use base::{Context, Kind, Report};
+use base::{Kind, Report};
 use oci::{Digest, Hasher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,14 +13,6 @@ use sys::file::sync_directory;
 
 /// The largest record that is read; ours are a few kilobytes.
 const RECORD_MAX: u64 = 16 << 20;
-
-/// Random bytes of the kernel.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], Report> {
-    let mut bytes = [0; N];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|error| Report::of(Kind::Internal, error)).step(|| "reading /dev/urandom".to_owned())?;
-    Ok(bytes)
-}
 
 /// Replaces a file by these bytes; `sync` makes them last through a power loss before the new name is seen.
 pub(crate) fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<(), Report> {
@@ -33,7 +25,7 @@ pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), Report> {
 }
 
 fn replace_with_mode(path: &Path, bytes: &[u8], sync: bool, mode: u32) -> Result<(), Report> {
-    let suffix = u64::from_ne_bytes(random()?);
+    let suffix = u64::from_ne_bytes(sys::random()?);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{suffix:016x}"));
     let temporary = Path::new(&temporary);

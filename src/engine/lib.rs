@@ -19,9 +19,10 @@ mod workers;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base::{Kind, Report};
+use store::Store;
 
 pub use paths::Paths;
 pub use registry::Proxies;
@@ -72,14 +73,34 @@ pub struct Options {
 pub struct Engine {
     paths: Paths,
     options: Options,
-    /// What [`Engine::notice_once`] has said.
+    notices: Notices,
+    /// The store, once a request has opened it.
+    store: Arc<OnceLock<Arc<Store>>>,
+}
+
+/// Lines for the user that are no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Notices {
+    say: Option<fn(&str)>,
+    /// What [`Notices::once`] has said.
     said: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Notices {
+    /// Says something that many steps of one command may find.
+    pub fn once(&self, line: &str) {
+        let is_new = self.said.lock().is_ok_and(|mut said| said.insert(line.to_owned()));
+        if let Some(say) = self.say.filter(|_| is_new) {
+            say(line);
+        }
+    }
 }
 
 impl Engine {
     /// An engine over these directories. Does no I/O: what a request needs it opens or makes.
     pub fn open(paths: Paths, options: Options) -> Self {
-        Engine { paths, options, said: Arc::default() }
+        let notices = Notices { say: options.on_notice, said: Arc::default() };
+        Engine { paths, options, notices, store: Arc::default() }
     }
 
     /// Where the engine's bytes lie.
@@ -106,14 +127,6 @@ impl Engine {
     pub(crate) fn notice(&self, line: &str) {
         if let Some(say) = self.options.on_notice {
             say(line);
-        }
-    }
-
-    /// Says something that many steps of one command may find.
-    pub(crate) fn notice_once(&self, line: &str) {
-        let is_new = self.said.lock().is_ok_and(|mut said| said.insert(line.to_owned()));
-        if is_new {
-            self.notice(line);
         }
     }
 

@@ -142,8 +142,7 @@ fn temporary_name(layer: BorrowedFd<'_>) -> Result<String> {
     let mut file = File::from(openat(layer, TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR).call(call)?);
     let mut random = [0; 16];
     if file.read(&mut random).call(call)? < random.len() {
-        let read = File::open("/dev/urandom").and_then(|mut urandom| urandom.read_exact(&mut random));
-        read.call(|| "read(/dev/urandom)".to_owned())?;
+        random = sys::random()?;
         // A part of it that was written by a killed call has named nothing yet.
         std::os::unix::fs::FileExt::write_all_at(&file, &random, 0).call(call)?;
     }

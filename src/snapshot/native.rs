@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use serde::{Deserialize, Serialize};
 use sys::error::Call;
 use sys::namespace::IdMap;
 
@@ -39,14 +40,14 @@ pub fn places(snaps: &Path, key: &str) -> Native {
 }
 
 /// How the root directory of an image looks. Overlayfs shows the upper's own in its place and copies nothing up there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootLook {
     /// Permission bits with set-id and sticky bits.
     pub permissions: u16,
-    /// User and group, in ids of the outer user namespace.
+    /// User and group: for [`prepare`] in ids of the outer user namespace.
     pub owner: (u32, u32),
-    /// Last change.
-    pub mtime: index::Time,
+    /// Last change: seconds and nanoseconds since 1970.
+    pub mtime: (i64, u32),
 }
 
 /// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids (users
@@ -72,7 +73,7 @@ pub fn prepare(
 
 /// Gives a new upper the time of an image's root directory, and writes down an owner other than the container's root.
 fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) -> Result<(), SnapshotError> {
-    let time = TimeSpec::new(root.mtime.seconds, root.mtime.nanoseconds.into());
+    let time = TimeSpec::new(root.mtime.0, root.mtime.1.into());
     let flags = UtimensatFlags::NoFollowSymlink;
     utimensat(AT_FDCWD, upper, &time, &time, flags).call(|| format!("utimensat({upper:?})"))?;
     let first = |map: &IdMap| map.iter().find(|extent| extent.inside == 0).map_or(0, |extent| extent.outside);

@@ -12,6 +12,7 @@ use sys::lock;
 
 use crate::dir::{Dir, is_temporary};
 use crate::error::StoreError;
+use crate::halves::in_halves;
 use crate::new_file::Durability;
 use crate::{NAMED, NAMES_LOCK, Result, Store};
 
@@ -90,9 +91,11 @@ impl Store {
     /// All names, in their order.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
         let mut found = HashMap::new();
-        for name in names_in(&self.refs)? {
+        let names = names_in(&self.refs)?;
+        let records = in_halves(&names, |name| read_record(&self.refs, name));
+        for (name, record) in names.into_iter().zip(records) {
             // One that is gone since it was listed is no image.
-            found.extend(read_record(&self.refs, &name)?.map(|record| (name, record)));
+            found.extend(record?.map(|record| (name, record)));
         }
         for dir in &self.refs_below {
             for name in self.pass_over.readable(names_in(dir)).unwrap_or_default() {

@@ -17,6 +17,7 @@ pub mod netsock;
 pub mod own_binary;
 pub mod path;
 pub mod process;
+mod random;
 pub mod role;
 pub mod schedule;
 pub mod seccomp;
@@ -30,5 +31,6 @@ pub mod without;
 pub mod xattr;
 
 pub use error::{Call, Errno, SysError};
+pub use random::random;
 pub use step::step;
 pub use without::without;

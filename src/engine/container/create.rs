@@ -15,7 +15,7 @@ use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, lookup, names, remove, spec};
-use crate::file::{failed, random};
+use crate::file::failed;
 use crate::image;
 use crate::volume;
 
@@ -52,7 +52,7 @@ pub struct CreateRequest {
 
 /// Creates a container from an image that is here. The answer is its id.
 pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Report> {
-    let id = ContainerId::from_random(random()?);
+    let id = ContainerId::from_random(sys::random()?);
     make(engine, request, &id)?;
     Ok(id)
 }
@@ -60,7 +60,7 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
 /// The same for a caller that starts it at once: one that is to be removed at its end is removed too when the caller is
 /// killed before it has started it, which is until it lets go of the second part of the answer.
 pub fn create_to_start(engine: &Engine, request: CreateRequest) -> Result<(ContainerId, Option<Unstarted>), Report> {
-    let id = ContainerId::from_random(random()?);
+    let id = ContainerId::from_random(sys::random()?);
     let unstarted = request.host.auto_remove.then(|| Unstarted::hold(engine, &id)).transpose()?;
     make(engine, request, &id)?;
     Ok((id, unstarted))

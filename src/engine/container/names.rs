@@ -15,7 +15,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record;
-use crate::file::{failed, random};
+use crate::file::failed;
 use crate::paths::make_dir;
 
 const QUALITIES: [&str; 48] = [
@@ -130,7 +130,7 @@ fn sweep_one(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
 pub(crate) fn reserve_any(engine: &Engine, id: &ContainerId, sync: bool) -> Result<(String, Reservation), Report> {
     let mut last = None;
     for attempt in 0..20 {
-        let [a, b, c] = random()?;
+        let [a, b, c] = sys::random()?;
         let pair = format!("{}_{}", QUALITIES[usize::from(a) % 48], THINGS[usize::from(b) % 48]);
         let name = if attempt < 4 { pair } else { format!("{pair}{c}") };
         match reserve(engine, &name, id, sync) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base::{ContainerId, Context, Kind, Ladder, Report};
+use index::Index;
 use monitor::client::dial;
 use monitor::protocol::{self, FRAME_MAX, Frame, Received};
 use nix::errno::Errno;
@@ -25,6 +26,7 @@ use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
 use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, object_fds};
 use snapshot::ids::MappedIds;
+use snapshot::native::RootLook;
 use snapshot::view_host::HostViewConfig;
 use store::Store;
 use sys::Call;
@@ -49,8 +51,18 @@ pub(crate) struct Base {
     pub connection: FsConnection,
     /// What the outer user namespace maps.
     pub map: OuterMap,
+    /// How the root directory of the image's view looks, in the image's ids.
+    pub root: Option<RootLook>,
     /// Which rung of the ids ladder, when the namespace was made now.
     pub ladder: Option<Ladder>,
+}
+
+/// What a server keeps for those who connect to it. One of an earlier version of the program has no `root`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    map: OuterMap,
+    root: Option<RootLook>,
 }
 
 /// Where the fs roles of this machine are found.
@@ -77,8 +89,8 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
     let places = places.as_ref();
     let key = key(engine, record, driver)?;
     if let Some(connection) = try_connect(&places, &key)? {
-        let map = serde_json::from_str(&connection.note).map_err(|error| Report::of(Kind::Internal, error))?;
-        return Ok(Base { connection, map, ladder: None });
+        let note: Note = serde_json::from_str(&connection.note).map_err(|error| Report::of(Kind::Internal, error))?;
+        return Ok(Base { connection, map: note.map, root: note.root, ladder: None });
     }
     make_dir(places.locks)?;
     let path = places.locks.join("outer.lock");
@@ -93,8 +105,8 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
         (made.namespace, made.map, Some(made.ladder))
     };
     let serving = Serving { engine, record, driver, places, key: &key, user_namespace: namespace.as_fd(), map: &map };
-    let connection = serving.start()?;
-    Ok(Base { connection, map, ladder })
+    let (connection, root) = serving.start()?;
+    Ok(Base { connection, map, root, ladder })
 }
 
 /// The name of a server: what it shows decides.
@@ -149,12 +161,13 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    fn start(&self) -> Result<FsConnection, Report> {
+    /// The connection to it, and how the root directory of an image looks that it serves.
+    fn start(&self) -> Result<(FsConnection, Option<RootLook>), Report> {
         let Serving { engine, record, map, .. } = self;
         let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
         if record.image.is_host() {
             let view = View::Host(host_view(engine, record, ids));
-            return self.spawn(view, LINGER_MS, &[]);
+            return Ok((self.spawn(view, LINGER_MS, None, &[])?, None));
         }
         let store = the_store(engine)?;
         let index = chain_index(&store, record)?;
@@ -162,8 +175,11 @@ impl Serving<'_> {
         let mut fds = vec![("index", index.as_fd())];
         fds.extend(objects.iter().map(|(name, dir)| (name.as_str(), *dir)));
         match self.driver {
-            Driver::Overlay => self.spawn(View::Chain { ids }, LINGER_MS, &fds),
-            Driver::Fuse => self.start_own(fds),
+            Driver::Overlay => {
+                let root = index.try_clone().map_err(|error| Report::of(Kind::Internal, error)).and_then(root_look)?;
+                Ok((self.spawn(View::Chain { ids }, LINGER_MS, Some(root), &fds)?, Some(root)))
+            }
+            Driver::Fuse => Ok((self.start_own(fds)?, None)),
         }
     }
 
@@ -182,11 +198,18 @@ impl Serving<'_> {
             size_bytes: self.record.host.size_bytes,
         };
         let fds = content.into_iter().chain([("upper", upper.as_fd())]);
-        self.spawn(view, CONTAINER_LINGER_MS, &fds.collect::<Vec<_>>())
+        self.spawn(view, CONTAINER_LINGER_MS, None, &fds.collect::<Vec<_>>())
     }
 
-    fn spawn(&self, view: View, linger_ms: u64, fds: &[(&str, BorrowedFd<'_>)]) -> Result<FsConnection, Report> {
-        let note = serde_json::to_string(self.map).map_err(|error| Report::of(Kind::Internal, error))?;
+    fn spawn(
+        &self,
+        view: View,
+        linger_ms: u64,
+        root: Option<RootLook>,
+        fds: &[(&str, BorrowedFd<'_>)],
+    ) -> Result<FsConnection, Report> {
+        let note = Note { map: self.map.clone(), root };
+        let note = serde_json::to_string(&note).map_err(|error| Report::of(Kind::Internal, error))?;
         let config = FsConfig { view, linger_ms, note };
         let spec = FsSpec { key: self.key, config: &config, user_namespace: self.user_namespace, fds };
         connect_or_spawn(&self.places, &spec).step(|| format!("serving the view of {}", self.record.image.reference))
@@ -211,6 +234,14 @@ pub(crate) fn chain_index(store: &Store, record: &Record) -> Result<File, Report
         let text = format!("the index of image {} is not in the store", origin.reference);
         Report::new(Kind::NotFound, text).with_hint(again())
     })
+}
+
+/// How the root directory looks in a merged index, its owner in the image's ids.
+pub(crate) fn root_look(index: File) -> Result<RootLook, Report> {
+    let index = Index::open(index).map_err(|error| Report::of(Kind::Internal, error))?;
+    let inode = index.inode(index.root())?;
+    let mtime = (inode.mtime.seconds, inode.mtime.nanoseconds);
+    Ok(RootLook { permissions: inode.permissions, owner: (inode.uid, inode.gid), mtime })
 }
 
 /// The container's ids in terms of the outer ones.

@@ -63,7 +63,7 @@ pub(crate) fn prepare(
     let volatile = record.host.auto_remove;
     let snaps = engine.paths().snapshots();
     let new = snapshot::meta(&snaps, record.id.as_str())?.is_none();
-    let root = if new && !record.image.is_host() { Some(root_look(engine, record, maps)?) } else { None };
+    let root = if new && !record.image.is_host() { Some(root_look(engine, record, maps, base)?) } else { None };
     native::prepare(&snaps, record.id.as_str(), maps, owner, root, volatile)
         .step(|| "preparing the container's own directory".to_owned())?;
     let directory = directory(engine, record);
@@ -133,7 +133,7 @@ fn prepare_cow(
     let root = RootLook {
         permissions: (metadata.mode() & 0o7777) as u16,
         owner: ids,
-        mtime: index::Time { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() as u32 },
+        mtime: (metadata.mtime(), metadata.mtime_nsec() as u32),
     };
     let parent = directory.parent().unwrap_or(&directory);
     native::prepare(parent, &number.to_string(), maps, owner, Some(root), record.host.auto_remove)?;
@@ -150,11 +150,11 @@ pub(crate) fn native_layers(engine: &Engine, record: &Record, driver: Driver) ->
 }
 
 /// How the root directory of a container's image looks, as far as the container's ids go.
-fn root_look(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap)) -> Result<RootLook, Report> {
-    let index = chain(engine, record)?;
-    let inode = index.inode(index.root())?;
-    let owner = (outside(maps.0, inode.uid), outside(maps.1, inode.gid));
-    Ok(RootLook { permissions: inode.permissions, owner, mtime: inode.mtime })
+fn root_look(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), base: &Base) -> Result<RootLook, Report> {
+    // The server of an earlier version of the program did not say.
+    let look = base.root.map_or_else(|| rootfs::root_look(chain_file(engine, record)?), Ok)?;
+    let (uid, gid) = look.owner;
+    Ok(RootLook { owner: (outside(maps.0, uid), outside(maps.1, gid)), ..look })
 }
 
 /// The host's ids of the container's root where the caller itself has no id in the outer namespace, as real root has
@@ -359,5 +359,6 @@ pub(crate) fn chain(engine: &Engine, record: &Record) -> Result<Index, Report> {
 }
 
 fn chain_file(engine: &Engine, record: &Record) -> Result<File, Report> {
-    rootfs::chain_index(&the_store(engine)?, record)
+    let store = the_store(engine)?;
+    rootfs::chain_index(&store, record)
 }

@@ -1,6 +1,5 @@
 //! What `images` asks: every name and its image in short.
 
-use std::thread::Builder;
 use std::time::SystemTime;
 
 use base::time::parse_rfc3339;
@@ -8,13 +7,10 @@ use base::{Kind, Report};
 use oci::{Digest, Reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use store::{ImageRecord, Store};
+use store::{ImageRecord, Store, in_halves};
 
 use crate::Engine;
 use crate::image::{DOCUMENT_MAX, open_store};
-
-/// From so many images on a second thread is worth its start.
-const MANY: usize = 100;
 
 /// One name of an image.
 #[derive(Clone, Debug)]
@@ -38,7 +34,7 @@ pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
     let Some(store) = open_store(engine)? else { return Ok(Vec::new()) };
     let mut list = Vec::new();
     let records = store.images()?;
-    for (record, summary) in records.iter().zip(summaries(&store, &records)) {
+    for (record, summary) in records.iter().zip(in_halves(&records, |record| summary(&store, record))) {
         match summary {
             Ok(summary) => list.push(summary),
             // The others are as good as they were.
@@ -69,24 +65,6 @@ struct Layer {
 fn read<T: DeserializeOwned>(store: &Store, digest: &Digest) -> Result<T, Report> {
     let raw = store.blobs().read(digest, DOCUMENT_MAX)?;
     serde_json::from_slice(&raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
-}
-
-/// What is shown of each record. Of many a part is read by another thread, where the kernel gives one.
-fn summaries(store: &Store, records: &[ImageRecord]) -> Vec<Result<ImageSummary, Report>> {
-    let all = |records: &[ImageRecord]| records.iter().map(|record| summary(store, record)).collect::<Vec<_>>();
-    if records.len() < MANY {
-        return all(records);
-    }
-    let (mine, others) = records.split_at(records.len() / 2);
-    std::thread::scope(|scope| {
-        let helper = Builder::new().spawn_scoped(scope, || all(others));
-        let mut found = all(mine);
-        found.extend(match helper {
-            Ok(helper) => helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(_) => all(others),
-        });
-        found
-    })
 }
 
 fn summary(store: &Store, record: &ImageRecord) -> Result<ImageSummary, Report> {

@@ -28,6 +28,7 @@ pub(crate) mod sweep;
 pub mod tag;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use base::{Kind, Report};
 use oci::document::DOCUMENT_MAX;
@@ -55,7 +56,7 @@ pub struct LocalImage {
 }
 
 /// The store, as it is: `None` before the first pull.
-pub(crate) fn open_store(engine: &Engine) -> Result<Option<Store>, Report> {
+pub(crate) fn open_store(engine: &Engine) -> Result<Option<Arc<Store>>, Report> {
     match open(engine, false) {
         Ok(store) => Ok(Some(store)),
         Err(error) if is_absent(&error) => Ok(None),
@@ -76,16 +77,20 @@ pub(crate) fn require_additional(engine: &Engine) -> Result<(), Report> {
 }
 
 /// The store, made if it is not there.
-pub(crate) fn make_store(engine: &Engine) -> Result<Store, Report> {
+pub(crate) fn make_store(engine: &Engine) -> Result<Arc<Store>, Report> {
     Ok(open(engine, true)?)
 }
 
 /// The store, which must be there.
-pub(crate) fn the_store(engine: &Engine) -> Result<Store, Report> {
+pub(crate) fn the_store(engine: &Engine) -> Result<Arc<Store>, Report> {
     Ok(open(engine, false)?)
 }
 
-fn open(engine: &Engine, create: bool) -> store::Result<Store> {
+/// Opened once for all requests: a start alone asks for it three times.
+fn open(engine: &Engine, create: bool) -> store::Result<Arc<Store>> {
+    if let Some(store) = engine.store.get() {
+        return Ok(Arc::clone(store));
+    }
     // Images of a store that is only read are there before the first pull.
     let create = create || !engine.options().additional_stores.is_empty();
     let store = Store::open(&engine.paths().store(), create)?;
@@ -93,12 +98,13 @@ fn open(engine: &Engine, create: bool) -> store::Result<Store> {
         Some(name) => store.named(name, create)?,
         None => store,
     };
-    let teller = engine.clone();
+    let notices = engine.notices.clone();
     let pass_over = move |error: StoreError| {
         let why = Report::from(error).lines().join(": ");
-        teller.notice_once(&format!("passed over in an additional store: {why}"));
+        notices.once(&format!("passed over in an additional store: {why}"));
     };
-    Ok(store.above(additional(engine)?, pass_over))
+    let store = store.above(additional(engine)?, pass_over);
+    Ok(Arc::clone(engine.store.get_or_init(|| Arc::new(store))))
 }
 
 /// The stores that are only read. One that is not there (a file system that is not mounted) is told and passed over.
@@ -109,7 +115,7 @@ fn additional(engine: &Engine) -> store::Result<Vec<Additional>> {
             Err(error @ StoreError::Untrusted { .. }) => return Err(error),
             Err(error) => {
                 let why = Report::from(error).lines().join(": ");
-                engine.notice_once(&format!("additional store {} cannot be used: {why}", path.display()));
+                engine.notices.once(&format!("additional store {} cannot be used: {why}", path.display()));
             }
             Ok(store) => stores.push(store),
         }

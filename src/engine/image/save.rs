@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use base::{Context, Kind, Report};
 use index::Metadata;
@@ -98,7 +99,7 @@ pub fn save_directory(
 }
 
 /// Finds the images and makes sure that all of them is here.
-fn prepare(engine: &Engine, names: &[String]) -> Result<(Store, Vec<Saved>, Lease), Report> {
+fn prepare(engine: &Engine, names: &[String]) -> Result<(Arc<Store>, Vec<Saved>, Lease), Report> {
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut images: Vec<Saved> = Vec::new();

@@ -12,7 +12,7 @@ use sys::file::sync_directory;
 use sys::lock::exclusive;
 
 use crate::Engine;
-use crate::file::{failed, random, replace_json};
+use crate::file::{failed, replace_json};
 use crate::paths::make_dir;
 use crate::volume::{
     ANONYMOUS, FORMAT, Held, Hold, NEW, Volume, VolumeRecord, check_name, directory, hold, missing, read, remove,
@@ -47,7 +47,7 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<Volume, Report>
 
 /// 64 hexadecimal digits.
 pub(crate) fn random_name() -> Result<String, Report> {
-    Ok(base::ContainerId::from_random(random()?).to_string())
+    Ok(base::ContainerId::from_random(sys::random()?).to_string())
 }
 
 /// Holds a volume for a container that is being created, making it where it is not there. It has a name.
@@ -121,7 +121,7 @@ fn make(
 /// A new directory whose lock is ours: a sweep takes those whose makers are dead.
 fn begin(volumes: &Path) -> Result<(PathBuf, File), Report> {
     loop {
-        let new = volumes.join(format!("{NEW}{:016x}", u64::from_ne_bytes(random()?)));
+        let new = volumes.join(format!("{NEW}{:016x}", u64::from_ne_bytes(sys::random()?)));
         DirBuilder::new().mode(0o700).create(&new).map_err(|error| failed("making directory", &new, error))?;
         let path = new.join("lock");
         let file = match File::options().create_new(true).read(true).write(true).open(&path) {

@@ -8,7 +8,7 @@ use snapshot::SnapshotError;
 
 use crate::Engine;
 use crate::container::rootfs::outer_namespace;
-use crate::file::{failed, random};
+use crate::file::failed;
 use crate::volume::{GONE, Hold, NEW, check_name, create, directory, entries, hold, in_use, missing, users};
 
 /// Removes a volume that no container has; with `force` one that is not there is fine.
@@ -24,7 +24,7 @@ pub fn remove(engine: &Engine, name: &str, force: bool) -> Result<(), Report> {
         return Err(Report::new(Kind::Conflict, format!("remove {name}: volume is in use - [{}]", ids.join(", "))));
     }
     let volumes = engine.paths().volumes();
-    let gone = format!("{GONE}{name}-{:08x}", u32::from_ne_bytes(random()?));
+    let gone = format!("{GONE}{name}-{:08x}", u32::from_ne_bytes(sys::random()?));
     let from = directory(engine, name);
     fs::rename(&from, volumes.join(&gone)).map_err(|error| failed("renaming", &from, error))?;
     sys::step();

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             role(|inherited| monitor::role::main(inherited, Callbacks { volumes, remove }))
         }
         Some("sublet-exec") => role(runtime::exec::main),
+        Some(runtime::notify::ARGV0) => role(runtime::notify::main),
         Some(net::client::ARGV0) => role(net::role::main),
         Some(cgroup::scope::ROLE) => role(cgroup::scope::main),
         Some(snapshot::owner_client::ARGV0) => role(snapshot::owner_role::main),

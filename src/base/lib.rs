@@ -4,6 +4,7 @@
 
 pub mod id;
 pub mod ladder;
+pub mod owner;
 pub mod report;
 pub mod time;
 pub mod units;

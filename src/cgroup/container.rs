@@ -1,7 +1,7 @@
 //! The container's cgroup: limits, freezing, killing, events, removal.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl Container {
     fn kill_one_by_one(&self) -> Result<bool, CgroupError> {
         let until = Instant::now() + LIMIT;
         loop {
-            self.signal(Signal::SIGKILL)?;
+            self.signal(Signal::SIGKILL as i32)?;
             if self.wait_for("populated", 0, ROUND)? {
                 return Ok(true);
             }
@@ -121,7 +121,7 @@ impl Container {
     /// Sends a signal to every process. Before that all are made to stand still, so that none is born unseen; a cgroup
     /// that was frozen before stays so (a fatal signal ends frozen processes too). One that waits for a device stands still
     /// only later, and gets the signal all the same.
-    pub fn signal(&self, signal: Signal) -> Result<(), CgroupError> {
+    pub fn signal(&self, signal: i32) -> Result<(), CgroupError> {
         if self.is_frozen()? {
             return self.send(signal);
         }
@@ -133,11 +133,11 @@ impl Container {
         sent
     }
 
-    fn send(&self, signal: Signal) -> Result<(), CgroupError> {
+    fn send(&self, signal: i32) -> Result<(), CgroupError> {
         let (known, unknown): (Vec<_>, Vec<_>) = self.dir.processes()?.into_iter().partition(|pid| *pid != ELSEWHERE);
         for pid in known {
             // Frozen processes do not end by themselves, so the number is still theirs; one that ended before is ESRCH.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+            let _ = sys::process::kill(pid, signal);
         }
         if unknown.is_empty() {
             return Ok(());
@@ -202,13 +202,18 @@ impl Container {
         Dir::open(&moved.filter(|path| path.starts_with(&self.dir.path)).unwrap_or_else(|| self.dir.path.clone()))
     }
 
+    /// The directory in which a further process of the container is to be born, whose first process is `init`.
+    pub fn dir_for_exec(&self, init: i32) -> Result<OwnedFd, CgroupError> {
+        self.place_for_exec(init, None).map(Dir::into_fd)
+    }
+
     /// The cgroup of a path that begins here, whether with a slash or not.
     fn below(&self, path: &Path) -> Result<Dir, CgroupError> {
         let mut dir = Dir::open(&self.dir.path)?;
         for part in path.components() {
             dir = match part {
                 Component::RootDir | Component::CurDir => dir,
-                Component::Normal(name) => dir.child(&name.to_string_lossy())?,
+                Component::Normal(name) => dir.child(name)?,
                 Component::ParentDir | Component::Prefix(_) => {
                     let option = format!("cgroup {}", path.display());
                     return Err(CgroupError::Invalid { option, reason: "it has a component `..`".to_owned() });

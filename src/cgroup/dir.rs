@@ -1,5 +1,6 @@
 //! One cgroup: a directory by descriptor, its control files by name.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,8 +23,6 @@ const ENABLE_PAUSE: Duration = Duration::from_millis(10);
 /// What `cgroup.procs` has for a process that has no number in the reader's pid namespace. For kill(2) it is the caller's own
 /// process group.
 pub const ELSEWHERE: i32 = 0;
-/// Deeper trees than any payload makes; the container chooses the depth.
-const DEPTH_MAX: usize = 64;
 
 /// An open cgroup directory; the path is for people.
 #[derive(Debug)]
@@ -49,7 +48,8 @@ impl Dir {
     }
 
     /// Opens a child.
-    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+    pub fn child(&self, name: impl AsRef<OsStr>) -> Result<Self, CgroupError> {
+        let name = name.as_ref();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::empty())
             .map_err(|errno| self.error(format!("openat({name:?}, O_DIRECTORY)"), errno))?;
@@ -141,7 +141,7 @@ impl Dir {
     /// Every process below, this directory's first, each [`ELSEWHERE`] among them.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut all = Vec::new();
-        self.walk(0, &mut |dir| {
+        self.walk(&mut |dir| {
             all.extend(dir.own_processes()?);
             Ok(())
         })?;
@@ -172,7 +172,7 @@ impl Dir {
                     if let Ok(child) = self.child(name) {
                         for below in child.children()? {
                             // What is still busy is told by the next try of ours.
-                            let _ = child.remove_empty(&below, 0);
+                            let _ = child.remove_empty(&below);
                         }
                     }
                     std::thread::sleep(pause);
@@ -183,31 +183,58 @@ impl Dir {
         }
     }
 
-    /// Removes a child tree depth first; the first error stops it.
-    fn remove_empty(&self, name: &str, depth: usize) -> Result<(), CgroupError> {
-        if depth < DEPTH_MAX {
-            let child = self.child(name)?;
-            for below in child.children()? {
-                child.remove_empty(&below, depth + 1)?;
+    /// Removes a child tree, the deepest first; the first error stops it. The container chooses how deep it is, so not more
+    /// than one of its cgroups is open at a time.
+    fn remove_empty(&self, name: &OsStr) -> Result<(), CgroupError> {
+        let (mut at, mut way) = (self.child(name)?, vec![name.to_owned()]);
+        loop {
+            if let Some(below) = at.children()?.pop() {
+                at = at.child(&below)?;
+                way.push(below);
+                continue;
+            }
+            let Some(name) = way.pop() else { return Ok(()) };
+            at = at.parent()?;
+            unlinkat(&at.fd, name.as_os_str(), UnlinkatFlags::RemoveDir)
+                .map_err(|errno| at.error(format!("unlinkat({name:?}, AT_REMOVEDIR)"), errno))?;
+            if way.is_empty() {
+                return Ok(());
             }
         }
-        unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)
-            .map_err(|errno| self.error(format!("unlinkat({name:?}, AT_REMOVEDIR)"), errno))
     }
 
-    fn walk(&self, depth: usize, visit: &mut impl FnMut(&Dir) -> Result<(), CgroupError>) -> Result<(), CgroupError> {
+    /// Calls `visit` for this cgroup and each below it, however deep.
+    fn walk(&self, visit: &mut impl FnMut(&Dir) -> Result<(), CgroupError>) -> Result<(), CgroupError> {
         visit(self)?;
-        if depth < DEPTH_MAX {
-            for name in self.children()? {
-                match self.child(&name) {
-                    Ok(child) => child.walk(depth + 1, visit)?,
-                    // Gone since it was listed.
-                    Err(CgroupError::File { source, .. }) if source.errno() == Errno::ENOENT => {}
-                    Err(error) => return Err(error),
+        let fd = self.fd.try_clone().map_err(|error| self.error("dup()".to_owned(), errno_of(&error)))?;
+        let (mut at, mut levels) = (Dir { path: self.path.clone(), fd }, vec![self.children()?]);
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.pop() else {
+                levels.pop();
+                if !levels.is_empty() {
+                    at = at.parent()?;
                 }
-            }
+                continue;
+            };
+            // Gone since it was listed, or since it was opened.
+            let gone = |error: &CgroupError| matches!(error, CgroupError::File { source, .. } if source.errno() == Errno::ENOENT);
+            let child = match at.child(&name) {
+                Err(error) if gone(&error) => continue,
+                child => child?,
+            };
+            visit(&child)?;
+            levels.push(child.children()?);
+            at = child;
         }
         Ok(())
+    }
+
+    /// The cgroup that this one was made in; a cgroup never moves.
+    fn parent(&self) -> Result<Dir, CgroupError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, "..", flags, Mode::empty())
+            .map_err(|errno| self.error("open(\"..\")".to_owned(), errno))?;
+        Ok(Dir { path: self.path.parent().unwrap_or(Path::new("/")).to_owned(), fd })
     }
 
     /// Removes a child unless it has processes or children.
@@ -217,20 +244,21 @@ impl Dir {
     }
 
     /// The names of the cgroups right below.
-    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+    pub fn children(&self) -> Result<Vec<OsString>, CgroupError> {
         self.names(std::fs::FileType::is_dir)
     }
 
     /// The names of the control files.
     pub fn files(&self) -> Result<Vec<String>, CgroupError> {
-        self.names(std::fs::FileType::is_file)
+        let names = self.names(std::fs::FileType::is_file)?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    fn names(&self, wanted: fn(&std::fs::FileType) -> bool) -> Result<Vec<String>, CgroupError> {
+    fn names(&self, wanted: fn(&std::fs::FileType) -> bool) -> Result<Vec<OsString>, CgroupError> {
         let listing = std::fs::read_dir(format!("/proc/self/fd/{}", sys::role::number(&self.fd)));
         let listing = listing.map_err(|error| self.error("getdents()".to_owned(), errno_of(&error)))?;
         let entries = listing.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| wanted(&kind)));
-        Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        Ok(entries.map(|entry| entry.file_name()).collect())
     }
 
     /// The error of a call on this cgroup.

@@ -247,6 +247,11 @@ impl Cgroup {
         &self.lines
     }
 
+    /// Whether it has been made, so that it is this container's.
+    pub fn is_made(&self) -> bool {
+        self.record.made
+    }
+
     /// The directory to be born in (`CLONE_INTO_CGROUP`); none with systemd before [`Cgroup::enter`], and for a
     /// container without cgroup.
     pub fn dir(&self) -> Option<BorrowedFd<'_>> {

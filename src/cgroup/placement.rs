@@ -213,8 +213,10 @@ fn settle(Base { dir: base, own }: Base, id: &ContainerId) -> Result<Dir, Cgroup
         }
         moved?;
     }
-    for name in base.children()?.iter().filter(|name| name.starts_with("m-") || name.starts_with("f-")) {
-        base.remove_if_empty(name);
+    for name in base.children()?.iter().filter_map(|name| name.to_str()) {
+        if name.starts_with("m-") || name.starts_with("f-") {
+            base.remove_if_empty(name);
+        }
     }
     Ok(base)
 }

@@ -8,6 +8,7 @@
 //! If it is killed, the container goes on: its standard streams are named pipes that it holds open for both
 //! directions. The next command sees by `pid.json` what is true. The crate knows no images and no store.
 
+mod answers;
 pub mod client;
 pub mod log;
 pub mod protocol;

@@ -3,7 +3,7 @@
 //! The monitor stands in a leaf beside the container's cgroup, so that its children can be born there and no limit of the
 //! container is a limit of the monitor.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use base::{ContainerId, Ladder, Report};
@@ -83,6 +83,11 @@ impl Resources {
     /// The directory of the container's cgroup, to be born in.
     pub fn cgroup_dir(&self) -> Option<BorrowedFd<'_>> {
         self.cgroup.as_ref().map(Container::dir)
+    }
+
+    /// The directory of the cgroup that a further process is to be born in, where `init` is the container's first.
+    pub fn cgroup_for_exec(&self, init: i32) -> Result<Option<OwnedFd>, Report> {
+        Ok(self.cgroup.as_ref().map(|cgroup| cgroup.dir_for_exec(init)).transpose()?)
     }
 
     /// Its path.

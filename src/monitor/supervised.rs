@@ -80,6 +80,8 @@ pub enum Event {
     Born,
     /// The container's TAP device has come.
     Tap(Tap),
+    /// The listener of its filter has come, for the role notify.
+    Listener(OwnedFd),
     /// A line for the user.
     Notice(String),
     /// The mounts are made; init waits for GO to go on.
@@ -137,6 +139,7 @@ impl Supervised {
                 self.streams.set_terminal(master).call(|| "fcntl(terminal, O_NONBLOCK)".to_owned())?;
                 Event::Nothing
             }
+            Some((Message::Listener, Some(listener))) => Event::Listener(listener),
             Some((Message::Notice(text), _)) => Event::Notice(text),
             Some((Message::Mounted, _)) => Event::Mounted,
             Some((Message::Ready, _)) => {

@@ -437,6 +437,7 @@ impl Loaded {
             listen_fds: listen_fds(),
             bundle: Some(self.context(id)),
             default_profile: None,
+            notify: false,
         }
     }
 }

@@ -63,8 +63,12 @@ pub fn run(root: &Root, global: &Global, arguments: &Run, log: &Log) -> Result<u
     let code = console::wait(&pidfd, master, notify, log)?;
     log.debug(|| format!("container {} has ended with {code}", arguments.id));
     sys::step();
-    if !arguments.keep {
-        delete::end(root, &arguments.id, log)?;
+    if !arguments.keep
+        && let Err(error) = delete::end(root, &arguments.id, log)
+        && error.kind() != Kind::NotFound
+    {
+        // The code is what the caller waits for; another command may be deleting it too.
+        log.warn(&error.lines().join(": "));
     }
     Ok(code as u8)
 }
@@ -270,8 +274,12 @@ impl Making<'_> {
         let container = Container { place: self.place, record: self.record };
         if container.record.init.is_some() {
             let _ = delete::remove(&container, self.log);
-        } else if delete::end_init(&container).is_ok() && self.cgroup.remove().is_ok() {
-            let _ = container.place.remove();
+        } else if delete::end_init(&container).is_ok() {
+            // One that was only planned may be another's by now, who has got the same name.
+            let left = self.cgroup.is_made() && self.cgroup.remove().is_err();
+            if !left {
+                let _ = container.place.remove();
+            }
         }
     }
 }

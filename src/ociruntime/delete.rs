@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use base::{Kind, Report};
 use nix::sys::signal::Signal;
+use oci_spec::runtime::LinuxNamespaceType;
 use runtime::hooks;
 use sys::Errno;
 use sys::process::{pidfd_open, pidfd_send_signal, wait_end};
@@ -24,13 +25,14 @@ pub fn kill(root: &Root, arguments: &Kill, log: &Log) -> Result<u8, Report> {
     let container = root.load(&arguments.id)?;
     let signal = base::units::parse_signal(&arguments.signal)?;
     log.debug(|| format!("container {}, {}: signal {signal}", arguments.id, container.status().word()));
-    if arguments.all
+    let is_kill = signal == Signal::SIGKILL as i32;
+    if (arguments.all || is_kill && !has_own_pids(&container))
         && let Some(group) = container.cgroup()?.container()
     {
-        match Signal::try_from(signal) {
-            Ok(Signal::SIGKILL) => group.kill()?,
-            Ok(signal) => group.signal(signal)?,
-            Err(_) => return Err(Report::new(Kind::Usage, format!("signal {signal} cannot be sent to all"))),
+        if is_kill {
+            group.kill()?
+        } else {
+            group.signal(signal)?
         }
         return Ok(0);
     }
@@ -44,10 +46,16 @@ pub fn kill(root: &Root, arguments: &Kill, log: &Log) -> Result<u8, Report> {
         Err(error) if error.errno() == Errno::ESRCH => return Err(gone()),
         sent => sent?,
     }
-    if signal == Signal::SIGKILL as i32 && container.status() == Status::Paused {
+    if is_kill && container.status() == Status::Paused {
         control::thaw(&container);
     }
     Ok(0)
+}
+
+/// Whether the container's processes end with its first. Those of one that shares pids with others would go on.
+fn has_own_pids(container: &Container) -> bool {
+    let spec = container.place.spec();
+    spec.is_ok_and(|spec| runtime::launch::is_new(&spec, LinuxNamespaceType::Pid))
 }
 
 /// Signals every process of init's pid namespace but init, for a container without a cgroup. What is born meanwhile may

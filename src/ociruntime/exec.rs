@@ -56,6 +56,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
         init_pid,
         seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
         default_profile: None,
+        notify: false,
         setgroups: may_set_groups(&spec) && (!joins_user(&spec) || allows_setgroups(init_pid)?),
         keep_groups: keeps_groups(&spec),
         preserve_fds: preserved(arguments.preserve_fds),

@@ -37,8 +37,9 @@ const GATE: &str = "gate";
 const CREATING: &str = "creating";
 /// The directory that the payload sees.
 const NOTIFY: &str = "notify";
-/// A record or configuration that is larger was not written by us.
-const FILE_MAX: u64 = 16 << 20;
+/// A record or configuration that is larger was not written by us; what is written of a configuration may be longer than what
+/// was read.
+const FILE_MAX: u64 = 32 << 20;
 
 /// Why a container cannot be found.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::owner::{self, Owner};
 use fuse::op::{
     CopyRange, FOREVER, Fallocate, MakeDir, MakeNode, Name, Rename, SetAttr, SetTime, SetXattr, StatFs, Time, Whence,
     Write,
@@ -26,13 +27,14 @@ type Show = Box<dyn Fn(u32, u32) -> (u32, u32) + Send + Sync>;
 pub struct View {
     overlay: Arc<Overlay>,
     show: Show,
+    tells_owners: bool,
 }
 
 impl View {
     /// Serves this overlay. Other users of it see every change at once; the mount, which caches without limit, sees
     /// only its own: whoever else uses the overlay meanwhile only reads.
     pub fn new(overlay: Arc<Overlay>) -> Self {
-        View { overlay, show: Box::new(|uid, gid| (uid, gid)) }
+        View { overlay, show: Box::new(|uid, gid| (uid, gid)), tells_owners: false }
     }
 
     /// Shows owners through `show`: those that the mount's user namespace cannot express must become others. What the
@@ -40,6 +42,13 @@ impl View {
     #[must_use]
     pub fn showing(self, show: impl Fn(u32, u32) -> (u32, u32) + Send + Sync + 'static) -> Self {
         View { show: Box::new(show), ..self }
+    }
+
+    /// Takes the attribute [`base::owner::OURS`] for a change of owner, where the kernel knows one id only and so shows all files
+    /// as that one's: whoever may set attributes may change owners then.
+    #[must_use]
+    pub fn telling_owners(self) -> Self {
+        View { tells_owners: true, ..self }
     }
 
     /// What to ask of the kernel. `writeback`: gather writes in the page cache; better for big files written in small
@@ -224,6 +233,11 @@ impl Filesystem for View {
     }
 
     fn setxattr(&self, caller: &Caller, node: NodeId, xattr: &SetXattr<'_>) -> Result<()> {
+        if xattr.name == owner::OURS.to_bytes() {
+            let owner = Owner::of(xattr.value).filter(|_| self.tells_owners).ok_or(Errno::EOPNOTSUPP)?;
+            let change = attr::SetAttr { uid: owner.uid, gid: owner.gid, ..attr::SetAttr::default() };
+            return self.overlay.setattr(&request(caller), node.0, &change).map(drop);
+        }
         let how = SetXattrHow { create: xattr.create, replace: xattr.replace, kill_sgid: xattr.kill_sgid };
         self.overlay.set_xattr(&request(caller), node.0, xattr.name, xattr.value, how)
     }

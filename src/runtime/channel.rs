@@ -29,6 +29,8 @@ pub enum Message {
     Console,
     /// A step down a ladder, for the user.
     Notice(String),
+    /// The listener of a filter that the role notify serves; carries it.
+    Listener,
     /// The mounts are made and the root directory is still the host's: the time of the runtime's hooks; init waits for
     /// `Go`.
     Mounted,

@@ -97,8 +97,12 @@ pub fn in_bundle(
 }
 
 fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
-    let compile = if launch.bundle.is_some() { seccomp::compile_with_agent } else { seccomp::compile_without_agent };
-    seccomp::chosen(launch.seccomp.as_ref(), launch.default_profile).as_deref().map(compile).transpose()
+    let profile = seccomp::chosen(launch.seccomp.as_ref(), launch.default_profile);
+    if launch.bundle.is_some() {
+        profile.as_deref().map(seccomp::compile_with_agent).transpose()
+    } else {
+        seccomp::compile_without_agent(profile.as_deref(), launch.notify)
+    }
 }
 
 /// Joins the container and forks the process in it, as a child of the caller's parent.

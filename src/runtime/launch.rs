@@ -58,6 +58,9 @@ pub struct Launch {
     /// The capabilities by which the default seccomp profile is made; the specification has none then. It is far longer
     /// than all the rest, and would be written and read again by each process on the way to the one that compiles it.
     pub default_profile: Option<u64>,
+    /// Whether calls that need other ids than the container's one are answered by the role notify ([`crate::notify`]); then the
+    /// filter's listener comes over the channel.
+    pub notify: bool,
 }
 
 /// What a bind mount needs that the runtime specification has no words for.
@@ -178,6 +181,8 @@ pub struct ExecLaunch {
     pub seccomp: Option<LinuxSeccomp>,
     /// As [`Launch::default_profile`].
     pub default_profile: Option<u64>,
+    /// As [`Launch::notify`].
+    pub notify: bool,
     /// As [`Launch::setgroups`].
     pub setgroups: bool,
     /// As [`Launch::keep_groups`].

@@ -22,6 +22,7 @@ pub mod exec;
 pub mod hooks;
 pub mod init;
 pub mod launch;
+pub mod notify;
 pub mod outer;
 pub mod own_binary;
 pub mod probe;

@@ -9,10 +9,29 @@ pub fn ending() -> SigSet {
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect()
 }
 
-/// All that are handed on; `SIGWINCH` as the new size of the terminal, where there is one.
+/// All that are handed on, those of real time too: but for what the kernel says of the command itself, its children and its
+/// descriptors, and what stops it at the terminal. `SIGWINCH` is handed on as the new size of the terminal, where there is one.
 pub fn forwarded() -> SigSet {
-    let others = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT, Signal::SIGWINCH];
-    ending().iter().chain(others).collect()
+    let mut set = SigSet::all();
+    let own = [
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGCHLD,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGPIPE,
+        Signal::SIGSEGV,
+        Signal::SIGSYS,
+        Signal::SIGTRAP,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGURG,
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
+    ];
+    own.into_iter().for_each(|signal| set.remove(signal));
+    set
 }
 
 /// Blocks all that are handed on; to be called before the process exists, so that none is lost.

@@ -59,7 +59,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
-    let program = profile.as_deref().map(seccomp::compile_without_agent).transpose()?;
+    let program = seccomp::compile_without_agent(profile.as_deref(), launch.notify)?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     if let Some(process) = launch.spec.process() {

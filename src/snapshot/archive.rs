@@ -159,7 +159,8 @@ impl<L: Lower> Native<'_, L> {
             return without_socket(change, to);
         }
         let metadata = self.truth.metadata(&at)?;
-        let owner = self.owner(path, &metadata, self.first_names.owner(stat.st_ino))?;
+        let (given, first) = (self.truth.given_owner(&at)?, self.first_names.owner(stat.st_ino));
+        let owner = self.owner(path, &metadata, (given.uid.or(first.0), given.gid.or(first.1)))?;
         let metadata = owned_by(metadata, owner);
         let linked = !at.is_directory() && stat.st_nlink > 1;
         if linked && self.first_names.link(stat.st_ino, (path, owner), &metadata, to)? {

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use base::owner::{self, Owner};
 use base::{Explain, Kind};
 use fuse::op::encode_dev;
 use index::{Index, Node};
@@ -192,7 +193,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 /// modules are the host's.
 fn of_image(name: &[u8]) -> bool {
     owner_log::ATTRIBUTES.iter().any(|known| known.to_bytes() == name)
-        || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+        || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != owner::BESIDE.to_bytes()
 }
 /// Who an id is that no map has: `overflowuid` of the kernel.
 const NOBODY: u32 = 65_534;
@@ -513,7 +514,20 @@ impl<'a> Truth<'a> {
         }
         found.uid = Extent::to_inside(&self.meta.uid_map, found.uid).unwrap_or(found.uid);
         found.gid = Extent::to_inside(&self.meta.gid_map, found.gid).unwrap_or(found.gid);
+        let given = self.given_owner(at)?;
+        (found.uid, found.gid) = (given.uid.unwrap_or(found.uid), given.gid.unwrap_or(found.gid));
         Ok(found)
+    }
+
+    /// The owner that a program in a container with one id gave to a file. Where there are more ids, the kernel keeps
+    /// owners, and an attribute that says something else is anybody's.
+    pub(crate) fn given_owner(&self, at: &At<'_>) -> Result<Owner> {
+        let one_id = |map: &[Extent]| matches!(map, [Extent { size: 1, .. }]);
+        let attributes = matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR);
+        if !attributes || !one_id(&self.meta.uid_map) || !one_id(&self.meta.gid_map) {
+            return Ok(Owner::default());
+        }
+        Ok(attribute(at, owner::BESIDE)?.as_deref().and_then(Owner::of).unwrap_or_default())
     }
 }
 

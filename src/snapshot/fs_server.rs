@@ -64,6 +64,7 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
             let overlay = Arc::new(open_overlay(inherited, volatile, size_bytes, given.resumed.is_some())?);
             let view = overlayfs::View::new(Arc::clone(&overlay));
             let view = view.showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
+            let view = if (ids.uids, ids.gids) == (1, 1) { view.telling_owners() } else { view };
             let features = overlayfs::View::features(threads(), false, shifted);
             given.run(Needs::ImageAndUpper, view, &features)?;
             // The session's own reference went with it.

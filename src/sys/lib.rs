@@ -14,6 +14,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod netsock;
+pub mod notification;
 pub mod own_binary;
 pub mod path;
 pub mod process;

@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -123,6 +123,16 @@ pub fn open_own(kind: &str) -> Result<OwnedFd> {
     let path = format!("/proc/self/ns/{kind}");
     nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({path:?})"))
+}
+
+/// The user namespace that a user namespace was made in: `NS_GET_PARENT`, ioctl_nsfs(2), Linux 4.9. `EPERM` when that is
+/// neither the caller's nor below it.
+pub fn parent(namespace: impl AsFd) -> Result<OwnedFd> {
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), libc::NS_GET_PARENT) };
+    let fd = check(result.into(), || "ioctl(NS_GET_PARENT)".to_owned())?;
+    // SAFETY: a fresh descriptor, owned by nobody else; the kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// `setdomainname(2)` of the caller's UTS namespace; at most 64 bytes.

@@ -48,17 +48,24 @@ impl<'a> By<'a> {
         if flags & libc::O_PATH == 0 {
             return Ok(By::Descriptor(file));
         }
-        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        By::proc("/proc/self", file)
+    }
+
+    fn proc(process: &str, file: BorrowedFd<'_>) -> Result<Self> {
+        let path = CString::new(format!("{process}/fd/{}", file.as_raw_fd()));
         path.map(By::Proc).map_err(|_| SysError::new("name of a descriptor", Errno::EINVAL))
     }
 }
 
 /// The value of an attribute; `None` when it is absent.
 pub fn get(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    let file = file.as_fd();
+    get_by(By::new(file.as_fd())?, file.as_fd(), name)
+}
+
+fn get_by(by: By<'_>, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
     let mut value = vec![0u8; XATTR_MAX];
     let (at, room) = (value.as_mut_ptr().cast(), value.len());
-    let length = match By::new(file)? {
+    let length = match by {
         // SAFETY: `name` is NUL-terminated, `at` points to `room` writable bytes of `value`, which outlives the call;
         // the descriptor is borrowed for it.
         By::Descriptor(file) => unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), at, room) },
@@ -77,9 +84,12 @@ pub fn get(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
 
 /// Sets an attribute.
 pub fn set(file: impl AsFd, name: &CStr, value: &[u8], existing: Existing) -> Result<()> {
-    let file = file.as_fd();
+    set_by(By::new(file.as_fd())?, file.as_fd(), name, value, existing)
+}
+
+fn set_by(by: By<'_>, file: BorrowedFd<'_>, name: &CStr, value: &[u8], existing: Existing) -> Result<()> {
     let (at, length, flags) = (value.as_ptr().cast(), value.len(), existing.flags());
-    let done = match By::new(file)? {
+    let done = match by {
         // SAFETY: `name` is NUL-terminated, `at` points to `length` readable bytes of `value`, borrowed for the call,
         // as is the descriptor.
         By::Descriptor(file) => unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), at, length, flags) },
@@ -88,6 +98,17 @@ pub fn set(file: impl AsFd, name: &CStr, value: &[u8], existing: Existing) -> Re
     };
     let call = || format!("fsetxattr({}, {name:?}, {length} bytes, {existing:?})", file.as_raw_fd());
     check(done.into(), call).map(drop)
+}
+
+/// [`get`] on an `O_PATH` descriptor by a process whose root directory has no `/proc` that shows it: its working directory
+/// is one instead.
+pub fn get_from_proc(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
+    get_by(By::proc("self", file.as_fd())?, file.as_fd(), name)
+}
+
+/// [`set`] as in [`get_from_proc`].
+pub fn set_from_proc(file: impl AsFd, name: &CStr, value: &[u8], existing: Existing) -> Result<()> {
+    set_by(By::proc("self", file.as_fd())?, file.as_fd(), name, value, existing)
 }
 
 /// Removes an attribute; `ENODATA` when it is absent.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::of_all_roles;
 use crate::support::{Home, LIMIT, assert_flat, busybox, end, start};
 
-const IN_A_ROW: usize = 100;
+const IN_A_ROW: usize = 200;
 const AT_ONCE: usize = 200;
 /// Every so many one has a network, which costs as much as the rest of a start.
 const WITH_NETWORK: usize = 10;

@@ -171,6 +171,22 @@ fn start_hooks_have_the_rights_of_the_command() {
     }
 }
 
+/// The hook is a program of the container, which is pid 1's user.
+#[test]
+fn start_hooks_cannot_look_into_init() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let look = "{ ls /proc/1/fd; readlink /proc/1/exe; } >/tmp/hook 2>&1; ls /proc/$$/fd | head -n 1 >>/tmp/hook";
+    bundle.config["hooks"] = json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", look] }] });
+    // With fewer capabilities than root of the namespace has, it has none over what is not dumpable.
+    for set in ["bounding", "permitted", "effective"] {
+        bundle.config["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+    }
+    bundle.script("cat /tmp/hook");
+    let seen = bundle.runs(0);
+    assert!(seen.ends_with("\n0\n") && seen.contains("denied"), "{seen}");
+    assert_eq!(seen.lines().count(), 2, "{seen}");
+}
+
 #[test]
 fn hooks_inherit_none_of_the_descriptors_that_are_handed_on() {
     let Some(mut bundle) = Bundle::new() else { return };

@@ -274,6 +274,34 @@ fn of_two_starts_at_once_one_starts() {
     }
 }
 
+/// As a batch system does it when a job's time is over: the code is not lost to the other command.
+#[test]
+fn run_answers_with_the_code_while_another_command_deletes() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("echo ran; sleep 100");
+    for round in 0..30 {
+        let mut run = crate::support::start(&mut bundle.command(&["run", "--bundle", &bundle.at(), "box"]));
+        crate::support::read_until(&mut run.stdout.take().expect("a pipe"), "ran\n");
+        bundle.ok(&["delete", "--force", "box"]);
+        let done = crate::support::end(run, crate::support::LIMIT);
+        assert_eq!(done.code, 137, "round {round}: {done:#?}");
+    }
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+#[test]
+fn signals_of_real_time_are_handed_on() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.script("trap 'echo heard; exit 3' 37; echo ready; while :; do sleep 0.05; done");
+    let mut run = crate::support::start(&mut bundle.command(&["run", "--bundle", &bundle.at(), "box"]));
+    let mut out = run.stdout.take().expect("a pipe");
+    crate::support::read_until(&mut out, "ready\n");
+    sys::process::kill(run.id() as i32, 37).expect("it runs");
+    let heard = crate::support::read_until(&mut out, "heard\n");
+    assert!(heard.ends_with("heard\n"), "{heard}");
+    assert_eq!(crate::support::end(run, crate::support::LIMIT).code, 3);
+}
+
 #[test]
 fn a_client_that_says_nothing_keeps_no_start_waiting() {
     let Some(mut bundle) = Bundle::new() else { return };

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::support::{Home, LIMIT, finish, identity, processes};
+use crate::support::{Home, LIMIT, Need, finish, identity, processes};
 
 #[test]
 fn a_monitor_cannot_be_looked_into() {
@@ -36,4 +36,24 @@ fn a_monitor_cannot_be_looked_into() {
     other.wait().unwrap();
     assert!(done.stdout.contains(&format!("{} exe\n", other.id())), "{done:#?}");
     assert!(identity() == "root" || !done.stdout.contains(&format!("{monitor} ")), "{done:#?}");
+}
+
+/// In a container that shows the monitor's socket its root may be the monitor's own user, and is not served.
+#[test]
+fn a_monitor_serves_no_other_user_namespace() {
+    let Some(home) = Home::with_busybox(&[Need::PlainUser]) else { return };
+    home.ok(&["run", "-d", "--name", "box", "--network", "none", &crate::support::busybox(), "sleep", "600"]);
+    let exec = |before: &[&str]| {
+        let plain = home.command(&["exec", "box", "echo", "served"]);
+        let words = before.iter().map(std::ffi::OsStr::new).chain([plain.get_program()]).chain(plain.get_args());
+        let words: Vec<_> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        home.surround(&mut command);
+        finish(&mut command, b"", LIMIT)
+    };
+    assert_eq!(exec(&["env"]).stdout, "served\n");
+    let other = exec(&["unshare", "--user", "--map-current-user"]);
+    assert!(other.code != 0 && other.stdout.is_empty(), "{other:#?}");
+    assert!(!other.stderr.contains("unshare:"), "{other:#?}");
 }

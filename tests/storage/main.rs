@@ -8,4 +8,5 @@ mod support;
 mod choice;
 mod contract;
 mod diff;
+mod one_id;
 mod resume;

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may die of a surprise")]
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
             run.has(&controller);
         }
         run.test("a_container_lives_and_ends", a_container_lives_and_ends);
+        run.test("no_depth_and_no_name_keeps_a_cgroup", no_depth_and_no_name_keeps_a_cgroup);
         run.test("what_has_no_number_here_is_no_zero", what_has_no_number_here_is_no_zero);
         run.test("every_file_is_written_and_read_back", every_file_is_written_and_read_back);
         run.test("an_update_changes_what_it_names", an_update_changes_what_it_names);
@@ -453,7 +456,7 @@ fn a_container_lives_and_ends() {
     // that they stand still: a deadly signal ends a frozen process (kernel, Documentation/admin-guide/cgroup-v2.rst).
     container.freeze().unwrap().keep();
     assert!(container.is_frozen().unwrap());
-    container.signal(Signal::SIGTERM).unwrap();
+    container.signal(Signal::SIGTERM as i32).unwrap();
     assert_eq!(fs::read_to_string(path(&cgroup).join("cgroup.freeze")).unwrap(), "1\n");
     container.thaw().unwrap();
     killed_by(process, Signal::SIGTERM);
@@ -465,12 +468,31 @@ fn a_container_lives_and_ends() {
     let process = sleeper(Some(&cgroup));
     drop(container.freeze().unwrap());
     assert!(!container.is_frozen().unwrap(), "a failure thaws");
-    container.signal(Signal::SIGUSR1).unwrap();
+    container.signal(Signal::SIGUSR1 as i32).unwrap();
     killed_by(process, Signal::SIGUSR1);
     assert!(!container.is_frozen().unwrap());
     cgroup.remove().unwrap();
     assert!(!path(&cgroup).exists());
     assert_eq!(watch.read().unwrap(), OomState::default(), "what is gone is empty");
+}
+
+/// A container with a writable cgroup makes what it wants below its own.
+fn no_depth_and_no_name_keeps_a_cgroup() {
+    let cgroup = made("deep", "{}");
+    let mut deepest = path(&cgroup);
+    for level in 0..150 {
+        deepest.push(if level % 50 == 7 { OsString::from_vec(vec![b'x', 0xff]) } else { "below".into() });
+        fs::create_dir(&deepest).unwrap();
+        fs::create_dir(deepest.with_file_name("beside")).unwrap();
+    }
+    let process = sleeper(None);
+    fs::write(deepest.join("cgroup.procs"), process.to_string()).unwrap();
+    let container = cgroup.container().unwrap();
+    assert_eq!(container.processes().unwrap(), [process]);
+    container.signal(Signal::SIGTERM as i32).unwrap();
+    killed_by(process, Signal::SIGTERM);
+    cgroup.remove().unwrap();
+    assert!(!path(&cgroup).exists());
 }
 
 /// The kernel lists a process that is outside of the reader's pid namespace as 0, and kill(2) takes that for the caller's
@@ -488,7 +510,7 @@ fn what_has_no_number_here_is_no_zero() {
         let same = Cgroup::open(cgroup.record()).unwrap();
         let container = same.container().unwrap();
         assert_eq!(container.processes().unwrap(), [0; 0]);
-        let refused = container.signal(Signal::SIGTERM);
+        let refused = container.signal(Signal::SIGTERM as i32);
         assert!(matches!(refused, Err(CgroupError::Elsewhere { count: 1, .. })), "{refused:?}");
         assert!(!container.is_frozen().unwrap());
         assert_eq!(waited(of_our_group), WaitStatus::Exited(Pid::from_raw(0), 0));

@@ -135,6 +135,8 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
+    let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
+    let notify = one_id && sys::notification::is_possible();
     let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
@@ -163,6 +165,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             listen_fds: 0,
             bundle: context.clone(),
             default_profile: launchable.default_profile,
+            notify,
         };
         let config = monitor::role::Config {
             id: record.id.clone(),

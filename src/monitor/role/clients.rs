@@ -167,6 +167,7 @@ impl Monitor {
             init_pid,
             seccomp: runtime::launch::profile(&container.spec).cloned(),
             default_profile: container.default_profile,
+            notify: container.notify,
             setgroups: container.setgroups,
             keep_groups: container.keep_groups,
             preserve_fds: 0,
@@ -177,7 +178,8 @@ impl Monitor {
         };
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
-        let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
+        let cgroup = self.resources.cgroup_for_exec(init_pid)?;
+        let given = Given { fds, stdio: ends.stdio(), cgroup: cgroup.as_ref().map(AsFd::as_fd) };
         let mut process = Supervised::start_exec(self.config.id.short(), &config, &given, streams)?;
         process.detached = request.detach;
         Ok(process)

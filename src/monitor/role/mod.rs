@@ -32,6 +32,7 @@ use sys::process::{Exit, reap_any};
 use sys::role::Inherited;
 use sys::{Call, SysError};
 
+use crate::answers::Answers;
 use crate::log::{Log, Stream};
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
@@ -123,6 +124,7 @@ struct Monitor {
     listener: OwnedFd,
     log: Log,
     resources: Resources,
+    answers: Answers,
     processes: BTreeMap<u64, Supervised>,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -150,6 +152,7 @@ enum Source {
     Signals,
     Listener,
     Net,
+    Answers,
     Channel(u64),
     Output(u64, Stream),
     Input(u64),
@@ -179,6 +182,7 @@ impl Monitor {
             listener,
             log,
             resources: Resources::default(),
+            answers: Answers::default(),
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
@@ -269,6 +273,7 @@ impl Monitor {
             (Source::Listener, self.listener.as_fd(), PollFlags::POLLIN),
         ];
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
+        waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
         for (key, process) in &self.processes {
             if let Some(channel) = &process.channel {
                 waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
@@ -313,6 +318,7 @@ impl Monitor {
             Source::Signals => self.on_signals(),
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
+            Source::Answers => self.on_answers(),
             Source::Channel(key) => self.on_channel(key),
             Source::Output(key, stream) => drop(self.pump(key, stream)),
             Source::Input(key) => {
@@ -367,6 +373,13 @@ impl Monitor {
         }
     }
 
+    fn on_answers(&mut self) {
+        if let Err(report) = self.answers.on_ready(&self.config.id, self.outer.as_fd()) {
+            let text = report.lines().join(": ");
+            self.notice(MAIN, &format!("one id: {text}; calls that give files to other users, or become them, fail"));
+        }
+    }
+
     fn on_channel(&mut self, key: u64) {
         let Some(process) = self.processes.get_mut(&key) else { return };
         let event = process.on_channel();
@@ -383,6 +396,10 @@ impl Monitor {
             }
             Ok(Event::Mounted) => self.on_mounted(),
             Ok(Event::Tap(tap)) => self.resources.hand_tap(&tap),
+            Ok(Event::Listener(listener)) => {
+                self.answers.add(listener);
+                Ok(())
+            }
             Ok(Event::Ready) if key == MAIN => {
                 self.try_go();
                 Ok(())
@@ -600,6 +617,7 @@ impl Monitor {
                 told.for_each(|client| client.send(&Frame::Exit(exit.shell_code())));
             }
         }
+        self.answers.tear_down();
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));
         }

@@ -1,6 +1,7 @@
 //! What the payload keeps over exec and no namespace holds: scheduling, I/O priority, memory policy, personality, labels
 //! of security modules.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -214,7 +215,8 @@ pub fn restore_affinity(before: &CpuSet) -> Result<(), SysError> {
 /// The labels that security modules give the payload at its exec, and where they are written: proc_pid_attr(5).
 #[derive(Debug)]
 pub struct Labels {
-    procfs: OwnedFd,
+    /// Until they are set: what runs in the container before its command must not find the host's.
+    procfs: RefCell<Option<OwnedFd>>,
     apparmor: Option<String>,
     selinux: Option<String>,
 }
@@ -234,33 +236,35 @@ impl Labels {
         if kind != PROC_SUPER_MAGIC {
             return Err(Report::new(Kind::Denied, "the host's /proc is no procfs, and labels are set by one"));
         }
-        Ok(Some(Labels { procfs, apparmor, selinux }))
+        Ok(Some(Labels { procfs: RefCell::new(Some(procfs)), apparmor, selinux }))
     }
 
-    /// Gives them to the next exec of the calling process.
+    /// Gives them to the next exec of the calling process; once.
     pub fn set(&self) -> Result<(), Report> {
+        let Some(procfs) = self.procfs.take() else { return Ok(()) };
         if let Some(profile) = &self.apparmor {
             // Kernels before 5.8 have the file of the first module only.
-            self.write(&["self/attr/apparmor/exec", "self/attr/exec"], &format!("exec {profile}"))
+            write(&procfs, &["self/attr/apparmor/exec", "self/attr/exec"], &format!("exec {profile}"))
                 .step(|| format!("setting the AppArmor profile {profile}"))?;
         }
         if let Some(label) = &self.selinux {
-            self.write(&["self/attr/exec"], label).step(|| format!("setting the SELinux label {label}"))?;
+            write(&procfs, &["self/attr/exec"], label).step(|| format!("setting the SELinux label {label}"))?;
         }
         Ok(())
     }
+}
 
-    fn write(&self, names: &[&str], text: &str) -> Result<(), SysError> {
-        let mut last = Errno::ENOENT;
-        for name in names {
-            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            match nix::fcntl::openat(&self.procfs, *name, flags, Mode::empty()) {
-                Ok(fd) => return fs::File::from(fd).write_all(text.as_bytes()).call(|| format!("write(/proc/{name})")),
-                Err(errno) => last = errno,
-            }
+/// Writes the first of these files of a `/proc` that there is.
+fn write(procfs: &OwnedFd, names: &[&str], text: &str) -> Result<(), SysError> {
+    let mut last = Errno::ENOENT;
+    for name in names {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        match nix::fcntl::openat(procfs, *name, flags, Mode::empty()) {
+            Ok(fd) => return fs::File::from(fd).write_all(text.as_bytes()).call(|| format!("write(/proc/{name})")),
+            Err(errno) => last = errno,
         }
-        Err(SysError::new(format!("open(/proc/{})", names.join(" or ")), last))
     }
+    Err(SysError::new(format!("open(/proc/{})", names.join(" or ")), last))
 }
 
 /// Whether the host has AppArmor switched on.
@@ -288,7 +292,7 @@ mod tests {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let procfs = nix::fcntl::open(&directory, flags, Mode::empty()).expect("it is there");
             let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-            Labels { procfs, apparmor: given(apparmor), selinux: given(selinux) }
+            Labels { procfs: RefCell::new(Some(procfs)), apparmor: given(apparmor), selinux: given(selinux) }
         };
         let told = |name: &str| fs::read_to_string(attr.join(name)).unwrap_or_default();
         for name in ["exec", "apparmor/exec"] {

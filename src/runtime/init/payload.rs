@@ -103,10 +103,10 @@ pub fn become_it(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     sys::step();
     let Some(gate) = &ready.gate else {
         super::wait_for_go(channel)?;
-        return become_payload(ready, moved);
+        return become_payload(channel, ready, moved);
     };
     let client = wait_at(gate)?;
-    become_payload(ready, moved).or_else(|report| {
+    become_payload(channel, ready, moved).or_else(|report| {
         client.fail(&report);
         Ok(i32::from(report.kind().exit_code_of_run()))
     })
@@ -153,7 +153,7 @@ fn heard(gate: BorrowedFd<'_>, clients: &[Channel]) -> Result<Option<usize>, Sys
     Ok(first.filter(|position| *position < clients.len()))
 }
 
-fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
+fn become_payload(channel: &Channel, ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     let process = ready.process;
     sys::step();
     // Hooks get none of them.
@@ -162,7 +162,7 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     nix::sys::stat::umask(Mode::from_bits_truncate(umask));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if let (Some(program), false) = (ready.program, no_new_privileges) {
-        load(program, ready.agent.as_ref())?;
+        load(program, ready.agent.as_ref(), channel)?;
     }
     become_user(ready).step(|| format!("becoming user {}", ready.identity.uid))?;
     sys::step();
@@ -175,10 +175,12 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)".to_owned())?;
         if let Some(program) = ready.program {
-            load(program, ready.agent.as_ref())?;
+            load(program, ready.agent.as_ref(), channel)?;
         }
     }
     sys::step();
+    // A program of the container could look into an init that the runtime's hooks were to look into.
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     (ready.before_exec)()?;
     sys::step();
     // Only the first descriptors after the standard ones outlive the exec, as many as the caller asked to hand on.
@@ -188,12 +190,16 @@ fn become_payload(ready: &Ready<'_>, moved: bool) -> Result<i32, Report> {
     execute(ready)
 }
 
-fn load(program: &Filter, agent: Option<&Handover>) -> Result<(), Report> {
-    let loaded = match agent {
-        Some(agent) => listener::load(program, agent),
-        None => program.load().map(drop),
-    };
-    loaded.step(|| "loading the seccomp filter".to_owned())
+fn load(program: &Filter, agent: Option<&Handover>, channel: &Channel) -> Result<(), Report> {
+    let loading = || "loading the seccomp filter".to_owned();
+    if let Some(agent) = agent {
+        return listener::load(program, agent).step(loading);
+    }
+    if let Some(listener) = program.load().step(loading)? {
+        // None of the calls that this takes is among those that wait for an answer now.
+        channel.send(&Message::Listener, Some(listener.as_fd()))?;
+    }
+    Ok(())
 }
 
 /// A session of its own, with the terminal as its controlling one; standard streams that belong to the user, so that

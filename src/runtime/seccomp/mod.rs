@@ -39,6 +39,7 @@
 //! **Cost.** Since Linux 5.11 calls that are always allowed are found once at load and kept in a bitmap; the program
 //! runs only for the others.
 
+mod answered;
 mod default;
 pub mod document;
 pub mod listener;
@@ -57,6 +58,7 @@ use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilt
 use sys::seccomp::{Flags, Instruction};
 use sys::{Errno, SysError};
 
+pub use answered::answered;
 pub use default::default_profile;
 use numbers::{ARM_PRIVATE, NONE, NUMBERS, X32_BIT};
 use rules::{Meaning, Named};
@@ -262,26 +264,31 @@ pub(crate) fn chosen(given: Option<&LinuxSeccomp>, capabilities: Option<u64>) ->
 
 /// Compiles a profile for this machine. Without a list of architectures it holds for the native one alone.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
-    compile_for(NATIVE, profile)
+    let filter = compile_for(NATIVE, profile)?;
+    if filter.notifies() && profile.listener_path().is_none() {
+        return Err(SeccompError::NoListener);
+    }
+    Ok(filter)
 }
 
-/// Compiles a profile for a process whose starter knows no agent: one that needs one is refused.
-pub fn compile_without_agent(profile: &LinuxSeccomp) -> Result<Filter, Report> {
-    let filter = compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
-    if filter.notifies() {
+/// Compiles a profile for a process whose starter knows no agent: one that needs one is refused. With `notify` our own role
+/// answers calls of it, or of any process where there is no profile ([`answered`]).
+pub fn compile_without_agent(profile: Option<&LinuxSeccomp>, notify: bool) -> Result<Option<Filter>, Report> {
+    let mut rules = profile.iter().flat_map(|profile| profile.syscalls().iter().flatten());
+    if rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify) {
         let message = "the seccomp profile uses SCMP_ACT_NOTIFY, which this command hands to no agent";
         return Err(Report::new(Kind::Unsupported, message));
     }
-    Ok(filter)
+    let compiled = match profile {
+        _ if notify => compile_for(NATIVE, &answered(profile)).map(Some),
+        profile => profile.map(compile).transpose(),
+    };
+    compiled.step(|| "compiling the seccomp profile".to_owned())
 }
 
 /// Compiles a profile for a process whose agent is found at the profile's `listenerPath`.
 pub fn compile_with_agent(profile: &LinuxSeccomp) -> Result<Filter, Report> {
-    let filter = compile(profile).step(|| "compiling the seccomp profile".to_owned())?;
-    if filter.notifies() && profile.listener_path().is_none() {
-        return Err(Report::new(Kind::Usage, "the seccomp profile uses SCMP_ACT_NOTIFY and has no listenerPath"));
-    }
-    Ok(filter)
+    compile(profile).step(|| "compiling the seccomp profile".to_owned())
 }
 
 /// Compiles a profile for machines of this native architecture.
@@ -326,13 +333,8 @@ fn without_x32(meaning: &Meaning) -> [Range; 2] {
 
 fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<Flags, SeccompError> {
     use LinuxSeccompFilterFlag as F;
-    if profile.listener_path().is_none() {
-        if notifies {
-            return Err(SeccompError::NoListener);
-        }
-        if profile.listener_metadata().is_some() {
-            return Err(SeccompError::MetadataAlone);
-        }
+    if profile.listener_path().is_none() && profile.listener_metadata().is_some() {
+        return Err(SeccompError::MetadataAlone);
     }
     let listed = profile.flags().as_deref().unwrap_or(&[F::SeccompFilterFlagSpecAllow]);
     let flags = listed.iter().map(|flag| match flag {

@@ -245,6 +245,11 @@ impl Container {
     }
 }
 
+/// Whether the processes of a cgroup that a record names stand still; false where it cannot be asked, as when it is gone.
+pub fn is_frozen(path: &Path) -> bool {
+    std::fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| value_of(&text, "frozen") == 1)
+}
+
 /// Processes that stand still until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it lets the processes go on"]

@@ -11,6 +11,7 @@ mod commands;
 mod environment;
 mod file_output;
 mod format;
+mod joining;
 mod output;
 mod parse;
 mod progress;

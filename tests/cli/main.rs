@@ -5,10 +5,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attach;
 mod devices;
 mod exit_codes;
 mod lifecycle;
 mod listing;
 mod locks;
 mod options;
+mod starting;
 mod terminal;

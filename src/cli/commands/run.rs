@@ -1,10 +1,10 @@
 use std::env::VarError;
-use std::fs;
-use std::io::IsTerminal;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use base::units::{UnitError, parse_bytes, parse_cpus};
-use base::{Context, Kind, Report};
+use base::{ContainerId, Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
 use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
@@ -17,6 +17,7 @@ use engine::{Engine, container::record::Volume};
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
+use crate::joining::Joining;
 use crate::output::{Stop, error, line, warning};
 use crate::parse::{self, Mounted};
 use crate::progress::{Progress, Work};
@@ -24,21 +25,33 @@ use crate::progress::{Progress, Work};
 /// Run a command in a new container
 #[derive(Args)]
 pub struct Run {
+    /// In the background; print the container's id
+    #[arg(short, long)]
+    pub detach: bool,
+    #[command(flatten)]
+    joining: Joining,
+    #[command(flatten)]
+    pub options: ContainerOptions,
+}
+
+/// What a new container is to be.
+#[derive(Args)]
+pub struct ContainerOptions {
     /// Keep the standard input open
     #[arg(short, long)]
     pub interactive: bool,
     /// With a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// In the background; print the container's id
-    #[arg(short, long)]
-    pub detach: bool,
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// A file for the container's id, which must not be there
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
     /// NAME=VALUE, or NAME for its value here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -161,37 +174,16 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn execute(mut self, globals: &Globals) -> Result<u8, Stop> {
-        let (quiet, detach, remove) = (self.quiet, self.detach, self.rm);
-        let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let Run { detach, joining, options } = self;
+        let streams = joining.streams(options.interactive, options.tty)?;
         if !detach {
             require_terminal(&streams)?;
         }
-        let policy = self.pull.clone();
-        let source = FileSource::parse(&self.words[0], home().as_deref());
-        let from_file = source.is_some();
-        self.words[0] = match source {
-            Some(source) => {
-                refuse_lock(self.locked.as_deref(), &self.words[0])?;
-                let platform = self.platform.as_deref().map(str::parse).transpose()?;
-                // By its id: its name may be one on a registry too.
-                let progress = Progress::new(globals, Work::Load, quiet)?;
-                let told = |event: &Event<'_>| progress.show(event);
-                load_one(&globals.engine()?, &source, platform.as_ref(), &told)?.id.to_string()
-            }
-            None => parse::without_transport(&self.words[0]).to_owned(),
-        };
-        let pull = locked(PullRequest::new(&self.words[0], self.platform.as_deref())?, self.locked.as_deref())?;
-        let mut request = self.into_request()?;
-        let engine = globals.engine()?;
-        container::devices::check(&engine, &request.host)?;
-        if !from_file {
-            fetch(globals, &engine, &pull, &policy, quiet)?;
-            if let Some(name) = image::lock::pin(&engine, &pull)? {
-                request.image = name;
-            }
-        }
+        let remove = options.rm;
+        let Wanted { engine, request, cid_file } = options.want(globals, !detach)?;
         let (id, unstarted) = container::create_to_start(&engine, request)?;
+        cid_file.write(&id)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {
             Ok(Started::Attached(attachment)) => attachment,
@@ -217,9 +209,49 @@ impl Run {
         // With --rm the monitor removes it; when the container has ended the relay has waited for that.
         Ok(relay(&engine, attachment)?.code() as u8)
     }
+}
+
+/// A container that is to be created, its image here.
+pub struct Wanted {
+    pub engine: Engine,
+    pub request: CreateRequest,
+    pub cid_file: CidFile,
+}
+
+impl ContainerOptions {
+    /// Brings the image here if it is to be fetched. `attached` is whether the container is created to be attached to.
+    pub fn want(mut self, globals: &Globals, attached: bool) -> Result<Wanted, Stop> {
+        let cid_file = CidFile::make(self.cidfile.take())?;
+        let quiet = self.quiet;
+        let policy = self.pull.clone();
+        let source = FileSource::parse(&self.words[0], home().as_deref());
+        let from_file = source.is_some();
+        self.words[0] = match source {
+            Some(source) => {
+                refuse_lock(self.locked.as_deref(), &self.words[0])?;
+                let platform = self.platform.as_deref().map(str::parse).transpose()?;
+                // By its id: its name may be one on a registry too.
+                let progress = Progress::new(globals, Work::Load, quiet)?;
+                let told = |event: &Event<'_>| progress.show(event);
+                load_one(&globals.engine()?, &source, platform.as_ref(), &told)?.id.to_string()
+            }
+            None => parse::without_transport(&self.words[0]).to_owned(),
+        };
+        let pull = locked(PullRequest::new(&self.words[0], self.platform.as_deref())?, self.locked.as_deref())?;
+        let mut request = self.into_request(attached)?;
+        let engine = globals.engine()?;
+        container::devices::check(&engine, &request.host)?;
+        if !from_file {
+            fetch(globals, &engine, &pull, &policy, quiet)?;
+            if let Some(name) = image::lock::pin(&engine, &pull)? {
+                request.image = name;
+            }
+        }
+        Ok(Wanted { engine, request, cid_file })
+    }
 
     /// Grammar first, then what files and environment say.
-    fn into_request(self) -> Result<CreateRequest, Report> {
+    fn into_request(self, attached: bool) -> Result<CreateRequest, Report> {
         fn each<T>(texts: &[String], parse: fn(&str) -> Result<T, Report>) -> Result<Vec<T>, Report> {
             texts.iter().map(|text| parse(text)).collect()
         }
@@ -292,16 +324,52 @@ impl Run {
             hostname: self.hostname,
             tty: self.tty,
             stdin: self.interactive,
-            attached: !self.detach,
+            attached,
             labels: labels.into_iter().collect(),
             host,
         })
     }
 }
 
+/// A file for a container's id. Made before there is a container, it goes again where none is made.
+pub struct CidFile(Option<(PathBuf, File)>);
+
+impl CidFile {
+    fn make(path: Option<PathBuf>) -> Result<Self, Report> {
+        let made = path.map(|path| match File::create_new(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let text = "container ID file found, make sure the other container isn't running or delete";
+                Err(Report::new(Kind::Conflict, format!("{text} {}", path.display())))
+            }
+            Err(error) => {
+                let step = format!("failed to create the container ID file {}", path.display());
+                Err(Report::of(Kind::Usage, error).with_step(step))
+            }
+        });
+        Ok(CidFile(made.transpose()?))
+    }
+
+    /// Writes the id of the container that has been made.
+    pub fn write(mut self, id: &ContainerId) -> Result<(), Report> {
+        let Some((path, mut file)) = self.0.take() else { return Ok(()) };
+        let written = file.write_all(id.as_str().as_bytes()).map_err(|error| Report::of(Kind::Internal, error));
+        written.step(|| format!("failed to write the container ID to the file {}", path.display()))
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.0 {
+            // What is left is empty.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// A terminal whose input is not one would never be usable; Docker refuses it with code 1.
 pub fn require_terminal(streams: &Streams) -> Result<(), Stop> {
-    if !(streams.tty && streams.stdin) || std::io::stdin().is_terminal() {
+    if !(streams.tty && streams.stdin) || io::stdin().is_terminal() {
         return Ok(());
     }
     let report = Report::new(Kind::Usage, "the input device is not a TTY").with_hint("leave -t out");

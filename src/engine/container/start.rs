@@ -10,6 +10,7 @@ use ::snapshot::fs_client::FsConnection;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
+use monitor::record::State;
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
@@ -22,9 +23,9 @@ use sys::role::Spawn;
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
-use crate::container::lock::lock;
+use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
-use crate::container::state::{Life, condition};
+use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
@@ -46,17 +47,31 @@ pub enum Started {
     },
 }
 
-/// Starts a created or ended container and returns when its payload has been executed.
+/// Starts a created or ended container and returns when its payload has been executed; one that runs already is
+/// [`Started::Detached`].
 ///
 /// With `streams` the attachment is connected before that, so that no byte is lost. The caller must have one thread.
 /// Until the monitor exists a signal ends the caller as it would end any program, then it is [`Started::Interrupted`].
 pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Result<Started, Report> {
     let record = load(engine, id)?;
-    let locked = lock(engine, id)?;
+    start_locked(engine, &record, lock(engine, id)?, streams)
+}
+
+/// The same for a caller that holds the container's lock.
+pub(crate) fn start_locked(
+    engine: &Engine,
+    record: &Record,
+    locked: ContainerLock,
+    streams: Option<&Streams>,
+) -> Result<Started, Report> {
+    if locked.condition.is_paused() {
+        return Err(Report::new(Kind::Conflict, "cannot start a paused container, try unpause instead"));
+    }
     if locked.condition.life.is_active() {
         return Ok(Started::Detached);
     }
-    let launched = launch(engine, &record, streams);
+    wait_taken_down(engine, record, &locked.condition)?;
+    let launched = launch(engine, record, locked.condition.state.clone(), streams);
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
     let Launched { socket, monitor, begun } = launched?;
@@ -64,7 +79,7 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
         Err(report) => {
             sys::process::reap(monitor.as_fd(), true)?;
             // A monitor that was killed has not done it.
-            volume::in_use::leave(engine, &record);
+            volume::in_use::leave(engine, record);
             Err(report)
         }
         Ok(Begun::Interrupted(signal)) => {
@@ -72,14 +87,28 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
             monitor::client::wait_given_up(monitor.as_fd())?;
             Ok(Started::Interrupted { signal })
         }
-        Ok(Begun::Started) => Ok(match streams {
-            Some(streams) => {
-                let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
-                Started::Attached(Attachment::new(socket, streams.clone(), until))
-            }
-            None => Started::Detached,
-        }),
+        Ok(Begun::Started) => {
+            let Some(streams) = streams else {
+                monitor::client::unblock_signals()?;
+                return Ok(Started::Detached);
+            };
+            let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
+            Ok(Started::Attached(Attachment::new(socket, streams.clone(), until)))
+        }
     }
+}
+
+/// Waits until the monitor of a container that has ended has taken its cgroup and its runtime directory down, which would
+/// else be the next one's.
+fn wait_taken_down(engine: &Engine, record: &Record, condition: &Condition) -> Result<(), Report> {
+    let Some(pids) = &condition.pids else { return Ok(()) };
+    let run_dir = engine.paths().run_container(&record.id);
+    let mut watch = Watch::new(engine, &record.id)?;
+    while run_dir.exists() && pids.monitor()?.is_some() {
+        watch.life()?;
+        watch.wait()?;
+    }
+    Ok(())
 }
 
 /// Gives up the start of a container, if it is being started; it may run nevertheless when this returns.
@@ -108,7 +137,7 @@ struct Launched {
     begun: Result<Begun, Report>,
 }
 
-fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
+fn launch(engine: &Engine, record: &Record, before: State, streams: Option<&Streams>) -> Result<Launched, Report> {
     engine.paths().make_run()?;
     let driver = driver::choose(engine, record)?;
     let base = rootfs::connect(engine, record, driver)?;
@@ -172,6 +201,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             terminal: record.settings.tty,
             stdin: record.settings.stdin,
             client_feeds: streams.is_some_and(|streams| streams.stdin),
+            stdin_once: record.settings.attached,
             streams_owner: owner,
             network: addressing.map(|addressing| network(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
@@ -179,6 +209,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
             strict: engine.options().strict,
+            before,
             after,
         };
         spawn(engine, &config, base, streams.is_some())

@@ -72,6 +72,8 @@ pub struct Config {
     pub stdin: bool,
     /// Whether the command that starts the container feeds it.
     pub client_feeds: bool,
+    /// Whether it ends with the first client that has fed it.
+    pub stdin_once: bool,
     /// Who the payload's standard streams are given to, in the monitor's ids, so that the container's root can give them
     /// on; `None` where it is the monitor's own user.
     pub streams_owner: Option<(u32, u32)>,
@@ -87,6 +89,8 @@ pub struct Config {
     pub fs_pids: Vec<i32>,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
+    /// What the state record says before this start: a start that fails goes back to it.
+    pub before: State,
     /// What is to be done after the exit.
     pub after: After,
 }
@@ -171,6 +175,7 @@ impl Monitor {
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
+        let finished_at = config.before.finished_at.clone();
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -182,7 +187,7 @@ impl Monitor {
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
-            state: State::new(Status::Starting),
+            state: State { finished_at, ..State::new(Status::Starting) },
             published: Vec::new(),
             recorded: None,
             mounts: None,
@@ -498,10 +503,11 @@ impl Monitor {
         if self.state.error.is_some() {
             return;
         }
-        self.state.status = Status::Created;
-        self.state.pid = None;
-        self.state.exit_code = Some(i32::from(failure.kind.exit_code_of_run()));
-        self.state.error = Some(failure.lines.join(": "));
+        self.state = State {
+            exit_code: Some(i32::from(failure.kind.exit_code_of_run())),
+            error: Some(failure.lines.join(": ")),
+            ..self.config.before.clone()
+        };
         self.write_state(true);
         self.tell(MAIN, &Frame::Failed(failure.clone()));
         self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);

@@ -29,5 +29,6 @@ mod root_ids;
 pub mod seccomp;
 pub mod signals;
 pub mod stage;
+pub mod visit;
 
 pub use launch::{Launch, Rootfs};

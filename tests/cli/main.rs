@@ -6,6 +6,7 @@
 mod support;
 
 mod attach;
+mod copy;
 mod devices;
 mod exit_codes;
 mod lifecycle;

@@ -5,8 +5,8 @@ use engine::container::prune::{Pruned, prune};
 use engine::system::filter::PruneFilter;
 
 use crate::commands::{
-    attach, commit, create, diff, exec, export, inspect, kill, logs, pause, port, ps, rename, restart, rm, run, start,
-    stop, top, unpause, wait,
+    attach, commit, cp, create, diff, exec, export, inspect, kill, logs, pause, port, ps, rename, restart, rm, run,
+    start, stop, top, unpause, wait,
 };
 use crate::environment::Globals;
 use crate::output::{Stop, confirm, stdout};
@@ -16,6 +16,7 @@ use crate::output::{Stop, confirm, stdout};
 pub enum Container {
     Attach(attach::Attach),
     Commit(commit::Commit),
+    Cp(cp::Cp),
     Create(Box<create::Create>),
     Diff(diff::Diff),
     Exec(exec::Exec),
@@ -63,6 +64,7 @@ impl Container {
         match self {
             Container::Attach(command) => command.execute(globals),
             Container::Commit(command) => command.execute(globals),
+            Container::Cp(command) => command.execute(globals),
             Container::Create(command) => command.execute(globals),
             Container::Diff(command) => command.execute(globals),
             Container::Exec(command) => command.execute(globals),

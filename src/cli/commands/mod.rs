@@ -5,6 +5,7 @@ mod bundle;
 mod commit;
 mod container;
 mod content;
+mod cp;
 mod create;
 mod diff;
 mod doctor;
@@ -64,6 +65,7 @@ pub enum Command {
     /// Look at the contents of the store
     #[command(subcommand)]
     Content(content::Content),
+    Cp(cp::Cp),
     Create(Box<create::Create>),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
@@ -151,6 +153,7 @@ impl Command {
             Command::Commit(command) => command.execute(globals),
             Command::Container(command) => command.execute(globals),
             Command::Content(command) => command.execute(globals),
+            Command::Cp(command) => command.execute(globals),
             Command::Create(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),

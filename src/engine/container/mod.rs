@@ -14,6 +14,7 @@
 
 pub mod attach;
 pub mod commit;
+pub mod copy;
 pub mod cow;
 pub mod create;
 pub mod devices;

@@ -24,7 +24,9 @@ use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
+use crate::container::record::{
+    HostSettings, NetworkMode, PortMapping, Protocol, Record, Seccomp, Settings, UserNamespace, load,
+};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, remove, rootfs, snapshot, spec};
@@ -71,7 +73,7 @@ pub(crate) fn start_locked(
         return Ok(Started::Detached);
     }
     wait_taken_down(engine, record, &locked.condition)?;
-    let launched = launch(engine, record, locked.condition.state.clone(), streams);
+    let launched = launch(engine, record, &locked.condition.state, Purpose::Run(streams));
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
     let Launched { socket, monitor, begun } = launched?;
@@ -95,6 +97,51 @@ pub(crate) fn start_locked(
             let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
             Ok(Started::Attached(Attachment::new(socket, streams.clone(), until)))
         }
+    }
+}
+
+/// A container that is set up and does not run.
+pub(crate) struct Held {
+    socket: OwnedFd,
+    monitor: OwnedFd,
+}
+
+impl Held {
+    /// Takes it down again. Nobody may hold the container's lock, which its monitor takes.
+    pub(crate) fn let_go(self) -> Result<(), Report> {
+        drop(self.socket);
+        sys::process::reap(self.monitor.as_fd(), true)?;
+        Ok(())
+    }
+}
+
+/// Sets up a container that does not run, so that its files are there as it has them: with its volumes, and without devices,
+/// file systems in memory or a network. Its record of processes names its init. The caller holds the container's lock and
+/// has one thread.
+pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> Result<Held, Report> {
+    let files = Record {
+        settings: Settings { user: record.settings.user.clone(), ..Settings::default() },
+        host: HostSettings {
+            tmpfs: Vec::new(),
+            devices: Vec::new(),
+            device_requests: Vec::new(),
+            seccomp: Seccomp::Default,
+            init: false,
+            auto_remove: false,
+            ..record.host.clone()
+        },
+        ..record.clone()
+    };
+    wait_taken_down(engine, record, &locked.condition)?;
+    let Launched { socket, monitor, begun } = launch(engine, &files, &locked.condition.state, Purpose::Hold)?;
+    match begun {
+        Ok(Begun::Started) => {
+            // The copy may take long.
+            monitor::client::unblock_signals()?;
+            Ok(Held { socket, monitor })
+        }
+        Ok(Begun::Interrupted(_)) => Err(Report::new(Kind::Conflict, "a signal came before its files were there")),
+        Err(report) => Err(report),
     }
 }
 
@@ -130,6 +177,15 @@ pub(crate) fn give_up(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     Ok(())
 }
 
+/// What a container is set up for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// To run, joined to streams of ours if there are any.
+    Run(Option<&'a Streams>),
+    /// To have its files.
+    Hold,
+}
+
 /// A monitor that has given its word.
 struct Launched {
     socket: OwnedFd,
@@ -137,7 +193,11 @@ struct Launched {
     begun: Result<Begun, Report>,
 }
 
-fn launch(engine: &Engine, record: &Record, before: State, streams: Option<&Streams>) -> Result<Launched, Report> {
+fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>) -> Result<Launched, Report> {
+    let (streams, hold) = match purpose {
+        Purpose::Run(streams) => (streams, false),
+        Purpose::Hold => (None, true),
+    };
     engine.paths().make_run()?;
     let driver = driver::choose(engine, record)?;
     let base = rootfs::connect(engine, record, driver)?;
@@ -161,10 +221,16 @@ fn launch(engine: &Engine, record: &Record, before: State, streams: Option<&Stre
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
-    let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
+    let networked = record.host.network == NetworkMode::Builtin && !hold;
+    let addressing = networked.then(|| Addressing::default_bridge(&record.id));
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
-    let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
+    let context = if hold {
+        // An init with a bundle lets others enter its namespaces before its exec.
+        Some(HookContext { id: record.id.to_string(), bundle: engine.paths().container(&record.id) })
+    } else {
+        devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?
+    };
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
     let after = After { reclaim, volumes: volume::in_use::order(engine, record)?, remove };
@@ -176,7 +242,7 @@ fn launch(engine: &Engine, record: &Record, before: State, streams: Option<&Stre
         let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
         let launch = Launch {
             spec: launchable.spec,
-            user: user(record, &launchable.user),
+            user: if hold { String::new() } else { user(record, &launchable.user) },
             rootfs,
             binds,
             devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
@@ -205,11 +271,12 @@ fn launch(engine: &Engine, record: &Record, before: State, streams: Option<&Stre
             streams_owner: owner,
             network: addressing.map(|addressing| network(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
-            limits: limits(record),
+            limits: if hold { cgroup::Limits::default() } else { limits(record) },
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
             strict: engine.options().strict,
-            before,
+            hold,
+            before: before.clone(),
             after,
         };
         spawn(engine, &config, base, streams.is_some())
@@ -360,7 +427,8 @@ fn publish(port: &PortMapping) -> Publish {
     }
 }
 
-fn limits(record: &Record) -> cgroup::Limits {
+/// What a container may use, as its cgroup has it.
+pub(crate) fn limits(record: &Record) -> cgroup::Limits {
     let host = &record.host;
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),

@@ -89,6 +89,9 @@ pub struct Config {
     pub fs_pids: Vec<i32>,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
+    /// Whether the payload is not to run: the command that starts the container works in its files, and is told so by
+    /// `Started`. The end of its connection is the end of the container, of which no state tells.
+    pub hold: bool,
     /// What the state record says before this start: a start that fails goes back to it.
     pub before: State,
     /// What is to be done after the exit.
@@ -210,7 +213,9 @@ impl Monitor {
     fn try_begin(&mut self) -> Result<(), Report> {
         // First who we are: a state that says "starting" is believed only while this process lives.
         self.write_pid(0)?;
-        record::write_state(&self.config.container_dir, &self.state, false)?;
+        if !self.config.hold {
+            record::write_state(&self.config.container_dir, &self.state, false)?;
+        }
         let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
         let (strict, servers) = (*strict, fs_pids.as_slice());
         // The only step that may take long before the loop, in which Abort is read, runs.
@@ -425,7 +430,9 @@ impl Monitor {
             return;
         }
         let Some(main) = self.processes.get_mut(&MAIN).filter(|main| main.phase == Phase::Ready) else { return };
-        if let Err(report) = main.go() {
+        if let Some(pid) = main.pid.filter(|_| self.config.hold) {
+            self.tell(MAIN, &Frame::Started { pid });
+        } else if let Err(report) = main.go() {
             self.start_failed(&report);
         }
     }
@@ -508,7 +515,9 @@ impl Monitor {
             error: Some(failure.lines.join(": ")),
             ..self.config.before.clone()
         };
-        self.write_state(true);
+        if !self.config.hold {
+            self.write_state(true);
+        }
         self.tell(MAIN, &Frame::Failed(failure.clone()));
         self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
     }

@@ -55,6 +55,11 @@ impl Container {
         Ok(Container { parent, name, dir })
     }
 
+    /// Writes other limits over those that it has.
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.write(&limits.settings())
+    }
+
     /// Writes control files.
     pub(crate) fn write(&self, settings: &[Setting]) -> Result<(), CgroupError> {
         setting::write(&self.dir, &self.parent, settings)

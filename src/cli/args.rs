@@ -207,7 +207,7 @@ mod tests {
         let Command::Run(run) = line("run --pids-limit -1 -h host -v a:/b -v c:/d x").unwrap() else { panic!() };
         let options = run.options;
         assert_eq!(
-            (options.pids_limit, options.hostname.as_deref(), options.volumes.len()),
+            (options.limits.pids_limit, options.hostname.as_deref(), options.volumes.len()),
             (Some(-1), Some("host"), 2)
         );
     }

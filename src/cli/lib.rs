@@ -12,6 +12,7 @@ mod environment;
 mod file_output;
 mod format;
 mod joining;
+mod limit_options;
 mod output;
 mod parse;
 mod progress;

@@ -10,6 +10,7 @@ mod copy;
 mod devices;
 mod exit_codes;
 mod lifecycle;
+mod limits;
 mod listing;
 mod locks;
 mod options;

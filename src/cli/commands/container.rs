@@ -6,7 +6,7 @@ use engine::system::filter::PruneFilter;
 
 use crate::commands::{
     attach, commit, cp, create, diff, exec, export, inspect, kill, logs, pause, port, ps, rename, restart, rm, run,
-    start, stop, top, unpause, wait,
+    start, stats, stop, top, unpause, update, wait,
 };
 use crate::environment::Globals;
 use crate::output::{Stop, confirm, stdout};
@@ -36,9 +36,11 @@ pub enum Container {
     Rm(rm::Rm),
     Run(Box<run::Run>),
     Start(start::Start),
+    Stats(stats::Stats),
     Stop(stop::StopCommand),
     Top(top::Top),
     Unpause(unpause::Unpause),
+    Update(update::Update),
     Wait(wait::Wait),
 }
 
@@ -82,9 +84,11 @@ impl Container {
             Container::Rm(command) => command.execute(globals),
             Container::Run(command) => command.execute(globals),
             Container::Start(command) => command.execute(globals),
+            Container::Stats(command) => command.execute(globals),
             Container::Stop(command) => command.execute(globals),
             Container::Top(command) => command.execute(globals),
             Container::Unpause(command) => command.execute(globals),
+            Container::Update(command) => command.execute(globals),
             Container::Wait(command) => command.execute(globals),
         }
     }

@@ -38,12 +38,14 @@ mod run;
 mod save;
 mod search;
 mod start;
+mod stats;
 mod stop;
 mod system;
 mod tag;
 mod top;
 mod unpause;
 mod untag;
+mod update;
 mod version;
 mod volume;
 mod wait;
@@ -100,6 +102,7 @@ pub enum Command {
     Save(save::Save),
     Search(search::Search),
     Start(start::Start),
+    Stats(stats::Stats),
     Stop(stop::StopCommand),
     /// Look after the engine as a whole
     #[command(subcommand)]
@@ -108,6 +111,7 @@ pub enum Command {
     Top(top::Top),
     Unpause(unpause::Unpause),
     Untag(untag::Untag),
+    Update(update::Update),
     Version(version::Version),
     /// Manage volumes
     #[command(subcommand)]
@@ -186,12 +190,14 @@ impl Command {
             Command::Save(command) => command.execute(globals),
             Command::Search(command) => command.execute(globals),
             Command::Start(command) => command.execute(globals),
+            Command::Stats(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
             Command::System(command) => command.execute(globals),
             Command::Tag(command) => command.execute(globals),
             Command::Top(command) => command.execute(globals),
             Command::Unpause(command) => command.execute(globals),
             Command::Untag(command) => command.execute(globals),
+            Command::Update(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Volume(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),

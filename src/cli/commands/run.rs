@@ -3,7 +3,6 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use base::units::{UnitError, parse_bytes, parse_cpus};
 use base::{ContainerId, Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
@@ -18,6 +17,7 @@ use engine::{Engine, container::record::Volume};
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
 use crate::joining::Joining;
+use crate::limit_options::LimitOptions;
 use crate::output::{Stop, error, line, warning};
 use crate::parse::{self, Mounted};
 use crate::progress::{Progress, Work};
@@ -88,36 +88,8 @@ pub struct ContainerOptions {
     /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
-    /// Limit of memory: 512m, 1.5g
-    #[arg(short, long)]
-    memory: Option<String>,
-    /// Limit of memory and swap together; -1 for none
-    #[arg(long, value_name = "MEMORY")]
-    memory_swap: Option<String>,
-    /// Memory that is left to the container while others have more to spare
-    #[arg(long, value_name = "MEMORY")]
-    memory_reservation: Option<String>,
-    /// Limit of processors: 1.5
-    #[arg(long)]
-    cpus: Option<String>,
-    /// Limit of processor time, in microseconds of each period
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_quota: Option<i64>,
-    /// The period, 100000 if not given
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<u64>,
-    /// Weight among others that want processors, which have 1024
-    #[arg(short, long, value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Processors to use: 0-2,4
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// NUMA nodes whose memory to use
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Limit of processes; -1 for none
-    #[arg(long)]
-    pub pids_limit: Option<i64>,
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// Nothing but volumes and tmpfs can be written
     #[arg(long)]
     read_only: bool,
@@ -275,7 +247,7 @@ impl ContainerOptions {
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         // Before anything is fetched or made.
         container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
-        let host = HostSettings {
+        let mut host = HostSettings {
             network: parse::network(&self.network)?,
             ports: ports.concat(),
             volumes,
@@ -283,19 +255,6 @@ impl ContainerOptions {
             volumes_from: each(&self.volumes_from, parse::volumes_from)?,
             size_bytes: each(&self.storage_opt, parse::storage_option)?.pop(),
             add_hosts: each(&self.add_host, parse::add_host)?,
-            memory_bytes: amount("--memory", self.memory.as_deref(), parse_bytes)?,
-            memory_swap: match self.memory_swap.as_deref() {
-                Some("-1") => Some(-1),
-                text => amount("--memory-swap", text, parse_bytes)?.map(u64::cast_signed),
-            },
-            memory_reservation: amount("--memory-reservation", self.memory_reservation.as_deref(), parse_bytes)?,
-            nano_cpus: amount("--cpus", self.cpus.as_deref(), parse_cpus)?,
-            cpu_quota: self.cpu_quota.filter(|quota| *quota != 0),
-            cpu_period: self.cpu_period.filter(|period| *period != 0),
-            cpu_shares: self.cpu_shares.filter(|shares| *shares != 0),
-            cpuset_cpus: self.cpuset_cpus.filter(|list| !list.is_empty()),
-            cpuset_mems: self.cpuset_mems.filter(|list| !list.is_empty()),
-            pids_limit: self.pids_limit,
             read_only: self.read_only,
             userns: parse::userns(&self.userns)?,
             cap_add: self.cap_add,
@@ -308,7 +267,9 @@ impl ContainerOptions {
             storage_driver: driver,
             devices,
             device_requests,
+            ..HostSettings::default()
         };
+        self.limits.request()?.apply(&mut host);
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
@@ -418,12 +379,6 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
         Ok(value.map_or_else(|| entry.clone(), |value| format!("{entry}={value}")))
     };
     list.into_iter().map(resolve).collect()
-}
-
-/// The value of an option; 0 is none.
-fn amount(option: &str, text: Option<&str>, parse: fn(&str) -> Result<u64, UnitError>) -> Result<Option<u64>, Report> {
-    let value = text.map(parse).transpose().map_err(Report::from).step(|| option.to_owned())?;
-    Ok(value.filter(|value| *value > 0))
 }
 
 /// A variable of our own environment.

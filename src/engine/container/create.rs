@@ -347,7 +347,7 @@ fn check_volume(volume: &Volume) -> Result<(), Report> {
 }
 
 /// Docker's bounds, in its words.
-fn check_limits(host: &HostSettings) -> Result<(), Report> {
+pub(crate) fn check_limits(host: &HostSettings) -> Result<(), Report> {
     /// Less cannot hold a container's first process.
     const MEMORY_MIN: u64 = 6 << 20;
     const NANO: u64 = 1_000_000_000;

@@ -42,9 +42,11 @@ pub(crate) mod snapshot;
 pub mod spec;
 pub mod start;
 pub mod state;
+pub mod stats;
 pub mod stop;
 pub mod top;
 pub mod unstarted;
+pub mod update;
 pub mod wait;
 
 pub use commit::{CommitRequest, commit};

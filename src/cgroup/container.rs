@@ -55,6 +55,11 @@ impl Container {
         Ok(Container { parent, name, dir })
     }
 
+    /// Writes other limits over those that it has.
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.write(&limits.settings())
+    }
+
     /// Writes control files.
     pub(crate) fn write(&self, settings: &[Setting]) -> Result<(), CgroupError> {
         setting::write(&self.dir, &self.parent, settings)
@@ -248,6 +253,11 @@ impl Container {
             let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout);
         }
     }
+}
+
+/// Whether the processes of a cgroup that a record names stand still; false where it cannot be asked, as when it is gone.
+pub fn is_frozen(path: &Path) -> bool {
+    std::fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| value_of(&text, "frozen") == 1)
 }
 
 /// Processes that stand still until this is dropped.

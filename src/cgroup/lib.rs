@@ -36,7 +36,7 @@ pub mod stats;
 mod tree;
 mod unit;
 
-pub use container::{Container, Frozen};
+pub use container::{Container, Frozen, is_frozen};
 pub use error::CgroupError;
 pub use limits::{DEFAULT_PIDS, Limits, quota_of_nano_cpus};
 pub use oom::{OomState, OomWatch};

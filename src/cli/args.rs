@@ -188,9 +188,9 @@ mod tests {
         let Command::Run(run) = line("run -it --rm -e A=-b -e C busybox sh -c -it --rm -- x").unwrap() else {
             panic!()
         };
-        assert!(run.interactive && run.tty && run.rm && !run.detach);
-        assert_eq!(run.words, ["busybox", "sh", "-c", "-it", "--rm", "--", "x"]);
-        assert_eq!(run.env, ["A=-b", "C"]);
+        assert!(run.options.interactive && run.options.tty && run.options.rm && !run.detach);
+        assert_eq!(run.options.words, ["busybox", "sh", "-c", "-it", "--rm", "--", "x"]);
+        assert_eq!(run.options.env, ["A=-b", "C"]);
     }
 
     #[test]
@@ -198,14 +198,18 @@ mod tests {
         let Command::Run(run) = line("run -d --rm=false --init=true -d=false --name a --name b x").unwrap() else {
             panic!()
         };
-        assert!(!run.rm && run.init && !run.detach);
-        assert_eq!(run.name.as_deref(), Some("b"));
+        assert!(!run.options.rm && run.options.init && !run.detach);
+        assert_eq!(run.options.name.as_deref(), Some("b"));
     }
 
     #[test]
     fn values_may_begin_with_a_hyphen() {
         let Command::Run(run) = line("run --pids-limit -1 -h host -v a:/b -v c:/d x").unwrap() else { panic!() };
-        assert_eq!((run.pids_limit, run.hostname.as_deref(), run.volumes.len()), (Some(-1), Some("host"), 2));
+        let options = run.options;
+        assert_eq!(
+            (options.limits.pids_limit, options.hostname.as_deref(), options.volumes.len()),
+            (Some(-1), Some("host"), 2)
+        );
     }
 
     #[test]

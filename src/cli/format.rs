@@ -8,6 +8,9 @@ use gotmpl::{MissingKey, Template, Value};
 
 use crate::output::printable_part;
 
+/// How wide a column of a table is at least.
+const COLUMN_MIN: usize = 10;
+
 /// One row: every key that a template may name, with its column's header.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
@@ -96,7 +99,7 @@ pub fn rows(format: Option<&str>, default: &str, empty: &Row, rows: &[Row]) -> R
     for row in rows {
         text.push(execute(&body, &row.printable().value())?);
     }
-    Ok(tabulate(&text))
+    Ok(tabulate(&text, COLUMN_MIN))
 }
 
 /// Renders one JSON value by a template, for `inspect --format`.
@@ -107,14 +110,14 @@ pub fn object(format: &str, value: &serde_json::Value) -> Result<String, Report>
     execute(&parse(&unescape(format), Functions::Real, MissingKey::Error)?, &from_json(value))
 }
 
-/// Columns three apart, ten wide at least, the last one as it is (Docker's tabwriter).
-fn tabulate(lines: &[String]) -> String {
+/// Lines with tabs as columns, three apart and so wide at least, the last one as it is (Docker's tabwriter).
+pub fn tabulate(lines: &[String], least: usize) -> String {
     let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     let mut widths: Vec<usize> = Vec::new();
     for line in &cells {
         for (column, cell) in line.iter().take(line.len() - 1).enumerate() {
             if widths.len() == column {
-                widths.push(10);
+                widths.push(least);
             }
             widths[column] = widths[column].max(cell.chars().count() + 3);
         }

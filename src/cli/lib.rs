@@ -11,6 +11,8 @@ mod commands;
 mod environment;
 mod file_output;
 mod format;
+mod joining;
+mod limit_options;
 mod output;
 mod parse;
 mod progress;

@@ -585,6 +585,19 @@ fn keep_as(text: &str) -> Option<UserNamespace> {
     Some(UserNamespace::KeepAs { uid, gid: gid.unwrap_or(uid) })
 }
 
+/// `--detach-keys`, as bytes of a terminal: single characters, `DEL` and `ctrl-` with a letter or one of `@[\]^_`, with commas
+/// between.
+pub fn detach_keys(text: &str) -> Result<Vec<u8>, Report> {
+    let key = |word: &str| match (word.as_bytes(), word.strip_prefix("ctrl-").map(str::as_bytes)) {
+        ([byte], _) => Some(*byte),
+        (_, Some([byte @ (b'a'..=b'z' | b'@' | b'['..=b'_')])) => Some(byte & 0x1f),
+        (b"DEL", _) => Some(0x7f),
+        _ => None,
+    };
+    let wrong = |word: &str| wrong(format!("invalid detach keys ({text}): Unknown character: '{word}'"));
+    text.split(',').map(|word| key(word).ok_or_else(|| wrong(word))).collect()
+}
+
 /// `--label KEY[=VALUE]`.
 pub fn label(text: &str) -> Result<(String, String), Report> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -796,6 +809,21 @@ mod tests {
         }
         for bad in ["keep-id:", "keep-id:uid=x", "keep-id:gid=1", "keep-id:uid=4294967295", "keep-id:size=1", "nomap"] {
             assert!(userns(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_written_as_in_docker() {
+        for (text, keys) in [
+            ("ctrl-p,ctrl-q", &b"\x10\x11"[..]),
+            ("a,b", b"ab"),
+            ("ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_", b"\0\x1b\x1c\x1d\x1e\x1f"),
+            ("DEL", b"\x7f"),
+        ] {
+            assert_eq!(detach_keys(text).unwrap(), keys, "{text}");
+        }
+        for bad in ["", "ctrl-", "ctrl-P", "ctrl-1", "ab", "a,,b", "ctrl-pq", "é"] {
+            assert!(detach_keys(bad).is_err(), "{bad}");
         }
     }
 

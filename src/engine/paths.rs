@@ -136,9 +136,14 @@ impl Paths {
         self.host().join("volumes")
     }
 
-    /// Sockets and process ids of one container.
+    /// Sockets of all containers.
+    pub fn run_containers(&self) -> PathBuf {
+        self.run.join("c")
+    }
+
+    /// Sockets of one container.
     pub fn run_container(&self, id: &ContainerId) -> PathBuf {
-        self.run.join("c").join(id.as_str())
+        self.run_containers().join(id.as_str())
     }
 
     /// Makes the runtime directory, ours and closed to others, if it is not there.

@@ -42,7 +42,7 @@ pub fn apply(
     let ((builder, pack, entries), diff_id, size) = pipeline::run(reader, limits, |stream| {
         let mut layer = Layer::new(store, limits);
         let mut archive = Archive::new(stream);
-        while let Some(header) = archive.next()? {
+        while let Some(header) = archive.next_file()? {
             layer.entry(header, &mut archive)?;
         }
         archive.drain()?;
@@ -70,7 +70,7 @@ pub fn check(reader: impl BufRead, limits: &Limits) -> Result<u64> {
     let mut archive = Archive::new(reader);
     let mut builder = TreeBuilder::bounded(limits.tree_bytes);
     let mut entries = 0;
-    while let Some(header) = archive.next()? {
+    while let Some(header) = archive.next_file()? {
         count(&mut entries, limits)?;
         if let Some((path, metadata, entry)) = name_entry(&mut builder, header)? {
             let entry = entry.unwrap_or(Entry::EmptyFile);

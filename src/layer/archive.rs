@@ -19,34 +19,48 @@ pub(crate) const HEADERS_MAX: u64 = 1 << 20;
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Type {
+pub enum Type {
+    /// A regular file.
     Regular,
+    /// A second name of this path.
     HardLink(Vec<u8>),
+    /// A symbolic link to this target.
     Symlink(Vec<u8>),
+    /// A character device.
     CharDevice(DeviceNumber),
+    /// A block device.
     BlockDevice(DeviceNumber),
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// One file of the archive, without its content.
 #[derive(Clone, Debug)]
-pub(crate) struct Header {
+pub struct Header {
+    /// As it stands in the archive: it may be absolute, have `..`, or end in a slash.
     pub path: Vec<u8>,
+    /// What the entry is.
     pub kind: Type,
+    /// Owner, mode, time, attributes.
     pub metadata: index::Metadata,
     /// Length of the content, holes included.
     pub size: u64,
 }
 
 /// A piece of a file's content.
-pub(crate) enum Piece<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// Bytes.
     Bytes(&'a [u8]),
     /// That many zeros.
     Hole(u64),
 }
 
-pub(crate) struct Archive<R> {
+/// An archive that is read.
+#[derive(Debug)]
+pub struct Archive<R> {
     stream: R,
     offset: u64,
     global: Pax,
@@ -71,6 +85,7 @@ struct Before {
 }
 
 impl<R: BufRead> Archive<R> {
+    /// Nothing is read yet.
     pub fn new(stream: R) -> Self {
         Archive {
             stream,
@@ -86,7 +101,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// The next file; what was not read of the last one is skipped. `None` at the end of the archive.
-    pub fn next(&mut self) -> Result<Option<Header>> {
+    pub fn next_file(&mut self) -> Result<Option<Header>> {
         while self.piece(|_| Ok(()))? {}
         let mut before = Before::default();
         loop {

@@ -24,6 +24,7 @@ mod tree_writer;
 mod whiteout;
 
 pub use apply::{Applied, apply, check};
+pub use archive::{Archive, Header, Piece, Type};
 pub use chain::{merge_chain, open_layer};
 pub use compress::Compression;
 pub use create::{Created, create, take};

@@ -37,7 +37,7 @@ pub fn locate(reader: impl BufRead) -> Result<Located> {
     let mut archive = Archive::new(reader);
     let mut found = Located::new();
     let (mut entries, mut path_bytes) = (0, 0);
-    while let Some(header) = archive.next()? {
+    while let Some(header) = archive.next_file()? {
         entries += 1;
         if entries > ENTRIES_MAX {
             return Err(LayerError::Limit { what: "entries", limit: ENTRIES_MAX });

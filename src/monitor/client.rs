@@ -1,7 +1,7 @@
 //! The client's half of a monitor's socket: bind to a process, carry its streams to our own, learn how it ended.
 //!
 //! Runs in the command line's process, which has one thread. Terminal input is raw while a container's terminal is
-//! attached, and set back whatever happens. Detach keys (`ctrl-p ctrl-q`) are matched here, byte by byte.
+//! attached, and set back whatever happens. The keys that detach are matched here, byte by byte.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read};
@@ -16,15 +16,13 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{SockFlag, connect};
 use runtime::signals;
-pub use runtime::signals::block as block_signals;
+pub use runtime::signals::{block as block_signals, unblock as unblock_signals};
 use sys::socket::{address_in, open_directory, seqpacket};
 use sys::terminal::Raw;
 use sys::{Call, SysError};
 
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 
-/// `ctrl-p ctrl-q`.
-const DETACH_KEYS: [u8; 2] = [0x10, 0x11];
 /// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
 /// It takes milliseconds.
 pub const ABORT_LIMIT: Duration = Duration::from_millis(300);
@@ -77,7 +75,7 @@ pub fn dial(run_dir: &Path) -> Result<OwnedFd, ClientError> {
 }
 
 /// How the pump is to treat our own streams.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Streams {
     /// Our standard input goes to the process.
     pub stdin: bool,
@@ -85,8 +83,10 @@ pub struct Streams {
     pub terminal: bool,
     /// Our output and error are fed.
     pub output: bool,
-    /// Signals that reach us are sent on to the process.
+    /// Signals that reach us are sent on to the process; else those that end programs end the pump.
     pub forward_signals: bool,
+    /// What is typed at a terminal to detach; empty is nothing.
+    pub detach_keys: Vec<u8>,
 }
 
 /// How a pump ended.
@@ -101,6 +101,8 @@ pub enum Outcome {
     },
     /// The user typed the detach keys.
     Detached,
+    /// A signal that is not for the process has ended us, by number.
+    Interrupted(i32),
     /// Nobody reads our output any more. The process goes on, and its log.
     Unread,
 }
@@ -180,8 +182,8 @@ pub fn pump(socket: BorrowedFd<'_>, streams: Streams, mut notice: impl FnMut(&st
     pump.resize()?;
     let outcome = loop {
         let Ready { frames, room, signal, input } = pump.wait(&signals)?;
-        if signal {
-            pump.forward(&signals)?;
+        if signal && let Some(number) = pump.take_signals(&signals)? {
+            break Outcome::Interrupted(number);
         }
         if room {
             pump.flush()?;
@@ -242,7 +244,8 @@ struct Pump<'a> {
     socket: BorrowedFd<'a>,
     streams: Streams,
     input_open: bool,
-    detach: usize,
+    /// Typed keys that may become those that detach.
+    held: Vec<u8>,
     unsent: VecDeque<Vec<u8>>,
     unwritten: Option<Report>,
     unread: bool,
@@ -259,9 +262,16 @@ struct Ready {
 
 impl<'a> Pump<'a> {
     fn new(socket: BorrowedFd<'a>, streams: Streams) -> Self {
-        let buffer = vec![0; FRAME_MAX];
-        let unsent = VecDeque::new();
-        Pump { socket, streams, input_open: streams.stdin, detach: 0, unsent, unwritten: None, unread: false, buffer }
+        Pump {
+            socket,
+            input_open: streams.stdin,
+            streams,
+            held: Vec::new(),
+            unsent: VecDeque::new(),
+            unwritten: None,
+            unread: false,
+            buffer: vec![0; FRAME_MAX],
+        }
     }
 
     /// Waits for something to do: a frame, room for one, a signal, input.
@@ -288,16 +298,19 @@ impl<'a> Pump<'a> {
         })
     }
 
-    fn forward(&mut self, signals: &SignalFd) -> Result<(), Report> {
+    /// Hands signals on; the number of one that ends us instead.
+    fn take_signals(&mut self, signals: &SignalFd) -> Result<Option<i32>, Report> {
         while let Ok(Some(info)) = signals.read_signal() {
             let number = info.ssi_signo as i32;
             if number == Signal::SIGWINCH as i32 {
                 self.resize()?;
             } else if self.streams.forward_signals {
                 self.send(&Frame::Signal(number))?;
+            } else if signals::ending().iter().any(|signal| signal as i32 == number) {
+                return Ok(Some(number));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn resize(&mut self) -> Result<(), Report> {
@@ -337,21 +350,17 @@ impl<'a> Pump<'a> {
         Ok(detached)
     }
 
-    /// Holds a begun key sequence back until it is complete or broken.
+    /// Holds begun keys back until they are complete or broken.
     fn match_detach_keys(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
-        let mut passed = Vec::with_capacity(bytes.len() + 1);
+        let keys = &self.streams.detach_keys;
+        let mut passed = Vec::with_capacity(bytes.len() + self.held.len());
         for byte in bytes {
-            if *byte == DETACH_KEYS[self.detach] {
-                self.detach += 1;
-                if self.detach == DETACH_KEYS.len() {
-                    return (passed, true);
-                }
-                continue;
+            self.held.push(*byte);
+            while !keys.starts_with(&self.held) {
+                passed.push(self.held.remove(0));
             }
-            passed.extend_from_slice(&DETACH_KEYS[..self.detach]);
-            self.detach = usize::from(*byte == DETACH_KEYS[0]);
-            if self.detach == 0 {
-                passed.push(*byte);
+            if !keys.is_empty() && self.held == *keys {
+                return (passed, true);
             }
         }
         (passed, false)
@@ -423,9 +432,10 @@ fn write_all(stream: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
-    fn matched(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
+    fn matched(keys: &[u8], chunks: &[&[u8]]) -> (Vec<u8>, bool) {
         let (one, _other) = sys::socket::pair().expect("a socket pair");
-        let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true };
+        let detach_keys = keys.to_vec();
+        let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true, detach_keys };
         let mut pump = Pump::new(one.as_fd(), streams);
         let mut all = Vec::new();
         for chunk in chunks {
@@ -440,9 +450,12 @@ mod tests {
 
     #[test]
     fn detach_keys_are_found_across_reads_and_nothing_else_is_lost() {
-        assert_eq!(matched(&[b"ab\x10", b"\x11cd"]), (b"ab".to_vec(), true));
-        assert_eq!(matched(&[b"a\x10", b"b"]), (b"a\x10b".to_vec(), false));
-        assert_eq!(matched(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
-        assert_eq!(matched(&[b"\x11\x10x"]), (b"\x11\x10x".to_vec(), false));
+        let usual = |chunks: &[&[u8]]| matched(b"\x10\x11", chunks);
+        assert_eq!(usual(&[b"ab\x10", b"\x11cd"]), (b"ab".to_vec(), true));
+        assert_eq!(usual(&[b"a\x10", b"b"]), (b"a\x10b".to_vec(), false));
+        assert_eq!(usual(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
+        assert_eq!(usual(&[b"\x11\x10x"]), (b"\x11\x10x".to_vec(), false));
+        assert_eq!(matched(b"aab", &[b"aa", b"ab"]), (b"a".to_vec(), true));
+        assert_eq!(matched(b"", &[b"\x10\x11"]), (b"\x10\x11".to_vec(), false));
     }
 }

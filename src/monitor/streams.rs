@@ -127,9 +127,9 @@ impl Streams {
         }
     }
 
-    /// The standard input ends after what is queued. A terminal has no end; its user types one.
+    /// The standard input ends after what is queued. A terminal has no end: its user types one, and may come back.
     pub fn end_input(&mut self) {
-        self.input_ended = true;
+        self.input_ended = !self.terminal;
         self.flush_input();
     }
 
@@ -149,7 +149,7 @@ impl Streams {
                 }
             }
         }
-        if self.input_ended && !self.terminal {
+        if self.input_ended {
             self.input = None;
         }
     }

@@ -41,7 +41,8 @@ pub fn forget_run_dir(container_dir: &Path, run_dir: &Path) {
     for name in ["sock", "stdout", "stderr"] {
         let _ = fs::remove_file(run_dir.join(name));
     }
-    let _ = fs::remove_dir(run_dir);
+    // With what is not ours in it: a start waits until it is gone.
+    let _ = fs::remove_dir(run_dir).or_else(|_| fs::remove_dir_all(run_dir));
 }
 
 /// Whether the container's last start was that of the calling monitor.

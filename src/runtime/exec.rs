@@ -139,15 +139,7 @@ fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: 
 /// right over the others. The mount namespace is returned: with its `/proc`, which shows the container's pids, only a
 /// process that was born in them can work.
 fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-    let mut process = proc_dir(pid)?;
-    let mounts = match open_namespace(process.as_fd(), "mnt") {
-        // The reaper of `--init` lets nobody look into it; its child has the same namespaces.
-        Err(error) if error.errno() == Errno::EACCES => {
-            process = payload_of(pid).map_err(|_| error)?;
-            open_namespace(process.as_fd(), "mnt")?
-        }
-        mounts => mounts?,
-    };
+    let (process, mounts) = visible(pid)?;
     let kinds = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("cgroup", CloneFlags::CLONE_NEWCGROUP),
@@ -178,6 +170,21 @@ fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
         }
     }
     Ok(mounts)
+}
+
+/// The directory in `/proc` of a container's init, or of a process that has the same namespaces and shows them; and its mount
+/// namespace.
+pub(crate) fn visible(pid: i32) -> Result<(OwnedFd, OwnedFd), SysError> {
+    let process = proc_dir(pid)?;
+    match open_namespace(process.as_fd(), "mnt") {
+        // The reaper of `--init` lets nobody look into it.
+        Err(error) if error.errno() == Errno::EACCES => {
+            let payload = payload_of(pid).map_err(|_| error)?;
+            let mounts = open_namespace(payload.as_fd(), "mnt")?;
+            Ok((payload, mounts))
+        }
+        mounts => Ok((process, mounts?)),
+    }
 }
 
 /// The directory in `/proc` of the payload below a reaper: its first child, without which it ends.

@@ -30,5 +30,6 @@ mod root_ids;
 pub mod seccomp;
 pub mod signals;
 pub mod stage;
+pub mod visit;
 
 pub use launch::{Launch, Rootfs};

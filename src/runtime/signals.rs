@@ -39,6 +39,11 @@ pub fn block() -> Result<(), SysError> {
     forwarded().thread_block().call(|| "sigprocmask(SIG_BLOCK)".to_owned())
 }
 
+/// Undoes [`block`]: what came meanwhile ends us now.
+pub fn unblock() -> Result<(), SysError> {
+    forwarded().thread_unblock().call(|| "sigprocmask(SIG_UNBLOCK)".to_owned())
+}
+
 /// A non-blocking descriptor that brings those of a set, which are blocked.
 pub fn open(signals: &SigSet) -> Result<SignalFd, SysError> {
     SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())

@@ -71,6 +71,11 @@ pub fn prepare(
     Ok(places(snaps, key))
 }
 
+/// Makes the scratch of a snapshot again that was removed.
+pub fn make_work(snaps: &Path, key: &str, owner: Option<(u32, u32)>) -> Result<(), SnapshotError> {
+    make_dir(&places(snaps, key).work, 0o755, owner)
+}
+
 /// Gives a new upper the time of an image's root directory, and writes down an owner other than the container's root.
 fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) -> Result<(), SnapshotError> {
     let time = TimeSpec::new(root.mtime.0, root.mtime.1.into());

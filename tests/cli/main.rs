@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attach;
+mod copy;
 mod devices;
 mod exit_codes;
 mod lifecycle;
+mod limits;
 mod listing;
 mod locks;
 mod options;
+mod starting;
 mod terminal;

@@ -8,7 +8,7 @@ mod support;
 mod pjdfstest;
 mod tree;
 
-use support::oracle::{same_as_podman, same_as_the_kernel};
+use support::oracle::{same_as_podman, same_as_the_kernel, same_life_as_podman};
 
 #[test]
 fn files_directories_and_links() {
@@ -125,5 +125,28 @@ fn limits_and_masks_are_those_of_podman() {
         // runc, and so Docker, makes /dev/core where the kernel has /proc/kcore; crun makes it always.
         "grep -e NoNewPrivs -e Seccomp: /proc/self/status | cut -f2; wc -c </proc/kcore; \
          for name in $(ls /dev | grep -v console | sort); do [ $name = core ] && [ ! -e /proc/kcore ] || echo $name; done",
+    );
+}
+
+#[test]
+fn containers_are_created_started_and_renamed() {
+    same_life_as_podman(
+        "e create --name made $IMAGE sh -c 'echo x >>/kept; wc -l </kept; exit 3' >/dev/null; \
+         e inspect --format '{{.State.Status}} {{.State.ExitCode}}' made; e start -a made; echo $?; e start made; e wait made; \
+         e logs made; e inspect --format '{{.State.Status}} {{.State.ExitCode}}' made; e rename made other; \
+         e ps -a --format '{{.Names}}'; e rm other; e run -d --name busy $IMAGE sleep 600 >/dev/null; e restart -t 0 busy; \
+         e inspect --format '{{.State.Running}}' busy; e rm -f busy",
+    );
+}
+
+#[test]
+fn files_are_copied() {
+    same_life_as_podman(
+        "mkdir -p s/d; echo x >s/f; echo y >s/d/g; ln -sf f s/l; e create --name box $IMAGE sleep 600 >/dev/null; \
+         e cp s box:/tmp; e cp s/. box:/tmp/made; e cp s/f box:/tmp/renamed; e cp box:/tmp/s/d out; cat out/g; e start box; \
+         e cp s/d/. box:/tmp; e cp box:/tmp/renamed out; e cp box:/tmp/s - | tar -t | sed 's|/$||' | sort; \
+         e exec box sh -c 'cd /tmp; find . | sort; cat renamed made/d/g; readlink s/l'; ls out; \
+         e cp box:/not/there out 2>/dev/null || echo refused; e cp s box:/tmp/renamed 2>/dev/null || echo refused; \
+         e rm -f box; rm -r s out",
     );
 }

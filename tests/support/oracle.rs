@@ -104,3 +104,29 @@ pub fn same_as_podman(options: &[&str], script: &str) {
     let ours = home.run(&arguments);
     assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "podman: {expected:#?}\nours: {ours:#?}");
 }
+
+/// A script of command lines of an engine, which it calls `e`, must print the same under podman; `$IMAGE` is the small image.
+#[track_caller]
+pub fn same_life_as_podman(script: &str) {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    if Command::new("podman").arg("--version").output().is_err() {
+        return skip("podman is not installed");
+    }
+    let image = busybox();
+    let run = |engine: &Command, script: &str| {
+        let words = std::iter::once(engine.get_program()).chain(engine.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("e() {{ {} \"$@\"; }}; {script}", words.join(" "))]);
+        home.surround(shell.env("IMAGE", &image));
+        finish(shell.env("IMAGE", &image), b"", Duration::from_mins(2))
+    };
+    let podman = podman_of(&home);
+    let tried = run(&podman, "e pull -q --tls-verify=false $IMAGE >/dev/null; e run --rm $IMAGE true");
+    let expected = (tried.code == 0).then(|| run(&podman, script));
+    run(&podman, "e rm -fa");
+    end_podman(&home);
+    let Some(expected) = expected else { return skip("podman cannot run containers here") };
+    let ours = run(&home.command(&[]), script);
+    assert_eq!((ours.code, &ours.stdout), (expected.code, &expected.stdout), "podman: {expected:#?}\nours: {ours:#?}");
+}

@@ -1,10 +1,10 @@
 use clap::Args;
 use engine::container;
-use engine::container::attach::Streams;
 use engine::container::exec::ExecRequest;
 
 use crate::commands::run::{require_terminal, variables};
 use crate::environment::Globals;
+use crate::joining::{DETACH_KEYS, streams};
 use crate::output::Stop;
 
 /// Run one more command in a running container
@@ -19,6 +19,9 @@ pub struct Exec {
     /// Do not wait for the command
     #[arg(short, long)]
     detach: bool,
+    /// Keys that leave the command while it goes on
+    #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS)]
+    detach_keys: String,
     /// NAME=VALUE, or NAME for its value here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -37,7 +40,7 @@ pub struct Exec {
 
 impl Exec {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+        let streams = streams(&self.detach_keys, self.interactive, self.tty)?;
         if !self.detach {
             require_terminal(&streams)?;
         }

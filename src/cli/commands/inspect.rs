@@ -27,6 +27,11 @@ pub struct Inspect {
 }
 
 impl Inspect {
+    /// The same for containers alone (`container inspect`).
+    pub fn of_containers(self) -> Self {
+        Inspect { r#type: Some("container".to_owned()), ..self }
+    }
+
     /// The same for images alone (`image inspect`).
     pub fn of_images(self) -> Self {
         Inspect { r#type: Some("image".to_owned()), ..self }

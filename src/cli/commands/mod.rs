@@ -1,9 +1,12 @@
 //! One file a command: its options, its engine requests, its output.
 
+mod attach;
 mod bundle;
 mod commit;
 mod container;
 mod content;
+mod cp;
+mod create;
 mod diff;
 mod doctor;
 mod exec;
@@ -22,18 +25,27 @@ mod login;
 mod logout;
 mod logs;
 mod manifest;
+mod pause;
+mod port;
 mod ps;
 mod pull;
 mod push;
+mod rename;
+mod restart;
 mod rm;
 mod rmi;
 mod run;
 mod save;
 mod search;
+mod start;
+mod stats;
 mod stop;
 mod system;
 mod tag;
+mod top;
+mod unpause;
 mod untag;
+mod update;
 mod version;
 mod volume;
 mod wait;
@@ -46,6 +58,7 @@ use crate::output::Stop;
 /// A parsed command.
 #[derive(Subcommand)]
 pub enum Command {
+    Attach(attach::Attach),
     Bundle(bundle::Bundle),
     Commit(commit::Commit),
     /// Manage containers
@@ -54,6 +67,8 @@ pub enum Command {
     /// Look at the contents of the store
     #[command(subcommand)]
     Content(content::Content),
+    Cp(cp::Cp),
+    Create(Box<create::Create>),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
     Exec(exec::Exec),
@@ -74,20 +89,29 @@ pub enum Command {
     Logout(logout::Logout),
     Logs(logs::Logs),
     Manifest(manifest::Manifest),
+    Pause(pause::Pause),
+    Port(port::Port),
     Ps(ps::Ps),
     Pull(pull::Pull),
     Push(push::Push),
+    Rename(rename::Rename),
+    Restart(restart::Restart),
     Rm(rm::Rm),
     Rmi(rmi::Rmi),
     Run(Box<run::Run>),
     Save(save::Save),
     Search(search::Search),
+    Start(start::Start),
+    Stats(stats::Stats),
     Stop(stop::StopCommand),
     /// Look after the engine as a whole
     #[command(subcommand)]
     System(system::System),
     Tag(tag::Tag),
+    Top(top::Top),
+    Unpause(unpause::Unpause),
     Untag(untag::Untag),
+    Update(update::Update),
     Version(version::Version),
     /// Manage volumes
     #[command(subcommand)]
@@ -101,6 +125,7 @@ pub type Augment = fn(Grammar) -> Grammar;
 /// The grammar of a command that scripts run often, by its name.
 pub fn scripted(name: &str) -> Option<(&'static str, Augment)> {
     Some(match name {
+        "create" => ("create", create::Create::augment_args),
         "exec" => ("exec", exec::Exec::augment_args),
         "images" => ("images", images::Images::augment_args),
         "inspect" => ("inspect", inspect::Inspect::augment_args),
@@ -110,6 +135,7 @@ pub fn scripted(name: &str) -> Option<(&'static str, Augment)> {
         "pull" => ("pull", pull::Pull::augment_args),
         "rm" => ("rm", rm::Rm::augment_args),
         "run" => ("run", run::Run::augment_args),
+        "start" => ("start", start::Start::augment_args),
         "stop" => ("stop", stop::StopCommand::augment_args),
         "wait" => ("wait", wait::Wait::augment_args),
         _ => return None,
@@ -120,16 +146,19 @@ impl Command {
     /// The exit code for a failure of the engine's, as opposed to one of the container's command: Docker's `run` has a
     /// number for it, since it passes on the command's own.
     pub fn failure_code(&self) -> u8 {
-        if matches!(self, Command::Run(_)) { 125 } else { 1 }
+        if matches!(self, Command::Run(_) | Command::Container(container::Container::Run(_))) { 125 } else { 1 }
     }
 
     /// Does it; the answer is the exit code.
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         match self {
+            Command::Attach(command) => command.execute(globals),
             Command::Bundle(command) => command.execute(globals),
             Command::Commit(command) => command.execute(globals),
             Command::Container(command) => command.execute(globals),
             Command::Content(command) => command.execute(globals),
+            Command::Cp(command) => command.execute(globals),
+            Command::Create(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
@@ -148,18 +177,27 @@ impl Command {
             Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
             Command::Manifest(command) => command.execute(globals),
+            Command::Pause(command) => command.execute(globals),
+            Command::Port(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),
             Command::Pull(command) => command.execute(globals),
             Command::Push(command) => command.execute(globals),
+            Command::Rename(command) => command.execute(globals),
+            Command::Restart(command) => command.execute(globals),
             Command::Rm(command) => command.execute(globals),
             Command::Rmi(command) => command.execute(globals),
             Command::Run(command) => command.execute(globals),
             Command::Save(command) => command.execute(globals),
             Command::Search(command) => command.execute(globals),
+            Command::Start(command) => command.execute(globals),
+            Command::Stats(command) => command.execute(globals),
             Command::Stop(command) => command.execute(globals),
             Command::System(command) => command.execute(globals),
             Command::Tag(command) => command.execute(globals),
+            Command::Top(command) => command.execute(globals),
+            Command::Unpause(command) => command.execute(globals),
             Command::Untag(command) => command.execute(globals),
+            Command::Update(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),
             Command::Volume(command) => command.execute(globals),
             Command::Wait(command) => command.execute(globals),

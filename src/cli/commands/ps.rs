@@ -48,7 +48,9 @@ impl Ps {
         let (mut containers, broken) = list(&engine, now)?;
         let last = if self.latest { Some(1) } else { self.last };
         let every = self.all || last.is_some() || !filters.status.is_empty();
-        containers.retain(|container| (every || container.life.word() == "running") && filters.match_one(container));
+        containers.retain(|container| {
+            (every || matches!(container.state, "running" | "paused")) && filters.match_one(container)
+        });
         containers.truncate(last.unwrap_or(usize::MAX));
         let rows: Vec<Row> = containers.iter().map(|container| row(container, now, self.no_trunc)).collect();
         let format = match (&self.format, self.quiet) {
@@ -116,7 +118,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
         ports(&container.exposed, &container.ports),
         container.name.clone(),
         go_text(container.created),
-        container.life.word().to_owned(),
+        container.state.to_owned(),
         labels.join(","),
         container.mounts.join(","),
         container.network.to_owned(),
@@ -239,7 +241,7 @@ impl Filters {
         let any = |list: &[String], test: &dyn Fn(&str) -> bool| list.is_empty() || list.iter().any(|text| test(text));
         any(&self.id, &|id| container.id.as_str().starts_with(id))
             && any(&self.name, &|name| name_matches(name, &container.name))
-            && any(&self.status, &|status| container.life.word() == status)
+            && any(&self.status, &|status| container.state == status)
             && self.label.iter().all(|(key, wanted)| {
                 container.labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
             })

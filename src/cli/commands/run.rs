@@ -1,10 +1,9 @@
 use std::env::VarError;
-use std::fs;
-use std::io::IsTerminal;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use base::units::{UnitError, parse_bytes, parse_cpus};
-use base::{Context, Kind, Report};
+use base::{ContainerId, Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
 use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
@@ -17,6 +16,8 @@ use engine::{Engine, container::record::Volume};
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
+use crate::joining::Joining;
+use crate::limit_options::LimitOptions;
 use crate::output::{Stop, error, line, warning};
 use crate::parse::{self, Mounted};
 use crate::progress::{Progress, Work};
@@ -24,21 +25,33 @@ use crate::progress::{Progress, Work};
 /// Run a command in a new container
 #[derive(Args)]
 pub struct Run {
+    /// In the background; print the container's id
+    #[arg(short, long)]
+    pub detach: bool,
+    #[command(flatten)]
+    joining: Joining,
+    #[command(flatten)]
+    pub options: ContainerOptions,
+}
+
+/// What a new container is to be.
+#[derive(Args)]
+pub struct ContainerOptions {
     /// Keep the standard input open
     #[arg(short, long)]
     pub interactive: bool,
     /// With a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// In the background; print the container's id
-    #[arg(short, long)]
-    pub detach: bool,
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// A file for the container's id, which must not be there
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
     /// NAME=VALUE, or NAME for its value here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -75,36 +88,8 @@ pub struct Run {
     /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
-    /// Limit of memory: 512m, 1.5g
-    #[arg(short, long)]
-    memory: Option<String>,
-    /// Limit of memory and swap together; -1 for none
-    #[arg(long, value_name = "MEMORY")]
-    memory_swap: Option<String>,
-    /// Memory that is left to the container while others have more to spare
-    #[arg(long, value_name = "MEMORY")]
-    memory_reservation: Option<String>,
-    /// Limit of processors: 1.5
-    #[arg(long)]
-    cpus: Option<String>,
-    /// Limit of processor time, in microseconds of each period
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_quota: Option<i64>,
-    /// The period, 100000 if not given
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<u64>,
-    /// Weight among others that want processors, which have 1024
-    #[arg(short, long, value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Processors to use: 0-2,4
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// NUMA nodes whose memory to use
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Limit of processes; -1 for none
-    #[arg(long)]
-    pub pids_limit: Option<i64>,
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// Nothing but volumes and tmpfs can be written
     #[arg(long)]
     read_only: bool,
@@ -161,37 +146,16 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn execute(mut self, globals: &Globals) -> Result<u8, Stop> {
-        let (quiet, detach, remove) = (self.quiet, self.detach, self.rm);
-        let streams = Streams { stdin: self.interactive, stdout: true, stderr: true, tty: self.tty };
+    pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let Run { detach, joining, options } = self;
+        let streams = joining.streams(options.interactive, options.tty)?;
         if !detach {
             require_terminal(&streams)?;
         }
-        let policy = self.pull.clone();
-        let source = FileSource::parse(&self.words[0], home().as_deref());
-        let from_file = source.is_some();
-        self.words[0] = match source {
-            Some(source) => {
-                refuse_lock(self.locked.as_deref(), &self.words[0])?;
-                let platform = self.platform.as_deref().map(str::parse).transpose()?;
-                // By its id: its name may be one on a registry too.
-                let progress = Progress::new(globals, Work::Load, quiet)?;
-                let told = |event: &Event<'_>| progress.show(event);
-                load_one(&globals.engine()?, &source, platform.as_ref(), &told)?.id.to_string()
-            }
-            None => parse::without_transport(&self.words[0]).to_owned(),
-        };
-        let pull = locked(PullRequest::new(&self.words[0], self.platform.as_deref())?, self.locked.as_deref())?;
-        let mut request = self.into_request()?;
-        let engine = globals.engine()?;
-        container::devices::check(&engine, &request.host)?;
-        if !from_file {
-            fetch(globals, &engine, &pull, &policy, quiet)?;
-            if let Some(name) = image::lock::pin(&engine, &pull)? {
-                request.image = name;
-            }
-        }
+        let remove = options.rm;
+        let Wanted { engine, request, cid_file } = options.want(globals, !detach)?;
         let (id, unstarted) = container::create_to_start(&engine, request)?;
+        cid_file.write(&id)?;
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {
             Ok(Started::Attached(attachment)) => attachment,
@@ -217,9 +181,49 @@ impl Run {
         // With --rm the monitor removes it; when the container has ended the relay has waited for that.
         Ok(relay(&engine, attachment)?.code() as u8)
     }
+}
+
+/// A container that is to be created, its image here.
+pub struct Wanted {
+    pub engine: Engine,
+    pub request: CreateRequest,
+    pub cid_file: CidFile,
+}
+
+impl ContainerOptions {
+    /// Brings the image here if it is to be fetched. `attached` is whether the container is created to be attached to.
+    pub fn want(mut self, globals: &Globals, attached: bool) -> Result<Wanted, Stop> {
+        let cid_file = CidFile::make(self.cidfile.take())?;
+        let quiet = self.quiet;
+        let policy = self.pull.clone();
+        let source = FileSource::parse(&self.words[0], home().as_deref());
+        let from_file = source.is_some();
+        self.words[0] = match source {
+            Some(source) => {
+                refuse_lock(self.locked.as_deref(), &self.words[0])?;
+                let platform = self.platform.as_deref().map(str::parse).transpose()?;
+                // By its id: its name may be one on a registry too.
+                let progress = Progress::new(globals, Work::Load, quiet)?;
+                let told = |event: &Event<'_>| progress.show(event);
+                load_one(&globals.engine()?, &source, platform.as_ref(), &told)?.id.to_string()
+            }
+            None => parse::without_transport(&self.words[0]).to_owned(),
+        };
+        let pull = locked(PullRequest::new(&self.words[0], self.platform.as_deref())?, self.locked.as_deref())?;
+        let mut request = self.into_request(attached)?;
+        let engine = globals.engine()?;
+        container::devices::check(&engine, &request.host)?;
+        if !from_file {
+            fetch(globals, &engine, &pull, &policy, quiet)?;
+            if let Some(name) = image::lock::pin(&engine, &pull)? {
+                request.image = name;
+            }
+        }
+        Ok(Wanted { engine, request, cid_file })
+    }
 
     /// Grammar first, then what files and environment say.
-    fn into_request(self) -> Result<CreateRequest, Report> {
+    fn into_request(self, attached: bool) -> Result<CreateRequest, Report> {
         fn each<T>(texts: &[String], parse: fn(&str) -> Result<T, Report>) -> Result<Vec<T>, Report> {
             texts.iter().map(|text| parse(text)).collect()
         }
@@ -243,7 +247,7 @@ impl Run {
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         // Before anything is fetched or made.
         container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
-        let host = HostSettings {
+        let mut host = HostSettings {
             network: parse::network(&self.network)?,
             ports: ports.concat(),
             volumes,
@@ -251,19 +255,6 @@ impl Run {
             volumes_from: each(&self.volumes_from, parse::volumes_from)?,
             size_bytes: each(&self.storage_opt, parse::storage_option)?.pop(),
             add_hosts: each(&self.add_host, parse::add_host)?,
-            memory_bytes: amount("--memory", self.memory.as_deref(), parse_bytes)?,
-            memory_swap: match self.memory_swap.as_deref() {
-                Some("-1") => Some(-1),
-                text => amount("--memory-swap", text, parse_bytes)?.map(u64::cast_signed),
-            },
-            memory_reservation: amount("--memory-reservation", self.memory_reservation.as_deref(), parse_bytes)?,
-            nano_cpus: amount("--cpus", self.cpus.as_deref(), parse_cpus)?,
-            cpu_quota: self.cpu_quota.filter(|quota| *quota != 0),
-            cpu_period: self.cpu_period.filter(|period| *period != 0),
-            cpu_shares: self.cpu_shares.filter(|shares| *shares != 0),
-            cpuset_cpus: self.cpuset_cpus.filter(|list| !list.is_empty()),
-            cpuset_mems: self.cpuset_mems.filter(|list| !list.is_empty()),
-            pids_limit: self.pids_limit,
             read_only: self.read_only,
             userns: parse::userns(&self.userns)?,
             cap_add: self.cap_add,
@@ -276,7 +267,9 @@ impl Run {
             storage_driver: driver,
             devices,
             device_requests,
+            ..HostSettings::default()
         };
+        self.limits.request()?.apply(&mut host);
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
@@ -292,16 +285,52 @@ impl Run {
             hostname: self.hostname,
             tty: self.tty,
             stdin: self.interactive,
-            attached: !self.detach,
+            attached,
             labels: labels.into_iter().collect(),
             host,
         })
     }
 }
 
+/// A file for a container's id. Made before there is a container, it goes again where none is made.
+pub struct CidFile(Option<(PathBuf, File)>);
+
+impl CidFile {
+    fn make(path: Option<PathBuf>) -> Result<Self, Report> {
+        let made = path.map(|path| match File::create_new(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let text = "container ID file found, make sure the other container isn't running or delete";
+                Err(Report::new(Kind::Conflict, format!("{text} {}", path.display())))
+            }
+            Err(error) => {
+                let step = format!("failed to create the container ID file {}", path.display());
+                Err(Report::of(Kind::Usage, error).with_step(step))
+            }
+        });
+        Ok(CidFile(made.transpose()?))
+    }
+
+    /// Writes the id of the container that has been made.
+    pub fn write(mut self, id: &ContainerId) -> Result<(), Report> {
+        let Some((path, mut file)) = self.0.take() else { return Ok(()) };
+        let written = file.write_all(id.as_str().as_bytes()).map_err(|error| Report::of(Kind::Internal, error));
+        written.step(|| format!("failed to write the container ID to the file {}", path.display()))
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.0 {
+            // What is left is empty.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// A terminal whose input is not one would never be usable; Docker refuses it with code 1.
 pub fn require_terminal(streams: &Streams) -> Result<(), Stop> {
-    if !(streams.tty && streams.stdin) || std::io::stdin().is_terminal() {
+    if !(streams.tty && streams.stdin) || io::stdin().is_terminal() {
         return Ok(());
     }
     let report = Report::new(Kind::Usage, "the input device is not a TTY").with_hint("leave -t out");
@@ -350,12 +379,6 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
         Ok(value.map_or_else(|| entry.clone(), |value| format!("{entry}={value}")))
     };
     list.into_iter().map(resolve).collect()
-}
-
-/// The value of an option; 0 is none.
-fn amount(option: &str, text: Option<&str>, parse: fn(&str) -> Result<u64, UnitError>) -> Result<Option<u64>, Report> {
-    let value = text.map(parse).transpose().map_err(Report::from).step(|| option.to_owned())?;
-    Ok(value.filter(|value| *value > 0))
 }
 
 /// A variable of our own environment.

@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use base::{ContainerId, Report};
+use base::{ContainerId, Kind, Report};
 use monitor::client::{self, Outcome};
 use monitor::protocol::{self, Frame};
 
 use crate::Engine;
+use crate::container::state::condition;
 
 /// Which streams are joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub struct Streams {
     pub stderr: bool,
     /// The container has a terminal.
     pub tty: bool,
+    /// Signals that reach us go to the container; else those that end programs end the joining.
+    pub sig_proxy: bool,
+    /// What is typed at a terminal to leave the container while it goes on; empty is nothing.
+    pub detach_keys: Vec<u8>,
 }
 
 /// A container's streams, connected before its payload began.
@@ -47,6 +52,8 @@ pub enum End {
     Exited(i32),
     /// The user typed the detach keys; the process goes on.
     Detached,
+    /// A signal that was not for the process has ended the joining; the process goes on.
+    Interrupted(i32),
     /// Nobody reads our output any more; the process goes on.
     Unread,
 }
@@ -57,6 +64,7 @@ impl End {
         match self {
             End::Exited(code) => code,
             End::Detached => 0,
+            End::Interrupted(signal) => 128 + signal,
             // As if the signal had ended us, as it ends others.
             End::Unread => 128 + nix::libc::SIGPIPE,
         }
@@ -71,23 +79,34 @@ impl Attachment {
 
 /// Connects to a running container's main process.
 pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<Attachment, Report> {
+    let condition = condition(engine, id)?;
+    let refuse = |why: &str| Err(Report::new(Kind::Conflict, why));
+    if !condition.life.is_active() {
+        return refuse("you cannot attach to a stopped container, start it first");
+    }
+    if condition.is_paused() {
+        return refuse("you cannot attach to a paused container, unpause it first");
+    }
     let socket = client::dial(&engine.paths().run_container(id))?;
+    client::block_signals()?;
     protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
     Ok(Attachment::new(socket, streams.clone(), Until::Exit))
 }
 
-/// Copies between our streams and the container's until it ends or the user detaches. Our terminal is raw meanwhile;
-/// signals that reach us go to the container, which has no terminal of ours to get them from.
+/// Copies between our streams and the container's until it ends or the user detaches. Our terminal is raw meanwhile, and
+/// the container has no terminal of ours to get signals from.
 pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
     let Attachment { socket, streams, until } = attachment;
     let pump = client::Streams {
         stdin: streams.stdin,
         terminal: streams.tty,
         output: streams.stdout || streams.stderr,
-        forward_signals: true,
+        forward_signals: streams.sig_proxy,
+        detach_keys: streams.detach_keys,
     };
     match client::pump(socket.as_fd(), pump, |line| engine.notice(line))? {
         Outcome::Detached => Ok(End::Detached),
+        Outcome::Interrupted(signal) => Ok(End::Interrupted(signal)),
         Outcome::Unread => Ok(End::Unread),
         Outcome::Exit { code, unwritten } => {
             // The code is the answer, whatever becomes of the wait.

@@ -97,7 +97,7 @@ pub(crate) fn layer_of(
     listener: Listener<'_>,
 ) -> Result<Option<layer::Created>, Report> {
     let active = held.condition.life.is_active();
-    let _paused = if active && request.pause { pause::pause(engine, &held.condition)? } else { None };
+    let _paused = if active && request.pause { pause::hold_still(engine, &held.condition)? } else { None };
     if active {
         pause::flush(rootfs::outer_namespace(engine)?.as_fd(), &held.condition)?;
     }

@@ -50,10 +50,10 @@ pub struct CreateRequest {
     pub host: HostSettings,
 }
 
-/// Creates a container from an image that is here. The answer is its id.
+/// Creates a container from an image that is here. The answer is its id; its record is on the disk.
 pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Report> {
     let id = ContainerId::from_random(sys::random()?);
-    make(engine, request, &id)?;
+    make(engine, request, &id, true)?;
     Ok(id)
 }
 
@@ -62,11 +62,12 @@ pub fn create(engine: &Engine, request: CreateRequest) -> Result<ContainerId, Re
 pub fn create_to_start(engine: &Engine, request: CreateRequest) -> Result<(ContainerId, Option<Unstarted>), Report> {
     let id = ContainerId::from_random(sys::random()?);
     let unstarted = request.host.auto_remove.then(|| Unstarted::hold(engine, &id)).transpose()?;
-    make(engine, request, &id)?;
+    make(engine, request, &id, unstarted.is_none())?;
     Ok((id, unstarted))
 }
 
-fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result<(), Report> {
+/// With `sync` it lasts through a power loss.
+fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: bool) -> Result<(), Report> {
     unstarted::sweep(engine);
     remove::sweep(engine);
     // As in Docker: `-u "$UNSET"` asks for nothing, least of all for root.
@@ -103,12 +104,11 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId) -> Result
         let (config, lease) = image::find_to_use(engine, &reference)?;
         (Some(config), Some(lease))
     };
-    let sync = !request.host.auto_remove;
     let (name, reservation) = match &request.name {
         Some(name) => (name.clone(), names::reserve(engine, name, id, sync)?),
         None => names::reserve_any(engine, id, sync)?,
     };
-    let made = write(engine, request, local.as_ref(), id, &name);
+    let made = write(engine, request, local.as_ref(), id, &name, sync);
     made.map_err(|report| {
         // The first failure is the one to tell; a record that is half there is not found by any command.
         let _ = fs::remove_dir_all(engine.paths().container(id));
@@ -123,6 +123,7 @@ fn write(
     local: Option<&ImageConfig>,
     id: &ContainerId,
     name: &str,
+    sync: bool,
 ) -> Result<(), Report> {
     let mut host = request.host.clone();
     image_volumes(local, &mut host)?;
@@ -132,8 +133,8 @@ fn write(
     // Nobody removes them before the record names them.
     let mut held = Vec::new();
     for volume in &mut host.volumes {
-        // What goes with the container need not outlive a power loss.
-        let sync = !(host.auto_remove && volume.anonymous);
+        // What goes with the container need not outlive a power loss either.
+        let sync = sync || !volume.anonymous;
         if let VolumeSource::Named(name) = &mut volume.source {
             if name.is_empty() {
                 *name = volume::create::random_name()?;
@@ -163,8 +164,8 @@ fn write(
         settings,
     };
     make_container_dir(engine, id)?;
-    record.save(engine).step(|| "writing its record".to_owned())?;
-    if record.host.auto_remove {
+    record.save(engine, sync).step(|| "writing its record".to_owned())?;
+    if !sync {
         return Ok(());
     }
     let directory = engine.paths().containers();
@@ -346,7 +347,7 @@ fn check_volume(volume: &Volume) -> Result<(), Report> {
 }
 
 /// Docker's bounds, in its words.
-fn check_limits(host: &HostSettings) -> Result<(), Report> {
+pub(crate) fn check_limits(host: &HostSettings) -> Result<(), Report> {
     /// Less cannot hold a container's first process.
     const MEMORY_MIN: u64 = 6 << 20;
     const NANO: u64 = 1_000_000_000;

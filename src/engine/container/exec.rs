@@ -36,8 +36,13 @@ pub struct ExecRequest {
 /// Runs a process in a container; its exit code, 0 when detached, 128 + n when signal n came before it ran.
 pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<i32, Report> {
     let container = load(engine, id)?;
-    if !matches!(condition(engine, id)?.life, Life::Running { .. }) {
+    let condition = condition(engine, id)?;
+    if !matches!(condition.life, Life::Running { .. }) {
         return Err(not_running(id));
+    }
+    if condition.is_paused() {
+        let text = format!("Container {id} is paused, unpause the container before exec");
+        return Err(Report::new(Kind::Conflict, text));
     }
     let mut process = spec::process_of(engine, &container, request.streams.tty)?;
     let mut env = process.env().clone().unwrap_or_default();

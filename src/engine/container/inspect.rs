@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use base::time::NEVER;
 use base::{ContainerId, Report};
-use monitor::record::Status;
 use net::Addressing;
 use serde::Serialize;
 use snapshot::Driver;
@@ -262,10 +261,11 @@ fn graph_driver(engine: &Engine, record: &Record) -> GraphDriver {
 fn state(condition: &Condition) -> State {
     let moment = |text: &Option<String>| text.clone().unwrap_or_else(|| NEVER.to_owned());
     let running = matches!(condition.life, Life::Running { .. });
+    let paused = condition.is_paused();
     State {
-        status: condition.life.word().to_owned(),
+        status: if paused { "paused" } else { condition.life.word() }.to_owned(),
         running,
-        paused: false,
+        paused,
         restarting: false,
         oom_killed: condition.state.oom_killed,
         dead: false,
@@ -276,10 +276,7 @@ fn state(condition: &Condition) -> State {
         exit_code: condition.code(),
         error: condition.state.error.clone().unwrap_or_default(),
         started_at: moment(&condition.state.started_at),
-        finished_at: match condition.state.status {
-            Status::Exited => moment(&condition.state.finished_at),
-            _ => NEVER.to_owned(),
-        },
+        finished_at: moment(&condition.state.finished_at),
     }
 }
 

@@ -3,18 +3,26 @@
 use std::os::fd::AsFd;
 
 use base::{ContainerId, Report};
+use nix::libc;
 use sys::Errno;
 
 use crate::Engine;
 use crate::container::exec::{not_running, pids};
 use crate::container::record;
 
-/// Sends a signal to the container's init. The signal goes through a descriptor that was proved to be that process.
+/// Sends a signal to the container's init. The signal goes through a descriptor that was proved to be that process. A
+/// paused container goes on, as in Docker: else it would not notice.
 pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report> {
     record::require(engine, id)?;
-    let init = pids(engine, id)?.init()?.ok_or_else(|| not_running(id))?;
+    let pids = pids(engine, id)?;
+    let init = pids.init()?.ok_or_else(|| not_running(id))?;
     match sys::process::pidfd_send_signal(init.as_fd(), signal) {
-        Err(error) if error.errno() == Errno::ESRCH => Err(not_running(id)),
-        result => Ok(result?),
+        Err(error) if error.errno() == Errno::ESRCH => return Err(not_running(id)),
+        result => result?,
+    }
+    // SIGKILL ends frozen processes too.
+    match pids.cgroup.filter(|path| signal != libc::SIGKILL && cgroup::is_frozen(path)) {
+        Some(path) => Ok(cgroup::Container::open(&path)?.thaw()?),
+        None => Ok(()),
     }
 }

@@ -27,6 +27,8 @@ pub struct Summary {
     pub created: SystemTime,
     /// Where it is in its life.
     pub life: Life,
+    /// Its lower-case word: `created`, `running`, `paused`, `exited`.
+    pub state: &'static str,
     /// `Up 5 minutes`, `Exited (0) 3 hours ago`.
     pub status: String,
     /// Its labels.
@@ -66,7 +68,8 @@ pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Repor
 fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summary>, Report> {
     let Some(record) = record::try_load(engine, id)? else { return Ok(None) };
     let condition = condition(engine, id)?;
-    let status = status(&condition, now);
+    let state = condition.word();
+    let status = status(&condition, state, now);
     let Record { name, image, settings, host, created_at, .. } = &record;
     Ok(Some(Summary {
         id: id.clone(),
@@ -77,6 +80,7 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         exposed: exposed(&record, &condition),
         ports: condition.published(),
         life: condition.life,
+        state,
         status,
         labels: settings.labels.clone(),
         network: host.network.as_str(),
@@ -101,18 +105,18 @@ fn exposed(record: &Record, condition: &Condition) -> Vec<(u16, String)> {
     named.filter(|(number, protocol)| !is_published(*number, protocol)).collect()
 }
 
-/// Docker's words for a condition.
-pub fn status(condition: &Condition, now: SystemTime) -> String {
+/// Docker's words for a condition, of which `state` is the word.
+fn status(condition: &Condition, state: &str, now: SystemTime) -> String {
     let since = |text: &Option<String>| {
         let moment = text.as_deref().and_then(|text| parse_rfc3339(text).ok());
         moment.map(|moment| human_span(now.duration_since(moment).unwrap_or_default()))
     };
     match &condition.life {
         Life::Created | Life::Starting => "Created".to_owned(),
-        Life::Running { .. } => match since(&condition.state.started_at) {
-            Some(span) => format!("Up {span}"),
-            None => "Up".to_owned(),
-        },
+        Life::Running { .. } => {
+            let span = since(&condition.state.started_at).map(|span| format!(" {span}")).unwrap_or_default();
+            format!("Up{span}{}", if state == "paused" { " (Paused)" } else { "" })
+        }
         Life::Exited { .. } => {
             let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
             format!("Exited ({}){ago}", condition.code())

@@ -21,6 +21,13 @@ pub struct ContainerLock {
     pub condition: Condition,
 }
 
+impl ContainerLock {
+    /// The same lock after its holder has changed the container's condition.
+    pub(crate) fn looked_at_again(self, engine: &Engine, id: &ContainerId) -> Result<Self, Report> {
+        Ok(ContainerLock { condition: repair_locked(engine, id)?, ..self })
+    }
+}
+
 /// Takes a container's lock, and does what a killed monitor could not do.
 pub fn lock(engine: &Engine, id: &ContainerId) -> Result<ContainerLock, Report> {
     let (file, path) = open(engine, id)?;

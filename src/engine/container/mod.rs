@@ -1,7 +1,7 @@
 //! Containers: their records, their life, and what can be asked of them.
 //!
 //! ```text
-//! hosts/<machine>/containers/<id>/config.json   what create was told, merged with the image; never changed  (record)
+//! hosts/<machine>/containers/<id>/config.json   what create was told, merged with the image; replaced whole   (record)
 //!                                 state.json    where it is in its life; replaced whole                     (state)
 //!                                 log           json-file lines, by the monitor                             (logs)
 //!                                 devices.json  what its devices gave to its processes at the last start    (devices)
@@ -14,6 +14,7 @@
 
 pub mod attach;
 pub mod commit;
+pub mod copy;
 pub mod cow;
 pub mod create;
 pub mod devices;
@@ -30,17 +31,22 @@ pub mod lock;
 pub mod logs;
 pub mod lookup;
 pub mod names;
-mod pause;
+pub mod pause;
 pub mod prune;
 pub mod record;
 pub mod remove;
+pub mod rename;
+pub mod restart;
 pub(crate) mod rootfs;
 pub(crate) mod snapshot;
 pub mod spec;
 pub mod start;
 pub mod state;
+pub mod stats;
 pub mod stop;
+pub mod top;
 pub mod unstarted;
+pub mod update;
 pub mod wait;
 
 pub use commit::{CommitRequest, commit};

@@ -14,7 +14,7 @@ use sys::file::sync_directory;
 use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
-use crate::container::record;
+use crate::container::record::{self, Found};
 use crate::file::failed;
 use crate::paths::make_dir;
 
@@ -116,9 +116,13 @@ fn sweep_one(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     if !try_exclusive(&file, &second)? {
         return Ok(());
     }
-    if !record::exists(engine, id)?
-        && let Some(name) = name_of(engine, id)
-    {
+    // The names of one that was being made, and of one that was being renamed that which is not its own.
+    let own = match record::look(engine, id)? {
+        Found::Record(record) => Some(record.name),
+        Found::Nothing => None,
+        Found::Broken(_) => return remove_locked(&file, &second),
+    };
+    for name in names_of(engine, id).filter(|name| own.as_ref() != Some(name)) {
         remove_locked(&file, &engine.paths().names().join(&name))?;
         // Where it is a file of its own.
         release(engine, &name, id)?;
@@ -150,9 +154,13 @@ pub(crate) fn resolve(engine: &Engine, name: &str) -> Option<ContainerId> {
 
 /// The name of a container whose record cannot tell it.
 pub(crate) fn name_of(engine: &Engine, id: &ContainerId) -> Option<String> {
-    let entries = fs::read_dir(engine.paths().names()).ok()?;
-    let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.find(|name| resolve(engine, name).as_ref() == Some(id))
+    names_of(engine, id).next()
+}
+
+fn names_of(engine: &Engine, id: &ContainerId) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(engine.paths().names()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| resolve(engine, name).as_ref() == Some(id))
 }
 
 /// Frees a name if it still is this container's: another command may have taken it over since the record went.

@@ -1,12 +1,12 @@
-//! A container that stands still while its files are read.
+//! A container that stands still: until it is told to go on, or while its files are read.
 //!
-//! Whoever froze it may be killed, and then it must not stand still for ever. So a small process of its own, away from our
-//! terminal and its signals, waits for the end of ours and thaws.
+//! Whoever froze it to read may be killed, and then it must not stand still for ever. So a small process of its own, away from
+//! our terminal and its signals, waits for the end of ours and thaws.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use base::Report;
+use base::{ContainerId, Kind, Report};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -14,7 +14,42 @@ use nix::unistd::{setsid, syncfs};
 use sys::{process, socket};
 
 use crate::Engine;
+use crate::container::exec::not_running;
+use crate::container::lock::lock;
 use crate::container::state::{Condition, Life};
+
+/// Lets a running container stand still until [`unpause`].
+pub fn pause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let locked = lock(engine, id)?;
+    let cgroup = cgroup_of(id, &locked.condition)?;
+    if cgroup.is_frozen()? {
+        return Err(Report::new(Kind::Conflict, format!("Container {id} is already paused")));
+    }
+    cgroup.freeze()?.keep();
+    Ok(())
+}
+
+/// Lets it go on.
+pub fn unpause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let locked = lock(engine, id)?;
+    let cgroup = cgroup_of(id, &locked.condition)?;
+    if !cgroup.is_frozen()? {
+        return Err(Report::new(Kind::Conflict, format!("Container {id} is not paused")));
+    }
+    Ok(cgroup.thaw()?)
+}
+
+/// The cgroup of a running container.
+fn cgroup_of(id: &ContainerId, condition: &Condition) -> Result<cgroup::Container, Report> {
+    let Some(pids) = condition.pids.as_ref().filter(|_| matches!(condition.life, Life::Running { .. })) else {
+        return Err(not_running(id));
+    };
+    let Some(path) = &pids.cgroup else {
+        return Err(Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be paused"))
+            .with_hint("`sublet doctor` says what would give it one"));
+    };
+    Ok(cgroup::Container::open(path)?)
+}
 
 /// Stands still until this is dropped, or its process ends.
 #[derive(Debug)]
@@ -25,7 +60,7 @@ pub(crate) struct Paused {
 
 /// Freezes a running container; `None`, with a line that says so, where it has no cgroup of its own. The caller must have
 /// one thread.
-pub(crate) fn pause(engine: &Engine, condition: &Condition) -> Result<Option<Paused>, Report> {
+pub(crate) fn hold_still(engine: &Engine, condition: &Condition) -> Result<Option<Paused>, Report> {
     let Some(path) = condition.pids.as_ref().and_then(|pids| pids.cgroup.as_deref()) else {
         engine.step_down(
             "the container has no cgroup and is not paused: what it writes meanwhile may be in part in it",

@@ -1,4 +1,4 @@
-//! `config.json`: everything a container is made of, written once by `create`.
+//! `config.json`: everything a container is made of, written by `create`, and replaced whole by `rename` and `update`.
 //!
 //! The image's configuration is merged in, so that a later start needs no image configuration and a tag that moves
 //! changes nothing.
@@ -370,9 +370,9 @@ impl Record {
         self.settings.entrypoint.iter().chain(&self.settings.command).cloned().collect()
     }
 
-    /// On the disk when this returns, unless the container is removed at its end in any case.
-    pub(crate) fn save(&self, engine: &Engine) -> Result<(), Report> {
-        replace_json(&path(engine, &self.id), self, !self.host.auto_remove)
+    /// With `sync` it is on the disk when this returns.
+    pub(crate) fn save(&self, engine: &Engine, sync: bool) -> Result<(), Report> {
+        replace_json(&path(engine, &self.id), self, sync)
     }
 }
 

@@ -51,15 +51,15 @@ pub fn remove(engine: &Engine, id: &ContainerId, with: With) -> Result<(), Repor
             return remove_with(engine, id, locked, with.volumes, &mut || {})
                 .step(|| format!("cannot remove container {shown}"));
         }
+        let is_paused = locked.condition.is_paused();
         drop(locked);
         if !force {
-            return Err(Report::new(
-                Kind::Conflict,
-                format!(
-                    "cannot remove container \"/{shown}\": container is running: stop the container before removing or \
-                     force remove"
-                ),
-            ));
+            let why = if is_paused {
+                "container is paused and must be unpaused first"
+            } else {
+                "container is running: stop the container before removing or force remove"
+            };
+            return Err(Report::new(Kind::Conflict, format!("cannot remove container \"/{shown}\": {why}")));
         }
         match kill::kill(engine, id, nix::libc::SIGKILL) {
             // It ended in between.

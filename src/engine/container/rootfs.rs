@@ -281,7 +281,7 @@ pub(crate) fn find_outer(engine: &Engine, places: &FsPlaces<'_>) -> Option<Owned
         Some(connection.user_namespace)
     });
     from_fs.or_else(|| {
-        let containers = engine.paths().run().join("c");
+        let containers = engine.paths().run_containers();
         names(containers.clone()).find_map(|id| ask_monitor(&containers.join(id), ANSWER_LIMIT))
     })
 }

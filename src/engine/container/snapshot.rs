@@ -67,9 +67,19 @@ pub(crate) fn prepare(
     native::prepare(&snaps, record.id.as_str(), maps, owner, root, volatile)
         .step(|| "preparing the container's own directory".to_owned())?;
     let directory = directory(engine, record);
+    if !new && (volatile || owner.is_some()) {
+        renew_work(engine, &snaps, record.id.as_str(), owner)?;
+    }
     owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
         .step(|| "giving the container's files their owners again".to_owned())?;
     Ok(Rootfs::Overlay { directory, volatile })
+}
+
+/// Gives a snapshot that was used before a new scratch. It needs one after a `volatile` mount, and where the caller is real root,
+/// who has got the old one back and has no id in the container.
+fn renew_work(engine: &Engine, snaps: &Path, key: &str, owner: Option<(u32, u32)>) -> Result<(), Report> {
+    remove_layer(engine, &snaps.join(key), "work")?;
+    Ok(native::make_work(snaps, key, owner)?)
 }
 
 /// Makes ready what binds of a container need beyond a mount. `maps` and `owner` as for [`prepare`].
@@ -136,7 +146,12 @@ fn prepare_cow(
         mtime: (metadata.mtime(), metadata.mtime_nsec() as u32),
     };
     let parent = directory.parent().unwrap_or(&directory);
-    native::prepare(parent, &number.to_string(), maps, owner, Some(root), record.host.auto_remove)?;
+    let key = number.to_string();
+    let new = snapshot::meta(parent, &key)?.is_none();
+    native::prepare(parent, &key, maps, owner, Some(root), record.host.auto_remove)?;
+    if !new && owner.is_some() {
+        renew_work(engine, parent, &key, owner)?;
+    }
     owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
         .step(|| "giving its files their owners again".to_owned())?;
     Ok(directory)

@@ -10,6 +10,7 @@ use ::snapshot::fs_client::FsConnection;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
+use monitor::record::State;
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use net::{Addressing, NetSpec, Publish, Transport};
@@ -22,9 +23,11 @@ use sys::role::Spawn;
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
-use crate::container::lock::lock;
-use crate::container::record::{NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
-use crate::container::state::{Life, condition};
+use crate::container::lock::{ContainerLock, lock};
+use crate::container::record::{
+    HostSettings, NetworkMode, PortMapping, Protocol, Record, Seccomp, Settings, UserNamespace, load,
+};
+use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
@@ -46,17 +49,31 @@ pub enum Started {
     },
 }
 
-/// Starts a created or ended container and returns when its payload has been executed.
+/// Starts a created or ended container and returns when its payload has been executed; one that runs already is
+/// [`Started::Detached`].
 ///
 /// With `streams` the attachment is connected before that, so that no byte is lost. The caller must have one thread.
 /// Until the monitor exists a signal ends the caller as it would end any program, then it is [`Started::Interrupted`].
 pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Result<Started, Report> {
     let record = load(engine, id)?;
-    let locked = lock(engine, id)?;
+    start_locked(engine, &record, lock(engine, id)?, streams)
+}
+
+/// The same for a caller that holds the container's lock.
+pub(crate) fn start_locked(
+    engine: &Engine,
+    record: &Record,
+    locked: ContainerLock,
+    streams: Option<&Streams>,
+) -> Result<Started, Report> {
+    if locked.condition.is_paused() {
+        return Err(Report::new(Kind::Conflict, "cannot start a paused container, try unpause instead"));
+    }
     if locked.condition.life.is_active() {
         return Ok(Started::Detached);
     }
-    let launched = launch(engine, &record, streams);
+    wait_taken_down(engine, record, &locked.condition)?;
+    let launched = launch(engine, record, &locked.condition.state, Purpose::Run(streams));
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
     let Launched { socket, monitor, begun } = launched?;
@@ -64,7 +81,7 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
         Err(report) => {
             sys::process::reap(monitor.as_fd(), true)?;
             // A monitor that was killed has not done it.
-            volume::in_use::leave(engine, &record);
+            volume::in_use::leave(engine, record);
             Err(report)
         }
         Ok(Begun::Interrupted(signal)) => {
@@ -72,14 +89,73 @@ pub fn start(engine: &Engine, id: &ContainerId, streams: Option<&Streams>) -> Re
             monitor::client::wait_given_up(monitor.as_fd())?;
             Ok(Started::Interrupted { signal })
         }
-        Ok(Begun::Started) => Ok(match streams {
-            Some(streams) => {
-                let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
-                Started::Attached(Attachment::new(socket, streams.clone(), until))
-            }
-            None => Started::Detached,
-        }),
+        Ok(Begun::Started) => {
+            let Some(streams) = streams else {
+                monitor::client::unblock_signals()?;
+                return Ok(Started::Detached);
+            };
+            let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
+            Ok(Started::Attached(Attachment::new(socket, streams.clone(), until)))
+        }
     }
+}
+
+/// A container that is set up and does not run.
+pub(crate) struct Held {
+    socket: OwnedFd,
+    monitor: OwnedFd,
+}
+
+impl Held {
+    /// Takes it down again. Nobody may hold the container's lock, which its monitor takes.
+    pub(crate) fn let_go(self) -> Result<(), Report> {
+        drop(self.socket);
+        sys::process::reap(self.monitor.as_fd(), true)?;
+        Ok(())
+    }
+}
+
+/// Sets up a container that does not run, so that its files are there as it has them: with its volumes, and without devices,
+/// file systems in memory or a network. Its record of processes names its init. The caller holds the container's lock and
+/// has one thread.
+pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> Result<Held, Report> {
+    let files = Record {
+        settings: Settings { user: record.settings.user.clone(), ..Settings::default() },
+        host: HostSettings {
+            tmpfs: Vec::new(),
+            devices: Vec::new(),
+            device_requests: Vec::new(),
+            seccomp: Seccomp::Default,
+            init: false,
+            auto_remove: false,
+            ..record.host.clone()
+        },
+        ..record.clone()
+    };
+    wait_taken_down(engine, record, &locked.condition)?;
+    let Launched { socket, monitor, begun } = launch(engine, &files, &locked.condition.state, Purpose::Hold)?;
+    match begun {
+        Ok(Begun::Started) => {
+            // The copy may take long.
+            monitor::client::unblock_signals()?;
+            Ok(Held { socket, monitor })
+        }
+        Ok(Begun::Interrupted(_)) => Err(Report::new(Kind::Conflict, "a signal came before its files were there")),
+        Err(report) => Err(report),
+    }
+}
+
+/// Waits until the monitor of a container that has ended has taken its cgroup and its runtime directory down, which would
+/// else be the next one's.
+fn wait_taken_down(engine: &Engine, record: &Record, condition: &Condition) -> Result<(), Report> {
+    let Some(pids) = &condition.pids else { return Ok(()) };
+    let run_dir = engine.paths().run_container(&record.id);
+    let mut watch = Watch::new(engine, &record.id)?;
+    while run_dir.exists() && pids.monitor()?.is_some() {
+        watch.life()?;
+        watch.wait()?;
+    }
+    Ok(())
 }
 
 /// Gives up the start of a container, if it is being started; it may run nevertheless when this returns.
@@ -101,6 +177,15 @@ pub(crate) fn give_up(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     Ok(())
 }
 
+/// What a container is set up for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// To run, joined to streams of ours if there are any.
+    Run(Option<&'a Streams>),
+    /// To have its files.
+    Hold,
+}
+
 /// A monitor that has given its word.
 struct Launched {
     socket: OwnedFd,
@@ -108,7 +193,11 @@ struct Launched {
     begun: Result<Begun, Report>,
 }
 
-fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result<Launched, Report> {
+fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>) -> Result<Launched, Report> {
+    let (streams, hold) = match purpose {
+        Purpose::Run(streams) => (streams, false),
+        Purpose::Hold => (None, true),
+    };
     engine.paths().make_run()?;
     let driver = driver::choose(engine, record)?;
     let base = rootfs::connect(engine, record, driver)?;
@@ -132,12 +221,18 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
-    let addressing = (record.host.network == NetworkMode::Builtin).then(|| Addressing::default_bridge(&record.id));
+    let networked = record.host.network == NetworkMode::Builtin && !hold;
+    let addressing = networked.then(|| Addressing::default_bridge(&record.id));
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
     let notify = one_id && sys::notification::is_possible();
-    let context = devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?;
+    let context = if hold {
+        // An init with a bundle lets others enter its namespaces before its exec.
+        Some(HookContext { id: record.id.to_string(), bundle: engine.paths().container(&record.id) })
+    } else {
+        devices.hooks.as_ref().map(|_| hook_context(engine, record, &launchable)).transpose()?
+    };
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
     let after = After { reclaim, volumes: volume::in_use::order(engine, record)?, remove };
@@ -149,7 +244,7 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
         let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
         let launch = Launch {
             spec: launchable.spec,
-            user: user(record, &launchable.user),
+            user: if hold { String::new() } else { user(record, &launchable.user) },
             rootfs,
             binds,
             devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
@@ -175,13 +270,16 @@ fn launch(engine: &Engine, record: &Record, streams: Option<&Streams>) -> Result
             terminal: record.settings.tty,
             stdin: record.settings.stdin,
             client_feeds: streams.is_some_and(|streams| streams.stdin),
+            stdin_once: record.settings.attached,
             streams_owner: owner,
             network: addressing.map(|addressing| network(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
-            limits: limits(record),
+            limits: if hold { cgroup::Limits::default() } else { limits(record) },
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
             strict: engine.options().strict,
+            hold,
+            before: before.clone(),
             after,
         };
         spawn(engine, &config, base, streams.is_some())
@@ -332,7 +430,8 @@ fn publish(port: &PortMapping) -> Publish {
     }
 }
 
-fn limits(record: &Record) -> cgroup::Limits {
+/// What a container may use, as its cgroup has it.
+pub(crate) fn limits(record: &Record) -> cgroup::Limits {
     let host = &record.host;
     cgroup::Limits {
         memory_max: host.memory_bytes.map(u64::cast_signed),

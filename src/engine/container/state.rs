@@ -83,6 +83,17 @@ impl Condition {
         }
     }
 
+    /// Whether its processes stand still (`pause`).
+    pub fn is_paused(&self) -> bool {
+        let cgroup = self.pids.as_ref().filter(|_| matches!(self.life, Life::Running { .. }));
+        cgroup.and_then(|pids| pids.cgroup.as_deref()).is_some_and(cgroup::is_frozen)
+    }
+
+    /// Docker's lower-case word: that of its life, or `paused`.
+    pub fn word(&self) -> &'static str {
+        if self.is_paused() { "paused" } else { self.life.word() }
+    }
+
     /// Whether files of other ids may still lie in its upper: while it runs, and after its end until its monitor has given them
     /// back, which removes the record of the processes.
     pub(crate) fn may_hold_foreign_files(&self) -> bool {

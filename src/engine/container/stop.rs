@@ -13,7 +13,7 @@ use crate::Engine;
 use crate::container::exec::pids;
 use crate::container::kill::kill;
 use crate::container::lock::lock;
-use crate::container::record::load;
+use crate::container::record::{Record, load};
 use crate::container::start::give_up;
 use crate::container::state::condition;
 use crate::container::wait::wait;
@@ -21,7 +21,22 @@ use crate::container::wait::wait;
 /// Stops a container; one that does not run is stopped already, and a start that is under way is given up. No `signal`
 /// means the image's, no `grace` waits for ever. Returns when the exit is recorded.
 pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Option<Duration>) -> Result<(), Report> {
-    let record = load(engine, id)?;
+    end(engine, &load(engine, id)?, signal, grace)?;
+    if matches!(condition(engine, id)?.state.status, Status::Starting | Status::Running) {
+        // The monitor was killed: taking the lock does what it could not do.
+        lock(engine, id)?;
+    }
+    Ok(())
+}
+
+/// The same, but that a killed monitor's work may be left to do.
+pub(crate) fn end(
+    engine: &Engine,
+    record: &Record,
+    signal: Option<i32>,
+    grace: Option<Duration>,
+) -> Result<(), Report> {
+    let id = &record.id;
     let signal = match signal {
         Some(signal) => signal,
         None => stop_signal(&record.settings.stop_signal),
@@ -45,14 +60,9 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
     }
     match wait(engine, id) {
         // Removed by its monitor (`--rm`).
-        Err(report) if report.kind() == Kind::NotFound => return Ok(()),
-        code => drop(code?),
+        Err(report) if report.kind() == Kind::NotFound => Ok(()),
+        code => code.map(drop),
     }
-    if matches!(condition(engine, id)?.state.status, Status::Starting | Status::Running) {
-        // The monitor was killed: taking the lock does what it could not do.
-        lock(engine, id)?;
-    }
-    Ok(())
 }
 
 /// The signal that an image names; one that names none, or nothing that is a signal, is stopped by SIGTERM.

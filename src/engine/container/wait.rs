@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
+use monitor::record::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -16,22 +17,56 @@ use crate::container::state::{Condition, Life, Processes, condition, processes};
 use crate::container::{record, remove};
 use crate::file::failed;
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// That it does not run; one that never ran does not.
+    NotRunning,
+    /// The next end of a run, of one that is still to come too.
+    NextExit,
+    /// That it is gone.
+    Removed,
+    /// That it runs.
+    Running,
+}
+
 /// Waits until a container does not run, and returns the exit code as a shell shows it; one that never ran answers at
 /// once (0, or the code of its failed start), as Docker's `not-running`.
 pub fn wait(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
+    wait_until(engine, id, Until::NotRunning)
+}
+
+/// Waits for something in a container's life and returns the code of its last exit then; -1 when it runs.
+pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32, Report> {
     record::require(engine, id)?;
     // The record of a container that is removed at its end may be gone before a loaded machine lets us look.
-    let monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
+    let mut monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
     let mut watch = Watch::new(engine, id)?;
-    while watch.active()? {
+    let first_end = watch.last.state.finished_at.clone();
+    let mut code = watch.last.code();
+    loop {
+        let active = watch.active()?;
+        // A container that is gone looks like one that never ran.
+        if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
+            let told = monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
+            let removed = told.map_or_else(|| remove::code_of_removed(engine, id), Ok);
+            return if until == Until::Removed { removed.or(Ok(code)) } else { removed };
+        }
+        code = watch.last.code();
+        let state = &watch.last.state;
+        // Of a killed monitor there is no moment of the end.
+        let has_ended = || state.finished_at != first_end || matches!(state.status, Status::Starting | Status::Running);
+        match until {
+            Until::NotRunning if !active => return Ok(code),
+            Until::NextExit if !active && has_ended() => return Ok(code),
+            Until::Running if matches!(watch.last.life, Life::Running { .. }) => return Ok(-1),
+            _ => {}
+        }
+        if monitor.is_none() && active {
+            monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
+        }
         watch.wait()?;
     }
-    // A container that is gone looks like one that never ran.
-    if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
-        let told = monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
-        return told.map_or_else(|| remove::code_of_removed(engine, id), Ok);
-    }
-    Ok(watch.last.code())
 }
 
 /// Something that can change in a container, waited for.
@@ -52,7 +87,7 @@ impl<'a> Watch<'a> {
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        let add = |inotify: &Inotify, path: &Path| match inotify.add_watch(path, changes) {
+        let add = |inotify: &Inotify, path: &Path, what: AddWatchFlags| match inotify.add_watch(path, what) {
             Ok(_) | Err(Errno::ENOENT) => Ok(true),
             // `fs.inotify.max_user_watches`
             Err(Errno::ENOSPC) => Ok(false),
@@ -60,8 +95,10 @@ impl<'a> Watch<'a> {
         };
         let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
             Ok(inotify) => {
-                let whole =
-                    add(&inotify, &engine.paths().container(id))? && add(&inotify, &engine.paths().run_container(id))?;
+                let whole = add(&inotify, &engine.paths().container(id), changes)?
+                    && add(&inotify, &engine.paths().run_container(id), changes)?
+                    // The monitor's socket keeps the directory itself, whose end is told by the one above.
+                    && add(&inotify, &engine.paths().run_containers(), AddWatchFlags::IN_DELETE)?;
                 whole.then_some(inotify)
             }
             Err(Errno::EMFILE) => None,

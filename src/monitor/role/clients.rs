@@ -64,9 +64,14 @@ impl Monitor {
 
     fn client_gone(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
-        if client.feeds
-            && let Some(process) = client.bound.and_then(|bound| self.processes.get_mut(&bound))
-        {
+        if let Some(bound) = client.bound.filter(|_| client.feeds) {
+            self.end_input(bound);
+        }
+    }
+
+    /// The input of a process has ended; that of the main process may go on with another client.
+    fn end_input(&mut self, key: u64) {
+        if let Some(process) = self.processes.get_mut(&key).filter(|_| key != MAIN || self.config.stdin_once) {
             process.streams.end_input();
         }
     }
@@ -95,8 +100,8 @@ impl Monitor {
             }
             Frame::InputEnd => {
                 client.feeds = false;
-                if let Some(process) = bound.and_then(|bound| self.processes.get_mut(&bound)) {
-                    process.streams.end_input();
+                if let Some(bound) = bound {
+                    self.end_input(bound);
                 }
             }
             Frame::Resize(size) => {

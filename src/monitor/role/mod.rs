@@ -73,6 +73,8 @@ pub struct Config {
     pub stdin: bool,
     /// Whether the command that starts the container feeds it.
     pub client_feeds: bool,
+    /// Whether it ends with the first client that has fed it.
+    pub stdin_once: bool,
     /// Who the payload's standard streams are given to, in the monitor's ids, so that the container's root can give them
     /// on; `None` where it is the monitor's own user.
     pub streams_owner: Option<(u32, u32)>,
@@ -88,6 +90,11 @@ pub struct Config {
     pub fs_pids: Vec<i32>,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
+    /// Whether the payload is not to run: the command that starts the container works in its files, and is told so by
+    /// `Started`. The end of its connection is the end of the container, of which no state tells.
+    pub hold: bool,
+    /// What the state record says before this start: a start that fails goes back to it.
+    pub before: State,
     /// What is to be done after the exit.
     pub after: After,
 }
@@ -174,6 +181,7 @@ impl Monitor {
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
+        let finished_at = config.before.finished_at.clone();
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -186,7 +194,7 @@ impl Monitor {
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
-            state: State::new(Status::Starting),
+            state: State { finished_at, ..State::new(Status::Starting) },
             published: Vec::new(),
             recorded: None,
             mounts: None,
@@ -209,7 +217,9 @@ impl Monitor {
     fn try_begin(&mut self) -> Result<(), Report> {
         // First who we are: a state that says "starting" is believed only while this process lives.
         self.write_pid(0)?;
-        record::write_state(&self.config.container_dir, &self.state, false)?;
+        if !self.config.hold {
+            record::write_state(&self.config.container_dir, &self.state, false)?;
+        }
         let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
         let (strict, servers) = (*strict, fs_pids.as_slice());
         // The only step that may take long before the loop, in which Abort is read, runs.
@@ -437,7 +447,9 @@ impl Monitor {
             return;
         }
         let Some(main) = self.processes.get_mut(&MAIN).filter(|main| main.phase == Phase::Ready) else { return };
-        if let Err(report) = main.go() {
+        if let Some(pid) = main.pid.filter(|_| self.config.hold) {
+            self.tell(MAIN, &Frame::Started { pid });
+        } else if let Err(report) = main.go() {
             self.start_failed(&report);
         }
     }
@@ -515,11 +527,14 @@ impl Monitor {
         if self.state.error.is_some() {
             return;
         }
-        self.state.status = Status::Created;
-        self.state.pid = None;
-        self.state.exit_code = Some(i32::from(failure.kind.exit_code_of_run()));
-        self.state.error = Some(failure.lines.join(": "));
-        self.write_state(true);
+        self.state = State {
+            exit_code: Some(i32::from(failure.kind.exit_code_of_run())),
+            error: Some(failure.lines.join(": ")),
+            ..self.config.before.clone()
+        };
+        if !self.config.hold {
+            self.write_state(true);
+        }
         self.tell(MAIN, &Frame::Failed(failure.clone()));
         self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
     }

@@ -1,0 +1,37 @@
+//! Giving a container another name.
+//!
+//! The new name is reserved, the record is replaced, the old name is freed. A name's second link is there meanwhile: by it
+//! the next command finds what a killed one has left, and frees the name that is not the record's.
+
+use base::{ContainerId, Context, Kind, Report};
+
+use crate::Engine;
+use crate::container::lock::lock;
+use crate::container::names;
+use crate::container::record::{Record, load};
+
+/// Gives a container another name. What it knows of itself by name it knows from its next start.
+pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Report> {
+    let wrong = |words: &str| Err(Report::new(Kind::Usage, words));
+    let name = name.strip_prefix('/').unwrap_or(name);
+    if name.is_empty() {
+        return wrong("Neither old nor new names may be empty");
+    }
+    names::check(name)?;
+    names::sweep(engine);
+    let _locked = lock(engine, id)?;
+    let record = load(engine, id)?;
+    if record.name == name {
+        return wrong("Renaming a container with the same name as its current name");
+    }
+    let renamed = Record { name: name.to_owned(), ..record.clone() };
+    let reserved = names::reserve(engine, name, id, true).step(|| "Error when allocating new name".to_owned())?;
+    sys::step();
+    if let Err(report) = renamed.save(engine, true) {
+        // The first failure is the one to tell.
+        let _ = reserved.give_back();
+        return Err(report);
+    }
+    sys::step();
+    names::release(engine, &record.name, id)
+}

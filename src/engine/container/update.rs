@@ -1,0 +1,67 @@
+//! Changing what a container may use, while it runs too.
+
+use base::{ContainerId, Context, Kind, Report};
+
+use crate::Engine;
+use crate::container::create::check_limits;
+use crate::container::lock::lock;
+use crate::container::record::{HostSettings, load};
+use crate::container::start::limits;
+use crate::container::state::Life;
+
+/// Limits that are asked for; the members mean what those of [`HostSettings`] mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the members are those of `HostSettings`")]
+pub struct LimitRequest {
+    pub memory_bytes: Option<u64>,
+    pub memory_swap: Option<i64>,
+    pub memory_reservation: Option<u64>,
+    pub nano_cpus: Option<u64>,
+    pub cpu_quota: Option<i64>,
+    pub cpu_period: Option<u64>,
+    pub cpu_shares: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    pub pids_limit: Option<i64>,
+}
+
+impl LimitRequest {
+    /// Sets what is asked for and leaves the rest.
+    pub fn apply(self, host: &mut HostSettings) {
+        fn set<T>(old: &mut Option<T>, new: Option<T>) {
+            if new.is_some() {
+                *old = new;
+            }
+        }
+        set(&mut host.memory_bytes, self.memory_bytes);
+        set(&mut host.memory_swap, self.memory_swap);
+        set(&mut host.memory_reservation, self.memory_reservation);
+        set(&mut host.nano_cpus, self.nano_cpus);
+        set(&mut host.cpu_quota, self.cpu_quota);
+        set(&mut host.cpu_period, self.cpu_period);
+        set(&mut host.cpu_shares, self.cpu_shares);
+        set(&mut host.cpuset_cpus, self.cpuset_cpus);
+        set(&mut host.cpuset_mems, self.cpuset_mems);
+        set(&mut host.pids_limit, self.pids_limit);
+    }
+}
+
+/// Changes the limits of a container: now, if it runs, and for its later starts.
+pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest) -> Result<(), Report> {
+    if request == LimitRequest::default() {
+        return Err(Report::new(Kind::Usage, "you must provide one or more flags when using this command"));
+    }
+    let locked = lock(engine, id)?;
+    let mut record = load(engine, id)?;
+    request.apply(&mut record.host);
+    check_limits(&record.host)?;
+    if matches!(locked.condition.life, Life::Running { .. }) {
+        let path = locked.condition.pids.and_then(|pids| pids.cgroup).ok_or_else(|| {
+            Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))
+                .with_hint("`sublet doctor` says what would give it one")
+        })?;
+        let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(&limits(&record)));
+        limited.map_err(Report::from).step(|| format!("Cannot update container {id}"))?;
+    }
+    record.save(engine, true)
+}

@@ -1,0 +1,56 @@
+//! What containers use, and limits that are changed.
+
+use serde_json::Value;
+
+use crate::support::{Home, busybox};
+
+#[test]
+fn what_is_used_is_shown() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "busy", &busybox(), "sh", "-c", "while :; do :; done"]);
+    home.ok(&["create", "--name", "idle", &busybox()]);
+    let table = home.ok(&["stats", "--no-stream"]);
+    let heads: Vec<&str> = table.lines().next().unwrap_or_default().split("  ").map(str::trim).collect();
+    let heads: Vec<&str> = heads.into_iter().filter(|head| !head.is_empty()).collect();
+    let wanted = ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"];
+    assert_eq!(heads, wanted);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    let all = home.ok(&["container", "stats", "--no-stream", "-a", "--format", "{{.Name}} {{.CPUPerc}} {{.PIDs}}"]);
+    assert!(all.lines().any(|line| line == "idle 0.00% 0"), "{all}");
+    let one = home.ok(&["stats", "--no-stream", "--format", "json", "busy"]);
+    let one: Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((&one["Container"], &one["Name"]), (&"busy".into(), &"busy".into()));
+    let percent: f64 = one["CPUPerc"].as_str().unwrap().trim_end_matches('%').parse().unwrap();
+    // Where there is no cgroup nobody counts.
+    let counted = one["PIDs"] != "0";
+    assert!(!counted || (5.0..150.0).contains(&percent), "{one}");
+    assert!(home.fails(1, &["stats", "--no-stream", "nobody"]).contains("No such container: nobody"));
+}
+
+#[test]
+fn limits_are_changed_at_rest_and_while_it_runs() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["create", "--name", "limited", &busybox(), "sleep", "600"]);
+    assert_eq!(home.ok(&["update", "--memory", "64m", "--pids-limit", "50", "limited"]), "limited\n");
+    assert_eq!(home.inspect("limited", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}"), format!("{} 50", 64 << 20));
+    for (options, words) in [
+        (&["limited"][..], "you must provide one or more flags when using this command"),
+        (&["--restart", "always", "limited"], "restart policies are not built yet"),
+        (&["--memory", "1m", "limited"], "Minimum memory limit allowed is 6MB"),
+        (&["--memory", "64m", "nobody"], "No such container: nobody"),
+    ] {
+        let said = home.fails(1, &[&["update"], options].concat());
+        assert!(said.contains(words), "{options:?}: {said}");
+    }
+    assert_eq!(home.inspect("limited", "{{.HostConfig.Memory}}"), (64 << 20).to_string());
+    if home.limits(&busybox()).is_empty() {
+        return;
+    }
+    home.ok(&["start", "limited"]);
+    let read = |file: &str| home.ok(&["exec", "limited", "cat", &format!("/sys/fs/cgroup/{file}")]);
+    assert_eq!((read("memory.max"), read("pids.max")), (format!("{}\n", 64 << 20), "50\n".to_owned()));
+    home.ok(&["container", "update", "--memory", "128m", "--cpus", "0.5", "limited"]);
+    assert_eq!((read("memory.max"), read("cpu.max")), (format!("{}\n", 128 << 20), "50000 100000\n".to_owned()));
+    home.ok(&["restart", "-t", "0", "limited"]);
+    assert_eq!(read("memory.max"), format!("{}\n", 128 << 20));
+}

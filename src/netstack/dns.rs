@@ -25,6 +25,10 @@ const RESOLVERS: usize = 8;
 /// Seconds for which the container may keep an answer from the table.
 const TTL_S: u32 = 5;
 const SERVFAIL: u8 = 2;
+/// Types of records that are answered from the table.
+const A: u8 = 1;
+const PTR: u8 = 12;
+const AAAA: u8 = 28;
 
 #[derive(Debug)]
 pub(crate) struct Dns {
@@ -74,9 +78,7 @@ impl Dns {
         };
         let name = query.name().to_ascii().to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        let known = run.shared.config.names.iter().find(|(known, _)| known == name);
-        if let Some((_, addresses)) = known {
-            let answer = table_answer(&bytes[..end], query.query_type(), addresses);
+        if let Some(answer) = own_answer(&bytes[..end], query.query_type(), name, &run.shared.config.names) {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
@@ -199,6 +201,63 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
     let chosen: Vec<&IpAddr> = addresses
         .iter()
         .filter(|address| match wanted {
+/// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
+fn own_answer(question: &[u8], wanted: RecordType, name: &str, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+    if let Some((_, addresses)) = names.iter().find(|(known, _)| known == name) {
+        return Some(table_answer(question, wanted, addresses));
+    }
+    let address = reversed(name)?;
+    let mut owners = names.iter().filter(|(_, addresses)| addresses.contains(&address)).peekable();
+    owners.peek()?;
+    let wanted = [RecordType::PTR, RecordType::ANY].contains(&wanted);
+    let records: Vec<Vec<u8>> = owners.filter(|_| wanted).filter_map(|(name, _)| encoded(name)).collect();
+    let mut answer = header_answer(question, 0, records.len() as u16);
+    for name in &records {
+        push_record(&mut answer, PTR, name);
+    }
+    Some(answer)
+}
+
+/// The address that a name of `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5) stands for.
+fn reversed(name: &str) -> Option<IpAddr> {
+    if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
+        let mut octets = [0; 4];
+        let mut labels = labels.split('.');
+        for octet in octets.iter_mut().rev() {
+            *octet = labels.next()?.parse().ok()?;
+        }
+        return labels.next().is_none().then(|| octets.into());
+    }
+    let mut labels = name.strip_suffix(".ip6.arpa")?.split('.');
+    let mut digits = 0_u128;
+    for number in 0..32 {
+        let label = labels.next().filter(|label| label.len() == 1)?;
+        digits |= u128::from(u8::from_str_radix(label, 16).ok()?) << (number * 4);
+    }
+    labels.next().is_none().then(|| std::net::Ipv6Addr::from(digits).into())
+}
+
+/// A name as it stands in a record; `None` where it cannot (RFC 1035 §3.1).
+fn encoded(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    for label in name.split('.') {
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
+        bytes.push(length);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    (bytes.len() <= 255).then_some(bytes)
+}
+
+/// Appends a record about the question's name.
+fn push_record(answer: &mut Vec<u8>, kind: u8, data: &[u8]) {
+    // The name is a pointer to the question's; class IN.
+    answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
+    answer.extend_from_slice(&TTL_S.to_be_bytes());
+    answer.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    answer.extend_from_slice(data);
+}
+
             RecordType::A => address.is_ipv4(),
             RecordType::AAAA => address.is_ipv6(),
             RecordType::ANY => true,
@@ -207,15 +266,10 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
         .collect();
     let mut answer = header_answer(question, 0, chosen.len() as u16);
     for address in chosen {
-        let (kind, octets) = match address {
-            IpAddr::V4(address) => (1_u8, address.octets().to_vec()),
-            IpAddr::V6(address) => (28, address.octets().to_vec()),
-        };
-        // The name is a pointer to the question's; class IN.
-        answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
-        answer.extend_from_slice(&TTL_S.to_be_bytes());
-        answer.extend_from_slice(&(octets.len() as u16).to_be_bytes());
-        answer.extend_from_slice(&octets);
+        match address {
+            IpAddr::V4(address) => push_record(&mut answer, A, &address.octets()),
+            IpAddr::V6(address) => push_record(&mut answer, AAAA, &address.octets()),
+        }
     }
     answer
 }
@@ -251,6 +305,27 @@ mod tests {
         let bytes = question("example.org.", RecordType::AAAA);
         let (_, end) = parse_question(&bytes).unwrap();
         let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
+    #[test]
+    fn addresses_of_the_table_have_names() {
+        let addresses: Vec<IpAddr> = vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let names = [("web".to_owned(), addresses.clone()), ("www.web.test".to_owned(), addresses[..1].to_vec())];
+        let ask = |name: &str, kind| {
+            let bytes = question(name, kind);
+            let (query, end) = parse_question(&bytes).unwrap();
+            let name = query.name().to_ascii().to_ascii_lowercase();
+            let answer = own_answer(&bytes[..end], query.query_type(), name.trim_end_matches('.'), &names)?;
+            let answer = Message::from_vec(&answer).unwrap();
+            Some(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>())
+        };
+        let v6 = format!("3.{}0.0.d.f.ip6.arpa.", "0.".repeat(27));
+        assert_eq!(ask("3.2.1.10.in-addr.arpa.", RecordType::PTR).unwrap(), ["web.", "www.web.test."]);
+        assert_eq!(ask(&v6, RecordType::PTR).unwrap(), ["web."]);
+        assert_eq!(ask(&v6, RecordType::A).unwrap(), [""; 0]);
+        for other in ["4.2.1.10.in-addr.arpa.", "2.1.10.in-addr.arpa.", "0.3.2.1.10.in-addr.arpa.", "3.ip6.arpa."] {
+            assert_eq!(ask(other, RecordType::PTR), None, "{other}");
+        }
+    }
+
         let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: 0 };
         let mut answer = header_answer(&bytes[..end], 0, 0);
         answer[..2].copy_from_slice(&7_u16.to_be_bytes());

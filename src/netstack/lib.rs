@@ -22,13 +22,14 @@
 //! **Hostile input.** The container's root can write any frame. What is malformed or not allowed is dropped and
 //! counted ([`Counters`]); a broken invariant ends one flow.
 //!
-//! **Left out for now.** IP fragments and IPv6 extension headers (dropped), UDP segmentation offload, path MTU
-//! messages, PTR answers, the container's own names over DNS/TCP (TCP questions go to the first resolver).
+//! **Left out for now.** UDP segmentation offload, the container's own names over DNS/TCP (TCP questions go to the first
+//! resolver).
 
 mod config;
 mod dns;
 mod echo;
 mod host;
+mod reassembly;
 mod slab;
 mod stack;
 mod stash;

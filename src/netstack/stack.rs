@@ -7,12 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::{Config, Limits, Route};
 use crate::dns::Dns;
 use crate::echo::Echoes;
+use crate::reassembly::Reassembly;
 use crate::slab::Slab;
 use crate::tcp::{self, Key, Tcp, Verdict};
 use crate::timers::Timers;
 use crate::udp::Udp;
 use crate::wire::icmp::Unreachable;
-use crate::wire::ip::{self, Header, Packet, Refusal};
+use crate::wire::ip::{self, Fragment, Header, Packet, Parsed, Refusal};
 use crate::wire::tcp::{RST, SYN};
 use crate::wire::{arp, checksum, ethernet, icmp, vnet};
 use crate::{Host, SocketError, TapFull, stash};
@@ -44,7 +45,7 @@ pub struct Counters {
     pub malformed: u64,
     /// Frames from or to an address that is not allowed.
     pub forbidden: u64,
-    /// Fragments.
+    /// Fragments that do not fit, and packets of which some never came.
     pub fragments: u64,
     /// Packets of protocols that are not carried.
     pub unsupported: u64,
@@ -110,6 +111,7 @@ pub struct Stack {
     udp: Udp,
     echo: Echoes,
     dns: Dns,
+    reassembly: Reassembly,
     bucket: Bucket,
 }
 
@@ -131,6 +133,7 @@ impl Stack {
             udp: Udp::new(limits.tcp, limits.udp),
             echo: Echoes::new(limits.tcp + limits.udp, limits.echo),
             dns: Dns::new(limits.tcp + limits.udp + limits.echo, limits.dns),
+            reassembly: Reassembly::new(),
             bucket: Bucket { tokens: u64::from(limits.new_flows_per_s) * 2, filled_us: 0 },
             shared: Shared {
                 timers: Timers::new(flows),
@@ -194,9 +197,9 @@ impl Stack {
             }
         };
         match packet {
-            Ok(packet) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
+            Ok(Parsed::Whole(packet)) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
+            Ok(Parsed::Part(part)) => self.fragment_in(now_us, &part, host),
             Err(Refusal::Malformed) => self.shared.counters.malformed += 1,
-            Err(Refusal::Fragment) => self.shared.counters.fragments += 1,
             Err(Refusal::SourceRoute) => self.shared.counters.forbidden += 1,
         }
     }
@@ -204,7 +207,26 @@ impl Stack {
     fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
         if packet.protocol == ip::ICMPV6
             && let Some(target) = icmp::parse_solicitation(packet)
+            Err(Refusal::Option) => self.shared.counters.unsupported += 1,
+        }
+    }
+
+    fn fragment_in<H: Host>(&mut self, now_us: u64, part: &Fragment<'_>, host: &mut H) {
+        // Before it takes room.
+        if !self.shared.config.is_container(part.source) {
+            self.shared.counters.forbidden += 1;
+            return;
         {
+        let whole = self.reassembly.add(now_us, part);
+        self.shared.counters.fragments = self.reassembly.lost;
+        let Some(whole) = whole else { return };
+        match whole.parse() {
+            Ok(Parsed::Whole(packet)) => {
+                self.packet_in(now_us, &Packet { dont_fragment: false, ..packet }, false, host);
+            }
+            _ => self.shared.counters.malformed += 1,
+        }
+        self.reassembly.give_back(whole);
             return self.solicited(now_us, packet.source, target, host);
         }
         if !self.shared.config.is_container(packet.source) {
@@ -230,10 +252,11 @@ impl Stack {
         }
     }
 
-    /// IGMP (2) and the hop-by-hop header of MLD (0) are expected and need no answer.
+    /// IGMP (2) is expected and needs no answer; "no next header" (59) says that there is nothing.
     fn unsupported<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
         self.shared.counters.unsupported += 1;
-        if ![0, 2].contains(&packet.protocol) && matches!(self.shared.config.route(packet.destination), Route::Out(_)) {
+        if ![2, 59].contains(&packet.protocol) && matches!(self.shared.config.route(packet.destination), Route::Out(_))
+        {
             self.run(now_us, host, FlowId(0)).refuse_packet(packet, Unreachable::Protocol);
         }
     }
@@ -491,7 +514,8 @@ impl Stack {
             }
             return;
         }
-        if self.udp.send(&key, datagram.payload, &mut run) {
+        let whole = packet.dont_fragment;
+        if self.udp.send(&key, datagram.payload, whole, &mut run) {
             return;
         }
         let address = match self.destination(packet.destination, host) {
@@ -505,7 +529,7 @@ impl Stack {
         }
         let to = tcp::target(address, &key);
         let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
-        self.udp.begin(key, to, datagram.payload, &mut run);
+        self.udp.begin(key, to, datagram.payload, whole, &mut run);
     }
 
     fn icmp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
@@ -681,7 +705,7 @@ impl<H: Host> Run<'_, H> {
 
     fn send_unreachable(&mut self, to: IpAddr, quoted: &[u8], reason: Unreachable) {
         let from = self.shared.config.gateway(to);
-        let header = icmp::header(from, to, reason.code(to.is_ipv6()), [0; 4], quoted);
+        let header = icmp::header(from, to, reason.code(to.is_ipv6()), reason.rest(to.is_ipv6()), quoted);
         self.icmp(from, to, 64, header, quoted);
     }
 
@@ -729,6 +753,7 @@ impl<H: Host> Run<'_, H> {
         quoted[..2].copy_from_slice(&key.container.1.to_be_bytes());
         quoted[2..4].copy_from_slice(&key.remote.1.to_be_bytes());
         quoted[5] = 8;
+            SocketError::TooBig { mtu } => Unreachable::TooBig { mtu },
         self.unreachable(key.container.0, key.remote.0, ip::UDP, &quoted, reason);
     }
 }

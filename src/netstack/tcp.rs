@@ -281,7 +281,7 @@ impl Tcp {
             SocketError::HostUnreachable => Unreachable::Host,
             SocketError::Prohibited => Unreachable::Prohibited,
             SocketError::TimedOut => return,
-            SocketError::Refused | SocketError::Failed => {
+            SocketError::Refused | SocketError::TooBig { .. } | SocketError::Failed => {
                 self.send(key, run, RST | ACK, SeqNumber(0), None);
                 return;
             }

@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
+use net::NetSpec;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv, send, setsockopt,
     socket, sockopt,
@@ -16,6 +17,8 @@ use crate::bed::{Bed, HOST, Inside, LOOPBACK, spec, thread};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("udp echo of all sizes", udp_echo),
+    ("udp in fragments", fragments),
+    ("udp too large for its path is told", path_mtu),
     ("udp to a closed port is refused", udp_refused),
     ("dns own names, forwarding and its failures", dns),
     ("ping of the gateway and of the host", ping),
@@ -31,9 +34,20 @@ fn client(to: SocketAddr) -> UdpSocket {
 
 fn udp_echo() {
     const SIZES: [usize; 6] = [1, 0, 1200, 1473, 9000, 65_000];
+    echo_all(&spec());
+}
+
+/// The container's kernel cuts what its device does not take.
+fn fragments() {
+    let mut spec = spec();
+    spec.addressing.mtu = 1280;
+    echo_all(&spec);
+}
+
+fn echo_all(spec: &NetSpec) {
     let sockets = HOST.map(|host| UdpSocket::bind((host, 0)).unwrap());
     let ports = sockets.each_ref().map(|socket| socket.local_addr().unwrap().port());
-    let bed = Bed::start(&spec(), |inside| {
+    let bed = Bed::start(spec, |inside| {
         for family in 0..2 {
             for address in [HOST[family], inside.gateways()[family]] {
                 let socket = client(SocketAddr::new(address, ports[family]));
@@ -63,6 +77,32 @@ fn udp_echo() {
 }
 
 fn udp_refused() {
+/// The host's route to these leads over a device with an MTU of 1500.
+fn path_mtu() {
+    let far: [IpAddr; 2] = [[203, 0, 113, 9].into(), "2001:db8:9::9".parse::<IpAddr>().unwrap()];
+    let bed = Bed::start(&spec(), |_| {
+        for address in far {
+            let socket = client((address, 9).into());
+            socket.send(&[0; 1400]).unwrap();
+            // That the kernel cuts what is too large it does only when it has heard of it.
+            socket.send(&[0; 4000]).unwrap();
+            let began = Instant::now();
+            while mtu(&socket) != 1500 {
+                assert!(began.elapsed() < Duration::from_secs(5), "{address}: {}", mtu(&socket));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // The word itself is the socket's error.
+            assert!(socket.take_error().unwrap().is_some());
+            socket.send(&[0; 4000]).unwrap();
+        }
+    });
+    bed.finish();
+}
+
+fn mtu(socket: &UdpSocket) -> u32 {
+    sys::netsock::path_mtu(socket.as_fd()).unwrap()
+}
+
     let bed = Bed::start(&spec(), |inside| {
         for address in HOST.into_iter().chain(inside.gateways()) {
             let socket = client(SocketAddr::new(address, 1));
@@ -167,6 +207,10 @@ fn ping() {
 fn echoed(address: IpAddr, sequence: u8) -> bool {
     let (family, protocol, request, reply) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
+        // Backwards.
+        let answer = ask(server, &query(9, "1.0.213.10.in-addr.arpa", 12));
+        assert_eq!(answer[6..8], [0, 2]);
+        assert!(answer.ends_with(b"\x04host\x0acontainers\x08internal\0"), "{answer:?}");
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
     };
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).unwrap();

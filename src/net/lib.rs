@@ -13,6 +13,7 @@ pub mod control;
 mod error;
 pub mod files;
 mod host;
+mod owner;
 mod ports;
 pub mod probe;
 pub mod role;

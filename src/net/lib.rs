@@ -16,6 +16,7 @@ mod host;
 mod owner;
 mod ports;
 pub mod probe;
+pub mod resolvers;
 pub mod role;
 mod sandbox;
 pub mod setup;

@@ -59,6 +59,11 @@ impl Dns {
         self.live
     }
 
+    /// Takes no resolver for dead any more, as there are others now.
+    pub fn forget_the_dead(&mut self) {
+        self.dead_until_us = [0; RESOLVERS];
+    }
+
     /// The resolver to ask first now.
     pub fn best(&self, now_us: u64, resolvers: &[SocketAddr]) -> Option<SocketAddr> {
         self.choose(now_us, resolvers, 0).map(|chosen| resolvers[chosen])
@@ -196,11 +201,6 @@ fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
     answer
 }
 
-/// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record.
-fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
-    let chosen: Vec<&IpAddr> = addresses
-        .iter()
-        .filter(|address| match wanted {
 /// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
 fn own_answer(question: &[u8], wanted: RecordType, name: &str, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
     if let Some((_, addresses)) = names.iter().find(|(known, _)| known == name) {
@@ -258,6 +258,11 @@ fn push_record(answer: &mut Vec<u8>, kind: u8, data: &[u8]) {
     answer.extend_from_slice(data);
 }
 
+/// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record.
+fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
+    let chosen: Vec<&IpAddr> = addresses
+        .iter()
+        .filter(|address| match wanted {
             RecordType::A => address.is_ipv4(),
             RecordType::AAAA => address.is_ipv6(),
             RecordType::ANY => true,
@@ -301,11 +306,6 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_must_repeat_identifier_and_question() {
-        let bytes = question("example.org.", RecordType::AAAA);
-        let (_, end) = parse_question(&bytes).unwrap();
-        let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
-    #[test]
     fn addresses_of_the_table_have_names() {
         let addresses: Vec<IpAddr> = vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
         let names = [("web".to_owned(), addresses.clone()), ("www.web.test".to_owned(), addresses[..1].to_vec())];
@@ -326,6 +326,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_must_repeat_identifier_and_question() {
+        let bytes = question("example.org.", RecordType::AAAA);
+        let (_, end) = parse_question(&bytes).unwrap();
+        let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
         let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: 0 };
         let mut answer = header_answer(&bytes[..end], 0, 0);
         answer[..2].copy_from_slice(&7_u16.to_be_bytes());

@@ -156,6 +156,12 @@ impl Stack {
         self.shared.ipv6 = ipv6;
     }
 
+    /// Tells which resolvers to ask from now on, best first. Questions that are with others are waited for.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.shared.config.resolvers = resolvers;
+        self.dns.forget_the_dead();
+    }
+
     /// What has been counted so far.
     pub fn counters(&self) -> Counters {
         self.shared.counters
@@ -201,12 +207,6 @@ impl Stack {
             Ok(Parsed::Part(part)) => self.fragment_in(now_us, &part, host),
             Err(Refusal::Malformed) => self.shared.counters.malformed += 1,
             Err(Refusal::SourceRoute) => self.shared.counters.forbidden += 1,
-        }
-    }
-
-    fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
-        if packet.protocol == ip::ICMPV6
-            && let Some(target) = icmp::parse_solicitation(packet)
             Err(Refusal::Option) => self.shared.counters.unsupported += 1,
         }
     }
@@ -216,7 +216,7 @@ impl Stack {
         if !self.shared.config.is_container(part.source) {
             self.shared.counters.forbidden += 1;
             return;
-        {
+        }
         let whole = self.reassembly.add(now_us, part);
         self.shared.counters.fragments = self.reassembly.lost;
         let Some(whole) = whole else { return };
@@ -227,6 +227,12 @@ impl Stack {
             _ => self.shared.counters.malformed += 1,
         }
         self.reassembly.give_back(whole);
+    }
+
+    fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
+        if packet.protocol == ip::ICMPV6
+            && let Some(target) = icmp::parse_solicitation(packet)
+        {
             return self.solicited(now_us, packet.source, target, host);
         }
         if !self.shared.config.is_container(packet.source) {
@@ -747,13 +753,13 @@ impl<H: Host> Run<'_, H> {
             SocketError::NetworkUnreachable => Unreachable::Network,
             SocketError::HostUnreachable => Unreachable::Host,
             SocketError::Prohibited => Unreachable::Prohibited,
+            SocketError::TooBig { mtu } => Unreachable::TooBig { mtu },
             SocketError::TimedOut | SocketError::Failed => return,
         };
         let mut quoted = [0; 8];
         quoted[..2].copy_from_slice(&key.container.1.to_be_bytes());
         quoted[2..4].copy_from_slice(&key.remote.1.to_be_bytes());
         quoted[5] = 8;
-            SocketError::TooBig { mtu } => Unreachable::TooBig { mtu },
         self.unreachable(key.container.0, key.remote.0, ip::UDP, &quoted, reason);
     }
 }

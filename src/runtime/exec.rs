@@ -135,15 +135,7 @@ fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: 
 /// right over the others. The mount namespace is returned: with its `/proc`, which shows the container's pids, only a
 /// process that was born in them can work.
 fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-    let mut process = proc_dir(pid)?;
-    let mounts = match open_namespace(process.as_fd(), "mnt") {
-        // The reaper of `--init` lets nobody look into it; its child has the same namespaces.
-        Err(error) if error.errno() == Errno::EACCES => {
-            process = payload_of(pid).map_err(|_| error)?;
-            open_namespace(process.as_fd(), "mnt")?
-        }
-        mounts => mounts?,
-    };
+    let (process, mounts) = look_into(pid)?;
     let kinds = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("cgroup", CloneFlags::CLONE_NEWCGROUP),
@@ -174,6 +166,29 @@ fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
         }
     }
     Ok(mounts)
+}
+
+/// Opens namespaces of a running container by the pid of its init and the descriptor that proves it: `user`, `net`.
+/// `ESRCH` when it has ended.
+pub fn open_namespaces(pid: i32, init: BorrowedFd<'_>, kinds: &[&str]) -> Result<Vec<OwnedFd>, SysError> {
+    let (process, _) = look_into(pid)?;
+    let opened = kinds.iter().map(|kind| open_namespace(process.as_fd(), kind)).collect();
+    pidfd_send_signal(init, 0)?;
+    opened
+}
+
+/// The directory in `/proc` of a process with the namespaces of this init, and its mount namespace.
+fn look_into(pid: i32) -> Result<(OwnedFd, OwnedFd), SysError> {
+    let init = proc_dir(pid)?;
+    match open_namespace(init.as_fd(), "mnt") {
+        // The reaper of `--init` lets nobody look into it; its child has the same namespaces.
+        Err(error) if error.errno() == Errno::EACCES => {
+            let payload = payload_of(pid).map_err(|_| error)?;
+            let mounts = open_namespace(payload.as_fd(), "mnt")?;
+            Ok((payload, mounts))
+        }
+        mounts => Ok((init, mounts?)),
+    }
 }
 
 /// The directory in `/proc` of the payload below a reaper: its first child, without which it ends.

@@ -119,7 +119,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
         container.life.word().to_owned(),
         labels.join(","),
         container.mounts.join(","),
-        container.network.to_owned(),
+        container.network.clone(),
         container.platform.clone(),
         named.to_string(),
     ])

@@ -30,6 +30,7 @@ pub mod lock;
 pub mod logs;
 pub mod lookup;
 pub mod names;
+pub(crate) mod network;
 mod pause;
 pub mod prune;
 pub mod record;

@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("udp too large for its path is told", path_mtu),
     ("udp to a closed port is refused", udp_refused),
     ("dns own names, forwarding and its failures", dns),
+    ("dns other resolvers", other_resolvers),
     ("ping of the gateway and of the host", ping),
 ];
 
@@ -33,7 +34,6 @@ fn client(to: SocketAddr) -> UdpSocket {
 }
 
 fn udp_echo() {
-    const SIZES: [usize; 6] = [1, 0, 1200, 1473, 9000, 65_000];
     echo_all(&spec());
 }
 
@@ -45,6 +45,7 @@ fn fragments() {
 }
 
 fn echo_all(spec: &NetSpec) {
+    const SIZES: [usize; 6] = [1, 0, 1200, 1473, 9000, 65_000];
     let sockets = HOST.map(|host| UdpSocket::bind((host, 0)).unwrap());
     let ports = sockets.each_ref().map(|socket| socket.local_addr().unwrap().port());
     let bed = Bed::start(spec, |inside| {
@@ -76,7 +77,6 @@ fn echo_all(spec: &NetSpec) {
     }
 }
 
-fn udp_refused() {
 /// The host's route to these leads over a device with an MTU of 1500.
 fn path_mtu() {
     let far: [IpAddr; 2] = [[203, 0, 113, 9].into(), "2001:db8:9::9".parse::<IpAddr>().unwrap()];
@@ -103,6 +103,7 @@ fn mtu(socket: &UdpSocket) -> u32 {
     sys::netsock::path_mtu(socket.as_fd()).unwrap()
 }
 
+fn udp_refused() {
     let bed = Bed::start(&spec(), |inside| {
         for address in HOST.into_iter().chain(inside.gateways()) {
             let socket = client(SocketAddr::new(address, 1));
@@ -171,6 +172,28 @@ fn dns() {
     bed.finish();
 }
 
+fn other_resolvers() {
+    let resolvers = [(); 2].map(|()| UdpSocket::bind((LOOPBACK[0], 0)).unwrap());
+    let addresses = resolvers.each_ref().map(|resolver| resolver.local_addr().unwrap());
+    let mut spec = spec();
+    spec.resolvers = vec![addresses[0]];
+    let bed = Bed::start(&spec, |inside| {
+        for expected in [b"first ", b"second"] {
+            let answer = ask(inside.addressing.v4.dns.into(), &query(1, "example.org", 1));
+            assert!(answer.ends_with(expected), "{answer:?}");
+        }
+    });
+    let mut buffer = [0; 512];
+    for (resolver, word) in resolvers.iter().zip([b"first ", b"second"]) {
+        let (length, from) = resolver.recv_from(&mut buffer).unwrap();
+        buffer[2] |= 0x80;
+        // Before the answer, after which the next question comes.
+        bed.set_resolvers(&addresses[1..]);
+        resolver.send_to(&[&buffer[..length], word].concat(), from).unwrap();
+    }
+    bed.finish();
+}
+
 fn ask_all(inside: &Inside) {
     let servers: [IpAddr; 2] = [inside.addressing.v4.dns.into(), inside.addressing.v6.dns.into()];
     for server in servers {
@@ -184,6 +207,10 @@ fn ask_all(inside: &Inside) {
         // The name exists, such an address does not.
         let answer = ask(server, &query(8, "web", 28));
         assert_eq!((answer[3] & 15, &answer[6..8]), (0, &[0, 0][..]));
+        // Backwards.
+        let answer = ask(server, &query(9, "1.0.213.10.in-addr.arpa", 12));
+        assert_eq!(answer[6..8], [0, 2]);
+        assert!(answer.ends_with(b"\x04host\x0acontainers\x08internal\0"), "{answer:?}");
         assert!(ask(server, &query(0xffff, "example.org", 16)).ends_with(b"forwarded"));
     }
     let mut stream = TcpStream::connect((servers[0], 53)).unwrap();
@@ -207,10 +234,6 @@ fn ping() {
 fn echoed(address: IpAddr, sequence: u8) -> bool {
     let (family, protocol, request, reply) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
-        // Backwards.
-        let answer = ask(server, &query(9, "1.0.213.10.in-addr.arpa", 12));
-        assert_eq!(answer[6..8], [0, 2]);
-        assert!(answer.ends_with(b"\x04host\x0acontainers\x08internal\0"), "{answer:?}");
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
     };
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).unwrap();

@@ -5,12 +5,13 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::Transport;
+use crate::client::ARGV0;
 
 /// A command line is told up to here.
 const COMMAND_MAX: usize = 60;
 
-/// Words for whoever has this port, at this address or at all; `None` for a process that we may not look into although it
-/// is the caller's, as the role net of another container.
+/// Words for whoever has this port, at this address or at all; `None` where that is not known, or is a container of the
+/// caller's: that has a name, which the engine knows, and its role net mostly lets nobody look into it.
 pub fn of(address: SocketAddr, transport: Transport) -> Option<String> {
     // TCP_LISTEN, and TCP_CLOSE, in which datagram sockets stay.
     let (tables, state) = match transport {
@@ -21,9 +22,12 @@ pub fn of(address: SocketAddr, transport: Transport) -> Option<String> {
         let table = fs::read_to_string(format!("/proc/net/{table}")).ok()?;
         table.lines().skip(1).filter_map(Socket::parse).find(|socket| socket.state == state && socket.keeps(address))
     })?;
-    let other =
-        (socket.uid != nix::unistd::geteuid().as_raw()).then(|| format!("a process of user {} has it", socket.uid));
-    process_of(socket.inode).or(other)
+    let own = socket.uid == nix::unistd::geteuid().as_raw();
+    match process_of(socket.inode) {
+        Some((_, command)) if own && command.starts_with(ARGV0) => None,
+        Some((pid, command)) => Some(format!("process {pid} ({command}) has it")),
+        None => (!own).then(|| format!("a process of user {} has it", socket.uid)),
+    }
 }
 
 /// A line of such a table.
@@ -66,8 +70,8 @@ impl Socket {
     }
 }
 
-/// Words for the process of the caller's that has the socket.
-fn process_of(inode: u64) -> Option<String> {
+/// The process that has the socket, as far as we may look into processes, with its command line.
+fn process_of(inode: u64) -> Option<(u32, String)> {
     let link = format!("socket:[{inode}]");
     let has = |pid: &u32| {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -78,8 +82,7 @@ fn process_of(inode: u64) -> Option<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     // Others' text may hold anything.
-    let shown: String = line.trim_end().chars().filter(|c| !c.is_control()).take(COMMAND_MAX).collect();
-    Some(format!("process {pid} ({shown}) has it"))
+    Some((pid, line.trim_end().chars().filter(|c| !c.is_control()).take(COMMAND_MAX).collect()))
 }
 
 #[cfg(test)]

@@ -52,6 +52,19 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn a_port_that_needs_a_privilege_is_explained() {
+    let Some(home) = Home::with_busybox(&[Need::Tun, Need::PlainUser]) else { return };
+    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if from.trim() != "1024" {
+        return skip("this machine gives low ports to everybody");
+    }
+    let said = home.fails(125, &["run", "--rm", "-p", "127.0.0.1:80:80", &busybox(), "true"]);
+    let hint = "hint: ports below 1024 need a privilege: publish a higher one, or let an administrator run sysctl \
+                net.ipv4.ip_unprivileged_port_start=80";
+    assert!(said.contains("Bind for 127.0.0.1:80 failed") && said.contains(hint), "{said}");
+}
+
+#[test]
 fn ports_that_are_not_published_are_listed_too() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     // An image of one program, which knows by its name what it is to do.

@@ -81,9 +81,7 @@ impl Dns {
             run.shared.counters.dropped_questions += 1;
             return;
         };
-        let name = query.name().to_ascii().to_ascii_lowercase();
-        let name = name.strip_suffix('.').unwrap_or(&name);
-        if let Some(answer) = own_answer(&bytes[..end], query.query_type(), name, &run.shared.config.names) {
+        if let Some(answer) = own_answer(&bytes[..end], &query, &run.shared.config.names) {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
@@ -201,8 +199,22 @@ fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
     answer
 }
 
+/// The same for a whole query.
+pub(crate) fn own_answer_to(query: &[u8], names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+    let (question, end) = parse_question(query)?;
+    own_answer(&query[..end], &question, names)
+}
+
+/// The answer that a query cannot be answered; `None` when it is none.
+pub(crate) fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    parse_question(query).map(|(_, end)| header_answer(&query[..end], SERVFAIL, 0))
+}
+
 /// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
-fn own_answer(question: &[u8], wanted: RecordType, name: &str, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+fn own_answer(question: &[u8], query: &Query, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+    let wanted = query.query_type();
+    let name = query.name().to_ascii().to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
     if let Some((_, addresses)) = names.iter().find(|(known, _)| known == name) {
         return Some(table_answer(question, wanted, addresses));
     }
@@ -312,8 +324,7 @@ mod tests {
         let ask = |name: &str, kind| {
             let bytes = question(name, kind);
             let (query, end) = parse_question(&bytes).unwrap();
-            let name = query.name().to_ascii().to_ascii_lowercase();
-            let answer = own_answer(&bytes[..end], query.query_type(), name.trim_end_matches('.'), &names)?;
+            let answer = own_answer(&bytes[..end], &query, &names)?;
             let answer = Message::from_vec(&answer).unwrap();
             Some(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>())
         };

@@ -9,6 +9,7 @@ use crate::dns::Dns;
 use crate::echo::Echoes;
 use crate::reassembly::Reassembly;
 use crate::slab::Slab;
+use crate::streams::Streams;
 use crate::tcp::{self, Key, Tcp, Verdict};
 use crate::timers::Timers;
 use crate::udp::Udp;
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub timers: Timers,
     pub stash: stash::Pool,
+    pub streams: Streams,
     pub scratch: Vec<u8>,
     pub ready: VecDeque<FlowId>,
     pub acks: Vec<FlowId>,
@@ -138,6 +140,7 @@ impl Stack {
             shared: Shared {
                 timers: Timers::new(flows),
                 stash: stash::Pool::new(),
+                streams: Streams::new(),
                 scratch: vec![0; SCRATCH],
                 secret: RandomState::new(),
                 ready: VecDeque::with_capacity(limits.tcp as usize),
@@ -335,14 +338,13 @@ impl Stack {
             self.shared.counters.refused_flows += 1;
             return;
         }
-        let to = match self.shared.config.route(packet.destination) {
-            // DNS over TCP: the connection goes to the resolver itself.
-            Route::Dns => match self.dns.best(now_us, &self.shared.config.resolvers) {
-                Some(resolver) => resolver,
-                None => return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0))),
-            },
-            _ => tcp::target(address, &key),
-        };
+        let dns = self.shared.config.route(packet.destination) == Route::Dns;
+        let resolver = self.dns.best(now_us, &self.shared.config.resolvers);
+        let served = dns && self.shared.streams.has_room();
+        let to = if dns { resolver } else { Some(tcp::target(address, &key)) };
+        if dns && key.remote.1 != 53 || !served && to.is_none() {
+            return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
+        }
         let initial = host.random() as u32;
         let flow = Tcp::outward(syn, initial, self.shared.config.mss(key.remote.0));
         let Some(slot) = self.tcp.insert(key, flow) else {
@@ -350,14 +352,20 @@ impl Stack {
             return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
         };
         self.half_open += 1;
-        self.on_tcp(now_us, slot, host, |key, flow, run| match run.host.tcp_connect(run.id, to) {
-            Ok(()) => {
-                flow.start(key, run);
-                Verdict::Keep
+        self.on_tcp(now_us, slot, host, |key, flow, run| {
+            if served {
+                run.shared.streams.begin(run.id, resolver);
+                return flow.socket_ready(key, false, true, run);
             }
-            Err(error) => {
-                flow.refuse(key, error, run);
-                Verdict::Free
+            match to.map_or(Err(SocketError::Failed), |to| run.host.tcp_connect(run.id, to)) {
+                Ok(()) => {
+                    flow.start(key, run);
+                    Verdict::Keep
+                }
+                Err(error) => {
+                    flow.refuse(key, error, run);
+                    Verdict::Free
+                }
             }
         });
     }
@@ -555,6 +563,9 @@ impl Stack {
     pub fn socket_ready<H: Host>(&mut self, now_us: u64, id: FlowId, readiness: Readiness, host: &mut H) {
         let table = self.shared_table(id);
         if let Table::Tcp(slot) = table {
+            if readiness.writable {
+                self.shared.streams.socket_writable(host, id);
+            }
             return self.on_tcp(now_us, slot, host, |key, flow, run| {
                 flow.socket_ready(key, readiness.readable, readiness.writable, run)
             });
@@ -603,6 +614,9 @@ impl Stack {
 
     /// Sends the acknowledgements that a batch of frames has made due: at most one for each flow.
     pub fn end_batch<H: Host>(&mut self, now_us: u64, host: &mut H) {
+        while let Some(id) = self.shared.streams.next_news() {
+            self.on_tcp(now_us, id.0, host, |key, flow, run| flow.socket_ready(key, true, false, run));
+        }
         while let Some(id) = self.shared.acks.pop() {
             self.on_tcp(now_us, id.0, host, |key, flow, run| {
                 flow.send_due_ack(key, run);

@@ -1,7 +1,7 @@
 //! UDP, DNS and ping.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,10 @@ fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
     bytes
 }
 
+fn prefixed(question: &[u8]) -> Vec<u8> {
+    [&(question.len() as u16).to_be_bytes(), question].concat()
+}
+
 fn ask(server: IpAddr, question: &[u8]) -> Vec<u8> {
     let socket = client((server, 53).into());
     socket.send(question).unwrap();
@@ -168,6 +172,11 @@ fn dns() {
     let bed = Bed::start(&spec, |inside| {
         let answer = ask(inside.addressing.v4.dns.into(), &query(9, "example.org", 1));
         assert_eq!(answer[3] & 15, 2, "SERVFAIL");
+        let mut stream = TcpStream::connect((inside.addressing.v4.dns, 53)).unwrap();
+        stream.write_all(&prefixed(&query(9, "example.org", 1))).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer[5] & 15, 2, "SERVFAIL over TCP");
     });
     bed.finish();
 }
@@ -212,6 +221,31 @@ fn ask_all(inside: &Inside) {
         assert_eq!(answer[6..8], [0, 2]);
         assert!(answer.ends_with(b"\x04host\x0acontainers\x08internal\0"), "{answer:?}");
         assert!(ask(server, &query(0xffff, "example.org", 16)).ends_with(b"forwarded"));
+    }
+    for server in servers {
+        // Two questions at once, cut anywhere.
+        let questions = [prefixed(&query(1, "web", 1)), prefixed(&query(2, "host.docker.internal", 28))].concat();
+        let mut stream = TcpStream::connect((server, 53)).unwrap();
+        for part in questions.chunks(7) {
+            stream.write_all(part).unwrap();
+        }
+        for (id, end) in
+            [(1, &inside.addressing.v4.container.octets()[..]), (2, &inside.addressing.v6.gateway.octets())]
+        {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).unwrap();
+            assert!(answer[1] == id && answer.ends_with(end), "{answer:?}");
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        // One about another name comes too early.
+        let mut stream = TcpStream::connect((server, 53)).unwrap();
+        stream.write_all(&[prefixed(&query(1, "web", 1)), prefixed(&query(2, "example.org", 1))].concat()).unwrap();
+        let mut answers = Vec::new();
+        stream.read_to_end(&mut answers).unwrap();
+        assert!(answers.ends_with(&inside.addressing.v4.container.octets()), "{answers:?}");
     }
     let mut stream = TcpStream::connect((servers[0], 53)).unwrap();
     stream.write_all(b"12345").unwrap();

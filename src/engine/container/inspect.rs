@@ -221,9 +221,9 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
     let record = load(engine, id)?;
     let condition = condition(engine, id)?;
     let directory = engine.paths().container(id);
-    // Of those of a container that is gone no path can be told.
-    let files = files::directory(engine, &record).unwrap_or_default();
-    let file = |name: &str| files.join(name).to_string_lossy().into_owned();
+    // Those of a container that is gone have none.
+    let files = files::directory(engine, &record).ok();
+    let file = |name| files.as_ref().map(|files| files.join(name).to_string_lossy().into_owned()).unwrap_or_default();
     let mut words = record.command_line().into_iter();
     let graph_driver = graph_driver(engine, &record);
     Ok(Inspection {

@@ -468,14 +468,12 @@ impl Monitor {
         let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
         let followed = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
         if let Some(Err(report)) = followed {
-            let why = report.lines().join(": ");
-            self.notice(
-                MAIN,
-                &format!(
-                    "names: the host's resolvers are asked as they were at the start ({why}); raise \
-                 fs.inotify.max_user_instances or _watches with sysctl"
-                ),
+            let text = format!(
+                "names: the host's resolvers are asked as they were at the start ({}); raise fs.inotify.max_user_instances \
+                 or max_user_watches with sysctl",
+                report.lines().join(": ")
             );
+            self.notice(MAIN, &text);
         }
     }
 

@@ -73,6 +73,16 @@ pub fn publish(text: &str) -> Result<Vec<PortMapping>, Report> {
     Ok((0..=count).map(one).collect())
 }
 
+/// `--expose PORT[-PORT][/PROTOCOL]`, as `80/tcp`.
+pub fn expose(text: &str) -> Result<Vec<String>, Report> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    let known = ["tcp", "udp"].contains(&protocol.as_str());
+    let range = range(ports).filter(|(first, _)| known && *first > 0);
+    let (first, last) = range.ok_or_else(|| wrong(format!("invalid port format for --expose: {text}")))?;
+    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
 fn range(text: &str) -> Option<(u16, u16)> {
     let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let (first, last) = match text.split_once('-') {
@@ -430,6 +440,35 @@ pub fn add_host(text: &str) -> Result<(String, String), Report> {
     Ok((name.to_owned(), bare.to_owned()))
 }
 
+/// `--dns-search`: a domain, or `.`.
+pub fn dns_search(text: &str) -> Result<String, Report> {
+    let letter = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if text.is_empty() || text.len() > 253 || !text.chars().all(letter) {
+        return Err(wrong(format!("{text} is not a valid domain")));
+    }
+    Ok(text.to_owned())
+}
+
+/// `--dns-option`: one word.
+pub fn dns_option(text: &str) -> Result<String, Report> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(wrong(format!("invalid dns-option: {text:?}")));
+    }
+    Ok(text.to_owned())
+}
+
+/// `--mac-address`: six bytes in hexadecimal with `:` or `-` between, of one device and not of a group.
+pub fn mac_address(text: &str) -> Result<[u8; 6], Report> {
+    let digits = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let byte = |part: &str| digits(part).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    let separator = if text.contains('-') { '-' } else { ':' };
+    let bytes: Option<Vec<u8>> = text.split(separator).map(byte).collect();
+    let address = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+    address
+        .filter(|address| address[0] & 1 == 0 && *address != [0; 6])
+        .ok_or_else(|| wrong(format!("{text} is not a valid mac address")))
+}
+
 /// Whether `--device` names a device of CDI and no path: `VENDOR/CLASS=NAME`.
 pub fn is_cdi_device(text: &str) -> bool {
     !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, _)| kind.contains('/'))
@@ -549,8 +588,21 @@ pub fn network(text: &str) -> Result<NetworkMode, Report> {
         "" | "builtin" | "default" | "bridge" => Ok(NetworkMode::Builtin),
         "host" => Ok(NetworkMode::Host),
         "none" => Ok(NetworkMode::None),
+        _ => joined_network(text),
+    }
+}
+
+/// `--network container:NAME|ID` and Podman's `ns:PATH`.
+fn joined_network(text: &str) -> Result<NetworkMode, Report> {
+    match text.split_once(':') {
+        Some(("container", "")) => {
+            Err(wrong("Invalid network mode: invalid container format container:<name|id>".to_owned()))
+        }
+        Some(("container", name)) => Ok(NetworkMode::Container(name.to_owned())),
+        Some(("ns", path)) if path.starts_with('/') => Ok(NetworkMode::Namespace(path.into())),
+        Some(("ns", path)) => Err(wrong(format!("invalid network mode: {path:?} is not an absolute path"))),
         _ => Err(Report::new(Kind::NotFound, format!("network {text} not found"))
-            .with_hint("the networks are builtin, host and none")),
+            .with_hint("the networks are builtin, host, none, container:NAME and ns:PATH")),
     }
 }
 
@@ -664,6 +716,30 @@ mod tests {
         }
         for bad in ["", "0", "x", "80/icmp", "1:2:3:80", "8000-8002:80-81", "81-80", "65536", "[::1:80", "+80", ":"] {
             assert!(publish(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_for_names_and_addresses() {
+        let address = [0x02, 0x42, 0xac, 0x11, 0, 0xff];
+        assert_eq!(mac_address("02:42:ac:11:00:FF").unwrap(), address);
+        assert_eq!(mac_address("02-42-ac-11-00-ff").unwrap(), address);
+        for bad in ["", "02:42:ac:11:00", "02:42:ac:11:00:fg", "03:00:00:00:00:01", "00:00:00:00:00:00", "+2:0:0:0:0:1"]
+        {
+            assert!(mac_address(bad).is_err(), "{bad}");
+        }
+        assert_eq!((dns_search("a.test").unwrap(), dns_search(".").unwrap()), ("a.test".into(), ".".into()));
+        assert!(dns_search("a b").is_err() && dns_search("a\nb").is_err() && dns_search("").is_err());
+        assert_eq!(dns_option("ndots:3").unwrap(), "ndots:3");
+        assert!(dns_option("a\nnameserver 192.0.2.1").is_err());
+    }
+
+    #[test]
+    fn exposed_ports_are_listed() {
+        assert_eq!(expose("80").unwrap(), ["80/tcp"]);
+        assert_eq!(expose("80-82/UDP").unwrap(), ["80/udp", "81/udp", "82/udp"]);
+        for bad in ["", "0", "80:80", "81-80", "80/icmp", "65536"] {
+            assert!(expose(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! The monitor stands in a leaf beside the container's cgroup, so that its children can be born there and no limit of the
 //! container is a limit of the monitor.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use base::{ContainerId, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
 use net::NetSpec;
 use net::client::Control;
+use net::resolvers::Watch;
 use net::setup::Tap;
 use sys::Errno;
 use sys::process::Child;
@@ -26,6 +28,7 @@ struct Network {
     process: Child,
     control: Option<Control>,
     ready: bool,
+    resolvers: Option<Watch>,
 }
 
 impl Resources {
@@ -41,7 +44,7 @@ impl Resources {
     pub fn start_network(&mut self, id: &ContainerId, spec: &NetSpec) -> Result<(), Report> {
         let (process, control) =
             net::client::spawn(spec, id.short(), None, None).map_err(net::NetError::into_report)?;
-        self.network = Some(Network { process, control: Some(control), ready: false });
+        self.network = Some(Network { process, control: Some(control), ready: false, resolvers: None });
         Ok(())
     }
 
@@ -59,6 +62,28 @@ impl Resources {
         self.network.as_ref().and_then(|network| network.control.as_ref()).map(AsFd::as_fd)
     }
 
+    /// Follows the host's resolvers from now on, of which the network process knows these.
+    pub fn follow_resolvers(&mut self, known: &[SocketAddr]) -> Result<(), Report> {
+        let Some(network) = &mut self.network else { return Ok(()) };
+        network.resolvers = Some(Watch::new(known)?);
+        // There may have been others since they were read.
+        self.on_resolvers()
+    }
+
+    /// Their watch, to be polled.
+    pub fn resolvers_watch(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().and_then(|network| network.resolvers.as_ref()).map(AsFd::as_fd)
+    }
+
+    /// Tells the network process of resolvers that have changed.
+    pub fn on_resolvers(&mut self) -> Result<(), Report> {
+        let Some(Network { control: Some(control), resolvers: Some(watch), .. }) = &mut self.network else {
+            return Ok(());
+        };
+        let Some(resolvers) = watch.changed() else { return Ok(()) };
+        control.set_resolvers(resolvers).map_err(net::NetError::into_report)
+    }
+
     /// Whether the network is up, or none was asked for.
     pub fn net_ready(&self) -> bool {
         self.network.as_ref().is_none_or(|network| network.ready)
@@ -74,7 +99,7 @@ impl Resources {
                 Ok(Some(published))
             }
             Err(error) => {
-                network.control = None;
+                (network.control, network.resolvers) = (None, None);
                 Err(error.into_report())
             }
         }

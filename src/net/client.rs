@@ -1,5 +1,6 @@
 //! The monitor's half: starting the network process and feeding it.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::process::Child;
@@ -47,6 +48,11 @@ impl Control {
             Some((Message::Failed(failure), _)) => Err(NetError::Role(failure)),
             Some(_) | None => Err(NetError::Ended),
         }
+    }
+
+    /// Tells which resolvers are to be asked from now on.
+    pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), NetError> {
+        send(self.socket.as_fd(), &Message::Resolvers(resolvers.to_vec()), None)
     }
 
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).

@@ -1,5 +1,6 @@
 //! What monitor and network process say to each other: one SEQPACKET message of JSON each.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::Failure;
@@ -15,6 +16,8 @@ pub enum Message {
         /// Whether the container has IPv6.
         ipv6: bool,
     },
+    /// From the monitor: the resolvers to ask from now on, best first.
+    Resolvers(Vec<SocketAddr>),
     /// From the role: the ports are bound and the sandbox is on.
     Ready {
         /// The published ports with the host's ports that were chosen.

@@ -24,6 +24,8 @@ pub enum NetError {
     PortTaken {
         /// Address and port.
         address: std::net::SocketAddr,
+        /// Words for who has it, where that is known.
+        owner: Option<String>,
     },
     /// Every port of a published range is in use.
     #[error("Bind for {} failed: all ports are allocated", range(.address, *.first, *.last))]
@@ -105,6 +107,7 @@ impl Explain for NetError {
                     address.port()
                 ))
             }
+            NetError::PortTaken { owner: Some(owner), .. } => Some(format!("{owner}: publish another port")),
             NetError::Role(failure) => failure.hint.clone(),
             _ => None,
         }

@@ -18,16 +18,25 @@ pub fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// The container's resolv.conf: our server, with the host's `search` and `options`.
-pub fn resolv_conf(host: &str, addressing: &Addressing) -> String {
-    let mut text = format!("nameserver {}\n", addressing.v4.dns);
-    for line in host.lines().map(str::trim) {
-        if ["search ", "domain ", "options "].iter().any(|word| line.starts_with(word)) {
-            text.push_str(line);
-            text.push('\n');
-        }
+/// The container's resolv.conf: the host's, with these words in place of what it has after the same keyword. No words
+/// leave the host's; a `search` of `.` alone is none.
+pub fn resolv_conf(host: &str, nameserver: &[IpAddr], search: &[String], options: &[String]) -> String {
+    let keeps = |line: &&str| match line.split_whitespace().next() {
+        Some("nameserver") => nameserver.is_empty(),
+        Some("search" | "domain") => search.is_empty(),
+        Some("options") => options.is_empty(),
+        // Comments tell how the host's file is made.
+        _ => false,
+    };
+    let mut lines: Vec<String> = nameserver.iter().map(|address| format!("nameserver {address}\n")).collect();
+    lines.extend(host.lines().map(str::trim).filter(keeps).map(|line| format!("{line}\n")));
+    if !search.is_empty() && search != ["."] {
+        lines.push(format!("search {}\n", search.join(" ")));
     }
-    text
+    if !options.is_empty() {
+        lines.push(format!("options {}\n", options.join(" ")));
+    }
+    lines.concat()
 }
 
 /// The container's hosts file. `added` are the pairs of `--add-host`; an address of `None` is `host-gateway`.
@@ -47,6 +56,18 @@ pub fn hosts(addressing: &Addressing, names: &[&str], added: &[(String, Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_stand_in_place_of_the_hosts() {
+        let host = "# made\nnameserver 192.0.2.1\ndomain a.test\noptions ndots:2\nsortlist 192.0.2.0\n";
+        let words = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let own = [IpAddr::from([10, 213, 0, 2])];
+        let kept = "nameserver 10.213.0.2\ndomain a.test\noptions ndots:2\n";
+        assert_eq!(resolv_conf(host, &own, &[], &[]), kept);
+        assert_eq!(resolv_conf(host, &[], &words(&["."]), &words(&["edns0"])), "nameserver 192.0.2.1\noptions edns0\n");
+        let both = resolv_conf(host, &own, &words(&["b.test", "c.test"]), &words(&["ndots:1", "rotate"]));
+        assert_eq!(both, "nameserver 10.213.0.2\nsearch b.test c.test\noptions ndots:1 rotate\n");
+    }
 
     #[test]
     fn odd_lines_of_resolv_conf_are_skipped() {

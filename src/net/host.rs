@@ -187,6 +187,14 @@ fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
+/// Why a datagram's socket refuses, or the network behind it.
+fn datagram_reason(fd: &OwnedFd, errno: Errno) -> SocketError {
+    match errno {
+        Errno::EMSGSIZE => netsock::path_mtu(fd.as_fd()).map_or(SocketError::Failed, |mtu| SocketError::TooBig { mtu }),
+        _ => reason(errno),
+    }
+}
+
 fn reason(errno: Errno) -> SocketError {
     match errno {
         Errno::ECONNREFUSED => SocketError::Refused,
@@ -309,6 +317,13 @@ impl Host for Sockets {
         self.open_echo(id, to).map_err(reason)
     }
 
+    fn datagram_dont_fragment(&mut self, id: FlowId, dont: bool) {
+        if let Some(socket) = self.get(id) {
+            // A kernel that refuses cuts what is too large, as it would without.
+            let _ = netsock::set_dont_fragment(socket.fd.as_fd(), dont);
+        }
+    }
+
     fn datagram_send(&mut self, id: FlowId, bytes: &[u8]) -> Result<(), SocketError> {
         if let Some(Some(Door::Published(answer))) = self.flows.get(id.0 as usize) {
             return self.send_answer(answer, bytes).map_err(reason);
@@ -316,7 +331,7 @@ impl Host for Sockets {
         let socket = self.get(id).ok_or(SocketError::Failed)?;
         match send(socket.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-            Err(errno) => Err(reason(errno)),
+            Err(errno) => Err(datagram_reason(&socket.fd, errno)),
         }
     }
 
@@ -325,7 +340,7 @@ impl Host for Sockets {
         match recv(socket.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => Received::Datagram(count),
             Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
-            Err(errno) => Received::Failed(reason(errno)),
+            Err(errno) => Received::Failed(datagram_reason(&socket.fd, errno)),
         }
     }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 use sys::{Call, SysError};
 
-use crate::{NetError, Publish, Published, Transport};
+use crate::{NetError, Publish, Published, Transport, owner};
 
 /// Tries to find a port number that both families have free.
 const TRIES: u32 = 16;
@@ -38,7 +38,10 @@ pub fn listen_on(wish: &Publish) -> Result<Vec<(Listener, Published)>, NetError>
     }
     let address = addresses.first().copied().unwrap_or(both[0]);
     Err(match wish.host_port_last - wish.host_port {
-        0 => NetError::PortTaken { address: SocketAddr::new(address, wish.host_port) },
+        0 => {
+            let address = SocketAddr::new(address, wish.host_port);
+            NetError::PortTaken { address, owner: owner::of(address, wish.transport) }
+        }
         _ => NetError::PortsTaken { address, first: wish.host_port, last: wish.host_port_last },
     })
 }

@@ -193,6 +193,7 @@ impl Role {
                 self.stack.set_ipv6(ipv6);
                 self.take_tap(tap)?;
             }
+            Some((Message::Resolvers(resolvers), _)) => self.stack.set_resolvers(resolvers),
             Some(_) => {}
         }
         Ok(true)

@@ -103,6 +103,9 @@ pub struct NetSpec {
     pub publish: Vec<Publish>,
     /// DNS servers to forward to, best first; reached from the host, so a stub on its loopback is fine.
     pub resolvers: Vec<SocketAddr>,
+    /// Whether these are the host's, whose changes are to be followed.
+    #[serde(default)]
+    pub resolvers_are_the_hosts: bool,
     /// Names answered for the container besides `host.docker.internal` and `host.containers.internal`.
     pub names: Vec<(String, Vec<IpAddr>)>,
     /// Whether the gateway's address leads to the host's loopback.

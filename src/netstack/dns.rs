@@ -25,6 +25,10 @@ const RESOLVERS: usize = 8;
 /// Seconds for which the container may keep an answer from the table.
 const TTL_S: u32 = 5;
 const SERVFAIL: u8 = 2;
+/// Types of records that are answered from the table.
+const A: u8 = 1;
+const PTR: u8 = 12;
+const AAAA: u8 = 28;
 
 #[derive(Debug)]
 pub(crate) struct Dns {
@@ -55,6 +59,11 @@ impl Dns {
         self.live
     }
 
+    /// Takes no resolver for dead any more, as there are others now.
+    pub fn forget_the_dead(&mut self) {
+        self.dead_until_us = [0; RESOLVERS];
+    }
+
     /// The resolver to ask first now.
     pub fn best(&self, now_us: u64, resolvers: &[SocketAddr]) -> Option<SocketAddr> {
         self.choose(now_us, resolvers, 0).map(|chosen| resolvers[chosen])
@@ -72,11 +81,7 @@ impl Dns {
             run.shared.counters.dropped_questions += 1;
             return;
         };
-        let name = query.name().to_ascii().to_ascii_lowercase();
-        let name = name.strip_suffix('.').unwrap_or(&name);
-        let known = run.shared.config.names.iter().find(|(known, _)| known == name);
-        if let Some((_, addresses)) = known {
-            let answer = table_answer(&bytes[..end], query.query_type(), addresses);
+        if let Some(answer) = own_answer(&bytes[..end], &query, &run.shared.config.names) {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
@@ -194,6 +199,77 @@ fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
     answer
 }
 
+/// The same for a whole query.
+pub(crate) fn own_answer_to(query: &[u8], names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+    let (question, end) = parse_question(query)?;
+    own_answer(&query[..end], &question, names)
+}
+
+/// The answer that a query cannot be answered; `None` when it is none.
+pub(crate) fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    parse_question(query).map(|(_, end)| header_answer(&query[..end], SERVFAIL, 0))
+}
+
+/// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
+fn own_answer(question: &[u8], query: &Query, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+    let wanted = query.query_type();
+    let name = query.name().to_ascii().to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    if let Some((_, addresses)) = names.iter().find(|(known, _)| known == name) {
+        return Some(table_answer(question, wanted, addresses));
+    }
+    let address = reversed(name)?;
+    let mut owners = names.iter().filter(|(_, addresses)| addresses.contains(&address)).peekable();
+    owners.peek()?;
+    let wanted = [RecordType::PTR, RecordType::ANY].contains(&wanted);
+    let records: Vec<Vec<u8>> = owners.filter(|_| wanted).filter_map(|(name, _)| encoded(name)).collect();
+    let mut answer = header_answer(question, 0, records.len() as u16);
+    for name in &records {
+        push_record(&mut answer, PTR, name);
+    }
+    Some(answer)
+}
+
+/// The address that a name of `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5) stands for.
+fn reversed(name: &str) -> Option<IpAddr> {
+    if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
+        let mut octets = [0; 4];
+        let mut labels = labels.split('.');
+        for octet in octets.iter_mut().rev() {
+            *octet = labels.next()?.parse().ok()?;
+        }
+        return labels.next().is_none().then(|| octets.into());
+    }
+    let mut labels = name.strip_suffix(".ip6.arpa")?.split('.');
+    let mut digits = 0_u128;
+    for number in 0..32 {
+        let label = labels.next().filter(|label| label.len() == 1)?;
+        digits |= u128::from(u8::from_str_radix(label, 16).ok()?) << (number * 4);
+    }
+    labels.next().is_none().then(|| std::net::Ipv6Addr::from(digits).into())
+}
+
+/// A name as it stands in a record; `None` where it cannot (RFC 1035 §3.1).
+fn encoded(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    for label in name.split('.') {
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
+        bytes.push(length);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    (bytes.len() <= 255).then_some(bytes)
+}
+
+/// Appends a record about the question's name.
+fn push_record(answer: &mut Vec<u8>, kind: u8, data: &[u8]) {
+    // The name is a pointer to the question's; class IN.
+    answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
+    answer.extend_from_slice(&TTL_S.to_be_bytes());
+    answer.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    answer.extend_from_slice(data);
+}
+
 /// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record.
 fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
     let chosen: Vec<&IpAddr> = addresses
@@ -207,15 +283,10 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
         .collect();
     let mut answer = header_answer(question, 0, chosen.len() as u16);
     for address in chosen {
-        let (kind, octets) = match address {
-            IpAddr::V4(address) => (1_u8, address.octets().to_vec()),
-            IpAddr::V6(address) => (28, address.octets().to_vec()),
-        };
-        // The name is a pointer to the question's; class IN.
-        answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
-        answer.extend_from_slice(&TTL_S.to_be_bytes());
-        answer.extend_from_slice(&(octets.len() as u16).to_be_bytes());
-        answer.extend_from_slice(&octets);
+        match address {
+            IpAddr::V4(address) => push_record(&mut answer, A, &address.octets()),
+            IpAddr::V6(address) => push_record(&mut answer, AAAA, &address.octets()),
+        }
     }
     answer
 }
@@ -244,6 +315,26 @@ mod tests {
         assert_eq!(answer.answers[0].data.ip_addr(), Some(addresses[0]));
         let none = Message::from_vec(&table_answer(&bytes[..end], RecordType::MX, &addresses)).unwrap();
         assert!(none.answers.is_empty());
+    }
+
+    #[test]
+    fn addresses_of_the_table_have_names() {
+        let addresses: Vec<IpAddr> = vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let names = [("web".to_owned(), addresses.clone()), ("www.web.test".to_owned(), addresses[..1].to_vec())];
+        let ask = |name: &str, kind| {
+            let bytes = question(name, kind);
+            let (query, end) = parse_question(&bytes).unwrap();
+            let answer = own_answer(&bytes[..end], &query, &names)?;
+            let answer = Message::from_vec(&answer).unwrap();
+            Some(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>())
+        };
+        let v6 = format!("3.{}0.0.d.f.ip6.arpa.", "0.".repeat(27));
+        assert_eq!(ask("3.2.1.10.in-addr.arpa.", RecordType::PTR).unwrap(), ["web.", "www.web.test."]);
+        assert_eq!(ask(&v6, RecordType::PTR).unwrap(), ["web."]);
+        assert_eq!(ask(&v6, RecordType::A).unwrap(), [""; 0]);
+        for other in ["4.2.1.10.in-addr.arpa.", "2.1.10.in-addr.arpa.", "0.3.2.1.10.in-addr.arpa.", "3.ip6.arpa."] {
+            assert_eq!(ask(other, RecordType::PTR), None, "{other}");
+        }
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn refuse<H: Host>(packet: &Packet<'_>, error: SocketError, run: &mut Run<'_, H>
         SocketError::NetworkUnreachable => Unreachable::Network,
         SocketError::HostUnreachable => Unreachable::Host,
         SocketError::Prohibited => Unreachable::Prohibited,
+        SocketError::TooBig { mtu } => Unreachable::TooBig { mtu },
         SocketError::Refused | SocketError::TimedOut | SocketError::Failed => return,
     };
     run.refuse_packet(packet, reason);

@@ -21,6 +21,11 @@ pub enum SocketError {
     Prohibited,
     /// No answer in time: `ETIMEDOUT`.
     TimedOut,
+    /// A datagram that must not be cut is too large for its way: `EMSGSIZE`.
+    TooBig {
+        /// What would fit, in bytes with the IP header.
+        mtu: u32,
+    },
     /// Out of descriptors, ports or memory, and everything else.
     Failed,
 }
@@ -86,6 +91,8 @@ pub trait Host {
     fn udp_open(&mut self, id: FlowId, source_port: Option<u16>, to: SocketAddr) -> Result<(), SocketError>;
     /// A ping socket.
     fn echo_open(&mut self, id: FlowId, to: IpAddr) -> Result<(), SocketError>;
+    /// Says whether the flow's datagrams may be cut on their way, which they may at first.
+    fn datagram_dont_fragment(&mut self, id: FlowId, dont: bool);
     /// Sends one datagram.
     fn datagram_send(&mut self, id: FlowId, bytes: &[u8]) -> Result<(), SocketError>;
     /// Receives one datagram.

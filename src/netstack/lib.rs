@@ -12,7 +12,7 @@
 //!  frame_in ──> wire ──> arp / ndp / echo                     answered here
 //!                  ├──> tcp   segment → flow → Host::tcp_*     timers, ready ring, acks of the batch
 //!                  ├──> udp   datagram → flow → Host::datagram_*
-//!                  └──> dns   question → table, or a forwarder flow
+//!                  └──> dns   question → table, or a forwarder flow; over TCP a flow without a socket, until one is needed
 //! ```
 //!
 //! **Limits.** All tables have a fixed size ([`Limits`]); a full table refuses new flows and never grows. Flows share
@@ -22,16 +22,17 @@
 //! **Hostile input.** The container's root can write any frame. What is malformed or not allowed is dropped and
 //! counted ([`Counters`]); a broken invariant ends one flow.
 //!
-//! **Left out for now.** IP fragments and IPv6 extension headers (dropped), UDP segmentation offload, path MTU
-//! messages, PTR answers, the container's own names over DNS/TCP (TCP questions go to the first resolver).
+//! **Left out for now.** UDP segmentation offload.
 
 mod config;
 mod dns;
 mod echo;
 mod host;
+mod reassembly;
 mod slab;
 mod stack;
 mod stash;
+mod streams;
 pub mod tcp;
 #[cfg(test)]
 mod tcp_test;

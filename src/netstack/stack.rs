@@ -7,12 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::{Config, Limits, Route};
 use crate::dns::Dns;
 use crate::echo::Echoes;
+use crate::reassembly::Reassembly;
 use crate::slab::Slab;
+use crate::streams::Streams;
 use crate::tcp::{self, Key, Tcp, Verdict};
 use crate::timers::Timers;
 use crate::udp::Udp;
 use crate::wire::icmp::Unreachable;
-use crate::wire::ip::{self, Header, Packet, Refusal};
+use crate::wire::ip::{self, Fragment, Header, Packet, Parsed, Refusal};
 use crate::wire::tcp::{RST, SYN};
 use crate::wire::{arp, checksum, ethernet, icmp, vnet};
 use crate::{Host, SocketError, TapFull, stash};
@@ -44,7 +46,7 @@ pub struct Counters {
     pub malformed: u64,
     /// Frames from or to an address that is not allowed.
     pub forbidden: u64,
-    /// Fragments.
+    /// Fragments that do not fit, and packets of which some never came.
     pub fragments: u64,
     /// Packets of protocols that are not carried.
     pub unsupported: u64,
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub timers: Timers,
     pub stash: stash::Pool,
+    pub streams: Streams,
     pub scratch: Vec<u8>,
     pub ready: VecDeque<FlowId>,
     pub acks: Vec<FlowId>,
@@ -110,6 +113,7 @@ pub struct Stack {
     udp: Udp,
     echo: Echoes,
     dns: Dns,
+    reassembly: Reassembly,
     bucket: Bucket,
 }
 
@@ -131,10 +135,12 @@ impl Stack {
             udp: Udp::new(limits.tcp, limits.udp),
             echo: Echoes::new(limits.tcp + limits.udp, limits.echo),
             dns: Dns::new(limits.tcp + limits.udp + limits.echo, limits.dns),
+            reassembly: Reassembly::new(),
             bucket: Bucket { tokens: u64::from(limits.new_flows_per_s) * 2, filled_us: 0 },
             shared: Shared {
                 timers: Timers::new(flows),
                 stash: stash::Pool::new(),
+                streams: Streams::new(),
                 scratch: vec![0; SCRATCH],
                 secret: RandomState::new(),
                 ready: VecDeque::with_capacity(limits.tcp as usize),
@@ -151,6 +157,12 @@ impl Stack {
     /// clients of published ports are led to its IPv4 address.
     pub fn set_ipv6(&mut self, ipv6: bool) {
         self.shared.ipv6 = ipv6;
+    }
+
+    /// Tells which resolvers to ask from now on, best first. Questions that are with others are waited for.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.shared.config.resolvers = resolvers;
+        self.dns.forget_the_dead();
     }
 
     /// What has been counted so far.
@@ -194,11 +206,30 @@ impl Stack {
             }
         };
         match packet {
-            Ok(packet) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
+            Ok(Parsed::Whole(packet)) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
+            Ok(Parsed::Part(part)) => self.fragment_in(now_us, &part, host),
             Err(Refusal::Malformed) => self.shared.counters.malformed += 1,
-            Err(Refusal::Fragment) => self.shared.counters.fragments += 1,
             Err(Refusal::SourceRoute) => self.shared.counters.forbidden += 1,
+            Err(Refusal::Option) => self.shared.counters.unsupported += 1,
         }
+    }
+
+    fn fragment_in<H: Host>(&mut self, now_us: u64, part: &Fragment<'_>, host: &mut H) {
+        // Before it takes room.
+        if !self.shared.config.is_container(part.source) {
+            self.shared.counters.forbidden += 1;
+            return;
+        }
+        let whole = self.reassembly.add(now_us, part);
+        self.shared.counters.fragments = self.reassembly.lost;
+        let Some(whole) = whole else { return };
+        match whole.parse() {
+            Ok(Parsed::Whole(packet)) => {
+                self.packet_in(now_us, &Packet { dont_fragment: false, ..packet }, false, host);
+            }
+            _ => self.shared.counters.malformed += 1,
+        }
+        self.reassembly.give_back(whole);
     }
 
     fn packet_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, checksum_ok: bool, host: &mut H) {
@@ -230,10 +261,11 @@ impl Stack {
         }
     }
 
-    /// IGMP (2) and the hop-by-hop header of MLD (0) are expected and need no answer.
+    /// IGMP (2) is expected and needs no answer; "no next header" (59) says that there is nothing.
     fn unsupported<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
         self.shared.counters.unsupported += 1;
-        if ![0, 2].contains(&packet.protocol) && matches!(self.shared.config.route(packet.destination), Route::Out(_)) {
+        if ![2, 59].contains(&packet.protocol) && matches!(self.shared.config.route(packet.destination), Route::Out(_))
+        {
             self.run(now_us, host, FlowId(0)).refuse_packet(packet, Unreachable::Protocol);
         }
     }
@@ -306,14 +338,13 @@ impl Stack {
             self.shared.counters.refused_flows += 1;
             return;
         }
-        let to = match self.shared.config.route(packet.destination) {
-            // DNS over TCP: the connection goes to the resolver itself.
-            Route::Dns => match self.dns.best(now_us, &self.shared.config.resolvers) {
-                Some(resolver) => resolver,
-                None => return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0))),
-            },
-            _ => tcp::target(address, &key),
-        };
+        let dns = self.shared.config.route(packet.destination) == Route::Dns;
+        let resolver = self.dns.best(now_us, &self.shared.config.resolvers);
+        let served = dns && self.shared.streams.has_room();
+        let to = if dns { resolver } else { Some(tcp::target(address, &key)) };
+        if dns && key.remote.1 != 53 || !served && to.is_none() {
+            return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
+        }
         let initial = host.random() as u32;
         let flow = Tcp::outward(syn, initial, self.shared.config.mss(key.remote.0));
         let Some(slot) = self.tcp.insert(key, flow) else {
@@ -321,14 +352,20 @@ impl Stack {
             return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
         };
         self.half_open += 1;
-        self.on_tcp(now_us, slot, host, |key, flow, run| match run.host.tcp_connect(run.id, to) {
-            Ok(()) => {
-                flow.start(key, run);
-                Verdict::Keep
+        self.on_tcp(now_us, slot, host, |key, flow, run| {
+            if served {
+                run.shared.streams.begin(run.id, resolver);
+                return flow.socket_ready(key, false, true, run);
             }
-            Err(error) => {
-                flow.refuse(key, error, run);
-                Verdict::Free
+            match to.map_or(Err(SocketError::Failed), |to| run.host.tcp_connect(run.id, to)) {
+                Ok(()) => {
+                    flow.start(key, run);
+                    Verdict::Keep
+                }
+                Err(error) => {
+                    flow.refuse(key, error, run);
+                    Verdict::Free
+                }
             }
         });
     }
@@ -491,7 +528,8 @@ impl Stack {
             }
             return;
         }
-        if self.udp.send(&key, datagram.payload, &mut run) {
+        let whole = packet.dont_fragment;
+        if self.udp.send(&key, datagram.payload, whole, &mut run) {
             return;
         }
         let address = match self.destination(packet.destination, host) {
@@ -505,7 +543,7 @@ impl Stack {
         }
         let to = tcp::target(address, &key);
         let mut run = Run { shared: &mut self.shared, half_open: &mut self.half_open, host, now_us, id: FlowId(0) };
-        self.udp.begin(key, to, datagram.payload, &mut run);
+        self.udp.begin(key, to, datagram.payload, whole, &mut run);
     }
 
     fn icmp_in<H: Host>(&mut self, now_us: u64, packet: &Packet<'_>, host: &mut H) {
@@ -525,6 +563,9 @@ impl Stack {
     pub fn socket_ready<H: Host>(&mut self, now_us: u64, id: FlowId, readiness: Readiness, host: &mut H) {
         let table = self.shared_table(id);
         if let Table::Tcp(slot) = table {
+            if readiness.writable {
+                self.shared.streams.socket_writable(host, id);
+            }
             return self.on_tcp(now_us, slot, host, |key, flow, run| {
                 flow.socket_ready(key, readiness.readable, readiness.writable, run)
             });
@@ -573,6 +614,9 @@ impl Stack {
 
     /// Sends the acknowledgements that a batch of frames has made due: at most one for each flow.
     pub fn end_batch<H: Host>(&mut self, now_us: u64, host: &mut H) {
+        while let Some(id) = self.shared.streams.next_news() {
+            self.on_tcp(now_us, id.0, host, |key, flow, run| flow.socket_ready(key, true, false, run));
+        }
         while let Some(id) = self.shared.acks.pop() {
             self.on_tcp(now_us, id.0, host, |key, flow, run| {
                 flow.send_due_ack(key, run);
@@ -681,7 +725,7 @@ impl<H: Host> Run<'_, H> {
 
     fn send_unreachable(&mut self, to: IpAddr, quoted: &[u8], reason: Unreachable) {
         let from = self.shared.config.gateway(to);
-        let header = icmp::header(from, to, reason.code(to.is_ipv6()), [0; 4], quoted);
+        let header = icmp::header(from, to, reason.code(to.is_ipv6()), reason.rest(to.is_ipv6()), quoted);
         self.icmp(from, to, 64, header, quoted);
     }
 
@@ -723,6 +767,7 @@ impl<H: Host> Run<'_, H> {
             SocketError::NetworkUnreachable => Unreachable::Network,
             SocketError::HostUnreachable => Unreachable::Host,
             SocketError::Prohibited => Unreachable::Prohibited,
+            SocketError::TooBig { mtu } => Unreachable::TooBig { mtu },
             SocketError::TimedOut | SocketError::Failed => return,
         };
         let mut quoted = [0; 8];

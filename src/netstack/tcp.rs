@@ -259,7 +259,7 @@ impl Tcp {
     }
 
     fn connect_ended<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) -> Verdict {
-        match run.host.tcp_connected(run.id) {
+        match run.shared.streams.tcp_connected(run.host, run.id) {
             Ok(()) => {
                 self.phase = Phase::SynReceived;
                 self.flags.set(Flags::READABLE);
@@ -268,7 +268,7 @@ impl Tcp {
             }
             Err(error) => {
                 self.refuse(key, error, run);
-                run.host.close(run.id, true);
+                run.shared.streams.close(run.host, run.id, true);
                 Verdict::Free
             }
         }
@@ -281,7 +281,7 @@ impl Tcp {
             SocketError::HostUnreachable => Unreachable::Host,
             SocketError::Prohibited => Unreachable::Prohibited,
             SocketError::TimedOut => return,
-            SocketError::Refused | SocketError::Failed => {
+            SocketError::Refused | SocketError::TooBig { .. } | SocketError::Failed => {
                 self.send(key, run, RST | ACK, SeqNumber(0), None);
                 return;
             }
@@ -311,7 +311,7 @@ impl Tcp {
     pub fn segment_in<H: Host>(&mut self, key: &Key, segment: &Segment<'_>, run: &mut Run<'_, H>) -> Verdict {
         match self.phase {
             Phase::Connecting if segment.has(RST) => {
-                run.host.close(run.id, true);
+                run.shared.streams.close(run.host, run.id, true);
                 Verdict::Free
             }
             // The SYN sent again: its answer comes with the end of the connect.
@@ -341,7 +341,7 @@ impl Tcp {
             return Verdict::OverIpv4;
         }
         if segment.has(RST) {
-            run.host.close(run.id, true);
+            run.shared.streams.close(run.host, run.id, true);
             return Verdict::Free;
         }
         if segment.has(SYN) {
@@ -366,7 +366,7 @@ impl Tcp {
         if segment.has(RST) {
             // RFC 5961 §3.2: only the exact number resets; others in the window are challenged.
             if segment.seq == self.nxt {
-                run.host.close(run.id, true);
+                run.shared.streams.close(run.host, run.id, true);
                 return Verdict::Free;
             }
             if segment.seq.since(self.nxt) > 0 && self.edge.since(segment.seq) >= 0 {
@@ -448,7 +448,7 @@ impl Tcp {
     fn advance<H: Host>(&mut self, ack: SeqNumber, acked: u32, run: &mut Run<'_, H>) {
         let fin = self.flags.has(Flags::FIN_EVER) && ack == self.snd_max;
         let bytes = acked - u32::from(fin);
-        if bytes > 0 && !run.host.tcp_consume(run.id, bytes as usize) {
+        if bytes > 0 && !run.shared.streams.tcp_consume(run.host, run.id, bytes as usize) {
             // As if it had not been acknowledged: it stays peekable and will be acknowledged again.
             return;
         }
@@ -530,7 +530,7 @@ impl Tcp {
         }
         let mut taken = 0;
         if self.stash.len() == 0 {
-            match run.host.tcp_write(run.id, bytes) {
+            match run.shared.streams.tcp_write(run.host, run.id, bytes, &run.shared.config.names) {
                 Wrote::Taken(count) => taken = count,
                 Wrote::Broken => return Err(()),
             }
@@ -545,7 +545,8 @@ impl Tcp {
     fn flush_stash<H: Host>(&mut self, run: &mut Run<'_, H>) -> Result<(), ()> {
         let before = self.stash.len();
         while self.stash.len() > 0 {
-            match run.host.tcp_write(run.id, run.shared.stash.front(&self.stash)) {
+            let (front, names) = (run.shared.stash.front(&self.stash), &run.shared.config.names);
+            match run.shared.streams.tcp_write(run.host, run.id, front, names) {
                 Wrote::Taken(0) => break,
                 Wrote::Taken(count) => run.shared.stash.pop(&mut self.stash, count),
                 Wrote::Broken => return Err(()),
@@ -561,7 +562,7 @@ impl Tcp {
     /// Ends the host socket's sending direction once the container has ended its own and everything is delivered.
     fn pass_fin<H: Host>(&mut self, run: &mut Run<'_, H>) {
         if self.flags.has(Flags::FIN_IN) && !self.flags.has(Flags::SHUT) && self.stash.len() == 0 {
-            run.host.tcp_shutdown(run.id);
+            run.shared.streams.tcp_shutdown(run.host, run.id);
             self.flags.set(Flags::SHUT);
             self.acknowledge_soon(run);
         }
@@ -571,7 +572,7 @@ impl Tcp {
     fn after<H: Host>(&mut self, run: &mut Run<'_, H>) -> Verdict {
         if self.phase == Phase::Open && self.flags.has(Flags::SHUT | Flags::FIN_ACKED) {
             self.phase = Phase::Lingering;
-            run.host.close(run.id, false);
+            run.shared.streams.close(run.host, run.id, false);
             run.shared.timers.set(run.id, run.now_us + LINGER_US);
         }
         Verdict::Keep
@@ -581,7 +582,7 @@ impl Tcp {
     fn reset<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) -> Verdict {
         self.send(key, run, RST | ACK, self.snd, None);
         run.shared.stash.clear(&mut self.stash);
-        run.host.close(run.id, true);
+        run.shared.streams.close(run.host, run.id, true);
         Verdict::Free
     }
 
@@ -640,7 +641,7 @@ impl Tcp {
         }
         let mut scratch = std::mem::take(&mut run.shared.scratch);
         let most = scratch.len().min(room as usize);
-        let verdict = match run.host.tcp_peek(run.id, in_flight as usize, &mut scratch[..most]) {
+        let verdict = match run.shared.streams.tcp_peek(run.host, run.id, in_flight as usize, &mut scratch[..most]) {
             Peek::Data(count) => {
                 self.send_data(key, &scratch[..count], run);
                 if !self.flags.has(Flags::TAP_FULL) {
@@ -744,7 +745,7 @@ impl Tcp {
         match self.phase {
             Phase::Lingering => Verdict::Free,
             Phase::Connecting => {
-                run.host.close(run.id, true);
+                run.shared.streams.close(run.host, run.id, true);
                 Verdict::Free
             }
             // It was accepted before the container's device, and what that has, was known.
@@ -791,7 +792,7 @@ impl Tcp {
     fn refresh_edge<H: Host>(&mut self, run: &mut Run<'_, H>) {
         let floor = if run.shared.stash.is_scarce() { WINDOW_SCARCE } else { stash::PER_FLOW };
         let window = match self.stash.len() {
-            0 => run.host.tcp_room(run.id).clamp(floor, WINDOW_MAX),
+            0 => run.shared.streams.tcp_room(run.host, run.id).clamp(floor, WINDOW_MAX),
             waiting => floor.saturating_sub(waiting),
         };
         let window = if self.our_shift == 0 { window.min(0xffff) } else { window };

@@ -93,6 +93,7 @@ impl Host for Script {
     fn echo_open(&mut self, _: FlowId, _: IpAddr) -> Result<(), SocketError> {
         Err(SocketError::Failed)
     }
+    fn datagram_dont_fragment(&mut self, _: FlowId, _: bool) {}
     fn datagram_send(&mut self, _: FlowId, _: &[u8]) -> Result<(), SocketError> {
         Err(SocketError::Failed)
     }
@@ -207,7 +208,7 @@ impl World {
         let Some(frame) = self.host.frames.pop_front() else { return };
         let (_, rest) = vnet::parse(&frame).expect("a vnet header");
         let (_, packet) = ethernet::parse(rest).expect("an Ethernet header");
-        let packet = ip::parse_v4(packet).expect("a packet");
+        let Ok(ip::Parsed::Whole(packet)) = ip::parse_v4(packet) else { panic!("a packet") };
         let segment = tcp::parse(packet.payload).expect("a segment");
         assert!(!segment.has(RST), "nobody gave a reason to reset");
         assert!(segment.has(ACK));

@@ -37,6 +37,8 @@ pub(crate) struct Udp {
 #[derive(Debug)]
 struct Flow {
     two_way: bool,
+    /// Whether its socket lets nobody cut its datagrams.
+    whole: bool,
     /// Who began it, if that was a client of a published port.
     client: Option<SocketAddr>,
 }
@@ -54,12 +56,17 @@ impl Udp {
         FlowId(self.base + slot)
     }
 
-    /// Sends through the flow of this key; `false` when there is none.
-    pub fn send<H: Host>(&mut self, key: &Key, payload: &[u8], run: &mut Run<'_, H>) -> bool {
+    /// Sends through the flow of this key, `whole` when the datagram must not be cut; `false` when there is no flow.
+    pub fn send<H: Host>(&mut self, key: &Key, payload: &[u8], whole: bool, run: &mut Run<'_, H>) -> bool {
         let Some(slot) = self.flows.find(key) else { return false };
         let id = self.id(slot);
         if let Some((_, flow)) = self.flows.get_mut(slot) {
             flow.two_way |= flow.client.is_some();
+            // The socket of a published port has many clients, and stays as it is.
+            if flow.whole != whole && flow.client.is_none() {
+                flow.whole = whole;
+                run.host.datagram_dont_fragment(id, whole);
+            }
             let life = if flow.two_way { TWO_WAY_US } else { UNREPLIED_US };
             run.shared.timers.set(id, run.now_us + life);
         }
@@ -70,18 +77,18 @@ impl Udp {
     }
 
     /// Opens a flow and sends its first datagram.
-    pub fn begin<H: Host>(&mut self, key: Key, to: SocketAddr, payload: &[u8], run: &mut Run<'_, H>) {
+    pub fn begin<H: Host>(&mut self, key: Key, to: SocketAddr, payload: &[u8], whole: bool, run: &mut Run<'_, H>) {
         if self.flows.len() >= self.capacity as usize {
             self.give_one_up(run);
         }
-        let Some(slot) = self.flows.insert(key, Flow { two_way: false, client: None }) else {
+        let Some(slot) = self.flows.insert(key, Flow { two_way: false, whole: false, client: None }) else {
             run.shared.counters.refused_flows += 1;
             return;
         };
         let id = self.id(slot);
         match run.host.udp_open(id, (key.container.1 != 0).then_some(key.container.1), to) {
             Ok(()) => {
-                self.send(&key, payload, run);
+                self.send(&key, payload, whole, run);
             }
             Err(error) => {
                 self.flows.remove(slot);
@@ -134,7 +141,9 @@ impl Udp {
         if self.flows.len() >= self.capacity as usize {
             self.give_one_up(run);
         }
-        let Some(slot) = self.flows.insert(key, Flow { two_way: false, client: Some(client) }) else { return false };
+        let Some(slot) = self.flows.insert(key, Flow { two_way: false, whole: false, client: Some(client) }) else {
+            return false;
+        };
         install(run.host, self.id(slot));
         true
     }

@@ -15,6 +15,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
@@ -323,6 +324,14 @@ fn shift_clocks(offsets: &str) -> Result<(), SysError> {
     fs::write("/proc/self/timens_offsets", offsets).call(|| format!("write(/proc/self/timens_offsets, {offsets:?})"))
 }
 
+/// Opens a namespace by its path.
+pub fn open_namespace_at(path: &Path) -> Result<OwnedFd, Report> {
+    let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+        .call(|| format!("open({path:?})"))?;
+    let of_kernel = fstatfs(&fd).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
+    of_kernel.then_some(fd).ok_or_else(|| Report::new(Kind::Usage, format!("{} is no namespace", path.display())))
+}
+
 /// Namespaces that the specification names by path.
 #[derive(Debug)]
 struct Joined {
@@ -336,13 +345,7 @@ impl Joined {
         let mut joined = Joined { user: None, others: Vec::new() };
         for namespace in listed(spec) {
             let Some(path) = namespace.path() else { continue };
-            let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
-                .call(|| format!("open({path:?})"))
-                .step(|| format!("joining a namespace of type {}", namespace.typ()))?;
-            let of_kernel = fstatfs(&fd).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
-            if !of_kernel {
-                return Err(Report::new(Kind::Usage, format!("{} is no namespace", path.display())));
-            }
+            let fd = open_namespace_at(path).step(|| format!("joining a namespace of type {}", namespace.typ()))?;
             if namespace.typ() != LinuxNamespaceType::User {
                 joined.others.push((namespace.typ(), fd));
             } else if identity(&fd)? != identity(open_own("user")?)? {
@@ -388,7 +391,7 @@ fn join(typ: LinuxNamespaceType, fd: &OwnedFd) -> Result<(), Report> {
     setns(fd, flag(typ)).map_err(|errno| refused(typ, errno))
 }
 
-fn refused(typ: LinuxNamespaceType, errno: Errno) -> Report {
+pub(crate) fn refused(typ: LinuxNamespaceType, errno: Errno) -> Report {
     let report = Report::from(SysError::new(format!("setns({typ})"), errno));
     let report = report.with_step(format!("joining a namespace of type {typ}"));
     match errno {

@@ -172,6 +172,15 @@ fn join_container(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
     Ok(mounts)
 }
 
+/// Opens namespaces of a running container by the pid of its init and the descriptor that proves it: `user`, `net`.
+/// `ESRCH` when it has ended.
+pub fn open_namespaces(pid: i32, init: BorrowedFd<'_>, kinds: &[&str]) -> Result<Vec<OwnedFd>, SysError> {
+    let (process, _) = visible(pid)?;
+    let opened = kinds.iter().map(|kind| open_namespace(process.as_fd(), kind)).collect();
+    pidfd_send_signal(init, 0)?;
+    opened
+}
+
 /// The directory in `/proc` of a container's init, or of a process that has the same namespaces and shows them; and its mount
 /// namespace.
 pub(crate) fn visible(pid: i32) -> Result<(OwnedFd, OwnedFd), SysError> {

@@ -12,6 +12,10 @@
 //! over, make the network namespace and hand that over, end. Init is a child of the monitor (`CLONE_PARENT`), so nothing
 //! waits for the stage.
 //!
+//! A network namespace that is there already the stage enters before it forks init, with the rights of the caller or else
+//! of the outer root. Where init is to have the user namespace of another container as well, a process in between enters
+//! that, as there is no way back, and forks init.
+//!
 //! The network namespace takes the kernel as long as all the rest of a start (0.35 ms), so it is made here, in the
 //! container's user namespace, while init mounts the root file system.
 
@@ -22,11 +26,12 @@ use base::{Context, Kind, Report};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use sys::namespace::{map_text, open_namespace, proc_dir, write_proc};
+use sys::namespace::{identity, map_text, open_namespace, open_own, proc_dir, write_proc};
 use sys::process::{Flags, fork};
 use sys::role::Inherited;
 use sys::{Call, Errno, SysError};
 
+use crate::bundle::refused;
 use crate::channel::{Channel, Message};
 use crate::launch::{Launch, Rootfs, WrittenLaunch, is_new, listed, profile};
 use crate::seccomp::Filter;
@@ -58,6 +63,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
+    let (user, net) = (inherited.optional_fd("user"), inherited.optional_fd("net"));
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
     let program = seccomp::compile_without_agent(profile.as_deref(), launch.notify)?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
@@ -70,12 +76,16 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
         .then(|| init::Opened::before_init(launch, Some(outer.as_fd()), channel))
         .transpose()?;
 
+    let net = net.map(not_ours).transpose()?.flatten();
+    // Real root's may belong to the host, over which it has no right any more in the outer namespace.
+    let net = net.filter(|net| setns(net, CloneFlags::CLONE_NEWNET).is_err());
     join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
+    net.as_ref().map_or(Ok(()), join_network)?;
     let late_network = is_new(&launch.spec, LinuxNamespaceType::Network);
-    let flags = (namespaces(&launch.spec) - Flags::NEWNET) | Flags::NEWUSER | Flags::PARENT;
+    let flags = (namespaces(&launch.spec) - Flags::NEWNET) | Flags::PARENT;
     let (to_init, from_stage) = sys::socket::pair()?;
     let to_init = Cell::new(Some(to_init));
-    let child = fork(flags, None, || {
+    let become_init = || {
         // Init learns of our death by the end of this socket, so it must not keep our end open itself.
         drop(to_init.take());
         let given = init::Given {
@@ -88,22 +98,67 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
             late_network,
         };
         init::main(launch, given)
-    })
-    .map_err(name_the_limit)
-    .step(|| "making the container's namespaces".to_owned())?;
-    channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
+    };
+    let user_namespace = if let Some(user) = user {
+        born_in(&user, flags, channel, become_init)?;
+        user
+    } else {
+        let process = proc_dir(born(flags | Flags::NEWUSER, channel, become_init)?)?;
+        write_maps(launch, process.as_fd()).step(|| "mapping the container's ids".to_owned())?;
+        // Before init makes itself invisible.
+        open_namespace(process.as_fd(), "user")?
+    };
     let to_init = to_init.take().ok_or_else(|| Report::new(Kind::Internal, "the socket to init is gone"))?;
-    let process = proc_dir(child.pid)?;
     // Before the view is our root directory, where there is no /proc.
     let own_process = proc_dir(own_pid)?;
-    // Before init makes itself invisible.
-    let user_namespace = open_namespace(process.as_fd(), "user")?;
-    prepare(launch, process.as_fd(), user_namespace.as_fd(), view, to_init.as_fd())?;
+    prepare(launch, user_namespace.as_fd(), view, to_init.as_fd())?;
     if late_network {
         let network = make_network(user_namespace.as_fd(), own_process.as_fd()).map_err(name_the_limit);
         let network = network.step(|| "making the container's network namespace".to_owned())?;
         sys::socket::send(to_init.as_fd(), b"network", &[network.as_fd()])?;
     }
+    Ok(())
+}
+
+/// A network namespace that is another than the host's, in which we are.
+fn not_ours(net: OwnedFd) -> Result<Option<OwnedFd>, SysError> {
+    Ok((identity(&net)? != identity(open_own("net")?)?).then_some(net))
+}
+
+/// Enters a network namespace that was there before the container.
+fn join_network(net: &OwnedFd) -> Result<(), Report> {
+    setns(net, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+        Errno::EPERM => Report::from(SysError::new("setns(net)", errno)).with_hint(
+            "it belongs to a user namespace over which we have no rights: those of your containers can be joined \
+             (--network container:NAME), and by root any",
+        ),
+        _ => refused(LinuxNamespaceType::Network, errno),
+    })
+}
+
+/// Forks init and tells the monitor; returns its pid.
+fn born(flags: Flags, channel: &Channel, become_init: impl FnOnce() -> i32) -> Result<i32, Report> {
+    let init = fork(flags, None, become_init).map_err(name_the_limit);
+    let init = init.step(|| "making the container's namespaces".to_owned())?;
+    channel.send(&Message::Init { pid: init.pid }, Some(init.pidfd.as_fd()))?;
+    Ok(init.pid)
+}
+
+/// The same in a user namespace that is there already. Only there is it known whether it went well.
+fn born_in(user: &OwnedFd, flags: Flags, channel: &Channel, become_init: impl FnOnce() -> i32) -> Result<(), SysError> {
+    fork(Flags::PARENT, None, || {
+        let joined = nix::sys::prctl::set_dumpable(false)
+            // Whoever is in it already must not look into us (CVE-2016-9962).
+            .and_then(|()| setns(user, CloneFlags::CLONE_NEWUSER))
+            .map_err(|errno| refused(LinuxNamespaceType::User, errno));
+        match joined.and_then(|()| born(flags, channel, become_init)) {
+            Ok(_) => 0,
+            Err(report) => {
+                channel.fail(&report);
+                125
+            }
+        }
+    })?;
     Ok(())
 }
 
@@ -173,15 +228,13 @@ pub(crate) fn namespaces(spec: &Spec) -> Flags {
     })
 }
 
-/// Everything that only the outer root can do for init.
+/// Everything that only the outer root can do for init, which has its ids.
 fn prepare(
     launch: &Launch,
-    process: BorrowedFd<'_>,
     user_namespace: BorrowedFd<'_>,
     view: Option<OwnedFd>,
     to_init: BorrowedFd<'_>,
 ) -> Result<(), Report> {
-    write_maps(launch, process).step(|| "mapping the container's ids".to_owned())?;
     let rootfs = match &launch.rootfs {
         Rootfs::Overlay { directory, .. } => Some(directory),
         _ => None,

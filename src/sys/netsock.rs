@@ -35,6 +35,52 @@ pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: i32) -> Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
 }
 
+/// Whether a socket's datagrams are refused with `EMSGSIZE` when they do not fit the path as it is known, and are not cut on
+/// it: `IP_MTU_DISCOVER` (ip(7)), `IPV6_MTU_DISCOVER` (ipv6(7)). Without, the kernel cuts what does not fit.
+pub fn set_dont_fragment(socket: BorrowedFd<'_>, dont: bool) -> Result<()> {
+    match level(socket)? {
+        libc::IPPROTO_IPV6 => {
+            let value = if dont { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_WANT };
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
+        }
+        level => {
+            let value = if dont { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_WANT };
+            set_option(socket, level, libc::IP_MTU_DISCOVER, value)
+        }
+    }
+}
+
+/// The MTU of a connected socket's path as it is known, in bytes: `IP_MTU`, `IPV6_MTU`.
+pub fn path_mtu(socket: BorrowedFd<'_>) -> Result<u32> {
+    let level = level(socket)?;
+    let name = if level == libc::IPPROTO_IPV6 { libc::IPV6_MTU } else { libc::IP_MTU };
+    get_option(socket, level, name).map(i32::cast_unsigned)
+}
+
+/// The level of the options of a socket's family.
+fn level(socket: BorrowedFd<'_>) -> Result<libc::c_int> {
+    let family = get_option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)?;
+    Ok(if family == libc::AF_INET6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP })
+}
+
+/// Reads an integer option.
+fn get_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut size = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes, which is the size of the live variable.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut value).cast(),
+            std::ptr::from_mut(&mut size),
+        )
+    };
+    check(result.into(), || format!("getsockopt({level}, {name})"))?;
+    Ok(value)
+}
+
 /// Bytes of memory in the send buffer: its size, and how much of that is taken (with the kernel's own overhead).
 /// Linux 4.12.
 pub fn send_memory(socket: BorrowedFd<'_>) -> Result<(u32, u32)> {

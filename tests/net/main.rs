@@ -6,7 +6,9 @@
 mod support;
 
 mod apt;
+mod names;
 mod ports;
+mod shared;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};

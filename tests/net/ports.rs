@@ -46,8 +46,22 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
     let said = home.fails(125, &["run", "-d", "--name", "late", "-p", &publish, &busybox(), "sleep", "600"]);
     let address = taken.local_addr().unwrap();
     assert!(said.contains(&format!("Bind for {address} failed: port is already allocated")), "{said}");
+    assert!(said.contains(&format!("hint: process {} (", std::process::id())), "{said}");
     let running = home.ok(&["ps", "-q"]);
     assert_eq!(running, "");
+}
+
+#[test]
+fn a_port_that_needs_a_privilege_is_explained() {
+    let Some(home) = Home::with_busybox(&[Need::Tun, Need::PlainUser]) else { return };
+    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if from.trim() != "1024" {
+        return skip("this machine gives low ports to everybody");
+    }
+    let said = home.fails(125, &["run", "--rm", "-p", "127.0.0.1:80:80", &busybox(), "true"]);
+    let hint = "hint: ports below 1024 need a privilege: publish a higher one, or let an administrator run sysctl \
+                net.ipv4.ip_unprivileged_port_start=80";
+    assert!(said.contains("Bind for 127.0.0.1:80 failed") && said.contains(hint), "{said}");
 }
 
 #[test]
@@ -71,6 +85,27 @@ fn ports_that_are_not_published_are_listed_too() {
     let published = run(&["-p", &format!("127.0.0.1:{port}:443")]);
     assert_eq!(published, format!("80/tcp, 444/tcp, 53/udp, 127.0.0.1:{port}->443/tcp\n"));
     assert_eq!(run(&["--network", "none"]), "\n");
+}
+
+#[test]
+fn all_exposed_ports_can_be_published() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let options = ["-P", "--expose", "80-81", "--expose", "53/udp", "-p", "127.0.0.1::81"];
+    home.ok(&[&["run", "-d", "--name", "web"][..], &options, &[&busybox(), "httpd", "-f", "-h", "/var/www"]].concat());
+    let number = |port: &str| {
+        let bound = format!("(index .NetworkSettings.Ports \"{port}\")");
+        home.inspect("web", &format!("{{{{len {bound}}}}} {{{{(index {bound} 0).HostPort}}}}"))
+    };
+    let (web, other, udp) = (number("80/tcp"), number("81/tcp"), number("53/udp"));
+    // At both families' addresses, but for the one that was published by itself.
+    let port = web.strip_prefix("2 ").unwrap();
+    let address = format!("127.0.0.1:{port}");
+    eventually("the server answers", || get(&address, "/").is_ok_and(|body| body == "it works\n"));
+    assert!(other.starts_with("1 ") && other != "1 0", "{other}");
+    assert!(UdpSocket::bind(("127.0.0.1", udp.strip_prefix("2 ").unwrap().parse().unwrap())).is_err());
+    assert_eq!(home.inspect("web", "{{.HostConfig.PublishAllPorts}} {{len .NetworkSettings.Ports}}"), "true 3");
+    let said = home.fails(125, &["run", "--rm", "-p", &format!("{port}:80"), &busybox(), "true"]);
+    assert!(said.contains("hint: container web publishes it: publish another port"), "{said}");
 }
 
 /// The first of `count` neighbouring ports that were free a moment ago, at all addresses.

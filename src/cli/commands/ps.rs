@@ -121,7 +121,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
         container.state.to_owned(),
         labels.join(","),
         container.mounts.join(","),
-        container.network.to_owned(),
+        container.network.clone(),
         container.platform.clone(),
         named.to_string(),
     ])

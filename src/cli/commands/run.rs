@@ -1,6 +1,7 @@
 use std::env::VarError;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use base::{ContainerId, Context, Kind, Report};
@@ -82,12 +83,18 @@ pub struct ContainerOptions {
     /// Host name
     #[arg(short = 'h', long)]
     pub hostname: Option<String>,
-    /// builtin, host or none
+    /// builtin, host, none, container:NAME or ns:PATH
     #[arg(long, visible_alias = "net", default_value = "builtin")]
     network: String,
     /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
+    /// All ports that the image or --expose names, at free ports of the host
+    #[arg(short = 'P', long)]
+    publish_all: bool,
+    /// PORT[-PORT][/udp], on which the container listens beside what the image says
+    #[arg(long, value_name = "PORT")]
+    expose: Vec<String>,
     #[command(flatten)]
     pub limits: LimitOptions,
     /// Nothing but volumes and tmpfs can be written
@@ -117,7 +124,25 @@ pub struct ContainerOptions {
     /// DIRECTORY[:OPTIONS], in memory
     #[arg(long)]
     tmpfs: Vec<String>,
-    /// NAME:ADDRESS for /etc/hosts
+    /// The container's IPv4 address on the builtin network
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+    /// The container's IPv6 address there
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<Ipv6Addr>,
+    /// The address of the container's network device
+    #[arg(long, value_name = "MAC")]
+    mac_address: Option<String>,
+    /// A DNS server in place of the host's
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<IpAddr>,
+    /// A domain to look names up in, in place of the host's; . for none
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// An option of resolv.conf(5) in place of the host's
+    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
+    dns_option: Vec<String>,
+    /// NAME:ADDRESS for /etc/hosts; the address host-gateway is the host's
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
     /// KEY=VALUE
@@ -250,10 +275,17 @@ impl ContainerOptions {
         let mut host = HostSettings {
             network: parse::network(&self.network)?,
             ports: ports.concat(),
+            publish_all: self.publish_all,
             volumes,
             tmpfs,
             volumes_from: each(&self.volumes_from, parse::volumes_from)?,
             size_bytes: each(&self.storage_opt, parse::storage_option)?.pop(),
+            ip: self.ip,
+            ip6: self.ip6,
+            mac_address: self.mac_address.as_deref().map(parse::mac_address).transpose()?,
+            dns: self.dns,
+            dns_search: each(&self.dns_search, parse::dns_search)?,
+            dns_options: each(&self.dns_option, parse::dns_option)?,
             add_hosts: each(&self.add_host, parse::add_host)?,
             read_only: self.read_only,
             userns: parse::userns(&self.userns)?,
@@ -283,6 +315,7 @@ impl ContainerOptions {
             workdir: self.workdir,
             user: self.user,
             hostname: self.hostname,
+            exposed_ports: each(&self.expose, parse::expose)?.concat(),
             tty: self.tty,
             stdin: self.interactive,
             attached,

@@ -12,9 +12,9 @@ use sys::file::sync_directory;
 
 use crate::Engine;
 use crate::container::lock::make_container_dir;
-use crate::container::record::{self, HostSettings, ImageOrigin, NetworkMode, Record, Settings, Volume, VolumeSource};
+use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, lookup, names, remove, spec};
+use crate::container::{driver, lookup, names, network, remove, spec};
 use crate::file::failed;
 use crate::image;
 use crate::volume;
@@ -38,6 +38,8 @@ pub struct CreateRequest {
     pub user: Option<String>,
     /// Its host name; else the beginning of its id.
     pub hostname: Option<String>,
+    /// `80/tcp`: what it listens on beside what the image says.
+    pub exposed_ports: Vec<String>,
     /// Whether it has a terminal.
     pub tty: bool,
     /// Whether its standard input is open.
@@ -89,10 +91,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
         return Err(Report::new(Kind::Usage, format!("--host-home: image {reference} has no home of the host"))
             .with_hint("it is for the image host:; else give the directory with -v"));
     }
-    if request.host.network != NetworkMode::Builtin && !request.host.ports.is_empty() {
-        let network = request.host.network.as_str();
-        engine.notice(&format!("Published ports are discarded when using {network} network mode"));
-    }
+    network::check(engine, &mut request, id)?;
     driver::check_size(&request.host, matches!(image, ImageName::Host))?;
     if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
         driver::above_an_image(matches!(image, ImageName::Host))?;
@@ -129,7 +128,7 @@ fn write(
     image_volumes(local, &mut host)?;
     let reference = request.image.clone();
     // Before there are volumes: what it refuses leaves none.
-    let settings = merge(request, local, id)?;
+    let settings = merge(engine, request, local, id)?;
     // Nobody removes them before the record names them.
     let mut held = Vec::new();
     for volume in &mut host.volumes {
@@ -173,15 +172,20 @@ fn write(
 }
 
 /// The image's configuration under the request's, by Docker's rules.
-fn merge(request: CreateRequest, local: Option<&ImageConfig>, id: &ContainerId) -> Result<Settings, Report> {
+fn merge(
+    engine: &Engine,
+    request: CreateRequest,
+    local: Option<&ImageConfig>,
+    id: &ContainerId,
+) -> Result<Settings, Report> {
     let config = local.and_then(|config| config.spec.config().clone()).unwrap_or_default();
     let mut settings = Settings {
         workdir: request.workdir.or_else(|| config.working_dir().clone()).unwrap_or_default(),
         user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),
-        hostname: request
-            .hostname
-            .or_else(|| hosts_name(request.host.network))
-            .unwrap_or_else(|| id.short().to_owned()),
+        hostname: match request.hostname {
+            Some(name) => name,
+            None => network::hostname(engine, &request.host.network)?.unwrap_or_else(|| id.short().to_owned()),
+        },
         tty: request.tty,
         stdin: request.stdin,
         attached: request.attached,
@@ -208,6 +212,7 @@ fn merge(request: CreateRequest, local: Option<&ImageConfig>, id: &ContainerId) 
     settings.labels.extend(config.labels().clone().unwrap_or_default());
     settings.labels.extend(request.labels);
     settings.exposed_ports = config.exposed_ports().clone().unwrap_or_default();
+    settings.exposed_ports.extend(request.exposed_ports);
     for port in &request.host.ports {
         settings.exposed_ports.push(format!("{}/{}", port.container_port, port.protocol.as_str()));
     }
@@ -235,11 +240,6 @@ fn merge_env(image: Vec<String>, request: Vec<String>) -> Vec<String> {
         }
     }
     merged
-}
-
-/// The host's name, for a container in its network: what it says of itself on that network is then true.
-fn hosts_name(network: NetworkMode) -> Option<String> {
-    (network == NetworkMode::Host).then(|| nix::unistd::gethostname().ok()?.into_string().ok()).flatten()
 }
 
 /// A directory to start in is absolute.

@@ -3,20 +3,30 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use base::Report;
-use net::Addressing;
+use net::resolvers::RESOLV_CONF;
 
 use crate::Engine;
-use crate::container::record::{NetworkMode, Record};
+use crate::container::network;
+use crate::container::record::{HostSettings, NetworkMode, Record};
 use crate::file::replace;
 
 /// Name in the container's directory, path in the container.
 pub(crate) const BOUND: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
 
+/// The directory that they lie in: with another container's network they are the other's.
+pub(crate) fn directory(engine: &Engine, record: &Record) -> Result<PathBuf, Report> {
+    Ok(engine.paths().container(&network::owner(engine, record)?.id))
+}
+
 /// Writes the files anew, as the machine's resolvers may have changed since the last start. Nothing runs meanwhile.
 pub(crate) fn write(engine: &Engine, record: &Record) -> Result<(), Report> {
+    if matches!(record.host.network, NetworkMode::Container(_)) {
+        return Ok(());
+    }
     let directory = engine.paths().container(&record.id);
     let contents = [hosts(record), format!("{}\n", record.settings.hostname), resolv_conf(record)];
     for ((name, _), content) in BOUND.iter().zip(contents) {
@@ -29,12 +39,12 @@ pub(crate) fn write(engine: &Engine, record: &Record) -> Result<(), Report> {
 fn hosts(record: &Record) -> String {
     let given = record.host.add_hosts.iter().map(|(name, address)| (name.clone(), address.parse().ok()));
     let added: Vec<(String, Option<IpAddr>)> = given.collect();
-    if record.host.network == NetworkMode::Builtin {
+    if let Some(addressing) = network::addressing(record) {
         let mut names = vec![record.settings.hostname.as_str()];
         if record.name != record.settings.hostname {
             names.push(&record.name);
         }
-        return net::files::hosts(&Addressing::default_bridge(&record.id), &names, &added);
+        return net::files::hosts(&addressing, &names, &added);
     }
     let mut text = match record.host.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
@@ -52,9 +62,12 @@ fn hosts(record: &Record) -> String {
 }
 
 fn resolv_conf(record: &Record) -> String {
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    match record.host.network {
-        NetworkMode::Builtin => net::files::resolv_conf(&host, &Addressing::default_bridge(&record.id)),
-        NetworkMode::Host | NetworkMode::None => host,
+    let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let HostSettings { dns, dns_search, dns_options, .. } = &record.host;
+    match network::addressing(record) {
+        // It asks those that were given in its turn.
+        Some(addressing) => net::files::resolv_conf(&host, &[addressing.v4.dns.into()], dns_search, dns_options),
+        None if dns.is_empty() && dns_search.is_empty() && dns_options.is_empty() => host,
+        None => net::files::resolv_conf(&host, dns, dns_search, dns_options),
     }
 }

@@ -10,11 +10,11 @@ use snapshot::Driver;
 
 use crate::Engine;
 use crate::container::record::{
-    DeviceMapping, HostSettings, NetworkMode, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
+    DeviceMapping, HostSettings, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
 };
 use crate::container::spec::{MASKED, READ_ONLY, environment};
 use crate::container::state::{Condition, Life, condition};
-use crate::container::{driver, record};
+use crate::container::{driver, files, network, record};
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
@@ -79,9 +79,13 @@ pub struct HostConfig {
     pub binds: Vec<String>,
     pub network_mode: String,
     pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
+    pub publish_all_ports: bool,
     pub auto_remove: bool,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub dns_search: Vec<String>,
     pub extra_hosts: Vec<String>,
     pub privileged: bool,
     pub readonly_rootfs: bool,
@@ -216,7 +220,9 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
     let record = load(engine, id)?;
     let condition = condition(engine, id)?;
     let directory = engine.paths().container(id);
-    let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    // Those of a container that is gone have none.
+    let files = files::directory(engine, &record).ok();
+    let file = |name| files.as_ref().map(|files| files.join(name).to_string_lossy().into_owned()).unwrap_or_default();
     let mut words = record.command_line().into_iter();
     let graph_driver = graph_driver(engine, &record);
     Ok(Inspection {
@@ -228,7 +234,7 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
-        log_path: file("log"),
+        log_path: directory.join("log").to_string_lossy().into_owned(),
         name: format!("/{}", record.name),
         restart_count: 0,
         driver: graph_driver.name.clone(),
@@ -313,11 +319,15 @@ fn host_config(host: &HostSettings) -> HostConfig {
     };
     HostConfig {
         binds: host.volumes.iter().filter(|volume| !volume.anonymous).map(bind).collect(),
-        network_mode: host.network.as_str().to_owned(),
+        network_mode: host.network.to_string(),
         port_bindings: bindings(&host.ports),
+        publish_all_ports: host.publish_all,
         auto_remove: host.auto_remove,
         cap_add: host.cap_add.clone(),
         cap_drop: host.cap_drop.clone(),
+        dns: host.dns.iter().map(ToString::to_string).collect(),
+        dns_options: host.dns_options.clone(),
+        dns_search: host.dns_search.clone(),
         extra_hosts: host.add_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
         privileged: false,
         readonly_rootfs: host.read_only,
@@ -450,16 +460,13 @@ fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
         ip_address: endpoint.ip_address.clone(),
         gateway: endpoint.gateway.clone(),
         mac_address: endpoint.mac_address.clone(),
-        networks: BTreeMap::from([(record.host.network.as_str().to_owned(), endpoint)]),
+        networks: network::name(record).map(|name| (name, endpoint)).into_iter().collect(),
     }
 }
 
 fn endpoint(record: &Record, condition: &Condition) -> Endpoint {
-    let running = matches!(condition.life, Life::Running { .. });
-    if !running || record.host.network != NetworkMode::Builtin {
-        return Endpoint::default();
-    }
-    let Addressing { v4, v6, mac, .. } = Addressing::default_bridge(&record.id);
+    let addressing = network::addressing(record).filter(|_| matches!(condition.life, Life::Running { .. }));
+    let Some(Addressing { v4, v6, mac, .. }) = addressing else { return Endpoint::default() };
     Endpoint {
         ip_address: v4.container.to_string(),
         ip_prefix_len: v4.prefix,

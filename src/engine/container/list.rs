@@ -10,7 +10,7 @@ use base::{ContainerId, Report};
 use crate::Engine;
 use crate::container::record::{self, NetworkMode, PortMapping, Record};
 use crate::container::state::{Condition, Life, condition};
-use crate::container::{lock, lookup, unstarted};
+use crate::container::{lock, lookup, network, unstarted};
 
 /// One container in short.
 #[derive(Clone, Debug)]
@@ -37,8 +37,8 @@ pub struct Summary {
     pub ports: Vec<PortMapping>,
     /// While it runs in a network of its own, the ports it listens on that are not published: number and protocol.
     pub exposed: Vec<(u16, String)>,
-    /// Its network's name.
-    pub network: &'static str,
+    /// Its network's name; empty where it is another container's, or has none.
+    pub network: String,
     /// Sources of its volumes.
     pub mounts: Vec<String>,
     /// What its image runs on.
@@ -83,7 +83,7 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         state,
         status,
         labels: settings.labels.clone(),
-        network: host.network.as_str(),
+        network: network::name(&record).unwrap_or_default(),
         mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
         platform: image.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
     }))

@@ -31,6 +31,7 @@ pub mod lock;
 pub mod logs;
 pub mod lookup;
 pub mod names;
+pub(crate) mod network;
 pub mod pause;
 pub mod prune;
 pub mod record;

@@ -4,7 +4,8 @@
 //! changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use base::{ContainerId, Kind, Report};
@@ -96,10 +97,24 @@ pub struct HostSettings {
     pub network: NetworkMode,
     /// Published ports.
     pub ports: Vec<PortMapping>,
+    /// Whether every further port that it exposes is published at a free one.
+    pub publish_all: bool,
     /// Binds, named volumes.
     pub volumes: Vec<Volume>,
     /// `destination`, `options` of each file system in memory.
     pub tmpfs: Vec<(String, String)>,
+    /// Its IPv4 address, where one was asked for.
+    pub ip: Option<Ipv4Addr>,
+    /// The same for IPv6; the first 64 bits are its network's.
+    pub ip6: Option<Ipv6Addr>,
+    /// The address of its device, where one was asked for.
+    pub mac_address: Option<[u8; 6]>,
+    /// DNS servers in place of the host's.
+    pub dns: Vec<IpAddr>,
+    /// Domains that names are looked up in, in place of the host's; `.` is none.
+    pub dns_search: Vec<String>,
+    /// Options of resolv.conf(5) in place of the host's.
+    pub dns_options: Vec<String>,
     /// Further lines of `/etc/hosts`: name, address or `host-gateway`.
     pub add_hosts: Vec<(String, String)>,
     /// Containers whose volumes it has too, each by id, and whether it may only read them.
@@ -179,7 +194,7 @@ pub struct DeviceRequest {
 }
 
 /// Which network a container has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// Its own, through our userspace stack.
@@ -189,15 +204,22 @@ pub enum NetworkMode {
     Host,
     /// A loopback device only.
     None,
+    /// That of another container, by its id; until the container is created, as the user wrote it.
+    Container(String),
+    /// The namespace that is at this path when the container starts.
+    #[serde(rename = "ns")]
+    Namespace(PathBuf),
 }
 
-impl NetworkMode {
+impl fmt::Display for NetworkMode {
     /// As options spell it.
-    pub fn as_str(self) -> &'static str {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NetworkMode::Builtin => "builtin",
-            NetworkMode::Host => "host",
-            NetworkMode::None => "none",
+            NetworkMode::Builtin => f.write_str("builtin"),
+            NetworkMode::Host => f.write_str("host"),
+            NetworkMode::None => f.write_str("none"),
+            NetworkMode::Container(id) => write!(f, "container:{id}"),
+            NetworkMode::Namespace(path) => write!(f, "ns:{}", path.display()),
         }
     }
 }
@@ -443,8 +465,8 @@ fn path(engine: &Engine, id: &ContainerId) -> PathBuf {
     engine.paths().container(id).join("config.json")
 }
 
-impl std::fmt::Display for VolumeSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for VolumeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             VolumeSource::Path(path) => path.display().fmt(f),
             VolumeSource::Named(name) => f.write_str(name),

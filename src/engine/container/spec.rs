@@ -15,6 +15,7 @@ use oci_spec::runtime::{
 use crate::Engine;
 use crate::container::devices::{Devices, Given};
 use crate::container::files;
+use crate::container::network::Joined;
 use crate::container::record::{Below, NetworkMode, Record, Seccomp, Volume, VolumeSource};
 use crate::file::failed;
 use crate::volume::{self, Place};
@@ -54,7 +55,7 @@ pub struct Launchable {
 
 /// The specification of a container with its devices. Writes the files of `/etc` that are bound into it to its
 /// directory, and makes the host's directories that are bound into it and are not there.
-pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices) -> Result<Launchable, Report> {
+pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices, joined: &Joined) -> Result<Launchable, Report> {
     files::write(engine, record)?;
     let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
     let mut spec = Spec::default();
@@ -65,7 +66,7 @@ pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices) -> Resul
         .set_process(Some(process(record, capabilities, &devices.given)))
         .set_mounts(Some(mounts(engine, record, &devices.mounts)?))
         .set_hooks(devices.hooks.clone())
-        .set_linux(Some(linux(record, capabilities, devices)?));
+        .set_linux(Some(linux(record, capabilities, devices, joined)?));
     let default_profile = matches!(record.host.seccomp, Seccomp::Default).then_some(capabilities);
     Ok(Launchable { spec, default_profile, user: record.settings.user.clone() })
 }
@@ -154,10 +155,8 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
     own.sort_by_key(|mount| mount.destination().components().count());
     let covered = |default: &Mount| own.iter().any(|given| given.destination() == default.destination());
     list.retain(|default| !covered(default));
-    let files = files::BOUND.iter().map(|(name, destination)| {
-        let source = engine.paths().container(&record.id).join(name);
-        bind(&source, destination)
-    });
+    let directory = files::directory(engine, record)?;
+    let files = files::BOUND.iter().map(|(name, destination)| bind(&directory.join(name), destination));
     // A volume that the image has around them must not hide them.
     let anonymous = || record.host.volumes.iter().filter(|volume| volume.anonymous);
     let (late, early): (Vec<Mount>, Vec<Mount>) = files
@@ -325,7 +324,7 @@ fn bind(source: &Path, destination: &str) -> Mount {
     mount
 }
 
-fn linux(record: &Record, capabilities: u64, devices: &Devices) -> Result<Linux, Report> {
+fn linux(record: &Record, capabilities: u64, devices: &Devices, joined: &Joined) -> Result<Linux, Report> {
     let own_network = record.host.network != NetworkMode::Host;
     let namespaces = [
         Some(LinuxNamespaceType::User),
@@ -338,7 +337,7 @@ fn linux(record: &Record, capabilities: u64, devices: &Devices) -> Result<Linux,
     ];
     let namespaces = namespaces.into_iter().flatten().map(|kind| {
         let mut namespace = LinuxNamespace::default();
-        namespace.set_typ(kind).set_path(None);
+        namespace.set_typ(kind).set_path(joined.path(kind));
         namespace
     });
     let mut linux = Linux::default();

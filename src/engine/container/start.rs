@@ -1,8 +1,6 @@
 //! Starting a container: everything that is decided before its monitor exists.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -13,7 +11,6 @@ use monitor::protocol::{self, Frame};
 use monitor::record::State;
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
-use net::{Addressing, NetSpec, Publish, Transport};
 use runtime::Launch;
 use runtime::launch::{HookContext, HostDevice};
 use runtime::outer::{Caller, OuterMap, ladder_of};
@@ -24,12 +21,11 @@ use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{
-    HostSettings, NetworkMode, PortMapping, Protocol, Record, Seccomp, Settings, UserNamespace, load,
-};
+use crate::container::network::Joined;
+use crate::container::record::{HostSettings, NetworkMode, Record, Seccomp, Settings, UserNamespace, load};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, fit, remove, rootfs, snapshot, spec};
+use crate::container::{driver, fit, network, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -82,7 +78,7 @@ pub(crate) fn start_locked(
             sys::process::reap(monitor.as_fd(), true)?;
             // A monitor that was killed has not done it.
             volume::in_use::leave(engine, record);
-            Err(report)
+            Err(network::name_the_owner(engine, record, report))
         }
         Ok(Begun::Interrupted(signal)) => {
             drop(socket);
@@ -128,6 +124,9 @@ pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> 
             seccomp: Seccomp::Default,
             init: false,
             auto_remove: false,
+            // Another's need not run; the ids stay those that it has with it.
+            network: NetworkMode::None,
+            userns: network::owner(engine, record)?.host.userns,
             ..record.host.clone()
         },
         ..record.clone()
@@ -217,12 +216,12 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     }
     let run_dir = rootfs::run_dir(engine, record)?;
     let devices = devices(engine, record)?;
-    let launchable = spec::spec(engine, record, &devices)?;
+    let joined = Joined::open(engine, record)?;
+    let launchable = spec::spec(engine, record, &devices, &joined)?;
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
-    let networked = record.host.network == NetworkMode::Builtin && !hold;
-    let addressing = networked.then(|| Addressing::default_bridge(&record.id));
+    let addressing = network::addressing(record);
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
@@ -272,7 +271,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             client_feeds: streams.is_some_and(|streams| streams.stdin),
             stdin_once: record.settings.attached,
             streams_owner: owner,
-            network: addressing.map(|addressing| network(record, addressing)),
+            network: addressing.map(|addressing| network::spec(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             limits: if hold { cgroup::Limits::default() } else { limits(record) },
             bus: engine.options().bus.clone(),
@@ -282,7 +281,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             before: before.clone(),
             after,
         };
-        spawn(engine, &config, base, streams.is_some())
+        spawn(engine, &config, base, &joined, streams.is_some())
     };
     let spawned = begin();
     drop(volumes);
@@ -357,6 +356,7 @@ fn spawn(
     engine: &Engine,
     config: &monitor::role::Config,
     base: rootfs::Base,
+    joined: &Joined,
     attached: bool,
 ) -> Result<Launched, Report> {
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
@@ -364,17 +364,19 @@ fn spawn(
     monitor::client::block_signals()?;
     let FsConnection { socket, user_namespace, mount_namespace, binary, .. } = base.connection;
     let binary = runtime::own_binary::for_containers(binary)?;
+    let mut fds = vec![
+        ("client", theirs.as_fd()),
+        ("outer", user_namespace.as_fd()),
+        ("view", mount_namespace.as_fd()),
+        ("fs", socket.as_fd()),
+    ];
+    fds.extend(joined.fds());
     let leaf = cgroup::birthplace(&config.id, config.bus.as_deref());
     let mut spawn = Spawn {
         argv0: "sublet-monitor",
         label: config.id.short(),
         config: &bytes,
-        fds: &[
-            ("client", theirs.as_fd()),
-            ("outer", user_namespace.as_fd()),
-            ("view", mount_namespace.as_fd()),
-            ("fs", socket.as_fd()),
-        ],
+        fds: &fds,
         stdio: [None, None, None],
         session: true,
         cgroup: leaf.as_ref().map(AsFd::as_fd),
@@ -398,35 +400,6 @@ fn user(record: &Record, user: &str) -> String {
     match record.host.userns {
         UserNamespace::KeepAs { uid, gid } if user.is_empty() => format!("{uid}:{gid}"),
         _ => user.to_owned(),
-    }
-}
-
-fn network(record: &Record, addressing: Addressing) -> NetSpec {
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let own: Vec<IpAddr> = vec![addressing.v4.container.into(), addressing.v6.container.into()];
-    let mut names = vec![(record.name.clone(), own.clone())];
-    if record.settings.hostname != record.name {
-        names.push((record.settings.hostname.clone(), own));
-    }
-    NetSpec {
-        publish: record.host.ports.iter().map(publish).collect(),
-        resolvers: net::files::name_servers(&resolv_conf),
-        names,
-        addressing,
-        host_loopback: false,
-    }
-}
-
-fn publish(port: &PortMapping) -> Publish {
-    Publish {
-        host_ip: port.host_ip,
-        host_port: port.host_port,
-        host_port_last: port.host_port_last,
-        container_port: port.container_port,
-        transport: match port.protocol {
-            Protocol::Tcp => Transport::Tcp,
-            Protocol::Udp => Transport::Udp,
-        },
     }
 }
 

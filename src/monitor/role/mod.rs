@@ -56,7 +56,8 @@ const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 /// The configuration of the role.
 ///
 /// Descriptors, by name: `client` (the connection to the command that starts the container), `outer` (user namespace),
-/// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive).
+/// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive); `user` and `net` where the
+/// container joins those namespaces.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Which container.
@@ -125,6 +126,8 @@ struct Monitor {
     config: Config,
     outer: OwnedFd,
     view: Option<OwnedFd>,
+    /// Namespaces that the container joins, until the stage has them.
+    joined: Vec<(&'static str, OwnedFd)>,
     /// Only held: its end tells the fs role that this user is gone.
     _fs: Option<OwnedFd>,
     signals: SignalFd,
@@ -160,6 +163,7 @@ enum Source {
     Listener,
     Net,
     Answers,
+    Resolvers,
     Channel(u64),
     Output(u64, Stream),
     Input(u64),
@@ -185,6 +189,7 @@ impl Monitor {
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
+            joined: ["user", "net"].into_iter().filter_map(|kind| Some((kind, inherited.optional_fd(kind)?))).collect(),
             _fs: inherited.optional_fd("fs"),
             signals,
             listener,
@@ -242,9 +247,11 @@ impl Monitor {
             if self.config.terminal { (Streams::default(), PayloadEnds::default()) } else { self.fifos()? };
         let mut fds = vec![("outer", self.outer.as_fd())];
         fds.extend(self.view.as_ref().map(|view| ("view", view.as_fd())));
+        fds.extend(self.joined.iter().map(|(kind, namespace)| (*kind, namespace.as_fd())));
         let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
         let main = Supervised::start_main(&self.config.launch, &given, streams);
         let main = main.step(|| "starting the stage".to_owned())?;
+        self.joined.clear();
         // While the stage is at work, and again when the payload has run for a while.
         sys::memory::release_code();
         self.processes.insert(MAIN, main);
@@ -284,6 +291,8 @@ impl Monitor {
         ];
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
+        let watch = self.resources.resolvers_watch();
+        waited.extend(watch.map(|watch| (Source::Resolvers, watch, PollFlags::POLLIN)));
         for (key, process) in &self.processes {
             if let Some(channel) = &process.channel {
                 waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
@@ -329,6 +338,10 @@ impl Monitor {
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
             Source::Answers => self.on_answers(),
+            Source::Resolvers => {
+                // A network process that has ended says so itself.
+                let _ = self.resources.on_resolvers();
+            }
             Source::Channel(key) => self.on_channel(key),
             Source::Output(key, stream) => drop(self.pump(key, stream)),
             Source::Input(key) => {
@@ -473,7 +486,24 @@ impl Monitor {
             client.closing |= detached;
         }
         self.settled_at = Some(Instant::now() + SETTLING);
+        if key == MAIN {
+            self.follow_resolvers();
+        }
         Ok(())
+    }
+
+    /// Now that nobody waits for the start.
+    fn follow_resolvers(&mut self) {
+        let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
+        let followed = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
+        if let Some(Err(report)) = followed {
+            let text = format!(
+                "names: the host's resolvers are asked as they were at the start ({}); raise fs.inotify.max_user_instances \
+                 or max_user_watches with sysctl",
+                report.lines().join(": ")
+            );
+            self.notice(MAIN, &text);
+        }
     }
 
     /// Writes `pid.json`, unless it says so already.

@@ -50,6 +50,7 @@ fn arguments() -> Result<(NetSpec, Vec<String>)> {
         addressing: Addressing::default_bridge(&ContainerId::from_random([7; 32])),
         publish: Vec::new(),
         resolvers: net::files::name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        resolvers_are_the_hosts: false,
         names: Vec::new(),
         host_loopback: false,
     };

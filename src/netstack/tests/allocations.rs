@@ -85,6 +85,7 @@ impl Host for World {
     fn echo_open(&mut self, _: FlowId, _: IpAddr) -> Result<(), SocketError> {
         Err(SocketError::Failed)
     }
+    fn datagram_dont_fragment(&mut self, _: FlowId, _: bool) {}
     fn datagram_send(&mut self, _: FlowId, _: &[u8]) -> Result<(), SocketError> {
         self.datagrams += 1;
         Ok(())

@@ -30,10 +30,15 @@ pub enum Unreachable {
     Prohibited,
     /// The protocol is not carried.
     Protocol,
+    /// The packet is too large for its way and must not be cut.
+    TooBig {
+        /// What would fit, in bytes.
+        mtu: u32,
+    },
 }
 
 impl Unreachable {
-    /// Type and code: RFC 792 and 1812 §5.2.7.1 for IPv4, RFC 4443 §3.1 and §3.4 for IPv6.
+    /// Type and code: RFC 792 and 1812 §5.2.7.1 for IPv4, RFC 4443 §3.1, §3.2 and §3.4 for IPv6.
     pub fn code(self, v6: bool) -> (u8, u8) {
         match (self, v6) {
             (Unreachable::Network, false) => (3, 0),
@@ -46,6 +51,18 @@ impl Unreachable {
             (Unreachable::Port, true) => (1, 4),
             (Unreachable::Prohibited, true) => (1, 1),
             (Unreachable::Protocol, true) => (4, 1),
+            (Unreachable::TooBig { .. }, false) => (3, 4),
+            (Unreachable::TooBig { .. }, true) => (2, 0),
+        }
+    }
+
+    /// The four bytes after type, code and checksum: the MTU (RFC 1191 §4, RFC 4443 §3.2), else nothing. No path of IPv6 has
+    /// one below 1280.
+    pub fn rest(self, v6: bool) -> [u8; 4] {
+        match self {
+            Unreachable::TooBig { mtu } if v6 => mtu.max(1280).to_be_bytes(),
+            Unreachable::TooBig { mtu } => mtu.min(0xffff).to_be_bytes(),
+            _ => [0; 4],
         }
     }
 }

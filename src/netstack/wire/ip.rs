@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{be16, checksum};
+use super::{be16, be32, checksum};
 
 /// Length of the IPv4 header we write (no options).
 pub const V4_LEN: usize = 20;
@@ -24,14 +24,46 @@ pub struct Packet<'a> {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// The protocol of the payload; for IPv6 the next header, extension headers are not skipped.
+    /// The protocol of the payload.
     pub protocol: u8,
     /// Time to live, hop limit.
     pub hop_limit: u8,
-    /// What follows the header, without padding of the frame.
+    /// Whether it must not be cut on its way: the bit of IPv4, and IPv6 unless it was in fragments.
+    pub dont_fragment: bool,
+    /// What follows the header and IPv6's extension headers, without padding of the frame.
     pub payload: &'a [u8],
     /// The packet from its header on, without padding of the frame.
     pub whole: &'a [u8],
+}
+
+/// A part of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment<'a> {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// The protocol of the packet; in IPv6 the header that follows in the first fragment.
+    pub protocol: u8,
+    /// Time to live, hop limit.
+    pub hop_limit: u8,
+    /// What the packet's fragments have in common.
+    pub id: u32,
+    /// Where in the packet's payload it belongs, in bytes.
+    pub offset: usize,
+    /// Whether others follow behind it.
+    pub more: bool,
+    /// What it brings.
+    pub payload: &'a [u8],
+}
+
+/// What a packet's bytes are.
+#[derive(Clone, Copy, Debug)]
+pub enum Parsed<'a> {
+    /// A packet.
+    Whole(Packet<'a>),
+    /// A fragment of one.
+    Part(Fragment<'a>),
 }
 
 /// Why a packet is not processed.
@@ -39,14 +71,14 @@ pub struct Packet<'a> {
 pub enum Refusal {
     /// A length, version or checksum is wrong.
     Malformed,
-    /// A part of a fragmented packet.
-    Fragment,
     /// Options that steer the packet's way.
     SourceRoute,
+    /// An option that must be understood and is not.
+    Option,
 }
 
 /// Reads an IPv4 packet.
-pub fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Refusal> {
+pub fn parse_v4(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let first = *bytes.first().ok_or(Refusal::Malformed)?;
     let header_len = usize::from(first & 15) * 4;
     let total = usize::from(be16(bytes, 2));
@@ -56,22 +88,20 @@ pub fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Refusal> {
     if !checksum::holds(0, &bytes[..header_len]) {
         return Err(Refusal::Malformed);
     }
-    // More-fragments bit or an offset.
-    if be16(bytes, 6) & 0x3fff != 0 {
-        return Err(Refusal::Fragment);
-    }
     if source_routed(&bytes[V4_LEN..header_len]) {
         return Err(Refusal::SourceRoute);
     }
     let address = |at: usize| IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]));
-    Ok(Packet {
-        source: address(12),
-        destination: address(16),
-        protocol: bytes[9],
-        hop_limit: bytes[8],
-        payload: &bytes[header_len..total],
-        whole: &bytes[..total],
-    })
+    let (source, destination) = (address(12), address(16));
+    let (protocol, hop_limit, payload) = (bytes[9], bytes[8], &bytes[header_len..total]);
+    let word = be16(bytes, 6);
+    let (dont_fragment, more, offset) = (word & 0x4000 != 0, word & 0x2000 != 0, usize::from(word & 0x1fff) * 8);
+    if more || offset > 0 {
+        let id = be16(bytes, 4).into();
+        return Ok(Parsed::Part(Fragment { source, destination, protocol, hop_limit, id, offset, more, payload }));
+    }
+    let whole = &bytes[..total];
+    Ok(Parsed::Whole(Packet { source, destination, protocol, hop_limit, dont_fragment, payload, whole }))
 }
 
 /// Whether IPv4 options contain loose (131) or strict (137) source routing, or cannot be read to their end.
@@ -91,29 +121,77 @@ fn source_routed(mut options: &[u8]) -> bool {
     false
 }
 
+/// Extension headers of IPv6 (RFC 8200 §4) that are looked through.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+/// How many of them; a packet with more is none that anybody needs.
+const EXTENSIONS_MAX: usize = 8;
+
 /// Reads an IPv6 packet.
-pub fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>, Refusal> {
+pub fn parse_v6(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
     if bytes.len() < V6_LEN || bytes[0] >> 4 != 6 {
         return Err(Refusal::Malformed);
     }
     let end = V6_LEN + usize::from(be16(bytes, 4));
     let whole = bytes.get(..end).ok_or(Refusal::Malformed)?;
-    if bytes[6] == 44 {
-        return Err(Refusal::Fragment);
-    }
     let address = |at: usize| {
         let mut octets = [0; 16];
         octets.copy_from_slice(&bytes[at..at + 16]);
         IpAddr::V6(Ipv6Addr::from(octets))
     };
-    Ok(Packet {
-        source: address(8),
-        destination: address(24),
-        protocol: bytes[6],
-        hop_limit: bytes[7],
-        payload: &whole[V6_LEN..],
-        whole,
-    })
+    let (source, destination, hop_limit) = (address(8), address(24), bytes[7]);
+    let (mut next, mut rest, mut dont_fragment) = (bytes[6], &whole[V6_LEN..], true);
+    for number in 0..=EXTENSIONS_MAX {
+        if ![HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION].contains(&next) {
+            let (protocol, payload) = (next, rest);
+            return Ok(Parsed::Whole(Packet {
+                source,
+                destination,
+                protocol,
+                hop_limit,
+                dont_fragment,
+                payload,
+                whole,
+            }));
+        }
+        let length = if next == FRAGMENT { 8 } else { usize::from(rest.get(1).copied().unwrap_or(0)) * 8 + 8 };
+        let (header, payload) = rest.split_at_checked(length).ok_or(Refusal::Malformed)?;
+        match next {
+            HOP_BY_HOP if number > 0 => return Err(Refusal::Malformed),
+            // Where it was to go on the way it has been, unless segments are left (RFC 8200 §4.4, RFC 5095).
+            ROUTING if header[3] != 0 => return Err(Refusal::SourceRoute),
+            ROUTING => {}
+            FRAGMENT => {
+                let word = be16(header, 2);
+                let (offset, more) = (usize::from(word & 0xfff8), word & 1 != 0);
+                if more || offset > 0 {
+                    let (protocol, id) = (header[0], be32(header, 4));
+                    let part = Fragment { source, destination, protocol, hop_limit, id, offset, more, payload };
+                    return Ok(Parsed::Part(part));
+                }
+                // One that is whole (RFC 6946).
+                dont_fragment = false;
+            }
+            _ => options(&header[2..])?,
+        }
+        (next, rest) = (header[0], payload);
+    }
+    Err(Refusal::Malformed)
+}
+
+/// Looks through the options of an extension header. The two highest bits of an unknown one say what becomes of the packet
+/// (RFC 8200 §4.2); none says anything that we do.
+fn options(mut options: &[u8]) -> Result<(), Refusal> {
+    while let Some(&kind) = options.first() {
+        let length = if kind == 0 { 1 } else { usize::from(*options.get(1).ok_or(Refusal::Malformed)?) + 2 };
+        if kind >> 6 != 0 {
+            return Err(Refusal::Option);
+        }
+        options = options.get(length..).ok_or(Refusal::Malformed)?;
+    }
+    Ok(())
 }
 
 /// Appends the header for a payload of `payload_len` bytes: don't fragment, id 0, no ECN. Both addresses must have the
@@ -182,5 +260,86 @@ impl Header {
 impl Default for Header {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use etherparse::Ipv6Slice;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An IPv6 packet with these extension headers (number, body behind the length byte) and a payload of UDP.
+    fn packet(extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u8> {
+        let mut header = Header::new();
+        let (source, destination) = ("fd00::2".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let length = payload.len() + extensions.iter().map(|(_, body)| body.len() + 2).sum::<usize>();
+        write(&mut header, source, destination, extensions.first().map_or(UDP, |(kind, _)| *kind), length, 64);
+        let mut bytes = header.as_slice().to_vec();
+        for (number, (kind, body)) in extensions.iter().enumerate() {
+            bytes.push(extensions.get(number + 1).map_or(UDP, |(next, _)| *next));
+            // The fragment header has a reserved byte there.
+            bytes.push(if *kind == FRAGMENT { 0 } else { ((body.len() + 2) / 8).wrapping_sub(1) as u8 });
+            bytes.extend_from_slice(body);
+        }
+        [&bytes, payload].concat()
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<(u8, Vec<u8>, bool), Refusal> {
+        match parse_v6(bytes)? {
+            Parsed::Whole(packet) => Ok((packet.protocol, packet.payload.to_vec(), packet.dont_fragment)),
+            Parsed::Part(part) => panic!("{part:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn extension_headers_are_looked_through_as_by_an_independent_parser(
+            kinds in proptest::collection::vec((0_usize..3, 0_usize..3), 0..6),
+            by_hop in any::<bool>(),
+            payload in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let extension = |(kind, units): (usize, usize)| match [DESTINATION, ROUTING, FRAGMENT][kind] {
+                FRAGMENT => (FRAGMENT, vec![0, 0, 1, 2, 3, 4]),
+                ROUTING => (ROUTING, [&[4, 0][..], &vec![9; 4 + units * 8]].concat()),
+                // PadN over all of it.
+                other => (other, [&[1, 4 + units as u8 * 8][..], &vec![0; 4 + units * 8]].concat()),
+            };
+            let mut extensions: Vec<(u8, Vec<u8>)> = kinds.into_iter().map(extension).collect();
+            if by_hop {
+                // A router alert and Pad1 twice.
+                extensions.insert(0, (HOP_BY_HOP, vec![5, 2, 0, 0, 0, 0]));
+            }
+            let bytes = packet(&extensions, &payload);
+            let (protocol, own, whole) = parsed(&bytes).unwrap();
+            prop_assert_eq!((protocol, &own), (UDP, &payload));
+            prop_assert_eq!(whole, extensions.iter().all(|(kind, _)| *kind != FRAGMENT));
+            if let Ok(slice) = Ipv6Slice::from_slice(&bytes) {
+                prop_assert_eq!((slice.payload().ip_number.0, slice.payload().payload), (protocol, &own[..]));
+            }
+        }
+
+        #[test]
+        fn nothing_breaks_the_parsers(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in any::<u8>()) {
+            let _ = (parse_v4(&bytes), parse_v6(&bytes));
+            let _ = parse_v6(&packet(&[(kind, bytes)], &[]));
+        }
+    }
+
+    #[test]
+    fn what_steers_or_must_be_understood_is_refused() {
+        let refusal = |extensions: &[(u8, Vec<u8>)]| parsed(&packet(extensions, b"data")).unwrap_err();
+        assert_eq!(refusal(&[(ROUTING, vec![0, 1, 0, 0, 0, 0])]), Refusal::SourceRoute);
+        // A jumbo payload, and a home address.
+        assert_eq!(refusal(&[(HOP_BY_HOP, vec![0xc2, 4, 0, 1, 0, 0])]), Refusal::Option);
+        assert_eq!(refusal(&[(DESTINATION, vec![0xc9, 4, 0, 0, 0, 0])]), Refusal::Option);
+        let padding = || vec![1, 4, 0, 0, 0, 0];
+        assert_eq!(refusal(&[(DESTINATION, padding()), (HOP_BY_HOP, padding())]), Refusal::Malformed);
+        assert_eq!(refusal(&[(DESTINATION, vec![1, 9, 0, 0, 0, 0])]), Refusal::Malformed);
+        assert_eq!(refusal(&vec![(DESTINATION, padding()); EXTENSIONS_MAX + 1]), Refusal::Malformed);
+        assert!(parsed(&packet(&vec![(DESTINATION, padding()); EXTENSIONS_MAX], b"data")).is_ok());
     }
 }

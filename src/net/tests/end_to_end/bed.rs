@@ -128,6 +128,11 @@ impl Bed {
         assert_eq!(sys::socket::receive(self.ready.as_fd(), &mut buffer).unwrap().0, 1);
     }
 
+    /// Tells the network process of other resolvers.
+    pub fn set_resolvers(&self, resolvers: &[SocketAddr]) {
+        self.control.set_resolvers(resolvers).unwrap();
+    }
+
     /// Waits for the inside's end; then the network process must end with its control socket.
     pub fn finish(self) {
         self.inside.finish();
@@ -160,6 +165,7 @@ pub fn spec() -> NetSpec {
         addressing: Addressing::default_bridge(&ContainerId::from_random([0x5a; 32])),
         publish: Vec::new(),
         resolvers: Vec::new(),
+        resolvers_are_the_hosts: false,
         names: vec![("Web".to_owned(), vec![IpAddr::from([10, 213, 0, 100])])],
         host_loopback: false,
     }

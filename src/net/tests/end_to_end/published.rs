@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("published range takes the first port that is free", range),
     ("published udp answers each client from where it called", datagrams),
     ("published udp is a socket of its own", datagram_port_taken),
+    ("published ports are reached from inside", hairpin),
 ];
 
 fn publishing() -> NetSpec {
@@ -171,6 +172,8 @@ fn taken() {
     spec.publish = vec![wish(port, port, Transport::Tcp)];
     let said = refusal(&spec);
     assert!(said.contains(&format!("Bind for 0.0.0.0:{port} failed: port is already allocated")), "{said}");
+    let own = format!("hint: process {} (", std::process::id());
+    assert!(said.contains(&own) && said.contains(") has it: publish another port"), "{said}");
 }
 
 fn range() {
@@ -205,10 +208,10 @@ fn datagrams() {
                 for expected in [HOST[family], inside.gateways()[family]] {
                     let (length, peer) = socket.recv_from(&mut buffer).unwrap();
                     assert_eq!((length, peer.ip()), (size, expected));
-                    buffer[..length].iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+                    buffer[..length].iter_mut().for_each(|byte| *byte = byte.wrapping_add(number as u8 + 1));
                     socket.send_to(&buffer[..length], peer).unwrap();
                     // A second answer to the same question.
-                    socket.send_to(&[number as u8], peer).unwrap();
+                    socket.send_to(&peer.port().to_be_bytes(), peer).unwrap();
                 }
             }
         }
@@ -225,10 +228,12 @@ fn datagrams() {
         let mut buffer = vec![0; 1 << 16];
         for (number, size) in SIZES.into_iter().enumerate() {
             for socket in &clients {
-                socket.send(&vec![number as u8; size]).unwrap();
+                socket.send(&vec![7; size]).unwrap();
                 let length = socket.recv(&mut buffer).unwrap();
-                assert!(buffer[..length] == vec![number as u8 + 1; size], "{size} bytes");
-                assert_eq!((socket.recv(&mut buffer).unwrap(), buffer[0]), (1, number as u8));
+                assert!(buffer[..length] == vec![number as u8 + 8; size], "{size} bytes");
+                // The container saw our port too.
+                let port = socket.local_addr().unwrap().port();
+                assert_eq!((socket.recv(&mut buffer).unwrap(), [buffer[0], buffer[1]]), (2, port.to_be_bytes()));
             }
         }
     }
@@ -245,4 +250,44 @@ fn datagram_port_taken() {
     let said = refusal(&spec);
     assert!(said.contains(&format!("Bind for 0.0.0.0:{port} failed: port is already allocated")), "{said}");
     drop(udp);
+}
+
+/// By the host's own address and by the one that stands for the host inside. The port is one of the scenario's own choice,
+/// since the inside must know it.
+fn hairpin() {
+    const PORT: u16 = 20_010;
+    let mut spec = spec();
+    spec.publish = vec![wish(PORT, PORT, Transport::Tcp), wish(PORT, PORT, Transport::Udp)];
+    let bed = Bed::start(&spec, |inside| {
+        let listeners = inside_listeners();
+        let any = [IpAddr::from([0; 4]), spec.addressing.v6.container.into()];
+        let sockets = any.map(|address| UdpSocket::bind((address, 8080)).unwrap());
+        for family in 0..2 {
+            for address in [HOST[family], inside.gateways()[family]] {
+                let to = SocketAddr::new(address, PORT);
+                let stream = TcpStream::connect(to).unwrap();
+                let (served, peer) = listeners[family].accept().unwrap();
+                assert_eq!(peer.ip(), HOST[family]);
+                send_pattern(&stream, 100_000);
+                stream.shutdown(Shutdown::Write).unwrap();
+                expect_pattern(&served, 100_000, 0);
+                send_pattern(&served, 100_000);
+                drop(served);
+                expect_pattern(&stream, 100_000, 0);
+
+                let client = UdpSocket::bind((any[family], 0)).unwrap();
+                client.connect(to).unwrap();
+                for socket in [&client, &sockets[family]] {
+                    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+                }
+                client.send(b"question").unwrap();
+                let mut buffer = [0; 64];
+                let (length, peer) = sockets[family].recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..length], peer.ip()), (&b"question"[..], HOST[family]));
+                sockets[family].send_to(b"answer", peer).unwrap();
+                assert_eq!((client.recv(&mut buffer).unwrap(), &buffer[..6]), (6, &b"answer"[..]));
+            }
+        }
+    });
+    bed.finish();
 }

@@ -1,0 +1,241 @@
+//! A container's network: its own, the machine's, another container's, or a namespace that is there already; and what
+//! follows from the choice for its files, its ids, and the role net.
+//!
+//! The rights over a network are those of the user namespace that owns it. So a container with another one's network has
+//! its user namespace too, as in Docker, and with it its ids; the files of `/etc` are the other's as well. One that joins a
+//! namespace by path has ids of its own, and no rights over that network.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use base::{ContainerId, Context, Kind, Report};
+use net::{Addressing, Family, NetSpec, Publish, Transport};
+use oci_spec::runtime::LinuxNamespaceType;
+
+use crate::Engine;
+use crate::container::create::CreateRequest;
+use crate::container::record::{HostSettings, NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
+use crate::container::state::condition;
+use crate::container::{exec, lookup};
+
+/// Resolves the container that a request names for its network, and refuses, in Docker's words, what comes with that.
+pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &ContainerId) -> Result<(), Report> {
+    check_addresses(&request.host, id)?;
+    let host = &mut request.host;
+    let publishes = !host.ports.is_empty() || host.publish_all;
+    if publishes && !matches!(host.network, NetworkMode::Builtin | NetworkMode::Container(_)) {
+        let kind = host.network.to_string();
+        let kind = kind.split(':').next().unwrap_or_default();
+        engine.notice(&format!("Published ports are discarded when using {kind} network mode"));
+    }
+    let NetworkMode::Container(name) = &mut host.network else { return Ok(()) };
+    let resolving = !(host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty());
+    let conflicts = [
+        (request.hostname.is_some(), "hostname and the network mode"),
+        (resolving, "dns and the network mode"),
+        (!host.add_hosts.is_empty(), "custom host-to-IP mapping and the network mode"),
+        (publishes, "port publishing and the container type network mode"),
+        (!request.exposed_ports.is_empty(), "port exposing and the container type network mode"),
+        (host.userns != UserNamespace::Default, "user namespace and the container type network mode"),
+    ];
+    if let Some((_, words)) = conflicts.iter().find(|(is, _)| *is) {
+        return Err(Report::new(Kind::Usage, format!("conflicting options: {words}"))
+            .with_hint("give the option to the container whose network is used"));
+    }
+    *name = lookup::find(engine, name)?.to_string();
+    Ok(())
+}
+
+/// The host name of a container that was given none, where its network has one.
+pub(crate) fn hostname(engine: &Engine, network: &NetworkMode) -> Result<Option<String>, Report> {
+    Ok(match network {
+        // What it says of itself on that network is then true.
+        NetworkMode::Host => nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+        NetworkMode::Container(id) => Some(load(engine, &id.parse()?)?.settings.hostname),
+        _ => None,
+    })
+}
+
+/// The container whose network, ids and files of `/etc` this one has: itself, unless it has another's.
+pub(crate) fn owner(engine: &Engine, record: &Record) -> Result<Record, Report> {
+    let mut owner = record.clone();
+    while let NetworkMode::Container(id) = &owner.host.network {
+        owner = load(engine, &id.parse()?)?;
+    }
+    Ok(owner)
+}
+
+/// The name of the network that a container is in; `None` where it is another container's, or was given by path.
+pub(crate) fn name(record: &Record) -> Option<String> {
+    match &record.host.network {
+        NetworkMode::Container(_) | NetworkMode::Namespace(_) => None,
+        named => Some(named.to_string()),
+    }
+}
+
+/// The addresses of a container with a network of its own.
+pub(crate) fn addressing(record: &Record) -> Option<Addressing> {
+    if record.host.network != NetworkMode::Builtin {
+        return None;
+    }
+    let mut addressing = Addressing::default_bridge(&record.id);
+    addressing.v4.container = record.host.ip.unwrap_or(addressing.v4.container);
+    if let Some(container) = record.host.ip6 {
+        addressing.v6 =
+            Family { container, gateway: neighbour(container, 1), dns: neighbour(container, 2), prefix: 64 };
+    }
+    addressing.mac = record.host.mac_address.unwrap_or(addressing.mac);
+    Some(addressing)
+}
+
+/// The address with this number in the network of 64 bits that another one is in.
+fn neighbour(address: Ipv6Addr, number: u16) -> Ipv6Addr {
+    let [a, b, c, d, ..] = address.segments();
+    Ipv6Addr::new(a, b, c, d, 0, 0, 0, number)
+}
+
+/// Refuses addresses that a container cannot have in a network of its own, or without one.
+fn check_addresses(host: &HostSettings, id: &ContainerId) -> Result<(), Report> {
+    if host.network != NetworkMode::Builtin && host.mac_address.is_some() {
+        return Err(Report::new(Kind::Usage, "conflicting options: mac-address and the network mode"));
+    }
+    if host.network != NetworkMode::Builtin && (host.ip.is_some() || host.ip6.is_some()) {
+        return Err(Report::new(Kind::Usage, "user specified IP address is supported on the builtin network only"));
+    }
+    let Addressing { v4, .. } = Addressing::default_bridge(id);
+    let refuse = |address: IpAddr, hint: &str| {
+        Err(Report::new(Kind::Usage, format!("no configured subnet contains IP address {address}")).with_hint(hint))
+    };
+    if let Some(ip) = host.ip {
+        let [.., last] = ip.octets();
+        let inside = ip.octets()[..3] == v4.gateway.octets()[..3] && ![0, 255].contains(&last);
+        if !inside || [v4.gateway, v4.dns].contains(&ip) {
+            return refuse(ip.into(), "those of containers are 10.213.0.3 to 10.213.0.254");
+        }
+    }
+    if let Some(ip6) = host.ip6 {
+        let unicast = matches!(ip6.segments()[0], 0x2000..0x4000 | 0xfc00..0xfe00);
+        if !unicast || [neighbour(ip6, 0), neighbour(ip6, 1), neighbour(ip6, 2)].contains(&ip6) {
+            return refuse(ip6.into(), "it is of 2000::/3 or fc00::/7, and does not end in ::, ::1 or ::2");
+        }
+    }
+    Ok(())
+}
+
+/// What the role net is told.
+pub(crate) fn spec(record: &Record, addressing: Addressing) -> NetSpec {
+    let given = record.host.dns.iter().map(|address| SocketAddr::new(*address, 53));
+    let resolvers_are_the_hosts = record.host.dns.is_empty();
+    let own: Vec<IpAddr> = vec![addressing.v4.container.into(), addressing.v6.container.into()];
+    let mut names = vec![(record.name.clone(), own.clone())];
+    if record.settings.hostname != record.name {
+        names.push((record.settings.hostname.clone(), own));
+    }
+    NetSpec {
+        publish: record.host.ports.iter().chain(&all_exposed(record)).map(publish).collect(),
+        resolvers: if resolvers_are_the_hosts { net::resolvers::now() } else { given.collect() },
+        resolvers_are_the_hosts,
+        names,
+        addressing,
+        host_loopback: false,
+    }
+}
+
+/// The exposed ports that are published since all are, each at any free port of the host.
+fn all_exposed(record: &Record) -> Vec<PortMapping> {
+    let exposed = record.settings.exposed_ports.iter().filter(|_| record.host.publish_all);
+    let mapping = exposed.filter_map(|port| {
+        let (number, protocol) = port.split_once('/')?;
+        let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.as_str() == protocol)?;
+        let container_port = number.parse().ok()?;
+        Some(PortMapping { host_ip: None, host_port: 0, host_port_last: 0, container_port, protocol })
+    });
+    let given = |one: &PortMapping| (one.container_port, one.protocol);
+    mapping.filter(|one| record.host.ports.iter().all(|other| given(other) != given(one))).collect()
+}
+
+fn publish(port: &PortMapping) -> Publish {
+    Publish {
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        host_port_last: port.host_port_last,
+        container_port: port.container_port,
+        transport: match port.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+        },
+    }
+}
+
+/// Names the container that has a port which a start wanted and did not get: who it is the role net cannot see.
+pub(crate) fn name_the_owner(engine: &Engine, record: &Record, report: Report) -> Report {
+    let wanted = |taken: &PortMapping| {
+        let is = |port: &PortMapping| (port.host_port..=port.host_port_last).contains(&taken.host_port);
+        record.host.ports.iter().any(|port| port.protocol == taken.protocol && is(port))
+    };
+    let has_one = |id: &ContainerId| {
+        *id != record.id && condition(engine, id).is_ok_and(|condition| condition.published().iter().any(wanted))
+    };
+    let other = lookup::ids(engine).unwrap_or_default().into_iter().find(has_one);
+    let name = other.filter(|_| report.kind() == Kind::Conflict).and_then(|id| load(engine, &id).ok());
+    match name {
+        Some(other) => report.with_hint(format!("container {} publishes it: publish another port", other.name)),
+        None => report,
+    }
+}
+
+/// Namespaces that a container joins, held open from before its start.
+#[derive(Debug, Default)]
+pub(crate) struct Joined(Vec<Namespace>);
+
+#[derive(Debug)]
+struct Namespace {
+    /// Also the name under which the stage gets the descriptor.
+    kind: &'static str,
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Joined {
+    /// Opens what the record asks for. A container whose network is wanted must run.
+    pub(crate) fn open(engine: &Engine, record: &Record) -> Result<Self, Report> {
+        let step = || format!("joining the network {}", record.host.network);
+        match &record.host.network {
+            NetworkMode::Builtin | NetworkMode::Host | NetworkMode::None => Ok(Joined::default()),
+            NetworkMode::Container(id) => of_container(engine, &id.parse()?).step(step),
+            NetworkMode::Namespace(path) => {
+                let fd = runtime::bundle::open_namespace_at(path).step(step)?;
+                Ok(Joined(vec![Namespace { kind: "net", path: path.clone(), fd }]))
+            }
+        }
+    }
+
+    /// Where a namespace of this type is that is not to be made.
+    pub(crate) fn path(&self, typ: LinuxNamespaceType) -> Option<PathBuf> {
+        let kind = match typ {
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::User => "user",
+            _ => return None,
+        };
+        self.0.iter().find(|namespace| namespace.kind == kind).map(|namespace| namespace.path.clone())
+    }
+
+    /// What the stage gets.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        self.0.iter().map(|namespace| (namespace.kind, namespace.fd.as_fd()))
+    }
+}
+
+fn of_container(engine: &Engine, id: &ContainerId) -> Result<Joined, Report> {
+    let pids = exec::pids(engine, id).map_err(|_| not_running(id))?;
+    let init = pids.init()?.ok_or_else(|| not_running(id))?;
+    let kinds = ["user", "net"];
+    let opened = runtime::exec::open_namespaces(pids.pid, init.as_fd(), &kinds)?;
+    let namespace = |(kind, fd)| Namespace { kind, path: format!("/proc/{}/ns/{kind}", pids.pid).into(), fd };
+    Ok(Joined(kinds.into_iter().zip(opened).map(namespace).collect()))
+}
+
+fn not_running(id: &ContainerId) -> Report {
+    Report::new(Kind::Conflict, format!("cannot join network of a non running container: {id}"))
+}

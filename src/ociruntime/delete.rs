@@ -30,9 +30,9 @@ pub fn kill(root: &Root, arguments: &Kill, log: &Log) -> Result<u8, Report> {
         && let Some(group) = container.cgroup()?.container()
     {
         if is_kill {
-            group.kill()?
+            group.kill()?;
         } else {
-            group.signal(signal)?
+            group.signal(signal)?;
         }
         return Ok(0);
     }

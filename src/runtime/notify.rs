@@ -133,7 +133,7 @@ impl Role {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open("/proc", flags, Mode::empty()).call(|| "open(/proc)".to_owned())?;
         let role = Role { outer, proc, place: Place::Host };
-        role.hide()?;
+        hide()?;
         let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
         seccomp::load(&seccomp::allow_list(ALLOWED.iter().chain(seccomp::RUN_TIME), refusal))?;
         Ok(role)
@@ -218,7 +218,7 @@ impl Role {
         if effective(caller.as_fd())? & CAP_CHOWN == 0 || !self.join(caller.as_fd())? {
             return Ok(Answer::Continues);
         }
-        let file = self.find(call, wanted, caller.as_fd())?;
+        let file = find(call, wanted, caller.as_fd())?;
         if !is_waiting(listener, call.id) {
             return Ok(Answer::Continues);
         }
@@ -245,7 +245,7 @@ impl Role {
     fn join(&mut self, caller: BorrowedFd<'_>) -> Result<bool, SysError> {
         if self.place == Place::Host {
             stage::join_outer(self.outer.as_fd())?;
-            self.hide()?;
+            hide()?;
             self.place = Place::Outer;
         }
         let users = open_namespace(caller, "user")?;
@@ -261,40 +261,40 @@ impl Role {
                 setns(&users, CloneFlags::CLONE_NEWUSER).call(|| "setns(user)".to_owned())?;
                 self.place = Place::Inside(theirs);
                 stage::become_root()?;
-                self.hide()?;
+                hide()?;
             }
         }
         setns(&mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
         Ok(true)
     }
+}
 
-    /// A change of user namespace or ids may make a process dumpable, or not.
-    fn hide(&self) -> Result<(), SysError> {
-        nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())
-    }
+/// A change of user namespace or ids may make a process dumpable, or not.
+fn hide() -> Result<(), SysError> {
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())
+}
 
-    /// Opens the file that the caller means, as a place.
-    fn find(&self, call: &Notification, wanted: &Chown, caller: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let link = |name: &str| openat(caller, name, flags, Mode::empty()).call(|| format!("open(/proc/PID/{name})"));
-        let base = match wanted.base {
-            libc::AT_FDCWD => link("cwd")?,
-            number => link(&format!("fd/{number}"))?,
+/// Opens the file that the caller means, as a place.
+fn find(call: &Notification, wanted: &Chown, caller: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let link = |name: &str| openat(caller, name, flags, Mode::empty()).call(|| format!("open(/proc/PID/{name})"));
+    let base = match wanted.base {
+        libc::AT_FDCWD => link("cwd")?,
+        number => link(&format!("fd/{number}"))?,
+    };
+    let Some(address) = wanted.path else { return Ok(base) };
+    let path = read_path(caller, address)?;
+    if path.is_empty() {
+        return if wanted.flags & libc::AT_EMPTY_PATH == 0 {
+            Err(SysError::new(format!("a path of process {}", call.pid), Errno::ENOENT))
+        } else {
+            Ok(base)
         };
-        let Some(address) = wanted.path else { return Ok(base) };
-        let path = read_path(caller, address)?;
-        if path.is_empty() {
-            return if wanted.flags & libc::AT_EMPTY_PATH == 0 {
-                Err(SysError::new(format!("a path of process {}", call.pid), Errno::ENOENT))
-            } else {
-                Ok(base)
-            };
-        }
-        let root = link("root")?;
-        fchdir(&root).and_then(|()| chroot(".")).call(|| "chroot(/proc/PID/root)".to_owned())?;
-        let follow = if wanted.flags & libc::AT_SYMLINK_NOFOLLOW == 0 { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        openat(&base, path.as_c_str(), flags | follow, Mode::empty()).call(|| format!("open({path:?})"))
     }
+    let root = link("root")?;
+    fchdir(&root).and_then(|()| chroot(".")).call(|| "chroot(/proc/PID/root)".to_owned())?;
+    let follow = if wanted.flags & libc::AT_SYMLINK_NOFOLLOW == 0 { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    openat(&base, path.as_c_str(), flags | follow, Mode::empty()).call(|| format!("open({path:?})"))
 }
 
 /// A call of the family of chown(2).

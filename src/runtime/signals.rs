@@ -30,7 +30,9 @@ pub fn forwarded() -> SigSet {
         Signal::SIGXCPU,
         Signal::SIGXFSZ,
     ];
-    own.into_iter().for_each(|signal| set.remove(signal));
+    for signal in own {
+        set.remove(signal);
+    }
     set
 }
 

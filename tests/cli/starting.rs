@@ -93,8 +93,9 @@ fn ports_and_volumes_come_with_each_start() {
     let command = [&busybox(), "sh", "-c", script];
     home.ok(&[&["create", "--name", "web"], &options[..], &command[..]].concat());
     assert_eq!(home.ok(&["port", "web"]), "", "nothing is published yet");
-    for _ in 0..2 {
+    for written in ["x\n", "x\nx\n"] {
         home.ok(&["start", "web"]);
+        eventually("it has written", || home.run(&["exec", "web", "cat", "/data/x"]).stdout == written);
         eventually("its server answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let both = format!("53/udp -> 127.0.0.1:{other}\n80/tcp -> 127.0.0.1:{port}\n");
         assert_eq!(home.ok(&["port", "web"]), both);

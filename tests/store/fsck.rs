@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Done, Home, each_file};
+use crate::support::{Done, Home, busybox, each_file};
 use crate::{assert_sound, image, layer, serve};
 
 /// The files of one kind of content.
@@ -152,6 +152,33 @@ fn a_name_that_cannot_be_read_goes_and_its_content_stays_until_the_next_repair()
     let new: Vec<String> = server.asked.lock().unwrap()[asked..].to_vec();
     assert!(new.iter().filter(|path| path.contains("/blobs/")).count() <= 1, "the layer was kept: {new:?}");
     assert_sound(&home, "after the pull");
+}
+
+/// A power loss leaves files cut short that were renamed into their place and not synced.
+#[test]
+fn what_is_cut_short_is_brought_by_the_next_pull_or_load() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let (image, archive) = (busybox(), home.path("image.tar").display().to_string());
+    home.ok(&["save", "--format", "oci-archive", "-o", &archive, &image]);
+    let mut cut_files = 0;
+    for again in [&["pull", "-q", &image][..], &["load", "-q", "-i", &archive]] {
+        for family in ["blobs", "chains", "layers", "objects"] {
+            for path in files(&home, family) {
+                let length = fs::metadata(&path).unwrap().len();
+                for left in [0, length / 2] {
+                    let what = format!("{again:?} after {} was cut from {length} to {left}", path.display());
+                    fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+                    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(left).unwrap();
+                    let done = home.run(again);
+                    assert_eq!(done.code, 0, "{what}: {done:#?}");
+                    assert_sound(&home, &what);
+                    cut_files += 1;
+                }
+            }
+        }
+    }
+    assert!(cut_files >= 24, "{cut_files}");
+    assert_eq!(home.sh(&[], "sha256sum /bin/busybox >/a && cmp /bin/busybox /bin/sh && echo whole"), "whole\n");
 }
 
 #[test]

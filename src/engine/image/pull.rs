@@ -25,7 +25,7 @@ use crate::image::assemble::keep_replaced;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
 use crate::image::progress::{Event, Listener, Teller};
-use crate::image::{cache, is_whole, load_config, make_store, offline, pinned};
+use crate::image::{cache, intact, is_layer_intact, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
@@ -238,9 +238,10 @@ impl Pull<'_> {
         };
         if let Some(record) = &before
             && platform.is_none()
-            && self.is_current(record)?
+            && let Some(config) = intact(self.store, record)?
             // The digest of a list is that of the image for any platform, and the last one asked for may be here.
-            && (self.locked.is_some() || wanted.rank(&load_config(self.store, &record.config)?.platform).is_some())
+            && (self.locked.is_some() || wanted.rank(&config.platform).is_some())
+            && self.is_current(record)?
         {
             permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
@@ -293,11 +294,8 @@ impl Pull<'_> {
         Ok(Pulled { reference: self.reference.clone(), digest, new })
     }
 
-    /// Whether the registry still means what we have, and we have it whole. A digest means the same for ever.
+    /// Whether the registry still means what we have. A digest means the same for ever.
     fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
-        if !is_whole(self.store, record)? {
-            return Ok(false);
-        }
         if let Some(by) = self.locked {
             return Ok(by.locked.manifest == record.manifest);
         }
@@ -336,9 +334,7 @@ impl Pull<'_> {
 
     fn layer(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), Report> {
         let layer = descriptor.digest;
-        if let Some(size_bytes) = self.store.layers().size(&diff_id.0)?
-            && self.store.layers().claim(&diff_id.0, size_bytes)?
-        {
+        if is_layer_intact(self.store, descriptor, diff_id)? {
             (self.listener)(&Event::Exists { content: layer });
             return Ok(());
         }

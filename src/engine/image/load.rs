@@ -309,7 +309,7 @@ fn named(store: &Store, image: &Packed, assembled: &Assembled) -> Result<Loaded,
 }
 
 /// Why no manifest was found, where reading itself gives reports.
-fn why_none(error: SelectError<Report>) -> Report {
+pub(crate) fn why_none(error: SelectError<Report>) -> Report {
     match error {
         SelectError::Read(report) => report,
         SelectError::NoPlatform { wanted, offered } => {

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::units::human_size;
 use base::{Context, Kind, Report};
+use oci::document::DOCUMENT_MAX;
 use oci::{
     Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, find_manifest,
     select_manifest,
@@ -22,6 +23,7 @@ use store::{Durability, ImageRecord, Ingest, Store, StoreError};
 use trust::Locked;
 
 use crate::image::assemble::keep_replaced;
+use crate::image::load::why_none;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
 use crate::image::progress::{Event, Listener, Teller};
@@ -237,10 +239,8 @@ impl Pull<'_> {
             signatures.map_or(Ok(()), |signatures| signatures.check(self.registry, &digests)).map_err(Failure::Refused)
         };
         if let Some(record) = &before
-            && platform.is_none()
             && let Some(config) = intact(self.store, record)?
-            // The digest of a list is that of the image for any platform, and the last one asked for may be here.
-            && (self.locked.is_some() || wanted.rank(&config.platform).is_some())
+            && (self.locked.is_some() || self.is_for(record, &config, &wanted)?)
             && self.is_current(record)?
         {
             permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
@@ -253,7 +253,7 @@ impl Pull<'_> {
         let (digest, media_type, raw_document) =
             (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
         let locked = self.locked.map(|by| by.locked);
-        let (manifest, config) = select(self.registry, self.reference, document, &wanted, locked)?;
+        let (manifest, config) = select(document, &wanted, locked, |descriptor| self.content(descriptor))?;
         if wanted.rank(&config.platform).is_none() {
             let text =
                 format!("the image's platform ({}) does not match the one asked for ({wanted})", config.platform);
@@ -292,6 +292,28 @@ impl Pull<'_> {
         names.put(&record)?;
         let new = before.is_none_or(|before| before.config != record.config);
         Ok(Pulled { reference: self.reference.clone(), digest, new })
+    }
+
+    /// Whether the image is the one for a platform: the digest of a list is that of the images for all of them, and the last one
+    /// asked for may be here.
+    fn is_for(&self, record: &ImageRecord, config: &ImageConfig, wanted: &Platform) -> Result<bool, Report> {
+        let read = |digest: &Digest| self.store.blobs().read(digest, DOCUMENT_MAX);
+        let document = Document::read(read(&record.digest)?, Some(&record.media_type))?;
+        // What the choice needs and is not here is to be fetched.
+        let chosen = select_manifest(document, wanted, |descriptor| read(&descriptor.digest));
+        let is_chosen = chosen.is_ok_and(|manifest| manifest.digest == record.manifest);
+        Ok(is_chosen && wanted.rank(&config.platform).is_some())
+    }
+
+    /// A document that a manifest or an index names: fetched unless it is here.
+    fn content(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Report> {
+        if self.store.blobs().claim(&descriptor.digest, descriptor.size)? {
+            let raw = self.store.blobs().read(&descriptor.digest, DOCUMENT_MAX)?;
+            if Digest::of(&raw) == descriptor.digest {
+                return Ok(raw);
+            }
+        }
+        Ok(self.registry.content(self.reference, descriptor)?)
     }
 
     /// Whether the registry still means what we have. A digest means the same for ever.
@@ -402,24 +424,25 @@ impl Pull<'_> {
     }
 }
 
-/// The manifest of the image for a platform, or of the locked one, and its configuration, of what a reference points to.
+/// The manifest of the image for a platform, or of the locked one, and its configuration, of what a reference points to. `read` is
+/// as for [`select_manifest`].
 pub(crate) fn select(
-    registry: &Registry,
-    reference: &Reference,
     document: Document,
     wanted: &Platform,
     locked: Option<&Locked>,
+    read: impl Fn(&Descriptor) -> Result<Vec<u8>, Report>,
 ) -> Result<(Manifest, ImageConfig), Report> {
-    let read = |descriptor: &Descriptor| registry.content(reference, descriptor);
     let manifest = match locked {
-        Some(Locked { index, manifest, .. }) => find_manifest(document, manifest, read)?.ok_or_else(|| {
-            let index = index.map(|index| format!(" in the index {index}")).unwrap_or_default();
-            Report::new(Kind::Conflict, format!("there is no manifest {manifest}{index}, as the lock says"))
-        })?,
-        None => select_manifest(document, wanted, read)?,
+        Some(Locked { index, manifest, .. }) => {
+            find_manifest(document, manifest, &read).map_err(why_none)?.ok_or_else(|| {
+                let index = index.map(|index| format!(" in the index {index}")).unwrap_or_default();
+                Report::new(Kind::Conflict, format!("there is no manifest {manifest}{index}, as the lock says"))
+            })?
+        }
+        None => select_manifest(document, wanted, &read).map_err(why_none)?,
     };
     manifest.require_image()?;
-    let raw = registry.content(reference, &manifest.config)?;
+    let raw = read(&manifest.config)?;
     let config = ImageConfig::read_for(&manifest, raw)?;
     Ok((manifest, config))
 }

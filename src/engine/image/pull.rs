@@ -327,7 +327,7 @@ impl Pull<'_> {
         Ok(self.registry.resolve(self.reference)?.is_some_and(|resolved| resolved.digest == record.digest))
     }
 
-    /// Says so when what is to come is surely more than the file system or the user's quota has left.
+    /// Says so when what is to come is surely more than the file system or the user's quota has left, or inodes are few.
     fn tell_scarcity(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
         let mut wanted_bytes = 0_u64;
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
@@ -337,7 +337,7 @@ impl Pull<'_> {
             }
         }
         let limits = limits::of(self.store.root().path())?;
-        if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
+        if wanted_bytes > 0 && (limits.forbids(wanted_bytes) || limits.has_few_inodes()) {
             let text = format!("{} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
             (self.listener)(&Event::Warning { text: &text });
         }

@@ -141,9 +141,17 @@ fn a_name_that_cannot_be_read_goes_and_its_content_stays_until_the_next_repair()
     }
     let file = home.store().join("store/refs").join(format!("{}:latest", names[0].replace('/', "%2F")));
     fs::write(file, "{").unwrap();
-    let said = home.fails(1, &["images"]);
-    assert!(said.contains("system fsck"), "{said}");
     let before = files(&home, "blobs");
+    let listed = home.run(&["images", "--format", "{{.Repository}}"]);
+    assert_eq!((listed.code, listed.stdout), (0, format!("{}\n", names[1])), "{}", listed.stderr);
+    assert!(listed.stderr.contains("passed over: ") && listed.stderr.contains("system fsck"), "{}", listed.stderr);
+    // By id, for which all names are read.
+    let id = home.ok(&["image", "inspect", "--format", "{{.Id}}", &names[1]]);
+    assert!(home.fails(1, &["image", "prune", "-af"]).contains("is damaged"));
+    let removed = home.run(&["rmi", id.trim_end()]);
+    assert_eq!((removed.code, removed.stdout), (0, format!("Untagged: {}:latest\n", names[1])), "{}", removed.stderr);
+    assert!(removed.stderr.contains("stays in the store"), "{}", removed.stderr);
+    assert_eq!(files(&home, "blobs"), before, "what cannot be read may lead there");
     let repaired = fsck(&home, &["--repair"]);
     assert!(repaired.stdout.contains(&format!("pull again: {}:latest\n", names[0])), "{repaired:#?}");
     assert_eq!(files(&home, "blobs"), before, "what it led to may be whole");

@@ -100,8 +100,9 @@ fn open(engine: &Engine, create: bool) -> store::Result<Arc<Store>> {
     };
     let notices = engine.notices.clone();
     let pass_over = move |error: StoreError| {
-        let why = Report::from(error).lines().join(": ");
-        notices.once(&format!("passed over in an additional store: {why}"));
+        let report = Report::from(error);
+        let hint = report.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        notices.once(&format!("passed over: {}{hint}", report.lines().join(": ")));
     };
     let store = store.above(additional(engine)?, pass_over);
     Ok(Arc::clone(engine.store.get_or_init(|| Arc::new(store))))

@@ -4,7 +4,7 @@
 //! be a few calls that change a file system, and as many when the writable layer is removed. An image's own
 //! tree, for `export` or a bundle, is merged without them.
 
-use index::{Index, MergeError, Place, WriteError};
+use index::{Index, MergeError, OpenError, Place, WriteError};
 use oci::{ChainId, DiffId};
 use store::{Durability, Store};
 
@@ -52,6 +52,30 @@ fn is_whole(store: &Store, chain: ChainId) -> Result<bool> {
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let whole = Index::open(file).is_ok_and(|index| index.is_chain() && index.id() == chain.0);
     Ok(whole && store.chains().claim(&chain.0, size)?)
+}
+
+/// Whether the index of a layer is here with all that it names: it opens, and each of its objects has its size. No content is
+/// read, so this finds what a power loss has cut short, and not what a bad disk has changed. From then on a sweep leaves it
+/// alone for as long as a lease lives that began before. [`apply()`](crate::apply()) puts what is cut in order.
+///
+/// Indexes of a newer engine are errors: they are not for us to make again.
+pub fn claim_layer(store: &Store, layer: DiffId) -> Result<bool> {
+    let Some(size_bytes) = store.layers().size(&layer.0)? else { return Ok(false) };
+    // First, so that no sweep takes away what is then looked at.
+    if !store.layers().claim(&layer.0, size_bytes)? {
+        return Ok(false);
+    }
+    let index = match open_layer(store, layer) {
+        Err(LayerError::MissingLayer { .. }) => return Ok(false),
+        Err(LayerError::Open { source, .. }) if !matches!(source, OpenError::Version { .. }) => return Ok(false),
+        index => index?,
+    };
+    for (object, size_bytes) in index.objects() {
+        if store.objects().size(&object)? != Some(size_bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Opens the index of a layer.

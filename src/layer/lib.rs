@@ -25,7 +25,7 @@ mod whiteout;
 
 pub use apply::{Applied, apply, check};
 pub use archive::{Archive, Header, Piece, Type};
-pub use chain::{merge_chain, open_layer};
+pub use chain::{claim_layer, merge_chain, open_layer};
 pub use compress::Compression;
 pub use create::{Created, create, take};
 pub use decompress::{archive as unpacked, copy_plain, is_plain};

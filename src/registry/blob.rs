@@ -21,6 +21,8 @@ pub struct BlobReader<'a> {
     /// Further places to get it from, which a manifest names for a layer that its registry may not hand out.
     urls: Vec<String>,
     position: u64,
+    /// Bytes of the body before the position, of a server that sends all: they are read past, not fetched into the store again.
+    skip_bytes: u64,
     body: Option<Body>,
     /// Breaks since the last progress.
     breaks: u32,
@@ -44,6 +46,7 @@ impl<'a> BlobReader<'a> {
             size_bytes: descriptor.size,
             urls: descriptor.urls.clone(),
             position: offset.min(descriptor.size),
+            skip_bytes: 0,
             body: None,
             breaks: 0,
             since_bytes: 0,
@@ -76,16 +79,7 @@ impl<'a> BlobReader<'a> {
             Err(error) if error.is_absence() => self.elsewhere(error)?,
             found => found?,
         };
-        let mut body = answer.into_reader();
-        if skip > 0 {
-            // The server sends all of it: what we have is read past, not fetched into the store again.
-            let skipped = io::copy(&mut (&mut body).take(skip), &mut io::sink());
-            if !matches!(skipped, Ok(count) if count == skip) {
-                let cause = skipped.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                return Err(RegistryError::Transport { url: self.url(), cause: Box::new(cause) });
-            }
-        }
-        self.body = Some(body);
+        (self.body, self.skip_bytes) = (Some(answer.into_reader()), skip);
         Ok(())
     }
 
@@ -135,7 +129,8 @@ impl<'a> BlobReader<'a> {
             if left == 0 || buffer.is_empty() {
                 return Ok(0);
             }
-            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let wanted = if self.skip_bytes > 0 { self.skip_bytes } else { left };
+            let room = buffer.len().min(usize::try_from(wanted).unwrap_or(usize::MAX));
             let Some(body) = &mut self.body else {
                 // This has its own retries, so its error stands.
                 self.connect()?;
@@ -143,6 +138,10 @@ impl<'a> BlobReader<'a> {
             };
             let cause = match body.read(&mut buffer[..room]) {
                 Ok(0) => io::Error::from(io::ErrorKind::UnexpectedEof),
+                Ok(count) if self.skip_bytes > 0 => {
+                    self.skip_bytes -= count as u64;
+                    continue;
+                }
                 Ok(count) => {
                     self.position += count as u64;
                     self.since_bytes += count as u64;

@@ -20,11 +20,15 @@ pub(crate) fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Whether the connection may work when it is made again. A refused one, an unknown host and a bad certificate will not.
-pub(crate) fn may_recover(error: &ureq::Error) -> bool {
+/// Whether the connection may work when it is made again. A bad certificate will not get better, nor will a refused connection or
+/// an unknown host, unless the host has answered before: then it, or the network, comes back.
+pub(crate) fn may_recover(error: &ureq::Error, has_answered: bool) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     match error {
-        ureq::Error::Io(error) => !matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable),
+        ureq::Error::Io(error) => {
+            has_answered || !matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+        }
+        ureq::Error::HostNotFound => has_answered,
         ureq::Error::Timeout(_) | ureq::Error::BodyStalled | ureq::Error::Protocol(_) => true,
         _ => false,
     }

@@ -121,12 +121,9 @@ impl Transport {
             (Some("http"), Some(host)) if may_do_without(host.as_str()) => {}
             _ => return Err(refuse("a token service must use HTTPS").into()),
         }
-        let failed = |error: ureq::Error| {
-            let recovers = retry::may_recover(&error);
-            let error = RegistryError::Transport { url: realm.to_owned(), cause: Box::new(error) };
-            if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
-        };
+        let failed = |error| self.broken(realm.to_owned(), error);
         let mut response = self.buy(request, realm, service, credential)?.map_err(failed)?;
+        self.note_answer(realm);
         if !matches!(credential, Some(Credential::Refresh(_)))
             && let Some(next) = moved_within(realm, &response)
         {

@@ -227,6 +227,8 @@ pub(crate) struct Transport {
     plain: Mutex<HashSet<String>>,
     /// Hosts that have shown that they speak TLS.
     secure: Secure,
+    /// Hosts that have answered, whatever it was.
+    answered: Mutex<HashSet<String>>,
     /// Mirrors that failed.
     given_up: Mutex<HashSet<GivenUp>>,
 }
@@ -243,6 +245,7 @@ impl Transport {
             known: Mutex::default(),
             plain: Mutex::default(),
             secure: Secure::default(),
+            answered: Mutex::default(),
             given_up: Mutex::default(),
         }
     }
@@ -414,11 +417,10 @@ impl Transport {
                     // The same attempt again without TLS.
                     return self.follow(request, grant);
                 }
-                Err(error) => {
-                    return Err(Self::failure(request, url, error));
-                }
+                Err(error) => return Err(self.failure(request, url, error)),
                 Ok(response) => response,
             };
+            self.note_answer(&url);
             let follows = match response.status().as_u16() {
                 301..=303 => request.reads(),
                 // These two mean the same request again (RFC 9110, section 15.4).
@@ -448,17 +450,26 @@ impl Transport {
 
     /// What a failed way to an address means, which is the registry's or one that it has led to. Handshakes that fail now will
     /// fail again.
-    fn failure(request: &Request<'_>, url: String, error: ureq::Error) -> Failure {
+    fn failure(&self, request: &Request<'_>, url: String, error: ureq::Error) -> Failure {
         let host = authority_of(&url).unwrap_or_else(|| request.endpoint.host.clone());
-        let recovers = retry::may_recover(&error);
         match Trouble::of(&error) {
             Some(Trouble::Untrusted) => RegistryError::Untrusted { host, cause: Box::new(error) }.into(),
             Some(Trouble::NotTls) => RegistryError::NotTls { host, cause: Box::new(error) }.into(),
-            None => {
-                let error = RegistryError::Transport { url, cause: Box::new(error) };
-                if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
-            }
+            None => self.broken(url, error),
         }
+    }
+
+    /// What a way to an address means that broke or could not be made.
+    pub(crate) fn broken(&self, url: String, error: ureq::Error) -> Failure {
+        let has_answered = authority_of(&url).is_some_and(|host| locked(&self.answered).contains(&host));
+        let recovers = retry::may_recover(&error, has_answered);
+        let error = RegistryError::Transport { url, cause: Box::new(error) };
+        if recovers { Failure::Temporary(error, None) } else { Failure::Final(error) }
+    }
+
+    /// Remembers that the host of an address has answered.
+    pub(crate) fn note_answer(&self, url: &str) {
+        locked(&self.answered).extend(authority_of(url));
     }
 
     fn call(

@@ -69,8 +69,8 @@ impl Additional {
     }
 }
 
-/// Who is told what is passed over in stores that are only read: what their keepers have left there is not for us to mend,
-/// and no reason to do without the rest.
+/// Who is told what is passed over: what lies damaged among names, or was left so in stores that are only read by their keepers,
+/// is no reason to do without the rest.
 #[derive(Default)]
 pub(crate) struct PassOver(pub Option<Box<dyn Fn(StoreError) + Send + Sync>>);
 

@@ -169,8 +169,8 @@ impl Store {
         Ok(self)
     }
 
-    /// The same with the names and contents of stores that are only read, looked at in this order after its own. A name there
-    /// that cannot be read is none, which `pass_over` is told.
+    /// The same with the names and contents of stores that are only read, looked at in this order after its own. A name, of
+    /// whichever store, that cannot be read is none in lists, which `pass_over` is told.
     #[must_use]
     pub fn above(
         mut self,

@@ -88,14 +88,15 @@ impl Store {
         Ok(own.or_else(|| self.refs_below.iter().find_map(|dir| self.record_below(dir, &name))))
     }
 
-    /// All names, in their order.
+    /// All names, in their order. One that cannot be read is passed over and told; what removes content asks
+    /// [`Store::named_content`], for which it is an error.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
         let mut found = HashMap::new();
         let names = names_in(&self.refs)?;
         let records = in_halves(&names, |name| read_record(&self.refs, name));
         for (name, record) in names.into_iter().zip(records) {
             // One that is gone since it was listed is no image.
-            found.extend(record?.map(|record| (name, record)));
+            found.extend(self.pass_over.readable(record).flatten().map(|record| (name, record)));
         }
         for dir in &self.refs_below {
             for name in self.pass_over.readable(names_in(dir)).unwrap_or_default() {

@@ -292,6 +292,22 @@ fn a_bundle_is_for_any_runtime() {
     assert!(said.contains("File exists"), "{said}");
 }
 
+#[test]
+fn a_bundle_keeps_holes() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let write = "truncate -s 300M /sparse && printf end >>/sparse && truncate -s 400M /sparse";
+    home.ok(&["run", "--name", "writer", "--network", "none", &busybox(), "sh", "-c", write]);
+    home.ok(&["commit", "-q", "writer", "sparse"]);
+    let path = home.path("bundle");
+    home.run(&["bundle", "sparse", &path.to_string_lossy()]);
+    let file = fs::File::open(path.join("rootfs/sparse")).unwrap();
+    let metadata = file.metadata().unwrap();
+    assert!(metadata.len() == 400 << 20 && metadata.blocks() * 512 < 4 << 20, "{} blocks", metadata.blocks());
+    let mut end = [0; 5];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut end, (300 << 20) - 1).unwrap();
+    assert_eq!(&end, b"\0end\0");
+}
+
 /// The user of the image is known, what shuts its owner out is there, and what the file system does not take is told.
 #[test]
 fn a_bundle_has_what_its_image_says() {

@@ -136,6 +136,8 @@ fn what_cannot_be_pushed_is_said_in_dockers_words() {
         (vec![&*format!("{known}@{}", image.digest())], 1, "cannot push a digest reference".to_owned()),
         (vec!["-a", &*format!("{known}:1")], 1, "tag can't be used with --all-tags/-a".to_owned()),
         (vec!["--chunk-size", "0", &*format!("{known}:1")], 1, "must have a byte at least".to_owned()),
+        (vec!["oci:/tmp/image"], 1, "`sublet save --format oci-dir -o /tmp/image IMAGE` writes that".to_owned()),
+        (vec!["docker://no/such"], 1, "An image does not exist locally with the tag: no/such".to_owned()),
     ] {
         let said = home.fails(code, &[&["push"], &arguments[..]].concat());
         assert!(said.contains(&words), "{arguments:?}: {said}");

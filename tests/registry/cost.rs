@@ -1,16 +1,17 @@
 //! What a pull and a push cost: requests, bytes and memory.
 
+use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fixture::image::{Image, Layer, LayerBuilder, Meta};
+use fixture::image::{Image, Layer, LayerBuilder, MANIFEST, Meta};
 use fixture::memory_registry::{Features, MemoryRegistry};
 use serde_json::json;
 
-use crate::support::http::{Server, find, registry_of};
+use crate::support::http::{Answer, Server, find, registry_of};
 use crate::support::{Done, Home, LIMIT, each_file, end, eventually, start};
 
 /// What a pull or a push may take, whatever the layer.
@@ -74,6 +75,36 @@ fn what_is_there_costs_one_request() {
     let seen = server.seen().split_off(before);
     let asked: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.path.as_str())).collect();
     assert_eq!(asked, [("HEAD", "/v2/a/manifests/1")]);
+}
+
+/// The configurations of both images say amd64, as those of careless builds do: the list alone tells them apart.
+#[test]
+fn what_is_there_for_a_platform_costs_one_request() {
+    let Some(home) = Home::new(&[]) else { return };
+    let images = [("amd64", crate::image()), ("arm64", image_of(noise(1000)))];
+    let mut table: HashMap<String, Answer> = images.iter().flat_map(|(_, image)| registry_of("a", image)).collect();
+    let entries = images.iter().map(|(architecture, image)| {
+        json!({ "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len(),
+                "platform": { "os": "linux", "architecture": architecture } })
+    });
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let list = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": entries.collect::<Vec<_>>() });
+    let list = Answer::ok(media_type, list.to_string().as_bytes());
+    table.insert("/v2/a/manifests/latest".to_owned(), list);
+    let server = Server::start(table);
+    let name = format!("{}/a", server.address);
+    let pull = |architecture: &str| {
+        let before = server.asked.lock().unwrap().len();
+        let said = home.ok(&["pull", "--platform", &format!("linux/{architecture}"), &name]);
+        let id = home.ok(&["images", "-q", "--no-trunc", &name]);
+        (said.contains("Image is up to date"), id, server.asked.lock().unwrap().split_off(before))
+    };
+    let (_, first, _) = pull("amd64");
+    assert_eq!(pull("amd64"), (true, first.clone(), vec!["/v2/a/manifests/latest".to_owned()]));
+    let (_, second, _) = pull("arm64");
+    assert_ne!(second, first);
+    // Its documents and layers are here still.
+    assert_eq!(pull("amd64"), (false, first, vec!["/v2/a/manifests/latest".to_owned()]));
 }
 
 #[test]

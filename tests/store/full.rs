@@ -27,7 +27,7 @@ fn pull_on_growing_disks(option: &str, first: u32, step: u32) -> Option<String> 
          done
          {bin} system fsck || echo \"$size: not whole\"
          umount {data}
-         echo \"$small were too small\" >&2"
+         echo \"$small were too small\" >&2; cat err >&2"
     );
     let done = in_namespaces(&home, Within::Root, "mount -t tmpfs tmpfs /mnt", &script)?;
     assert_eq!(done.code, 0, "{done:#?}");
@@ -53,6 +53,8 @@ fn at_any_inode() {
     println!("{told}");
     let small: u32 = told.split_whitespace().next().unwrap().parse().unwrap();
     assert!(small > 10, "{told}");
+    // The pull for which they were just enough.
+    assert!(told.contains("warning: ") && told.contains(" inodes free"), "{told}");
 }
 
 /// Does something to a copy of the test's data, on disks that have this much more room than the copy needs.

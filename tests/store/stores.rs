@@ -130,7 +130,7 @@ fn what_cannot_be_read_in_a_store_that_is_only_read_is_not_there() {
     };
     let listed = with(&["images"]);
     assert!(listed.code == 0 && listed.stdout.contains(&image), "{listed:#?}");
-    let notices = |done: &str| done.matches("passed over in an additional store: ").count();
+    let notices = |done: &str| done.matches("passed over: ").count();
     assert_eq!(notices(&listed.stderr), 1, "{listed:#?}");
     let run = ["run", "--rm", "--network", "none", "--storage-driver", "fuse", &image, "cat", "/etc/replaced"];
     let done = with(&run);

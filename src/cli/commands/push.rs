@@ -1,9 +1,12 @@
 use base::units::parse_bytes;
+use base::{Kind, Report};
 use clap::Args;
+use engine::image::load::FileSource;
 use engine::image::push::{PushRequest, push};
 
-use crate::environment::Globals;
+use crate::environment::{Globals, home};
 use crate::output::{Stop, line};
+use crate::parse::without_transport;
 use crate::progress::{Progress, Work};
 use crate::registry_options::RegistryOptions;
 
@@ -30,8 +33,19 @@ pub struct Push {
 
 impl Push {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        if let Some(source) = FileSource::parse(&self.name, home().as_deref()) {
+            let text = format!("cannot push to {}: images go to registries", self.name);
+            let format = match source.transport {
+                "oci" => "oci-dir",
+                "dir" => "docker-dir",
+                archive => archive,
+            };
+            let hint = format!("`sublet save --format {format} -o {} IMAGE` writes that", source.path.display());
+            return Err(Report::new(Kind::Usage, text).with_hint(hint).into());
+        }
+        let name = without_transport(&self.name);
         let part_bytes = self.chunk_size.as_deref().map(parse_bytes).transpose()?;
-        let request = PushRequest::new(&self.name, self.all_tags, self.platform.as_deref(), part_bytes)?;
+        let request = PushRequest::new(name, self.all_tags, self.platform.as_deref(), part_bytes)?;
         let progress = Progress::new(globals, Work::Push, self.quiet)?;
         if request.tag_was_added {
             progress.line("Using default tag: latest");

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
@@ -20,7 +21,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, makedev, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek, symlinkat};
 use oci::ImageConfig;
 use oci_spec::image::Config;
 use oci_spec::runtime::{ProcessBuilder, RootBuilder, Spec, UserBuilder};
@@ -31,7 +32,7 @@ use sys::xattr::{self, Existing};
 
 use crate::Engine;
 use crate::file::failed;
-use crate::image::{find, open_store};
+use crate::image::{find_to_use, the_store};
 
 /// What is in an image and not in the bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,13 +65,11 @@ pub fn bundle(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> 
 }
 
 fn bundled(engine: &Engine, text: &str, path: &Path) -> Result<Lost, Report> {
-    let image = find(engine, text)?;
-    let missing = || Report::new(Kind::NotFound, format!("No such image: {text}"));
-    let store = open_store(engine)?.ok_or_else(missing)?;
-    let _lease = store.lease()?;
+    let (image, _lease) = find_to_use(engine, text)?;
+    let store = the_store(engine)?;
     // The files in it may have set-id bits and be writable by everybody: what is nobody's way in a container is one here.
     DirBuilder::new().mode(0o700).create(path).map_err(|error| failed("making directory", path, error))?;
-    fill(&store, &image.config, path).map_err(|report| match remove(path) {
+    fill(&store, &image, path).map_err(|report| match remove(path) {
         Ok(()) => report,
         Err(left) => report.with_step(format!("{} is left half made: {}", path.display(), left.lines().join(": "))),
     })
@@ -291,17 +290,39 @@ fn mknod(directory: &OwnedFd, name: &CString, kind: SFlag, device: u64) -> Resul
     }
 }
 
+/// Copies a part of a file to the beginning of an empty one. Holes stay holes.
 fn copy(from: &File, offset: u64, size: u64, to: &File) -> io::Result<()> {
+    let end = offset + size;
     let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
-    while done < size {
-        let want = usize::try_from(size - done).unwrap_or(usize::MAX).min(buffer.len());
-        let read = from.read_at(&mut buffer[..want], offset + done)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut position = offset;
+    while let Some(data) = data_behind(from, position, end)? {
+        position = data.start;
+        while position < data.end {
+            let want = usize::try_from(data.end - position).unwrap_or(usize::MAX).min(buffer.len());
+            let read = from.read_at(&mut buffer[..want], position)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            to.write_all_at(&buffer[..read], position - offset)?;
+            position += read as u64;
         }
-        to.write_all_at(&buffer[..read], done)?;
-        done += read as u64;
     }
-    Ok(())
+    if from.metadata()?.len() < end {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    to.set_len(size)
+}
+
+/// The next bytes of a file that are no hole, before this end (`lseek(2)`: a file system without holes has data alone).
+fn data_behind(file: &File, position: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |position: u64, whence| lseek(file, position.cast_signed(), whence).map(i64::cast_unsigned);
+    match seek(position, Whence::SeekData) {
+        // Behind the last data.
+        Err(Errno::ENXIO) => Ok(None),
+        start => {
+            let start = start?;
+            let data = start..seek(start, Whence::SeekHole)?.min(end);
+            Ok(Some(data).filter(|data| !data.is_empty()))
+        }
+    }
 }

@@ -265,12 +265,7 @@ impl<'a> Loading<'a> {
         let contents: BTreeMap<Digest, u64> = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         (self.listener)(&Event::Planned { contents: &Vec::from_iter(contents) });
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-            let index_size = store.layers().size(&diff_id.0)?;
-            let index_is_here = match index_size {
-                Some(size) => store.layers().claim(&diff_id.0, size)?,
-                None => false,
-            };
-            if index_is_here && store.blobs().claim(&layer.digest, layer.size)? {
+            if layer::claim_layer(store, *diff_id)? && store.blobs().claim(&layer.digest, layer.size)? {
                 (self.listener)(&Event::Exists { content: layer.digest });
                 continue;
             }
@@ -314,7 +309,7 @@ fn named(store: &Store, image: &Packed, assembled: &Assembled) -> Result<Loaded,
 }
 
 /// Why no manifest was found, where reading itself gives reports.
-fn why_none(error: SelectError<Report>) -> Report {
+pub(crate) fn why_none(error: SelectError<Report>) -> Report {
     match error {
         SelectError::Read(report) => report,
         SelectError::NoPlatform { wanted, offered } => {

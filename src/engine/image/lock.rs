@@ -213,7 +213,7 @@ fn locked(
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
     let digest = document.digest();
     let entries = if let Document::Index(index) = &document { index.entries.clone() } else { Vec::new() };
-    let (manifest, config) = select(registry, name, document, &wanted, None)?;
+    let (manifest, config) = select(document, &wanted, None, |descriptor| Ok(registry.content(name, descriptor)?))?;
     let index = Some(digest).filter(|digest| *digest != manifest.digest);
     if let Some(signatures) = signatures {
         signatures.check(registry, &index.into_iter().chain([manifest.digest]).collect::<Vec<_>>())?;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use base::{Kind, Report};
 use oci::document::DOCUMENT_MAX;
-use oci::{Digest, ImageConfig, ImageName, Platform, Reference};
+use oci::{Descriptor, DiffId, Digest, ImageConfig, ImageName, Platform, Reference};
 use store::{Additional, ImageRecord, Lease, Store, StoreError};
 
 use crate::{Engine, registries};
@@ -100,8 +100,9 @@ fn open(engine: &Engine, create: bool) -> store::Result<Arc<Store>> {
     };
     let notices = engine.notices.clone();
     let pass_over = move |error: StoreError| {
-        let why = Report::from(error).lines().join(": ");
-        notices.once(&format!("passed over in an additional store: {why}"));
+        let report = Report::from(error);
+        let hint = report.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        notices.once(&format!("passed over: {}{hint}", report.lines().join(": ")));
     };
     let store = store.above(additional(engine)?, pass_over);
     Ok(Arc::clone(engine.store.get_or_init(|| Arc::new(store))))
@@ -220,6 +221,37 @@ pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Repo
         }
     }
     Ok(true)
+}
+
+/// The configuration of an image of which all is here and nothing was cut short, as a power loss does to what was not synced.
+/// Documents are hashed; of all else the sizes alone are looked at. Blobs of layers may be missing, and the stack of the layers
+/// is made again where it must be. The caller holds a lease.
+pub(crate) fn intact(store: &Store, record: &ImageRecord) -> Result<Option<ImageConfig>, Report> {
+    for digest in [record.digest, record.manifest, record.config] {
+        let raw = match store.blobs().read(&digest, DOCUMENT_MAX) {
+            Err(StoreError::Missing { .. }) => return Ok(None),
+            raw => raw?,
+        };
+        if Digest::of(&raw) != digest {
+            return Ok(None);
+        }
+    }
+    let Some((manifest, config)) = offline::documents(store, record)? else { return Ok(None) };
+    for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+        if !is_layer_intact(store, layer, *diff_id)? {
+            return Ok(None);
+        }
+    }
+    if !config.diff_ids.is_empty() {
+        layer::merge_chain(store, &config.diff_ids)?;
+    }
+    Ok(Some(config))
+}
+
+/// Whether a layer need not be brought: its index is here with all that it names, and its blob is not cut short, if there is one.
+pub(crate) fn is_layer_intact(store: &Store, layer: &Descriptor, diff_id: DiffId) -> Result<bool, Report> {
+    let blob_bytes = store.blobs().size(&layer.digest)?;
+    Ok(blob_bytes.is_none_or(|size_bytes| size_bytes == layer.size) && layer::claim_layer(store, diff_id)?)
 }
 
 pub(crate) fn find_record(engine: &Engine, store: &Store, text: &str) -> Result<Option<ImageRecord>, Report> {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use base::{Context, Kind, Report};
-use oci::{DiffId, Digest, Document, ImageConfig, Manifest, Reference};
-use store::{Durability, ImageRecord, Store};
+use oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, Reference};
+use store::{Durability, ImageRecord, Store, StoreError};
 
 use crate::Engine;
 use crate::image::{DOCUMENT_MAX, PullRequest, Pulled, load_config, pinned};
@@ -38,25 +38,23 @@ pub(crate) fn pull(
     Ok(Pulled { reference: record.reference, digest: record.digest, new: false })
 }
 
-/// Makes the indexes of layers that are missing and whose blobs are here; the answer is what is still missing. The caller
+/// Makes the indexes of layers that are missing or cut short and whose blobs are here; the answer is what is still missing. The caller
 /// holds a lease.
 pub(crate) fn remake(store: &Store, record: &ImageRecord) -> Result<Vec<Digest>, Report> {
     let Some((manifest, config)) = documents(store, record)? else { return absent(store, record) };
-    let blobs: HashMap<DiffId, Digest> =
-        config.diff_ids.iter().copied().zip(manifest.layers.iter().map(|layer| layer.digest)).collect();
+    let blobs: HashMap<DiffId, &Descriptor> = config.diff_ids.iter().copied().zip(&manifest.layers).collect();
     let mut missing = Vec::new();
-    for (diff_id, blob) in blobs {
-        if store.layers().has(&diff_id.0)? {
+    for (diff_id, layer) in blobs {
+        if layer::claim_layer(store, diff_id)? {
             continue;
         }
-        match store.blobs().open(&blob)? {
-            None => missing.push(blob),
-            Some(file) => {
-                let limits = layer::Limits::default();
-                layer::apply(file, Some(diff_id), store, Durability::Now, &limits)
-                    .step(|| format!("making the index of layer {blob} again"))?;
-            }
+        if store.blobs().size(&layer.digest)? != Some(layer.size) {
+            missing.push(layer.digest);
+            continue;
         }
+        let file = store.blobs().open(&layer.digest)?.ok_or(StoreError::Missing { digest: layer.digest })?;
+        layer::apply(file, Some(diff_id), store, Durability::Now, &layer::Limits::default())
+            .step(|| format!("making the index of layer {} again", layer.digest))?;
     }
     Ok(missing)
 }

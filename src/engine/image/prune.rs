@@ -40,6 +40,8 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
     unstarted::sweep(engine);
     let Some(store) = open_store(engine)? else { return Ok(Pruned::default()) };
     let mut pruned = Pruned::default();
+    // No name goes where the sweep is to fail.
+    store.named_content()?;
     let mut going = store.images()?;
     let used: HashSet<Digest> = users(engine)?
         .into_iter()

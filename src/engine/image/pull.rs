@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::units::human_size;
 use base::{Context, Kind, Report};
+use oci::document::DOCUMENT_MAX;
 use oci::{
     Descriptor, DiffId, Digest, Document, ImageConfig, ImageName, Manifest, Platform, Reference, find_manifest,
     select_manifest,
@@ -22,10 +23,11 @@ use store::{Durability, ImageRecord, Ingest, Store, StoreError};
 use trust::Locked;
 
 use crate::image::assemble::keep_replaced;
+use crate::image::load::why_none;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
 use crate::image::progress::{Event, Listener, Teller};
-use crate::image::{cache, is_whole, load_config, make_store, offline, pinned};
+use crate::image::{cache, intact, is_layer_intact, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
@@ -237,10 +239,9 @@ impl Pull<'_> {
             signatures.map_or(Ok(()), |signatures| signatures.check(self.registry, &digests)).map_err(Failure::Refused)
         };
         if let Some(record) = &before
-            && platform.is_none()
+            && let Some(config) = intact(self.store, record)?
+            && (self.locked.is_some() || self.is_for(record, &config, &wanted)?)
             && self.is_current(record)?
-            // The digest of a list is that of the image for any platform, and the last one asked for may be here.
-            && (self.locked.is_some() || wanted.rank(&load_config(self.store, &record.config)?.platform).is_some())
         {
             permit(Some(record.digest).filter(|digest| *digest != record.manifest), record.manifest)?;
             return Ok(Pulled { reference: self.reference.clone(), digest: record.digest, new: false });
@@ -252,7 +253,7 @@ impl Pull<'_> {
         let (digest, media_type, raw_document) =
             (document.digest(), document.media_type().to_owned(), document.raw().to_vec());
         let locked = self.locked.map(|by| by.locked);
-        let (manifest, config) = select(self.registry, self.reference, document, &wanted, locked)?;
+        let (manifest, config) = select(document, &wanted, locked, |descriptor| self.content(descriptor))?;
         if wanted.rank(&config.platform).is_none() {
             let text =
                 format!("the image's platform ({}) does not match the one asked for ({wanted})", config.platform);
@@ -293,11 +294,30 @@ impl Pull<'_> {
         Ok(Pulled { reference: self.reference.clone(), digest, new })
     }
 
-    /// Whether the registry still means what we have, and we have it whole. A digest means the same for ever.
-    fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
-        if !is_whole(self.store, record)? {
-            return Ok(false);
+    /// Whether the image is the one for a platform: the digest of a list is that of the images for all of them, and the last one
+    /// asked for may be here.
+    fn is_for(&self, record: &ImageRecord, config: &ImageConfig, wanted: &Platform) -> Result<bool, Report> {
+        let read = |digest: &Digest| self.store.blobs().read(digest, DOCUMENT_MAX);
+        let document = Document::read(read(&record.digest)?, Some(&record.media_type))?;
+        // What the choice needs and is not here is to be fetched.
+        let chosen = select_manifest(document, wanted, |descriptor| read(&descriptor.digest));
+        let is_chosen = chosen.is_ok_and(|manifest| manifest.digest == record.manifest);
+        Ok(is_chosen && wanted.rank(&config.platform).is_some())
+    }
+
+    /// A document that a manifest or an index names: fetched unless it is here.
+    fn content(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Report> {
+        if self.store.blobs().claim(&descriptor.digest, descriptor.size)? {
+            let raw = self.store.blobs().read(&descriptor.digest, DOCUMENT_MAX)?;
+            if Digest::of(&raw) == descriptor.digest {
+                return Ok(raw);
+            }
         }
+        Ok(self.registry.content(self.reference, descriptor)?)
+    }
+
+    /// Whether the registry still means what we have. A digest means the same for ever.
+    fn is_current(&self, record: &ImageRecord) -> Result<bool, Report> {
         if let Some(by) = self.locked {
             return Ok(by.locked.manifest == record.manifest);
         }
@@ -307,7 +327,7 @@ impl Pull<'_> {
         Ok(self.registry.resolve(self.reference)?.is_some_and(|resolved| resolved.digest == record.digest))
     }
 
-    /// Says so when what is to come is surely more than the file system or the user's quota has left.
+    /// Says so when what is to come is surely more than the file system or the user's quota has left, or inodes are few.
     fn tell_scarcity(&self, manifest: &Manifest, config: &ImageConfig) -> Result<(), Report> {
         let mut wanted_bytes = 0_u64;
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
@@ -317,7 +337,7 @@ impl Pull<'_> {
             }
         }
         let limits = limits::of(self.store.root().path())?;
-        if wanted_bytes > 0 && limits.forbids(wanted_bytes) {
+        if wanted_bytes > 0 && (limits.forbids(wanted_bytes) || limits.has_few_inodes()) {
             let text = format!("{} are to be fetched, and the store has {limits}", human_size(wanted_bytes));
             (self.listener)(&Event::Warning { text: &text });
         }
@@ -336,9 +356,7 @@ impl Pull<'_> {
 
     fn layer(&self, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), Report> {
         let layer = descriptor.digest;
-        if let Some(size_bytes) = self.store.layers().size(&diff_id.0)?
-            && self.store.layers().claim(&diff_id.0, size_bytes)?
-        {
+        if is_layer_intact(self.store, descriptor, diff_id)? {
             (self.listener)(&Event::Exists { content: layer });
             return Ok(());
         }
@@ -406,24 +424,25 @@ impl Pull<'_> {
     }
 }
 
-/// The manifest of the image for a platform, or of the locked one, and its configuration, of what a reference points to.
+/// The manifest of the image for a platform, or of the locked one, and its configuration, of what a reference points to. `read` is
+/// as for [`select_manifest`].
 pub(crate) fn select(
-    registry: &Registry,
-    reference: &Reference,
     document: Document,
     wanted: &Platform,
     locked: Option<&Locked>,
+    read: impl Fn(&Descriptor) -> Result<Vec<u8>, Report>,
 ) -> Result<(Manifest, ImageConfig), Report> {
-    let read = |descriptor: &Descriptor| registry.content(reference, descriptor);
     let manifest = match locked {
-        Some(Locked { index, manifest, .. }) => find_manifest(document, manifest, read)?.ok_or_else(|| {
-            let index = index.map(|index| format!(" in the index {index}")).unwrap_or_default();
-            Report::new(Kind::Conflict, format!("there is no manifest {manifest}{index}, as the lock says"))
-        })?,
-        None => select_manifest(document, wanted, read)?,
+        Some(Locked { index, manifest, .. }) => {
+            find_manifest(document, manifest, &read).map_err(why_none)?.ok_or_else(|| {
+                let index = index.map(|index| format!(" in the index {index}")).unwrap_or_default();
+                Report::new(Kind::Conflict, format!("there is no manifest {manifest}{index}, as the lock says"))
+            })?
+        }
+        None => select_manifest(document, wanted, &read).map_err(why_none)?,
     };
     manifest.require_image()?;
-    let raw = registry.content(reference, &manifest.config)?;
+    let raw = read(&manifest.config)?;
     let config = ImageConfig::read_for(&manifest, raw)?;
     Ok((manifest, config))
 }

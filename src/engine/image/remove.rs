@@ -45,9 +45,16 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
         names.remove(&name.reference)?;
     }
     drop(names);
-    let deleted = (going.len() == all.len()).then_some(record.config);
+    let mut deleted = (going.len() == all.len()).then_some(record.config);
     if deleted.is_some() {
-        sweep(engine, &store, &[])?;
+        match sweep(engine, &store, &[]) {
+            // No sweep takes anything while a name cannot be read. These names are gone all the same.
+            Err(report) if store.named_content().is_err() => {
+                engine.notice(&format!("what only {short} needs stays in the store: {}", report.lines().join(": ")));
+                deleted = None;
+            }
+            swept => drop(swept?),
+        }
     }
     let untagged = going.into_iter().filter(|record| !record.is_unnamed()).map(|record| record.reference).collect();
     Ok(Removed { untagged, deleted })

@@ -19,6 +19,8 @@ use crate::file::failed;
 
 /// A failure with no more bytes left than this is told with the limits.
 const SCARCE_BYTES: u64 = 1 << 20;
+/// As many inodes as an image of some size may take: one for each large file.
+const SCARCE_INODES: u64 = 500;
 
 /// A limit and what is left of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,11 @@ impl Limits {
         [self.bytes, self.quota_bytes].into_iter().flatten().any(|limit| limit.free < bytes)
             || [self.inodes, self.quota_inodes].into_iter().flatten().any(|limit| limit.free == 0)
     }
+
+    /// Whether an image may well need more inodes than are left: how many it does nobody knows before its layers are here.
+    pub fn has_few_inodes(&self) -> bool {
+        [self.inodes, self.quota_inodes].into_iter().flatten().any(|limit| limit.free < SCARCE_INODES)
+    }
 }
 
 impl fmt::Display for Limits {
@@ -180,6 +187,7 @@ mod tests {
         let limits = Limits { bytes: limit(2_000_000, 500_000), inodes: limit(100, 7), ..Limits::default() };
         assert_eq!(limits.to_string(), "500kB of 2MB free on the file system, 7 of 100 inodes free");
         assert!(limits.forbids(500_001) && !limits.forbids(500_000));
+        assert!(limits.has_few_inodes() && !Limits::default().has_few_inodes());
         let quota = Limits { quota_bytes: limit(1000, 0), quota_inodes: limit(5, 0), ..Limits::default() };
         let words = "0B of 1kB free by the user's quota, 0 of 5 inodes free by the user's quota";
         assert_eq!(quota.to_string(), words);

@@ -189,6 +189,23 @@ fn a_server_that_ignores_ranges_is_read_past() {
 }
 
 #[test]
+fn a_break_before_the_missing_part_is_one_of_the_breaks() {
+    let all = content();
+    let served = all.clone();
+    let server = Server::start(move |_, number| {
+        let sent = if number <= 2 { 500 } else { served.len() };
+        reply("200 OK", &format!("Content-Length: {}\r\n", served.len()), &served[..sent])
+    });
+    let got = read_all(&client(), &server.reference(), &blob(&all), 1000).unwrap();
+    assert_eq!(got, all[1000..]);
+    assert_eq!(server.heads().len(), 3);
+    let server = Server::start(|_, _| reply("200 OK", "Content-Length: 800000\r\n", &[0; 500]));
+    let error = read_all(&client(), &server.reference(), &blob(&all), 1000).unwrap_err();
+    assert!(error.to_string().contains("broke off at byte 1000 of 800000"), "{error}");
+    assert_eq!(server.heads().len(), 5);
+}
+
+#[test]
 fn a_wrong_part_is_refused() {
     let server = Server::start(|_, _| reply("206 Partial Content", "Content-Range: bytes 5-9/10\r\n", b"56789"));
     let error = read_all(&client(), &server.reference(), &blob(b"0123456789"), 3).unwrap_err();
@@ -325,6 +342,30 @@ fn nobody_listening_fails_at_once() {
     assert!(began.elapsed() < Duration::from_secs(2));
     assert_eq!(error.kind(), Kind::Remote);
     assert!(base::Report::from(error).to_string().to_lowercase().contains("refused"));
+}
+
+#[test]
+fn a_registry_that_is_down_for_a_moment_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, is_down) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let seen = Mutex::new(Vec::new());
+        let answer_one = |listener: TcpListener, wanted: usize| {
+            while seen.lock().unwrap().len() < wanted {
+                serve(listener.accept().unwrap().0, &seen, &|_, _| reply("200 OK", "", manifest().as_bytes()));
+            }
+        };
+        answer_one(listener, 1);
+        tell.send(()).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        answer_one(TcpListener::bind(address).unwrap(), 2);
+    });
+    let (client, reference) = (client(), format!("{address}/x").parse().unwrap());
+    client.document(&reference).unwrap();
+    is_down.recv().unwrap();
+    client.document(&reference).unwrap();
+    server.join().unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The kernel knows no second id there: chown(2) to any other is `EINVAL`, set*id(2) too, and so packages cannot be
 //! installed nor archives unpacked with their owners. So the container's filter hands these calls to this role
-//! ([`crate::seccomp::answered`]), which runs from the first of them until the last process under the filter has ended.
+//! ([`crate::seccomp::answered()`]), which runs from the first of them until the last process under the filter has ended.
 //!
 //! - **chown** and its kin: the role finds the file as the caller would (the caller's mount namespace, root and working
 //!   directory), does what the kernel does besides (set-id bits, capabilities, time of change), and writes the owner down
@@ -182,7 +182,8 @@ impl Role {
         let id = |number: usize| call.arguments[number] as u32;
         let ids = |count: usize| (0..count).any(|number| !matches!(id(number), 0 | u32::MAX));
         let become_other = |wanted: bool, capability: u64| {
-            if wanted && self.has(call, capability) { Answer::Returns(0) } else { Answer::Continues }
+            let has = || self.has(self.caller(listener, call)?.as_fd(), capability);
+            if wanted && has().unwrap_or(false) { Answer::Returns(0) } else { Answer::Continues }
         };
         match call.number {
             libc::SYS_setuid => become_other(ids(1), CAP_SETUID),
@@ -200,28 +201,34 @@ impl Role {
         }
     }
 
-    /// Opens the caller's directory in `/proc`.
-    fn caller(&self, call: &Notification) -> Result<OwnedFd, SysError> {
+    /// Opens the caller's directory in `/proc`. What is found by it later is the caller's, or fails.
+    fn caller(&self, listener: BorrowedFd<'_>, call: &Notification) -> Result<OwnedFd, SysError> {
         let pid = call.pid.to_string();
-        openat(&self.proc, pid.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open(/proc/{pid})"))
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let words = || format!("open(/proc/{pid})");
+        let caller = openat(&self.proc, pid.as_str(), flags, Mode::empty()).call(words)?;
+        if is_waiting(listener, call.id) { Ok(caller) } else { Err(SysError::new(words(), Errno::ESRCH)) }
     }
 
-    /// Whether the caller has a capability in its user namespace.
-    fn has(&self, call: &Notification, capability: u64) -> bool {
-        let found = self.caller(call).and_then(|caller| effective(caller.as_fd()));
-        found.is_ok_and(|effective| effective & capability != 0)
+    /// Whether the caller has a capability, and has it in the container's user namespace.
+    fn has(&self, caller: BorrowedFd<'_>, capability: u64) -> Result<bool, SysError> {
+        if effective(caller)? & capability == 0 {
+            return Ok(false);
+        }
+        let users = open_namespace(caller, "user")?;
+        match self.place {
+            Place::Inside(place) => Ok(identity(&users)? == place),
+            Place::Host | Place::Outer => Ok(identity(parent(&users)?)? == identity(&self.outer)?),
+        }
     }
 
     fn chown(&mut self, listener: BorrowedFd<'_>, call: &Notification, wanted: &Chown) -> Result<Answer, SysError> {
-        let caller = self.caller(call)?;
-        if effective(caller.as_fd())? & CAP_CHOWN == 0 || !self.join(caller.as_fd())? {
+        let caller = self.caller(listener, call)?;
+        if !self.has(caller.as_fd(), CAP_CHOWN)? {
             return Ok(Answer::Continues);
         }
+        self.join(caller.as_fd())?;
         let file = find(call, wanted, caller.as_fd())?;
-        if !is_waiting(listener, call.id) {
-            return Ok(Answer::Continues);
-        }
         // As the kernel does: a capability reaches only files of ids that the user namespace has.
         let found = fstat(&file).call(|| "fstat()".to_owned())?;
         if (found.st_uid, found.st_gid) != (0, 0) {
@@ -241,31 +248,22 @@ impl Role {
         })
     }
 
-    /// Enters the caller's mount namespace; `false` for a caller in a user namespace of its own.
-    fn join(&mut self, caller: BorrowedFd<'_>) -> Result<bool, SysError> {
+    /// Enters the container's user namespace, if it is not there yet, and the caller's mount namespace.
+    fn join(&mut self, caller: BorrowedFd<'_>) -> Result<(), SysError> {
         if self.place == Place::Host {
             stage::join_outer(self.outer.as_fd())?;
             hide()?;
             self.place = Place::Outer;
         }
-        let users = open_namespace(caller, "user")?;
         let mounts = open_namespace(caller, "mnt")?;
-        let theirs = identity(&users)?;
-        match self.place {
-            Place::Inside(place) if place != theirs => return Ok(false),
-            Place::Inside(_) => {}
-            Place::Host | Place::Outer => {
-                if identity(parent(&users)?)? != identity(&self.outer)? {
-                    return Ok(false);
-                }
-                setns(&users, CloneFlags::CLONE_NEWUSER).call(|| "setns(user)".to_owned())?;
-                self.place = Place::Inside(theirs);
-                stage::become_root()?;
-                hide()?;
-            }
+        if self.place == Place::Outer {
+            let users = open_namespace(caller, "user")?;
+            setns(&users, CloneFlags::CLONE_NEWUSER).call(|| "setns(user)".to_owned())?;
+            self.place = Place::Inside(identity(&users)?);
+            stage::become_root()?;
+            hide()?;
         }
-        setns(&mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())?;
-        Ok(true)
+        setns(&mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt)".to_owned())
     }
 }
 

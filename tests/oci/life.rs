@@ -274,6 +274,20 @@ fn of_two_starts_at_once_one_starts() {
     }
 }
 
+#[test]
+fn a_configuration_counts_as_it_was_at_the_creation() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    // What no version has a word for is passed over.
+    bundle.config["unknown"] = json!({ "of": ["any", "form"] });
+    bundle.config["linux"]["unknown"] = json!(7);
+    bundle.script("echo first; sleep 100");
+    bundle.create("box");
+    bundle.script("echo second; sleep 100");
+    bundle.ok(&["start", "box"]);
+    eventually("it runs", || !bundle.log().is_empty());
+    assert_eq!(bundle.log(), "first\n");
+}
+
 /// As a batch system does it when a job's time is over: the code is not lost to the other command.
 #[test]
 fn run_answers_with_the_code_while_another_command_deletes() {

@@ -52,6 +52,26 @@ fn namespaces_that_contradict_each_other() {
 }
 
 #[test]
+fn a_path_to_a_namespace_of_another_type() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "ipc");
+    namespaces.push(json!({ "type": "ipc", "path": "/proc/self/ns/uts" }));
+    let error = bundle.fails(&["run", "--bundle", &bundle.at(), "box"]);
+    assert!(error.contains("another type"), "{error}");
+    assert_eq!(bundle.ok(&["list", "--quiet"]), "");
+}
+
+#[test]
+fn a_limit_that_is_there_twice() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let limit = json!({ "type": "RLIMIT_NOFILE", "soft": 64, "hard": 64 });
+    bundle.config["process"]["rlimits"] = json!([limit, limit]);
+    let error = bundle.refused();
+    assert!(error.contains("RLIMIT_NOFILE"), "{error}");
+}
+
+#[test]
 fn a_map_that_the_caller_may_not_make() {
     let Some(mut bundle) = Bundle::new() else { return };
     if identity() == "root" {

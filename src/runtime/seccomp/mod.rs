@@ -272,7 +272,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
 }
 
 /// Compiles a profile for a process whose starter knows no agent: one that needs one is refused. With `notify` our own role
-/// answers calls of it, or of any process where there is no profile ([`answered`]).
+/// answers calls of it, or of any process where there is no profile ([`answered()`]).
 pub fn compile_without_agent(profile: Option<&LinuxSeccomp>, notify: bool) -> Result<Option<Filter>, Report> {
     let mut rules = profile.iter().flat_map(|profile| profile.syscalls().iter().flatten());
     if rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify) {

@@ -23,6 +23,7 @@ use base::ContainerId;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, alarm, geteuid, mkdir, pipe2};
@@ -171,6 +172,11 @@ fn read_all(pipe: OwnedFd) -> String {
 
 /// The role. It inherits `answer` (a pipe).
 pub fn main(mut inherited: Inherited) -> ExitCode {
+    // A command that hands signals on has it blocked, and so have its children.
+    let unblocked = [Signal::SIGALRM].into_iter().collect::<SigSet>().thread_unblock();
+    if unblocked.is_err() {
+        return ExitCode::FAILURE;
+    }
     alarm::set(ROLE_LIMIT_S);
     let Ok(answer) = inherited.fd("answer") else { return ExitCode::FAILURE };
     let order = serde_json::from_slice(&inherited.config).map_err(|error| format!("the role's configuration: {error}"));

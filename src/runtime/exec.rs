@@ -98,11 +98,11 @@ pub fn in_bundle(
 
 fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
     let profile = seccomp::chosen(launch.seccomp.as_ref(), launch.default_profile);
-    if launch.bundle.is_some() {
-        profile.as_deref().map(seccomp::compile_with_agent).transpose()
-    } else {
-        seccomp::compile_without_agent(profile.as_deref(), launch.notify)
-    }
+    let compile = |profile| match launch.bundle {
+        Some(_) => seccomp::compile_with_agent(profile),
+        None => seccomp::compile_without_agent(profile, launch.notify),
+    };
+    profile.as_deref().map(compile).transpose()
 }
 
 /// Joins the container and forks the process in it, as a child of the caller's parent.

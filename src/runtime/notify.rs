@@ -12,7 +12,8 @@
 //! - **setuid, setgid** and their kin, **setgroups**: they return 0, and nothing has changed.
 //!
 //! Callers without `CAP_CHOWN`, `CAP_SETUID` or `CAP_SETGID`, and those in a user namespace of their own, have the kernel's
-//! answer, as has every call that cannot be understood: to let it continue is what no filter at all would do.
+//! answer, as has every call that cannot be understood: to let it continue is what no filter at all would do. A container
+//! without a filter (`seccomp=unconfined`) has no role.
 //!
 //! **Rights.** At first those of the user who runs the container. With the first chown the role joins the container's user
 //! namespace, for good: from then on it can do nothing that the container's root cannot. It is in none of its pid namespaces

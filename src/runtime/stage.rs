@@ -65,7 +65,8 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     let view = inherited.optional_fd("view");
     let (user, net) = (inherited.optional_fd("user"), inherited.optional_fd("net"));
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
-    let program = seccomp::compile_without_agent(profile.as_deref(), launch.notify)?;
+    let compile = |profile| seccomp::compile_without_agent(profile, launch.notify);
+    let program = profile.as_deref().map(compile).transpose()?;
     program.iter().flat_map(Filter::ignored).for_each(|ignored| channel.notice(ignored.to_string()));
     let own_pid = std::process::id() as i32;
     if let Some(process) = launch.spec.process() {

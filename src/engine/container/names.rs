@@ -113,21 +113,26 @@ pub(crate) fn sweep(engine: &Engine) {
 fn sweep_one(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     let second = second_link(engine, id);
     let file = File::options().write(true).open(&second).map_err(|error| failed("opening", &second, error))?;
-    if !try_exclusive(&file, &second)? {
+    sweep_opened(engine, id, &file, &second)
+}
+
+fn sweep_opened(engine: &Engine, id: &ContainerId, file: &File, second: &Path) -> Result<(), Report> {
+    // Another sweep may have removed it since it was opened, and its maker have made it again.
+    if !try_exclusive(file, second)? || !is_at(file, second) {
         return Ok(());
     }
     // The names of one that was being made, and of one that was being renamed that which is not its own.
     let own = match record::look(engine, id)? {
         Found::Record(record) => Some(record.name),
         Found::Nothing => None,
-        Found::Broken(_) => return remove_locked(&file, &second),
+        Found::Broken(_) => return remove_locked(file, second),
     };
     for name in names_of(engine, id).filter(|name| own.as_ref() != Some(name)) {
-        remove_locked(&file, &engine.paths().names().join(&name))?;
+        remove_locked(file, &engine.paths().names().join(&name))?;
         // Where it is a file of its own.
         release(engine, &name, id)?;
     }
-    remove_locked(&file, &second)
+    remove_locked(file, second)
 }
 
 /// [`reserve`] with a name of our own making.
@@ -291,4 +296,33 @@ fn conflict(name: &str, id: &ContainerId) -> Report {
              rename) that container to be able to reuse that name."
         ),
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+mod tests {
+    use super::*;
+    use crate::{Options, Paths};
+
+    #[test]
+    fn a_sweep_that_comes_late_leaves_what_was_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::new(root.path().join("data"), root.path().join("run"), "machine".to_owned());
+        let engine = Engine::open(paths, Options::default());
+        let id = ContainerId::from_random([7; 32]);
+        let second = second_link(&engine, &id);
+        make_dir(second.parent().unwrap()).unwrap();
+        // What two sweeps have opened, of which the first has removed it.
+        let late = File::create_new(&second).unwrap();
+        fs::remove_file(&second).unwrap();
+        let reservation = reserve(&engine, "box", &id, false).unwrap();
+        sweep_opened(&engine, &id, &late, &second).unwrap();
+        assert_eq!(resolve(&engine, "box"), Some(id.clone()), "while it is being made");
+        // One that is left is removed by a sweep that has it.
+        fs::hard_link(&second, second.with_file_name("kept")).unwrap();
+        drop(reservation);
+        fs::rename(second.with_file_name("kept"), &second).unwrap();
+        sweep_one(&engine, &id).unwrap();
+        assert_eq!(resolve(&engine, "box"), None);
+    }
 }

@@ -225,7 +225,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &devices, setgroups)?;
     let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
-    let notify = one_id && sys::notification::is_possible();
+    let filtered = !matches!(record.host.seccomp, Seccomp::Unconfined);
+    let notify = one_id && filtered && sys::notification::is_possible();
     let context = if hold {
         // An init with a bundle lets others enter its namespaces before its exec.
         Some(HookContext { id: record.id.to_string(), bundle: engine.paths().container(&record.id) })

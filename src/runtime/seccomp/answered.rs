@@ -11,14 +11,9 @@ const WHOLE: [&str; 5] = ["chown", "fchown", "fchownat", "lchown", "setgroups"];
 const IDS: [(&str, usize); 6] =
     [("setgid", 1), ("setregid", 2), ("setresgid", 3), ("setresuid", 3), ("setreuid", 2), ("setuid", 1)];
 
-/// The profile, or one that allows all, with these calls answered by a listener. One that the profile does not allow in any
-/// case stays as it is.
-pub fn answered(profile: Option<&LinuxSeccomp>) -> LinuxSeccomp {
-    let mut profile = profile.cloned().unwrap_or_else(|| {
-        let mut all = LinuxSeccomp::default();
-        all.set_default_action(LinuxSeccompAction::ScmpActAllow);
-        all
-    });
+/// The profile with these calls answered by a listener. One that it does not allow in any case stays as it is.
+pub fn answered(profile: &LinuxSeccomp) -> LinuxSeccomp {
+    let mut profile = profile.clone();
     let mut rules = profile.syscalls().clone().unwrap_or_default();
     let default_allows = profile.default_action() == LinuxSeccompAction::ScmpActAllow;
     let whole = WHOLE.iter().map(|name| (*name, 0));

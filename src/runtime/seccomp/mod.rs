@@ -272,18 +272,20 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
 }
 
 /// Compiles a profile for a process whose starter knows no agent: one that needs one is refused. With `notify` our own role
-/// answers calls of it, or of any process where there is no profile ([`answered()`]).
-pub fn compile_without_agent(profile: Option<&LinuxSeccomp>, notify: bool) -> Result<Option<Filter>, Report> {
-    let mut rules = profile.iter().flat_map(|profile| profile.syscalls().iter().flatten());
-    if rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify) {
+/// answers calls of it ([`answered()`]).
+pub fn compile_without_agent(profile: &LinuxSeccomp, notify: bool) -> Result<Filter, Report> {
+    let step = || "compiling the seccomp profile".to_owned();
+    let mut rules = profile.syscalls().iter().flatten();
+    let asks = rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify);
+    if notify && !asks {
+        return compile_for(NATIVE, &answered(profile)).step(step);
+    }
+    let filter = compile(profile).step(step)?;
+    if asks {
         let message = "the seccomp profile uses SCMP_ACT_NOTIFY, which this command hands to no agent";
         return Err(Report::new(Kind::Unsupported, message));
     }
-    let compiled = match profile {
-        _ if notify => compile_for(NATIVE, &answered(profile)).map(Some),
-        profile => profile.map(compile).transpose(),
-    };
-    compiled.step(|| "compiling the seccomp profile".to_owned())
+    Ok(filter)
 }
 
 /// Compiles a profile for a process whose agent is found at the profile's `listenerPath`.

@@ -351,7 +351,13 @@ impl Transport {
         if response.status() != 401 || !own {
             return self.judge(request, response);
         }
-        locked(&self.grants).remove(&key);
+        {
+            let mut grants = locked(&self.grants);
+            // Only what was refused: another thread may have brought a better one meanwhile.
+            if grants.get(&key).map(|grant| &grant.header) == cached.as_ref().map(|used| &used.header) {
+                grants.remove(&key);
+            }
+        }
         let mut refusal = None;
         for challenge in self.challenges(request, &response)? {
             let grant = match self.grant(request, &challenge) {

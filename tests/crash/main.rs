@@ -163,6 +163,7 @@ fn the_monitor_of_a_writer_is_killed() {
         format!("sleep {number} & trap 'kill $!; exit 0' TERM; i=0; while :; do i=$((i+1)); echo line $i; done");
     let victim = Victim::start_command(&home, &[], number, &["sh", "-c", &script]);
     eventually("the payload writes", || home.ok(&["logs", "-n", "1", "victim"]).starts_with("line "));
+    eventually("its child is there too", || !payloads(&victim.number).is_empty());
     assert_eq!(victim.kill(&["monitor"]), 1);
     victim.assert_told_as_running();
     home.ok(&["stop", "-t", "1", "victim"]);

@@ -5,6 +5,7 @@
 //! is put into them changes these, or may not be allowed by them.
 
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -293,29 +294,26 @@ impl Unpacker<'_> {
                 Ok(())
             }
         })? {}
-        if self.target.owners == Owners::Keep {
-            let (uid, gid) = owner(metadata);
-            fchown(&file, uid, gid).call(|| format!("fchown({name:?}, {uid:?}, {gid:?})"))?;
-        }
-        fchmod(&file, self.mode(metadata)).call(|| format!("fchmod({name:?})"))?;
-        let time = time(metadata);
-        futimens(&file, &time, &time).call(|| format!("futimens({name:?})"))?;
-        Ok(())
+        self.dress(file.as_fd(), &name, metadata)
     }
 
     /// Gives directories their owners, modes and times, the lowest first.
     fn finish(self) -> Result<(), Report> {
         for (path, metadata) in self.directories.iter().rev() {
-            let dir = self.walk(path)?;
-            if self.target.owners == Owners::Keep {
-                let (uid, gid) = owner(metadata);
-                fchown(&dir, uid, gid).call(|| format!("fchown({path:?}, {uid:?}, {gid:?})"))?;
-            }
-            fchmod(&dir, self.mode(metadata)).call(|| format!("fchmod({path:?})"))?;
-            let time = time(metadata);
-            futimens(&dir, &time, &time).call(|| format!("futimens({path:?})"))?;
+            self.dress(self.walk(path)?.as_fd(), path, metadata)?;
         }
         Ok(())
+    }
+
+    /// Gives a file or directory its owner, mode and time; `name` is for people.
+    fn dress(&self, file: BorrowedFd<'_>, name: &dyn Debug, metadata: &Metadata) -> Result<(), Report> {
+        if self.target.owners == Owners::Keep {
+            let (uid, gid) = owner(metadata);
+            fchown(file, uid, gid).call(|| format!("fchown({name:?}, {uid:?}, {gid:?})"))?;
+        }
+        fchmod(file, self.mode(metadata)).call(|| format!("fchmod({name:?})"))?;
+        let time = time(metadata);
+        Ok(futimens(file, &time, &time).call(|| format!("futimens({name:?})"))?)
     }
 
     fn mode(&self, metadata: &Metadata) -> Mode {

@@ -70,11 +70,6 @@ impl Resources {
         self.on_resolvers()
     }
 
-    /// Their watch, to be polled.
-    pub fn resolvers_watch(&self) -> Option<BorrowedFd<'_>> {
-        self.network.as_ref().and_then(|network| network.resolvers.as_ref()).map(AsFd::as_fd)
-    }
-
     /// Tells the network process of resolvers that have changed.
     pub fn on_resolvers(&mut self) -> Result<(), Report> {
         let Some(Network { control: Some(control), resolvers: Some(watch), .. }) = &mut self.network else {

@@ -3,14 +3,10 @@
 //! resolv.conf(5) is replaced by rename, and may be a link to a file that somebody else replaces. So what is watched is not
 //! the file but the directories of the name and of each link on the way.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sys::{Call, SysError};
 
 use crate::files::name_servers;
@@ -25,40 +21,26 @@ pub fn now() -> Vec<SocketAddr> {
     name_servers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default())
 }
 
-/// A watch over the host's resolvers.
+/// A watch over the host's resolvers: `SIGIO` says that they may have changed, see [`sys::file::notify_changes`].
 #[derive(Debug)]
 pub struct Watch {
-    inotify: Inotify,
-    /// Names whose change matters, of the file and of links to it.
-    names: BTreeSet<OsString>,
+    /// Open as long as their changes matter.
+    directories: Vec<File>,
     known: Vec<SocketAddr>,
 }
 
 impl Watch {
-    /// Begins to watch; `known` are the resolvers that the user of the watch knows of. `EMFILE` and `ENOSPC` where the user
-    /// has as many watches as the kernel gives.
+    /// Begins to watch, in a process that has `SIGIO` blocked; `known` are the resolvers that the user of the watch knows of.
     pub fn new(known: &[SocketAddr]) -> Result<Self, SysError> {
-        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        let inotify = Inotify::init(flags).call(|| "inotify_init1()".to_owned())?;
-        let mut watch = Watch { inotify, names: BTreeSet::new(), known: known.to_vec() };
-        watch.add_directories()?;
-        Ok(watch)
+        Ok(Watch { directories: watched()?, known: known.to_vec() })
     }
 
-    /// The resolvers, when they are others than were known. Does not block.
+    /// The resolvers, when they are others than were known.
     pub fn changed(&mut self) -> Option<&[SocketAddr]> {
-        let mut events = Vec::new();
-        while let Ok(more) = self.inotify.read_events() {
-            events.extend(more);
-        }
-        // A queue that has run over says so without a name.
-        if !events.is_empty()
-            && !events.iter().any(|event| event.name.as_ref().is_none_or(|name| self.names.contains(name)))
-        {
-            return None;
-        }
         // A link may lead elsewhere now. Without a watch there the next change goes unseen; this one is known.
-        let _ = self.add_directories();
+        if let Ok(directories) = watched() {
+            self.directories = directories;
+        }
         let current = now();
         if current == self.known {
             return None;
@@ -66,26 +48,19 @@ impl Watch {
         self.known = current;
         Some(&self.known)
     }
-
-    fn add_directories(&mut self) -> Result<(), SysError> {
-        let changes = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
-        let mut path = PathBuf::from(RESOLV_CONF);
-        for _ in 0..LINKS_MAX {
-            let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { break };
-            self.inotify
-                .add_watch(directory, changes | AddWatchFlags::IN_ONLYDIR)
-                .call(|| format!("inotify_add_watch({directory:?})"))?;
-            self.names.insert(name.to_owned());
-            let Ok(target) = fs::read_link(&path) else { break };
-            path = directory.join(target);
-        }
-        Ok(())
-    }
 }
 
-impl AsFd for Watch {
-    /// Becomes readable when [`changed`](Self::changed) has something to look at.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+/// The directories of the name and of each link on the way, watched.
+fn watched() -> Result<Vec<File>, SysError> {
+    let mut directories = Vec::new();
+    let mut path = PathBuf::from(RESOLV_CONF);
+    for _ in 0..LINKS_MAX {
+        let Some(parent) = path.parent() else { break };
+        let directory = File::open(parent).call(|| format!("open({parent:?})"))?;
+        sys::file::notify_changes(&directory)?;
+        directories.push(directory);
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = parent.join(target);
     }
+    Ok(directories)
 }

@@ -52,3 +52,22 @@ pub fn start_writeback(file: impl AsFd) -> Result<()> {
     let done = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
     check(done.into(), || format!("sync_file_range({}, 0, 0, SYNC_FILE_RANGE_WRITE)", file.as_raw_fd())).map(drop)
 }
+
+/// `fcntl(F_NOTIFY)`: from now on, as long as `directory` is open, this process gets `SIGIO` each time that a file is written,
+/// made or renamed in it (Linux 2.4, `CONFIG_DNOTIFY`; `EINVAL` where the sysctl `fs.dir-notify-enable` is off).
+///
+/// Unlike inotify(7) it has no limit for a user, and to close the descriptor waits for nothing: the end of an inotify
+/// instance waits for a grace period of the kernel, 10 ms and more.
+pub fn notify_changes(directory: impl AsFd) -> Result<()> {
+    let directory = directory.as_fd();
+    let what = DN_MODIFY | DN_CREATE | DN_RENAME | DN_MULTISHOT;
+    // SAFETY: the call takes only integers; the descriptor stays open for it because it is borrowed.
+    let done = unsafe { libc::fcntl(directory.as_raw_fd(), libc::F_NOTIFY, what) };
+    check(done.into(), || format!("fcntl({}, F_NOTIFY)", directory.as_raw_fd())).map(drop)
+}
+
+// Of linux/fcntl.h; the crate `libc` lacks them.
+const DN_MODIFY: u32 = 0x2;
+const DN_CREATE: u32 = 0x4;
+const DN_RENAME: u32 = 0x10;
+const DN_MULTISHOT: u32 = 0x8000_0000;

@@ -163,7 +163,6 @@ enum Source {
     Listener,
     Net,
     Answers,
-    Resolvers,
     Channel(u64),
     Output(u64, Stream),
     Input(u64),
@@ -291,8 +290,6 @@ impl Monitor {
         ];
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
-        let watch = self.resources.resolvers_watch();
-        waited.extend(watch.map(|watch| (Source::Resolvers, watch, PollFlags::POLLIN)));
         for (key, process) in &self.processes {
             if let Some(channel) = &process.channel {
                 waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
@@ -338,10 +335,6 @@ impl Monitor {
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
             Source::Answers => self.on_answers(),
-            Source::Resolvers => {
-                // A network process that has ended says so itself.
-                let _ = self.resources.on_resolvers();
-            }
             Source::Channel(key) => self.on_channel(key),
             Source::Output(key, stream) => drop(self.pump(key, stream)),
             Source::Input(key) => {
@@ -354,7 +347,12 @@ impl Monitor {
     }
 
     fn on_signals(&mut self) {
-        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGIO as u32 {
+                // A network process that has ended says so itself.
+                let _ = self.resources.on_resolvers();
+            }
+        }
         // An error says that there is no child.
         while let Ok(Some((pid, exit))) = reap_any() {
             let mut known = false;
@@ -498,8 +496,8 @@ impl Monitor {
         let followed = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
         if let Some(Err(report)) = followed {
             let text = format!(
-                "names: the host's resolvers are asked as they were at the start ({}); raise fs.inotify.max_user_instances \
-                 or max_user_watches with sysctl",
+                "names: the host's resolvers are asked as they were at the start ({}); turn fs.dir-notify-enable on \
+                 with sysctl",
                 report.lines().join(": ")
             );
             self.notice(MAIN, &text);
@@ -698,13 +696,13 @@ fn given_up() -> Report {
     Report::new(Kind::Conflict, "the start was given up by who had asked for it")
 }
 
-/// SIGCHLD by descriptor; signals meant for a command line leave the container alone.
+/// SIGCHLD and the SIGIO of a change by descriptor; signals meant for a command line leave the container alone.
 fn take_signals() -> Result<SignalFd, SysError> {
-    let children: SigSet = [Signal::SIGCHLD].into_iter().collect();
+    let taken: SigSet = [Signal::SIGCHLD, Signal::SIGIO].into_iter().collect();
     let ignored: SigSet =
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP].into_iter().collect();
-    let mut blocked = children;
+    let mut blocked = taken;
     blocked.extend(ignored.iter());
     blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK).call(|| "sigprocmask(SIG_SETMASK)".to_owned())?;
-    SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
+    SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd()".to_owned())
 }

@@ -1,9 +1,10 @@
-//! Waiting for a container without asking again and again: its directories are watched for records that appear, its
-//! processes by descriptors that become readable when they end. Where the caller has no watches left it does ask again and
-//! again.
+//! Waiting for a container without asking again and again: its monitor tells the end of its run. Where that is not what is
+//! waited for its directories are watched for records that appear, its processes by descriptors that become readable when
+//! they end; where the caller has no watches left it does ask again and again.
+//!
+//! Watches are made when there is something to wait for and not before: their end costs 10 ms (a grace period of the kernel).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use base::{ContainerId, Kind, Report};
 use monitor::record::Status;
@@ -42,13 +43,16 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
     // The record of a container that is removed at its end may be gone before a loaded machine lets us look.
     let mut monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
     let mut watch = Watch::new(engine, id)?;
+    // The answer of the monitor, once it was asked.
+    let mut told: Option<Option<i32>> = None;
     let first_end = watch.last.state.finished_at.clone();
     let mut code = watch.last.code();
     loop {
         let active = watch.active()?;
         // A container that is gone looks like one that never ran.
         if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
-            let told = monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
+            let told =
+                told.flatten().or_else(|| monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd())));
             let removed = told.map_or_else(|| remove::code_of_removed(engine, id), Ok);
             return if until == Until::Removed { removed.or(Ok(code)) } else { removed };
         }
@@ -62,7 +66,15 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
             Until::Running if matches!(watch.last.life, Life::Running { .. }) => return Ok(-1),
             _ => {}
         }
-        if monitor.is_none() && active {
+        if until != Until::Running
+            && active
+            && let Some(monitor) = monitor.take()
+        {
+            told = Some(monitor::client::exit_told(monitor.as_fd()));
+            continue;
+        }
+        // One that had no answer may be no better the next time.
+        if monitor.is_none() && told.is_none() && active {
             monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
         }
         watch.wait()?;
@@ -73,39 +85,59 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
 pub(crate) struct Watch<'a> {
     engine: &'a Engine,
     id: &'a ContainerId,
-    /// None where the caller has as many as the kernel gives (`max_user_instances` and `max_user_watches` of `fs.inotify`).
-    inotify: Option<Inotify>,
+    watches: Watches,
     processes: Processes,
     last: Condition,
 }
 
-impl<'a> Watch<'a> {
-    /// Watches from now on: what changes after this returns wakes the first [`Watch::wait`].
-    pub(crate) fn new(engine: &'a Engine, id: &'a ContainerId) -> Result<Self, Report> {
+/// What tells of changes in a container's directories.
+enum Watches {
+    /// Nothing has been waited for.
+    None,
+    Made(Inotify),
+    /// The caller has as many as the kernel gives (`max_user_instances` and `max_user_watches` of `fs.inotify`).
+    Refused,
+}
+
+impl Watches {
+    fn new(engine: &Engine, id: &ContainerId) -> Result<Self, Report> {
         let changes = AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        let add = |inotify: &Inotify, path: &Path, what: AddWatchFlags| match inotify.add_watch(path, what) {
-            Ok(_) | Err(Errno::ENOENT) => Ok(true),
-            // `fs.inotify.max_user_watches`
-            Err(Errno::ENOSPC) => Ok(false),
-            Err(errno) => Err(failed("watching", path, errno.into())),
-        };
         let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
-            Ok(inotify) => {
-                let whole = add(&inotify, &engine.paths().container(id), changes)?
-                    && add(&inotify, &engine.paths().run_container(id), changes)?
-                    // The monitor's socket keeps the directory itself, whose end is told by the one above.
-                    && add(&inotify, &engine.paths().run_containers(), AddWatchFlags::IN_DELETE)?;
-                whole.then_some(inotify)
-            }
-            Err(Errno::EMFILE) => None,
+            Ok(inotify) => inotify,
+            Err(Errno::EMFILE) => return Ok(Watches::Refused),
             Err(errno) => return Err(Report::of(Kind::Internal, errno).with_step("inotify_init1()")),
         };
+        for (path, what) in [
+            (engine.paths().container(id), changes),
+            (engine.paths().run_container(id), changes),
+            // The monitor's socket keeps the directory itself, whose end is told by the one above.
+            (engine.paths().run_containers(), AddWatchFlags::IN_DELETE),
+        ] {
+            match inotify.add_watch(&path, what) {
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(Errno::ENOSPC) => return Ok(Watches::Refused),
+                Err(errno) => return Err(failed("watching", &path, errno.into())),
+            }
+        }
+        Ok(Watches::Made(inotify))
+    }
+
+    fn inotify(&self) -> Option<&Inotify> {
+        match self {
+            Watches::Made(inotify) => Some(inotify),
+            Watches::None | Watches::Refused => None,
+        }
+    }
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(engine: &'a Engine, id: &'a ContainerId) -> Result<Self, Report> {
         let last = condition(engine, id)?;
-        Ok(Watch { engine, id, inotify, processes: Processes::default(), last })
+        Ok(Watch { engine, id, watches: Watches::None, processes: Processes::default(), last })
     }
 
     /// Whether the container runs, or is about to.
@@ -120,8 +152,13 @@ impl<'a> Watch<'a> {
         Ok(self.last.life.clone())
     }
 
-    /// Blocks until something changed since the last look.
+    /// Blocks until something changed since the last look; the first time it does not, so that nothing is missed that
+    /// changed before there were watches.
     pub(crate) fn wait(&mut self) -> Result<(), Report> {
+        if matches!(self.watches, Watches::None) {
+            self.watches = Watches::new(self.engine, self.id)?;
+            return Ok(());
+        }
         if self.last.life.is_active() && self.processes.monitor.is_none() && self.processes.init.is_none() {
             // They have ended since the records were read, and nothing else would tell.
             return Ok(());
@@ -131,9 +168,10 @@ impl<'a> Watch<'a> {
         // poll(2) tells nothing about what stands in for a pidfd where that call is refused.
         let blind = process.is_some_and(|process| is_directory(process.as_fd()));
         let process = process.filter(|_| !blind);
-        let timeout = if blind || self.inotify.is_none() { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
+        let timeout =
+            if blind || self.watches.inotify().is_none() { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
         let mut fds = Vec::with_capacity(2);
-        fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.watches.inotify().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
         fds.extend(process.map(|fd| PollFd::new(fd.as_fd() as BorrowedFd<'_>, PollFlags::POLLIN)));
         loop {
             match poll(&mut fds, timeout) {
@@ -143,7 +181,7 @@ impl<'a> Watch<'a> {
             }
         }
         drop(fds);
-        match self.inotify.as_ref().map(Inotify::read_events) {
+        match self.watches.inotify().map(Inotify::read_events) {
             None | Some(Ok(_) | Err(Errno::EAGAIN)) => Ok(()),
             Some(Err(errno)) => Err(Report::of(Kind::Internal, errno).with_step("read(inotify)")),
         }

@@ -43,7 +43,9 @@ impl Monitor {
     }
 
     pub(super) fn on_connect(&mut self) {
-        let Ok(socket) = sys::socket::accept(self.listener.as_fd()) else { return };
+        let Some(Ok(socket)) = self.listener.as_ref().map(|listener| sys::socket::accept(listener.as_fd())) else {
+            return;
+        };
         if self.clients.len() < CLIENTS_MAX && trusted(socket.as_fd()) {
             self.adopt_client(socket);
         }

@@ -131,7 +131,8 @@ struct Monitor {
     /// Only held: its end tells the fs role that this user is gone.
     _fs: Option<OwnedFd>,
     signals: SignalFd,
-    listener: OwnedFd,
+    /// Until the exit is recorded.
+    listener: Option<OwnedFd>,
     log: Log,
     resources: Resources,
     answers: Answers,
@@ -191,7 +192,7 @@ impl Monitor {
             joined: ["user", "net"].into_iter().filter_map(|kind| Some((kind, inherited.optional_fd(kind)?))).collect(),
             _fs: inherited.optional_fd("fs"),
             signals,
-            listener,
+            listener: Some(listener),
             log,
             resources: Resources::default(),
             answers: Answers::default(),
@@ -284,10 +285,9 @@ impl Monitor {
     }
 
     fn wait(&self) -> Vec<Source> {
-        let mut waited: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
-            (Source::Signals, self.signals.as_fd(), PollFlags::POLLIN),
-            (Source::Listener, self.listener.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut waited: Vec<(Source, BorrowedFd<'_>, PollFlags)> =
+            vec![(Source::Signals, self.signals.as_fd(), PollFlags::POLLIN)];
+        waited.extend(self.listener.as_ref().map(|listener| (Source::Listener, listener.as_fd(), PollFlags::POLLIN)));
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
         for (key, process) in &self.processes {
@@ -660,6 +660,8 @@ impl Monitor {
                 told.for_each(|client| client.send(&Frame::Exit(exit.shell_code())));
             }
         }
+        // Who has connected since the loop ended, and waits, is told by the end of the connection to look at the record.
+        self.listener = None;
         self.answers.tear_down();
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));

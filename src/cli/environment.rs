@@ -41,6 +41,14 @@ pub struct Globals {
 }
 
 impl Globals {
+    /// Tells an error on standard error, as an object where those are asked for.
+    pub fn tell(&self, report: &Report) {
+        match self.progress {
+            Choice::Json => output::json_error(report),
+            Choice::Auto | Choice::Tty | Choice::Plain => output::error(report),
+        }
+    }
+
     /// The engine that these options and the environment mean.
     pub fn engine(&self) -> Result<Engine, Report> {
         self.engine_reaching(&Reach::default(), None)

@@ -102,6 +102,17 @@ pub fn rows(format: Option<&str>, default: &str, empty: &Row, rows: &[Row]) -> R
     Ok(tabulate(&text, COLUMN_MIN))
 }
 
+/// Whether a `--format` may show one of these keys: it names it, or a row as a whole. The default table shows all that it may.
+pub fn shows(format: Option<&str>, keys: &[&str]) -> bool {
+    let Some(format) = format.filter(|format| !matches!(*format, "" | "table" | "json")) else { return true };
+    let word = |rest: &str| rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+    format.match_indices('.').any(|(at, _)| {
+        let rest = &format[at + 1..];
+        let name = &rest[..word(rest)];
+        name.is_empty() || keys.contains(&name)
+    })
+}
+
 /// Renders one JSON value by a template, for `inspect --format`.
 pub fn object(format: &str, value: &serde_json::Value) -> Result<String, Report> {
     if format == "json" {
@@ -297,6 +308,23 @@ mod tests {
         assert_eq!(render("{{.ID}}:{{upper .Image}}"), "abc:A-LONG-IMAGE-NAME\nd:X\n");
         assert_eq!(render("{{json .ID}}"), "\"abc\"\n\"d\"\n");
         assert_eq!(render("table {{upper .ID}}").lines().next().unwrap(), "CONTAINER ID");
+    }
+
+    #[test]
+    fn what_a_template_shows_is_known_before() {
+        for (format, is_shown) in [
+            (None, true),
+            (Some("json"), true),
+            (Some("table"), true),
+            (Some("{{.ID}}"), false),
+            (Some("{{.Size}}"), true),
+            (Some("table {{.ID}}\\t{{upper .Size}}"), true),
+            (Some("{{.SizeOf}}"), false),
+            (Some("{{json .}}"), true),
+            (Some("{{$.Size}}"), true),
+        ] {
+            assert_eq!(shows(format, &["Size", "VirtualSize"]), is_shown, "{format:?}");
+        }
     }
 
     #[test]

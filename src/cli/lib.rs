@@ -41,11 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.execute(&globals) {
         Ok(code) | Err(Stop::Quiet(code)) => code,
         Err(Stop::Failed(report)) => {
-            if globals.progress == progress::Choice::Json {
-                output::json_error(&report);
-            } else {
-                output::error(&report);
-            }
+            globals.tell(&report);
             exit_code(&report, failure_code)
         }
     }

@@ -70,7 +70,8 @@ pub struct Info {
 pub fn info(engine: &Engine) -> Result<Info, Report> {
     let (containers, _) = list(engine, SystemTime::now())?;
     let running = containers.iter().filter(|one| matches!(one.life, Life::Running { .. })).count();
-    let mut images: Vec<_> = image::list(engine)?.into_iter().map(|image| image.id).collect();
+    let mut images: Vec<_> =
+        image::list(engine, &image::ListRequest::default())?.into_iter().map(|image| image.id).collect();
     images.sort_unstable();
     images.dedup();
     let version = version();

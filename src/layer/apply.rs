@@ -11,6 +11,7 @@ use oci::DiffId;
 use store::{Durability, Store};
 
 use crate::archive::{Archive, Header, Piece, Type};
+use crate::chain::whole_layer;
 use crate::content::Contents;
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
@@ -60,7 +61,12 @@ pub fn apply(
     if durability == Durability::Now {
         store.sync()?;
     }
-    store.layers().publish(file, &diff_id.0, durability)?;
+    if store.layers().has(&diff_id.0)? && whole_layer(store, diff_id)?.is_none() {
+        // It would stay if it had its size, and the layer be applied again at each pull.
+        store.layers().replace(file, &diff_id.0, durability)?;
+    } else {
+        store.layers().publish(file, &diff_id.0, durability)?;
+    }
     Ok(Applied { diff_id, size, entries })
 }
 

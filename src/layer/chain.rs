@@ -65,17 +65,22 @@ pub fn claim_layer(store: &Store, layer: DiffId) -> Result<bool> {
     if !store.layers().claim(&layer.0, size_bytes)? {
         return Ok(false);
     }
-    let index = match open_layer(store, layer) {
-        Err(LayerError::MissingLayer { .. }) => return Ok(false),
-        Err(LayerError::Open { source, .. }) if !matches!(source, OpenError::Version { .. }) => return Ok(false),
-        index => index?,
-    };
+    let Some(index) = whole_layer(store, layer)? else { return Ok(false) };
     for (object, size_bytes) in index.objects() {
         if store.objects().size(&object)? != Some(size_bytes) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// The index of a layer; `None` if it is not there or damaged.
+pub(crate) fn whole_layer(store: &Store, layer: DiffId) -> Result<Option<Index>> {
+    match open_layer(store, layer) {
+        Err(LayerError::MissingLayer { .. }) => Ok(None),
+        Err(LayerError::Open { source, .. }) if !matches!(source, OpenError::Version { .. }) => Ok(None),
+        index => index.map(Some),
+    }
 }
 
 /// Opens the index of a layer.

@@ -2,7 +2,8 @@
 //!
 //! Layers are plain, gzip or zstd, as the image specification has it. Archives of images and of root file systems may also be
 //! bzip2 or xz: they are unpacked on the way in, and nothing in the store is compressed so. Whatever it is, more bytes than
-//! [`Limits::stream_bytes`] end the stream, and no decoder takes more memory than a window of 128 MiB.
+//! [`Limits::stream_bytes`] end the stream, no decoder takes more memory than a window of 128 MiB, and those of zstd share a bound
+//! (`window`).
 
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
 use std::sync::Arc;
@@ -15,9 +16,8 @@ use lzma_rust2::XzReader;
 use crate::compress::Compression;
 use crate::error::LayerError;
 use crate::limits::Limits;
+use crate::window::Frames;
 
-/// The largest window of zstd that is accepted, as a power of two: 128 MiB.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// The most memory for xz, whose own largest preset takes half of it: 128 MiB.
 const XZ_MEMORY_MAX_KIB: u32 = 128 << 10;
 /// How much is read at once.
@@ -109,17 +109,11 @@ fn inflated<'r>(
     let whole: Source<'r> = Box::new(BufReader::with_capacity(READ_BYTES, Cursor::new(magic).chain(reader)));
     let inner: Box<dyn Read + Send + 'r> = match kind {
         (Compression::Gzip, _) => Box::new(MultiGzDecoder::new(whole)),
-        (Compression::Zstd, _) => Box::new(zstd_decoder(whole)?),
+        (Compression::Zstd, _) => Box::new(Frames::new(whole)),
         (Compression::None, Some(found)) => foreign(found, whole)?,
         (Compression::None, None) => whole,
     };
     Ok(Box::new(Bounded { inner, bytes: 0, compressed_bytes, limits: *limits }))
-}
-
-fn zstd_decoder<'r>(reader: impl BufRead + Send + 'r) -> io::Result<impl Read + Send + 'r> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
-    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-    Ok(decoder)
 }
 
 /// Counts the bytes that are read through it.

@@ -22,6 +22,7 @@ mod sparse;
 mod tar_writer;
 mod tree_writer;
 mod whiteout;
+mod window;
 
 pub use apply::{Applied, apply, check};
 pub use archive::{Archive, Header, Piece, Type};

@@ -40,3 +40,17 @@ impl Limits {
         self.base_bytes.saturating_add(compressed.saturating_mul(self.ratio))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who changes a number changes docs/specification.md.
+    #[test]
+    fn the_limits_are_those_of_the_specification() {
+        let limits = Limits::default();
+        assert_eq!(limits.entries, 10_000_000);
+        assert_eq!(limits.stream_bytes(1000), (16 << 30) + 200_000);
+        assert_eq!((limits.hole_bytes, limits.tree_bytes), (128 << 30, 3 << 30));
+    }
+}

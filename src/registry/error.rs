@@ -79,6 +79,14 @@ pub enum RegistryError {
         /// The familiar name.
         name: String,
     },
+    /// A list of tags cannot be taken as a whole.
+    #[error("the tags of {name} cannot be listed: {why}")]
+    Tags {
+        /// The familiar name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// The registry wants us to come later than we wait.
     #[error("{}{}: too many requests{}", shown(.url), asked(*.wait), detail(.message))]
     TooManyRequests {

@@ -32,6 +32,7 @@ mod referrers;
 mod retry;
 mod scope;
 pub mod search;
+mod tags;
 mod tls;
 mod token;
 mod transport;

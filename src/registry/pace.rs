@@ -11,19 +11,20 @@ const WINDOW: Duration = Duration::from_mins(1);
 pub(crate) struct Paced<R> {
     inner: R,
     pace: Pace,
+    clock: fn() -> Instant,
 }
 
 impl<R: Read> Paced<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Paced { inner, pace: Pace::default() }
+        Paced { inner, pace: Pace::default(), clock: Instant::now }
     }
 }
 
 impl<R: Read> Read for Paced<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let began = Instant::now();
+        let began = (self.clock)();
         let count = self.inner.read(buffer)?;
-        if count > 0 && !self.pace.keeps(count as u64, began.elapsed()) {
+        if count > 0 && !self.pace.keeps(count as u64, (self.clock)().duration_since(began)) {
             let why = format!("fewer than {PROGRESS_BYTES} bytes in {} s", WINDOW.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
@@ -52,8 +53,54 @@ impl Pace {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a read that goes on for ever is a failed test")]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+
     use super::*;
+
+    thread_local! {
+        /// How far the clock of this test has gone.
+        static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    fn clock() -> Instant {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *BEGAN + PASSED.get()
+    }
+
+    /// A server that sends so much at once, each time after so long, for ever.
+    struct Drip {
+        bytes: usize,
+        every: Duration,
+    }
+
+    impl Read for Drip {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            PASSED.set(PASSED.get() + self.every);
+            Ok(self.bytes.min(buffer.len()))
+        }
+    }
+
+    #[test]
+    fn a_server_that_drips_is_left_and_the_time_of_the_consumer_does_not_count() {
+        let paced = |bytes, seconds| {
+            let inner = Drip { bytes, every: Duration::from_secs(seconds) };
+            Paced { inner, pace: Pace::default(), clock }
+        };
+        let mut drip = paced(1, 7);
+        let error = io::copy(&mut drip, &mut io::sink()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "fewer than 16384 bytes in 60 s");
+        assert_eq!(PASSED.get(), Duration::from_secs(63), "the ninth byte is one too late");
+        let mut slow = paced(300, 1);
+        for _ in 0..1000 {
+            slow.read_exact(&mut [0; 300]).unwrap();
+            // Whoever takes the bytes is busy with them.
+            PASSED.set(PASSED.get() + Duration::from_mins(5));
+        }
+    }
 
     #[test]
     fn a_drip_ends_and_a_slow_line_does_not() {

@@ -11,6 +11,7 @@ mod files;
 mod import;
 mod killed;
 mod peers;
+mod platforms;
 mod progress;
 mod registries;
 mod tar;

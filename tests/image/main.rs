@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod list;
+
 use std::fs;
 use std::sync::{Mutex, OnceLock};
 use support::{Done, Home, Need, busybox, debian, finish, identity, registry};

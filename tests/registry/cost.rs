@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,6 +60,7 @@ fn with_peak(command: &mut Command) -> (Done, u64) {
 fn stays_small(home: &Home, what: &str, arguments: &[&str]) {
     let (done, peak_bytes) = with_peak(&mut home.command(arguments));
     assert_eq!(done.code, 0, "{what}: {done:#?}");
+    println!("{what}: {} KiB", peak_bytes >> 10);
     assert!((1 << 20..MEMORY_BYTES).contains(&peak_bytes), "{what} took {} KiB", peak_bytes >> 10);
 }
 
@@ -159,6 +161,43 @@ fn memory_does_not_grow_with_a_layer() {
     server.clear();
     stays_small(&home, "the push of a large layer", &["push", &name]);
     assert_eq!(server.count("PUT", "/manifests/"), 1);
+}
+
+/// A layer of one file of blanks, which no other layer has, compressed by zstd with so large a window, all of which it fills.
+fn wide(number: u8, window_log: u32) -> Layer {
+    let mut content = vec![b' '; (1 << window_log) + (8 << 20)];
+    content[0] = number;
+    let plain = LayerBuilder::default().file("wide", Meta::root(0o644), &content).unwrap().finish().unwrap();
+    let mut zstd = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.window_log(window_log).unwrap();
+    io::copy(&mut flate2::read::GzDecoder::new(plain.gzip.as_slice()), &mut zstd).unwrap();
+    Layer { gzip: zstd.finish().unwrap(), ..plain }
+}
+
+/// Three layers whose windows would take 384 MiB: they wait for each other, and the pull is as large as with one.
+#[test]
+fn memory_holds_one_window_of_the_largest_at_a_time() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    server.put_image("wide", "27", &Image::new((0..3).map(|number| wide(number, 27)).collect(), &json!({})));
+    let (done, peak_bytes) = with_peak(&mut home.command(&["pull", &format!("{}/wide:27", server.address)]));
+    assert_eq!(done.code, 0, "{done:#?}");
+    println!("three windows of 128 MiB: {} KiB", peak_bytes >> 10);
+    let window_bytes = 128 << 20;
+    assert!((window_bytes..window_bytes + MEMORY_BYTES).contains(&peak_bytes), "{} KiB", peak_bytes >> 10);
+}
+
+#[test]
+fn memory_holds_three_windows_of_usual_size() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    // What `zstd -19` takes, and then `zstd --ultra -20`.
+    for window_log in [23, 25] {
+        let layers = (0..3).map(|number| wide(number, window_log)).collect();
+        server.put_image("wide", &window_log.to_string(), &Image::new(layers, &json!({})));
+        let name = format!("{}/wide:{window_log}", server.address);
+        stays_small(&home, &format!("the pull of three windows of {} MiB", (1 << window_log) >> 20), &["pull", &name]);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod login;
 mod options;
 mod places;
 mod progress;
+mod several;
 
 use std::collections::HashMap;
 use std::process::Command;

@@ -280,3 +280,23 @@ fn an_image_that_was_made_here_is_not_to_be_pulled() {
     home.ok(&["load", "-i", &archive]);
     assert_sound(&home, "after the load");
 }
+
+/// It was applied again at each pull: what was made did not take the place of a file of the same size.
+#[test]
+fn a_pull_puts_an_index_of_the_right_size_and_a_wrong_head_in_order() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = serve(&[("a", &[1])]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    let path = files(&home, "layers").pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    bytes[0] ^= 1;
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    home.ok(&["pull", &name]);
+    assert!(fs::read(&path).unwrap() == whole, "the first pull has made it again");
+    assert_sound(&home, "after it");
+    let said = home.ok(&["pull", &name]);
+    assert!(said.contains("Image is up to date"), "{said}");
+}

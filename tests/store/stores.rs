@@ -82,6 +82,9 @@ fn a_store_that_is_only_read_serves_its_images() {
     assert_eq!(done.code, 0, "{done:#?}");
     let own = home.ok(&["content", "ls", "-a", "--format", "{{.Kind}}"]);
     assert!(!own.contains("layer") && !own.contains("object"), "the contents are used in place: {own}");
+    let names = |filter: &str| with(&["images", "-f", filter, "--format", "{{.Repository}}"]).stdout;
+    assert_eq!(names("readonly=true"), format!("{image}\n"));
+    assert_eq!(names("readonly=false"), format!("{}\n", image.replace("127.0.0.1", "localhost")));
     let done = with(&["rmi", &image]);
     assert!(done.code == 1 && done.stderr.contains("is in a store that is only read"), "{done:#?}");
     let done = with(&["system", "prune", "-af"]);

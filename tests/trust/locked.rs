@@ -222,3 +222,43 @@ fn two_locks_of_one_file_at_once_lose_nothing() {
     let text = fs::read_to_string(home.path("images.lock")).unwrap();
     assert!(names.iter().all(|name| text.contains(name)), "{text}");
 }
+
+#[test]
+fn a_bundle_is_what_the_file_locks_or_nothing() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    let [one, two, new] = [&b"one"[..], b"two", b"new"].map(image);
+    let names = ["app:1", "tool:2"].map(|rest| at(&server, rest));
+    put_index(&server, "app", "1", &one);
+    server.put_image("tool", "2", &two);
+    // The same image under another tag of the repository, which comes first by its name.
+    server.put_image("tool", "0", &two);
+    home.ok(&["lock", &names[0], &names[1]]);
+    let said = home.fails(1, &["image", "bundle", "--locked", "-o", "all.tar"]);
+    assert!(said.contains("No such image") && said.contains("`sublet pull --locked=images.lock"), "{said}");
+    home.ok(&["pull", &names[0], &names[1], &at(&server, "tool:0")]);
+    home.ok(&["image", "bundle", "--locked", "-o", "all.tar"]);
+    home.ok(&["image", "bundle", "--locked=images.lock", "-o", "one.tar", &names[1]]);
+    let loaded = |file: &str| {
+        let other = Home::new(&[]).unwrap();
+        other.ok(&["load", "-q", "-i", &home.path(file).display().to_string()]);
+        other.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"])
+    };
+    assert_eq!(loaded("all.tar"), format!("{}\n{}\n", names[0], names[1]));
+    assert_eq!(loaded("one.tar"), format!("{}\n", names[1]));
+
+    let said = home.fails(1, &["image", "bundle", "--locked", "-o", "none.tar", &at(&server, "tool:0")]);
+    assert!(said.contains("is not locked by images.lock"), "{said}");
+    let said = home.fails(1, &["image", "bundle", "--locked", "--platform", "s390x", "-o", "none.tar"]);
+    assert!(said.contains("images.lock locks nothing for linux/s390x"), "{said}");
+    server.put_image("tool", "2", &new);
+    home.ok(&["pull", &names[1]]);
+    let said = home.fails(1, &["image", "bundle", "--locked", "-o", "none.tar"]);
+    for wanted in ["is not what images.lock locks", &two.digest(), &new.digest(), "brings the locked one"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    assert!(!home.path("none.tar").exists());
+    home.ok(&["pull", "--locked", &names[1]]);
+    home.ok(&["image", "bundle", "--locked", "-o", "none.tar"]);
+    home.fails(1, &["image", "bundle"]);
+}

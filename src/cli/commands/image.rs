@@ -1,10 +1,14 @@
+use std::path::PathBuf;
+
 use base::units::human_size;
 use clap::{Args, Subcommand};
 use engine::image;
-use engine::image::save::SaveFormat;
+use engine::image::lock::{self, LockFile};
+use engine::image::save::{SaveFormat, SaveRequest, save_archive};
 use engine::image::{PruneRequest, Pruned};
 use engine::system::filter::PruneFilter;
 
+use crate::commands::lock::LOCK_FILE;
 use crate::commands::{history, images, import, inspect, load, pull, push, rmi, save, tag, untag};
 use crate::environment::Globals;
 use crate::file_output;
@@ -69,17 +73,33 @@ struct Bundle {
     /// The file, in place of the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<String>,
-    #[arg(required = true, value_name = "IMAGE")]
+    /// Of images for several platforms the one for this: os[/architecture[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+    /// What images.lock, or this file, says: these images, or without any all that it locks for the platform
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
+    locked: Option<PathBuf>,
+    #[arg(required_unless_present = "locked", value_name = "IMAGE")]
     images: Vec<String>,
 }
 
 impl Bundle {
     fn execute(self, globals: &Globals) -> Result<u8, Stop> {
+        let platform = self.platform.as_deref().map(str::parse).transpose()?;
         let engine = globals.engine()?;
+        let request = match &self.locked {
+            Some(file) => {
+                let file = LockFile::read(file)?;
+                let names = lock::pin_all(&engine, &file, &self.images, self.platform.as_deref())?;
+                // Each is one image of one platform.
+                SaveRequest { names, platform: None, format: SaveFormat::OciArchive }
+            }
+            None => SaveRequest { names: self.images, platform, format: SaveFormat::OciArchive },
+        };
         let progress = Progress::new(globals, Work::Save, false)?;
         file_output::write(self.output.as_deref(), "bundle", |out| {
             let told = |event: &image::Event<'_>| progress.show(event);
-            image::save::save_archive(&engine, &self.images, SaveFormat::OciArchive, out, &told)
+            save_archive(&engine, &request, out, &told)
         })?;
         Ok(0)
     }

@@ -11,6 +11,9 @@ pub struct Rmi {
     /// Remove an image by id although it has several names or stopped containers
     #[arg(short, long)]
     force: bool,
+    /// Say nothing of an image that is not there
+    #[arg(short, long)]
+    ignore: bool,
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 }
@@ -20,6 +23,7 @@ impl Rmi {
         let engine = globals.engine()?;
         for_each(&self.images, |name| {
             let removed = match image::remove(&engine, name, self.force) {
+                Err(report) if self.ignore && report.kind() == Kind::NotFound => return Ok(()),
                 // With -f one that is not there is told and no failure.
                 Err(report) if self.force && report.kind() == Kind::NotFound => {
                     error(&report);

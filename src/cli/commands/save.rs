@@ -3,7 +3,7 @@ use std::path::Path;
 use base::{Kind, Report};
 use clap::Args;
 use engine::image::Event;
-use engine::image::save::{SaveFormat, save_archive, save_directory};
+use engine::image::save::{SaveFormat, SaveRequest, save_archive, save_directory};
 
 use crate::environment::Globals;
 use crate::file_output;
@@ -19,6 +19,9 @@ pub struct Save {
     /// docker-archive, oci-archive, oci-dir or docker-dir
     #[arg(long, default_value = "docker-archive")]
     format: String,
+    /// Of images for several platforms the one for this: os[/architecture[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
     /// Show nothing meanwhile
     #[arg(short, long)]
     quiet: bool,
@@ -32,18 +35,20 @@ impl Save {
             Report::new(Kind::Usage, format!("unknown format {}", self.format))
                 .with_hint("the formats are docker-archive, oci-archive, oci-dir and docker-dir")
         })?;
+        let platform = self.platform.as_deref().map(str::parse).transpose()?;
+        let request = SaveRequest { names: self.images, platform, format };
         let engine = globals.engine()?;
         let progress = Progress::new(globals, Work::Save, self.quiet)?;
         let told = |event: &Event<'_>| progress.show(event);
         match self.output.as_deref() {
             Some(path) if format.is_directory() => {
-                save_directory(&engine, &self.images, format, Path::new(path), &told)?;
+                save_directory(&engine, &request, Path::new(path), &told)?;
             }
             None if format.is_directory() => {
                 return Err(Report::new(Kind::Usage, format!("the format {} needs -o DIRECTORY", self.format)).into());
             }
             output => {
-                file_output::write(output, "save", |out| save_archive(&engine, &self.images, format, out, &told))?;
+                file_output::write(output, "save", |out| save_archive(&engine, &request, out, &told))?;
             }
         }
         Ok(0)

@@ -1,5 +1,6 @@
-//! What `images` asks: every name and its image in short.
+//! What `images` asks: every name and its image in short, and no more of each than is asked for.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use base::time::parse_rfc3339;
@@ -10,7 +11,17 @@ use serde::de::DeserializeOwned;
 use store::{ImageRecord, Store, in_halves};
 
 use crate::Engine;
+use crate::image::filter::{ImageFilter, Sieve};
 use crate::image::{DOCUMENT_MAX, open_store};
+
+/// What is to be listed.
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    /// Which images.
+    pub filter: ImageFilter,
+    /// Whether their sizes too, each of which is a document more to read.
+    pub with_sizes: bool,
+}
 
 /// One name of an image.
 #[derive(Clone, Debug)]
@@ -25,18 +36,25 @@ pub struct ImageSummary {
     pub id: Digest,
     /// When the image was built, if it says.
     pub created: Option<SystemTime>,
-    /// Bytes of its layers' content.
-    pub size_bytes: u64,
+    /// Bytes of its layers' content, where they were asked for.
+    pub size_bytes: Option<u64>,
 }
 
-/// All names, newest image first.
-pub fn list(engine: &Engine) -> Result<Vec<ImageSummary>, Report> {
+/// All names that are asked for, newest image first.
+pub fn list(engine: &Engine, request: &ListRequest) -> Result<Vec<ImageSummary>, Report> {
     let Some(store) = open_store(engine)? else { return Ok(Vec::new()) };
+    let sieve = Sieve::of(&request.filter, engine, &store)?;
+    let mut records = Vec::new();
+    for record in store.images()? {
+        if sieve.passes(&record)? {
+            records.push(record);
+        }
+    }
     let mut list = Vec::new();
-    let records = store.images()?;
-    for (record, summary) in records.iter().zip(in_halves(&records, |record| summary(&store, record))) {
+    let summaries = in_halves(&records, |record| summary(&store, record, &sieve, request.with_sizes));
+    for (record, summary) in records.iter().zip(summaries) {
         match summary {
-            Ok(summary) => list.push(summary),
+            Ok(summary) => list.extend(summary),
             // The others are as good as they were.
             Err(report) => engine.notice(&format!("image {} cannot be shown: {report}", record.reference)),
         }
@@ -51,6 +69,18 @@ struct Config {
     created: Option<String>,
 }
 
+/// What labels a configuration has; read where a filter asks for them.
+#[derive(Deserialize)]
+struct Labelled {
+    config: Option<Labels>,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(rename = "Labels")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
 /// What is shown of a manifest.
 #[derive(Deserialize)]
 struct Layers {
@@ -63,20 +93,47 @@ struct Layer {
 }
 
 fn read<T: DeserializeOwned>(store: &Store, digest: &Digest) -> Result<T, Report> {
-    let raw = store.blobs().read(digest, DOCUMENT_MAX)?;
-    serde_json::from_slice(&raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
+    parse(&store.blobs().read(digest, DOCUMENT_MAX)?, digest)
 }
 
-fn summary(store: &Store, record: &ImageRecord) -> Result<ImageSummary, Report> {
-    let config: Config = read(store, &record.config)?;
-    Ok(ImageSummary {
-        created: config.created.as_deref().and_then(|text| parse_rfc3339(text).ok()),
-        size_bytes: size(store, record)?,
+fn parse<T: DeserializeOwned>(raw: &[u8], digest: &Digest) -> Result<T, Report> {
+    serde_json::from_slice(raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
+}
+
+/// When an image was built, if it says.
+pub(super) fn created_of(store: &Store, record: &ImageRecord) -> Result<Option<SystemTime>, Report> {
+    Ok(moment(&read(store, &record.config)?))
+}
+
+fn moment(config: &Config) -> Option<SystemTime> {
+    config.created.as_deref().and_then(|text| parse_rfc3339(text).ok())
+}
+
+/// What is shown of an image; `None` if it is not meant.
+fn summary(
+    store: &Store,
+    record: &ImageRecord,
+    sieve: &Sieve<'_>,
+    with_size: bool,
+) -> Result<Option<ImageSummary>, Report> {
+    let raw = store.blobs().read(&record.config, DOCUMENT_MAX)?;
+    let created = moment(&parse(&raw, &record.config)?);
+    let labels = if sieve.wants_labels() {
+        parse::<Labelled>(&raw, &record.config)?.config.and_then(|config| config.labels).unwrap_or_default()
+    } else {
+        BTreeMap::new()
+    };
+    if !sieve.passes_created(created, &labels) {
+        return Ok(None);
+    }
+    Ok(Some(ImageSummary {
+        created,
+        size_bytes: if with_size { Some(size(store, record)?) } else { None },
         id: record.config,
         digest: record.digest,
         unnamed: record.is_unnamed(),
         reference: record.reference.clone(),
-    })
+    }))
 }
 
 /// The bytes of the image's layers as they were transferred.

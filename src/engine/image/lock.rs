@@ -3,6 +3,7 @@
 //! A locked pull asks for a digest, never for a tag, and what it brings gets the name with the tag. A locked run takes an
 //! image that is here only if it is the locked one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -244,13 +245,46 @@ fn find<'a>(engine: &Engine, request: &PullRequest, file: &'a LockFile) -> Resul
 /// The name by which exactly the locked image is found that a request means, once it is here; refused where another one is.
 /// `None` without a lock.
 pub fn pin(engine: &Engine, request: &PullRequest) -> Result<Option<String>, Report> {
-    let Some(file) = request.lock() else { return Ok(None) };
+    request.lock().map(|file| pin_by(engine, request, file)).transpose()
+}
+
+/// The names by which exactly the locked images are found, as [`pin`] has them, of these texts or, without any, of all that a file
+/// locks for the platform.
+pub fn pin_all(
+    engine: &Engine,
+    file: &LockFile,
+    texts: &[String],
+    platform: Option<&str>,
+) -> Result<Vec<String>, Report> {
+    let pin = |text: &str| pin_by(engine, &PullRequest::new(text, platform)?, file);
+    if !texts.is_empty() {
+        return texts.iter().map(|text| pin(text)).collect();
+    }
+    let wanted = platform.map(str::parse).transpose()?.unwrap_or_else(Platform::host);
+    let names: BTreeSet<&Reference> = file
+        .lock
+        .images()
+        .iter()
+        .filter(|image| wanted.rank(&image.platform).is_some())
+        .map(|image| &image.name)
+        .collect();
+    if names.is_empty() {
+        let text = format!("{} locks nothing for {wanted}", file.path.display());
+        return Err(Report::new(Kind::NotFound, text).with_hint("`sublet lock IMAGE…` locks images"));
+    }
+    names.into_iter().map(|name| pin(&name.to_string())).collect()
+}
+
+fn pin_by(engine: &Engine, request: &PullRequest, file: &LockFile) -> Result<String, Report> {
     let (name, locked) = find(engine, request, file)?;
-    let missing = || Report::new(Kind::NotFound, format!("No such image: {}", name.familiar()));
+    let way = format!("`sublet pull --locked={}{} {name}`", file.path.display(), option(request.platform()));
+    let missing = || {
+        let report = Report::new(Kind::NotFound, format!("No such image: {}", name.familiar()));
+        report.with_hint(format!("{way} brings it"))
+    };
     let store = open_store(engine)?.ok_or_else(missing)?;
     let record = find_record(engine, &store, &name.to_string())?.ok_or_else(missing)?;
-    let way = format!("`sublet pull --locked={}{} {name}`", file.path.display(), option(request.platform()));
     file.require(locked, &record.manifest, request, &way)?;
     let tag = name.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
-    Ok(Some(format!("{}{tag}@{}", name.familiar_name(), locked.manifest)))
+    Ok(format!("{}{tag}@{}", name.familiar_name(), locked.manifest))
 }

@@ -6,6 +6,7 @@ mod cache;
 pub(crate) mod change;
 pub mod changes;
 mod expand;
+pub mod filter;
 pub mod history;
 pub mod import;
 pub mod inspect;
@@ -38,7 +39,7 @@ use store::{Additional, ImageRecord, Lease, Store, StoreError};
 use crate::{Engine, registries};
 
 pub use inspect::inspect;
-pub use list::list;
+pub use list::{ListRequest, list};
 pub use progress::{Event, Listener};
 pub use prune::{PruneRequest, Pruned, prune};
 pub use pull::{PullRequest, Pulled, pull};
@@ -319,13 +320,15 @@ fn by_short_name(
     Ok(None)
 }
 
-/// What a tag of the same repository brought under this digest.
+/// What a tag of the same repository brought under this digest; if the reference has a tag and that is one of them, that one.
 fn by_digest(records: &[ImageRecord], reference: &Reference) -> Option<ImageRecord> {
     let digest = reference.digest()?;
     let same = |record: &&ImageRecord| {
         record.reference.name() == reference.name() && (record.digest == digest || record.manifest == digest)
     };
-    records.iter().find(same).cloned()
+    let same: Vec<&ImageRecord> = records.iter().filter(same).collect();
+    let of_tag = same.iter().find(|record| record.reference.tag() == reference.tag());
+    of_tag.or(same.first()).copied().cloned()
 }
 
 pub(crate) fn load(store: &Store, record: &ImageRecord) -> Result<LocalImage, Report> {

@@ -1,6 +1,6 @@
 //! Removing images that nothing needs: those without a name, or all on which no container stands.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use base::Report;
@@ -11,7 +11,7 @@ use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
-use crate::image::sweep::{User, objects_of, sweep, users};
+use crate::image::sweep::{User, objects_of, sweep, used, users};
 use crate::image::{load_config, open_store};
 use crate::system::filter::PruneFilter;
 
@@ -43,11 +43,7 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
     // No name goes where the sweep is to fail.
     store.named_content()?;
     let mut going = store.images()?;
-    let used: HashSet<Digest> = users(engine)?
-        .into_iter()
-        .filter(|user| user.engine.paths().store_name() == engine.paths().store_name())
-        .map(|user| user.image)
-        .collect();
+    let used = used(engine)?;
     going.retain(|record| (request.all || record.is_unnamed()) && !used.contains(&record.config));
     for record in going {
         // What cannot be read is of no use, and of no known age or label.

@@ -58,6 +58,11 @@ impl PullRequest {
         PullRequest { lock: Some(file), ..self }
     }
 
+    /// The same for another name.
+    fn for_reference(&self, reference: Reference) -> Self {
+        PullRequest { text: reference.to_string(), name: ImageName::Reference(reference), ..self.clone() }
+    }
+
     /// The file by which the name is locked, if any.
     pub(crate) fn lock(&self) -> Option<&LockFile> {
         self.lock.as_ref()
@@ -191,6 +196,35 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
     }
     let failure = failure.unwrap_or_else(|| Report::new(Kind::Internal, "a name that stands for nothing"));
     Err(failure.with_step(format!("cannot pull {}", request.familiar())))
+}
+
+/// A request for each tag that the repository of a name has on its registry, and the repository. A short name that may stand for
+/// several is the first of which tags can be listed.
+pub fn all_tags(engine: &Engine, request: &PullRequest) -> Result<(Reference, Vec<PullRequest>), Report> {
+    let has_more = |name: &ImageName| match name {
+        ImageName::Reference(reference) => reference.tag().is_some() || reference.digest().is_some(),
+        _ => false,
+    };
+    if has_more(&request.name) {
+        return Err(Report::new(Kind::Usage, "tag can't be used with --all-tags/-a"));
+    }
+    let conf = registries::conf(engine)?;
+    let references = request.references(&conf)?;
+    engine.require_network(&[]).step(|| format!("cannot list the tags of {}", request.text))?;
+    let registry = registries::client(engine, conf)?;
+    let mut failure = None;
+    for reference in references {
+        match registry.tags(&reference) {
+            Ok(tags) => {
+                registries::tell_notes(engine, &registry);
+                return Ok((reference, tags.into_iter().map(|tag| request.for_reference(tag)).collect()));
+            }
+            Err(error) => failure = Some(Report::from(error)),
+        }
+    }
+    registries::tell_notes(engine, &registry);
+    let failure = failure.unwrap_or_else(|| Report::new(Kind::Internal, "a name that stands for nothing"));
+    Err(failure.with_step(format!("cannot list the tags of {}", request.text)))
 }
 
 /// Why nothing was fetched by one of the names that are meant.

@@ -17,14 +17,15 @@ use base::{Context, Kind, Report};
 use index::Metadata;
 use layer::{TarContent, TarEntry, TarWriter};
 use oci::packed::{CONTAINERD_NAME, REF_NAME};
-use oci::{Digest, Entry, ImageConfig, ImageName, Manifest, Reference, entries, media};
+use oci::{Descriptor, Digest, Document, Entry, ImageConfig, ImageName, Manifest, Platform, Reference, entries, media};
 use serde_json::{Map, Value, json};
 use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::Engine;
 use crate::file::failed;
 use crate::image::progress::{Event, Listener, Teller, Told};
-use crate::image::{assemble, find_record, is_by_name, load_config, make_store, pinned};
+use crate::image::pull::select;
+use crate::image::{DOCUMENT_MAX, assemble, find_record, is_by_name, load_config, make_store, pinned};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,17 @@ impl SaveFormat {
     }
 }
 
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub struct SaveRequest {
+    /// The images.
+    pub names: Vec<String>,
+    /// Which of the images of an index; `None`: the one that its name stands for here.
+    pub platform: Option<Platform>,
+    /// In which form.
+    pub format: SaveFormat,
+}
+
 /// An image to write, all of whose blobs are in the store.
 struct Saved {
     names: Vec<Reference>,
@@ -67,30 +79,28 @@ struct Saved {
 /// Writes images as one archive.
 pub fn save_archive(
     engine: &Engine,
-    names: &[String],
-    format: SaveFormat,
+    request: &SaveRequest,
     out: &mut dyn Write,
     listener: Listener<'_>,
 ) -> Result<(), Report> {
-    let (store, images, _lease) = prepare(engine, names)?;
-    archive(&store, &images, format, out, listener).step(|| "cannot save".to_owned())
+    let (store, images, _lease) = prepare(engine, request)?;
+    archive(&store, &images, request.format, out, listener).step(|| "cannot save".to_owned())
 }
 
 /// Writes images into a directory, which is made, or is empty.
 pub fn save_directory(
     engine: &Engine,
-    names: &[String],
-    format: SaveFormat,
+    request: &SaveRequest,
     path: &Path,
     listener: Listener<'_>,
 ) -> Result<(), Report> {
-    let (store, images, _lease) = prepare(engine, names)?;
+    let (store, images, _lease) = prepare(engine, request)?;
     fs::create_dir_all(path).map_err(|error| failed("making directory", path, error))?;
     let mut entries = fs::read_dir(path).map_err(|error| failed("reading", path, error))?;
     if entries.next().is_some() {
         return Err(Report::new(Kind::Conflict, format!("{} is not empty", path.display())));
     }
-    match (format, &images[..]) {
+    match (request.format, &images[..]) {
         (SaveFormat::DockerDir, [image]) => directory(&store, image, path, listener),
         (SaveFormat::DockerDir, _) => Err(Report::new(Kind::Usage, "the format docker-dir holds one image only")),
         _ => layout_directory(&store, &images, path, listener),
@@ -99,17 +109,21 @@ pub fn save_directory(
 }
 
 /// Finds the images and makes sure that all of them is here.
-fn prepare(engine: &Engine, names: &[String]) -> Result<(Arc<Store>, Vec<Saved>, Lease), Report> {
+fn prepare(engine: &Engine, request: &SaveRequest) -> Result<(Arc<Store>, Vec<Saved>, Lease), Report> {
     let store = make_store(engine)?;
     let mut lease = store.lease()?;
     let mut images: Vec<Saved> = Vec::new();
     let mut found = Vec::new();
     pinned(&mut lease, || {
-        found = records(engine, &store, names)?;
+        found = records(engine, &store, &request.names)?;
         Ok(found.iter().map(|(_, record)| record.clone()).collect())
     })?;
     for (text, record) in found {
         let name = name_of(text, &record);
+        let record = match &request.platform {
+            Some(wanted) => for_platform(&store, record, wanted).step(|| format!("cannot save image {text}"))?,
+            None => record,
+        };
         if let Some(known) = images.iter_mut().find(|image| image.config.digest == record.config) {
             known.names.extend(name.filter(|name| !known.names.contains(name)));
             continue;
@@ -119,6 +133,32 @@ fn prepare(engine: &Engine, names: &[String]) -> Result<(Arc<Store>, Vec<Saved>,
         images.push(image);
     }
     Ok((store, images, lease))
+}
+
+/// The same name for the image of this platform, which the index that it stands for must have, and the store.
+fn for_platform(store: &Store, record: ImageRecord, wanted: &Platform) -> Result<ImageRecord, Report> {
+    let refuse = |why: String| {
+        let hint = format!("`sublet pull --platform {wanted} {}` brings it", record.familiar());
+        Report::new(Kind::NotFound, why).with_hint(hint)
+    };
+    let name = record.familiar();
+    let read = |descriptor: &Descriptor| {
+        if !store.blobs().has(&descriptor.digest)? {
+            return Err(refuse(format!("image {name} is not here for the platform {wanted}")));
+        }
+        Ok(store.blobs().read(&descriptor.digest, DOCUMENT_MAX)?)
+    };
+    let document = if store.blobs().has(&record.digest)? {
+        Document::read(store.blobs().read(&record.digest, DOCUMENT_MAX)?, Some(&record.media_type))?
+    } else {
+        Document::read(store.blobs().read(&record.manifest, DOCUMENT_MAX)?, None)?
+    };
+    let (manifest, config) = select(document, wanted, None, read)?;
+    if wanted.rank(&config.platform).is_none() {
+        return Err(refuse(format!("image {name} was found but does not provide the specified platform ({wanted})")));
+    }
+    let chain = config.chain_id();
+    Ok(ImageRecord { manifest: manifest.digest, config: config.digest, chain, ..record })
 }
 
 /// What texts stand for; a name without tag or digest stands for all tags that its repository has here, as Docker saves them.

@@ -1,5 +1,6 @@
 //! What containers of all machines and stores stand on, and the sweep of the rest.
 
+use std::collections::HashSet;
 use std::io;
 
 use base::{ContainerId, Report};
@@ -44,6 +45,12 @@ pub(crate) fn users(engine: &Engine) -> Result<Vec<User>, Report> {
         }
     }
     Ok(users)
+}
+
+/// The images on which containers of this store stand.
+pub(crate) fn used(engine: &Engine) -> Result<HashSet<Digest>, Report> {
+    let here = |user: &User| user.engine.paths().store_name() == engine.paths().store_name();
+    Ok(users(engine)?.into_iter().filter(here).map(|user| user.image).collect())
 }
 
 impl User {

@@ -107,6 +107,15 @@ pub fn df(engine: &Engine) -> Result<DiskUsage, Report> {
     Ok(answer)
 }
 
+/// What each image takes, by its id.
+pub fn of_images(engine: &Engine) -> Result<HashMap<Digest, ImageUsage>, Report> {
+    let mut answer = DiskUsage::default();
+    if let Some(store) = open_store(engine)? {
+        images(engine, &store, &mut answer)?;
+    }
+    Ok(answer.each_image.into_iter().map(|image| (image.id, image)).collect())
+}
+
 fn containers_and_volumes(engine: &Engine, answer: &mut DiskUsage) -> Result<(), Report> {
     let (containers, broken) = list(engine, SystemTime::now())?;
     for report in broken {

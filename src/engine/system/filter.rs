@@ -1,4 +1,4 @@
-//! `--filter` of the commands that prune: age and labels.
+//! `--filter` of the commands that prune: age and labels. Other commands' filters know labels too.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -15,32 +15,47 @@ pub struct PruneFilter {
     labels: Vec<Label>,
 }
 
+/// A label that must be there, or must not.
 #[derive(Clone, Debug)]
-struct Label {
+pub(crate) struct Label {
     wanted: bool,
     key: String,
     value: Option<String>,
 }
 
+impl Label {
+    /// Reads the `KEY[=VALUE]` behind the key `label` or `label!` of a filter.
+    pub fn parse(key: &str, text: &str) -> Self {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        Label { wanted: key == "label", key: name.to_owned(), value }
+    }
+
+    /// Whether something with these labels is meant.
+    pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+        let found = labels.get(&self.key);
+        found.is_some_and(|found| self.value.as_ref().is_none_or(|wanted| wanted == found)) == self.wanted
+    }
+}
+
+/// Why a text is no filter.
+pub(crate) fn no_filter(text: &str) -> Report {
+    Report::new(Kind::Usage, format!("invalid filter '{text}': it must be KEY=VALUE"))
+}
+
 impl PruneFilter {
     /// Reads `until=MOMENT`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`; all must hold.
     pub fn parse(texts: &[String], now: SystemTime) -> Result<Self, Report> {
-        let bad = |text: String| Report::new(Kind::Usage, text);
         let mut filter = PruneFilter::default();
         for text in texts {
-            let (key, value) =
-                text.split_once('=').ok_or_else(|| bad(format!("invalid filter '{text}': it must be KEY=VALUE")))?;
+            let (key, value) = text.split_once('=').ok_or_else(|| no_filter(text))?;
             match key {
                 "until" => filter.until = Some(parse_moment(value, now)?),
-                "label" | "label!" => {
-                    let (name, wanted_value) = match value.split_once('=') {
-                        Some((name, value)) => (name, Some(value.to_owned())),
-                        None => (value, None),
-                    };
-                    filter.labels.push(Label { wanted: key == "label", key: name.to_owned(), value: wanted_value });
-                }
+                "label" | "label!" => filter.labels.push(Label::parse(key, value)),
                 other => {
-                    let report = bad(format!("invalid filter '{other}'"));
+                    let report = Report::new(Kind::Usage, format!("invalid filter '{other}'"));
                     return Err(report.with_hint("the keys are until, label and label!"));
                 }
             }
@@ -57,11 +72,7 @@ impl PruneFilter {
     /// labels.
     pub fn matches(&self, created: Option<SystemTime>, labels: &BTreeMap<String, String>) -> bool {
         let old = self.until.is_none_or(|until| created.is_some_and(|created| created < until));
-        let has = |label: &Label| {
-            let found = labels.get(&label.key);
-            found.is_some_and(|found| label.value.as_ref().is_none_or(|wanted| wanted == found))
-        };
-        old && self.labels.iter().all(|label| has(label) == label.wanted)
+        old && self.labels.iter().all(|label| label.holds(labels))
     }
 }
 

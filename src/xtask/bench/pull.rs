@@ -235,7 +235,7 @@ fn pushes(ground: &Ground, engines: &[Engine<'_>]) -> Fallible<Vec<Side>> {
         let side = side.after(empty(&directory.join("registry/docker"), false));
         // The layer must not be known to come from where it could be mounted.
         let side = side.after(engine.empty()).after(engine.pull(&from)).after(engine.with(["tag", &from, &to]));
-        sides.push(side.proved_by(proof).with_memory().times(Some(1)));
+        sides.push(side.proved_by(proof).with_memory().times(Some(FEW)));
     }
     ground.keep(sink);
     Ok(sides)

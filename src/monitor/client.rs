@@ -237,6 +237,20 @@ pub fn exit_told(socket: BorrowedFd<'_>) -> Option<i32> {
     }
 }
 
+/// Has the container's health probed; the code of the probe.
+pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
+    protocol::send(socket, &Frame::Probe, None)?;
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match protocol::receive(socket, &mut buffer)? {
+            Received::Frame(Frame::Exit(code), _) => return Ok(code),
+            Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
+            Received::End => return Err(ClientError::Ended.into()),
+            _ => {}
+        }
+    }
+}
+
 /// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something
 /// does, no input is read. A monitor that holds its input back until its output is read would never be free again.
 struct Pump<'a> {

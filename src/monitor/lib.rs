@@ -10,6 +10,7 @@
 
 mod answers;
 pub mod client;
+pub mod health;
 pub mod log;
 pub mod protocol;
 pub mod record;

@@ -41,6 +41,8 @@ pub enum Frame {
     },
     /// Client: run one more process, with its streams here.
     Exec(Box<ExecRequest>),
+    /// Client: probe the container's health; `Exit` has the probe's code.
+    Probe,
     /// Client: bytes for the standard input.
     Input(Vec<u8>),
     /// Client: the standard input has ended.
@@ -94,6 +96,7 @@ impl Frame {
         let (kind, body) = match self {
             Frame::Attach { stdin } => (b'A', vec![u8::from(*stdin)]),
             Frame::Exec(request) => (b'X', json(serde_json::to_vec(request))),
+            Frame::Probe => (b'H', Vec::new()),
             Frame::Input(bytes) => (b'I', bytes.clone()),
             Frame::InputEnd => (b'C', Vec::new()),
             Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
@@ -121,6 +124,7 @@ impl Frame {
         Some(match kind {
             b'A' => Frame::Attach { stdin: *body.first()? != 0 },
             b'X' => Frame::Exec(serde_json::from_slice(body).ok()?),
+            b'H' => Frame::Probe,
             b'I' => Frame::Input(body.to_vec()),
             b'C' => Frame::InputEnd,
             b'R' => {
@@ -218,6 +222,7 @@ mod tests {
         let size = WindowSize { rows: 24, columns: 80 };
         for frame in [
             Frame::Attach { stdin: true },
+            Frame::Probe,
             Frame::Input(b"x\0y".to_vec()),
             Frame::InputEnd,
             Frame::Resize(size),

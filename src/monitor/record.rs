@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use sys::file::sync_directory;
 use sys::{Errno, SysError};
 
+use crate::health::Health;
+
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
 
@@ -40,6 +42,9 @@ pub struct State {
     /// Why a start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What its health check has found; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 impl State {
@@ -54,6 +59,7 @@ impl State {
             exit_code: None,
             oom_killed: false,
             error: None,
+            health: None,
         }
     }
 }

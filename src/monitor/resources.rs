@@ -120,6 +120,11 @@ impl Resources {
         self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned())
     }
 
+    /// Whether its processes stand still.
+    pub fn is_frozen(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup::is_frozen(cgroup.path()))
+    }
+
     /// Whether the kernel has killed a process of the container for want of memory.
     pub fn oom_killed(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0)

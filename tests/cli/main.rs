@@ -9,6 +9,7 @@ mod attach;
 mod copy;
 mod devices;
 mod exit_codes;
+mod health;
 mod lifecycle;
 mod limits;
 mod listing;

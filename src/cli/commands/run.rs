@@ -17,6 +17,7 @@ use engine::{Engine, container::record::Volume};
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
+use crate::health_options::HealthOptions;
 use crate::joining::Joining;
 use crate::limit_options::LimitOptions;
 use crate::output::{Stop, error, line, warning};
@@ -97,6 +98,8 @@ pub struct ContainerOptions {
     expose: Vec<String>,
     #[command(flatten)]
     pub limits: LimitOptions,
+    #[command(flatten)]
+    health: HealthOptions,
     /// Nothing but volumes and tmpfs can be written
     #[arg(long)]
     read_only: bool,
@@ -302,6 +305,7 @@ impl ContainerOptions {
             ..HostSettings::default()
         };
         self.limits.request()?.apply(&mut host);
+        let health_check = self.health.health_check()?;
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
@@ -320,6 +324,7 @@ impl ContainerOptions {
             stdin: self.interactive,
             attached,
             labels: labels.into_iter().collect(),
+            health_check,
             host,
         })
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use base::time::NEVER;
 use base::{ContainerId, Report};
+use monitor::health::Health;
 use net::Addressing;
+use oci::HealthCheck;
 use serde::Serialize;
 use snapshot::Driver;
 
@@ -59,6 +61,8 @@ pub struct State {
     pub error: String,
     pub started_at: String,
     pub finished_at: String,
+    /// Null where nothing is probed, so that templates can ask for it.
+    pub health: Option<Health>,
 }
 
 /// `GraphDriver`.
@@ -180,6 +184,8 @@ pub struct Config {
     pub entrypoint: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub stop_signal: String,
+    /// Null where there is none.
+    pub healthcheck: Option<HealthCheck>,
 }
 
 /// `NetworkSettings`.
@@ -283,6 +289,7 @@ fn state(condition: &Condition) -> State {
         error: condition.state.error.clone().unwrap_or_default(),
         started_at: moment(&condition.state.started_at),
         finished_at: moment(&condition.state.finished_at),
+        health: condition.state.health.clone(),
     }
 }
 
@@ -445,6 +452,7 @@ fn config(record: &Record) -> Config {
         entrypoint: settings.entrypoint.clone(),
         labels: settings.labels.clone(),
         stop_signal: settings.stop_signal.clone(),
+        healthcheck: settings.health_check.clone(),
     }
 }
 

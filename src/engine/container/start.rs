@@ -25,7 +25,7 @@ use crate::container::network::Joined;
 use crate::container::record::{HostSettings, NetworkMode, Record, Seccomp, Settings, UserNamespace, load};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, fit, network, remove, rootfs, snapshot, spec};
+use crate::container::{driver, fit, health, network, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -274,6 +274,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             streams_owner: owner,
             network: addressing.map(|addressing| network::spec(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
+            health: health::probes(engine, record)?,
             limits: if hold { cgroup::Limits::default() } else { limits(record) },
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
@@ -394,7 +395,7 @@ fn spawn(
 }
 
 /// With keep-id the payload is the user itself unless the image or the request names another.
-fn user(record: &Record, user: &str) -> String {
+pub(crate) fn user(record: &Record, user: &str) -> String {
     if record.host.userns == UserNamespace::KeepId && user.is_empty() {
         return format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid());
     }

@@ -68,6 +68,7 @@ impl Bed {
             exit_code,
             oom_killed: false,
             error: None,
+            health: None,
         };
         write_state(&self.engine.paths().container(id), &state, false).unwrap();
     }

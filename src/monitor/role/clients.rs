@@ -89,6 +89,7 @@ impl Monitor {
             }
             Frame::Abort(number) => self.abort(bound.unwrap_or(MAIN), number),
             Frame::Exec(request) => self.exec(key, *request),
+            Frame::Probe => self.probe_for(key),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
                 client.closing |= sent.is_err();
@@ -154,7 +155,7 @@ impl Monitor {
         }
     }
 
-    fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
+    pub(super) fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
         let main = self.processes.get(&MAIN).filter(|main| main.phase == Phase::Running && main.exit.is_none());
         let Some((init_pid, init)) = main.and_then(|main| Some((main.pid?, main.pidfd.as_ref()?))) else {
             return Err(Report::new(Kind::Conflict, format!("container {} is not running", self.config.id)));

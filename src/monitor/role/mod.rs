@@ -1,5 +1,5 @@
 //! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams,
-//! `hooks.rs` the programs that devices have run.
+//! `hooks.rs` the programs that devices have run, `probes.rs` its health check.
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
@@ -12,6 +12,7 @@
 mod clients;
 mod hooks;
 mod pipes;
+mod probes;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,12 +34,14 @@ use sys::role::Inherited;
 use sys::{Call, SysError};
 
 use crate::answers::Answers;
+use crate::health;
 use crate::log::{Log, Stream};
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
 use crate::role::pipes::PayloadEnds;
-use crate::streams::{Client, Streams};
+use crate::role::probes::Probes;
+use crate::streams::{Client, Sink, Streams};
 use crate::supervised::{Event, Given, Phase, Supervised};
 use crate::tidy::{self, After, Callbacks};
 
@@ -83,6 +86,9 @@ pub struct Config {
     pub network: Option<net::NetSpec>,
     /// The hooks of its devices, where they have any.
     pub hooks: Option<RuntimeHooks>,
+    /// How it is probed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<health::Check>,
     /// What the container may use.
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
@@ -135,6 +141,7 @@ struct Monitor {
     log: Log,
     resources: Resources,
     answers: Answers,
+    probes: Probes,
     processes: BTreeMap<u64, Supervised>,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -185,7 +192,7 @@ impl Monitor {
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
-        let finished_at = config.before.finished_at.clone();
+        let State { finished_at, health, .. } = config.before.clone();
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -196,10 +203,11 @@ impl Monitor {
             log,
             resources: Resources::default(),
             answers: Answers::default(),
+            probes: Probes::default(),
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
-            state: State { finished_at, ..State::new(Status::Starting) },
+            state: State { finished_at, health, ..State::new(Status::Starting) },
             published: Vec::new(),
             recorded: None,
             mounts: None,
@@ -272,6 +280,7 @@ impl Monitor {
             }
             self.check_starter();
             self.check_end();
+            self.check_probes();
             self.clients.retain(|_, client| !client.closing || client.waiting());
         }
     }
@@ -326,8 +335,12 @@ impl Monitor {
         waited.iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|((source, _, _), _)| *source).collect()
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.drain_until, self.settled_at, self.probes.deadline()].into_iter().flatten().min()
+    }
+
     fn timeout(&self) -> PollTimeout {
-        let Some(until) = self.drain_until.into_iter().chain(self.settled_at).min() else { return PollTimeout::NONE };
+        let Some(until) = self.next_deadline() else { return PollTimeout::NONE };
         let left = until.saturating_duration_since(Instant::now());
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
     }
@@ -477,6 +490,7 @@ impl Monitor {
             self.state.status = Status::Running;
             self.state.pid = Some(pid);
             self.state.started_at = Some(rfc3339(SystemTime::now()));
+            self.begin_probes();
             record::write_state(&self.config.container_dir, &self.state, false)?;
             self.poststart(pid)?;
         }
@@ -547,6 +561,10 @@ impl Monitor {
             self.record_failure(&failure);
             return;
         }
+        if self.probes.output_of(key).is_some() {
+            // A probe that could not be started is one that has failed.
+            return;
+        }
         for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
             client.send(&Frame::Failed(failure.clone()));
             client.closing = true;
@@ -580,7 +598,11 @@ impl Monitor {
         let Some(process) = self.processes.get_mut(&key) else { return false };
         let mut bound: Vec<&mut Client> =
             self.clients.values_mut().filter(|client| client.bound == Some(key) && !client.closing).collect();
-        process.streams.pump(stream, (key == MAIN).then_some(&mut self.log), &mut bound)
+        let sink = match key {
+            MAIN => Some(&mut self.log as &mut dyn Sink),
+            key => self.probes.output_of(key).map(|output| output as &mut dyn Sink),
+        };
+        process.streams.pump(stream, sink, &mut bound)
     }
 
     /// Reads what a process that has ended has left in its pipes, and no more: others may go on writing there.
@@ -616,6 +638,7 @@ impl Monitor {
         for key in ended {
             self.drain(key);
             let Some(process) = self.processes.remove(&key) else { continue };
+            self.take_probe(key, &process);
             let code = process.exit.map_or(125, Exit::shell_code);
             for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
                 if process.phase == Phase::Running {
@@ -643,6 +666,7 @@ impl Monitor {
             let lost = self.log.lost();
             self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
         }
+        self.end_probes();
         if self.state.error.is_none() {
             let exit = self.processes.get(&MAIN).and_then(|main| main.exit);
             self.state.status = Status::Exited;

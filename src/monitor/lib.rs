@@ -15,6 +15,7 @@ pub mod log;
 pub mod protocol;
 pub mod record;
 pub mod resources;
+pub mod restart;
 pub mod role;
 pub mod streams;
 pub mod supervised;

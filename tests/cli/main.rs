@@ -15,5 +15,6 @@ mod limits;
 mod listing;
 mod locks;
 mod options;
+mod policies;
 mod starting;
 mod terminal;

@@ -49,7 +49,7 @@ impl Ps {
         let last = if self.latest { Some(1) } else { self.last };
         let every = self.all || last.is_some() || !filters.status.is_empty();
         containers.retain(|container| {
-            (every || matches!(container.state, "running" | "paused")) && filters.match_one(container)
+            (every || matches!(container.state, "running" | "paused" | "restarting")) && filters.match_one(container)
         });
         containers.truncate(last.unwrap_or(usize::MAX));
         let rows: Vec<Row> = containers.iter().map(|container| row(container, now, self.no_trunc)).collect();

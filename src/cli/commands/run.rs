@@ -48,6 +48,9 @@ pub struct ContainerOptions {
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
+    /// When it is started again: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    restart: String,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
@@ -298,6 +301,7 @@ impl ContainerOptions {
             no_new_privileges,
             init: self.init,
             auto_remove: self.rm,
+            restart: parse::restart(&self.restart)?,
             host_home: self.host_home,
             storage_driver: driver,
             devices,

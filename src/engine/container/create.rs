@@ -14,7 +14,7 @@ use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, health, lookup, names, network, remove, spec};
+use crate::container::{driver, health, lookup, names, network, remove, restart, spec};
 use crate::file::failed;
 use crate::image;
 use crate::volume;
@@ -87,6 +87,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     volumes_from(engine, &mut request.host)?;
     check_volumes(&request.host)?;
     check_limits(&request.host)?;
+    restart::check(&request.host)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
     if request.host.host_home && !matches!(image, ImageName::Host) {

@@ -128,6 +128,10 @@ fn status(condition: &Condition, state: &str, now: SystemTime) -> String {
             };
             format!("Up{span}{remark}")
         }
+        Life::Restarting { code } => {
+            let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
+            format!("Restarting ({code}){ago}")
+        }
         Life::Exited { .. } => {
             let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
             format!("Exited ({}){ago}", condition.code())

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use base::{ContainerId, Kind, Report};
+pub use monitor::restart::Policy;
 use oci::{ChainId, Digest, HealthCheck, Platform};
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +159,8 @@ pub struct HostSettings {
     pub no_new_privileges: bool,
     /// Whether pid 1 is our reaper.
     pub init: bool,
+    /// When it is started again after its end.
+    pub restart: Policy,
     /// Whether it is removed when it ends.
     pub auto_remove: bool,
     /// With `host:`, whether the user's home is in it.

@@ -69,6 +69,7 @@ impl Bed {
             oom_killed: false,
             error: None,
             health: None,
+            restart_count: 0,
         };
         write_state(&self.engine.paths().container(id), &state, false).unwrap();
     }

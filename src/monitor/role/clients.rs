@@ -89,6 +89,10 @@ impl Monitor {
             }
             Frame::Abort(number) => self.abort(bound.unwrap_or(MAIN), number),
             Frame::Exec(request) => self.exec(key, *request),
+            Frame::Terms(terms) => {
+                client.closing = true;
+                self.take_terms(*terms);
+            }
             Frame::Probe => self.probe_for(key),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));

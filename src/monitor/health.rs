@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn in_the_start_period_only_a_success_counts() {
-        let period = Duration::from_secs(60);
+        let period = Duration::from_mins(1);
         let check = check(period);
         let mut health = Health::starting(None);
         for _ in 0..4 {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first wait; each further one is twice as long, up to [`WAIT_MAX`].
 const WAIT: Duration = Duration::from_millis(100);
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// After a run of this length the waits begin anew.
 const STEADY: Duration = Duration::from_secs(10);
 

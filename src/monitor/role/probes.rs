@@ -30,7 +30,7 @@ struct Running {
     key: u64,
     start: SystemTime,
     /// How long the container had run then.
-    running_for: Duration,
+    age: Duration,
     /// When it has taken too long; `None` once it was killed for that.
     until: Option<Instant>,
     output: Output,
@@ -118,7 +118,7 @@ impl Monitor {
         self.probes.running = Some(Running {
             key,
             start: SystemTime::now(),
-            running_for: now - started,
+            age: now - started,
             until: now.checked_add(*timeout),
             output: Output::default(),
         });
@@ -152,7 +152,7 @@ impl Monitor {
         let (Some(check), Some(running)) = (&self.config.health, self.probes.running.take()) else { return };
         let probe = Probe { start: rfc3339(running.start), end: rfc3339(SystemTime::now()), exit_code, output };
         if let Some(health) = &mut self.state.health {
-            health.take(check, probe, running.running_for);
+            health.take(check, probe, running.age);
         }
         // It is written again after the next one.
         let _ = record::write_state(&self.config.container_dir, &self.state, false);

@@ -40,7 +40,7 @@ pub fn parse_rfc3339(text: &str) -> Result<SystemTime, TimeError> {
 /// Reads what `--since` takes: RFC 3339, a date, seconds since the epoch with a fraction, or a span before `now`
 /// in Go's words (`10m`, `1h30m`).
 pub fn parse_moment(text: &str, now: SystemTime) -> Result<SystemTime, TimeError> {
-    if let Some(span) = parse_span(text) {
+    if let Some(span) = parse_span(text).filter(|_| text != "0") {
         return Ok(now.checked_sub(span).unwrap_or(UNIX_EPOCH));
     }
     if let Some(moment) = parse_epoch(text) {
@@ -71,6 +71,26 @@ pub fn human_span(span: Duration) -> String {
         () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
         () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
         () => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+/// A span as Go's `time.Duration` prints itself: `1m30s`, `1.5s`, `500ms`.
+pub fn go_span(span: Duration) -> String {
+    let fraction = |amount: u128, unit: u128| {
+        let digits = format!("{:09}", amount % unit * (1_000_000_000 / unit));
+        let digits = digits.trim_end_matches('0');
+        format!("{}{}{digits}", amount / unit, if digits.is_empty() { "" } else { "." })
+    };
+    let (hours, minutes) = (span.as_secs() / 3600, span.as_secs() / 60 % 60);
+    let seconds = format!("{}s", fraction(span.as_nanos() % 60_000_000_000, 1_000_000_000));
+    match span.as_nanos() {
+        0 => "0s".to_owned(),
+        nanos if nanos < 1_000 => format!("{nanos}ns"),
+        nanos if nanos < 1_000_000 => format!("{}µs", fraction(nanos, 1_000)),
+        nanos if nanos < 1_000_000_000 => format!("{}ms", fraction(nanos, 1_000_000)),
+        _ if hours > 0 => format!("{hours}h{minutes}m{seconds}"),
+        _ if minutes > 0 => format!("{minutes}m{seconds}"),
+        _ => seconds,
     }
 }
 
@@ -191,8 +211,11 @@ fn parse_epoch(text: &str) -> Option<SystemTime> {
     moment_of(digits(seconds)?, nanos_of(fraction)?)
 }
 
-/// Go's `time.ParseDuration`, without a sign.
-fn parse_span(text: &str) -> Option<Duration> {
+/// Reads a span in Go's words (`time.ParseDuration`), without a sign: `1h30m`, `1.5s`, `0`.
+pub fn parse_span(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -263,6 +286,14 @@ mod tests {
         for wrong in ["", "m", "ten", "1x", "-5m", "1600000000."] {
             assert!(parse_moment(wrong, now).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn spans_are_written_as_go_does() {
+        for text in ["0s", "1ns", "1.5µs", "500ms", "1.5s", "30s", "1m30s", "1h0m0.000000001s", "25h1m0s"] {
+            assert_eq!(go_span(parse_span(&text.replace('µ', "u")).unwrap()), text);
+        }
+        assert_eq!(parse_span("0"), Some(Duration::ZERO));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod commands;
 mod environment;
 mod file_output;
 mod format;
+mod health_options;
 mod joining;
 mod limit_options;
 mod output;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use base::{Kind, Report};
 use engine::container::record::{
-    Below, DeviceMapping, DeviceRequest, NetworkMode, PortMapping, Protocol, UserNamespace, Volume, VolumeSource,
+    Below, DeviceMapping, DeviceRequest, NetworkMode, Policy, PortMapping, Protocol, UserNamespace, Volume,
+    VolumeSource,
 };
 
 use oci::{ImageName, Reference};
@@ -71,6 +72,34 @@ pub fn publish(text: &str) -> Result<Vec<PortMapping>, Report> {
         PortMapping { host_ip, host_port, host_port_last, container_port: first + offset, protocol }
     };
     Ok((0..=count).map(one).collect())
+}
+
+/// `--restart`, in Docker's words.
+pub fn restart(text: &str) -> Result<Policy, Report> {
+    let bad = |why: &str| wrong(format!("invalid restart policy{why}"));
+    let (name, count) = match text.split_once(':') {
+        Some(("", _)) => return Err(bad(" format: no policy provided before colon")),
+        Some((name, count)) => (name, count),
+        None => (text, ""),
+    };
+    let count: i64 = match count {
+        "" => 0,
+        count => count.parse().map_err(|_| bad(" format: maximum retry count must be an integer"))?,
+    };
+    let policy = match name {
+        "" | "no" => Policy::No,
+        "always" => Policy::Always,
+        "unless-stopped" => Policy::UnlessStopped,
+        "on-failure" => {
+            let negative = |_| bad(": maximum retry count cannot be negative");
+            return u64::try_from(count).map(Policy::OnFailure).map_err(negative);
+        }
+        _ => {
+            let words = "use one of 'no', 'always', 'on-failure', or 'unless-stopped'";
+            return Err(bad(&format!(": unknown policy '{name}'; {words}")));
+        }
+    };
+    if count == 0 { Ok(policy) } else { Err(bad(": maximum retry count can only be used with 'on-failure'")) }
 }
 
 /// `--expose PORT[-PORT][/PROTOCOL]`, as `80/tcp`.

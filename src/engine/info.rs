@@ -69,7 +69,8 @@ pub struct Info {
 /// What the engine holds and where. The caller must have one thread.
 pub fn info(engine: &Engine) -> Result<Info, Report> {
     let (containers, _) = list(engine, SystemTime::now())?;
-    let running = containers.iter().filter(|one| matches!(one.life, Life::Running { .. })).count();
+    let running =
+        containers.iter().filter(|one| matches!(one.life, Life::Running { .. } | Life::Restarting { .. })).count();
     let mut images: Vec<_> =
         image::list(engine, &image::ListRequest::default())?.into_iter().map(|image| image.id).collect();
     images.sort_unstable();

@@ -22,6 +22,7 @@ use sys::terminal::Raw;
 use sys::{Call, SysError};
 
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
+use crate::restart::Terms;
 
 /// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
 /// It takes milliseconds.
@@ -235,6 +236,28 @@ pub fn exit_told(socket: BorrowedFd<'_>) -> Option<i32> {
             _ => {}
         }
     }
+}
+
+/// Has the container's health probed; the code of the probe.
+pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
+    protocol::send(socket, &Frame::Probe, None)?;
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match protocol::receive(socket, &mut buffer)? {
+            Received::Frame(Frame::Exit(code), _) => return Ok(code),
+            Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
+            Received::End => return Err(ClientError::Ended.into()),
+            _ => {}
+        }
+    }
+}
+
+/// Tells a monitor what holds for further starts of its container; it has taken that when this returns.
+pub fn set_terms(socket: BorrowedFd<'_>, terms: Terms) -> Result<(), Report> {
+    protocol::send(socket, &Frame::Terms(Box::new(terms)), None)?;
+    let mut buffer = vec![0; FRAME_MAX];
+    while !matches!(protocol::receive(socket, &mut buffer)?, Received::End) {}
+    Ok(())
 }
 
 /// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something

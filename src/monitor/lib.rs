@@ -10,10 +10,12 @@
 
 mod answers;
 pub mod client;
+pub mod health;
 pub mod log;
 pub mod protocol;
 pub mod record;
 pub mod resources;
+pub mod restart;
 pub mod role;
 pub mod streams;
 pub mod supervised;

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use base::time::rfc3339;
 
+use crate::streams::Sink;
+
 /// Docker splits longer lines into pieces of this size.
 const LINE_MAX: usize = 16 << 10;
 
@@ -50,8 +52,29 @@ impl Log {
         Ok(Log { file, partial: [Vec::new(), Vec::new()], line: Vec::new(), lost: 0, torn: false })
     }
 
+    /// How many bytes of log could not be written.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn flush_line(&mut self) {
+        if self.line.is_empty() {
+            return;
+        }
+        if self.torn {
+            // What is left of the entry before must not spoil this one.
+            self.line.insert(0, b'\n');
+        }
+        self.torn = self.file.write_all(&self.line).is_err();
+        if self.torn {
+            self.lost += self.line.len() as u64;
+        }
+    }
+}
+
+impl Sink for Log {
     /// Takes bytes of a stream; complete lines go to the file in one write.
-    pub fn write(&mut self, stream: Stream, bytes: &[u8]) {
+    fn write(&mut self, stream: Stream, bytes: &[u8]) {
         let time = rfc3339(SystemTime::now());
         self.line.clear();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -71,31 +94,12 @@ impl Log {
     }
 
     /// The stream has ended: what is left becomes a line.
-    pub fn finish(&mut self, stream: Stream) {
+    fn finish(&mut self, stream: Stream) {
         let partial = std::mem::take(&mut self.partial[stream as usize]);
         if !partial.is_empty() {
             self.line.clear();
             append_entry(&mut self.line, stream, &partial, &rfc3339(SystemTime::now()));
             self.flush_line();
-        }
-    }
-
-    /// How many bytes of log could not be written.
-    pub fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    fn flush_line(&mut self) {
-        if self.line.is_empty() {
-            return;
-        }
-        if self.torn {
-            // What is left of the entry before must not spoil this one.
-            self.line.insert(0, b'\n');
-        }
-        self.torn = self.file.write_all(&self.line).is_err();
-        if self.torn {
-            self.lost += self.line.len() as u64;
         }
     }
 }

@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use sys::terminal::WindowSize;
 use sys::{Call, Errno, SysError};
 
+use crate::restart::Terms;
+
 /// The most bytes of a stream in one frame.
 pub const DATA_MAX: usize = 32 << 10;
 /// The largest frame that is a message of the socket.
@@ -41,6 +43,10 @@ pub enum Frame {
     },
     /// Client: run one more process, with its streams here.
     Exec(Box<ExecRequest>),
+    /// Client: probe the container's health; `Exit` has the probe's code.
+    Probe,
+    /// Client: from now on these hold for further starts. The monitor closes the connection when it has taken them.
+    Terms(Box<Terms>),
     /// Client: bytes for the standard input.
     Input(Vec<u8>),
     /// Client: the standard input has ended.
@@ -94,6 +100,8 @@ impl Frame {
         let (kind, body) = match self {
             Frame::Attach { stdin } => (b'A', vec![u8::from(*stdin)]),
             Frame::Exec(request) => (b'X', json(serde_json::to_vec(request))),
+            Frame::Probe => (b'H', Vec::new()),
+            Frame::Terms(terms) => (b'T', json(serde_json::to_vec(terms))),
             Frame::Input(bytes) => (b'I', bytes.clone()),
             Frame::InputEnd => (b'C', Vec::new()),
             Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
@@ -121,6 +129,8 @@ impl Frame {
         Some(match kind {
             b'A' => Frame::Attach { stdin: *body.first()? != 0 },
             b'X' => Frame::Exec(serde_json::from_slice(body).ok()?),
+            b'H' => Frame::Probe,
+            b'T' => Frame::Terms(serde_json::from_slice(body).ok()?),
             b'I' => Frame::Input(body.to_vec()),
             b'C' => Frame::InputEnd,
             b'R' => {
@@ -212,12 +222,18 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::restart::Policy;
 
     #[test]
     fn frames_survive_the_wire() {
         let size = WindowSize { rows: 24, columns: 80 };
         for frame in [
             Frame::Attach { stdin: true },
+            Frame::Probe,
+            Frame::Terms(Box::new(Terms {
+                policy: Some(Policy::OnFailure(3)),
+                limits: Some(cgroup::Limits::default()),
+            })),
             Frame::Input(b"x\0y".to_vec()),
             Frame::InputEnd,
             Frame::Resize(size),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use sys::file::sync_directory;
 use sys::{Errno, SysError};
 
+use crate::health::Health;
+
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
 
@@ -40,6 +42,17 @@ pub struct State {
     /// Why a start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What its health check has found; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// How often its policy has started it again since a command did.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restart_count: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl State {
@@ -54,6 +67,8 @@ impl State {
             exit_code: None,
             oom_killed: false,
             error: None,
+            health: None,
+            restart_count: 0,
         }
     }
 }
@@ -68,8 +83,17 @@ pub enum Status {
     Starting,
     /// Init has executed the payload.
     Running,
+    /// Init has ended, and its monitor starts the container again.
+    Restarting,
     /// Init has ended.
     Exited,
+}
+
+impl Status {
+    /// Whether there is a monitor, unless it was killed.
+    pub fn is_active(self) -> bool {
+        matches!(self, Status::Starting | Status::Running | Status::Restarting)
+    }
 }
 
 /// `pid.json`: which process a running container is, so that no recycled pid is mistaken. It lies in the data directory, as

@@ -19,6 +19,7 @@ use sys::process::Child;
 /// The resources of one container; empty until [`Resources::start_network`].
 #[derive(Debug, Default)]
 pub struct Resources {
+    placement: Option<Placement>,
     cgroup: Option<Container>,
     network: Option<Network>,
 }
@@ -34,10 +35,16 @@ struct Network {
 impl Resources {
     /// Finds the calling monitor its place below the user's delegated cgroup, unless it was born there, and makes the
     /// container's with its limits. Returns the ladder that was climbed.
-    pub fn place(&mut self, request: Request<'_>, limits: &Limits) -> Result<Ladder, Report> {
-        let placement = Placement::climb(request)?;
+    pub fn place(&mut self, request: Request<'_>, limits: &Limits) -> Result<&Ladder, Report> {
+        let placement = self.placement.insert(Placement::climb(request)?);
         self.cgroup = placement.container(limits)?;
-        Ok(placement.ladder)
+        Ok(&placement.ladder)
+    }
+
+    /// Makes the container's cgroup anew after [`Resources::tear_down`].
+    pub fn place_again(&mut self, limits: &Limits) -> Result<(), Report> {
+        self.cgroup = self.placement.as_ref().map(|placement| placement.container(limits)).transpose()?.flatten();
+        Ok(())
     }
 
     /// Starts the network process; it binds published ports while the container is being made.
@@ -113,6 +120,11 @@ impl Resources {
     /// Its path.
     pub fn cgroup_path(&self) -> Option<PathBuf> {
         self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned())
+    }
+
+    /// Whether its processes stand still.
+    pub fn is_frozen(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup::is_frozen(cgroup.path()))
     }
 
     /// Whether the kernel has killed a process of the container for want of memory.

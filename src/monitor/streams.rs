@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::terminal::WindowSize;
 
-use crate::log::{Log, Stream};
+use crate::log::Stream;
 use crate::protocol::{DATA_MAX, Frame, set_nonblocking};
 
 /// Above this many queued bytes a client holds the process's output back.
@@ -76,6 +76,14 @@ impl Client {
     pub fn full(&self) -> bool {
         self.queued > QUEUE_HIGH
     }
+}
+
+/// Where a process's output goes beside the clients.
+pub trait Sink {
+    /// Takes bytes of a stream.
+    fn write(&mut self, stream: Stream, bytes: &[u8]);
+    /// The stream has ended.
+    fn finish(&mut self, stream: Stream);
 }
 
 /// The monitor's ends of a process's standard streams.
@@ -169,8 +177,8 @@ impl Streams {
         self.output.is_none() && self.error.is_none()
     }
 
-    /// Reads one of the outputs once; the bytes go to `log` and `clients`. Returns whether there was anything.
-    pub fn pump(&mut self, stream: Stream, log: Option<&mut Log>, clients: &mut [&mut Client]) -> bool {
+    /// Reads one of the outputs once; the bytes go to `sink` and `clients`. Returns whether there was anything.
+    pub fn pump(&mut self, stream: Stream, sink: Option<&mut dyn Sink>, clients: &mut [&mut Client]) -> bool {
         let slot = match stream {
             Stream::Stdout => &mut self.output,
             Stream::Stderr => &mut self.error,
@@ -180,8 +188,8 @@ impl Streams {
         match file.read(&mut buffer) {
             Ok(length) if length > 0 => {
                 let bytes = &buffer[..length];
-                if let Some(log) = log {
-                    log.write(stream, bytes);
+                if let Some(sink) = sink {
+                    sink.write(stream, bytes);
                 }
                 for client in clients {
                     client.send(&match stream {
@@ -195,8 +203,8 @@ impl Streams {
             // The end; a terminal whose last holder is gone answers EIO.
             _ => {
                 *slot = None;
-                if let Some(log) = log {
-                    log.finish(stream);
+                if let Some(sink) = sink {
+                    sink.finish(stream);
                 }
                 false
             }

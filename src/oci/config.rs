@@ -1,10 +1,12 @@
 //! The configuration of an image: what it runs on, what it runs, and the diff ids of its layers.
 
 use oci_spec::image as spec;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::document::{DOCUMENT_MAX, DocumentError, LAYERS_MAX, Manifest, convert};
+use crate::health::HealthCheck;
 use crate::platform::Platform;
 
 /// An image configuration with the bytes its digest (the image's id) is of.
@@ -50,6 +52,21 @@ impl ImageConfig {
         let config = ImageConfig::read(raw)?;
         let (layers, diff_ids) = (manifest.layers.len(), config.diff_ids.len());
         if layers == diff_ids { Ok(config) } else { Err(DocumentError::LayerCount { layers, diff_ids }) }
+    }
+
+    /// How its containers are asked whether they work.
+    pub fn health_check(&self) -> Result<Option<HealthCheck>, DocumentError> {
+        #[derive(Deserialize)]
+        struct Document {
+            config: Option<Config>,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(rename = "Healthcheck")]
+            health_check: Option<HealthCheck>,
+        }
+        let document: Document = serde_json::from_slice(&self.raw).map_err(|cause| DocumentError::Json { cause })?;
+        Ok(document.config.and_then(|config| config.health_check))
     }
 
     /// The name of the image's stack of layers; `None` if it has none.
@@ -99,6 +116,7 @@ mod tests {
         let run = config.spec.config().as_ref().unwrap();
         assert_eq!(run.env().as_deref(), Some(&["A=b".to_owned()][..]));
         assert_eq!(run.exposed_ports().as_deref(), Some(&["80/tcp".to_owned()][..]));
+        assert_eq!(config.health_check().unwrap().unwrap().test, ["CMD", "x"]);
     }
 
     #[test]

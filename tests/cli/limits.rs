@@ -35,7 +35,7 @@ fn limits_are_changed_at_rest_and_while_it_runs() {
     assert_eq!(home.inspect("limited", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}"), format!("{} 50", 64 << 20));
     for (options, words) in [
         (&["limited"][..], "you must provide one or more flags when using this command"),
-        (&["--restart", "always", "limited"], "restart policies are not built yet"),
+        (&["--restart", "x", "limited"], "unknown policy 'x'"),
         (&["--memory", "1m", "limited"], "Minimum memory limit allowed is 6MB"),
         (&["--memory", "64m", "nobody"], "No such container: nobody"),
     ] {

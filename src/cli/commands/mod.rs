@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod exec;
 mod export;
+mod healthcheck;
 mod history;
 mod image;
 mod images;
@@ -73,6 +74,9 @@ pub enum Command {
     Doctor(doctor::Doctor),
     Exec(exec::Exec),
     Export(export::Export),
+    /// Look after health checks
+    #[command(subcommand)]
+    Healthcheck(healthcheck::Healthcheck),
     History(history::History),
     Image(image::Image),
     Images(images::Images),
@@ -144,9 +148,12 @@ pub fn scripted(name: &str) -> Option<(&'static str, Augment)> {
 
 impl Command {
     /// The exit code for a failure of the engine's, as opposed to one of the container's command: Docker's `run` has a
-    /// number for it, since it passes on the command's own.
+    /// number for it, since it passes on the command's own; of Podman's `healthcheck` 1 is a verdict.
     pub fn failure_code(&self) -> u8 {
-        if matches!(self, Command::Run(_) | Command::Container(container::Container::Run(_))) { 125 } else { 1 }
+        match self {
+            Command::Run(_) | Command::Container(container::Container::Run(_)) | Command::Healthcheck(_) => 125,
+            _ => 1,
+        }
     }
 
     /// Does it; the answer is the exit code.
@@ -163,6 +170,7 @@ impl Command {
             Command::Doctor(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
             Command::Export(command) => command.execute(globals),
+            Command::Healthcheck(command) => command.execute(globals),
             Command::History(command) => command.execute(globals),
             Command::Image(command) => command.execute(globals),
             Command::Images(command) => command.execute(globals),

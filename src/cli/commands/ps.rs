@@ -29,7 +29,7 @@ pub struct Ps {
     /// Whole ids and commands
     #[arg(long)]
     no_trunc: bool,
-    /// id=, name=, label=, status=
+    /// id=, name=, label=, status=, health=
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
     /// The last N created, whatever their state
@@ -49,7 +49,7 @@ impl Ps {
         let last = if self.latest { Some(1) } else { self.last };
         let every = self.all || last.is_some() || !filters.status.is_empty();
         containers.retain(|container| {
-            (every || matches!(container.state, "running" | "paused")) && filters.match_one(container)
+            (every || matches!(container.state, "running" | "paused" | "restarting")) && filters.match_one(container)
         });
         containers.truncate(last.unwrap_or(usize::MAX));
         let rows: Vec<Row> = containers.iter().map(|container| row(container, now, self.no_trunc)).collect();
@@ -206,11 +206,13 @@ struct Filters {
     id: Vec<String>,
     name: Vec<String>,
     status: Vec<String>,
+    health: Vec<String>,
     label: Vec<(String, Option<String>)>,
 }
 
 impl Filters {
     fn parse(texts: &[String]) -> Result<Self, Report> {
+        const VERDICTS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
         const STATES: [&str; 7] = ["created", "running", "exited", "paused", "restarting", "removing", "dead"];
         let mut filters = Filters::default();
         for text in texts {
@@ -221,15 +223,15 @@ impl Filters {
                 "id" => filters.id.push(value.to_owned()),
                 "name" => filters.name.push(value.to_owned()),
                 "status" if STATES.contains(&value) => filters.status.push(value.to_owned()),
-                "status" => return Err(bad(format!("invalid filter 'status={value}'"))),
+                "health" if VERDICTS.contains(&value) => filters.health.push(value.to_owned()),
+                "status" | "health" => return Err(bad(format!("invalid filter '{key}={value}'"))),
                 "label" => match value.split_once('=') {
                     Some((key, value)) => filters.label.push((key.to_owned(), Some(value.to_owned()))),
                     None => filters.label.push((value.to_owned(), None)),
                 },
                 _ => {
-                    return Err(
-                        bad(format!("invalid filter '{key}'")).with_hint("the keys are id, label, name and status")
-                    );
+                    return Err(bad(format!("invalid filter '{key}'"))
+                        .with_hint("the keys are health, id, label, name and status"));
                 }
             }
         }
@@ -242,6 +244,7 @@ impl Filters {
         any(&self.id, &|id| container.id.as_str().starts_with(id))
             && any(&self.name, &|name| name_matches(name, &container.name))
             && any(&self.status, &|status| container.state == status)
+            && any(&self.health, &|health| container.health == health)
             && self.label.iter().all(|(key, wanted)| {
                 container.labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
             })

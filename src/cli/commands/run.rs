@@ -17,6 +17,7 @@ use engine::{Engine, container::record::Volume};
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
+use crate::health_options::HealthOptions;
 use crate::joining::Joining;
 use crate::limit_options::LimitOptions;
 use crate::output::{Stop, error, line, warning};
@@ -47,6 +48,9 @@ pub struct ContainerOptions {
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
+    /// When it is started again: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    restart: String,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
@@ -97,6 +101,8 @@ pub struct ContainerOptions {
     expose: Vec<String>,
     #[command(flatten)]
     pub limits: LimitOptions,
+    #[command(flatten)]
+    health: HealthOptions,
     /// Nothing but volumes and tmpfs can be written
     #[arg(long)]
     read_only: bool,
@@ -295,6 +301,7 @@ impl ContainerOptions {
             no_new_privileges,
             init: self.init,
             auto_remove: self.rm,
+            restart: parse::restart(&self.restart)?,
             host_home: self.host_home,
             storage_driver: driver,
             devices,
@@ -302,6 +309,7 @@ impl ContainerOptions {
             ..HostSettings::default()
         };
         self.limits.request()?.apply(&mut host);
+        let health_check = self.health.health_check()?;
         let labels = each(&self.label, parse::label)?;
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
@@ -320,6 +328,7 @@ impl ContainerOptions {
             stdin: self.interactive,
             attached,
             labels: labels.into_iter().collect(),
+            health_check,
             host,
         })
     }

@@ -7,6 +7,7 @@ use monitor::client::{self, Outcome};
 use monitor::protocol::{self, Frame};
 
 use crate::Engine;
+use crate::container::restart::refuse_between;
 use crate::container::state::condition;
 
 /// Which streams are joined.
@@ -84,6 +85,7 @@ pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<At
     if !condition.life.is_active() {
         return refuse("you cannot attach to a stopped container, start it first");
     }
+    refuse_between(id, &condition.life)?;
     if condition.is_paused() {
         return refuse("you cannot attach to a paused container, unpause it first");
     }

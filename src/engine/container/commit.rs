@@ -223,7 +223,7 @@ fn history_of(record: &Record, request: &CommitRequest, created: &str, empty: bo
     entry
 }
 
-/// The container's own settings in place of its image's; what they do not have (volumes, health check) stays.
+/// The container's own settings in place of its image's; what they do not have (volumes) stays.
 fn take_settings(config: &mut Map<String, Value>, settings: &Settings) {
     let mut set = |member: &str, value: Value, empty: bool| {
         if empty {
@@ -239,6 +239,7 @@ fn take_settings(config: &mut Map<String, Value>, settings: &Settings) {
     set("WorkingDir", settings.workdir.as_str().into(), settings.workdir.is_empty());
     set("StopSignal", settings.stop_signal.as_str().into(), settings.stop_signal.is_empty());
     set("Labels", json!(settings.labels), settings.labels.is_empty());
+    set("Healthcheck", json!(settings.health_check), settings.health_check.is_none());
     let ports: Map<String, Value> = settings.exposed_ports.iter().map(|port| (port.clone(), json!({}))).collect();
     let none = ports.is_empty();
     set("ExposedPorts", ports.into(), none);

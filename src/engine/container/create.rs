@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use base::{ContainerId, Context, Kind, Report};
-use oci::{ImageConfig, ImageName};
+use oci::{HealthCheck, ImageConfig, ImageName};
 use snapshot::Driver;
 use sys::file::sync_directory;
 
@@ -14,7 +14,7 @@ use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, lookup, names, network, remove, spec};
+use crate::container::{driver, health, lookup, names, network, remove, restart, spec};
 use crate::file::failed;
 use crate::image;
 use crate::volume;
@@ -48,6 +48,8 @@ pub struct CreateRequest {
     pub attached: bool,
     /// Labels over the image's.
     pub labels: BTreeMap<String, String>,
+    /// How it is asked whether it works; what is not said is as the image says.
+    pub health_check: Option<HealthCheck>,
     /// How it is bound to the machine.
     pub host: HostSettings,
 }
@@ -85,6 +87,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     volumes_from(engine, &mut request.host)?;
     check_volumes(&request.host)?;
     check_limits(&request.host)?;
+    restart::check(&request.host)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
     if request.host.host_home && !matches!(image, ImageName::Host) {
@@ -211,6 +214,12 @@ fn merge(
     }
     settings.labels.extend(config.labels().clone().unwrap_or_default());
     settings.labels.extend(request.labels);
+    let of_image = local.map(ImageConfig::health_check).transpose()?.flatten();
+    settings.health_check = match request.health_check {
+        Some(asked) => Some(asked.over(of_image.unwrap_or_default())),
+        None => of_image,
+    };
+    settings.health_check.as_ref().map_or(Ok(()), health::check)?;
     settings.exposed_ports = config.exposed_ports().clone().unwrap_or_default();
     settings.exposed_ports.extend(request.exposed_ports);
     for port in &request.host.ports {

@@ -13,6 +13,7 @@ use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until, relay};
 use crate::container::create::check_workdir;
 use crate::container::record::load;
+use crate::container::restart::refuse_between;
 use crate::container::spec;
 use crate::container::state::{Condition, Life, condition};
 
@@ -37,6 +38,7 @@ pub struct ExecRequest {
 pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<i32, Report> {
     let container = load(engine, id)?;
     let condition = condition(engine, id)?;
+    refuse_between(id, &condition.life)?;
     if !matches!(condition.life, Life::Running { .. }) {
         return Err(not_running(id));
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use base::time::NEVER;
 use base::{ContainerId, Report};
+use monitor::health::Health;
 use net::Addressing;
+use oci::HealthCheck;
 use serde::Serialize;
 use snapshot::Driver;
 
@@ -32,7 +34,7 @@ pub struct Inspection {
     pub hosts_path: String,
     pub log_path: String,
     pub name: String,
-    pub restart_count: u32,
+    pub restart_count: u64,
     pub driver: String,
     pub platform: String,
     pub host_config: HostConfig,
@@ -59,6 +61,8 @@ pub struct State {
     pub error: String,
     pub started_at: String,
     pub finished_at: String,
+    /// Null where nothing is probed, so that templates can ask for it.
+    pub health: Option<Health>,
 }
 
 /// `GraphDriver`.
@@ -81,6 +85,7 @@ pub struct HostConfig {
     pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
     pub publish_all_ports: bool,
     pub auto_remove: bool,
+    pub restart_policy: RestartPolicy,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub dns: Vec<String>,
@@ -107,6 +112,15 @@ pub struct HostConfig {
     pub device_requests: Vec<DeviceRequest>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+}
+
+/// When it is started again.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct RestartPolicy {
+    pub name: &'static str,
+    pub maximum_retry_count: u64,
 }
 
 /// A device by path.
@@ -180,6 +194,8 @@ pub struct Config {
     pub entrypoint: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub stop_signal: String,
+    /// Null where there is none.
+    pub healthcheck: Option<HealthCheck>,
 }
 
 /// `NetworkSettings`.
@@ -236,7 +252,7 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         hosts_path: file("hosts"),
         log_path: directory.join("log").to_string_lossy().into_owned(),
         name: format!("/{}", record.name),
-        restart_count: 0,
+        restart_count: condition.state.restart_count,
         driver: graph_driver.name.clone(),
         graph_driver,
         platform: "linux".to_owned(),
@@ -267,12 +283,13 @@ fn graph_driver(engine: &Engine, record: &Record) -> GraphDriver {
 fn state(condition: &Condition) -> State {
     let moment = |text: &Option<String>| text.clone().unwrap_or_else(|| NEVER.to_owned());
     let running = matches!(condition.life, Life::Running { .. });
+    let restarting = matches!(condition.life, Life::Restarting { .. });
     let paused = condition.is_paused();
     State {
         status: if paused { "paused" } else { condition.life.word() }.to_owned(),
-        running,
+        running: running || restarting,
         paused,
-        restarting: false,
+        restarting,
         oom_killed: condition.state.oom_killed,
         dead: false,
         pid: match condition.life {
@@ -283,6 +300,7 @@ fn state(condition: &Condition) -> State {
         error: condition.state.error.clone().unwrap_or_default(),
         started_at: moment(&condition.state.started_at),
         finished_at: moment(&condition.state.finished_at),
+        health: condition.state.health.clone(),
     }
 }
 
@@ -323,6 +341,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         port_bindings: bindings(&host.ports),
         publish_all_ports: host.publish_all,
         auto_remove: host.auto_remove,
+        restart_policy: RestartPolicy { name: host.restart.name(), maximum_retry_count: host.restart.retries_max() },
         cap_add: host.cap_add.clone(),
         cap_drop: host.cap_drop.clone(),
         dns: host.dns.iter().map(ToString::to_string).collect(),
@@ -445,6 +464,7 @@ fn config(record: &Record) -> Config {
         entrypoint: settings.entrypoint.clone(),
         labels: settings.labels.clone(),
         stop_signal: settings.stop_signal.clone(),
+        healthcheck: settings.health_check.clone(),
     }
 }
 

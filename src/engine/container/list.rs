@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use base::time::{human_span, parse_rfc3339};
 use base::{ContainerId, Report};
+use monitor::health::Status;
 
 use crate::Engine;
 use crate::container::record::{self, NetworkMode, PortMapping, Record};
@@ -31,6 +32,8 @@ pub struct Summary {
     pub state: &'static str,
     /// `Up 5 minutes`, `Exited (0) 3 hours ago`.
     pub status: String,
+    /// `starting`, `healthy`, `unhealthy`; `none` where nobody asks.
+    pub health: &'static str,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Ports that are published now.
@@ -70,6 +73,7 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
     let condition = condition(engine, id)?;
     let state = condition.word();
     let status = status(&condition, state, now);
+    let health = condition.state.health.as_ref().map_or("none", |health| health.status.as_str());
     let Record { name, image, settings, host, created_at, .. } = &record;
     Ok(Some(Summary {
         id: id.clone(),
@@ -82,6 +86,7 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         life: condition.life,
         state,
         status,
+        health,
         labels: settings.labels.clone(),
         network: network::name(&record).unwrap_or_default(),
         mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
@@ -115,7 +120,17 @@ fn status(condition: &Condition, state: &str, now: SystemTime) -> String {
         Life::Created | Life::Starting => "Created".to_owned(),
         Life::Running { .. } => {
             let span = since(&condition.state.started_at).map(|span| format!(" {span}")).unwrap_or_default();
-            format!("Up{span}{}", if state == "paused" { " (Paused)" } else { "" })
+            let remark = match condition.state.health.as_ref().map(|health| health.status) {
+                _ if state == "paused" => " (Paused)".to_owned(),
+                None => String::new(),
+                Some(Status::Starting) => " (health: starting)".to_owned(),
+                Some(status) => format!(" ({})", status.as_str()),
+            };
+            format!("Up{span}{remark}")
+        }
+        Life::Restarting { code } => {
+            let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();
+            format!("Restarting ({code}){ago}")
         }
         Life::Exited { .. } => {
             let ago = since(&condition.state.finished_at).map(|span| format!(" {span} ago")).unwrap_or_default();

@@ -24,6 +24,7 @@ pub mod exec;
 pub mod export;
 mod files;
 pub(crate) mod fit;
+pub mod health;
 pub mod inspect;
 pub mod kill;
 pub mod list;

@@ -16,6 +16,7 @@ use sys::{process, socket};
 use crate::Engine;
 use crate::container::exec::not_running;
 use crate::container::lock::lock;
+use crate::container::restart::refuse_between;
 use crate::container::state::{Condition, Life};
 
 /// Lets a running container stand still until [`unpause`].
@@ -41,6 +42,7 @@ pub fn unpause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
 
 /// The cgroup of a running container.
 fn cgroup_of(id: &ContainerId, condition: &Condition) -> Result<cgroup::Container, Report> {
+    refuse_between(id, &condition.life)?;
     let Some(pids) = condition.pids.as_ref().filter(|_| matches!(condition.life, Life::Running { .. })) else {
         return Err(not_running(id));
     };

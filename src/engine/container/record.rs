@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use base::{ContainerId, Kind, Report};
-use oci::{ChainId, Digest, Platform};
+pub use monitor::restart::Policy;
+use oci::{ChainId, Digest, HealthCheck, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
@@ -87,6 +88,9 @@ pub struct Settings {
     pub exposed_ports: Vec<String>,
     /// The signal that asks it to stop, as the image names it; empty is `SIGTERM`.
     pub stop_signal: String,
+    /// How it is asked whether it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// How a container is bound to the machine (Docker's `HostConfig`).
@@ -155,6 +159,8 @@ pub struct HostSettings {
     pub no_new_privileges: bool,
     /// Whether pid 1 is our reaper.
     pub init: bool,
+    /// When it is started again after its end.
+    pub restart: Policy,
     /// Whether it is removed when it ends.
     pub auto_remove: bool,
     /// With `host:`, whether the user's home is in it.

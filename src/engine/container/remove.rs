@@ -13,6 +13,7 @@ use sys::lock::try_exclusive;
 
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, HostSettings, load};
+use crate::container::state::Life;
 use crate::container::{kill, names, snapshot, start, wait};
 use crate::file::{self, failed};
 use crate::{Engine, Options, Paths, volume};
@@ -52,10 +53,13 @@ pub fn remove(engine: &Engine, id: &ContainerId, with: With) -> Result<(), Repor
                 .step(|| format!("cannot remove container {shown}"));
         }
         let is_paused = locked.condition.is_paused();
+        let is_between = matches!(locked.condition.life, Life::Restarting { .. });
         drop(locked);
         if !force {
             let why = if is_paused {
                 "container is paused and must be unpaused first"
+            } else if is_between {
+                "container is restarting: stop the container before removing or force remove"
             } else {
                 "container is running: stop the container before removing or force remove"
             };

@@ -1,14 +1,19 @@
-//! Stopping a container and starting it again.
+//! Stopping a container and starting it again; and what holds for the starts that its monitor makes by itself.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use base::{ContainerId, Report};
+use base::{ContainerId, Kind, Report};
+use monitor::client::{self, ClientError};
+use monitor::restart::{Policy, Terms};
 
 use crate::Engine;
 use crate::container::lock::lock;
-use crate::container::record::load;
+use crate::container::record::{HostSettings, Record, load};
 use crate::container::start::{Started, start_locked};
+use crate::container::state::{Life, condition};
 use crate::container::stop;
+use crate::container::wait::Watch;
 
 /// Stops a container as [`stop::stop`] does and starts it again; one that does not run is only started.
 pub fn restart(
@@ -26,4 +31,46 @@ pub fn restart(
         None => lock(engine, id)?,
     };
     start_locked(engine, &record, locked, None)
+}
+
+/// Refuses a policy that Docker refuses, in its words.
+pub(crate) fn check(host: &HostSettings) -> Result<(), Report> {
+    if host.auto_remove && host.restart != Policy::No {
+        return Err(Report::new(Kind::Usage, "conflicting options: cannot specify both --restart and --rm"));
+    }
+    Ok(())
+}
+
+/// Tells the monitor of a container what holds for further starts; one that has ended, or was killed, starts nothing.
+pub(crate) fn set_terms(engine: &Engine, id: &ContainerId, terms: Terms) -> Result<(), Report> {
+    match client::dial(&engine.paths().run_container(id)) {
+        Ok(socket) => client::set_terms(socket.as_fd(), terms),
+        Err(ClientError::NoMonitor { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ends the policy of a container that runs, until a command starts it again. The answer is whether that was its end, since it
+/// was waiting to be started.
+pub(crate) fn stay_down(engine: &Engine, record: &Record) -> Result<bool, Report> {
+    let id = &record.id;
+    if record.host.restart == Policy::No {
+        return Ok(false);
+    }
+    let was_between = matches!(condition(engine, id)?.life, Life::Restarting { .. });
+    set_terms(engine, id, Terms { policy: Some(Policy::No), limits: None })?;
+    let mut watch = Watch::new(engine, id)?;
+    while matches!(watch.life()?, Life::Restarting { .. }) {
+        watch.wait()?;
+    }
+    Ok(was_between && !watch.active()?)
+}
+
+/// Docker's words for a container that is between two runs.
+pub(crate) fn refuse_between(id: &ContainerId, life: &Life) -> Result<(), Report> {
+    if matches!(life, Life::Restarting { .. }) {
+        let text = format!("Container {id} is restarting, wait until the container is running");
+        return Err(Report::new(Kind::Conflict, text));
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
 use monitor::record::State;
+use monitor::restart::Policy;
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use runtime::Launch;
@@ -25,7 +26,7 @@ use crate::container::network::Joined;
 use crate::container::record::{HostSettings, NetworkMode, Record, Seccomp, Settings, UserNamespace, load};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, fit, network, remove, rootfs, snapshot, spec};
+use crate::container::{driver, fit, health, network, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -90,7 +91,12 @@ pub(crate) fn start_locked(
                 monitor::client::unblock_signals()?;
                 return Ok(Started::Detached);
             };
-            let until = if record.host.auto_remove { Until::Gone } else { Until::Tidied(monitor) };
+            let until = match record.host.restart {
+                _ if record.host.auto_remove => Until::Gone,
+                Policy::No => Until::Tidied(monitor),
+                // The monitor may have further runs before it.
+                _ => Until::Exit,
+            };
             Ok(Started::Attached(Attachment::new(socket, streams.clone(), until)))
         }
     }
@@ -274,6 +280,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             streams_owner: owner,
             network: addressing.map(|addressing| network::spec(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
+            restart: if hold { Policy::No } else { record.host.restart },
+            health: health::probes(engine, record)?,
             limits: if hold { cgroup::Limits::default() } else { limits(record) },
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
@@ -394,7 +402,7 @@ fn spawn(
 }
 
 /// With keep-id the payload is the user itself unless the image or the request names another.
-fn user(record: &Record, user: &str) -> String {
+pub(crate) fn user(record: &Record, user: &str) -> String {
     if record.host.userns == UserNamespace::KeepId && user.is_empty() {
         return format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid());
     }

@@ -27,6 +27,11 @@ pub enum Life {
     Created,
     /// A monitor is setting it up.
     Starting,
+    /// It has ended, and its monitor starts it again, by its policy.
+    Restarting {
+        /// The exit code.
+        code: i32,
+    },
     /// Its first process runs.
     Running {
         /// Host pid of the first process.
@@ -63,13 +68,14 @@ impl Life {
         match self {
             Life::Created | Life::Starting => "created",
             Life::Running { .. } => "running",
+            Life::Restarting { .. } => "restarting",
             Life::Exited { .. } => "exited",
         }
     }
 
     /// Whether its processes are there or about to be.
     pub fn is_active(&self) -> bool {
-        matches!(self, Life::Starting | Life::Running { .. })
+        matches!(self, Life::Starting | Life::Restarting { .. } | Life::Running { .. })
     }
 }
 
@@ -79,6 +85,7 @@ impl Condition {
         match self.life {
             Life::Created => self.state.exit_code.unwrap_or(0),
             Life::Starting | Life::Running { .. } => 0,
+            Life::Restarting { code } => code,
             Life::Exited { code } => code.unwrap_or(UNKNOWN_CODE),
         }
     }
@@ -102,7 +109,7 @@ impl Condition {
 
     /// Whether its monitor was killed before it had done everything that is to be done after the end.
     pub(crate) fn is_left(&self) -> Result<bool, Report> {
-        let recorded = matches!(self.state.status, Status::Starting | Status::Running);
+        let recorded = self.state.status.is_active();
         let dead = self.pids.as_ref().map(|pids| Ok::<_, Report>(pids.monitor()?.is_none())).transpose()?;
         Ok(!self.life.is_active() && dead.unwrap_or(recorded))
     }
@@ -138,17 +145,20 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
             (Status::Exited, _) => Life::Exited { code: state.exit_code },
             // The monitor says who it is before it says that it starts, so no pid record is a dead monitor.
             (Status::Starting, _) if processes.monitor.is_some() => Life::Starting,
+            (Status::Restarting, _) if processes.monitor.is_some() => {
+                Life::Restarting { code: state.exit_code.unwrap_or(UNKNOWN_CODE) }
+            }
             // Killed when it had let the payload go, and before it could write that: an init that waits for it ends.
-            (Status::Starting, Some(pid)) => Life::Running { pid },
+            (Status::Starting | Status::Restarting, Some(pid)) => Life::Running { pid },
             (Status::Running, init) if init.is_some() || processes.monitor.is_some() => {
                 Life::Running { pid: state.pid.or(init).unwrap_or_default() }
             }
-            (Status::Starting | Status::Running, _) => {
+            (Status::Starting | Status::Running | Status::Restarting, _) => {
                 // The monitor may have written the end between our two reads.
                 if read_state(&directory)?.as_ref() != Some(&state) {
                     continue;
                 }
-                Life::Exited { code: None }
+                Life::Exited { code: state.exit_code }
             }
         };
         return Ok(Condition { state, life, pids });
@@ -202,10 +212,13 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
     }
     let directory = engine.paths().container(id);
     let tidied = give_back(engine, id).and_then(|()| remove_cgroup(&directory, id));
-    if matches!(condition.state.status, Status::Starting | Status::Running) {
+    if condition.state.status.is_active() {
+        // Between two runs the end of the last one is known.
+        if condition.state.status != Status::Restarting {
+            condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));
+        }
         condition.state.status = Status::Exited;
         condition.state.pid = None;
-        condition.state.finished_at = Some(base::time::rfc3339(SystemTime::now()));
         record::write_state(&directory, &condition.state, true)?;
     }
     // Now that it counts as ended.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use base::units::parse_signal;
 use base::{ContainerId, Kind, Report};
-use monitor::record::Status;
 use nix::sys::signal::Signal;
 use sys::process::wait_end;
 
@@ -14,6 +13,7 @@ use crate::container::exec::pids;
 use crate::container::kill::kill;
 use crate::container::lock::lock;
 use crate::container::record::{Record, load};
+use crate::container::restart::stay_down;
 use crate::container::start::give_up;
 use crate::container::state::condition;
 use crate::container::wait::wait;
@@ -22,7 +22,7 @@ use crate::container::wait::wait;
 /// means the image's, no `grace` waits for ever. Returns when the exit is recorded.
 pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Option<Duration>) -> Result<(), Report> {
     end(engine, &load(engine, id)?, signal, grace)?;
-    if matches!(condition(engine, id)?.state.status, Status::Starting | Status::Running) {
+    if condition(engine, id)?.state.status.is_active() {
         // The monitor was killed: taking the lock does what it could not do.
         lock(engine, id)?;
     }
@@ -41,6 +41,7 @@ pub(crate) fn end(
         Some(signal) => signal,
         None => stop_signal(&record.settings.stop_signal),
     };
+    stay_down(engine, record)?;
     give_up(engine, id)?;
     let init = match pids(engine, id) {
         // It was never started, or has ended.

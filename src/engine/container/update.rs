@@ -1,11 +1,13 @@
 //! Changing what a container may use, while it runs too.
 
 use base::{ContainerId, Context, Kind, Report};
+use monitor::restart::{Policy, Terms};
 
 use crate::Engine;
 use crate::container::create::check_limits;
 use crate::container::lock::lock;
 use crate::container::record::{HostSettings, load};
+use crate::container::restart;
 use crate::container::start::limits;
 use crate::container::state::Life;
 
@@ -46,22 +48,34 @@ impl LimitRequest {
     }
 }
 
-/// Changes the limits of a container: now, if it runs, and for its later starts.
-pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest) -> Result<(), Report> {
-    if request == LimitRequest::default() {
+/// Changes the limits of a container: now, if it runs, and for its later starts; and when it is started again.
+pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart: Option<Policy>) -> Result<(), Report> {
+    if request == LimitRequest::default() && restart.is_none() {
         return Err(Report::new(Kind::Usage, "you must provide one or more flags when using this command"));
     }
     let locked = lock(engine, id)?;
     let mut record = load(engine, id)?;
     request.apply(&mut record.host);
     check_limits(&record.host)?;
+    if record.host.auto_remove && restart.is_some_and(|policy| policy != Policy::No) {
+        let text = "Restart policy cannot be updated because AutoRemove is enabled for the container";
+        return Err(Report::new(Kind::Usage, text));
+    }
+    record.host.restart = restart.unwrap_or(record.host.restart);
     if matches!(locked.condition.life, Life::Running { .. }) {
-        let path = locked.condition.pids.and_then(|pids| pids.cgroup).ok_or_else(|| {
+        let path = locked.condition.pids.as_ref().and_then(|pids| pids.cgroup.clone()).ok_or_else(|| {
             Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))
                 .with_hint("`sublet doctor` says what would give it one")
         })?;
         let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(&limits(&record)));
         limited.map_err(Report::from).step(|| format!("Cannot update container {id}"))?;
     }
-    record.save(engine, true)
+    record.save(engine, true)?;
+    let active = locked.condition.life.is_active();
+    // Which the monitor may be waiting for.
+    drop(locked);
+    if active && (restart.is_some() || record.host.restart != Policy::No) {
+        restart::set_terms(engine, id, Terms { policy: restart, limits: Some(limits(&record)) })?;
+    }
+    Ok(())
 }

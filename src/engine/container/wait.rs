@@ -7,7 +7,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::{ContainerId, Kind, Report};
-use monitor::record::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -59,7 +58,12 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
         code = watch.last.code();
         let state = &watch.last.state;
         // Of a killed monitor there is no moment of the end.
-        let has_ended = || state.finished_at != first_end || matches!(state.status, Status::Starting | Status::Running);
+        let has_ended = || state.finished_at != first_end || state.status.is_active();
+        if active && state.finished_at != first_end && matches!(until, Until::NotRunning | Until::NextExit) {
+            // It runs again, or will. The code is the state's until then, and its monitor has told it.
+            let told = || monitor.as_ref().and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
+            return Ok(if matches!(watch.last.life, Life::Restarting { .. }) { code } else { told().unwrap_or(code) });
+        }
         match until {
             Until::NotRunning if !active => return Ok(code),
             Until::NextExit if !active && has_ended() => return Ok(code),

@@ -5,7 +5,9 @@
 //! `key rest`. Variables are those that the instructions before have set, and the container or the image; they mean nothing
 //! in `CMD`, `ENTRYPOINT` and `ONBUILD`, whose shell knows its own.
 
+use base::time::parse_span;
 use base::{Kind, Report};
+use oci::HealthCheck;
 use serde_json::{Map, Value, json};
 
 use crate::image::expand::{expand, split};
@@ -38,6 +40,7 @@ fn apply_one(config: &mut Map<String, Value>, line: &str) -> Result<String, Repo
     match name.as_str() {
         "CMD" => set(config, "Cmd", command(rest)),
         "ENTRYPOINT" => set(config, "Entrypoint", command(rest)),
+        "HEALTHCHECK" => set(config, "Healthcheck", json!(health_check(rest).map_err(|why| wrong(&why))?)),
         "USER" => set(config, "User", expanded(rest)?.into()),
         "WORKDIR" => {
             let old = config.get("WorkingDir").and_then(Value::as_str).unwrap_or_default();
@@ -86,7 +89,7 @@ fn apply_one(config: &mut Map<String, Value>, line: &str) -> Result<String, Repo
         }
         _ => {
             return Err(wrong(&format!("{name} is not a valid change command"))
-                .with_hint("CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME and WORKDIR are"));
+                .with_hint("CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, USER, VOLUME and WORKDIR are"));
         }
     }
     Ok(name)
@@ -123,6 +126,44 @@ fn command(rest: &str) -> Value {
         Some(words) => words.into(),
         None => json!(["/bin/sh", "-c", rest]),
     }
+}
+
+/// `NONE`, or options and `CMD` with either form of a command.
+fn health_check(rest: &str) -> Result<HealthCheck, String> {
+    let mut check = HealthCheck::default();
+    let mut rest = rest;
+    while let Some(option) = rest.strip_prefix("--") {
+        let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
+        rest = after.trim_start();
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let wrong = || format!("invalid value {value:?} of --{key}");
+        let place = match key {
+            "interval" => &mut check.interval_ns,
+            "timeout" => &mut check.timeout_ns,
+            "start-period" => &mut check.start_period_ns,
+            "start-interval" => &mut check.start_interval_ns,
+            "retries" => {
+                check.retries = value.parse().map_err(|_| wrong())?;
+                continue;
+            }
+            _ => return Err(format!("unknown flag: {key}")),
+        };
+        *place = parse_span(value).and_then(|span| u64::try_from(span.as_nanos()).ok()).ok_or_else(wrong)?;
+    }
+    let (word, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    match (word.to_ascii_uppercase().as_str(), rest.trim()) {
+        ("NONE", "") if check == HealthCheck::default() => return Ok(HealthCheck::none()),
+        ("NONE", _) => return Err("HEALTHCHECK NONE takes no arguments".to_owned()),
+        ("CMD", "") => return Err("Missing command after HEALTHCHECK CMD".to_owned()),
+        ("CMD", rest) => {
+            let words = array(rest);
+            let kind = if words.is_some() { "CMD" } else { "CMD-SHELL" };
+            check.test.push(kind.to_owned());
+            check.test.extend(words.unwrap_or_else(|| vec![rest.to_owned()]));
+        }
+        _ => return Err(format!("Unknown type {word:?} in HEALTHCHECK (try CMD)")),
+    }
+    Ok(check)
 }
 
 /// `key=value` words, or one key and the rest of the line.
@@ -202,6 +243,26 @@ mod tests {
             "WorkingDir": "/x/z",
         });
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_health_check_has_options_and_a_command() {
+        let check = |line: &str| changed(&[line])["Healthcheck"].clone();
+        let second = 1_000_000_000_u64;
+        assert_eq!(
+            check(
+                "HEALTHCHECK --interval=5s --timeout=3s --start-period=1m --start-interval=1s --retries=2 CMD [\"a\", \"b c\"]"
+            ),
+            json!({"Test": ["CMD", "a", "b c"], "Interval": 5 * second, "Timeout": 3 * second, "StartPeriod": 60 * second,
+                "StartInterval": second, "Retries": 2})
+        );
+        assert_eq!(check("healthcheck cmd curl $A || exit 1"), json!({"Test": ["CMD-SHELL", "curl $A || exit 1"]}));
+        assert_eq!(check("HEALTHCHECK NONE"), json!({"Test": ["NONE"]}));
+        for line in
+            ["x", "NONE x", "--interval=5s NONE", "CMD", "--interval=5 CMD x", "--nope=1 CMD x", "--retries=x CMD x"]
+        {
+            assert!(health_check(line).is_err(), "{line}");
+        }
     }
 
     #[test]

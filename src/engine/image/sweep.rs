@@ -5,7 +5,6 @@ use std::io;
 
 use base::{ContainerId, Report};
 use layer::LayerError;
-use monitor::record::Status;
 use oci::{ChainId, DiffId, Digest};
 use store::{Store, Swept};
 
@@ -60,7 +59,7 @@ impl User {
             return Ok(condition(&self.engine, &self.id)?.life.is_active());
         }
         let state = monitor::record::read_state(&self.engine.paths().container(&self.id))?;
-        Ok(state.is_some_and(|state| matches!(state.status, Status::Starting | Status::Running)))
+        Ok(state.is_some_and(|state| state.status.is_active()))
     }
 
     /// What it needs of the store.

@@ -68,6 +68,8 @@ impl Bed {
             exit_code,
             oom_killed: false,
             error: None,
+            health: None,
+            restart_count: 0,
         };
         write_state(&self.engine.paths().container(id), &state, false).unwrap();
     }

@@ -91,6 +91,11 @@ impl Monitor {
             }
             Frame::Abort(number) => self.abort(bound.unwrap_or(MAIN), number),
             Frame::Exec(request) => self.exec(key, *request),
+            Frame::Terms(terms) => {
+                client.closing = true;
+                self.take_terms(*terms);
+            }
+            Frame::Probe => self.probe_for(key),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
                 client.closing |= sent.is_err();
@@ -156,7 +161,7 @@ impl Monitor {
         }
     }
 
-    fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
+    pub(super) fn start_exec(&self, request: ExecRequest) -> Result<Supervised, Report> {
         let main = self.processes.get(&MAIN).filter(|main| main.phase == Phase::Running && main.exit.is_none());
         let Some((init_pid, init)) = main.and_then(|main| Some((main.pid?, main.pidfd.as_ref()?))) else {
             return Err(Report::new(Kind::Conflict, format!("container {} is not running", self.config.id)));

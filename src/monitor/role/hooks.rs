@@ -56,7 +56,7 @@ impl Monitor {
 
     /// Nothing of the container is left but its files.
     pub(super) fn poststop(&mut self) {
-        let Some(all) = self.config.hooks.take() else { return };
+        let Some(all) = self.config.hooks.clone() else { return };
         let mut told = |report: &Report| self.notice(MAIN, &report.lines().join(": "));
         run_all("poststop", list(all.hooks.poststop().as_ref()), &all.state("stopped", 0), Path::new("/"), &mut told);
     }

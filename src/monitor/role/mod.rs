@@ -1,17 +1,21 @@
 //! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams,
-//! `hooks.rs` the programs that devices have run.
+//! `hooks.rs` the programs that devices have run, `probes.rs` its health check, `again.rs` what lies
+//! between two runs.
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
 //!                                              │ any failure, Abort, or nobody waits for the start any more: Failed
-//! Running ─▶ init reaped ─▶ output drained ─▶ exit record ─▶ clients told ─▶ tidy: net, cgroup, upper, run directory
+//! Running ─▶ init reaped ─▶ output drained ─▶ by its policy: wait ─▶ start, or
+//!                                             exit record ─▶ clients told ─▶ tidy: net, cgroup, upper, run directory
 //! ```
 //! Everything is polled in one place; nothing here blocks on a client, a container or a helper without a limit.
 //! SIGCHLD reaps by pid, as stages, inits, execs, net and helpers are all our children.
 
+mod again;
 mod clients;
 mod hooks;
 mod pipes;
+mod probes;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,12 +37,16 @@ use sys::role::Inherited;
 use sys::{Call, SysError};
 
 use crate::answers::Answers;
+use crate::health;
 use crate::log::{Log, Stream};
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
+use crate::restart::Policy;
+use crate::role::again::Again;
 use crate::role::pipes::PayloadEnds;
-use crate::streams::{Client, Streams};
+use crate::role::probes::Probes;
+use crate::streams::{Client, Sink, Streams};
 use crate::supervised::{Event, Given, Phase, Supervised};
 use crate::tidy::{self, After, Callbacks};
 
@@ -83,6 +91,11 @@ pub struct Config {
     pub network: Option<net::NetSpec>,
     /// The hooks of its devices, where they have any.
     pub hooks: Option<RuntimeHooks>,
+    /// Whether it is started again when it has ended.
+    pub restart: Policy,
+    /// How it is probed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<health::Check>,
     /// What the container may use.
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
@@ -126,7 +139,7 @@ struct Monitor {
     config: Config,
     outer: OwnedFd,
     view: Option<OwnedFd>,
-    /// Namespaces that the container joins, until the stage has them.
+    /// Namespaces that the container joins, until no stage needs them any more.
     joined: Vec<(&'static str, OwnedFd)>,
     /// Only held: its end tells the fs role that this user is gone.
     _fs: Option<OwnedFd>,
@@ -136,6 +149,8 @@ struct Monitor {
     log: Log,
     resources: Resources,
     answers: Answers,
+    probes: Probes,
+    again: Again,
     processes: BTreeMap<u64, Supervised>,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -185,7 +200,7 @@ impl Monitor {
         let log_path = config.container_dir.join("log");
         let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
-        let finished_at = config.before.finished_at.clone();
+        let State { finished_at, health, .. } = config.before.clone();
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
@@ -196,10 +211,12 @@ impl Monitor {
             log,
             resources: Resources::default(),
             answers: Answers::default(),
+            probes: Probes::default(),
+            again: Again::default(),
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
-            state: State { finished_at, ..State::new(Status::Starting) },
+            state: State { finished_at, health, ..State::new(Status::Starting) },
             published: Vec::new(),
             recorded: None,
             mounts: None,
@@ -222,24 +239,8 @@ impl Monitor {
     fn try_begin(&mut self) -> Result<(), Report> {
         // First who we are: a state that says "starting" is believed only while this process lives.
         self.write_pid(0)?;
-        if !self.config.hold {
-            record::write_state(&self.config.container_dir, &self.state, false)?;
-        }
-        let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
-        let (strict, servers) = (*strict, fs_pids.as_slice());
-        // The only step that may take long before the loop, in which Abort is read, runs.
-        let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
-        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), servers, cancel }, limits);
-        if cancel.is_none_or(clients::has_spoken) {
-            return Err(given_up());
-        }
-        let ladder = ladder.step(|| "placing the container in its cgroup".to_owned())?;
-        match ladder.step_down() {
-            Some(line) if strict => return Err(Report::new(Kind::Unsupported, line)),
-            // Nothing was asked for that a lower rung cannot give: limits that cannot be set were refused above.
-            Some(line) if ladder.chosen.is_none() => self.notice(MAIN, &line),
-            _ => {}
-        }
+        if self.is_again() { self.resources.place_again(&self.config.limits) } else { self.place() }
+            .step(|| "placing the container in its cgroup".to_owned())?;
         if let Some(network) = &self.config.network {
             self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
         }
@@ -251,10 +252,35 @@ impl Monitor {
         let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
         let main = Supervised::start_main(&self.config.launch, &given, streams);
         let main = main.step(|| "starting the stage".to_owned())?;
-        self.joined.clear();
+        if self.config.restart == Policy::No {
+            self.joined.clear();
+        }
         // While the stage is at work, and again when the payload has run for a while.
         sys::memory::release_code();
         self.processes.insert(MAIN, main);
+        Ok(())
+    }
+
+    /// Says that the container is being started, and finds it its place.
+    fn place(&mut self) -> Result<(), Report> {
+        if !self.config.hold {
+            record::write_state(&self.config.container_dir, &self.state, false)?;
+        }
+        let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
+        let (strict, servers) = (*strict, fs_pids.as_slice());
+        // The only step that may take long before the loop, in which Abort is read, runs.
+        let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
+        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), servers, cancel }, limits);
+        if cancel.is_none_or(clients::has_spoken) {
+            return Err(given_up());
+        }
+        let ladder = ladder?;
+        match ladder.step_down() {
+            Some(line) if strict => return Err(Report::new(Kind::Unsupported, line)),
+            // Nothing was asked for that a lower rung cannot give: limits that cannot be set were refused above.
+            Some(line) if ladder.chosen.is_none() => self.notice(MAIN, &line),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -272,6 +298,8 @@ impl Monitor {
             }
             self.check_starter();
             self.check_end();
+            self.check_probes();
+            self.check_again();
             self.clients.retain(|_, client| !client.closing || client.waiting());
         }
     }
@@ -323,8 +351,12 @@ impl Monitor {
         waited.iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|((source, _, _), _)| *source).collect()
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.drain_until, self.settled_at, self.probes.deadline(), self.again.at].into_iter().flatten().min()
+    }
+
     fn timeout(&self) -> PollTimeout {
-        let Some(until) = self.drain_until.into_iter().chain(self.settled_at).min() else { return PollTimeout::NONE };
+        let Some(until) = self.next_deadline() else { return PollTimeout::NONE };
         let left = until.saturating_duration_since(Instant::now());
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
     }
@@ -386,7 +418,7 @@ impl Monitor {
                 self.published = published.unwrap_or_default();
                 self.try_go();
             }
-            Err(report) if self.state.status == Status::Starting => self.start_failed(&report),
+            Err(report) if self.state.status != Status::Running => self.start_failed(&report),
             Err(report) => {
                 let text = report.lines().join(": ");
                 self.notice(MAIN, &format!("network: {text}; the container goes on without it"));
@@ -475,6 +507,9 @@ impl Monitor {
             self.state.status = Status::Running;
             self.state.pid = Some(pid);
             self.state.started_at = Some(rfc3339(SystemTime::now()));
+            (self.state.exit_code, self.state.oom_killed) = (None, false);
+            self.again.started = Some(Instant::now());
+            self.begin_probes();
             record::write_state(&self.config.container_dir, &self.state, false)?;
             self.poststart(pid)?;
         }
@@ -545,6 +580,10 @@ impl Monitor {
             self.record_failure(&failure);
             return;
         }
+        if self.probes.output_of(key).is_some() {
+            // A probe that could not be started is one that has failed.
+            return;
+        }
         for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
             client.send(&Frame::Failed(failure.clone()));
             client.closing = true;
@@ -578,7 +617,11 @@ impl Monitor {
         let Some(process) = self.processes.get_mut(&key) else { return false };
         let mut bound: Vec<&mut Client> =
             self.clients.values_mut().filter(|client| client.bound == Some(key) && !client.closing).collect();
-        process.streams.pump(stream, (key == MAIN).then_some(&mut self.log), &mut bound)
+        let sink = match key {
+            MAIN => Some(&mut self.log as &mut dyn Sink),
+            key => self.probes.output_of(key).map(|output| output as &mut dyn Sink),
+        };
+        process.streams.pump(stream, sink, &mut bound)
     }
 
     /// Reads what a process that has ended has left in its pipes, and no more: others may go on writing there.
@@ -614,6 +657,7 @@ impl Monitor {
         for key in ended {
             self.drain(key);
             let Some(process) = self.processes.remove(&key) else { continue };
+            self.take_probe(key, &process);
             let code = process.exit.map_or(125, Exit::shell_code);
             for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
                 if process.phase == Phase::Running {
@@ -623,41 +667,54 @@ impl Monitor {
             }
         }
         let main_gone = self.processes.get(&MAIN).is_none_or(Supervised::finished);
-        if !main_gone {
+        if !main_gone || self.again.at.is_some() {
             return;
         }
         let until = *self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
         let drained = self.processes.get(&MAIN).is_none_or(|main| main.streams.ended());
-        self.finished = drained || Instant::now() >= until;
+        if drained || Instant::now() >= until {
+            self.finish_log();
+            self.end_probes();
+            self.finished |= !self.prepare_again();
+        }
     }
 
-    /// The exit record, the clients, and everything that was made for the container.
-    fn end(mut self, callbacks: Callbacks) -> ExitCode {
+    /// Nothing more of the run that has ended comes into the log.
+    fn finish_log(&mut self) {
         self.drain(MAIN);
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.log.finish(stream);
         }
+    }
+
+    /// What is to be known of the run that has ended.
+    fn take_exit(&mut self) {
+        let exit = self.processes.get(&MAIN).and_then(|main| main.exit);
+        self.state.pid = None;
+        self.state.finished_at = Some(rfc3339(SystemTime::now()));
+        self.state.exit_code = exit.map(Exit::shell_code);
+        self.state.oom_killed = self.resources.oom_killed();
+    }
+
+    /// The exit record, the clients, and everything that was made for the container.
+    fn end(mut self, callbacks: Callbacks) -> ExitCode {
         if self.log.lost() > 0 {
             let lost = self.log.lost();
             self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
         }
         if self.state.error.is_none() {
-            let exit = self.processes.get(&MAIN).and_then(|main| main.exit);
+            if !self.is_again() {
+                self.take_exit();
+            }
             self.state.status = Status::Exited;
-            self.state.pid = None;
-            self.state.finished_at = Some(rfc3339(SystemTime::now()));
-            self.state.exit_code = exit.map(Exit::shell_code);
-            self.state.oom_killed = self.resources.oom_killed();
             if self.config.after.remove.is_none() {
                 // From the record on it may be started again, over the same writable layer.
                 self.mounts = None;
             }
             // What is removed at once need not outlast a power loss.
             self.write_state(self.config.after.remove.is_none());
-            if let Some(exit) = exit {
-                // Who has asked for nothing waits for this.
-                let told = self.clients.values_mut().filter(|client| client.bound.is_none_or(|bound| bound == MAIN));
-                told.for_each(|client| client.send(&Frame::Exit(exit.shell_code())));
+            if let Some(exit) = self.processes.get(&MAIN).and_then(|main| main.exit) {
+                self.tell_exit(exit.shell_code());
             }
         }
         // Who has connected since the loop ended, and waits, is told by the end of the connection to look at the record.

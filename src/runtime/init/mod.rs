@@ -260,7 +260,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         },
     };
     if launch.reaper {
-        return reaper::run(channel, &ready);
+        match reaper::run(channel, &ready)? {}
     }
     payload::become_it(channel, &ready)
 }

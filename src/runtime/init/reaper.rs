@@ -3,6 +3,8 @@
 //! The process is not dumpable, and was executed in the host's user namespace, so that nothing in the container may look
 //! at its memory or its binary. It keeps `CAP_KILL` alone.
 
+use std::convert::Infallible;
+
 use base::{Context, Report};
 use nix::sys::signal::{SigSet, Signal};
 use sys::Call;
@@ -14,8 +16,8 @@ use crate::init::payload::{self, Ready};
 
 const CAP_KILL: u64 = 1 << 5;
 
-/// Forks the payload and lives until it ends; the result is its code as a shell shows it.
-pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
+/// Forks the payload, lives until it ends, and exits with its code as a shell shows it.
+pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<Infallible, Report> {
     // Hooks may have had to look into init until now.
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     let signals = SigSet::all();
@@ -33,7 +35,9 @@ pub fn run(channel: &Channel, ready: &Ready<'_>) -> Result<i32, Report> {
     sys::process::close_from(3)?;
     limit_bounding(CAP_KILL)?;
     set_capabilities(&CapabilitySets { effective: CAP_KILL, permitted: CAP_KILL, ..CapabilitySets::default() })?;
-    Ok(serve(&signals, child.pid))
+    // Not by a return: what the callers own, as the terminal, was closed above, and closing it twice is a bug that builds with
+    // debug assertions end the process for.
+    std::process::exit(serve(&signals, child.pid))
 }
 
 fn serve(signals: &SigSet, payload: i32) -> i32 {

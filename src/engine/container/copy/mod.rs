@@ -25,6 +25,7 @@ use crate::Engine;
 use crate::container::copy::unpack::{Links, Owners, Source, Target};
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::load;
+use crate::container::restart::refuse_between;
 use crate::container::rootfs::outer_namespace;
 use crate::container::start::{Held, hold};
 use crate::container::state::{Condition, Life, condition};
@@ -208,6 +209,7 @@ fn ready(engine: &Engine, id: &ContainerId) -> Result<(Condition, Option<(Contai
     if running(&locked.condition) {
         return Ok((locked.condition, None));
     }
+    refuse_between(id, &locked.condition.life)?;
     let held = hold(engine, &load(engine, id)?, &locked)?;
     Ok((condition(engine, id)?, Some((locked, held))))
 }

@@ -1,0 +1,84 @@
+//! Starting the container again in place: what its last run has left goes, and after a wait the monitor begins as at first.
+//!
+//! It keeps what it was given (the namespaces that the container joins too, as they were), its socket, the log, the writable
+//! layer as it is and the volumes. The cgroup, the network process, the streams and all namespaces of the container are made
+//! anew. Meanwhile the state says `restarting`, until the payload runs again.
+
+use std::time::Instant;
+
+use crate::protocol::Frame;
+use crate::record::{State, Status};
+use crate::restart::{BackOff, Policy, Terms};
+use crate::role::{MAIN, Monitor};
+
+/// Where the container is between two runs.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    /// When it is started.
+    pub(super) at: Option<Instant>,
+    /// When its payload began to run.
+    pub(super) started: Option<Instant>,
+    back_off: BackOff,
+}
+
+impl Monitor {
+    /// After the end of the main process: whether the container is to be started again, and then everything for that but the
+    /// wait.
+    pub(super) fn prepare_again(&mut self) -> bool {
+        let code = self.processes.get(&MAIN).and_then(|main| main.exit).map(sys::process::Exit::shell_code);
+        let (None, Some(code), Some(started)) = (&self.state.error, code, self.again.started) else { return false };
+        if !self.config.restart.wants(code, self.state.restart_count) {
+            return false;
+        }
+        self.take_exit();
+        self.state.status = Status::Restarting;
+        self.state.restart_count += 1;
+        // What a start that fails goes back to.
+        self.config.before = State { status: Status::Exited, ..self.state.clone() };
+        self.mounts = None;
+        self.write_state(false);
+        self.tell_exit(code);
+        let attached = self.clients.values_mut().filter(|client| client.bound.is_some());
+        attached.for_each(|client| (client.bound, client.closing) = (None, true));
+        self.answers.tear_down();
+        self.poststop();
+        // What they leave is met by the start.
+        let _ = self.resources.tear_down();
+        self.processes.clear();
+        self.unclaimed.clear();
+        self.published.clear();
+        self.drain_until = None;
+        let wait = self.again.back_off.wait(started.elapsed());
+        self.again.at = Instant::now().checked_add(wait);
+        self.again.started = None;
+        true
+    }
+
+    /// Begins the start that is due.
+    pub(super) fn check_again(&mut self) {
+        if self.again.at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.begin();
+        }
+    }
+
+    /// Takes other terms; a container that waits for a start which nobody wants any more has ended.
+    pub(super) fn take_terms(&mut self, terms: Terms) {
+        self.config.restart = terms.policy.unwrap_or(self.config.restart);
+        self.config.limits = terms.limits.unwrap_or_else(|| std::mem::take(&mut self.config.limits));
+        if self.config.restart == Policy::No && self.again.at.take().is_some() {
+            self.finished = true;
+        }
+    }
+
+    /// Tells a code to who is attached to the container, and to who has asked for nothing: that one waits for it.
+    pub(super) fn tell_exit(&mut self, code: i32) {
+        let waiting = self.clients.values_mut().filter(|client| !client.closing);
+        let told = waiting.filter(|client| client.bound.is_none_or(|bound| bound == MAIN));
+        told.for_each(|client| client.send(&Frame::Exit(code)));
+    }
+
+    /// Whether the container is being started in place of a run that has ended.
+    pub(super) fn is_again(&self) -> bool {
+        self.state.status == Status::Restarting
+    }
+}

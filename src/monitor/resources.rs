@@ -72,7 +72,12 @@ impl Resources {
     /// Follows the host's resolvers from now on, of which the network process knows these.
     pub fn follow_resolvers(&mut self, known: &[SocketAddr]) -> Result<(), Report> {
         let Some(network) = &mut self.network else { return Ok(()) };
-        network.resolvers = Some(Watch::new(known)?);
+        let watch = Watch::new(known).map_err(|error| {
+            let is_off = error.errno() == Errno::EINVAL;
+            let report = Report::from(error);
+            if is_off { report.with_hint("turn fs.dir-notify-enable on with sysctl") } else { report }
+        });
+        network.resolvers = Some(watch?);
         // There may have been others since they were read.
         self.on_resolvers()
     }

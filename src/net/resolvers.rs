@@ -41,7 +41,12 @@ impl Watch {
         if let Ok(directories) = watched() {
             self.directories = directories;
         }
-        let current = now();
+        let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        // It is being written anew, and its last write is told too.
+        if text.is_empty() {
+            return None;
+        }
+        let current = name_servers(&text);
         if current == self.known {
             return None;
         }

@@ -77,6 +77,11 @@ pub fn load(arguments: &Bundle, log: &Log) -> Result<Loaded, Report> {
 /// Adds what the specification leaves to us and refuses what cannot be done.
 fn complete(spec: &mut Spec, console_socket: bool) -> Result<(), Report> {
     add_default_maps(spec)?;
+    // A relative one is relative to the container's root (runtime-spec, config.md, "Mounts").
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let destination = Path::new("/").join(mount.destination());
+        mount.set_destination(destination);
+    }
     check(spec, console_socket)
 }
 
@@ -188,11 +193,6 @@ fn check(spec: &Spec, console_socket: bool) -> Result<(), Report> {
     }
     if let Some(process) = spec.process() {
         check_process(process, console_socket)?;
-    }
-    for mount in spec.mounts().iter().flatten() {
-        if !mount.destination().is_absolute() {
-            return wrong(&format!("the mount destination {:?} is not absolute", mount.destination()));
-        }
     }
     let Some(linux) = spec.linux() else { return wrong("there is no linux section, and so no mount namespace") };
     check_namespaces(spec, linux)?;

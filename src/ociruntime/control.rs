@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use base::units::parse_bytes;
 use base::{Context, Kind, Report};
-use cgroup::Container as Group;
 use cgroup::oci::{Cgroup, Request};
+use cgroup::{Container as Group, Resources};
+
 use cgroup::stats::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,10 +21,15 @@ use crate::log::Log;
 use crate::state::{Container, Record, Root, Status};
 
 /// Says where the container's cgroup will be; nothing is made yet.
-pub fn plan(global: &Global, id: &str, spec: &Spec) -> Result<Cgroup, Report> {
+pub fn plan(global: &Global, id: &str, spec: &Spec, log: &Log) -> Result<Cgroup, Report> {
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     if global.cgroup_manager == Some(CgroupManager::Disabled) {
+        let resources = resources.map(Resources::of).transpose()?.unwrap_or_default();
+        resources.warnings.iter().for_each(|line| log.warn(line));
+        if let Some(limit) = resources.needs_cgroup() {
+            log.warn(&format!("{limit}: without a cgroup no limit has an effect (--cgroup-manager=disabled)"));
+        }
         return Ok(Cgroup::open(&cgroup::oci::Record::default())?);
     }
     let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();

@@ -109,7 +109,7 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<(), Report> {
 
 fn make(root: &Root, global: &Global, id: &str, loaded: Loaded, bundle: &Bundle, log: &Log) -> Result<Made, Report> {
     check_id(id)?;
-    let cgroup = control::plan(global, id, &loaded.spec)?;
+    let cgroup = control::plan(global, id, &loaded.spec, log)?;
     for line in cgroup.lines() {
         log.warn(line);
     }

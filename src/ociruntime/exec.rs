@@ -51,10 +51,13 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let cgroup = container.cgroup()?;
     let below = arguments.cgroup.as_deref();
     let in_cgroup = cgroup.dir_for_exec(init_pid, below).step(|| "choosing the cgroup".to_owned())?;
+    let linux = spec.linux().as_ref();
     let launch = ExecLaunch {
         user: String::new(),
         init_pid,
-        seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
+        seccomp: linux.and_then(|linux| linux.seccomp().clone()),
+        memory_policy: linux.and_then(|linux| linux.memory_policy().clone()),
+        personality: linux.and_then(|linux| linux.personality().clone()),
         default_profile: None,
         notify: false,
         setgroups: may_set_groups(&spec) && (!joins_user(&spec) || allows_setgroups(init_pid)?),
@@ -156,6 +159,21 @@ fn process(arguments: &Exec, spec: &Spec, log: &Log) -> Result<Process, Report> 
         }
         if process.rlimits().is_none() {
             process.set_rlimits(own.rlimits().clone());
+        }
+        if process.no_new_privileges().is_none() {
+            process.set_no_new_privileges(own.no_new_privileges());
+        }
+        if process.scheduler().is_none() {
+            process.set_scheduler(own.scheduler().clone());
+        }
+        if process.io_priority().is_none() {
+            process.set_io_priority(own.io_priority().clone());
+        }
+        if process.exec_cpu_affinity().is_none() {
+            process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+        }
+        if process.user().umask().is_none() {
+            process.user_mut().set_umask(own.user().umask());
         }
         process
     } else {

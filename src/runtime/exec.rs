@@ -225,7 +225,7 @@ fn become_payload(
     if launch.keyring {
         init::separate_keys(channel);
     }
-    attributes::scheduling(process)?;
+    attributes::apply_to(Some(process), launch.memory_policy.as_ref(), launch.personality.as_ref())?;
     if let Some(processors) = process.exec_cpu_affinity().as_ref().and_then(|one| one.cpu_affinity_final().as_ref()) {
         attributes::set_affinity(processors).step(|| "setting the processors".to_owned())?;
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use base::{Kind, Report};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{
+    LinuxMemoryPolicy, LinuxNamespace, LinuxNamespaceType, LinuxPersonality, LinuxSeccomp, Process, Spec,
+};
 use serde::{Deserialize, Serialize};
 use sys::namespace::IdMap;
 
@@ -179,6 +181,10 @@ pub struct ExecLaunch {
     pub init_pid: i32,
     /// The container's seccomp profile.
     pub seccomp: Option<LinuxSeccomp>,
+    /// Where the container's memory comes from.
+    pub memory_policy: Option<LinuxMemoryPolicy>,
+    /// Which system the container's programs see.
+    pub personality: Option<LinuxPersonality>,
     /// As [`Launch::default_profile`].
     pub default_profile: Option<u64>,
     /// As [`Launch::notify`].

@@ -439,15 +439,17 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
-/// Has the program that `command` starts killed when the calling thread ends, by whatever (`PR_SET_PDEATHSIG`).
+/// Has the program that `command` starts killed when the calling thread ends, by whatever (`PR_SET_PDEATHSIG`), and gives it
+/// a mask without the signals that the caller has blocked.
 pub fn kill_with_caller(command: &mut Command) {
     let caller = nix::unistd::getpid();
     let ask = move || {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
         // One that ended before the kernel was asked is not told of.
         if nix::unistd::getppid() == caller { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
-    // SAFETY: between fork and exec this makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec this makes three system calls and allocates nothing.
     unsafe { command.pre_exec(ask) };
 }
 

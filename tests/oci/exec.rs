@@ -44,6 +44,27 @@ fn exec_has_what_the_options_say() {
     assert_eq!(out, "/etc\nNoNewPrivs:\t1\n");
 }
 
+/// What confines the container, and what its programs see of the machine, holds for what is executed in it too.
+#[test]
+fn exec_is_what_the_container_is_where_its_file_says_nothing() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["linux"]["personality"] = json!({ "domain": "LINUX32" });
+    bundle.config["process"]["user"]["umask"] = json!(0o027);
+    bundle.config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
+    bundle.config["process"]["scheduler"] = json!({ "policy": "SCHED_OTHER", "nice": 5 });
+    running(&mut bundle);
+    let file = bundle.path.join("process.json");
+    let show =
+        "uname -m; umask; ionice -p $$; set -- $(cat /proc/self/stat); echo ${19}; grep NoNewPrivs /proc/self/status";
+    let process = json!({
+        "cwd": "/", "args": ["sh", "-c", show], "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"],
+    });
+    fs::write(&file, process.to_string()).expect("the home is ours");
+    let narrow = if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" };
+    let out = bundle.ok(&["exec", "--process", &file.to_string_lossy(), "box"]);
+    assert_eq!(out, format!("{narrow}\n0027\nidle\n5\nNoNewPrivs:\t1\n"));
+}
+
 #[test]
 fn exec_begins_and_goes_on_with_the_processors_that_are_asked_for() {
     let Some(mut bundle) = Bundle::new() else { return };

@@ -64,6 +64,25 @@ fn container_hooks_run_in_the_containers_namespaces() {
     assert_eq!(fs::read_to_string(bundle.path.join("created")).expect("the hook ran"), "within\n");
 }
 
+/// `run` takes signals by `sigwaitinfo` meanwhile, for which it has them blocked.
+#[test]
+fn hooks_have_no_signals_blocked() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    let show = |kind: &str| {
+        let script = format!("grep SigBlk /proc/self/status >{}/{kind}", bundle.at());
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }])
+    };
+    let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let hooks: serde_json::Map<String, Value> = kinds.iter().map(|kind| ((*kind).to_owned(), show(kind))).collect();
+    bundle.config["hooks"] = hooks.into();
+    bundle.script("true");
+    bundle.runs(0);
+    for kind in kinds {
+        let told = fs::read_to_string(bundle.path.join(kind)).unwrap_or_default();
+        assert_eq!(told, "SigBlk:\t0000000000000000\n", "{kind}");
+    }
+}
+
 #[test]
 fn a_failing_hook_fails_the_creation() {
     let Some(mut bundle) = Bundle::new() else { return };

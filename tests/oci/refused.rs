@@ -63,6 +63,18 @@ fn a_path_to_a_namespace_of_another_type() {
 }
 
 #[test]
+fn limits_that_are_switched_off_are_told() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    bundle.config["linux"]["resources"] = json!({ "memory": { "limit": 100_000_000 } });
+    bundle.script("true");
+    assert!(bundle.creates(&["--cgroup-manager", "disabled"], "box"), "{}", bundle.log());
+    assert!(bundle.log().contains("no limit has an effect"), "{}", bundle.log());
+    bundle.ok(&["delete", "--force", "box"]);
+    bundle.config["linux"]["resources"] = json!({ "memory": { "limit": 100, "swap": 10 } });
+    assert!(!bundle.creates(&["--cgroup-manager", "disabled"], "box"), "{}", bundle.log());
+}
+
+#[test]
 fn a_limit_that_is_there_twice() {
     let Some(mut bundle) = Bundle::new() else { return };
     let limit = json!({ "type": "RLIMIT_NOFILE", "soft": 64, "hard": 64 });

@@ -84,6 +84,16 @@ fn a_tmpfs_has_the_mode_of_what_it_covers() {
 }
 
 #[test]
+fn a_relative_mount_destination_is_relative_to_the_root() {
+    let Some(mut bundle) = Bundle::new() else { return };
+    for destination in ["tmp/below", "../../tmp/up"] {
+        bundle.push("/mounts", json!({ "destination": destination, "type": "tmpfs", "source": "t" }));
+    }
+    bundle.script("grep -o ' /tmp/[a-z]* ' /proc/self/mountinfo");
+    assert_eq!(bundle.runs(0), " /tmp/below \n /tmp/up \n");
+}
+
+#[test]
 fn process_attributes_are_set() {
     let Some(mut bundle) = Bundle::new() else { return };
     bundle.config["process"]["user"]["umask"] = json!(0o027);
@@ -93,8 +103,9 @@ fn process_attributes_are_set() {
     bundle.config["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 5 });
     bundle.config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
     bundle.config["linux"]["personality"] = json!({ "domain": "LINUX32" });
-    bundle.script("umask; ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; cut() { set -- $(cat /proc/self/stat); echo ${19} ${41}; }; cut; grep NoNewPrivs /proc/self/status");
-    assert_eq!(bundle.runs(0), "0027\n100\n200\n0\n700\n5 3\nNoNewPrivs:\t1\n");
+    bundle.script("umask; ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; cut() { set -- $(cat /proc/self/stat); echo ${19} ${41}; }; cut; grep NoNewPrivs /proc/self/status; uname -m; ionice -p $$");
+    let narrow = if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" };
+    assert_eq!(bundle.runs(0), format!("0027\n100\n200\n0\n700\n5 3\nNoNewPrivs:\t1\n{narrow}\nidle\n"));
 }
 
 #[test]

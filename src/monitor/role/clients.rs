@@ -178,6 +178,9 @@ impl Monitor {
             user: request.user,
             init_pid,
             seccomp: runtime::launch::profile(&container.spec).cloned(),
+            // The engine sets neither.
+            memory_policy: None,
+            personality: None,
             default_profile: container.default_profile,
             notify: container.notify,
             setgroups: container.setgroups,

@@ -530,9 +530,9 @@ impl Monitor {
         let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
         let followed = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
         if let Some(Err(report)) = followed {
+            let hint = report.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
             let text = format!(
-                "names: the host's resolvers are asked as they were at the start ({}); turn fs.dir-notify-enable on \
-                 with sysctl",
+                "names: the host's resolvers are asked as they were at the start ({}){hint}",
                 report.lines().join(": ")
             );
             self.notice(MAIN, &text);
@@ -717,8 +717,10 @@ impl Monitor {
                 self.tell_exit(exit.shell_code());
             }
         }
-        // Who has connected since the loop ended, and waits, is told by the end of the connection to look at the record.
+        // Who waits and was told nothing is told by the end of the connection to look at the record: of a start that has failed,
+        // and who has connected since the loop ended.
         self.listener = None;
+        self.clients.retain(|_, client| client.bound.is_some() || client.waiting());
         self.answers.tear_down();
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));

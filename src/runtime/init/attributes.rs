@@ -30,18 +30,24 @@ const SHOWN_MAX: usize = 100;
 /// Sets all that needs neither a capability of the container nor its user.
 pub fn apply(spec: &Spec) -> Result<(), Report> {
     let linux = spec.linux().as_ref();
-    if let Some(policy) = linux.and_then(|linux| linux.memory_policy().as_ref()) {
-        memory_policy(policy).step(|| "setting the memory policy".to_owned())?;
-    }
-    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
-        set_personality(personality).step(|| "setting the personality".to_owned())?;
-    }
-    let Some(process) = spec.process() else { return Ok(()) };
-    scheduling(process)
+    let policy = linux.and_then(|linux| linux.memory_policy().as_ref());
+    let personality = linux.and_then(|linux| linux.personality().as_ref());
+    apply_to(spec.process().as_ref(), policy, personality)
 }
 
-/// Scheduling and I/O priority, which an exec'd process has too.
-pub fn scheduling(process: &Process) -> Result<(), Report> {
+/// The same of a process that is executed in a container with these.
+pub fn apply_to(
+    process: Option<&Process>,
+    policy: Option<&LinuxMemoryPolicy>,
+    personality: Option<&LinuxPersonality>,
+) -> Result<(), Report> {
+    if let Some(policy) = policy {
+        memory_policy(policy).step(|| "setting the memory policy".to_owned())?;
+    }
+    if let Some(personality) = personality {
+        set_personality(personality).step(|| "setting the personality".to_owned())?;
+    }
+    let Some(process) = process else { return Ok(()) };
     if let Some(scheduler) = process.scheduler() {
         set_scheduling(&wanted(scheduler)).step(|| "setting the scheduler".to_owned())?;
     }

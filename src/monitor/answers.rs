@@ -78,8 +78,9 @@ impl Answers {
         handed
     }
 
-    /// Ends the role.
+    /// Ends the role, after which it may be needed by another run.
     pub fn tear_down(&mut self) {
+        self.starts = 0;
         self.listeners.clear();
         if let Some(role) = self.role.take() {
             end(&role);

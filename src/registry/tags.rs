@@ -33,7 +33,12 @@ impl Registry {
             let whole = pages(&self.transport, &request, PAGE_MAX, PAGES_MAX, |page| {
                 let page: Page =
                     serde_json::from_slice(&page.body).map_err(|cause| oci::DocumentError::Json { cause })?;
-                for tag in page.tags.unwrap_or_default() {
+                let tags = page.tags.unwrap_or_default();
+                // More a page than were asked for are as bad as more pages.
+                if found.len() + tags.len() > PAGES_MAX * PAGE {
+                    return Err(refuse(format!("there are more than {} of them", PAGES_MAX * PAGE)));
+                }
+                for tag in tags {
                     let reference = format!("{}:{tag}", repository.name()).parse();
                     found.push(reference.map_err(|_| refuse(format!("{tag:?} is no tag")))?);
                 }

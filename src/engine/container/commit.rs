@@ -17,6 +17,7 @@ use store::{Durability, Store};
 use crate::Engine;
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{Record, Settings, load};
+use crate::container::restart::refuse_between;
 use crate::container::{pause, rootfs, snapshot};
 use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, images_of, load_config, make_store};
@@ -96,6 +97,7 @@ pub(crate) fn layer_of(
     request: &CommitRequest,
     listener: Listener<'_>,
 ) -> Result<Option<layer::Created>, Report> {
+    refuse_between(&record.id, &held.condition.life)?;
     let active = held.condition.life.is_active();
     let _paused = if active && request.pause { pause::hold_still(engine, &held.condition)? } else { None };
     if active {

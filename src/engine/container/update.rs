@@ -55,6 +55,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     }
     let locked = lock(engine, id)?;
     let mut record = load(engine, id)?;
+    let is_limited = request != LimitRequest::default();
     request.apply(&mut record.host);
     check_limits(&record.host)?;
     if record.host.auto_remove && restart.is_some_and(|policy| policy != Policy::No) {
@@ -62,7 +63,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
         return Err(Report::new(Kind::Usage, text));
     }
     record.host.restart = restart.unwrap_or(record.host.restart);
-    if matches!(locked.condition.life, Life::Running { .. }) {
+    if is_limited && matches!(locked.condition.life, Life::Running { .. }) {
         let path = locked.condition.pids.as_ref().and_then(|pids| pids.cgroup.clone()).ok_or_else(|| {
             Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))
                 .with_hint("`sublet doctor` says what would give it one")

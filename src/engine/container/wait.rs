@@ -61,8 +61,9 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
         let has_ended = || state.finished_at != first_end || state.status.is_active();
         if active && state.finished_at != first_end && matches!(until, Until::NotRunning | Until::NextExit) {
             // It runs again, or will. The code is the state's until then, and its monitor has told it.
-            let told = || monitor.as_ref().and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
-            return Ok(if matches!(watch.last.life, Life::Restarting { .. }) { code } else { told().unwrap_or(code) });
+            let between = matches!(watch.last.life, Life::Restarting { .. });
+            let late = || monitor.as_ref().and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
+            return Ok(if between { code } else { told.flatten().or_else(late).unwrap_or(code) });
         }
         match until {
             Until::NotRunning if !active => return Ok(code),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::protocol::Frame;
 use crate::record::{State, Status};
 use crate::restart::{BackOff, Policy, Terms};
-use crate::role::{MAIN, Monitor};
+use crate::role::{MAIN, Monitor, given_up};
 
 /// Where the container is between two runs.
 #[derive(Debug, Default)]
@@ -65,8 +65,11 @@ impl Monitor {
     pub(super) fn take_terms(&mut self, terms: Terms) {
         self.config.restart = terms.policy.unwrap_or(self.config.restart);
         self.config.limits = terms.limits.unwrap_or_else(|| std::mem::take(&mut self.config.limits));
-        if self.config.restart == Policy::No && self.again.at.take().is_some() {
-            self.finished = true;
+        if self.config.restart == Policy::No && self.is_again() {
+            match self.again.at.take() {
+                Some(_) => self.finished = true,
+                None => self.start_failed(&given_up()),
+            }
         }
     }
 

@@ -139,7 +139,7 @@ struct Monitor {
     config: Config,
     outer: OwnedFd,
     view: Option<OwnedFd>,
-    /// Namespaces that the container joins, until no stage needs them any more.
+    /// Namespaces that the container joins; a policy that starts it again may come later.
     joined: Vec<(&'static str, OwnedFd)>,
     /// Only held: its end tells the fs role that this user is gone.
     _fs: Option<OwnedFd>,
@@ -252,9 +252,6 @@ impl Monitor {
         let given = Given { fds, stdio: ends.stdio(), cgroup: self.resources.cgroup_dir() };
         let main = Supervised::start_main(&self.config.launch, &given, streams);
         let main = main.step(|| "starting the stage".to_owned())?;
-        if self.config.restart == Policy::No {
-            self.joined.clear();
-        }
         // While the stage is at work, and again when the payload has run for a while.
         sys::memory::release_code();
         self.processes.insert(MAIN, main);
@@ -338,7 +335,8 @@ impl Monitor {
         for (key, client) in &self.clients {
             let busy =
                 client.bound.and_then(|bound| self.processes.get(&bound)).is_some_and(|p| p.streams.input_full());
-            let mut flags = if busy { PollFlags::empty() } else { PollFlags::POLLIN };
+            // Of one that is only waited for nothing is read any more.
+            let mut flags = if busy || client.closing { PollFlags::empty() } else { PollFlags::POLLIN };
             flags.set(PollFlags::POLLOUT, client.waiting());
             waited.push((Source::Client(*key), client.socket.as_fd(), flags));
         }

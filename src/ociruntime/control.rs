@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use base::units::parse_bytes;
 use base::{Context, Kind, Report};
 use cgroup::oci::{Cgroup, Request};
-use cgroup::{Container as Group, Resources};
-
 use cgroup::stats::Event;
+use cgroup::{Container as Group, Resources};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxPids, LinuxResources, Spec};

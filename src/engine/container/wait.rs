@@ -4,7 +4,7 @@
 //!
 //! Watches are made when there is something to wait for and not before: their end costs 10 ms (a grace period of the kernel).
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{ContainerId, Kind, Report};
 use nix::errno::Errno;
@@ -42,17 +42,15 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
     // The record of a container that is removed at its end may be gone before a loaded machine lets us look.
     let mut monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
     let mut watch = Watch::new(engine, id)?;
-    // The answer of the monitor, once it was asked.
-    let mut told: Option<Option<i32>> = None;
+    // Whether the monitor was asked, and what it has told.
+    let (mut asked, mut told) = (false, None);
     let first_end = watch.last.state.finished_at.clone();
     let mut code = watch.last.code();
     loop {
         let active = watch.active()?;
         // A container that is gone looks like one that never ran.
         if matches!(watch.last.life, Life::Created) && !record::exists(engine, id)? {
-            let told =
-                told.flatten().or_else(|| monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd())));
-            let removed = told.map_or_else(|| remove::code_of_removed(engine, id), Ok);
+            let removed = code_told(told, monitor).map_or_else(|| remove::code_of_removed(engine, id), Ok);
             return if until == Until::Removed { removed.or(Ok(code)) } else { removed };
         }
         code = watch.last.code();
@@ -62,8 +60,7 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
         if active && state.finished_at != first_end && matches!(until, Until::NotRunning | Until::NextExit) {
             // It runs again, or will. The code is the state's until then, and its monitor has told it.
             let between = matches!(watch.last.life, Life::Restarting { .. });
-            let late = || monitor.as_ref().and_then(|monitor| monitor::client::exit_told(monitor.as_fd()));
-            return Ok(if between { code } else { told.flatten().or_else(late).unwrap_or(code) });
+            return Ok(if between { code } else { code_told(told, monitor).unwrap_or(code) });
         }
         match until {
             Until::NotRunning if !active => return Ok(code),
@@ -75,15 +72,20 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
             && active
             && let Some(monitor) = monitor.take()
         {
-            told = Some(monitor::client::exit_told(monitor.as_fd()));
+            (asked, told) = (true, monitor::client::exit_told(monitor.as_fd()));
             continue;
         }
         // One that had no answer may be no better the next time.
-        if monitor.is_none() && told.is_none() && active {
+        if monitor.is_none() && !asked && active {
             monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
         }
         watch.wait()?;
     }
+}
+
+/// The code that a monitor has told: when it was asked, or on its connection meanwhile.
+fn code_told(told: Option<i32>, monitor: Option<OwnedFd>) -> Option<i32> {
+    told.or_else(|| monitor.and_then(|monitor| monitor::client::exit_told(monitor.as_fd())))
 }
 
 /// Something that can change in a container, waited for.

@@ -14,6 +14,7 @@ mod format;
 mod health_options;
 mod joining;
 mod limit_options;
+mod mounts;
 mod output;
 mod parse;
 mod progress;

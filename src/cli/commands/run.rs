@@ -20,8 +20,9 @@ use crate::environment::{Globals, home};
 use crate::health_options::HealthOptions;
 use crate::joining::Joining;
 use crate::limit_options::LimitOptions;
+use crate::mounts::{self, Mounted};
 use crate::output::{Stop, error, line, warning};
-use crate::parse::{self, Mounted};
+use crate::parse;
 use crate::progress::{Progress, Work};
 
 /// Run a command in a new container
@@ -260,12 +261,12 @@ impl ContainerOptions {
         }
         let (seccomp, no_new_privileges) = security(&self.security_opt)?;
         let mut volumes: Vec<Volume> = each(&self.volumes, volume)?;
-        let mut tmpfs = each(&self.tmpfs, parse::tmpfs)?;
+        let mut tmpfs = each(&self.tmpfs, mounts::tmpfs)?;
         for text in &self.mounts {
-            match parse::mount(text)? {
+            match mounts::mount(text)? {
                 Mounted::Volume(volume) => volumes.push(below_here(*volume, text)?),
                 Mounted::Memory(destination, options) => {
-                    tmpfs.push(parse::tmpfs(&format!("{destination}:{options}"))?);
+                    tmpfs.push(mounts::tmpfs(&format!("{destination}:{options}"))?);
                 }
             }
         }
@@ -284,8 +285,8 @@ impl ContainerOptions {
             publish_all: self.publish_all,
             volumes,
             tmpfs,
-            volumes_from: each(&self.volumes_from, parse::volumes_from)?,
-            size_bytes: each(&self.storage_opt, parse::storage_option)?.pop(),
+            volumes_from: each(&self.volumes_from, mounts::volumes_from)?,
+            size_bytes: each(&self.storage_opt, mounts::storage_option)?.pop(),
             ip: self.ip,
             ip6: self.ip6,
             mac_address: self.mac_address.as_deref().map(parse::mac_address).transpose()?,
@@ -436,7 +437,7 @@ fn value_here(name: &str) -> Result<Option<String>, Report> {
 }
 
 fn volume(text: &str) -> Result<Volume, Report> {
-    below_here(parse::volume(text)?, text)
+    below_here(mounts::volume(text)?, text)
 }
 
 /// A directory of the host by a path that begins with a dot is below the one we are in.

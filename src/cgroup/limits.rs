@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Absent, DEFAULT_PERIOD_US, Setting, cpu_max, or_max, weight_of_shares};
+use crate::setting::{Absent, BlockDevice, DEFAULT_PERIOD_US, Setting, cpu_max, disk_weight, or_max, weight_of_shares};
 
 /// Processes of a container when nothing is said: enough for servers, too few for a fork bomb to hurt the host.
 pub const DEFAULT_PIDS: i64 = 2048;
@@ -32,6 +32,59 @@ pub struct Limits {
     pub cpuset_mems: Option<String>,
     /// `--pids-limit`; not asked for means [`DEFAULT_PIDS`] where that can be set.
     pub pids_max: Option<i64>,
+    /// `--blkio-weight`, 10 to 1000.
+    pub io_weight: Option<u16>,
+    /// `--blkio-weight-device`: the same for a block device.
+    pub io_device_weights: Vec<(BlockDevice, u16)>,
+    /// `--device-read-bps` and its kind.
+    pub io_rates: Vec<IoRate>,
+}
+
+/// The most of a block device in a second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoRate {
+    /// Which device.
+    pub device: BlockDevice,
+    /// Of what.
+    pub kind: RateKind,
+    /// How much; 0 is no limit.
+    pub rate: u64,
+}
+
+/// What of a block device is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateKind {
+    /// Bytes read.
+    ReadBps,
+    /// Bytes written.
+    WriteBps,
+    /// Reads.
+    ReadIops,
+    /// Writes.
+    WriteIops,
+}
+
+impl RateKind {
+    /// The option that asks for it.
+    pub fn option(self) -> &'static str {
+        match self {
+            RateKind::ReadBps => "--device-read-bps",
+            RateKind::WriteBps => "--device-write-bps",
+            RateKind::ReadIops => "--device-read-iops",
+            RateKind::WriteIops => "--device-write-iops",
+        }
+    }
+
+    /// Its key in `io.max`.
+    fn key(self) -> &'static str {
+        match self {
+            RateKind::ReadBps => "rbps",
+            RateKind::WriteBps => "wbps",
+            RateKind::ReadIops => "riops",
+            RateKind::WriteIops => "wiops",
+        }
+    }
 }
 
 /// The quota in microseconds of the default period for so many billionths of a processor.
@@ -72,6 +125,13 @@ impl Limits {
         // No limit needs no controller.
         let option = self.pids_max.filter(|max| *max > 0).map(|_| "--pids-limit".into());
         out.push(Setting { option, ..Setting::new("", "pids.max", pids) });
+        out.extend(self.io_weight.map(|weight| disk_weight("--blkio-weight", None, weight)));
+        let of_devices = self.io_device_weights.iter();
+        out.extend(of_devices.map(|(device, weight)| disk_weight("--blkio-weight-device", Some(*device), *weight)));
+        for IoRate { device: (major, minor), kind, rate } in &self.io_rates {
+            let rate = if *rate == 0 { "max".to_owned() } else { rate.to_string() };
+            out.push(Setting::new(kind.option(), "io.max", format!("{major}:{minor} {}={rate}", kind.key())));
+        }
         out
     }
 
@@ -108,6 +168,28 @@ mod tests {
             written(&Limits { pids_max: Some(0), ..Limits::default() }),
             [("pids.max".to_owned(), "max".to_owned())]
         );
+    }
+
+    #[test]
+    fn disks_have_weights_and_rates() {
+        let limits = Limits {
+            pids_max: Some(-1),
+            io_weight: Some(500),
+            io_device_weights: vec![((8, 16), 10)],
+            io_rates: vec![
+                IoRate { device: (8, 0), kind: RateKind::ReadBps, rate: 1 << 20 },
+                IoRate { device: (8, 0), kind: RateKind::WriteIops, rate: 0 },
+            ],
+            ..Limits::default()
+        };
+        let wanted = [
+            ("pids.max", "max"),
+            ("io.bfq.weight", "500"),
+            ("io.bfq.weight", "8:16 10"),
+            ("io.max", "8:0 rbps=1048576"),
+            ("io.max", "8:0 wiops=max"),
+        ];
+        assert_eq!(written(&limits), wanted.map(|(file, value)| (file.to_owned(), value.to_owned())));
     }
 
     #[test]

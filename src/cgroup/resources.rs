@@ -18,7 +18,7 @@ use oci_spec::runtime::{
 
 use crate::dir::Dir;
 use crate::error::CgroupError;
-use crate::setting::{Absent, Setting, cpu_max, or_max, weight_of_shares};
+use crate::setting::{Absent, Setting, cpu_max, disk_weight, or_max, weight_of_shares};
 
 /// Limits of a container, converted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,12 +195,12 @@ impl Resources {
 
     fn block_io(&mut self, io: &LinuxBlockIo) {
         if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-            self.io_weight("linux.resources.blockIO.weight", "", weight);
+            self.settings.push(disk_weight("linux.resources.blockIO.weight", None, weight));
         }
         for device in io.weight_device().iter().flatten() {
             if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
-                let node = format!("{}:{} ", device.major(), device.minor());
-                self.io_weight("linux.resources.blockIO.weightDevice", &node, weight);
+                let node = (device.major().cast_unsigned(), device.minor().cast_unsigned());
+                self.settings.push(disk_weight("linux.resources.blockIO.weightDevice", Some(node), weight));
             }
         }
         let devices = io.weight_device().iter().flatten();
@@ -219,12 +219,6 @@ impl Resources {
                 self.set(option, "io.max", throttle(device, key));
             }
         }
-    }
-
-    /// The scheduler BFQ takes the numbers of version 1 as they are.
-    fn io_weight(&mut self, option: &'static str, node: &str, weight: u16) {
-        let instead = Absent::Instead("io.weight", format!("{node}{}", io_weight(weight)));
-        self.settings.push(Setting::new(option, "io.bfq.weight", format!("{node}{weight}")).or(instead));
     }
 
     fn hugepage(&mut self, limit: &LinuxHugepageLimit) -> Result<(), CgroupError> {
@@ -332,11 +326,6 @@ fn complete_quota(cpu: &mut LinuxCpu, cpu_max: &str) {
     };
 }
 
-/// `io.weight` (1 to 10000) of a weight of version 1 (10 to 1000).
-fn io_weight(weight: u16) -> u64 {
-    1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
-}
-
 /// A line of `io.max`; version 1 lifted a limit by 0.
 fn throttle(device: &LinuxThrottleDevice, key: &str) -> String {
     let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
@@ -423,16 +412,6 @@ mod tests {
         ] {
             assert_eq!(files(json), wanted, "{json}");
         }
-    }
-
-    // 10, 1000: runc's `TestConvertBlkIOToIOWeightValue`; 750: the test "runc run (blkio weight)" of its suite.
-    #[test]
-    fn weights_of_disks_convert_where_bfq_is_missing() {
-        for (weight, wanted) in [(10, 1), (750, 7475), (1000, 10_000), (1, 1)] {
-            assert_eq!(io_weight(weight), wanted, "{weight}");
-        }
-        let resources = of(r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 1000}]}}"#).unwrap();
-        assert_eq!(resources.settings[0].absent, Absent::Instead("io.weight", "8:0 10000".to_owned()));
     }
 
     // runc's `TestConvertMemorySwapToCgroupV2Value`.

@@ -11,6 +11,9 @@ use crate::error::CgroupError;
 /// The period of `cpu.max` when nothing is said, in microseconds.
 pub const DEFAULT_PERIOD_US: u64 = 100_000;
 
+/// The major and the minor number of a block device.
+pub type BlockDevice = (u64, u64);
+
 /// One control file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -132,9 +135,31 @@ pub fn weight_of_shares(shares: u64) -> u64 {
     (10_f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
 }
 
+/// A weight of version 1 for a block device, or for all. The scheduler BFQ takes these numbers as they are.
+pub fn disk_weight(option: &'static str, device: Option<BlockDevice>, weight: u16) -> Setting {
+    let node = device.map(|(major, minor)| format!("{major}:{minor} ")).unwrap_or_default();
+    let instead = Absent::Instead("io.weight", format!("{node}{}", io_weight(weight)));
+    Setting::new(option, "io.bfq.weight", format!("{node}{weight}")).or(instead)
+}
+
+/// `io.weight` (1 to 10000) of a weight of version 1 (10 to 1000).
+fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // 10, 1000: runc's `TestConvertBlkIOToIOWeightValue`; 750: the test "runc run (blkio weight)" of its suite.
+    #[test]
+    fn weights_of_disks_convert_where_bfq_is_missing() {
+        for (weight, wanted) in [(10, 1), (750, 7475), (1000, 10_000), (1, 1)] {
+            assert_eq!(io_weight(weight), wanted, "{weight}");
+        }
+        let setting = disk_weight("", Some((8, 0)), 1000);
+        assert_eq!(setting.absent, Absent::Instead("io.weight", "8:0 10000".to_owned()));
+    }
 
     // The first seven stand in runc's `TestConvertCPUSharesToCgroupV2Value` (whose 0 is no question here).
     #[test]

@@ -12,6 +12,7 @@ mod environment;
 mod file_output;
 mod format;
 mod health_options;
+mod isolation_options;
 mod joining;
 mod limit_options;
 mod mounts;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base::{Kind, Report};
 use engine::container::record::{
-    DeviceMapping, DeviceRequest, NetworkMode, Policy, PortMapping, Protocol, UserNamespace,
+    DeviceMapping, DeviceRequest, LogConfig, LogDriver, NetworkMode, Policy, PortMapping, Protocol, UserNamespace,
 };
 
 use oci::{ImageName, Reference};
@@ -100,6 +100,23 @@ pub fn restart(text: &str) -> Result<Policy, Report> {
         }
     };
     if count == 0 { Ok(policy) } else { Err(bad(": maximum retry count can only be used with 'on-failure'")) }
+}
+
+/// `--log-driver` and each `--log-opt`.
+pub fn log(driver: &str, options: &[String]) -> Result<LogConfig, Report> {
+    let known = LogDriver::ALL.into_iter().find(|known| known.as_str() == driver);
+    let driver = known.ok_or_else(|| {
+        wrong(format!("logger: no log driver named '{driver}' is registered"))
+            .with_hint("the drivers are json-file, local, k8s-file and none")
+    })?;
+    Ok(LogConfig { driver, options: options.iter().map(|text| pair("--log-opt", text)).collect::<Result<_, _>>()? })
+}
+
+/// `NAME=VALUE` of an option.
+pub fn pair(option: &str, text: &str) -> Result<(String, String), Report> {
+    let split = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = split.ok_or_else(|| wrong(format!("{option} {text:?}: it must be NAME=VALUE")))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// `--expose PORT[-PORT][/PROTOCOL]`, as `80/tcp`.

@@ -82,8 +82,10 @@ pub struct Streams {
     pub stdin: bool,
     /// The process has a terminal: ours becomes raw.
     pub terminal: bool,
-    /// Our output and error are fed.
+    /// Our output is fed.
     pub output: bool,
+    /// Our error output is.
+    pub error: bool,
     /// Signals that reach us are sent on to the process; else those that end programs end the pump.
     pub forward_signals: bool,
     /// What is typed at a terminal to detach; empty is nothing.
@@ -393,7 +395,7 @@ impl<'a> Pump<'a> {
     fn take_frame(&mut self, notice: &mut impl FnMut(&str)) -> Result<Option<i32>, Report> {
         match protocol::receive(self.socket, &mut self.buffer)? {
             Received::Frame(Frame::Output(bytes), _) if self.streams.output => self.write(io::stdout(), &bytes),
-            Received::Frame(Frame::ErrorOutput(bytes), _) if self.streams.output => {
+            Received::Frame(Frame::ErrorOutput(bytes), _) if self.streams.error => {
                 self.write(io::stderr(), &bytes);
             }
             Received::Frame(Frame::Notice(text), _) => notice(&text),
@@ -458,7 +460,8 @@ mod tests {
     fn matched(keys: &[u8], chunks: &[&[u8]]) -> (Vec<u8>, bool) {
         let (one, _other) = sys::socket::pair().expect("a socket pair");
         let detach_keys = keys.to_vec();
-        let streams = Streams { stdin: true, terminal: true, output: true, forward_signals: true, detach_keys };
+        let streams =
+            Streams { stdin: true, terminal: true, output: true, error: true, forward_signals: true, detach_keys };
         let mut pump = Pump::new(one.as_fd(), streams);
         let mut all = Vec::new();
         for chunk in chunks {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cgroup::Limits;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// The first wait; each further one is twice as long, up to [`WAIT_MAX`].
@@ -50,6 +51,12 @@ impl Policy {
             Policy::Always | Policy::UnlessStopped => true,
         }
     }
+}
+
+/// Whether who sends this signal wants the container to end for good, by Docker's rule: SIGKILL and its stop signal do, and
+/// each where it names none that is a signal.
+pub fn is_end(signal: i32, stop_signal: Option<i32>) -> bool {
+    stop_signal.is_none_or(|own| own == signal) || signal == Signal::SIGKILL as i32
 }
 
 /// How long is waited before a start.

@@ -24,6 +24,17 @@ pub struct ImageConfig {
     pub spec: spec::ImageConfiguration,
 }
 
+/// The members of a configuration that the specification leaves to Docker. `OnBuild` means nothing to a container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DockerConfig {
+    /// How its containers are asked whether they work.
+    #[serde(rename = "Healthcheck")]
+    pub health_check: Option<HealthCheck>,
+    /// What runs the lines that are for a shell; without it `/bin/sh -c`.
+    pub shell: Option<Vec<String>>,
+}
+
 impl ImageConfig {
     /// Reads a configuration.
     pub fn read(raw: Vec<u8>) -> Result<Self, DocumentError> {
@@ -54,19 +65,14 @@ impl ImageConfig {
         if layers == diff_ids { Ok(config) } else { Err(DocumentError::LayerCount { layers, diff_ids }) }
     }
 
-    /// How its containers are asked whether they work.
-    pub fn health_check(&self) -> Result<Option<HealthCheck>, DocumentError> {
+    /// What Docker alone knows of it.
+    pub fn docker(&self) -> Result<DockerConfig, DocumentError> {
         #[derive(Deserialize)]
         struct Document {
-            config: Option<Config>,
-        }
-        #[derive(Deserialize)]
-        struct Config {
-            #[serde(rename = "Healthcheck")]
-            health_check: Option<HealthCheck>,
+            config: Option<DockerConfig>,
         }
         let document: Document = serde_json::from_slice(&self.raw).map_err(|cause| DocumentError::Json { cause })?;
-        Ok(document.config.and_then(|config| config.health_check))
+        Ok(document.config.unwrap_or_default())
     }
 
     /// The name of the image's stack of layers; `None` if it has none.
@@ -85,7 +91,7 @@ mod tests {
     fn config(diff_ids: &str) -> Vec<u8> {
         format!(
             r#"{{"os":"linux","architecture":"arm64","variant":"v8","config":{{"Env":["A=b"],"Cmd":["sh"],"Labels":null,
-            "ExposedPorts":{{"80/tcp":{{}}}},"Healthcheck":{{"Test":["CMD","x"]}}}},"rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
+            "ExposedPorts":{{"80/tcp":{{}}}},"Healthcheck":{{"Test":["CMD","x"]}},"Shell":["/bin/ash","-c"]}},"rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
         )
         .into_bytes()
     }
@@ -116,7 +122,9 @@ mod tests {
         let run = config.spec.config().as_ref().unwrap();
         assert_eq!(run.env().as_deref(), Some(&["A=b".to_owned()][..]));
         assert_eq!(run.exposed_ports().as_deref(), Some(&["80/tcp".to_owned()][..]));
-        assert_eq!(config.health_check().unwrap().unwrap().test, ["CMD", "x"]);
+        let docker = config.docker().unwrap();
+        assert_eq!(docker.health_check.unwrap().test, ["CMD", "x"]);
+        assert_eq!(docker.shell.unwrap(), ["/bin/ash", "-c"]);
     }
 
     #[test]

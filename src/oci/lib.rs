@@ -16,7 +16,7 @@ pub mod platform;
 pub mod reference;
 pub mod select;
 
-pub use config::ImageConfig;
+pub use config::{DockerConfig, ImageConfig};
 pub use digest::{ChainId, DiffId, Digest, Hasher};
 pub use document::{Descriptor, Document, DocumentError, Index, Manifest};
 pub use entries::{Entries, Entry, EntryPlatform};

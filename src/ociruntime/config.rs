@@ -422,6 +422,7 @@ impl Loaded {
         Launch {
             spec,
             user: String::new(),
+            groups: Vec::new(),
             rootfs: Rootfs::Directory { path: self.rootfs.clone(), pivot: !arguments.no_pivot },
             setgroups: may_set_groups(&self.spec),
             devices: BTreeMap::new(),

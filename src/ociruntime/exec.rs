@@ -54,6 +54,7 @@ pub fn exec(root: &Root, arguments: &Exec, log: &Log) -> Result<u8, Report> {
     let linux = spec.linux().as_ref();
     let launch = ExecLaunch {
         user: String::new(),
+        groups: Vec::new(),
         init_pid,
         seccomp: linux.and_then(|linux| linux.seccomp().clone()),
         memory_policy: linux.and_then(|linux| linux.memory_policy().clone()),

@@ -48,6 +48,7 @@ fn run(channel: &Channel, inherited: &mut Inherited) -> Result<(), Report> {
     let outer = inherited.fd("outer")?;
     let init = inherited.fd("init")?;
     let program = compile(&launch)?;
+    init::limits::apply(&launch.process, std::process::id() as i32, &mut |text| channel.notice(text))?;
     stage::join_outer(outer.as_fd()).step(|| "joining the outer user namespace".to_owned())?;
     enter(channel, &launch, init.as_fd(), program.as_ref())
 }
@@ -232,7 +233,7 @@ fn become_payload(
     let terminal = process.terminal().unwrap_or(false);
     let console = terminal.then(|| console::open_pair(root.as_fd(), channel)).transpose();
     let console = console.step(|| "opening the terminal".to_owned())?;
-    let identity = user::resolve(&launch.user, process)?;
+    let identity = user::resolve(&launch.user, &launch.groups, process)?;
     let ready = payload::Ready {
         process,
         identity: &identity,

@@ -26,6 +26,8 @@ pub struct Launch {
     pub spec: Spec,
     /// `USER[:GROUP]` by name or number, looked up in the container's own files; empty means the specification's.
     pub user: String,
+    /// Supplementary groups by name or number, looked up in the same way.
+    pub groups: Vec<String>,
     /// Where `/` comes from.
     pub rootfs: Rootfs,
     /// Where the host has devices of the specification, by their paths in the container. What is not named here is
@@ -177,6 +179,8 @@ pub struct ExecLaunch {
     pub process: Process,
     /// As [`Launch::user`].
     pub user: String,
+    /// As [`Launch::groups`].
+    pub groups: Vec<String>,
     /// Host pid of the container's init, checked against the pidfd.
     pub init_pid: i32,
     /// The container's seccomp profile.

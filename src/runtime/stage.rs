@@ -13,8 +13,8 @@
 //! waits for the stage.
 //!
 //! A network namespace that is there already the stage enters before it forks init, with the rights of the caller or else
-//! of the outer root. Where init is to have the user namespace of another container as well, a process in between enters
-//! that, as there is no way back, and forks init.
+//! of the outer root. Where init is to have the user namespace of another container as well, and perhaps its pid namespace, a
+//! process in between enters those, as there is no way back, and forks init.
 //!
 //! The network namespace takes the kernel as long as all the rest of a start (0.35 ms), so it is made here, in the
 //! container's user namespace, while init mounts the root file system.
@@ -63,7 +63,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
-    let (user, net) = (inherited.optional_fd("user"), inherited.optional_fd("net"));
+    let (user, net, pid) = (inherited.optional_fd("user"), inherited.optional_fd("net"), inherited.optional_fd("pid"));
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
     let compile = |profile| seccomp::compile_without_agent(profile, launch.notify);
     let program = profile.as_deref().map(compile).transpose()?;
@@ -101,7 +101,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
         init::main(launch, given)
     };
     let user_namespace = if let Some(user) = user {
-        born_in(&user, flags, channel, become_init)?;
+        born_in(&user, pid.as_ref(), flags, channel, become_init)?;
         user
     } else {
         let process = proc_dir(born(flags | Flags::NEWUSER, channel, become_init)?)?;
@@ -145,13 +145,24 @@ fn born(flags: Flags, channel: &Channel, become_init: impl FnOnce() -> i32) -> R
     Ok(init.pid)
 }
 
-/// The same in a user namespace that is there already. Only there is it known whether it went well.
-fn born_in(user: &OwnedFd, flags: Flags, channel: &Channel, become_init: impl FnOnce() -> i32) -> Result<(), SysError> {
+/// The same in a user namespace that is there already, and among the processes of a pid namespace that it owns. Only there is
+/// it known whether it went well.
+fn born_in(
+    user: &OwnedFd,
+    pid: Option<&OwnedFd>,
+    flags: Flags,
+    channel: &Channel,
+    become_init: impl FnOnce() -> i32,
+) -> Result<(), SysError> {
     fork(Flags::PARENT, None, || {
         let joined = nix::sys::prctl::set_dumpable(false)
             // Whoever is in it already must not look into us (CVE-2016-9962).
             .and_then(|()| setns(user, CloneFlags::CLONE_NEWUSER))
-            .map_err(|errno| refused(LinuxNamespaceType::User, errno));
+            .map_err(|errno| refused(LinuxNamespaceType::User, errno))
+            .and_then(|()| {
+                let joined = pid.map_or(Ok(()), |pid| setns(pid, CloneFlags::CLONE_NEWPID));
+                joined.map_err(|errno| refused(LinuxNamespaceType::Pid, errno))
+            });
         match joined.and_then(|()| born(flags, channel, become_init)) {
             Ok(_) => 0,
             Err(report) => {

@@ -1,8 +1,11 @@
 //! Health checks: when they are made, what is told of them, and what becomes of a probe that fails or hangs.
 
+use fixture::image::{Image, LayerBuilder, Meta};
 use serde_json::Value;
 
-use crate::support::{Home, busybox, eventually};
+use crate::support::http::{Server, registry_of};
+use crate::support::oracle::host_busybox;
+use crate::support::{Home, busybox, eventually, skip};
 
 /// Runs a container that sleeps, with these options.
 fn sleeper(home: &Home, name: &str, options: &[&str]) {
@@ -75,6 +78,29 @@ fn failures_do_not_count_in_the_start_period() {
     assert!(home.ok(&["ps", "--format", "{{.Status}}"]).ends_with(" (health: starting)\n"));
     home.ok(&["exec", "slow", "touch", "/ready"]);
     eventually("it is healthy", || health(&home, "slow")["Status"] == "healthy");
+}
+
+#[test]
+fn a_line_is_run_by_the_shell_of_the_image() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let Some(program) = host_busybox() else { return skip("no static busybox on the host") };
+    let program = std::fs::read(program).unwrap();
+    let layer = LayerBuilder::default().file("bin/busybox", Meta::root(0o755), &program).unwrap().finish().unwrap();
+    let config = serde_json::json!({
+        "Cmd": ["/bin/busybox", "sleep", "100"],
+        "Shell": ["/bin/busybox", "echo", "by the shell:"],
+        "Healthcheck": { "Test": ["CMD-SHELL", "exit 3"] },
+    });
+    let server = Server::start(registry_of("shell", &Image::new(vec![layer], &config)));
+    home.ok(&["run", "-d", "--name", "one", &format!("{}/shell", server.address)]);
+    assert_eq!(home.inspect("one", "{{json .Config.Shell}}"), r#"["/bin/busybox","echo","by the shell:"]"#);
+    home.ok(&["healthcheck", "run", "one"]);
+    let found = health(&home, "one");
+    assert_eq!(
+        (found["Status"].as_str(), found["Log"][0]["Output"].as_str()),
+        (Some("healthy"), Some("by the shell: exit 3\n"))
+    );
+    home.ok(&["rm", "-f", "one"]);
 }
 
 #[test]

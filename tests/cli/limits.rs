@@ -38,6 +38,11 @@ fn limits_are_changed_at_rest_and_while_it_runs() {
         (&["--restart", "x", "limited"], "unknown policy 'x'"),
         (&["--memory", "1m", "limited"], "Minimum memory limit allowed is 6MB"),
         (&["--memory", "64m", "nobody"], "No such container: nobody"),
+        (&["--blkio-weight", "5", "limited"], "Range of blkio weight is from 10 to 1000"),
+        (&["--device-read-bps", "/dev/null", "limited"], "it must be /dev/DISK:VALUE"),
+        (&["--device-write-iops", "disk:1", "limited"], "it must be /dev/DISK:VALUE"),
+        (&["--device-read-bps", "/dev/null:1m", "limited"], "/dev/null is not a block device"),
+        (&["--memory-swappiness", "101", "limited"], "valid memory swappiness range is 0-100"),
     ] {
         let said = home.fails(1, &[&["update"], options].concat());
         assert!(said.contains(words), "{options:?}: {said}");

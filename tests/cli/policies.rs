@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, Need, busybox, eventually};
+use nix::sys::signal::Signal;
+
+use crate::support::{Home, LIMIT, Need, busybox, end, eventually, start};
 
 /// Runs a script in the background, with these options.
 fn runs(home: &Home, options: &[&str], script: &str) {
@@ -182,4 +184,29 @@ fn what_is_no_policy_is_refused() {
         said.contains("Restart policy cannot be updated because AutoRemove is enabled for the container"),
         "{said}"
     );
+}
+
+#[test]
+fn a_signal_that_ends_an_attached_container_ends_it_for_good() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "trap 'exit 3' TERM USR1; echo ready; while :; do sleep 0.05; done";
+    let run = |options: &[&str], signal: Signal| {
+        let image = busybox();
+        let arguments =
+            [&["run", "--name", "one", "--restart", "always"], options, &[&image, "sh", "-c", script]].concat();
+        let child = start(&mut home.command(&arguments));
+        eventually("it is ready", || home.run(&["logs", "one"]).stdout.contains("ready"));
+        crate::support::signal(&child, signal);
+        assert_eq!(end(child, LIMIT).code, 3);
+    };
+    run(&[], Signal::SIGTERM);
+    eventually("it stays down", || state(&home) == "exited 3 0");
+    home.ok(&["rm", "one"]);
+    // One that names its signal is not ended by another.
+    run(&["--stop-signal", "USR1"], Signal::SIGTERM);
+    eventually("it was started again", || state(&home) == "running 0 1");
+    home.ok(&["rm", "-f", "one"]);
+    run(&["--stop-signal", "USR1"], Signal::SIGUSR1);
+    eventually("it stays down", || state(&home) == "exited 3 0");
+    home.ok(&["rm", "one"]);
 }

@@ -40,7 +40,7 @@ pub enum Container {
     Stop(stop::StopCommand),
     Top(top::Top),
     Unpause(unpause::Unpause),
-    Update(update::Update),
+    Update(Box<update::Update>),
     Wait(wait::Wait),
 }
 

@@ -31,6 +31,9 @@ pub struct Exec {
     /// USER[:GROUP], by name or number
     #[arg(short, long)]
     user: Option<String>,
+    /// With every capability
+    #[arg(long)]
+    privileged: bool,
     /// Directory to start in
     #[arg(short, long)]
     workdir: Option<String>,
@@ -54,6 +57,7 @@ impl Exec {
             env: env.into_iter().filter(|entry| entry.contains('=')).collect(),
             user: self.user.unwrap_or_default(),
             workdir: self.workdir.unwrap_or_default(),
+            privileged: self.privileged,
             streams,
             detach: self.detach,
         };

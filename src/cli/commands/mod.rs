@@ -115,7 +115,7 @@ pub enum Command {
     Top(top::Top),
     Unpause(unpause::Unpause),
     Untag(untag::Untag),
-    Update(update::Update),
+    Update(Box<update::Update>),
     Version(version::Version),
     /// Manage volumes
     #[command(subcommand)]

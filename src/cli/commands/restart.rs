@@ -2,7 +2,7 @@ use clap::Args;
 use engine::container;
 use engine::container::start::Started;
 
-use crate::commands::stop::Ending;
+use crate::commands::stop::EndingOptions;
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
 
@@ -10,7 +10,7 @@ use crate::output::{Stop, for_each, line};
 #[derive(Args)]
 pub struct Restart {
     #[command(flatten)]
-    ending: Ending,
+    ending: EndingOptions,
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
@@ -20,7 +20,7 @@ impl Restart {
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;
-            match container::restart::restart(&engine, &id, self.ending.signal()?, self.ending.grace())? {
+            match container::restart::restart(&engine, &id, self.ending.ending()?)? {
                 Started::Interrupted { signal } => Err(Stop::Quiet(128 + signal as u8)),
                 _ => line(name),
             }

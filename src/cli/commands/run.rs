@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use base::{ContainerId, Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
-use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Seccomp, VolumeSource};
+use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, VolumeSource};
 use engine::container::remove::With;
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
@@ -18,6 +18,7 @@ use engine::{Engine, container::record::Volume};
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
 use crate::health_options::HealthOptions;
+use crate::isolation_options::IsolationOptions;
 use crate::joining::Joining;
 use crate::limit_options::LimitOptions;
 use crate::mounts::{self, Mounted};
@@ -31,6 +32,9 @@ pub struct Run {
     /// In the background; print the container's id
     #[arg(short, long)]
     pub detach: bool,
+    /// stdin, stdout or stderr, where not all are to be joined
+    #[arg(short, long, value_name = "STREAM", ignore_case = true, value_parser = ["stdin", "stdout", "stderr"])]
+    attach: Vec<String>,
     #[command(flatten)]
     joining: Joining,
     #[command(flatten)]
@@ -58,6 +62,12 @@ pub struct ContainerOptions {
     /// A file for the container's id, which must not be there
     #[arg(long, value_name = "FILE")]
     cidfile: Option<PathBuf>,
+    /// A file for the pid of the container's first process
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Remove the container that has the name
+    #[arg(long)]
+    replace: bool,
     /// NAME=VALUE, or NAME for its value here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -88,6 +98,9 @@ pub struct ContainerOptions {
     /// Host name
     #[arg(short = 'h', long)]
     pub hostname: Option<String>,
+    /// NIS domain name
+    #[arg(long, value_name = "NAME")]
+    domainname: Option<String>,
     /// builtin, host, none, container:NAME or ns:PATH
     #[arg(long, visible_alias = "net", default_value = "builtin")]
     network: String,
@@ -107,18 +120,8 @@ pub struct ContainerOptions {
     /// Nothing but volumes and tmpfs can be written
     #[arg(long)]
     read_only: bool,
-    /// Which ids: auto, keep-id or single
-    #[arg(long, default_value = "auto")]
-    userns: String,
-    /// Capability beyond the default
-    #[arg(long, value_name = "CAPABILITY")]
-    cap_add: Vec<String>,
-    /// Capability to take from the default, or ALL
-    #[arg(long, value_name = "CAPABILITY")]
-    cap_drop: Vec<String>,
-    /// seccomp=unconfined, seccomp=FILE, no-new-privileges
-    #[arg(long, value_name = "OPTION")]
-    security_opt: Vec<String>,
+    #[command(flatten)]
+    isolation: IsolationOptions,
     /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
@@ -155,6 +158,21 @@ pub struct ContainerOptions {
     /// KEY=VALUE
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// A file of such lines
+    #[arg(long, value_name = "FILE")]
+    label_file: Vec<String>,
+    /// Who keeps the log: json-file, local, k8s-file or none
+    #[arg(long, value_name = "DRIVER", default_value = "json-file")]
+    log_driver: String,
+    /// max-size=BYTES, max-file=NUMBER
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
+    /// The signal that asks it to stop
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+    /// Seconds that it has to stop; -1 for no limit
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    stop_timeout: Option<i64>,
     /// When to fetch the image
     #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing")]
     pull: String,
@@ -179,8 +197,20 @@ pub struct ContainerOptions {
 
 impl Run {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let Run { detach, joining, options } = self;
-        let streams = joining.streams(options.interactive, options.tty)?;
+        let Run { detach, attach, joining, mut options } = self;
+        let mut streams = joining.streams(options.interactive, options.tty)?;
+        if !attach.is_empty() {
+            if detach {
+                return Err(
+                    parse::wrong("conflicting options: cannot specify both --attach and --detach".to_owned()).into()
+                );
+            }
+            let is_asked = |name: &str| attach.iter().any(|stream| stream.eq_ignore_ascii_case(name));
+            // As in Docker: what is joined is open.
+            options.interactive |= is_asked("stdin");
+            (streams.stdin, streams.stdout, streams.stderr) =
+                (is_asked("stdin"), is_asked("stdout"), is_asked("stderr"));
+        }
         if !detach {
             require_terminal(&streams)?;
         }
@@ -188,6 +218,10 @@ impl Run {
         let Wanted { engine, request, cid_file } = options.want(globals, !detach)?;
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         cid_file.write(&id)?;
+        if !attach.is_empty() && !streams.stdout && !streams.stderr {
+            // As in Docker: nothing else would be seen of it.
+            line(&id)?;
+        }
         let started = container::start::start(&engine, &id, (!detach).then_some(&streams));
         let attachment = match started {
             Ok(Started::Attached(attachment)) => attachment,
@@ -226,7 +260,10 @@ impl ContainerOptions {
     /// Brings the image here if it is to be fetched. `attached` is whether the container is created to be attached to.
     pub fn want(mut self, globals: &Globals, attached: bool) -> Result<Wanted, Stop> {
         let cid_file = CidFile::make(self.cidfile.take())?;
-        let quiet = self.quiet;
+        if self.replace && self.name.is_none() {
+            return Err(parse::wrong("cannot replace container without --name being set".to_owned()).into());
+        }
+        let (quiet, replace) = (self.quiet, self.replace);
         let policy = self.pull.clone();
         let source = FileSource::parse(&self.words[0], home().as_deref());
         let from_file = source.is_some();
@@ -245,11 +282,15 @@ impl ContainerOptions {
         let mut request = self.into_request(attached)?;
         let engine = globals.engine()?;
         container::devices::check(&engine, &request.host)?;
+        let replaced = request.name.clone().filter(|_| replace);
         if !from_file {
             fetch(globals, &engine, &pull, &policy, quiet)?;
             if let Some(name) = image::lock::pin(&engine, &pull)? {
                 request.image = name;
             }
+        }
+        if let Some(name) = replaced {
+            remove_named(&engine, &name)?;
         }
         Ok(Wanted { engine, request, cid_file })
     }
@@ -259,7 +300,6 @@ impl ContainerOptions {
         fn each<T>(texts: &[String], parse: fn(&str) -> Result<T, Report>) -> Result<Vec<T>, Report> {
             texts.iter().map(|text| parse(text)).collect()
         }
-        let (seccomp, no_new_privileges) = security(&self.security_opt)?;
         let mut volumes: Vec<Volume> = each(&self.volumes, volume)?;
         let mut tmpfs = each(&self.tmpfs, mounts::tmpfs)?;
         for text in &self.mounts {
@@ -277,8 +317,6 @@ impl ContainerOptions {
                 .with_hint("the drivers are overlay and fuse"));
         }
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
-        // Before anything is fetched or made.
-        container::spec::check_capabilities(&self.cap_add, &self.cap_drop)?;
         let mut host = HostSettings {
             network: parse::network(&self.network)?,
             ports: ports.concat(),
@@ -295,23 +333,25 @@ impl ContainerOptions {
             dns_options: each(&self.dns_option, parse::dns_option)?,
             add_hosts: each(&self.add_host, parse::add_host)?,
             read_only: self.read_only,
-            userns: parse::userns(&self.userns)?,
-            cap_add: self.cap_add,
-            cap_drop: self.cap_drop,
-            seccomp,
-            no_new_privileges,
             init: self.init,
             auto_remove: self.rm,
             restart: parse::restart(&self.restart)?,
+            pid_file: self
+                .pidfile
+                .map(std::path::absolute)
+                .transpose()
+                .map_err(|error| Report::of(Kind::Usage, error))?,
+            log: parse::log(&self.log_driver, &self.log_opt)?,
             host_home: self.host_home,
             storage_driver: driver,
             devices,
             device_requests,
             ..HostSettings::default()
         };
+        self.isolation.apply(&mut host)?;
         self.limits.request()?.apply(&mut host);
         let health_check = self.health.health_check()?;
-        let labels = each(&self.label, parse::label)?;
+        let labels = [label_files(&self.label_file)?, each(&self.label, parse::label)?].concat();
         let env = variables(&self.env_file, &self.env)?;
         let mut words = self.words.into_iter();
         Ok(CreateRequest {
@@ -324,6 +364,9 @@ impl ContainerOptions {
             workdir: self.workdir,
             user: self.user,
             hostname: self.hostname,
+            domainname: self.domainname,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
             exposed_ports: each(&self.expose, parse::expose)?.concat(),
             tty: self.tty,
             stdin: self.interactive,
@@ -332,6 +375,15 @@ impl ContainerOptions {
             health_check,
             host,
         })
+    }
+}
+
+/// Removes the container of this name, if there is one, to make room for another.
+fn remove_named(engine: &Engine, name: &str) -> Result<(), Report> {
+    let Some(id) = container::lookup::named(engine, name)? else { return Ok(()) };
+    match container::remove::remove(engine, &id, With { force: true, volumes: false }) {
+        Err(report) if report.kind() != Kind::NotFound => Err(report.with_step(format!("replacing container {name}"))),
+        _ => Ok(()),
     }
 }
 
@@ -424,6 +476,20 @@ pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Rep
     list.into_iter().map(resolve).collect()
 }
 
+/// The labels of `--label-file`: a line each, comments and empty lines left out.
+fn label_files(files: &[String]) -> Result<Vec<(String, String)>, Report> {
+    let mut labels = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
+        let text = text.step(|| format!("reading --label-file {file}"))?;
+        let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        for line in lines {
+            labels.push(parse::label(line)?);
+        }
+    }
+    Ok(labels)
+}
+
 /// A variable of our own environment.
 fn value_here(name: &str) -> Result<Option<String>, Report> {
     match std::env::var(name) {
@@ -458,26 +524,4 @@ fn devices(devices: &[String], gpus: &[String]) -> Result<(Vec<DeviceMapping>, V
         requests.push(DeviceRequest { driver: "cdi".to_owned(), device_ids, ..DeviceRequest::default() });
     }
     Ok((mappings, requests))
-}
-
-/// `--security-opt`.
-fn security(options: &[String]) -> Result<(Seccomp, bool), Report> {
-    let (mut seccomp, mut no_new_privileges) = (Seccomp::Default, false);
-    for option in options {
-        // Docker's older form has a colon.
-        let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
-        match (key, value) {
-            ("seccomp", "unconfined") => seccomp = Seccomp::Unconfined,
-            ("seccomp", "builtin" | "") => seccomp = Seccomp::Default,
-            ("seccomp", file) => {
-                let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
-                seccomp = Seccomp::Profile(text.step(|| format!("opening seccomp profile ({file}) failed"))?);
-            }
-            ("no-new-privileges", "" | "true") => no_new_privileges = true,
-            ("no-new-privileges", "false") => no_new_privileges = false,
-            ("apparmor" | "label", _) => warning(&format!("--security-opt {option} has no effect here")),
-            _ => return Err(Report::new(Kind::Usage, format!("invalid --security-opt: \"{option}\""))),
-        }
-    }
-    Ok((seccomp, no_new_privileges))
 }

@@ -1,31 +1,27 @@
-use std::time::Duration;
-
 use base::Report;
 use base::units::parse_signal;
 use clap::Args;
 use engine::container;
+use engine::container::stop::Ending;
 
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
 
 /// How a container is asked to end.
 #[derive(Args)]
-pub struct Ending {
-    /// Seconds of grace; -1 waits for ever
-    #[arg(short, long = "time", visible_alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
-    time_s: i64,
+pub struct EndingOptions {
+    /// Seconds of grace, 10 where the container names none; -1 waits for ever
+    #[arg(short, long = "time", visible_alias = "timeout", value_name = "SECONDS", allow_negative_numbers = true)]
+    time_s: Option<i64>,
     /// The signal to ask with, in place of the container's own
     #[arg(short, long)]
     signal: Option<String>,
 }
 
-impl Ending {
-    pub fn grace(&self) -> Option<Duration> {
-        u64::try_from(self.time_s).ok().map(Duration::from_secs)
-    }
-
-    pub fn signal(&self) -> Result<Option<i32>, Report> {
-        self.signal.as_deref().map(parse_signal).transpose().map_err(Report::from)
+impl EndingOptions {
+    pub fn ending(&self) -> Result<Ending, Report> {
+        let signal = self.signal.as_deref().map(parse_signal).transpose()?;
+        Ok(Ending { signal, grace_s: self.time_s })
     }
 }
 
@@ -33,7 +29,7 @@ impl Ending {
 #[derive(Args)]
 pub struct StopCommand {
     #[command(flatten)]
-    ending: Ending,
+    ending: EndingOptions,
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
@@ -43,7 +39,7 @@ impl StopCommand {
         let engine = globals.engine()?;
         for_each(&self.containers, |name| {
             let id = container::find(&engine, name)?;
-            container::stop::stop(&engine, &id, self.ending.signal()?, self.ending.grace())?;
+            container::stop::stop(&engine, &id, self.ending.ending()?)?;
             line(name)
         })
     }

@@ -102,7 +102,8 @@ pub fn relay(engine: &Engine, attachment: Attachment) -> Result<End, Report> {
     let pump = client::Streams {
         stdin: streams.stdin,
         terminal: streams.tty,
-        output: streams.stdout || streams.stderr,
+        output: streams.stdout,
+        error: streams.stderr,
         forward_signals: streams.sig_proxy,
         detach_keys: streams.detach_keys,
     };

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use base::units::parse_signal;
 use base::{ContainerId, Context, Kind, Report};
 use oci::{HealthCheck, ImageConfig, ImageName};
 use snapshot::Driver;
@@ -14,7 +15,7 @@ use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, health, lookup, names, network, remove, restart, spec};
+use crate::container::{driver, health, isolation, limits, log_driver, lookup, names, network, remove, restart, spec};
 use crate::file::failed;
 use crate::image;
 use crate::volume;
@@ -38,6 +39,12 @@ pub struct CreateRequest {
     pub user: Option<String>,
     /// Its host name; else the beginning of its id.
     pub hostname: Option<String>,
+    /// Its NIS domain name.
+    pub domainname: Option<String>,
+    /// The signal that asks it to stop.
+    pub stop_signal: Option<String>,
+    /// How many seconds it then has; less than 0 is no limit.
+    pub stop_timeout: Option<i64>,
     /// `80/tcp`: what it listens on beside what the image says.
     pub exposed_ports: Vec<String>,
     /// Whether it has a terminal.
@@ -75,7 +82,14 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     unstarted::sweep(engine);
     remove::sweep(engine);
     // As in Docker: `-u "$UNSET"` asks for nothing, least of all for root.
-    for text in [&mut request.name, &mut request.user, &mut request.workdir, &mut request.hostname] {
+    for text in [
+        &mut request.name,
+        &mut request.user,
+        &mut request.workdir,
+        &mut request.hostname,
+        &mut request.domainname,
+        &mut request.stop_signal,
+    ] {
         text.take_if(|text| text.is_empty());
     }
     if let Some(workdir) = &request.workdir {
@@ -86,8 +100,11 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     }
     volumes_from(engine, &mut request.host)?;
     check_volumes(&request.host)?;
-    check_limits(&request.host)?;
+    limits::check(&request.host)?;
     restart::check(&request.host)?;
+    isolation::check(engine, &mut request)?;
+    log_driver::check(engine, &request.host.log)?;
+    request.stop_signal.as_deref().map_or(Ok(0), parse_signal)?;
     let reference = request.image.clone();
     let image: ImageName = reference.parse()?;
     if request.host.host_home && !matches!(image, ImageName::Host) {
@@ -187,12 +204,14 @@ fn merge(
         user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),
         hostname: match request.hostname {
             Some(name) => name,
-            None => network::hostname(engine, &request.host.network)?.unwrap_or_else(|| id.short().to_owned()),
+            None => network::hostname(engine, &request.host)?.unwrap_or_else(|| id.short().to_owned()),
         },
+        domainname: request.domainname.unwrap_or_default(),
         tty: request.tty,
         stdin: request.stdin,
         attached: request.attached,
-        stop_signal: config.stop_signal().clone().unwrap_or_default(),
+        stop_signal: request.stop_signal.or_else(|| config.stop_signal().clone()).unwrap_or_default(),
+        stop_timeout: request.stop_timeout,
         env: merge_env(config.env().clone().unwrap_or_default(), request.env),
         ..Settings::default()
     };
@@ -214,10 +233,11 @@ fn merge(
     }
     settings.labels.extend(config.labels().clone().unwrap_or_default());
     settings.labels.extend(request.labels);
-    let of_image = local.map(ImageConfig::health_check).transpose()?.flatten();
+    let docker = local.map(ImageConfig::docker).transpose()?.unwrap_or_default();
+    settings.shell = docker.shell.unwrap_or_default();
     settings.health_check = match request.health_check {
-        Some(asked) => Some(asked.over(of_image.unwrap_or_default())),
-        None => of_image,
+        Some(asked) => Some(asked.over(docker.health_check.unwrap_or_default())),
+        None => docker.health_check,
     };
     settings.health_check.as_ref().map_or(Ok(()), health::check)?;
     settings.exposed_ports = config.exposed_ports().clone().unwrap_or_default();
@@ -355,73 +375,9 @@ fn check_volume(volume: &Volume) -> Result<(), Report> {
     Ok(())
 }
 
-/// Docker's bounds, in its words.
-pub(crate) fn check_limits(host: &HostSettings) -> Result<(), Report> {
-    /// Less cannot hold a container's first process.
-    const MEMORY_MIN: u64 = 6 << 20;
-    const NANO: u64 = 1_000_000_000;
-    if host.memory_bytes.is_some_and(|bytes| bytes < MEMORY_MIN) {
-        return Err(Report::new(Kind::Usage, "Minimum memory limit allowed is 6MB"));
-    }
-    let wrong = |words: &str| Err(Report::new(Kind::Usage, words));
-    match (host.memory_bytes, host.memory_swap) {
-        (None, Some(total)) if total > 0 => {
-            return wrong("You should always set the Memory limit when using Memoryswap limit, see usage");
-        }
-        (Some(memory), Some(total)) if total > 0 && total.cast_unsigned() < memory => {
-            return wrong("Minimum memoryswap limit should be larger than memory limit, see usage");
-        }
-        _ => {}
-    }
-    if let (Some(memory), Some(reservation)) = (host.memory_bytes, host.memory_reservation)
-        && memory < reservation
-    {
-        return wrong("Minimum memory limit can not be less than memory reservation limit, see usage");
-    }
-    if host.nano_cpus.is_some() && (host.cpu_period.is_some() || host.cpu_quota.is_some()) {
-        let other = if host.cpu_period.is_some() { "Period" } else { "Quota" };
-        return wrong(&format!("Conflicting options: Nano CPUs and CPU {other} cannot both be set"));
-    }
-    if host.cpu_period.is_some_and(|period| !(1_000..=1_000_000).contains(&period)) {
-        return wrong("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
-    }
-    if host.cpu_quota.is_some_and(|quota| (0..1_000).contains(&quota)) {
-        return wrong("CPU cfs quota can not be less than 1ms (i.e. 1000)");
-    }
-    if let Some(nano) = host.nano_cpus {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if nano < NANO / 100 || nano > cpus as u64 * NANO {
-            return wrong(&format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_have_bounds() {
-        let check = |memory_bytes, nano_cpus| {
-            check_limits(&HostSettings { memory_bytes, nano_cpus, ..HostSettings::default() })
-        };
-        assert!(check(None, None).is_ok() && check(Some(6 << 20), Some(10_000_000)).is_ok());
-        assert!(check(Some((6 << 20) - 1), None).is_err());
-        assert!(check(None, Some(9_999_999)).is_err() && check(None, Some(1_000_000_000_000_000)).is_err());
-        let memory = |memory_bytes, memory_swap, memory_reservation| {
-            check_limits(&HostSettings { memory_bytes, memory_swap, memory_reservation, ..HostSettings::default() })
-        };
-        assert!(memory(Some(8 << 20), Some(-1), None).is_ok() && memory(None, Some(-1), Some(1)).is_ok());
-        assert!(memory(None, Some(8 << 20), None).is_err() && memory(Some(8 << 20), Some(7 << 20), None).is_err());
-        assert!(memory(Some(8 << 20), Some(8 << 20), Some(9 << 20)).is_err());
-        let time = |nano_cpus, cpu_quota, cpu_period| {
-            check_limits(&HostSettings { nano_cpus, cpu_quota, cpu_period, ..HostSettings::default() })
-        };
-        assert!(time(None, Some(-1), Some(1_000)).is_ok() && time(None, Some(1_000), None).is_ok());
-        assert!(time(Some(500_000_000), Some(50_000), None).is_err() && time(None, None, Some(999)).is_err());
-        assert!(time(None, Some(999), None).is_err() && time(None, None, Some(1_000_001)).is_err());
-    }
 
     #[test]
     fn variables_are_merged_by_name() {

@@ -28,6 +28,8 @@ pub struct ExecRequest {
     pub user: String,
     /// Where it starts; empty is the container's own.
     pub workdir: String,
+    /// Whether it has every capability.
+    pub privileged: bool,
     /// What is joined to ours.
     pub streams: Streams,
     /// Return when it runs.
@@ -54,6 +56,9 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
         env.push(entry.clone());
     }
     process.set_args(Some(request.command.clone())).set_env(Some(env));
+    if request.privileged {
+        process.set_capabilities(Some(spec::capability_sets(runtime::capabilities::resolve(&[], &[], true)?)));
+    }
     if !request.workdir.is_empty() {
         check_workdir(&request.workdir)?;
         process.set_cwd(Path::new("/").join(&request.workdir));

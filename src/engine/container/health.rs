@@ -20,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const RETRIES: u64 = 3;
 
+/// What runs a line where the image names no shell.
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
 /// Docker's bounds, in its words.
 pub(crate) fn check(check: &HealthCheck) -> Result<(), Report> {
     const SHORTEST_NS: u64 = 1_000_000;
@@ -42,7 +45,11 @@ fn command(record: &Record) -> Option<Vec<String>> {
     let (kind, words) = check.test.split_first()?;
     match kind.as_str() {
         "CMD" => Some(words.to_vec()),
-        "CMD-SHELL" => Some(["/bin/sh", "-c"].into_iter().map(str::to_owned).chain(words.iter().cloned()).collect()),
+        "CMD-SHELL" => {
+            let shell = &record.settings.shell;
+            let shell = if shell.is_empty() { SHELL.map(str::to_owned).to_vec() } else { shell.clone() };
+            Some([shell.as_slice(), words].concat())
+        }
         _ => None,
     }
 }

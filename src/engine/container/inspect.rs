@@ -1,6 +1,7 @@
 //! Everything known about one container, in the shape of Docker's API: no null where Docker has an empty list.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use base::time::NEVER;
 use base::{ContainerId, Report};
@@ -12,9 +13,10 @@ use snapshot::Driver;
 
 use crate::Engine;
 use crate::container::record::{
-    DeviceMapping, HostSettings, PortMapping, Record, Seccomp, UserNamespace, Volume, VolumeSource, load,
+    DeviceMapping, HostSettings, IpcMode, LogDriver, PidMode, PortMapping, RateKind, Record, Seccomp, Ulimit,
+    UserNamespace, Volume, VolumeSource, load,
 };
-use crate::container::spec::{MASKED, READ_ONLY, environment};
+use crate::container::spec::{SHM_BYTES, environment, kept_read_only, masked};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::{driver, files, network, record};
 
@@ -107,11 +109,69 @@ pub struct HostConfig {
     pub cpuset_cpus: String,
     pub cpuset_mems: String,
     pub pids_limit: i64,
+    pub blkio_weight: u16,
+    pub blkio_weight_device: Vec<DeviceWeight>,
+    pub blkio_device_read_bps: Vec<DeviceRate>,
+    pub blkio_device_write_bps: Vec<DeviceRate>,
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Vec<DeviceRate>,
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Vec<DeviceRate>,
     pub init: bool,
     pub devices: Vec<Device>,
     pub device_requests: Vec<DeviceRequest>,
+    pub log_config: LogConfig,
+    pub group_add: Vec<String>,
+    pub pid_mode: String,
+    pub ipc_mode: &'static str,
+    #[serde(rename = "UTSMode")]
+    pub uts_mode: &'static str,
+    pub cgroupns_mode: &'static str,
+    pub shm_size: u64,
+    pub ulimits: Vec<UlimitBounds>,
+    pub sysctls: BTreeMap<String, String>,
+    pub oom_score_adj: i32,
+    pub annotations: BTreeMap<String, String>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+}
+
+/// How its log is kept.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct LogConfig {
+    #[serde(rename = "Type")]
+    pub kind: &'static str,
+    pub config: BTreeMap<String, String>,
+}
+
+/// The weight of a disk.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct DeviceWeight {
+    pub path: String,
+    pub weight: u16,
+}
+
+/// A limit of a disk.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct DeviceRate {
+    pub path: String,
+    pub rate: u64,
+}
+
+/// A limit of its processes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "Docker's members")]
+pub struct UlimitBounds {
+    pub name: String,
+    pub hard: i64,
+    pub soft: i64,
 }
 
 /// When it is started again.
@@ -178,6 +238,7 @@ pub struct MountPoint {
 #[allow(missing_docs, reason = "Docker's members")]
 pub struct Config {
     pub hostname: String,
+    pub domainname: String,
     pub user: String,
     pub attach_stdin: bool,
     pub attach_stdout: bool,
@@ -194,6 +255,10 @@ pub struct Config {
     pub entrypoint: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub stop_signal: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
     /// Null where there is none.
     pub healthcheck: Option<HealthCheck>,
 }
@@ -250,7 +315,10 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
-        log_path: directory.join("log").to_string_lossy().into_owned(),
+        log_path: match record.host.log.driver {
+            LogDriver::None => String::new(),
+            _ => directory.join(monitor::log::NAME).to_string_lossy().into_owned(),
+        },
         name: format!("/{}", record.name),
         restart_count: condition.state.restart_count,
         driver: graph_driver.name.clone(),
@@ -325,6 +393,9 @@ fn host_config(host: &HostSettings) -> HostConfig {
     if host.no_new_privileges {
         security_opt.push("no-new-privileges".to_owned());
     }
+    if host.unmasked {
+        security_opt.push("systempaths=unconfined".to_owned());
+    }
     match &host.seccomp {
         Seccomp::Default => {}
         Seccomp::Unconfined => security_opt.push("seccomp=unconfined".to_owned()),
@@ -348,7 +419,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         dns_options: host.dns_options.clone(),
         dns_search: host.dns_search.clone(),
         extra_hosts: host.add_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
-        privileged: false,
+        privileged: host.privileged,
         readonly_rootfs: host.read_only,
         security_opt,
         tmpfs: host.tmpfs.iter().cloned().collect(),
@@ -369,12 +440,50 @@ fn host_config(host: &HostSettings) -> HostConfig {
         cpuset_cpus: host.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: host.cpuset_mems.clone().unwrap_or_default(),
         pids_limit: host.pids_limit.unwrap_or(0),
+        blkio_weight: host.blkio_weight.unwrap_or(0),
+        blkio_weight_device: host.blkio_device_weights.iter().map(weight).collect(),
+        blkio_device_read_bps: rates(host, RateKind::ReadBps),
+        blkio_device_write_bps: rates(host, RateKind::WriteBps),
+        blkio_device_read_iops: rates(host, RateKind::ReadIops),
+        blkio_device_write_iops: rates(host, RateKind::WriteIops),
         init: host.init,
         devices: host.devices.iter().map(device).collect(),
         device_requests: host.device_requests.iter().map(device_request).collect(),
-        masked_paths: MASKED.map(str::to_owned).to_vec(),
-        readonly_paths: READ_ONLY.map(str::to_owned).to_vec(),
+        log_config: LogConfig { kind: host.log.driver.as_str(), config: host.log.options.clone() },
+        group_add: host.groups.clone(),
+        pid_mode: match &host.pid {
+            PidMode::Private => String::new(),
+            PidMode::Host => "host".to_owned(),
+            PidMode::Container(id) => format!("container:{id}"),
+        },
+        ipc_mode: match host.ipc {
+            IpcMode::Private => "private",
+            IpcMode::None => "none",
+            IpcMode::Host => "host",
+        },
+        uts_mode: if host.host_uts { "host" } else { "" },
+        cgroupns_mode: if host.host_cgroups { "host" } else { "private" },
+        shm_size: host.shm_bytes.unwrap_or(SHM_BYTES),
+        ulimits: host.ulimits.iter().map(bounds).collect(),
+        sysctls: host.sysctls.clone(),
+        oom_score_adj: host.oom_score_adj.unwrap_or(0),
+        annotations: host.annotations.clone(),
+        masked_paths: masked(host),
+        readonly_paths: kept_read_only(host),
     }
+}
+
+fn weight((path, weight): &(PathBuf, u16)) -> DeviceWeight {
+    DeviceWeight { path: path.to_string_lossy().into_owned(), weight: *weight }
+}
+
+fn rates(host: &HostSettings, kind: RateKind) -> Vec<DeviceRate> {
+    let of_kind = host.device_rates.iter().filter(|limit| limit.kind == kind);
+    of_kind.map(|limit| DeviceRate { path: limit.path.to_string_lossy().into_owned(), rate: limit.rate }).collect()
+}
+
+fn bounds(limit: &Ulimit) -> UlimitBounds {
+    UlimitBounds { name: limit.name.clone(), hard: limit.hard, soft: limit.soft }
 }
 
 fn device(mapping: &DeviceMapping) -> Device {
@@ -446,6 +555,7 @@ fn config(record: &Record) -> Config {
     let settings = &record.settings;
     Config {
         hostname: settings.hostname.clone(),
+        domainname: settings.domainname.clone(),
         user: settings.user.clone(),
         attach_stdin: settings.attached && settings.stdin,
         attach_stdout: settings.attached,
@@ -464,6 +574,8 @@ fn config(record: &Record) -> Config {
         entrypoint: settings.entrypoint.clone(),
         labels: settings.labels.clone(),
         stop_signal: settings.stop_signal.clone(),
+        stop_timeout: settings.stop_timeout,
+        shell: settings.shell.clone(),
         healthcheck: settings.health_check.clone(),
     }
 }

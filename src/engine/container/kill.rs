@@ -4,12 +4,13 @@ use std::os::fd::AsFd;
 
 use base::units::parse_signal;
 use base::{ContainerId, Report};
+use monitor::restart::is_end;
 use nix::libc;
 use sys::Errno;
 
 use crate::Engine;
 use crate::container::exec::{not_running, pids};
-use crate::container::record::{self, Record, load};
+use crate::container::record::{self, load};
 use crate::container::restart::stay_down;
 
 /// Sends a signal to the container's init. The signal goes through a descriptor that was proved to be that process. A
@@ -18,7 +19,7 @@ pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report
     record::require(engine, id)?;
     // One that cannot be read says nothing of a policy.
     if let Ok(record) = load(engine, id)
-        && ends(&record, signal)
+        && is_end(signal, parse_signal(&record.settings.stop_signal).ok())
         && stay_down(engine, &record)?
     {
         return Ok(());
@@ -34,11 +35,4 @@ pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report
         Some(path) => Ok(cgroup::Container::open(&path)?.thaw()?),
         None => Ok(()),
     }
-}
-
-/// Whether who sends this signal wants the container to end for good, by Docker's rule: the stop signal does, and each where none
-/// was named.
-fn ends(record: &Record, signal: i32) -> bool {
-    let own = &record.settings.stop_signal;
-    own.is_empty() || signal == libc::SIGKILL || parse_signal(own).is_ok_and(|own| own == signal)
 }

@@ -1,14 +1,18 @@
-//! What a container wrote: the monitor's json-file lines, from any point, and on until the container's run ends.
+//! What a container wrote: the monitor's lines, from any point, and on until the container's run ends.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use base::time::parse_rfc3339;
-use base::{ContainerId, Report};
+use base::{ContainerId, Kind, Report};
+use monitor::log::{self, Format};
 use serde::Deserialize;
 
 use crate::Engine;
+use crate::container::log_driver;
 use crate::container::record::load;
 use crate::container::wait::Watch;
 use crate::file::failed;
@@ -45,39 +49,27 @@ pub fn logs(
     request: &LogsRequest,
     mut take: impl FnMut(Entry) -> io::Result<()>,
 ) -> Result<(), Report> {
-    load(engine, id)?;
-    let path = engine.paths().container(id).join("log");
-    let mut watch = if request.follow { Some(Watch::new(engine, id)?) } else { None };
-    let mut reader = loop {
-        match File::open(&path) {
-            Ok(file) => break Reader::at_tail(file, request.tail).map_err(|error| failed("reading", &path, error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match &mut watch {
-                // One look more: it may have been made between the open and the end of the run.
-                Some(watch) => {
-                    if watch.active()? {
-                        watch.wait()?;
-                    } else if !path.exists() {
-                        return Ok(());
-                    }
-                }
-                None => return Ok(()),
-            },
-            Err(error) => return Err(failed("opening", &path, error)),
-        }
+    let rules = log_driver::rules(&load(engine, id)?.host.log)?;
+    let Some(format) = rules.format else {
+        return Err(Report::new(Kind::Unsupported, "configured logging driver does not support reading"));
     };
+    let directory = engine.paths().container(id);
+    let step = |error| failed("reading the log in", &directory, error);
+    let mut watch = if request.follow { Some(Watch::new(engine, id)?) } else { None };
+    let mut reader = Reader::at_tail(&directory, format, request.tail).map_err(step)?;
     loop {
         // Asked before reading: what is written after the end of the run does not exist.
         let active = match &mut watch {
             Some(watch) => watch.active()?,
             None => false,
         };
-        while let Some(entry) = reader.next().map_err(|error| failed("reading", &path, error))? {
+        while let Some(entry) = reader.next().map_err(step)? {
             let time = parse_rfc3339(&entry.time)?;
             if request.until.is_some_and(|until| time > until) {
                 return Ok(());
             }
             if request.since.is_none_or(|since| time >= since) {
-                take(entry).map_err(|error| Report::of(base::Kind::Internal, error))?;
+                take(entry).map_err(|error| Report::of(Kind::Internal, error))?;
             }
         }
         match &mut watch {
@@ -87,45 +79,139 @@ pub fn logs(
     }
 }
 
-struct Reader {
-    file: BufReader<File>,
+/// Reads the files of a log, oldest first, the last one as it grows.
+struct Reader<'a> {
+    directory: &'a Path,
+    format: Format,
+    /// What is read after `file`, newest first.
+    later: Vec<File>,
+    /// `None` until there is a log.
+    file: Option<BufReader<File>>,
     /// A line whose end is not written yet.
     partial: Vec<u8>,
 }
 
-impl Reader {
-    fn at_tail(mut file: File, tail: Option<u64>) -> io::Result<Self> {
-        let start = match tail {
-            Some(lines) => start_of_tail(&mut file, lines)?,
-            None => 0,
-        };
-        file.seek(SeekFrom::Start(start))?;
-        Ok(Reader { file: BufReader::with_capacity(64 << 10, file), partial: Vec::new() })
+impl<'a> Reader<'a> {
+    /// At the last lines, or the beginning.
+    fn at_tail(directory: &'a Path, format: Format, tail: Option<u64>) -> io::Result<Self> {
+        let mut later = Vec::new();
+        let mut wanted = tail;
+        for mut file in files(directory)?.into_iter().rev() {
+            if wanted == Some(0) && !later.is_empty() {
+                break;
+            }
+            if let Some(lines) = &mut wanted {
+                let (start, found) = start_of_tail(&mut file, *lines)?;
+                file.seek(SeekFrom::Start(start))?;
+                *lines -= found;
+            }
+            later.push(file);
+        }
+        let mut reader = Reader { directory, format, later, file: None, partial: Vec::new() };
+        reader.file = reader.later.pop().map(buffered);
+        Ok(reader)
     }
 
     /// The next whole line's record; `None` at the end of what is written.
     fn next(&mut self) -> io::Result<Option<Entry>> {
         loop {
-            self.file.read_until(b'\n', &mut self.partial)?;
-            if self.partial.last() != Some(&b'\n') {
+            let Some(file) = &mut self.file else {
+                if !self.begin()? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            file.read_until(b'\n', &mut self.partial)?;
+            if self.partial.last() == Some(&b'\n') {
+                let entry = parse(self.format, &self.partial);
+                self.partial.clear();
+                if entry.is_some() {
+                    return Ok(entry);
+                }
+            } else if !self.go_on()? {
                 return Ok(None);
             }
-            let entry = serde_json::from_slice(&self.partial).ok();
-            self.partial.clear();
-            if entry.is_some() {
-                return Ok(entry);
+        }
+    }
+
+    /// Opens a log that was not there before.
+    fn begin(&mut self) -> io::Result<bool> {
+        self.later = files(self.directory)?;
+        self.later.reverse();
+        self.file = self.later.pop().map(buffered);
+        Ok(self.file.is_some())
+    }
+
+    /// At the end of a file: whether there is another to go on with, or the same has grown meanwhile.
+    fn go_on(&mut self) -> io::Result<bool> {
+        if self.later.is_empty() {
+            let Some(file) = &self.file else { return Ok(false) };
+            let own = file.get_ref().metadata()?.ino();
+            let all = files(self.directory)?;
+            let inodes = all.iter().map(|file| file.metadata().map(|metadata| metadata.ino()));
+            let inodes: Vec<u64> = inodes.collect::<io::Result<_>>()?;
+            if inodes.last().is_none_or(|last| *last == own) {
+                return Ok(false);
             }
+            // Where ours is not among them it was removed, and all of them are newer.
+            let newer = inodes.iter().position(|inode| *inode == own).map_or(0, |place| place + 1);
+            self.later = all.into_iter().skip(newer).rev().collect();
+            // It may have grown between the read and its being put aside.
+            return Ok(true);
+        }
+        self.partial.clear();
+        self.file = self.later.pop().map(buffered);
+        Ok(true)
+    }
+}
+
+fn buffered(file: File) -> BufReader<File> {
+    BufReader::with_capacity(64 << 10, file)
+}
+
+/// The files of a log, oldest first. Until they are all open the monitor may put another aside, and then this begins anew.
+fn files(directory: &Path) -> io::Result<Vec<File>> {
+    loop {
+        let numbers = log::set_aside(directory)?;
+        let names = numbers.iter().map(|number| log::aside(*number)).chain([log::NAME.to_owned()]);
+        let opened = names.map(|name| match File::open(directory.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some),
+        });
+        let opened: Vec<Option<File>> = opened.collect::<io::Result<_>>()?;
+        if log::set_aside(directory)? == numbers {
+            return Ok(opened.into_iter().flatten().collect());
         }
     }
 }
 
-/// Where the last `lines` lines begin, searched backwards in blocks. A line of the container that was cut into pieces
+/// One line with its newline; `None` if it is no entry.
+fn parse(format: Format, line: &[u8]) -> Option<Entry> {
+    match format {
+        Format::Json => serde_json::from_slice(line).ok(),
+        Format::K8s => {
+            let text = String::from_utf8_lossy(line);
+            let mut words = text.splitn(4, ' ');
+            let (time, stream, flag, log) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            let whole = match flag {
+                "F" => true,
+                "P" => false,
+                _ => return None,
+            };
+            let log = if whole { log } else { log.trim_end_matches('\n') };
+            Some(Entry { log: log.to_owned(), stream: stream.to_owned(), time: time.to_owned() })
+        }
+    }
+}
+
+/// Where the last `lines` lines begin, and how many there are of them, searched backwards in blocks. A line of the container that
+/// was cut into pieces
 /// counts by its pieces.
-fn start_of_tail(file: &mut File, lines: u64) -> io::Result<u64> {
+fn start_of_tail(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
     const BLOCK: u64 = 64 << 10;
     let mut end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
-        return Ok(end);
+        return Ok((end, 0));
     }
     // The newline that ends the last line begins none.
     let mut wanted = lines + 1;
@@ -138,12 +224,13 @@ fn start_of_tail(file: &mut File, lines: u64) -> io::Result<u64> {
         for (position, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
             wanted -= 1;
             if wanted == 0 {
-                return Ok(start + position as u64 + 1);
+                return Ok((start + position as u64 + 1, lines));
             }
         }
         end = start;
     }
-    Ok(0)
+    // The first line begins without a newline before it.
+    Ok((0, lines + 1 - wanted))
 }
 
 #[cfg(test)]
@@ -160,7 +247,7 @@ mod tests {
             writeln!(file, "line {number:05}").unwrap();
         }
         for (lines, start) in [(0, 220_000), (1, 219_989), (2, 219_978), (19_999, 11), (20_000, 0), (90_000, 0)] {
-            assert_eq!(start_of_tail(&mut file, lines).unwrap(), start, "{lines}");
+            assert_eq!(start_of_tail(&mut file, lines).unwrap(), (start, lines.min(20_000)), "{lines}");
         }
     }
 }

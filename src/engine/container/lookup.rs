@@ -18,6 +18,15 @@ pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     Ok(id)
 }
 
+/// The container that has exactly this name.
+pub fn named(engine: &Engine, name: &str) -> Result<Option<ContainerId>, Report> {
+    unstarted::sweep(engine);
+    match names::resolve(engine, name) {
+        Some(id) if record::exists(engine, &id)? => Ok(Some(id)),
+        _ => Ok(None),
+    }
+}
+
 fn look_up(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     // Readable or not: what cannot be read must still be found to be removed.
     let exists = |id: &ContainerId| record::exists(engine, id);

@@ -1,23 +1,18 @@
 //! A container's network: its own, the machine's, another container's, or a namespace that is there already; and what
 //! follows from the choice for its files, its ids, and the role net.
 //!
-//! The rights over a network are those of the user namespace that owns it. So a container with another one's network has
-//! its user namespace too, as in Docker, and with it its ids; the files of `/etc` are the other's as well. One that joins a
-//! namespace by path has ids of its own, and no rights over that network.
+//! One with another container's network has its ids (see `joined`) and its files of `/etc` too.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
-use base::{ContainerId, Context, Kind, Report};
+use base::{ContainerId, Kind, Report};
 use net::{Addressing, Family, NetSpec, Publish, Transport};
-use oci_spec::runtime::LinuxNamespaceType;
 
 use crate::Engine;
 use crate::container::create::CreateRequest;
-use crate::container::record::{HostSettings, NetworkMode, PortMapping, Protocol, Record, UserNamespace, load};
+use crate::container::lookup;
+use crate::container::record::{HostSettings, NetworkMode, PortMapping, Protocol, Record, load};
 use crate::container::state::condition;
-use crate::container::{exec, lookup};
 
 /// Resolves the container that a request names for its network, and refuses, in Docker's words, what comes with that.
 pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &ContainerId) -> Result<(), Report> {
@@ -37,7 +32,6 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &Container
         (!host.add_hosts.is_empty(), "custom host-to-IP mapping and the network mode"),
         (publishes, "port publishing and the container type network mode"),
         (!request.exposed_ports.is_empty(), "port exposing and the container type network mode"),
-        (host.userns != UserNamespace::Default, "user namespace and the container type network mode"),
     ];
     if let Some((_, words)) = conflicts.iter().find(|(is, _)| *is) {
         return Err(Report::new(Kind::Usage, format!("conflicting options: {words}"))
@@ -48,16 +42,21 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &Container
 }
 
 /// The host name of a container that was given none, where its network has one.
-pub(crate) fn hostname(engine: &Engine, network: &NetworkMode) -> Result<Option<String>, Report> {
-    Ok(match network {
+pub(crate) fn hostname(engine: &Engine, host: &HostSettings) -> Result<Option<String>, Report> {
+    Ok(match &host.network {
         // What it says of itself on that network is then true.
-        NetworkMode::Host => nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+        NetworkMode::Host => machine(),
+        _ if host.host_uts => machine(),
         NetworkMode::Container(id) => Some(load(engine, &id.parse()?)?.settings.hostname),
         _ => None,
     })
 }
 
-/// The container whose network, ids and files of `/etc` this one has: itself, unless it has another's.
+fn machine() -> Option<String> {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
+}
+
+/// The container whose network and files of `/etc` this one has: itself, unless it has another's.
 pub(crate) fn owner(engine: &Engine, record: &Record) -> Result<Record, Report> {
     let mut owner = record.clone();
     while let NetworkMode::Container(id) = &owner.host.network {
@@ -183,59 +182,4 @@ pub(crate) fn name_the_owner(engine: &Engine, record: &Record, report: Report) -
         Some(other) => report.with_hint(format!("container {} publishes it: publish another port", other.name)),
         None => report,
     }
-}
-
-/// Namespaces that a container joins, held open from before its start.
-#[derive(Debug, Default)]
-pub(crate) struct Joined(Vec<Namespace>);
-
-#[derive(Debug)]
-struct Namespace {
-    /// Also the name under which the stage gets the descriptor.
-    kind: &'static str,
-    path: PathBuf,
-    fd: OwnedFd,
-}
-
-impl Joined {
-    /// Opens what the record asks for. A container whose network is wanted must run.
-    pub(crate) fn open(engine: &Engine, record: &Record) -> Result<Self, Report> {
-        let step = || format!("joining the network {}", record.host.network);
-        match &record.host.network {
-            NetworkMode::Builtin | NetworkMode::Host | NetworkMode::None => Ok(Joined::default()),
-            NetworkMode::Container(id) => of_container(engine, &id.parse()?).step(step),
-            NetworkMode::Namespace(path) => {
-                let fd = runtime::bundle::open_namespace_at(path).step(step)?;
-                Ok(Joined(vec![Namespace { kind: "net", path: path.clone(), fd }]))
-            }
-        }
-    }
-
-    /// Where a namespace of this type is that is not to be made.
-    pub(crate) fn path(&self, typ: LinuxNamespaceType) -> Option<PathBuf> {
-        let kind = match typ {
-            LinuxNamespaceType::Network => "net",
-            LinuxNamespaceType::User => "user",
-            _ => return None,
-        };
-        self.0.iter().find(|namespace| namespace.kind == kind).map(|namespace| namespace.path.clone())
-    }
-
-    /// What the stage gets.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        self.0.iter().map(|namespace| (namespace.kind, namespace.fd.as_fd()))
-    }
-}
-
-fn of_container(engine: &Engine, id: &ContainerId) -> Result<Joined, Report> {
-    let pids = exec::pids(engine, id).map_err(|_| not_running(id))?;
-    let init = pids.init()?.ok_or_else(|| not_running(id))?;
-    let kinds = ["user", "net"];
-    let opened = runtime::exec::open_namespaces(pids.pid, init.as_fd(), &kinds)?;
-    let namespace = |(kind, fd)| Namespace { kind, path: format!("/proc/{}/ns/{kind}", pids.pid).into(), fd };
-    Ok(Joined(kinds.into_iter().zip(opened).map(namespace).collect()))
-}
-
-fn not_running(id: &ContainerId) -> Report {
-    Report::new(Kind::Conflict, format!("cannot join network of a non running container: {id}"))
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use base::{ContainerId, Kind, Report};
+pub use cgroup::RateKind;
 pub use monitor::restart::Policy;
 use oci::{ChainId, Digest, HealthCheck, Platform};
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub struct Settings {
     pub user: String,
     /// Its host name.
     pub hostname: String,
+    /// Its NIS domain name, which names of hosts are completed by.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
     /// Whether it has a terminal.
     pub tty: bool,
     /// Whether its standard input is open.
@@ -86,8 +90,14 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// `80/tcp`: what the image says it listens on, and what is published.
     pub exposed_ports: Vec<String>,
-    /// The signal that asks it to stop, as the image names it; empty is `SIGTERM`.
+    /// The signal that asks it to stop, as the image or the request names it; empty is `SIGTERM`.
     pub stop_signal: String,
+    /// How many seconds it then has where nothing else is said; less than 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+    /// What runs its health check where that is a line for a shell; empty is `/bin/sh -c`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
     /// How it is asked whether it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -145,6 +155,12 @@ pub struct HostSettings {
     pub cpuset_mems: Option<String>,
     /// Limit of processes: `None` is our default, 0 or less is none.
     pub pids_limit: Option<i64>,
+    /// Weight of the container among others that want disks, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+    /// The same for one device.
+    pub blkio_device_weights: Vec<(PathBuf, u16)>,
+    /// The most that it may do with a device.
+    pub device_rates: Vec<DeviceRate>,
     /// Whether `/` cannot be written.
     pub read_only: bool,
     /// Which ids it has.
@@ -153,6 +169,34 @@ pub struct HostSettings {
     pub cap_add: Vec<String>,
     /// Capabilities taken from the default.
     pub cap_drop: Vec<String>,
+    /// Whether it has every capability and device that there is to have, no filter of system calls and no masks.
+    pub privileged: bool,
+    /// Whether nothing of `/proc` and `/sys` is hidden or kept from being written.
+    pub unmasked: bool,
+    /// Groups beside those of its user, by name or number; [`KEEP_GROUPS`] alone is those of the caller.
+    pub groups: Vec<String>,
+    /// Which processes it sees.
+    pub pid: PidMode,
+    /// Whose System V objects, message queues and shared memory it has.
+    pub ipc: IpcMode,
+    /// Whether its host name is the machine's.
+    pub host_uts: bool,
+    /// Whether it sees the machine's cgroups.
+    pub host_cgroups: bool,
+    /// The most that its `/dev/shm` may hold, in bytes.
+    pub shm_bytes: Option<u64>,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Settings of the kernel for its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// How soon the kernel kills its processes for want of memory: -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// What is passed on to the runtime specification.
+    pub annotations: BTreeMap<String, String>,
+    /// How its log is kept.
+    pub log: LogConfig,
+    /// A file for the pid of its first process, written at each start.
+    pub pid_file: Option<PathBuf>,
     /// The seccomp profile.
     pub seccomp: Seccomp,
     /// Whether set-user-id programs gain nothing.
@@ -173,6 +217,96 @@ pub struct HostSettings {
     /// Devices by what they are.
     #[serde(default)]
     pub device_requests: Vec<DeviceRequest>,
+}
+
+/// How a container's log is kept (Docker's `LogConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// By whom.
+    pub driver: LogDriver,
+    /// As they were given.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Who keeps a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// A file in the format of Docker's driver of that name.
+    #[default]
+    JsonFile,
+    /// The same, in files of a limited size.
+    Local,
+    /// A file in the format of Podman's driver of that name.
+    K8sFile,
+    /// Nobody.
+    None,
+}
+
+impl LogDriver {
+    /// All of them.
+    pub const ALL: [LogDriver; 4] = [LogDriver::JsonFile, LogDriver::Local, LogDriver::K8sFile, LogDriver::None];
+
+    /// As options spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogDriver::JsonFile => "json-file",
+            LogDriver::Local => "local",
+            LogDriver::K8sFile => "k8s-file",
+            LogDriver::None => "none",
+        }
+    }
+}
+
+/// The one word of [`HostSettings::groups`] that is no group.
+pub const KEEP_GROUPS: &str = "keep-groups";
+
+/// Which processes a container sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PidMode {
+    /// Its own.
+    #[default]
+    Private,
+    /// All of the machine.
+    Host,
+    /// Those of another container as well, by its id; until the container is created, as the user wrote it.
+    Container(String),
+}
+
+/// Whose System V objects, message queues and `/dev/shm` a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpcMode {
+    /// Its own.
+    #[default]
+    Private,
+    /// Its own, without a `/dev/shm`.
+    None,
+    /// The machine's.
+    Host,
+}
+
+/// A limit of processes, setrlimit(2) (Docker's `Ulimit`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// In lower case: `nofile`.
+    pub name: String,
+    /// Up to which a process may raise the other one; less than 0 is no limit.
+    pub hard: i64,
+    /// What holds; the same.
+    pub soft: i64,
+}
+
+/// The most that a container may do with a block device in a second (Docker's `ThrottleDevice`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRate {
+    /// The device on the host.
+    pub path: PathBuf,
+    /// Of what.
+    pub kind: RateKind,
+    /// How much; 0 is no limit.
+    pub rate: u64,
 }
 
 /// A device of the host, or all below a directory (Docker's `DeviceMapping`).

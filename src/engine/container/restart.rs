@@ -1,7 +1,6 @@
 //! Stopping a container and starting it again; and what holds for the starts that its monitor makes by itself.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use base::{ContainerId, Kind, Report};
 use monitor::client::{self, ClientError};
@@ -12,20 +11,15 @@ use crate::container::lock::lock;
 use crate::container::record::{HostSettings, Record, load};
 use crate::container::start::{Started, start_locked};
 use crate::container::state::{Life, condition};
-use crate::container::stop;
+use crate::container::stop::{self, Ending};
 use crate::container::wait::Watch;
 
 /// Stops a container as [`stop::stop`] does and starts it again; one that does not run is only started.
-pub fn restart(
-    engine: &Engine,
-    id: &ContainerId,
-    signal: Option<i32>,
-    grace: Option<Duration>,
-) -> Result<Started, Report> {
+pub fn restart(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<Started, Report> {
     let record = load(engine, id)?;
     // Its monitor removes it under the lock, unless it runs again by then.
     let held = record.host.auto_remove.then(|| lock(engine, id)).transpose()?;
-    stop::end(engine, &record, signal, grace)?;
+    stop::end(engine, &record, ending)?;
     let locked = match held {
         Some(held) => held.looked_at_again(engine, id)?,
         None => lock(engine, id)?,

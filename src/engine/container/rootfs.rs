@@ -36,7 +36,7 @@ use sys::namespace::{Extent, IdMap, parse_map};
 use crate::Engine;
 use crate::container::record::{Record, UserNamespace};
 use crate::container::spec::passwd_home;
-use crate::container::{fit, network};
+use crate::container::{fit, joined};
 use crate::file::{failed, read_json, replace_json};
 use crate::image::the_store;
 use crate::paths::make_dir;
@@ -244,9 +244,9 @@ pub(crate) fn root_look(index: File) -> Result<RootLook, Report> {
     Ok(RootLook { permissions: inode.permissions, owner: (inode.uid, inode.gid), mtime })
 }
 
-/// The container's ids in terms of the outer ones; those of the container whose network it has.
+/// The container's ids in terms of the outer ones; those of the container of which it has a namespace.
 pub(crate) fn container_maps(engine: &Engine, record: &Record, map: &OuterMap) -> Result<(IdMap, IdMap), Report> {
-    let record = &network::owner(engine, record)?;
+    let record = &joined::owner_of_ids(engine, record)?;
     let keep = |uid: u32, gid: u32| (OuterMap::keep_id(&map.uids, uid), OuterMap::keep_id(&map.gids, gid));
     let single = |id: u32| vec![Extent { inside: id, outside: 0, size: 1 }];
     Ok(match record.host.userns {

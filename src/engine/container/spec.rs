@@ -14,9 +14,11 @@ use oci_spec::runtime::{
 
 use crate::Engine;
 use crate::container::devices::{Devices, Given};
-use crate::container::files;
-use crate::container::network::Joined;
-use crate::container::record::{Below, NetworkMode, Record, Seccomp, Volume, VolumeSource};
+use crate::container::joined::Joined;
+use crate::container::record::{
+    Below, HostSettings, IpcMode, NetworkMode, PidMode, Record, Seccomp, Volume, VolumeSource,
+};
+use crate::container::{files, isolation};
 use crate::file::failed;
 use crate::volume::{self, Place};
 
@@ -42,6 +44,12 @@ pub(crate) const MASKED: [&str; 13] = [
 /// Readable only: writing them changes the machine.
 pub(crate) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where POSIX message queues and shared memory are, mq_overview(7), shm_overview(7).
+const QUEUES: &str = "/dev/mqueue";
+const SHARED_MEMORY: &str = "/dev/shm";
+/// How much of it a container has where nothing is said, as in Docker.
+pub(crate) const SHM_BYTES: u64 = 64 << 20;
+
 /// What a start needs of a container's record.
 #[derive(Clone, Debug)]
 pub struct Launchable {
@@ -57,18 +65,24 @@ pub struct Launchable {
 /// directory, and makes the host's directories that are bound into it and are not there.
 pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices, joined: &Joined) -> Result<Launchable, Report> {
     files::write(engine, record)?;
-    let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
+    let capabilities = capabilities(&record.host)?;
     let mut spec = Spec::default();
     let mut root = Root::default();
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(record.host.read_only));
     spec.set_root(Some(root))
-        .set_hostname(Some(record.settings.hostname.clone()))
-        .set_process(Some(process(record, capabilities, &devices.given)))
+        .set_hostname(Some(record.settings.hostname.clone()).filter(|_| !record.host.host_uts))
+        .set_domainname(Some(record.settings.domainname.clone()).filter(|name| !name.is_empty()))
+        .set_annotations(Some(record.host.annotations.clone().into_iter().collect()))
+        .set_process(Some(process(record, capabilities, &devices.given)?))
         .set_mounts(Some(mounts(engine, record, &devices.mounts)?))
         .set_hooks(devices.hooks.clone())
         .set_linux(Some(linux(record, capabilities, devices, joined)?));
     let default_profile = matches!(record.host.seccomp, Seccomp::Default).then_some(capabilities);
     Ok(Launchable { spec, default_profile, user: record.settings.user.clone() })
+}
+
+fn capabilities(host: &HostSettings) -> Result<u64, Report> {
+    Ok(runtime::capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?)
 }
 
 /// Refuses names that are no capabilities.
@@ -79,14 +93,15 @@ pub fn check_capabilities(add: &[String], drop: &[String]) -> Result<(), Report>
 
 /// What a further process of a container is like, with or without a terminal: its environment, directory, capabilities.
 pub(crate) fn process_of(engine: &Engine, record: &Record, terminal: bool) -> Result<Process, Report> {
-    let capabilities = runtime::capabilities::resolve(&record.host.cap_add, &record.host.cap_drop, false)?;
-    let mut process = process(record, capabilities, &Given::default());
+    let capabilities = capabilities(&record.host)?;
+    let mut process = process(record, capabilities, &Given::default())?;
     process.set_terminal(Some(terminal)).set_env(Some(environment(record, terminal)));
     Given::load(engine, &record.id)?.edit(&mut process);
     Ok(process)
 }
 
-fn process(record: &Record, capabilities: u64, given: &Given) -> Process {
+/// The sets of a process that has these capabilities.
+pub(crate) fn capability_sets(capabilities: u64) -> LinuxCapabilities {
     let set = runtime::capabilities::to_spec(capabilities);
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(set.clone()))
@@ -94,6 +109,10 @@ fn process(record: &Record, capabilities: u64, given: &Given) -> Process {
         .set_effective(Some(set))
         .set_inheritable(None)
         .set_ambient(None);
+    sets
+}
+
+fn process(record: &Record, capabilities: u64, given: &Given) -> Result<Process, Report> {
     let settings = &record.settings;
     let mut process = Process::default();
     let workdir = if settings.workdir.is_empty() { "/" } else { &settings.workdir };
@@ -102,11 +121,12 @@ fn process(record: &Record, capabilities: u64, given: &Given) -> Process {
         .set_args(Some(record.command_line()))
         .set_env(Some(environment(record, settings.tty)))
         .set_cwd(Path::new("/").join(workdir))
-        .set_capabilities(Some(sets))
-        .set_rlimits(None)
+        .set_capabilities(Some(capability_sets(capabilities)))
+        .set_rlimits(Some(record.host.ulimits.iter().map(isolation::rlimit).collect::<Result<_, _>>()?))
+        .set_oom_score_adj(record.host.oom_score_adj)
         .set_no_new_privileges(Some(record.host.no_new_privileges));
     given.edit(&mut process);
-    process
+    Ok(process)
 }
 
 /// The record's variables over those that every container has, for a process with or without a terminal. `HOME` is set by
@@ -125,6 +145,8 @@ pub(crate) fn environment(record: &Record, terminal: bool) -> Vec<String> {
 }
 
 fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<Mount>, Report> {
+    // A privileged container may change what is its own.
+    let writable = if record.host.privileged { "rw" } else { "ro" };
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -134,11 +156,10 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]),
     ];
+    list.extend(ipc(&record.host));
     let mut own = own_mounts(engine, record)?;
     // As the specification of CDI has it, in place of what was asked for otherwise.
     own.retain(|given| of_devices.iter().all(|mount| mount.destination() != given.destination()));
@@ -166,6 +187,24 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
     list.extend(own);
     list.extend(late);
     Ok(list)
+}
+
+/// The file systems of message queues and of shared memory.
+fn ipc(host: &HostSettings) -> Vec<Mount> {
+    let options = ["nosuid", "noexec", "nodev"];
+    let queues = mount(QUEUES, "mqueue", "mqueue", &options);
+    let size = format!("size={}", host.shm_bytes.unwrap_or(SHM_BYTES));
+    match host.ipc {
+        IpcMode::Private => {
+            let memory = [&options[..], &["mode=1777", &size]].concat();
+            vec![queues, mount(SHARED_MEMORY, "tmpfs", "shm", &memory)]
+        }
+        IpcMode::None => vec![queues],
+        IpcMode::Host => {
+            let theirs = [QUEUES, SHARED_MEMORY].into_iter().filter(|path| Path::new(path).is_dir());
+            theirs.map(|path| bind(Path::new(path), path)).collect()
+        }
+    }
 }
 
 /// Volumes and file systems in memory.
@@ -324,18 +363,29 @@ fn bind(source: &Path, destination: &str) -> Mount {
     mount
 }
 
+/// What is hidden in a container.
+pub(crate) fn masked(host: &HostSettings) -> Vec<String> {
+    if host.privileged || host.unmasked { Vec::new() } else { MASKED.map(str::to_owned).to_vec() }
+}
+
+/// What cannot be written in a container.
+pub(crate) fn kept_read_only(host: &HostSettings) -> Vec<String> {
+    if host.privileged || host.unmasked { Vec::new() } else { READ_ONLY.map(str::to_owned).to_vec() }
+}
+
 fn linux(record: &Record, capabilities: u64, devices: &Devices, joined: &Joined) -> Result<Linux, Report> {
-    let own_network = record.host.network != NetworkMode::Host;
+    let host = &record.host;
     let namespaces = [
-        Some(LinuxNamespaceType::User),
-        Some(LinuxNamespaceType::Mount),
-        Some(LinuxNamespaceType::Pid),
-        Some(LinuxNamespaceType::Ipc),
-        Some(LinuxNamespaceType::Cgroup),
-        Some(LinuxNamespaceType::Uts),
-        own_network.then_some(LinuxNamespaceType::Network),
+        (LinuxNamespaceType::User, true),
+        (LinuxNamespaceType::Mount, true),
+        (LinuxNamespaceType::Pid, host.pid != PidMode::Host),
+        (LinuxNamespaceType::Ipc, host.ipc != IpcMode::Host),
+        (LinuxNamespaceType::Cgroup, !host.host_cgroups),
+        (LinuxNamespaceType::Uts, !host.host_uts),
+        (LinuxNamespaceType::Network, host.network != NetworkMode::Host),
     ];
-    let namespaces = namespaces.into_iter().flatten().map(|kind| {
+    let own = namespaces.into_iter().filter_map(|(kind, own)| own.then_some(kind));
+    let namespaces = own.map(|kind| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind).set_path(joined.path(kind));
         namespace
@@ -343,8 +393,9 @@ fn linux(record: &Record, capabilities: u64, devices: &Devices, joined: &Joined)
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces.collect()))
-        .set_masked_paths(Some(MASKED.map(str::to_owned).to_vec()))
-        .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()))
+        .set_masked_paths(Some(masked(host)))
+        .set_readonly_paths(Some(kept_read_only(host)))
+        .set_sysctl(Some(host.sysctls.clone().into_iter().collect()))
         .set_seccomp(seccomp(&record.host.seccomp, capabilities)?)
         .set_resources(None)
         .set_devices(Some(devices.nodes.iter().map(|(device, _)| device.clone()).collect()));

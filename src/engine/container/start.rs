@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use ::snapshot::fs_client::FsConnection;
+use base::units::parse_signal;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::protocol::{self, Frame};
@@ -21,12 +22,14 @@ use sys::role::Spawn;
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
+use crate::container::joined::{self, Joined};
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::network::Joined;
-use crate::container::record::{HostSettings, NetworkMode, Record, Seccomp, Settings, UserNamespace, load};
+use crate::container::record::{
+    HostSettings, KEEP_GROUPS, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load,
+};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, fit, health, network, remove, rootfs, snapshot, spec};
+use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -130,9 +133,14 @@ pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> 
             seccomp: Seccomp::Default,
             init: false,
             auto_remove: false,
+            privileged: false,
+            ulimits: Vec::new(),
+            sysctls: BTreeMap::new(),
+            oom_score_adj: None,
             // Another's need not run; the ids stay those that it has with it.
             network: NetworkMode::None,
-            userns: network::owner(engine, record)?.host.userns,
+            pid: PidMode::Private,
+            userns: joined::owner_of_ids(engine, record)?.host.userns,
             ..record.host.clone()
         },
         ..record.clone()
@@ -229,7 +237,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = network::addressing(record);
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
-    let keep_groups = keep_groups(engine, &devices, setgroups)?;
+    let keep_groups = keep_groups(engine, &record.host, &devices, setgroups)?;
     let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
     let filtered = !matches!(record.host.seccomp, Seccomp::Unconfined);
     let notify = one_id && filtered && sys::notification::is_possible();
@@ -251,6 +259,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
         let launch = Launch {
             spec: launchable.spec,
             user: if hold { String::new() } else { user(record, &launchable.user) },
+            groups: if hold { Vec::new() } else { named_groups(&record.host).to_vec() },
             rootfs,
             binds,
             devices: host_devices(&devices, &base.map, (&uid_map, &gid_map)),
@@ -272,6 +281,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             id: record.id.clone(),
             container_dir: engine.paths().container(&record.id),
             run_dir,
+            pid_file: record.host.pid_file.clone().filter(|_| !hold),
+            log: log_driver::rules(&record.host.log)?,
             launch: launch.write()?,
             terminal: record.settings.tty,
             stdin: record.settings.stdin,
@@ -281,8 +292,9 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             network: addressing.map(|addressing| network::spec(record, addressing)),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             restart: if hold { Policy::No } else { record.host.restart },
+            stop_signal: parse_signal(&record.settings.stop_signal).ok(),
             health: health::probes(engine, record)?,
-            limits: if hold { cgroup::Limits::default() } else { limits(record) },
+            limits: if hold { cgroup::Limits::default() } else { limits::limits(record)? },
             bus: engine.options().bus.clone(),
             fs_pids: base.connection.pids.clone(),
             strict: engine.options().strict,
@@ -310,10 +322,23 @@ fn devices(engine: &Engine, record: &Record) -> Result<Devices, Report> {
     Ok(devices)
 }
 
-/// Whether the container's processes keep the caller's supplementary groups, since one of them opens a device. Groups of
-/// the host have no number in the container, so there is no other way to have them. Then, and where setgroups(2) is not
-/// allowed, those of the image and of the devices are not set.
-fn keep_groups(engine: &Engine, devices: &Devices, setgroups: bool) -> Result<bool, Report> {
+/// The groups of a container that are looked up in its files.
+fn named_groups(host: &HostSettings) -> &[String] {
+    if keeps_groups(host) { &[] } else { &host.groups }
+}
+
+/// Whether the container is to have the caller's supplementary groups.
+fn keeps_groups(host: &HostSettings) -> bool {
+    host.groups.first().is_some_and(|group| group == KEEP_GROUPS)
+}
+
+/// Whether the container's processes keep the caller's supplementary groups, as they are to or since one of them opens a
+/// device. Groups of the host have no number in the container, so there is no other way to have them. Then, and where
+/// setgroups(2) is not allowed, those of the image, of the request and of the devices are not set.
+fn keep_groups(engine: &Engine, host: &HostSettings, devices: &Devices, setgroups: bool) -> Result<bool, Report> {
+    if setgroups && keeps_groups(host) {
+        return Ok(true);
+    }
     let keep = setgroups && devices.by_group.is_some();
     if let Some(path) = devices.by_group.as_ref().filter(|_| keep) {
         engine.step_down(&format!(
@@ -329,9 +354,11 @@ fn keep_groups(engine: &Engine, devices: &Devices, setgroups: bool) -> Result<bo
     let own = nix::unistd::getgroups().unwrap_or_default();
     let lost = devices.given.gids.iter().filter(|gid| own.iter().all(|own| own.as_raw() != **gid));
     let lost: Vec<String> = lost.map(u32::to_string).collect();
-    if !lost.is_empty() {
-        let why = if keep { "yours are kept" } else { "one id does not allow it" };
-        engine.step_down(&format!("groups: the devices' groups {} are not set, since {why}", lost.join(", ")))?;
+    for (whose, lost) in [("the devices' groups", lost.as_slice()), ("the groups", named_groups(host))] {
+        if !lost.is_empty() {
+            let why = if keep { "yours are kept" } else { "one id does not allow it" };
+            engine.step_down(&format!("groups: {whose} {} are not set, since {why}", lost.join(", ")))?;
+        }
     }
     Ok(keep)
 }
@@ -409,21 +436,5 @@ pub(crate) fn user(record: &Record, user: &str) -> String {
     match record.host.userns {
         UserNamespace::KeepAs { uid, gid } if user.is_empty() => format!("{uid}:{gid}"),
         _ => user.to_owned(),
-    }
-}
-
-/// What a container may use, as its cgroup has it.
-pub(crate) fn limits(record: &Record) -> cgroup::Limits {
-    let host = &record.host;
-    cgroup::Limits {
-        memory_max: host.memory_bytes.map(u64::cast_signed),
-        memory_swap: host.memory_swap,
-        memory_reservation: host.memory_reservation.map(u64::cast_signed),
-        cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus).or(host.cpu_quota),
-        cpu_period_us: host.cpu_period,
-        cpu_shares: host.cpu_shares,
-        cpuset_cpus: host.cpuset_cpus.clone(),
-        cpuset_mems: host.cpuset_mems.clone(),
-        pids_max: host.pids_limit,
     }
 }

@@ -18,10 +18,22 @@ use crate::container::start::give_up;
 use crate::container::state::condition;
 use crate::container::wait::wait;
 
-/// Stops a container; one that does not run is stopped already, and a start that is under way is given up. No `signal`
-/// means the image's, no `grace` waits for ever. Returns when the exit is recorded.
-pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Option<Duration>) -> Result<(), Report> {
-    end(engine, &load(engine, id)?, signal, grace)?;
+/// The seconds of grace where neither the container nor the request says, as in Docker.
+const GRACE_S: i64 = 10;
+
+/// How a container is ended. What is `None` is as the container has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending {
+    /// The signal that asks for it.
+    pub signal: Option<i32>,
+    /// The seconds of grace until it is killed; less than 0 waits for ever.
+    pub grace_s: Option<i64>,
+}
+
+/// Stops a container; one that does not run is stopped already, and a start that is under way is given up. Returns when the
+/// exit is recorded.
+pub fn stop(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<(), Report> {
+    end(engine, &load(engine, id)?, ending)?;
     if condition(engine, id)?.state.status.is_active() {
         // The monitor was killed: taking the lock does what it could not do.
         lock(engine, id)?;
@@ -30,17 +42,11 @@ pub fn stop(engine: &Engine, id: &ContainerId, signal: Option<i32>, grace: Optio
 }
 
 /// The same, but that a killed monitor's work may be left to do.
-pub(crate) fn end(
-    engine: &Engine,
-    record: &Record,
-    signal: Option<i32>,
-    grace: Option<Duration>,
-) -> Result<(), Report> {
+pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<(), Report> {
     let id = &record.id;
-    let signal = match signal {
-        Some(signal) => signal,
-        None => stop_signal(&record.settings.stop_signal),
-    };
+    let signal = ending.signal.unwrap_or_else(|| stop_signal(&record.settings.stop_signal));
+    let grace_s = ending.grace_s.or(record.settings.stop_timeout).unwrap_or(GRACE_S);
+    let grace = u64::try_from(grace_s).ok().map(Duration::from_secs);
     stay_down(engine, record)?;
     give_up(engine, id)?;
     let init = match pids(engine, id) {

@@ -49,8 +49,8 @@ fn cells(line: &str, count: usize) -> Vec<String> {
     cells
 }
 
-/// The host's pids of a container's processes: those of its cgroup, else those that descend from its init or its monitor and
-/// are in a further pid namespace.
+/// The host's pids of a container's processes: those of its cgroup, else those that descend from its init, or from its monitor
+/// and are in a further pid namespace.
 pub(crate) fn processes(pids: &PidRecord) -> Result<BTreeSet<i32>, Report> {
     if let Some(path) = &pids.cgroup {
         return Ok(cgroup::Container::open(path)?.processes()?.into_iter().collect());
@@ -62,12 +62,12 @@ pub(crate) fn processes(pids: &PidRecord) -> Result<BTreeSet<i32>, Report> {
         .filter_map(|pid| Some((pid, parent_and_depth(pid)?)))
         .collect();
     let own_depth = parent_and_depth(std::process::id() as i32).map_or(1, |(_, depth)| depth);
-    let descends = |pid: i32| {
-        let ancestors = std::iter::successors(Some(pid), |pid| Some(all.get(pid)?.0));
+    let is_inside = |(pid, (_, depth)): (&i32, &(i32, usize))| {
+        let ancestors = std::iter::successors(Some(*pid), |pid| Some(all.get(pid)?.0));
         // No chain is longer than there are processes, however they change meanwhile.
-        ancestors.take(all.len()).any(|pid| pid == pids.pid || pid == pids.monitor_pid)
+        let mut ancestors = ancestors.take(all.len());
+        ancestors.any(|one| one == pids.pid || one == pids.monitor_pid && *depth > own_depth).then_some(*pid)
     };
-    let is_inside = |(pid, (_, depth)): (&i32, &(i32, usize))| (*depth > own_depth && descends(*pid)).then_some(*pid);
     Ok(all.iter().filter_map(is_inside).collect())
 }
 

@@ -1,15 +1,15 @@
 //! Changing what a container may use, while it runs too.
 
+use std::path::PathBuf;
+
 use base::{ContainerId, Context, Kind, Report};
 use monitor::restart::{Policy, Terms};
 
 use crate::Engine;
-use crate::container::create::check_limits;
 use crate::container::lock::lock;
-use crate::container::record::{HostSettings, load};
-use crate::container::restart;
-use crate::container::start::limits;
+use crate::container::record::{DeviceRate, HostSettings, load};
 use crate::container::state::Life;
+use crate::container::{limits, restart};
 
 /// Limits that are asked for; the members mean what those of [`HostSettings`] mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub struct LimitRequest {
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     pub pids_limit: Option<i64>,
+    pub blkio_weight: Option<u16>,
+    pub blkio_device_weights: Vec<(PathBuf, u16)>,
+    pub device_rates: Vec<DeviceRate>,
 }
 
 impl LimitRequest {
@@ -45,6 +48,15 @@ impl LimitRequest {
         set(&mut host.cpuset_cpus, self.cpuset_cpus);
         set(&mut host.cpuset_mems, self.cpuset_mems);
         set(&mut host.pids_limit, self.pids_limit);
+        set(&mut host.blkio_weight, self.blkio_weight);
+        for (path, weight) in self.blkio_device_weights {
+            host.blkio_device_weights.retain(|(other, _)| *other != path);
+            host.blkio_device_weights.push((path, weight));
+        }
+        for rate in self.device_rates {
+            host.device_rates.retain(|other| (&other.path, other.kind) != (&rate.path, rate.kind));
+            host.device_rates.push(rate);
+        }
     }
 }
 
@@ -57,7 +69,8 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     let mut record = load(engine, id)?;
     let is_limited = request != LimitRequest::default();
     request.apply(&mut record.host);
-    check_limits(&record.host)?;
+    limits::check(&record.host)?;
+    let wanted = limits::limits(&record)?;
     if record.host.auto_remove && restart.is_some_and(|policy| policy != Policy::No) {
         let text = "Restart policy cannot be updated because AutoRemove is enabled for the container";
         return Err(Report::new(Kind::Usage, text));
@@ -68,7 +81,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
             Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))
                 .with_hint("`sublet doctor` says what would give it one")
         })?;
-        let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(&limits(&record)));
+        let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(&wanted));
         limited.map_err(Report::from).step(|| format!("Cannot update container {id}"))?;
     }
     record.save(engine, true)?;
@@ -76,7 +89,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     // Which the monitor may be waiting for.
     drop(locked);
     if active && (restart.is_some() || record.host.restart != Policy::No) {
-        restart::set_terms(engine, id, Terms { policy: restart, limits: Some(limits(&record)) })?;
+        restart::set_terms(engine, id, Terms { policy: restart, limits: Some(wanted) })?;
     }
     Ok(())
 }

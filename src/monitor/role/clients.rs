@@ -15,6 +15,7 @@ use sys::{Call, SysError};
 
 use crate::protocol::{self, ExecRequest, Frame, Received};
 use crate::record::Status;
+use crate::restart::{Policy, is_end};
 use crate::role::pipes::PayloadEnds;
 use crate::role::{MAIN, Monitor, given_up};
 use crate::streams::{Client, Streams};
@@ -116,23 +117,29 @@ impl Monitor {
                     process.streams.resize(size);
                 }
             }
-            Frame::Signal(number) => {
-                if let Some(process) = self.processes.get(&bound.unwrap_or(MAIN)) {
-                    // A process that has just ended needs no signal.
-                    let _ = process.signal(number);
-                }
-            }
+            Frame::Signal(number) => self.signal(bound.unwrap_or(MAIN), number),
             // Frames of our own direction mean nothing from a client.
             _ => {}
         }
     }
 
-    /// Gives the start of a process up, or sends the signal to one that runs already.
+    /// Sends a signal to a process; one that ends the container ends its policy too.
+    fn signal(&mut self, key: u64, number: i32) {
+        let Some(process) = self.processes.get(&key) else { return };
+        if key == MAIN && is_end(number, self.config.stop_signal) {
+            self.config.restart = Policy::No;
+        }
+        // A process that has just ended needs none.
+        let _ = process.signal(number);
+    }
+
+    /// Gives the start of a process up, or sends the signal to one that runs already; 0 is no signal.
     fn abort(&mut self, key: u64, number: i32) {
         let Some(process) = self.processes.get_mut(&key) else { return };
         if !process.is_starting() {
-            // 0 is no signal; a process that has just ended needs none.
-            let _ = process.signal(number);
+            if number != 0 {
+                self.signal(key, number);
+            }
             return;
         }
         if key == MAIN {
@@ -176,6 +183,7 @@ impl Monitor {
         let launch = ExecLaunch {
             process: request.process,
             user: request.user,
+            groups: container.groups,
             init_pid,
             seccomp: runtime::launch::profile(&container.spec).cloned(),
             // The engine sets neither.

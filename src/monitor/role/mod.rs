@@ -38,7 +38,7 @@ use sys::{Call, SysError};
 
 use crate::answers::Answers;
 use crate::health;
-use crate::log::{Log, Stream};
+use crate::log::{self, Log, Stream};
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
@@ -64,8 +64,8 @@ const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 /// The configuration of the role.
 ///
 /// Descriptors, by name: `client` (the connection to the command that starts the container), `outer` (user namespace),
-/// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive); `user` and `net` where the
-/// container joins those namespaces.
+/// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive); `user`, `net` and `pid` where
+/// the container joins those namespaces.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Which container.
@@ -74,6 +74,12 @@ pub struct Config {
     pub container_dir: PathBuf,
     /// Its runtime directory: `sock`, `stdout`, `stderr`.
     pub run_dir: PathBuf,
+    /// A file for the pid of its first process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
+    /// How its log is kept.
+    #[serde(default)]
+    pub log: log::Rules,
     /// What the stage makes, and what later processes of the container have of it.
     pub launch: WrittenLaunch,
     /// Whether the payload has a terminal.
@@ -93,6 +99,9 @@ pub struct Config {
     pub hooks: Option<RuntimeHooks>,
     /// Whether it is started again when it has ended.
     pub restart: Policy,
+    /// The signal that it names to be ended by; after that one it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     /// How it is probed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<health::Check>,
@@ -197,14 +206,17 @@ impl Monitor {
         nix::sys::stat::umask(Mode::from_bits_truncate(0o077));
         nix::unistd::chdir("/").call(|| "chdir(/)".to_owned())?;
         let signals = take_signals()?;
-        let log_path = config.container_dir.join("log");
-        let log = Log::open(&log_path).call(|| format!("open({log_path:?})"))?;
+        let log = Log::open(&config.container_dir, config.log.clone());
+        let log = log.call(|| format!("open({:?})", config.container_dir.join(log::NAME)))?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
         let State { finished_at, health, .. } = config.before.clone();
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
-            joined: ["user", "net"].into_iter().filter_map(|kind| Some((kind, inherited.optional_fd(kind)?))).collect(),
+            joined: ["user", "net", "pid"]
+                .into_iter()
+                .filter_map(|kind| Some((kind, inherited.optional_fd(kind)?)))
+                .collect(),
             _fs: inherited.optional_fd("fs"),
             signals,
             listener: Some(listener),
@@ -509,6 +521,7 @@ impl Monitor {
             self.again.started = Some(Instant::now());
             self.begin_probes();
             record::write_state(&self.config.container_dir, &self.state, false)?;
+            self.write_pid_file(pid);
             self.poststart(pid)?;
         }
         let detached = self.processes.get(&key).is_some_and(|process| process.detached);
@@ -558,6 +571,16 @@ impl Monitor {
         record::write_pid(&self.config.container_dir, &record)?;
         self.recorded = Some((pid, self.published.len()));
         Ok(())
+    }
+
+    /// Writes the file that the user has asked for.
+    fn write_pid_file(&mut self, pid: i32) {
+        if let Some(path) = &self.config.pid_file
+            && let Err(error) = std::fs::write(path, pid.to_string())
+        {
+            let text = format!("the container's pid could not be written to {}: {error}", path.display());
+            self.notice(MAIN, &text);
+        }
     }
 
     /// The container could not be started: record why, tell, end.

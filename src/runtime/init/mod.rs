@@ -236,7 +236,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     sys::step();
     drop(root);
 
-    let identity = user::resolve(&launch.user, process)?;
+    let identity = user::resolve(&launch.user, &launch.groups, process)?;
     chown::volumes(&given, &identity)?;
     drop(given);
     let ready = payload::Ready {

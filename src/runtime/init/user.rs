@@ -35,19 +35,25 @@ pub struct Identity {
 }
 
 /// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty; with the specification's
-/// additional groups in either case. The root directory must be the container's already.
-pub fn resolve(text: &str, process: &Process) -> Result<Identity, Report> {
+/// additional groups in either case, and with these, by name or number. The root directory must be the container's already.
+pub fn resolve(text: &str, groups: &[String], process: &Process) -> Result<Identity, Report> {
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
-    if text.is_empty() {
+    let user = process.user();
+    let mut identity = if text.is_empty() {
         let passwd = read(root.as_fd(), "/etc/passwd")?;
-        let user = process.user();
-        let groups = user.additional_gids().clone().unwrap_or_default();
         let home = passwd_entry(&passwd, |entry| entry.uid == user.uid()).map(|entry| entry.home.to_owned());
-        return Ok(Identity { uid: user.uid(), gid: user.gid(), groups, home });
+        Identity { uid: user.uid(), gid: user.gid(), groups: Vec::new(), home }
+    } else {
+        in_root(root.as_fd(), text)?
+    };
+    identity.groups.extend(user.additional_gids().iter().flatten());
+    if !groups.is_empty() {
+        let group = read(root.as_fd(), "/etc/group")?;
+        for text in groups {
+            identity.groups.push(gid_of(text, &group)?);
+        }
     }
-    let mut identity = in_root(root.as_fd(), text)?;
-    identity.groups.extend(process.user().additional_gids().iter().flatten());
     Ok(identity)
 }
 
@@ -98,12 +104,7 @@ pub fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Rep
     };
     let gid = match wanted_group {
         None => gid,
-        Some(wanted) => match group_lines(group).find(|(name, _, _)| *name == wanted) {
-            Some((_, gid, _)) => gid,
-            None => number(wanted).ok_or_else(|| {
-                Report::new(Kind::NotFound, format!("unable to find group {wanted}: no matching entries in group file"))
-            })?,
-        },
+        Some(wanted) => gid_of(wanted, group)?,
     };
     let member = |members: &str| entry.as_ref().is_some_and(|entry| members.split(',').any(|name| name == entry.name));
     let groups = match wanted_group {
@@ -111,6 +112,14 @@ pub fn from_files(text: &str, passwd: &str, group: &str) -> Result<Identity, Rep
         None => group_lines(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid).collect(),
     };
     Ok(Identity { uid, gid, groups, home: entry.map(|entry| entry.home.to_owned()) })
+}
+
+/// The group of this name, or number, in the text of the group file.
+fn gid_of(wanted: &str, group: &str) -> Result<u32, Report> {
+    let named = group_lines(group).find(|(name, _, _)| *name == wanted).map(|(_, gid, _)| gid);
+    named.or_else(|| number(wanted)).ok_or_else(|| {
+        Report::new(Kind::NotFound, format!("unable to find group {wanted}: no matching entries in group file"))
+    })
 }
 
 struct Entry<'a> {

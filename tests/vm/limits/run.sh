@@ -61,6 +61,29 @@ test_every_limit_is_in_its_file() {
   has cpuset '--cpuset-cpus' "$said"
 }
 
+test_disks_have_rates_and_weights() {
+  local id dir disk number began format
+  disk=$(findmnt -no SOURCE /)
+  number=$(lsblk -dno MAJ:MIN "$disk" | xargs)
+  id=$(on root run -d --network none --device-write-bps "$disk:1m" --device-read-iops "$disk:500" --blkio-weight 500 host: sleep 600)
+  dir=$(cgroup_of "$id")
+  eq io.max "$number rbps=max wbps=1048576 riops=500 wiops=max" "$(cat "$dir/io.max")"
+  has io.weight 'default (4951|500)$' "$(cat "$dir"/io.bfq.weight "$dir"/io.weight 2>/dev/null | grep default)"
+  format='{{.BlkioWeight}} {{(index .BlkioDeviceWriteBps 0).Rate}} {{(index .BlkioDeviceReadIOps 0).Path}}'
+  eq inspect "500 1048576 $disk" "$(on root inspect --format "{{with .HostConfig}}$format{{end}}" "$id")"
+  began=$SECONDS
+  on root exec "$id" dd if=/dev/zero of=/var/tmp/limited bs=1M count=4 oflag=direct 2>/dev/null
+  [ $((SECONDS - began)) -ge 2 ] || { echo "4 MiB at 1 MiB a second took $((SECONDS - began)) s"; return 1; }
+  on root update --device-write-bps "$disk:0" "$id"
+  has io.max "$number rbps=max wbps=max riops=500 wiops=max" "$(cat "$dir/io.max")"
+  on root rm -f "$id"
+  # systemd does not delegate this controller to users.
+  fails 125 on dev run --rm --network none --device-read-bps "$disk:1m" host: true
+  has controller '--device-read-bps' "$said"
+  fails 125 on root run --rm --network none --device-read-bps /dev/null:1m host: true
+  has device '/dev/null is not a block device' "$said"
+}
+
 test_units_and_defaults() {
   local id
   for pair in 100000000=99999744 64M=67108864 1.5g=1610612736; do

@@ -48,6 +48,26 @@ pub(super) fn nodes(mapping: &DeviceMapping, steps_down: &mut Vec<String>) -> Re
     Ok(found.into_iter().map(node).collect())
 }
 
+/// Every device of the machine that the caller may open (`--privileged`), at its own path: by a supplementary group only where
+/// those are kept. The devices that every container has are not among them, and terminals neither.
+pub(super) fn all(keeps_groups: bool) -> Result<Vec<DeviceNode>, Report> {
+    const OTHERS: [&str; 10] = ["console", "full", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero"];
+    let directory = Path::new("/dev");
+    let is_one = |(path, stat): &(PathBuf, FileStat)| {
+        let first = path.strip_prefix(directory).ok().and_then(|rest| rest.iter().next());
+        let is_other = first.is_none_or(|first| OTHERS.iter().any(|other| first == *other));
+        let opens = [AccessFlags::R_OK, AccessFlags::W_OK].iter().any(|flags| access(path, *flags).is_ok());
+        !is_other && opens && (keeps_groups || !is_by_group(stat))
+    };
+    let node = |(path, _): (PathBuf, FileStat)| DeviceNode {
+        path: path.clone(),
+        host_path: Some(path),
+        permissions: Some("rwm".to_owned()),
+        ..DeviceNode::default()
+    };
+    Ok(below(directory)?.into_iter().filter(is_one).map(node).collect())
+}
+
 /// Refuses what the caller may not open at all, as the container could not either; the line for what it may half. Of
 /// several devices one will do: a directory often has some for everybody and some for root. Nothing is opened, since
 /// that does something to some devices, as to a watchdog.

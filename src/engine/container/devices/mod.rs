@@ -20,7 +20,7 @@ use cdi::{ContainerEdits, DEFAULT_DIRECTORIES, Registry};
 use oci_spec::runtime::{Hooks, LinuxDevice, Mount};
 
 use crate::Engine;
-use crate::container::record::HostSettings;
+use crate::container::record::{HostSettings, KEEP_GROUPS};
 
 pub(crate) use given::Given;
 
@@ -52,6 +52,9 @@ impl Devices {
             let step = || format!("adding the device {}", mapping.path_on_host.display());
             let nodes = host::nodes(mapping, &mut devices.steps_down).map_err(|report| report.with_step(step()))?;
             all.device_nodes.extend(nodes);
+        }
+        if host.privileged {
+            all.device_nodes.extend(host::all(host.groups.first().is_some_and(|group| group == KEEP_GROUPS))?);
         }
         if !host.device_requests.is_empty() {
             let registry = Registry::read(&directories(engine));

@@ -1,0 +1,81 @@
+//! The driver and the options of a container's log, in Docker's words.
+
+use base::units::parse_bytes;
+use base::{Context, Kind, Report};
+use monitor::log::{Format, Rules};
+
+use crate::Engine;
+use crate::container::record::{LogConfig, LogDriver};
+
+/// Docker's options that change nothing here: what they ask for other loggers to be told is in the container's record, and
+/// writing a log never stops a container.
+const WITHOUT_EFFECT: [&str; 8] =
+    ["compress", "env", "env-regex", "labels", "labels-regex", "max-buffer-size", "mode", "tag"];
+
+/// Refuses what cannot be, and tells what has no effect.
+pub(crate) fn check(engine: &Engine, config: &LogConfig) -> Result<(), Report> {
+    rules(config)?;
+    for name in config.options.keys().filter(|name| WITHOUT_EFFECT.contains(&name.as_str())) {
+        engine.notice(&format!("--log-opt {name} has no effect here"));
+    }
+    Ok(())
+}
+
+/// How the monitor keeps the log.
+pub(crate) fn rules(config: &LogConfig) -> Result<Rules, Report> {
+    let mut rules = match config.driver {
+        LogDriver::JsonFile => Rules::default(),
+        // Its format is nobody's business; what Docker's users see of it is its size.
+        LogDriver::Local => Rules { max_bytes: Some(20 << 20), max_files: 5, ..Rules::default() },
+        LogDriver::K8sFile => Rules { format: Some(Format::K8s), ..Rules::default() },
+        LogDriver::None => Rules { format: None, ..Rules::default() },
+    };
+    let name = config.driver.as_str();
+    for (option, value) in &config.options {
+        let step = || format!("--log-opt {option}={value}");
+        match option.as_str() {
+            "max-size" if rules.format.is_some() => {
+                let bytes = match value.as_str() {
+                    "-1" => None,
+                    text => Some(parse_bytes(text).map_err(Report::from).step(step)?),
+                };
+                rules.max_bytes = bytes.filter(|bytes| *bytes > 0);
+            }
+            "max-file" if rules.format.is_some() => {
+                let files = value.parse().ok().filter(|files| *files > 0);
+                rules.max_files =
+                    files.ok_or_else(|| Report::new(Kind::Usage, "max-file cannot be less than 1")).step(step)?;
+            }
+            other if WITHOUT_EFFECT.contains(&other) => {}
+            _ => return Err(Report::new(Kind::Usage, format!("unknown log opt '{option}' for {name} log driver"))),
+        }
+    }
+    Ok(rules)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_rules() {
+        let of = |driver, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            rules(&LogConfig { driver, options }).ok()
+        };
+        let sizes = |rules: Option<Rules>| rules.map(|rules| (rules.max_bytes, rules.max_files));
+        assert_eq!(sizes(of(LogDriver::JsonFile, &[])), Some((None, 1)));
+        assert_eq!(sizes(of(LogDriver::Local, &[("max-file", "2")])), Some((Some(20 << 20), 2)));
+        assert_eq!(
+            sizes(of(LogDriver::K8sFile, &[("max-size", "10k"), ("mode", "non-blocking")])),
+            Some((Some(10 << 10), 1))
+        );
+        assert_eq!(sizes(of(LogDriver::JsonFile, &[("max-size", "-1")])), Some((None, 1)));
+        assert_eq!(of(LogDriver::None, &[]).unwrap().format, None);
+        for (option, value) in [("max-file", "0"), ("max-size", "x"), ("max-file", "-1"), ("odd", "1")] {
+            assert_eq!(of(LogDriver::JsonFile, &[(option, value)]), None, "{option}={value}");
+        }
+        assert_eq!(of(LogDriver::None, &[("max-size", "1m")]), None);
+    }
+}

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("sublet-monitor") => {
             let (volumes, remove) = (engine::volume::after_exit, engine::container::remove::after_exit);
-            role(|inherited| monitor::role::main(inherited, Callbacks { volumes, remove }))
+            let callbacks = Callbacks { volumes, remove, event: engine::events::of_monitor };
+            role(|inherited| monitor::role::main(inherited, callbacks))
         }
         Some("sublet-exec") => role(runtime::exec::main),
         Some(runtime::notify::ARGV0) => role(runtime::notify::main),

@@ -7,12 +7,14 @@
 pub mod container;
 pub mod content;
 pub mod doctor;
+pub mod events;
 mod file;
 pub mod image;
 pub mod info;
 pub mod lease;
 pub mod paths;
 pub mod registries;
+mod rotated;
 pub mod system;
 pub mod volume;
 mod workers;

@@ -146,6 +146,11 @@ impl Paths {
         self.run_containers().join(id.as_str())
     }
 
+    /// What has happened in this store.
+    pub fn events(&self) -> PathBuf {
+        self.run.join(self.store.as_ref().map_or_else(|| "events".to_owned(), |store| format!("events-{store}")))
+    }
+
     /// Makes the runtime directory, ours and closed to others, if it is not there.
     pub fn make_run(&self) -> Result<(), Report> {
         Ok(claim(&self.run)?)

@@ -69,6 +69,34 @@ pub struct Supervised {
     pub exit: Option<Exit>,
     /// Nobody waits for its streams or its code.
     pub detached: bool,
+    /// By what name events tell of it, if it is one more process.
+    pub execution: Option<Execution>,
+}
+
+/// One more process, as events name it.
+#[derive(Debug)]
+pub struct Execution {
+    id: String,
+    command: String,
+}
+
+impl Execution {
+    /// A new name for a process with these words.
+    pub fn new(words: &[String]) -> Result<Self, SysError> {
+        let bytes: [u8; 32] = sys::random()?;
+        let id = bytes.iter().fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
+        Ok(Execution { id, command: words.join(" ") })
+    }
+
+    /// `exec_start: sh -c true`.
+    pub fn action(&self, action: &str) -> String {
+        format!("{action}: {}", self.command)
+    }
+
+    /// What tells it from others.
+    pub fn detail(&self) -> (&'static str, String) {
+        ("execID", self.id.clone())
+    }
 }
 
 /// What a message on the channel asks the monitor to do.
@@ -122,6 +150,7 @@ impl Supervised {
             streams,
             exit: None,
             detached: false,
+            execution: None,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Callbacks {
     pub volumes: fn(&str, BorrowedFd<'_>) -> Result<(), Report>,
     /// The removal of a container. It calls back once no command finds it any more and its writable layer is gone.
     pub remove: fn(&str, &mut dyn FnMut()) -> Result<(), Report>,
+    /// Tells of a change of the container: what it is, and what is to be known of it by name.
+    pub event: fn(&str, &str, &[(&str, String)]),
 }
 
 /// Removes the runtime directory, unless the container has been started again since its exit was recorded: then it is the

@@ -8,6 +8,7 @@ mod support;
 mod attach;
 mod copy;
 mod devices;
+mod events;
 mod exit_codes;
 mod health;
 mod isolation;

@@ -9,6 +9,7 @@ mod cp;
 mod create;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod export;
 mod healthcheck;
@@ -72,6 +73,7 @@ pub enum Command {
     Create(Box<create::Create>),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
+    Events(events::Events),
     Exec(exec::Exec),
     Export(export::Export),
     /// Look after health checks
@@ -168,6 +170,7 @@ impl Command {
             Command::Create(command) => command.execute(globals),
             Command::Diff(command) => command.execute(globals),
             Command::Doctor(command) => command.execute(globals),
+            Command::Events(command) => command.execute(globals),
             Command::Exec(command) => command.execute(globals),
             Command::Export(command) => command.execute(globals),
             Command::Healthcheck(command) => command.execute(globals),

@@ -9,6 +9,7 @@ use monitor::protocol::{self, Frame};
 use crate::Engine;
 use crate::container::restart::refuse_between;
 use crate::container::state::condition;
+use crate::events;
 
 /// Which streams are joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<At
     let socket = client::dial(&engine.paths().run_container(id))?;
     client::block_signals()?;
     protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
+    events::of_container(engine, id, "attach", &[]);
     Ok(Attachment::new(socket, streams.clone(), Until::Exit))
 }
 

@@ -16,6 +16,7 @@ use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, health, isolation, limits, log_driver, lookup, names, network, remove, restart, spec};
+use crate::events;
 use crate::file::failed;
 use crate::image;
 use crate::volume;
@@ -128,7 +129,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
         None => names::reserve_any(engine, id, sync)?,
     };
     let made = write(engine, request, local.as_ref(), id, &name, sync);
-    made.map_err(|report| {
+    made.inspect(|()| events::of_container(engine, id, "create", &[])).map_err(|report| {
         // The first failure is the one to tell; a record that is half there is not found by any command.
         let _ = fs::remove_dir_all(engine.paths().container(id));
         let _ = reservation.give_back();

@@ -12,6 +12,7 @@ use crate::Engine;
 use crate::container::exec::{not_running, pids};
 use crate::container::record::{self, load};
 use crate::container::restart::stay_down;
+use crate::events;
 
 /// Sends a signal to the container's init. The signal goes through a descriptor that was proved to be that process. A
 /// paused container goes on, as in Docker: else it would not notice.
@@ -26,6 +27,8 @@ pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report
     }
     let pids = pids(engine, id)?;
     let init = pids.init()?.ok_or_else(|| not_running(id))?;
+    // Before its monitor tells what comes of it.
+    events::of_container(engine, id, "kill", &[("signal", signal.to_string())]);
     match sys::process::pidfd_send_signal(init.as_fd(), signal) {
         Err(error) if error.errno() == Errno::ESRCH => return Err(not_running(id)),
         result => result?,

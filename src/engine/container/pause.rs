@@ -18,6 +18,7 @@ use crate::container::exec::not_running;
 use crate::container::lock::lock;
 use crate::container::restart::refuse_between;
 use crate::container::state::{Condition, Life};
+use crate::events;
 
 /// Lets a running container stand still until [`unpause`].
 pub fn pause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
@@ -27,6 +28,7 @@ pub fn pause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
         return Err(Report::new(Kind::Conflict, format!("Container {id} is already paused")));
     }
     cgroup.freeze()?.keep();
+    events::of_container(engine, id, "pause", &[]);
     Ok(())
 }
 
@@ -37,7 +39,9 @@ pub fn unpause(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     if !cgroup.is_frozen()? {
         return Err(Report::new(Kind::Conflict, format!("Container {id} is not paused")));
     }
-    Ok(cgroup.thaw()?)
+    cgroup.thaw()?;
+    events::of_container(engine, id, "unpause", &[]);
+    Ok(())
 }
 
 /// The cgroup of a running container.

@@ -15,6 +15,7 @@ use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, HostSettings, load};
 use crate::container::state::Life;
 use crate::container::{kill, names, snapshot, start, wait};
+use crate::events;
 use crate::file::{self, failed};
 use crate::{Engine, Options, Paths, volume};
 
@@ -123,6 +124,7 @@ fn remove_with(
     let from = engine.paths().container(id);
     let to = engine.paths().containers().join(format!("{GONE}{id}"));
     fs::rename(&from, &to).map_err(|error| failed("renaming", &from, error))?;
+    events::of_container_in(engine, &to, id, "destroy", &[]);
     let tidied = tidy(engine, id, &to, volumes, gone);
     // The lock's file has moved along: it told other sweeps that somebody is at work there.
     drop(locked);

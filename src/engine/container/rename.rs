@@ -9,6 +9,7 @@ use crate::Engine;
 use crate::container::lock::lock;
 use crate::container::names;
 use crate::container::record::{Record, load};
+use crate::events;
 
 /// Gives a container another name. What it knows of itself by name it knows from its next start.
 pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Report> {
@@ -33,5 +34,6 @@ pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Repor
         return Err(report);
     }
     sys::step();
+    events::of_container(engine, id, "rename", &[("oldName", format!("/{}", record.name))]);
     names::release(engine, &record.name, id)
 }

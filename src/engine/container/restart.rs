@@ -13,6 +13,7 @@ use crate::container::start::{Started, start_locked};
 use crate::container::state::{Life, condition};
 use crate::container::stop::{self, Ending};
 use crate::container::wait::Watch;
+use crate::events;
 
 /// Stops a container as [`stop::stop`] does and starts it again; one that does not run is only started.
 pub fn restart(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<Started, Report> {
@@ -24,7 +25,9 @@ pub fn restart(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<Star
         Some(held) => held.looked_at_again(engine, id)?,
         None => lock(engine, id)?,
     };
-    start_locked(engine, &record, locked, None)
+    let started = start_locked(engine, &record, locked, None)?;
+    events::of_container(engine, id, "restart", &[]);
+    Ok(started)
 }
 
 /// Refuses a policy that Docker refuses, in its words.

@@ -30,6 +30,7 @@ use crate::container::record::{
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
+use crate::events;
 use crate::file::replace_json;
 use crate::paths::make_dir;
 use crate::volume;
@@ -73,6 +74,9 @@ pub(crate) fn start_locked(
         return Ok(Started::Detached);
     }
     wait_taken_down(engine, record, &locked.condition)?;
+    if streams.is_some() {
+        events::of_container(engine, &record.id, "attach", &[]);
+    }
     let launched = launch(engine, record, &locked.condition.state, Purpose::Run(streams));
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
@@ -300,6 +304,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             strict: engine.options().strict,
             hold,
             before: before.clone(),
+            events: if hold { None } else { Some(events::order(engine, &record.id)?) },
             after,
         };
         spawn(engine, &config, base, &joined, streams.is_some())

@@ -17,6 +17,7 @@ use crate::container::restart::stay_down;
 use crate::container::start::give_up;
 use crate::container::state::condition;
 use crate::container::wait::wait;
+use crate::events;
 
 /// The seconds of grace where neither the container nor the request says, as in Docker.
 const GRACE_S: i64 = 10;
@@ -33,16 +34,19 @@ pub struct Ending {
 /// Stops a container; one that does not run is stopped already, and a start that is under way is given up. Returns when the
 /// exit is recorded.
 pub fn stop(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<(), Report> {
-    end(engine, &load(engine, id)?, ending)?;
+    let ran = end(engine, &load(engine, id)?, ending)?;
     if condition(engine, id)?.state.status.is_active() {
         // The monitor was killed: taking the lock does what it could not do.
         lock(engine, id)?;
     }
+    if ran {
+        events::of_container(engine, id, "stop", &[]);
+    }
     Ok(())
 }
 
-/// The same, but that a killed monitor's work may be left to do.
-pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<(), Report> {
+/// The same, but that a killed monitor's work may be left to do. The answer is whether it ran.
+pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<bool, Report> {
     let id = &record.id;
     let signal = ending.signal.unwrap_or_else(|| stop_signal(&record.settings.stop_signal));
     let grace_s = ending.grace_s.or(record.settings.stop_timeout).unwrap_or(GRACE_S);
@@ -51,12 +55,12 @@ pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<()
     give_up(engine, id)?;
     let init = match pids(engine, id) {
         // It was never started, or has ended.
-        Err(report) if report.kind() == Kind::Conflict => return Ok(()),
+        Err(report) if report.kind() == Kind::Conflict => return Ok(false),
         pids => pids?.init()?,
     };
-    let Some(init) = init else { return Ok(()) };
+    let Some(init) = init else { return Ok(false) };
     match kill(engine, id, signal) {
-        Err(report) if report.kind() == Kind::Conflict => return Ok(()),
+        Err(report) if report.kind() == Kind::Conflict => return Ok(false),
         result => result?,
     }
     if !wait_end(init.as_fd(), grace) {
@@ -67,8 +71,8 @@ pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<()
     }
     match wait(engine, id) {
         // Removed by its monitor (`--rm`).
-        Err(report) if report.kind() == Kind::NotFound => Ok(()),
-        code => code.map(drop),
+        Err(report) if report.kind() == Kind::NotFound => Ok(true),
+        code => code.map(|_| true),
     }
 }
 

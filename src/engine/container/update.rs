@@ -10,6 +10,7 @@ use crate::container::lock::lock;
 use crate::container::record::{DeviceRate, HostSettings, load};
 use crate::container::state::Life;
 use crate::container::{limits, restart};
+use crate::events;
 
 /// Limits that are asked for; the members mean what those of [`HostSettings`] mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +86,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
         limited.map_err(Report::from).step(|| format!("Cannot update container {id}"))?;
     }
     record.save(engine, true)?;
+    events::of_container(engine, id, "update", &[]);
     let active = locked.condition.life.is_active();
     // Which the monitor may be waiting for.
     drop(locked);

@@ -12,6 +12,7 @@ use sys::file::sync_directory;
 use sys::lock::exclusive;
 
 use crate::Engine;
+use crate::events;
 use crate::file::{failed, replace_json};
 use crate::paths::make_dir;
 use crate::volume::{
@@ -115,6 +116,7 @@ fn make(
         let _ = fs::remove_dir_all(&new);
         return named.map(drop);
     }
+    events::of_volume(engine, name, "create");
     if sync { sync_directory(&volumes).map_err(|error| failed("syncing", &volumes, error)) } else { Ok(()) }
 }
 

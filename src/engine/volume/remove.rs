@@ -8,6 +8,7 @@ use snapshot::SnapshotError;
 
 use crate::Engine;
 use crate::container::rootfs::outer_namespace;
+use crate::events;
 use crate::file::failed;
 use crate::volume::{GONE, Hold, NEW, check_name, create, directory, entries, hold, in_use, missing, users};
 
@@ -27,6 +28,7 @@ pub fn remove(engine: &Engine, name: &str, force: bool) -> Result<(), Report> {
     let gone = format!("{GONE}{name}-{:08x}", u32::from_ne_bytes(sys::random()?));
     let from = directory(engine, name);
     fs::rename(&from, volumes.join(&gone)).map_err(|error| failed("renaming", &from, error))?;
+    events::of_volume(engine, name, "destroy");
     sys::step();
     let deleted = delete(engine, &volumes, &gone);
     drop(held);

@@ -19,7 +19,7 @@ use crate::restart::{Policy, is_end};
 use crate::role::pipes::PayloadEnds;
 use crate::role::{MAIN, Monitor, given_up};
 use crate::streams::{Client, Streams};
-use crate::supervised::{Given, Phase, Supervised};
+use crate::supervised::{Execution, Given, Phase, Supervised};
 
 /// How long a client may take to read what is left after the exit.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -199,12 +199,15 @@ impl Monitor {
             annotations: None,
             keyring: true,
         };
+        let execution = Execution::new(launch.process.args().as_deref().unwrap_or_default())?;
         let config = serde_json::to_vec(&launch).map_err(|error| Report::of(Kind::Internal, error))?;
         let fds = vec![("outer", self.outer.as_fd()), ("init", init.as_fd())];
         let cgroup = self.resources.cgroup_for_exec(init_pid)?;
         let given = Given { fds, stdio: ends.stdio(), cgroup: cgroup.as_ref().map(AsFd::as_fd) };
         let mut process = Supervised::start_exec(self.config.id.short(), &config, &given, streams)?;
         process.detached = request.detach;
+        self.event(&execution.action("exec_create"), &[execution.detail()]);
+        process.execution = Some(execution);
         Ok(process)
     }
 

@@ -118,6 +118,9 @@ pub struct Config {
     pub hold: bool,
     /// What the state record says before this start: a start that fails goes back to it.
     pub before: State,
+    /// What [`Callbacks::event`] needs, passed on unread; `None` where nothing is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<String>,
     /// What is to be done after the exit.
     pub after: After,
 }
@@ -125,14 +128,14 @@ pub struct Config {
 /// What the role does with what it inherited.
 pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
     let client = inherited.fd("client");
-    match Monitor::set_up(&mut inherited) {
+    match Monitor::set_up(&mut inherited, callbacks) {
         Ok(mut monitor) => {
             if let Ok(client) = client {
                 monitor.adopt_starter(client);
             }
             monitor.begin();
             monitor.run();
-            monitor.end(callbacks)
+            monitor.end()
         }
         Err(report) => {
             if let Ok(client) = client {
@@ -146,6 +149,7 @@ pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
 
 struct Monitor {
     config: Config,
+    callbacks: Callbacks,
     outer: OwnedFd,
     view: Option<OwnedFd>,
     /// Namespaces that the container joins; a policy that starts it again may come later.
@@ -195,7 +199,7 @@ enum Source {
 }
 
 impl Monitor {
-    fn set_up(inherited: &mut Inherited) -> Result<Self, Report> {
+    fn set_up(inherited: &mut Inherited, callbacks: Callbacks) -> Result<Self, Report> {
         let config: Config =
             serde_json::from_slice(&inherited.config).map_err(|error| Report::of(Kind::Internal, error))?;
         inherited.config = Vec::new();
@@ -237,6 +241,7 @@ impl Monitor {
             finished: false,
             unclaimed: Vec::new(),
             buffer: vec![0; FRAME_MAX],
+            callbacks,
             config,
         })
     }
@@ -522,7 +527,10 @@ impl Monitor {
             self.begin_probes();
             record::write_state(&self.config.container_dir, &self.state, false)?;
             self.write_pid_file(pid);
+            self.event("start", &[]);
             self.poststart(pid)?;
+        } else if let Some(execution) = self.processes.get(&key).and_then(|process| process.execution.as_ref()) {
+            self.event(&execution.action("exec_start"), &[execution.detail()]);
         }
         let detached = self.processes.get(&key).is_some_and(|process| process.detached);
         for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
@@ -678,8 +686,11 @@ impl Monitor {
         for key in ended {
             self.drain(key);
             let Some(process) = self.processes.remove(&key) else { continue };
-            self.take_probe(key, &process);
             let code = process.exit.map_or(125, Exit::shell_code);
+            if let Some(execution) = process.execution.as_ref().filter(|_| process.phase == Phase::Running) {
+                self.event("exec_die", &[execution.detail(), ("exitCode", code.to_string())]);
+            }
+            self.take_probe(key, &process);
             for client in self.clients.values_mut().filter(|client| client.bound == Some(key)) {
                 if process.phase == Phase::Running {
                     client.send(&Frame::Exit(code));
@@ -715,10 +726,25 @@ impl Monitor {
         self.state.finished_at = Some(rfc3339(SystemTime::now()));
         self.state.exit_code = exit.map(Exit::shell_code);
         self.state.oom_killed = self.resources.oom_killed();
+        if self.state.oom_killed {
+            self.event("oom", &[]);
+        }
+        let code = exit.map(|exit| exit.shell_code().to_string());
+        let ran_s = self.again.started.map(|started| started.elapsed().as_secs().to_string());
+        let details = [("exitCode", code), ("execDuration", ran_s)];
+        let details: Vec<_> = details.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        self.event("die", &details);
+    }
+
+    /// Tells of a change of the container.
+    fn event(&self, action: &str, details: &[(&str, String)]) {
+        if let Some(order) = &self.config.events {
+            (self.callbacks.event)(order, action, details);
+        }
     }
 
     /// The exit record, the clients, and everything that was made for the container.
-    fn end(mut self, callbacks: Callbacks) -> ExitCode {
+    fn end(mut self) -> ExitCode {
         if self.log.lost() > 0 {
             let lost = self.log.lost();
             self.notice(MAIN, &format!("{lost} bytes of the log could not be written; the disk may be full"));
@@ -750,11 +776,12 @@ impl Monitor {
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
         let After { reclaim, volumes, remove: order } = self.config.after.clone();
-        if let Some(Err(report)) = volumes.map(|order| (callbacks.volumes)(&order, self.outer.as_fd())) {
+        if let Some(Err(report)) = volumes.map(|order| (self.callbacks.volumes)(&order, self.outer.as_fd())) {
             // The next command that looks at them tries again.
             self.notice(MAIN, &format!("volumes: their files are not given back: {}", report.lines().join(": ")));
         }
-        let removed = order.as_deref().map(|order| (callbacks.remove)(order, &mut || self.leave()));
+        let remove = self.callbacks.remove;
+        let removed = order.as_deref().map(|order| remove(order, &mut || self.leave()));
         if let Some(Err(report)) = &removed {
             self.notice(MAIN, &format!("the container is not removed: {}", report.lines().join(": ")));
         }

@@ -151,8 +151,13 @@ impl Monitor {
     fn end_probe(&mut self, key: u64, exit_code: i32, output: String) {
         let (Some(check), Some(running)) = (&self.config.health, self.probes.running.take()) else { return };
         let probe = Probe { start: rfc3339(running.start), end: rfc3339(SystemTime::now()), exit_code, output };
+        let before = self.state.health.as_ref().map(|health| health.status);
         if let Some(health) = &mut self.state.health {
             health.take(check, probe, running.age);
+        }
+        let now = self.state.health.as_ref().map(|health| health.status);
+        if let Some(status) = now.filter(|_| now != before) {
+            self.event(&format!("health_status: {}", status.as_str()), &[]);
         }
         // It is written again after the next one.
         let _ = record::write_state(&self.config.container_dir, &self.state, false);

@@ -1,0 +1,150 @@
+//! Events: which there are, in which order, and how they are chosen and shown.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Home, LIMIT, busybox, end, eventually, start};
+
+/// The words of events that were, in order.
+fn actions(home: &Home, filters: &[&str]) -> Vec<String> {
+    let mut arguments = vec!["events", "--since", "1h", "--until", "0s", "--format", "{{.Type}} {{.Action}}"];
+    for filter in filters {
+        arguments.extend(["--filter", filter]);
+    }
+    home.ok(&arguments).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_life_of_a_container_is_told_in_dockers_order() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let options = ["--rm", "--name", "one", "--label", "tier=front", "-v", "kept:/kept"];
+    let done = home.run(&[&["run"], &options[..], &[&image, "sh", "-c", "exit 3; true"]].concat());
+    assert_eq!(done.code, 3, "{done:#?}");
+    let told = actions(&home, &["type=container"]);
+    let wanted = ["create", "attach", "start", "die", "destroy"].map(|action| format!("container {action}"));
+    assert_eq!(told, wanted);
+    assert_eq!(actions(&home, &["type=volume", "volume=kept"]), ["volume create"]);
+    let die = home.ok(&["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", "json"]);
+    let die: Value = serde_json::from_str(&die).unwrap();
+    let attributes = &die["Actor"]["Attributes"];
+    assert_eq!((attributes["exitCode"].as_str(), attributes["name"].as_str()), (Some("3"), Some("one")));
+    assert_eq!((attributes["tier"].as_str(), attributes["image"].as_str()), (Some("front"), Some(image.as_str())));
+    assert_eq!(
+        (&die["status"], &die["id"], &die["from"]),
+        (&"die".into(), &die["Actor"]["ID"], &image.as_str().into())
+    );
+    assert!(die["timeNano"].as_u64().unwrap() / 1_000_000_000 == die["time"].as_u64().unwrap());
+    let line =
+        home.ok(&["system", "events", "--since", "1h", "--until", "0s", "-f", "event=start", "-f", "container=one"]);
+    assert!(
+        line.contains(" container start ") && line.contains("image=") && line.ends_with(", name=one, tier=front)\n"),
+        "{line}"
+    );
+
+    home.ok(&["run", "-d", "--name", "two", &image, "sleep", "100"]);
+    home.ok(&["exec", "two", "true"]);
+    home.ok(&["rename", "two", "three"]);
+    home.ok(&["stop", "-t", "0", "three"]);
+    home.ok(&["start", "three"]);
+    home.ok(&["restart", "-t", "0", "three"]);
+    home.ok(&["rm", "-f", "three"]);
+    let id = home.ok(&["events", "--since", "1h", "--until", "0s", "-f", "container=three", "--format", "{{.ID}}"]);
+    let told = actions(&home, &[&format!("container={}", id.lines().next().unwrap())]);
+    let wanted = [
+        "create",
+        "start",
+        "exec_create: true",
+        "exec_start: true",
+        "exec_die",
+        "rename",
+        "kill",
+        "kill",
+        "die",
+        "stop",
+        "start",
+        "kill",
+        "kill",
+        "die",
+        "start",
+        "restart",
+        "kill",
+        "die",
+        "destroy",
+    ];
+    assert_eq!(told, wanted.map(|action| format!("container {action}")));
+    home.ok(&["volume", "rm", "kept"]);
+    assert_eq!(actions(&home, &["type=volume"]), ["volume create", "volume destroy"]);
+}
+
+#[test]
+fn who_waits_for_events_sees_them_as_they_come() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    home.ok(&["run", "--rm", &image, "true"]);
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + Duration::from_secs(4);
+    let mut command = home.command(&[
+        "events",
+        "--until",
+        &until.as_secs().to_string(),
+        "--format",
+        "{{.Actor.Attributes.name}} {{.Action}}",
+    ]);
+    let waiting = start(command.stdout(Stdio::piped()));
+    let directory = home.directory.join("run/sublet/events");
+    eventually("it has made sure of the directory", || directory.exists());
+    std::thread::sleep(Duration::from_millis(300));
+    home.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "new",
+        "--health-cmd",
+        "true",
+        "--health-interval",
+        "100ms",
+        &image,
+        "sleep",
+        "100",
+    ]);
+    eventually("it is healthy", || home.inspect("new", "{{.State.Health.Status}}") == "healthy");
+    home.ok(&["rm", "-f", "new"]);
+    let done = end(waiting, LIMIT);
+    let told: Vec<&str> = done.stdout.lines().filter(|line| !line.contains("exec_")).collect();
+    assert_eq!(told, ["new create", "new start", "new health_status: healthy", "new kill", "new die", "new destroy"]);
+    let probe = "new exec_create: /bin/sh -c true\nnew exec_start: /bin/sh -c true\nnew exec_die\n";
+    assert!(done.stdout.contains(probe), "{}", done.stdout);
+}
+
+#[test]
+fn old_events_go_when_there_are_too_many() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    // Labels make events large: 200 KB each.
+    let label = format!("large={}", "x".repeat(100_000));
+    let second = format!("second={}", "y".repeat(100_000));
+    for _ in 0..30 {
+        home.ok(&["create", "--name", "one", "--label", &label, "--label", &second, &busybox(), "true"]);
+        home.ok(&["rm", "one"]);
+    }
+    let directory = home.directory.join("run/sublet/events");
+    let sizes: Vec<u64> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .filter(|size| *size > 0)
+        .collect();
+    assert!((3..=4).contains(&sizes.len()) && sizes.iter().all(|size| *size < 1_400_000), "{sizes:?}");
+    let told = actions(&home, &[]);
+    assert!((12..30).contains(&told.len()) && told.last().is_some_and(|last| last == "container destroy"), "{told:?}");
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused() {
+    let Some(home) = Home::new(&[]) else { return };
+    assert!(home.fails(1, &["events", "--filter", "odd=1"]).contains("invalid filter 'odd'"));
+    assert!(home.fails(1, &["events", "--filter", "type"]).contains("bad format of filter"));
+    home.fails(1, &["events", "--since", "yesterday"]);
+    // Nothing has been.
+    assert_eq!(home.ok(&["events", "--since", "1h", "--until", "0s"]), "");
+}

@@ -63,7 +63,7 @@ pub use ingest::{Ingest, Partial, Waiting};
 pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, HARD_LINKS, NewFile};
-pub use refs::{ImageRecord, LockedNames, Named};
+pub use refs::{ImageRecord, LockedNames, Named, Summary};
 pub use shelf::{Family, Published, Shelf, Stored};
 pub use state::Leftovers;
 

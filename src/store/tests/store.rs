@@ -62,6 +62,7 @@ fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
         chain: Some(chain),
         updated_s: 1,
         made_here: false,
+        summary: None,
     };
     store.sync().unwrap();
     store.lock_names().unwrap().put(&record).unwrap();

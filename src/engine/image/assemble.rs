@@ -140,6 +140,7 @@ pub(crate) fn complete(
         chain,
         updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         made_here: true,
+        source: None,
         summary: Some(list::summary_of(manifest, &config)),
     };
     Ok(Assembled { record, config })

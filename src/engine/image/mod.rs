@@ -15,6 +15,7 @@ pub mod load;
 pub mod lock;
 pub mod manifest;
 pub(crate) mod offline;
+mod origin;
 mod packed;
 pub mod policy;
 pub mod progress;

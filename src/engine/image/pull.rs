@@ -317,6 +317,7 @@ impl Pull<'_> {
             chain,
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             made_here: false,
+            source: Some(self.reference.clone()),
             summary: Some(list::summary_of(&manifest, &config)),
         };
         let names = self.store.lock_names()?;

@@ -62,6 +62,7 @@ fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
         chain: Some(chain),
         updated_s: 1,
         made_here: false,
+        source: None,
         summary: None,
     };
     store.sync().unwrap();

@@ -127,7 +127,7 @@ fn on_a_full_disk(home: &Home, mount: &str, commands: &[&str]) {
         let copied = finish(Command::new("cp").args(["-a"]).arg(&data).arg(&kept), b"", LIMIT);
         assert_eq!(copied.code, 0, "{copied:#?}");
     }
-    let each = commands.iter().map(|command| format!("full {command}\n")).collect::<String>();
+    let each = commands.iter().map(|command| format!("full {command}")).collect::<Vec<_>>().join("\n");
     let data = data.display();
     let prepare = format!("data={data}; {mount} && umount $data");
     let script = format!(

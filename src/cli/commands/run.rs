@@ -14,6 +14,7 @@ use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
 use engine::image::{self, Event, PullRequest};
 use engine::{Engine, container::record::Volume};
+use oci::Platform;
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
@@ -388,15 +389,30 @@ fn fetch(globals: &Globals, engine: &Engine, request: &PullRequest, policy: &str
     }
     // Of the names that a short one may mean, the locked one counts.
     let text = image::lock::name(engine, request)?.map_or_else(|| request.text.clone(), |name| name.to_string());
-    let here = image::exists(engine, &text, request.platform())?;
+    let found = image::platform_of(engine, &text)?;
     let progress = Progress::new(globals, Work::Fetch, quiet)?;
-    match (policy, here) {
-        ("always", _) => {}
-        (_, true) => return Ok(()),
-        ("never", false) => {
+    match (policy, found, request.platform()) {
+        ("always", ..) => {}
+        (_, Some(found), None) => {
+            let here = Platform::host();
+            if here.rank(&found).is_none() {
+                let text = format!("the image's platform ({found}) does not match this machine's ({here})");
+                progress.show(&Event::Warning { text: &text });
+            }
+            return Ok(());
+        }
+        (_, Some(found), Some(wanted)) if wanted.rank(&found).is_some() => return Ok(()),
+        ("never", Some(found), Some(wanted)) => {
+            let name = request.familiar();
+            let text = format!(
+                "image {name} was found but does not provide the specified platform ({wanted}): it is for {found}"
+            );
+            return Err(Report::new(Kind::NotFound, text).into());
+        }
+        ("never", ..) => {
             return Err(Report::new(Kind::NotFound, format!("No such image: {}", request.text)).into());
         }
-        (_, false) => progress.line(&format!("Unable to find image '{}' locally", request.familiar())),
+        _ => progress.line(&format!("Unable to find image '{}' locally", request.familiar())),
     }
     image::pull(engine, request, &|event| progress.show(event))?;
     Ok(())

@@ -6,7 +6,7 @@ use crate::support::{Home, busybox, finish};
 
 /// An image of an empty archive, built so many seconds after 1970.
 #[track_caller]
-fn make(home: &Home, name: &str, created_s: u32, label: &str) {
+pub fn make(home: &Home, name: &str, created_s: u32, label: &str) {
     let mut command = home.command(&["import", "-c", &format!("LABEL {label}"), "-", name]);
     let done = finish(command.env("SOURCE_DATE_EPOCH", created_s.to_string()), &[0; 1024], crate::support::LIMIT);
     assert_eq!(done.code, 0, "{done:#?}");

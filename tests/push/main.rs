@@ -16,6 +16,7 @@ mod failing_line;
 mod faults;
 mod lists;
 mod memory;
+mod options;
 
 use fixture::image::{CONFIG, Image, LAYER, LayerBuilder, MANIFEST, Meta, digest};
 use fixture::memory_registry::MemoryRegistry;

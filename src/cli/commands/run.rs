@@ -25,6 +25,7 @@ use crate::mounts::{self, Mounted};
 use crate::output::{Stop, error, line, warning};
 use crate::parse;
 use crate::progress::{Progress, Work};
+use crate::registry_options::ContentTrust;
 
 /// Run a command in a new container
 #[derive(Args)]
@@ -165,6 +166,8 @@ pub struct ContainerOptions {
     /// The image for this platform: os[/architecture[/variant]]
     #[arg(long)]
     platform: Option<String>,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// The image to which the name is locked by images.lock, or this file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
     locked: Option<PathBuf>,
@@ -226,6 +229,7 @@ pub struct Wanted {
 impl ContainerOptions {
     /// Brings the image here if it is to be fetched. `attached` is whether the container is created to be attached to.
     pub fn want(mut self, globals: &Globals, attached: bool) -> Result<Wanted, Stop> {
+        self.trust.check()?;
         let cid_file = CidFile::make(self.cidfile.take())?;
         let quiet = self.quiet;
         let policy = self.pull.clone();

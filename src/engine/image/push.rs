@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 use base::{Context, Kind, Report};
 use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Reference, media, select_manifest};
 use registry::{Blob, Mount, Registry, Session};
-use store::{ImageRecord, Store, StoreError};
+use store::{ImageRecord, Lease, Store, StoreError};
 
 use crate::image::origin::{self, Known, known};
 use crate::image::progress::{Event, Listener, Teller};
-use crate::image::{DOCUMENT_MAX, open_store, pinned};
+use crate::image::{DOCUMENT_MAX, find_pinned, open_store, pinned};
 use crate::{Engine, registries, workers};
 
 /// How many blobs are on their way at once.
@@ -30,6 +30,8 @@ const DEPTH_MAX: usize = oci::select::DEPTH_MAX;
 /// What is to be sent.
 #[derive(Clone, Debug)]
 pub struct PushRequest {
+    /// Which image, where it goes to another name than its own.
+    image: Option<String>,
     reference: Reference,
     all_tags: bool,
     platform: Option<Platform>,
@@ -53,7 +55,13 @@ impl PushRequest {
         }
         let tag_was_added = reference.tag().is_none() && !all_tags;
         let platform = platform.map(str::parse).transpose()?;
-        Ok(PushRequest { reference, all_tags, platform, part_bytes, tag_was_added })
+        Ok(PushRequest { image: None, reference, all_tags, platform, part_bytes, tag_was_added })
+    }
+
+    /// The same for this image, which may have any name or none.
+    #[must_use]
+    pub fn of_image(self, image: String) -> Self {
+        PushRequest { image: Some(image), ..self }
     }
 
     /// The name without a tag, in full.
@@ -67,32 +75,26 @@ impl PushRequest {
     }
 }
 
-/// Sends an image, or all of its repository's.
-pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> Result<(), Report> {
-    let repository = &request.reference;
+/// Sends an image, or all of its repository's; the digest of what the name, or each name, stands for then.
+pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> Result<Vec<Digest>, Report> {
     let missing = || {
-        let name = repository.familiar_name();
-        Report::new(Kind::NotFound, format!("An image does not exist locally with the tag: {name}"))
+        let name = request.reference.familiar_name();
+        let of_name = || format!("An image does not exist locally with the tag: {name}");
+        let of_image = |image| format!("No such image: {image}");
+        Report::new(Kind::NotFound, request.image.as_ref().map_or_else(of_name, of_image))
     };
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
-    let same = |record: &ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
-    let mut records = pinned(&mut lease, || Ok(store.images()?.into_iter().filter(same).collect()))?;
-    if records.is_empty() {
-        return Err(missing());
-    }
-    if !request.all_tags {
-        let wanted = repository.clone().or_latest();
-        records.retain(|record| record.reference.tag() == wanted.tag());
-        if records.is_empty() {
-            return Err(Report::new(Kind::NotFound, format!("tag does not exist: {}", wanted.familiar())));
-        }
-    }
+    let records = match &request.image {
+        Some(image) => vec![find_pinned(engine, &store, image, &mut lease)?.ok_or_else(missing)?],
+        None => own(&store, &mut lease, request)?.ok_or_else(missing)?,
+    };
     let registry = registries::client_in_parts(engine, request.part_bytes)?;
     let beside = registries::client_beside(engine)?;
     let (images, layers) = (store.images()?, OnceLock::new());
+    let destination = request.reference.clone().or_latest();
     let each = |record: &ImageRecord| {
-        let target = &record.reference;
+        let target = if request.image.is_some() { &destination } else { &record.reference };
         let sender = Sender { store: &store, registry: &registry, beside: &beside, target, listener };
         let find = |blob: &Digest| {
             let layers = layers.get_or_init(|| known(&store, &images, target));
@@ -103,11 +105,29 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> R
         };
         sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
     };
-    let done = records.iter().try_for_each(each);
+    let done = records.iter().map(each).collect();
     for registry in [&registry, &beside] {
         registries::tell_notes(engine, registry);
     }
     done
+}
+
+/// The images that have the name that they go to, or all of its repository, pinned; `None` where the repository has none.
+fn own(store: &Store, lease: &mut Lease, request: &PushRequest) -> Result<Option<Vec<ImageRecord>>, Report> {
+    let repository = &request.reference;
+    let same = |record: &ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
+    let mut records = pinned(lease, || Ok(store.images()?.into_iter().filter(same).collect()))?;
+    if records.is_empty() {
+        return Ok(None);
+    }
+    if !request.all_tags {
+        let wanted = repository.clone().or_latest();
+        records.retain(|record| record.reference.tag() == wanted.tag());
+        if records.is_empty() {
+            return Err(Report::new(Kind::NotFound, format!("tag does not exist: {}", wanted.familiar())));
+        }
+    }
+    Ok(Some(records))
 }
 
 fn document(store: &Store, digest: &Digest) -> Result<Document, Report> {
@@ -156,7 +176,7 @@ impl Plan {
 }
 
 impl Sender<'_> {
-    fn image(&self, record: &ImageRecord, platform: Option<&Platform>, find: Find<'_>) -> Result<(), Report> {
+    fn image(&self, record: &ImageRecord, platform: Option<&Platform>, find: Find<'_>) -> Result<Digest, Report> {
         let mut plan = Plan::default();
         let raw = self.store.blobs().read(&record.digest, DOCUMENT_MAX).map_err(Report::from);
         let found = raw.and_then(|raw| Ok(Document::read(raw, Some(&record.media_type))?));
@@ -187,7 +207,8 @@ impl Sender<'_> {
             plan.blobs_of(manifest);
         }
         self.send(&plan, find)?;
-        self.tag(&last)
+        self.tag(&last)?;
+        Ok(last.digest())
     }
 
     fn platform_of(&self, record: &ImageRecord) -> Result<Platform, Report> {

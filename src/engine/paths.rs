@@ -158,7 +158,7 @@ impl Paths {
 }
 
 /// The names in a directory; none if it is not there.
-fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,

@@ -3,7 +3,9 @@
 //! Where archives can be read in two ways it takes the one of Go's archive/tar, in which images are written and which
 //! other engines read, and refuses what that refuses. Three rules keep an entry from hiding in another one's data: an
 //! extended header belongs to the next file, also over GNU long names between; its size replaces the header's before
-//! anything is skipped; and links, directories and devices have no data whatever size they claim.
+//! anything is skipped; and links, directories and devices have no data whatever size they claim. A global header means
+//! nothing, as to all users of that package (containerd, containers/storage, Moby), and for it too it is an entry: what stood
+//! before it belongs to no file.
 
 use std::io::BufRead;
 
@@ -11,7 +13,7 @@ use index::{DeviceNumber, Time};
 
 use crate::block::{BLOCK, Block, Fault, text};
 use crate::error::{LayerError, Result};
-use crate::pax::{Pax, decimal};
+use crate::pax::{self, Pax, decimal};
 use crate::sparse::{self, SparseMap};
 
 /// The most bytes that extended headers, long names and sparse maps of one entry may have together.
@@ -63,9 +65,6 @@ pub enum Piece<'a> {
 pub struct Archive<R> {
     stream: R,
     offset: u64,
-    global: Pax,
-    /// Length of all global headers so far.
-    global_bytes: u64,
     /// Of the current entry: segments that are left, where the file stands, its length.
     segments: std::vec::IntoIter<(u64, u64)>,
     segment_left: u64,
@@ -81,7 +80,6 @@ struct Before {
     pax: Pax,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-    bytes: u64,
 }
 
 impl<R: BufRead> Archive<R> {
@@ -90,8 +88,6 @@ impl<R: BufRead> Archive<R> {
         Archive {
             stream,
             offset: 0,
-            global: Pax::default(),
-            global_bytes: 0,
             segments: Vec::new().into_iter(),
             segment_left: 0,
             position: 0,
@@ -104,31 +100,26 @@ impl<R: BufRead> Archive<R> {
     pub fn next_file(&mut self) -> Result<Option<Header>> {
         while self.piece(|_| Ok(()))? {}
         let mut before = Before::default();
+        let (mut bytes, mut needs_file) = (0, false);
         loop {
             let Some(block) = self.header_block()? else {
-                return if before.bytes == 0 {
-                    Ok(None)
-                } else {
-                    Err(self.malformed("it ends after an extended header"))
-                };
+                return if needs_file { Err(self.malformed("it ends after an extended header")) } else { Ok(None) };
             };
             match block.type_flag() {
                 b'x' => {
-                    let data = self.extension(&block, &mut before.bytes)?;
+                    let data = self.extension(&block, &mut bytes)?;
                     before.pax.add(&data).map_err(|fault| self.malformed(fault))?;
                 }
                 b'g' => {
-                    let mut bytes = self.global_bytes;
                     let data = self.extension(&block, &mut bytes)?;
-                    self.global_bytes = bytes;
-                    let mut global = std::mem::take(&mut self.global);
-                    global.add(&data).map_err(|fault| self.malformed(fault))?;
-                    self.global = global;
+                    pax::check(&data).map_err(|fault| self.malformed(fault))?;
+                    before = Before::default();
                 }
-                b'L' => before.long_name = Some(text(&self.extension(&block, &mut before.bytes)?).to_vec()),
-                b'K' => before.long_link = Some(text(&self.extension(&block, &mut before.bytes)?).to_vec()),
+                b'L' => before.long_name = Some(text(&self.extension(&block, &mut bytes)?).to_vec()),
+                b'K' => before.long_link = Some(text(&self.extension(&block, &mut bytes)?).to_vec()),
                 _ => return self.file(&block, before).map(Some),
             }
+            needs_file = block.type_flag() != b'g';
         }
     }
 
@@ -257,7 +248,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     fn file(&mut self, block: &Block, before: Before) -> Result<Header> {
-        let pax = before.pax.over(&self.global);
+        let pax = before.pax;
         let fault = |fault| LayerError::Malformed { offset: self.offset, what: fault };
         let pax_name = pax.sparse.name.clone().or_else(|| pax.path.clone());
         let path = pax_name.or(before.long_name).unwrap_or_else(|| block.name());

@@ -8,6 +8,8 @@ use index::Time;
 
 use crate::block::Fault;
 
+const MALFORMED: Fault = "a pax record is malformed";
+
 /// The records of one or more extended headers, as far as they matter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pax {
@@ -38,7 +40,7 @@ impl Pax {
     /// Adds the records of a header; a later record of a key wins, an empty value takes an earlier one away.
     pub fn add(&mut self, mut data: &[u8]) -> Result<(), Fault> {
         while !data.is_empty() {
-            let (key, value, rest) = split_record(data).ok_or("a pax record is malformed")?;
+            let (key, value, rest) = split_record(data).ok_or(MALFORMED)?;
             self.record(key, value)?;
             data = rest;
         }
@@ -91,22 +93,14 @@ impl Pax {
         self.xattrs.insert(name, value);
         Ok(())
     }
+}
 
-    /// These records over those of a global header.
-    pub fn over(self, global: &Pax) -> Pax {
-        let mut xattrs = global.xattrs.clone();
-        xattrs.extend(self.xattrs);
-        Pax {
-            path: self.path.or_else(|| global.path.clone()),
-            link_path: self.link_path.or_else(|| global.link_path.clone()),
-            size: self.size.or(global.size),
-            uid: self.uid.or(global.uid),
-            gid: self.gid.or(global.gid),
-            mtime: self.mtime.or(global.mtime),
-            xattrs,
-            sparse: self.sparse,
-        }
+/// Refuses data that is not made of records.
+pub(crate) fn check(mut data: &[u8]) -> Result<(), Fault> {
+    while !data.is_empty() {
+        (_, _, data) = split_record(data).ok_or(MALFORMED)?;
     }
+    Ok(())
 }
 
 /// `<length> <key>=<value>\n`, the length counting all of it: key, value and what follows.

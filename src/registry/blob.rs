@@ -71,9 +71,7 @@ impl<'a> BlobReader<'a> {
         let at = self.repository.at(self.digest);
         let found = self.transport.at_each(&at, |endpoint| {
             let request = Request::pull(Method::GET, &at, endpoint, &format!("blobs/{}", self.digest));
-            let answer = self.transport.send(&Request { offset: self.position, ..request })?;
-            let skip = self.bytes_to_skip(&answer)?;
-            Ok((answer, skip))
+            self.rest(|offset| self.transport.send(&Request { offset, ..request.clone() }))
         });
         let (answer, skip) = match found {
             Err(error) if error.is_absence() => self.elsewhere(error)?,
@@ -88,11 +86,7 @@ impl<'a> BlobReader<'a> {
     fn elsewhere(&self, absence: RegistryError) -> Result<(Answer, u64), RegistryError> {
         let place = self.transport.place_of(&self.repository)?;
         for url in &self.urls {
-            let asked = self.transport.open_beside(&place, url, self.position).and_then(|answer| {
-                let skip = self.bytes_to_skip(&answer)?;
-                Ok((answer, skip))
-            });
-            match asked {
+            match self.rest(|offset| self.transport.open_beside(&place, url, offset)) {
                 Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
                 Err(error) => {
                     let line =
@@ -105,18 +99,37 @@ impl<'a> BlobReader<'a> {
         Err(absence)
     }
 
-    /// How far before our position the answer begins. A part other than the one asked for is refused.
-    fn bytes_to_skip(&self, answer: &Answer) -> Result<u64, RegistryError> {
+    /// Asks a server for what is missing, and for all of the blob where it says that there is no such part (416), or gives
+    /// another one; the answer, and how far before our position it begins.
+    fn rest(&self, ask: impl Fn(u64) -> Result<Answer, RegistryError>) -> Result<(Answer, u64), RegistryError> {
+        if self.position > 0 {
+            match ask(self.position) {
+                Err(RegistryError::Status { status: 416, .. }) => {}
+                answered => {
+                    let answer = answered?;
+                    if let Ok(skip_bytes) = self.bytes_to_skip(&answer, self.position) {
+                        return Ok((answer, skip_bytes));
+                    }
+                }
+            }
+        }
+        let answer = ask(0)?;
+        let skip_bytes = self.bytes_to_skip(&answer, 0)?;
+        Ok((answer, skip_bytes))
+    }
+
+    /// How far before our position the answer to a request for the bytes from `offset` begins. Another part is refused.
+    fn bytes_to_skip(&self, answer: &Answer, offset: u64) -> Result<u64, RegistryError> {
         if answer.status() != 206 {
             return Ok(self.position);
         }
         let range = answer.header("content-range").unwrap_or_default();
         let begins =
             range.strip_prefix("bytes ").and_then(|range| range.split_once('-')).map(|(first, _)| first.trim());
-        if begins.and_then(|first| first.parse().ok()) == Some(self.position) {
-            return Ok(0);
+        if begins.and_then(|first| first.parse().ok()) == Some(offset) {
+            return Ok(self.position - offset);
         }
-        let cause = format!("asked for the bytes from {}, got the range {range:?}", self.position);
+        let cause = format!("asked for the bytes from {offset}, got the range {range:?}");
         Err(RegistryError::Transport { url: self.url(), cause: cause.into() })
     }
 

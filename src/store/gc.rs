@@ -18,6 +18,9 @@
 //! lists, the trash is listed first. An index that is published after
 //! the last mark is of a command that has claimed each of its objects, and its lease was seen, or it came after the mark.
 //!
+//! On a full disk even the trash may take no more names. Then what it has taken goes first, and the rest in further rounds; before
+//! the first of these interrupted downloads go, however young they are.
+//!
 //! An eviction ([`Store::evict`]) is the same for content that is in use and can be had again: it is spared where a lease
 //! pins it or is older than its last use, or somebody has used it since it was chosen.
 
@@ -36,6 +39,8 @@ use crate::error::StoreError;
 use crate::shelf::{Family, Shelf, Stored};
 use crate::{Dir, Result, Store};
 
+/// The lock of the one sweep that runs.
+pub(crate) const LOCK: &str = "gc.lock";
 /// How long an interrupted download is kept for its next try.
 const INGEST_KEPT: Duration = Duration::from_hours(168);
 /// How old a temporary file must be before its lock says whether it is dead: between the making of one and its lock is
@@ -99,25 +104,63 @@ impl Store {
     /// `objects_of` names the objects of a layer whose index is there. An error of either ends the sweep with nothing
     /// deleted that was in use.
     pub fn gc(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>) -> Result<Swept> {
-        let _gate = self.gate()?;
-        let marked = self.mark(&[], roots, objects_of)?;
+        let _gate = match self.gate() {
+            Err(StoreError::Full { .. }) if self.drop_old_partials(Duration::ZERO)? > 0 => self.gate()?,
+            gate => gate?,
+        };
+        let mut swept = Swept { freed_bytes: self.drop_old_partials(INGEST_KEPT)?, ..Swept::default() };
+        self.drop_temporary_files()?;
+        loop {
+            let before_bytes = swept.freed_bytes;
+            let Err(failure) = self.sweep(roots, objects_of, &mut swept) else { return Ok(swept) };
+            // A full disk must not keep from being emptied: interrupted downloads go too, and each round makes room for the next.
+            if matches!(failure, StoreError::Full { .. }) {
+                swept.freed_bytes += self.drop_old_partials(Duration::ZERO)?;
+            }
+            if !matches!(failure, StoreError::Full { .. }) || swept.freed_bytes == before_bytes {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// One round. [`StoreError::Full`] where the trash took only a part of what is to go; that part has gone then.
+    fn sweep(&self, roots: Roots<'_>, objects_of: ObjectsOf<'_>, swept: &mut Swept) -> Result<()> {
+        let full = match self.discard_unmarked(&self.mark(&[], roots, objects_of)?)? {
+            // Nothing that an index names goes while it is in its place.
+            Some((Family::Chains | Family::Layers, full)) => {
+                let [chains, layers, ..] = self.trash()?;
+                let marked = self.mark(&[], roots, objects_of)?;
+                delete(&marked, [(&self.chains, chains), (&self.layers, layers)], swept)?;
+                return Err(full);
+            }
+            Some((_, full)) => Some(full),
+            None => None,
+        };
+        if !self.trash()?.iter().all(Vec::is_empty)
+            && let Some(settled) = self.settle(roots, objects_of)?
+        {
+            self.empty(settled, roots, objects_of, swept)?;
+        }
+        full.map_or(Ok(()), Err)
+    }
+
+    /// Puts what is not marked into the trash, as much of it as goes there: a directory needs space for names as well. At what
+    /// kind the disk was full, if it was.
+    fn discard_unmarked(&self, marked: &Marked) -> Result<Option<(Family, StoreError)>> {
         // Indexes go before what they name, and come back after it.
-        for shelf in Family::ALL.map(|family| self.shelf(family)) {
+        for family in Family::ALL {
+            let shelf = self.shelf(family);
             for digest in shelf.list()? {
-                if !marked.keeps(shelf, &digest)? {
-                    shelf.discard(&digest)?;
+                if marked.keeps(shelf, &digest)? {
+                    continue;
+                }
+                match shelf.discard(&digest) {
+                    Err(full @ StoreError::Full { .. }) => return Ok(Some((family, full))),
+                    discarded => discarded?,
                 }
             }
         }
-        let mut swept = Swept { freed_bytes: self.drop_old_partials(INGEST_KEPT)?, ..Swept::default() };
-        self.drop_temporary_files()?;
-        if self.trash()?.iter().all(Vec::is_empty) {
-            return Ok(swept);
-        }
-        if let Some(settled) = self.settle(roots, objects_of)? {
-            self.empty(settled, roots, objects_of, &mut swept)?;
-        }
-        Ok(swept)
+        Ok(None)
     }
 
     /// Deletes what lies in the trash and is not in use, and brings the rest back.
@@ -220,8 +263,8 @@ impl Store {
 
     /// Waits until no other sweep runs; none begins while the answer is held.
     fn gate(&self) -> Result<File> {
-        let gate = self.root.open_writable("gc.lock")?;
-        lock::exclusive(&gate, &self.root.path().join("gc.lock"))?;
+        let gate = self.root.open_writable(LOCK)?;
+        lock::exclusive(&gate, &self.root.path().join(LOCK))?;
         Ok(gate)
     }
 

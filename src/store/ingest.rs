@@ -305,8 +305,12 @@ impl Store {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let limit_s = now.saturating_sub(older_than).as_secs() as i64;
         let mut freed_bytes = 0;
-        for partial in self.partials()?.into_iter().filter(|partial| partial.modified_s < limit_s) {
-            freed_bytes += self.drop_partial(&partial.digest)?.unwrap_or(0);
+        for partial in self.partials()?.into_iter().filter(|partial| partial.modified_s <= limit_s) {
+            match self.drop_partial(&partial.digest) {
+                // Its maker was killed before it had made the lock, and now there is no room for one.
+                Err(StoreError::Full { .. }) => {}
+                dropped => freed_bytes += dropped?.unwrap_or(0),
+            }
         }
         Ok(freed_bytes)
     }

@@ -63,7 +63,7 @@ pub use ingest::{Ingest, Partial, Waiting};
 pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, HARD_LINKS, NewFile};
-pub use refs::{ImageRecord, LockedNames, Named};
+pub use refs::{ImageRecord, LockedNames, Named, Summary};
 pub use shelf::{Family, Published, Shelf, Stored};
 pub use state::Leftovers;
 
@@ -246,7 +246,7 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
         };
     }
     // Two commands may be here at once: both write the same, and directories of the other are no surprise.
-    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", FORMAT, "gc.lock"];
+    let known = ["ingest", "blobs", "objects", "layers", "chains", "refs", "leases", "trash", FORMAT, gc::LOCK];
     let known = known.into_iter().chain([LISTS, NAMED, NAMED_LISTS, NAMES_LOCK]).collect::<Vec<_>>();
     if let Some(stranger) =
         root.names()?.into_iter().find(|name| !known.contains(&name.as_str()) && !dir::is_temporary(name))
@@ -256,6 +256,8 @@ fn check_format(root: &Dir, create: bool) -> Result<()> {
     if !create {
         return Err(StoreError::Absent { path: root.path().to_owned() });
     }
+    // Now, since what frees space needs it when there is none.
+    root.open_writable(gc::LOCK)?;
     write_format(root, &Format { version: FORMAT_VERSION })
 }
 

@@ -44,6 +44,22 @@ pub struct ImageRecord {
     /// Whether the image was made or loaded here: no registry is known that has its layers.
     #[serde(default)]
     pub made_here: bool,
+    /// The name by which the image was fetched, whatever names it has got since; none if it was made or loaded here, and in a
+    /// record of an earlier version of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Reference>,
+    /// What lists show of it; none in a record of an earlier version of the program, for which documents are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// What lists show of an image, as its configuration and its manifest say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// When it was built, by RFC 3339, if it says.
+    pub created: Option<String>,
+    /// Bytes of its layers as they were transferred.
+    pub size_bytes: u64,
 }
 
 impl ImageRecord {

@@ -194,6 +194,30 @@ fn a_running_container_is_committed_and_goes_on() {
     }
 }
 
+#[test]
+fn the_id_alone_is_printed_whatever_state_the_container_is_in() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    home.ok(&["create", "--name", "created", "--network", "none", &image, "true"]);
+    home.ok(&["run", "--name", "stopped", "--network", "none", &image, "touch", "/x"]);
+    for name in ["running", "paused"] {
+        home.ok(&["run", "-d", "--name", name, "--network", "none", &image, "sleep", "600"]);
+    }
+    let status = |name: &str| home.inspect(name, "{{.State.Status}}");
+    // Without a cgroup of its own nobody can pause one.
+    home.run(&["pause", "paused"]);
+    for name in ["created", "stopped", "running", "paused"] {
+        let before = status(name);
+        for options in [&[][..], &["-p=false"], &["-q"]] {
+            let done = home.run(&[&["commit"], options, &[name, "made"]].concat());
+            assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{name}: {done:#?}");
+            let id = home.ok(&["images", "-q", "--no-trunc", "made"]);
+            assert_eq!(done.stdout, id, "{name}");
+        }
+        assert_eq!(status(name), before);
+    }
+}
+
 /// Sockets have no form in an archive, whatever other names they have.
 #[test]
 fn sockets_with_several_names_are_left_out() {

@@ -1,4 +1,4 @@
-//! `save --platform`: of images for several platforms the one that is asked for.
+//! `save --platform`: of images for several platforms the one that is asked for. An image for another platform is taken, and told.
 
 use std::fs;
 
@@ -69,4 +69,35 @@ fn of_an_index_the_image_of_a_platform_is_saved() {
     assert!(said.contains("does not provide the specified platform (linux/amd64)"), "{said}");
     let seen = other.ok(&["image", "inspect", "--format", "{{.Architecture}}", &name]);
     assert_eq!(seen, "arm64\n");
+}
+
+#[test]
+fn an_image_for_another_platform_is_taken_and_told() {
+    let Some(home) = Home::new(&[]) else { return };
+    let server = MemoryRegistry::start(Features::default());
+    server.put_image("a", "1", &image("s390x"));
+    let name = format!("{}/a:1", server.address);
+    let warned = |arguments: &[&str]| {
+        let done = home.run(arguments);
+        assert_eq!(done.code, 0, "{done:#?}");
+        let told: Vec<String> = done.stderr.lines().map(str::to_owned).collect();
+        assert!(
+            told.len() <= 1 && told.iter().all(|line| line.starts_with("warning: the image's platform ")),
+            "{told:?}"
+        );
+        told.concat()
+    };
+    let said = warned(&["pull", "--platform", "linux/riscv64", &name]);
+    assert!(said.ends_with("(linux/s390x) does not match the one asked for (linux/riscv64)"), "{said}");
+    // Both here and when it must be fetched first.
+    let said = warned(&["create", &name, "true"]);
+    assert!(said.contains("(linux/s390x) does not match this machine's (linux/"), "{said}");
+    assert_eq!(warned(&["create", "--platform", "linux/s390x", &name, "true"]), "");
+    let said = warned(&["create", "-q", "--platform", "linux/riscv64", &name, "true"]);
+    assert!(said.ends_with("does not match the one asked for (linux/riscv64)"), "{said}");
+    let said = home.fails(1, &["create", "--pull", "never", "--platform", "linux/riscv64", &name, "true"]);
+    let words = "was found but does not provide the specified platform (linux/riscv64): it is for linux/s390x";
+    assert!(said.contains(words), "{said}");
+    let said = home.fails(1, &["create", "--pull", "never", &format!("{name}x"), "true"]);
+    assert!(said.contains("No such image"), "{said}");
 }

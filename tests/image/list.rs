@@ -6,7 +6,7 @@ use crate::support::{Home, busybox, finish};
 
 /// An image of an empty archive, built so many seconds after 1970.
 #[track_caller]
-fn make(home: &Home, name: &str, created_s: u32, label: &str) {
+pub fn make(home: &Home, name: &str, created_s: u32, label: &str) {
     let mut command = home.command(&["import", "-c", &format!("LABEL {label}"), "-", name]);
     let done = finish(command.env("SOURCE_DATE_EPOCH", created_s.to_string()), &[0; 1024], crate::support::LIMIT);
     assert_eq!(done.code, 0, "{done:#?}");
@@ -108,17 +108,62 @@ fn images_with_containers_are_told_apart_and_counted() {
     assert_eq!(table.matches("sha256:").count(), 2, "{table}");
 }
 
+/// Takes out of all names' records what an earlier version of the program did not write.
+fn make_records_old(home: &Home) {
+    for file in fs::read_dir(home.store().join("store/refs")).unwrap() {
+        let path = file.unwrap().path();
+        let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(record.as_object_mut().unwrap().remove("summary").is_some(), "{}", path.display());
+        fs::write(&path, record.to_string()).unwrap();
+    }
+}
+
 #[test]
-fn of_each_image_a_list_reads_what_it_shows() {
+fn records_say_what_documents_say() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    make(&home, "one:1", 1000, "a=b");
+    make(&home, "one:2", 2000, "a=b");
+    home.ok(&["tag", "one:1", "other"]);
+    // The name moves on, and the image stays without one.
+    home.ok(&["tag", "one:1", "one:2"]);
+    home.ok(&["untag", "other", "other"]);
+    let lists = |home: &Home| {
+        [
+            home.ok(&["images", "--no-trunc", "--format", "json"]),
+            home.ok(&["images", "-f", "since=one:1", "--format", "{{.ID}} {{.CreatedAt}} {{.Size}}"]),
+            home.ok(&["images", "-f", "label=a=b", "--format", "{{.ID}} {{.CreatedAt}} {{.Size}}"]),
+            home.ok(&["inspect", "--format", "{{.Size}} {{.Created}}", &busybox()]),
+        ]
+    };
+    let new = lists(&home);
+    assert_eq!(new.each_ref().map(|list| list.lines().count()), [4, 2, 3, 1], "{new:#?}");
+    assert!(new[1].contains("1970-01-01 00:33:20 +0000 UTC 30B"), "{new:#?}");
+    make_records_old(&home);
+    assert_eq!(lists(&home), new);
+}
+
+#[test]
+fn a_list_reads_no_document_but_of_old_records() {
     let Some(home) = Home::new(&[]) else { return };
     make(&home, "one", 1000, "a=b");
-    let manifest = home.ok(&["images", "--format", "{{.Digest}}"]);
-    let hex = manifest.trim_end().trim_start_matches("sha256:").to_owned();
-    fs::remove_file(home.store().join(format!("store/blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
+    let remove = |name: &str, key: &str| {
+        let digest = home.ok(&["images", "--no-trunc", "--format", key, name]);
+        let hex = digest.trim_end().trim_start_matches("sha256:").to_owned();
+        fs::remove_file(home.store().join(format!("store/blobs/sha256/{}/{hex}", &hex[..2]))).unwrap();
+    };
+    remove("one", "{{.Digest}}");
+    let whole = home.run(&["images"]);
+    assert!(whole.stderr.is_empty() && whole.stdout.contains("one"), "{whole:#?}");
+    make_records_old(&home);
     let done = home.run(&["images"]);
     assert!(done.stderr.contains("cannot be shown") && !done.stdout.contains("one"), "{done:#?}");
     for arguments in [&["images", "-q"][..], &["images", "--format", "{{.Repository}}"]] {
         let done = home.run(arguments);
         assert!(done.stderr.is_empty() && done.stdout.lines().count() == 1, "the size alone is not known: {done:#?}");
     }
+    make(&home, "two", 1000, "a=b");
+    remove("two", "{{.Digest}}");
+    remove("two", "{{.ID}}");
+    let whole = home.run(&["images", "two"]);
+    assert!(whole.stderr.is_empty() && whole.stdout.contains("two"), "{whole:#?}");
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod list;
+mod remove;
 
 use std::fs;
 use std::sync::{Mutex, OnceLock};

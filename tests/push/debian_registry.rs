@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::oracle::{end_podman, podman_of};
 use crate::support::{Home, LIMIT, Need, busybox, finish, identity, registry, skip, unique};
-use crate::{name, told};
+use crate::told;
 
 /// A repository of the loopback registry that nobody else has.
 fn fresh() -> String {
@@ -33,7 +33,7 @@ fn pushed(home: &Home, mounted: bool) -> (String, String) {
     let pulled = home.ok(&["pull", &busybox()]);
     let digest = pulled.lines().find_map(|line| line.strip_prefix("Digest: ")).unwrap().to_owned();
     let to = format!("{}:1", fresh());
-    name(home, &busybox(), &to);
+    home.ok(&["tag", &busybox(), &to]);
     if !mounted {
         // Without a name that says where else the layers are.
         home.ok(&["rmi", &busybox()]);

@@ -5,7 +5,7 @@ use fixture::memory_registry::{Features, MemoryRegistry};
 use serde_json::Value;
 
 use crate::support::Home;
-use crate::{at, image_for, name};
+use crate::{at, image_for};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -85,7 +85,7 @@ fn an_image_that_is_here_alone_is_listed_and_sent() {
     let image = image_for("amd64", &[b"amd"]);
     server.put_image("base/app", "1", &image);
     home.ok(&["pull", &at(&server, "base/app:1")]);
-    name(&home, &at(&server, "base/app:1"), &at(&server, "mine/app:1"));
+    home.ok(&["tag", &at(&server, "base/app:1"), &at(&server, "mine/app:1")]);
     home.ok(&["rmi", &at(&server, "base/app:1")]);
     server.clear();
     let list = at(&server, "team/app:1");

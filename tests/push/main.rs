@@ -11,18 +11,16 @@ mod support;
 
 mod bed;
 mod debian_registry;
+mod evicted;
 mod failing_line;
 mod faults;
 mod lists;
 mod memory;
-
-use std::fs;
+mod options;
 
 use fixture::image::{CONFIG, Image, LAYER, LayerBuilder, MANIFEST, Meta, digest};
 use fixture::memory_registry::MemoryRegistry;
 use serde_json::{Value, json};
-
-use support::Home;
 
 /// An image for an architecture, with one layer for each content.
 fn image_for(architecture: &str, contents: &[&[u8]]) -> Image {
@@ -43,18 +41,6 @@ fn image_for(architecture: &str, contents: &[&[u8]]) -> Image {
     let mut blobs: Vec<_> = layers.into_iter().map(|layer| (digest(&layer.gzip), layer.gzip)).collect();
     blobs.push((digest(&config), config));
     Image { blobs, manifest: manifest.to_string().into_bytes() }
-}
-
-/// Gives an image a further name.
-fn name(home: &Home, old: &str, new: &str) {
-    let whole = |name: &str| match name.rsplit_once('/') {
-        Some((_, last)) if last.contains(':') => name.to_owned(),
-        _ => format!("{name}:latest"),
-    };
-    let (old, new) = (whole(old), whole(new));
-    let file = |name: &str| home.store().join("store/refs").join(name.replace('/', "%2F"));
-    let record = fs::read_to_string(file(&old)).unwrap();
-    fs::write(file(&new), record.replace(&old, &new)).unwrap();
 }
 
 /// The name of an image at a registry in memory.

@@ -6,7 +6,7 @@ use fixture::image::Image;
 use fixture::memory_registry::{Features, MemoryRegistry};
 
 use crate::support::{Home, each_file};
-use crate::{at, image_for, name, told};
+use crate::{at, image_for, told};
 
 /// A registry with an image that a home has pulled.
 fn pulled(home: &Home, features: Features) -> (MemoryRegistry, Image) {
@@ -49,7 +49,7 @@ fn layers_are_mounted_from_where_they_are() {
     let Some(home) = Home::new(&[]) else { return };
     for tokens in [false, true] {
         let (server, image) = pulled(&home, Features { tokens, ..Features::default() });
-        name(&home, &at(&server, "base/app:1"), &at(&server, "team/app:2"));
+        home.ok(&["tag", &at(&server, "base/app:1"), &at(&server, "team/app:2")]);
         let pushed = home.ok(&["push", &at(&server, "team/app:2")]);
         assert_eq!(pushed.matches(": Mounted from base/app").count(), 2, "{pushed}");
         // The configuration alone is sent.
@@ -85,14 +85,14 @@ fn an_index_goes_whole_or_its_image_alone() {
     let digest = server.put_manifest("base/app", "1", kind, &raw);
     let (from, to) = (at(&server, "base/app:1"), at(&server, "team/app:1"));
     home.ok(&["pull", "--platform", "linux/amd64", &from]);
-    name(&home, &from, &to);
+    home.ok(&["tag", &from, &to]);
     let done = home.run(&["push", &to]);
     assert_eq!(done.code, 0, "{done:#?}");
     assert!(done.stderr.contains("only the one for linux/amd64 is pushed"), "{done:#?}");
     assert_eq!(told(&done.stdout), [("1".to_owned(), amd.digest())]);
 
     home.ok(&["pull", "--platform", "linux/arm64", &from]);
-    name(&home, &from, &to);
+    home.ok(&["tag", &from, &to]);
     let done = home.run(&["push", &to]);
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
     assert_eq!(told(&done.stdout), [("1".to_owned(), digest.clone())]);
@@ -106,7 +106,7 @@ fn an_index_goes_whole_or_its_image_alone() {
     // What the repository has need not be here.
     let other = Home::new(&[]).unwrap();
     other.ok(&["pull", "--platform", "linux/amd64", &from]);
-    name(&other, &from, &at(&server, "team/app:2"));
+    other.ok(&["tag", &from, &at(&server, "team/app:2")]);
     assert_eq!(told(&other.ok(&["push", &at(&server, "team/app:2")])), [("2".to_owned(), digest)]);
 }
 
@@ -115,7 +115,7 @@ fn all_tags_of_a_repository() {
     let Some(home) = Home::new(&[]) else { return };
     let (server, image) = pulled(&home, Features::default());
     for tag in ["team/app:a", "team/app:latest", "team/other:b"] {
-        name(&home, &at(&server, "base/app:1"), &at(&server, tag));
+        home.ok(&["tag", &at(&server, "base/app:1"), &at(&server, tag)]);
     }
     let pushed = home.ok(&["push", "--all-tags", &at(&server, "team/app")]);
     let digest = image.digest();

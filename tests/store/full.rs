@@ -1,8 +1,10 @@
-//! A disk that is full at any page, and one that has no inodes left: one clear error, and what is there is whole.
+//! A disk that is full at any page, and one that has no inodes left: one clear error, and what is there is whole. What frees
+//! space needs none.
 
+use std::fs;
 use std::process::Command;
 
-use crate::support::{Home, LIMIT, Within, busybox, finish, in_namespaces};
+use crate::support::{Home, LIMIT, Within, busybox, finish, identity, in_namespaces};
 use crate::{du, serve};
 
 /// Pulls on file systems that grow until the image fits; prints what is wrong at which size, and how many were too small.
@@ -115,4 +117,62 @@ fn at_any_second_page_of_a_load() {
     home.ok(&["rmi", &name]);
     home.ok(&["system", "prune", "-af"]);
     on_growing_disks(&home, "load -i saved.tar", 20);
+}
+
+/// What removes things does so on a copy of the test's data on a disk without a free byte, which `mount` puts on `$data`.
+fn on_a_full_disk(home: &Home, mount: &str, commands: &[&str]) {
+    let (bin, kept) = (home.bin().display().to_string(), home.path("kept").display().to_string());
+    let data = home.directory.join("data");
+    if !home.path("kept").exists() {
+        let copied = finish(Command::new("cp").args(["-a"]).arg(&data).arg(&kept), b"", LIMIT);
+        assert_eq!(copied.code, 0, "{copied:#?}");
+    }
+    let each = commands.iter().map(|command| format!("full {command}")).collect::<Vec<_>>().join("\n");
+    let data = data.display();
+    let prepare = format!("data={data}; {mount} && umount $data");
+    let script = format!(
+        "free() {{ df --output=avail -B1 $data | tail -n 1; }}
+         full() {{
+             {mount} || exit 1
+             cp -a {kept}/. $data || exit 1
+             dd if=/dev/zero of=$data/fill bs=4k 2>/dev/null
+             n=0; while echo x 2>/dev/null >$data/fill-$n; do n=$((n + 1)); done
+             before=$(free)
+             [ $before -lt 4096 ] || echo \"$*: there is room\"
+             {bin} \"$@\" >out 2>err || {{ echo \"$*: failed\"; cat err; }}
+             [ $(free) -gt $((before + 90000)) ] || {{ echo \"$*: it freed nothing\"; cat out err; }}
+             {bin} system fsck >out 2>&1 || {{ echo \"$*: not whole\"; cat out; }}
+             umount $data
+         }}
+         {each}"
+    );
+    let Some(done) = in_namespaces(home, Within::Root, &prepare, &script) else { return };
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:#?}");
+}
+
+#[test]
+fn what_frees_space_needs_none() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    // Names for more than one block of a directory.
+    let seeds: Vec<u64> = (1..25).collect();
+    let server = serve(&[("a", &seeds)]);
+    let name = format!("{}/a", server.address);
+    home.ok(&["pull", &name]);
+    let noise = "dd if=/dev/urandom of=/noise bs=1k count=150 2>/dev/null";
+    let options = ["run", "--name", "one", "--network", "none", "--storage-driver", "fuse"];
+    home.ok(&[&options[..], &[&busybox(), "sh", "-c", noise]].concat());
+    let partial = home.store().join("store/ingest").join("0".repeat(64));
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("data"), crate::noise(7, 100_000)).unwrap();
+    let rmi = format!("rmi {name}");
+    let commands = [rmi.as_str(), "image prune -af", "rm one", "container prune -f", "system prune -af"];
+    on_a_full_disk(&home, "mount -t tmpfs -o size=64m tmpfs $data", &commands);
+    // A directory of ext4 needs a block for more names, as renames give the trash.
+    if identity() == "root" {
+        let disk = home.path("disk").display().to_string();
+        let made = format!(
+            "rm -f {disk} && truncate -s 64M {disk} && mke2fs -q -m 0 -b 1024 -t ext4 {disk} && mount -o loop {disk} $data"
+        );
+        on_a_full_disk(&home, &made, &commands);
+    }
 }

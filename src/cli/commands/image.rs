@@ -128,7 +128,7 @@ struct Exists {
 
 impl Exists {
     fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        Ok(u8::from(!image::exists(&globals.engine()?, &self.image, None)?))
+        Ok(u8::from(image::platform_of(&globals.engine()?, &self.image)?.is_none()))
     }
 }
 

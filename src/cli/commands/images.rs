@@ -15,7 +15,7 @@ use crate::output::{Stop, stdout};
 
 const TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
 const TABLE_DIGESTS: &str = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
-/// Keys that cost a document an image.
+/// Keys that cost a document an image where its record is of an earlier version.
 const SIZES: [&str; 2] = ["Size", "VirtualSize"];
 /// Keys that cost a look at the whole store. As with Docker they are N/A in whole rows; who names one of them gets the number.
 const USAGE: [&str; 3] = ["Containers", "SharedSize", "UniqueSize"];

@@ -10,7 +10,7 @@ use engine::image::manifest::{self, Annotation};
 use crate::environment::Globals;
 use crate::output::{Stop, for_each, line};
 use crate::progress::{Progress, Work};
-use crate::registry_options::{Reach, RegistryOptions};
+use crate::registry_options::{DigestFile, Reach, RegistryOptions};
 
 /// Make and push lists of images for several platforms
 #[derive(Args)]
@@ -61,6 +61,9 @@ struct Create {
     /// All images of an image that is a list itself
     #[arg(long)]
     all: bool,
+    /// The registry may do without TLS, or have any certificate
+    #[arg(long, conflicts_with = "tls_verify")]
+    insecure: bool,
     #[command(flatten)]
     reach: Reach,
     list: String,
@@ -71,6 +74,9 @@ struct Create {
 /// Print a list, or what a registry has under a name
 #[derive(Args)]
 struct Inspect {
+    /// The registry may do without TLS, or have any certificate
+    #[arg(long, conflicts_with = "tls_verify")]
+    insecure: bool,
     #[command(flatten)]
     registry: RegistryOptions,
     name: String,
@@ -85,6 +91,11 @@ struct Push {
     /// Send the images too (always done)
     #[arg(long)]
     all: bool,
+    /// The registry may do without TLS, or have any certificate
+    #[arg(long, conflicts_with = "tls_verify")]
+    insecure: bool,
+    #[command(flatten)]
+    digest: DigestFile,
     #[command(flatten)]
     registry: RegistryOptions,
     list: String,
@@ -155,20 +166,22 @@ impl Manifest {
                 manifest::annotate(&engine, &annotate.list, &annotate.image, &annotate.says.annotation()?)?;
             }
             Verb::Create(create) => {
-                let engine = create.reach.engine(globals, None)?;
+                let engine = create.reach.insecure(create.insecure).engine(globals, None)?;
                 let list = manifest::create(&engine, &create.list, &create.images, create.all, create.amend)?;
                 line(format_args!("Created manifest list {list}"))?;
             }
             Verb::Inspect(inspect) => {
-                line(indented(&manifest::inspect(&inspect.registry.engine(globals)?, &inspect.name)?))?;
+                let engine = inspect.registry.insecure(inspect.insecure).engine(globals)?;
+                line(indented(&manifest::inspect(&engine, &inspect.name)?))?;
             }
             Verb::Push(push) => {
-                let engine = push.registry.engine(globals)?;
+                let engine = push.registry.insecure(push.insecure).engine(globals)?;
                 let destination =
                     push.destination.as_deref().map(|name| name.strip_prefix("docker://").unwrap_or(name));
                 let progress = Progress::new(globals, Work::PushList, false)?;
                 let digest = manifest::push(&engine, &push.list, destination, &|event| progress.show(event))?;
                 drop(progress);
+                push.digest.write(&digest)?;
                 line(digest)?;
                 if push.purge {
                     manifest::remove(&engine, &push.list)?;

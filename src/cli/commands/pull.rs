@@ -12,7 +12,7 @@ use crate::environment::{Globals, home};
 use crate::output::{Stop, line};
 use crate::parse::without_transport;
 use crate::progress::{Progress, Work};
-use crate::registry_options::RegistryOptions;
+use crate::registry_options::{ContentTrust, DigestFile, RegistryOptions};
 
 /// Fetch images from their registries, or from files
 #[derive(Args)]
@@ -29,6 +29,10 @@ pub struct Pull {
     /// All tags that the repository has
     #[arg(short, long, conflicts_with = "locked")]
     all_tags: bool,
+    #[command(flatten)]
+    digest: DigestFile,
+    #[command(flatten)]
+    trust: ContentTrust,
     #[command(flatten)]
     registry: RegistryOptions,
     /// A name, docker://NAME, or docker-archive:PATH[:NAME], oci:PATH[:NAME], oci-archive:PATH[:NAME], dir:PATH
@@ -48,6 +52,9 @@ impl Pull {
                 return Err(Report::new(Kind::Usage, why).into());
             }
         }
+        self.trust.check()?;
+        let is_one = matches!(&sources[..], [(_, None)]) && !self.all_tags;
+        self.digest.refuse_unless(is_one, "it is for one image of a registry")?;
         let engine = self.registry.engine(globals)?;
         let mut code = 0;
         for (image, source) in &sources {
@@ -77,6 +84,7 @@ impl Pull {
             return line(repository.name());
         }
         let pulled = self.fetch(globals, engine, &locked(request, self.locked.as_deref())?)?;
+        self.digest.write(&pulled.digest)?;
         line(&pulled.reference)
     }
 

@@ -14,6 +14,7 @@ use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
 use engine::image::{self, Event, PullRequest};
 use engine::{Engine, container::record::Volume};
+use oci::Platform;
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
 use crate::environment::{Globals, home};
@@ -25,6 +26,7 @@ use crate::mounts::{self, Mounted};
 use crate::output::{Stop, error, line, warning};
 use crate::parse;
 use crate::progress::{Progress, Work};
+use crate::registry_options::ContentTrust;
 
 /// Run a command in a new container
 #[derive(Args)]
@@ -182,6 +184,8 @@ pub struct ContainerOptions {
     /// The image for this platform: os[/architecture[/variant]]
     #[arg(long)]
     platform: Option<String>,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// The image to which the name is locked by images.lock, or this file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
     locked: Option<PathBuf>,
@@ -259,6 +263,7 @@ pub struct Wanted {
 impl ContainerOptions {
     /// Brings the image here if it is to be fetched. `attached` is whether the container is created to be attached to.
     pub fn want(mut self, globals: &Globals, attached: bool) -> Result<Wanted, Stop> {
+        self.trust.check()?;
         let cid_file = CidFile::make(self.cidfile.take())?;
         if self.replace && self.name.is_none() {
             return Err(parse::wrong("cannot replace container without --name being set".to_owned()).into());
@@ -440,15 +445,30 @@ fn fetch(globals: &Globals, engine: &Engine, request: &PullRequest, policy: &str
     }
     // Of the names that a short one may mean, the locked one counts.
     let text = image::lock::name(engine, request)?.map_or_else(|| request.text.clone(), |name| name.to_string());
-    let here = image::exists(engine, &text, request.platform())?;
+    let found = image::platform_of(engine, &text)?;
     let progress = Progress::new(globals, Work::Fetch, quiet)?;
-    match (policy, here) {
-        ("always", _) => {}
-        (_, true) => return Ok(()),
-        ("never", false) => {
+    match (policy, found, request.platform()) {
+        ("always", ..) => {}
+        (_, Some(found), None) => {
+            let here = Platform::host();
+            if here.rank(&found).is_none() {
+                let text = format!("the image's platform ({found}) does not match this machine's ({here})");
+                progress.show(&Event::Warning { text: &text });
+            }
+            return Ok(());
+        }
+        (_, Some(found), Some(wanted)) if wanted.rank(&found).is_some() => return Ok(()),
+        ("never", Some(found), Some(wanted)) => {
+            let name = request.familiar();
+            let text = format!(
+                "image {name} was found but does not provide the specified platform ({wanted}): it is for {found}"
+            );
+            return Err(Report::new(Kind::NotFound, text).into());
+        }
+        ("never", ..) => {
             return Err(Report::new(Kind::NotFound, format!("No such image: {}", request.text)).into());
         }
-        (_, false) => progress.line(&format!("Unable to find image '{}' locally", request.familiar())),
+        _ => progress.line(&format!("Unable to find image '{}' locally", request.familiar())),
     }
     image::pull(engine, request, &|event| progress.show(event))?;
     Ok(())

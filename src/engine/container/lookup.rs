@@ -1,13 +1,11 @@
 //! From what a user writes to a container: full id, exact name, unique beginning of an id, in that order.
 
-use std::fs;
-use std::io;
-
 use base::{ContainerId, Kind, Report};
 
 use crate::Engine;
 use crate::container::{lock, names, record, unstarted};
 use crate::file::failed;
+use crate::paths::names_in;
 
 /// The container that a text names, after what killed commands and monitors have left of it was tidied up.
 pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
@@ -36,7 +34,7 @@ fn look_up(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
         return Ok(id);
     }
     let name = text.strip_prefix('/').unwrap_or(text);
-    if let Some(id) = names::resolve(engine, name)
+    if let Some(id) = names::resolve(engine, name)?
         && exists(&id)?
     {
         return Ok(id);
@@ -52,14 +50,10 @@ fn look_up(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     }
 }
 
-/// The ids of all containers, in no order.
+/// The ids of all containers, in no order. What cannot be listed is an error: one that is not seen would lose its image.
 pub(crate) fn ids(engine: &Engine) -> Result<Vec<ContainerId>, Report> {
     let directory = engine.paths().containers();
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("reading directory", &directory, error)),
-    };
+    let names = names_in(&directory).map_err(|error| failed("reading directory", &directory, error))?;
     // What is no id (a removal under way) is no container.
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }

@@ -15,7 +15,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record::{self, Found};
-use crate::file::failed;
+use crate::file::{self, failed};
 use crate::paths::make_dir;
 
 const QUALITIES: [&str; 48] = [
@@ -152,9 +152,12 @@ pub(crate) fn reserve_any(engine: &Engine, id: &ContainerId, sync: bool) -> Resu
 }
 
 /// The id that a name stands for.
-pub(crate) fn resolve(engine: &Engine, name: &str) -> Option<ContainerId> {
-    check(name).ok()?;
-    fs::read_to_string(engine.paths().names().join(name)).ok()?.parse().ok()
+pub(crate) fn resolve(engine: &Engine, name: &str) -> Result<Option<ContainerId>, Report> {
+    if check(name).is_err() {
+        return Ok(None);
+    }
+    let bytes = file::read(&engine.paths().names().join(name))?;
+    Ok(bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()))
 }
 
 /// The name of a container whose record cannot tell it.
@@ -165,7 +168,8 @@ pub(crate) fn name_of(engine: &Engine, id: &ContainerId) -> Option<String> {
 fn names_of(engine: &Engine, id: &ContainerId) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(engine.paths().names()).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| resolve(engine, name).as_ref() == Some(id))
+    // One that cannot be read is not known to be its name.
+    names.filter(|name| resolve(engine, name).is_ok_and(|owner| owner.as_ref() == Some(id)))
 }
 
 /// Frees a name if it still is this container's: another command may have taken it over since the record went.
@@ -317,12 +321,24 @@ mod tests {
         fs::remove_file(&second).unwrap();
         let reservation = reserve(&engine, "box", &id, false).unwrap();
         sweep_opened(&engine, &id, &late, &second).unwrap();
-        assert_eq!(resolve(&engine, "box"), Some(id.clone()), "while it is being made");
+        assert_eq!(resolve(&engine, "box").unwrap(), Some(id.clone()), "while it is being made");
         // One that is left is removed by a sweep that has it.
         fs::hard_link(&second, second.with_file_name("kept")).unwrap();
         drop(reservation);
         fs::rename(second.with_file_name("kept"), &second).unwrap();
         sweep_one(&engine, &id).unwrap();
-        assert_eq!(resolve(&engine, "box"), None);
+        assert_eq!(resolve(&engine, "box").unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_read_is_not_taken_for_free() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::new(root.path().join("data"), root.path().join("run"), "machine".to_owned());
+        let engine = Engine::open(paths, Options::default());
+        // Nobody can read a directory as a file, real root neither.
+        make_dir(&engine.paths().names().join("box")).unwrap();
+        assert!(resolve(&engine, "box").unwrap_err().to_string().contains("names/box"));
+        assert_eq!(resolve(&engine, "none").unwrap(), None);
+        assert_eq!(resolve(&engine, "no/name").unwrap(), None);
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use store::{Durability, ImageRecord, Lease, LockedNames, Store};
 
-use crate::image::{DOCUMENT_MAX, images_of};
+use crate::image::{DOCUMENT_MAX, images_of, list};
 
 /// An image without a name.
 pub(crate) struct Assembled {
@@ -140,6 +140,8 @@ pub(crate) fn complete(
         chain,
         updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         made_here: true,
+        source: None,
+        summary: Some(list::summary_of(manifest, &config)),
     };
     Ok(Assembled { record, config })
 }

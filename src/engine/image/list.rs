@@ -1,14 +1,15 @@
-//! What `images` asks: every name and its image in short, and no more of each than is asked for.
+//! What `images` asks: every name and its image in short, and no more of each than is asked for. What is shown stands in the
+//! records of names; documents are read for labels, and for records of an earlier version of the program.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use base::time::parse_rfc3339;
+use base::time::{parse_rfc3339, rfc3339};
 use base::{Kind, Report};
-use oci::{Digest, Reference};
+use oci::{Digest, ImageConfig, Manifest, Reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use store::{ImageRecord, Store, in_halves};
+use store::{ImageRecord, Store, Summary, in_halves};
 
 use crate::Engine;
 use crate::image::filter::{ImageFilter, Sieve};
@@ -19,7 +20,7 @@ use crate::image::{DOCUMENT_MAX, open_store};
 pub struct ListRequest {
     /// Which images.
     pub filter: ImageFilter,
-    /// Whether their sizes too, each of which is a document more to read.
+    /// Whether their sizes too, each of which is a document more to read where the record does not say it.
     pub with_sizes: bool,
 }
 
@@ -93,20 +94,29 @@ struct Layer {
 }
 
 fn read<T: DeserializeOwned>(store: &Store, digest: &Digest) -> Result<T, Report> {
-    parse(&store.blobs().read(digest, DOCUMENT_MAX)?, digest)
+    let raw = store.blobs().read(digest, DOCUMENT_MAX)?;
+    serde_json::from_slice(&raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
 }
 
-fn parse<T: DeserializeOwned>(raw: &[u8], digest: &Digest) -> Result<T, Report> {
-    serde_json::from_slice(raw).map_err(|error| Report::of(Kind::Unsupported, error).with_step(digest.to_string()))
+/// What a record says of its image. The time is written anew: its text may be of any length in a configuration.
+pub(super) fn summary_of(manifest: &Manifest, config: &ImageConfig) -> Summary {
+    let layers = manifest.layers.iter().map(|layer| layer.size);
+    Summary {
+        created: moment(config.spec.created().as_deref()).map(rfc3339),
+        size_bytes: layers.fold(0, u64::saturating_add),
+    }
 }
 
 /// When an image was built, if it says.
 pub(super) fn created_of(store: &Store, record: &ImageRecord) -> Result<Option<SystemTime>, Report> {
-    Ok(moment(&read(store, &record.config)?))
+    match &record.summary {
+        Some(summary) => Ok(moment(summary.created.as_deref())),
+        None => Ok(moment(read::<Config>(store, &record.config)?.created.as_deref())),
+    }
 }
 
-fn moment(config: &Config) -> Option<SystemTime> {
-    config.created.as_deref().and_then(|text| parse_rfc3339(text).ok())
+fn moment(text: Option<&str>) -> Option<SystemTime> {
+    text.and_then(|text| parse_rfc3339(text).ok())
 }
 
 /// What is shown of an image; `None` if it is not meant.
@@ -116,10 +126,9 @@ fn summary(
     sieve: &Sieve<'_>,
     with_size: bool,
 ) -> Result<Option<ImageSummary>, Report> {
-    let raw = store.blobs().read(&record.config, DOCUMENT_MAX)?;
-    let created = moment(&parse(&raw, &record.config)?);
+    let created = created_of(store, record)?;
     let labels = if sieve.wants_labels() {
-        parse::<Labelled>(&raw, &record.config)?.config.and_then(|config| config.labels).unwrap_or_default()
+        read::<Labelled>(store, &record.config)?.config.and_then(|config| config.labels).unwrap_or_default()
     } else {
         BTreeMap::new()
     };
@@ -138,6 +147,9 @@ fn summary(
 
 /// The bytes of the image's layers as they were transferred.
 pub(crate) fn size(store: &Store, record: &ImageRecord) -> Result<u64, Report> {
+    if let Some(summary) = &record.summary {
+        return Ok(summary.size_bytes);
+    }
     let manifest: Layers = read(store, &record.manifest)?;
     Ok(manifest.layers.iter().flatten().fold(0, |bytes: u64, layer| bytes.saturating_add(layer.size)))
 }

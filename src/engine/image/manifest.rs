@@ -1,7 +1,8 @@
 //! Lists of images for several platforms (`manifest`): made and changed here, pushed as an index.
 //!
 //! A list is a file of the store until it is pushed ([`store::ListRecord`]). When an image is added its manifest comes into
-//! the store; its layers do not: at the push the registry takes them from the repository that has them already.
+//! the store; its layers do not: at the push the registry takes them from its repository that has them already, and those of another
+//! registry are fetched then.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use oci::{Digest, Document, Entries, Entry, EntryPlatform, ImageConfig, Manifest
 use registry::Registry;
 use store::{Durability, ListRecord, ListedImage, Store};
 
+use crate::image::origin::Known;
 use crate::image::progress::Listener;
 use crate::image::push::{Plan, Sender};
 use crate::image::{DOCUMENT_MAX, find_record, make_store, open_store};
@@ -191,16 +193,20 @@ pub fn push(engine: &Engine, list: &str, destination: Option<&str>, listener: Li
     let list = name(list)?;
     let target = destination.map_or_else(|| Ok(list.clone()), name)?;
     let store = open_store(engine)?.ok_or_else(|| no_list(&list))?;
-    let _lease = store.lease()?;
+    let mut lease = store.lease()?;
     let record = store.list(&list)?.ok_or_else(|| no_list(&list))?;
+    lease.pin(&record.leads_to().collect::<Vec<_>>())?;
     let (raw, media_type) = index_of(&record);
     let registry = registries::client_in_parts(engine, None)?;
+    let beside = registries::client_beside(engine)?;
     let index = Document::read(raw, Some(media_type))?;
-    let sender = Sender { store: &store, registry: &registry, target: &target, listener };
+    let sender = Sender { store: &store, registry: &registry, beside: &beside, target: &target, listener };
     let each = |image: &ListedImage| send(&sender, image).step(|| format!("image {}", image.source.familiar()));
     let sent = record.images.iter().try_for_each(each);
     let done = sent.and_then(|()| sender.tag(&index).step(|| format!("cannot push {}", target.familiar())));
-    registries::tell_notes(engine, &registry);
+    for registry in [&registry, &beside] {
+        registries::tell_notes(engine, registry);
+    }
     done.map(|()| index.digest())
 }
 
@@ -217,7 +223,8 @@ fn send(sender: &Sender<'_>, image: &ListedImage) -> Result<(), Report> {
     let mut plan = Plan::default();
     plan.manifest(manifest);
     let mountable = source.host() == target.host() && source.repository() != target.repository();
-    sender.send(&plan, &|_| mountable.then(|| source.clone()))
+    let known = Known { mount: mountable.then(|| source.clone()), origins: vec![source.clone()] };
+    sender.send(&plan, &|_| known.clone())
 }
 
 /// Finds images, at their registry where one may be asked or here, and brings their manifests into the store.

@@ -15,6 +15,7 @@ pub mod load;
 pub mod lock;
 pub mod manifest;
 pub(crate) mod offline;
+mod origin;
 mod packed;
 pub mod policy;
 pub mod progress;
@@ -193,35 +194,26 @@ pub(crate) fn pinned(
     }
 }
 
-/// Whether a text names an image that is here, for the platform if one is asked for.
-pub fn exists(engine: &Engine, text: &str, platform: Option<&Platform>) -> Result<bool, Report> {
-    let Some(store) = open_store(engine)? else { return Ok(false) };
-    match (find_record(engine, &store, text)?, platform) {
-        (None, _) => Ok(false),
-        // What a repair or another command has taken away is fetched again.
-        (Some(record), _) if !is_whole(&store, &record)? => Ok(false),
-        (Some(record), Some(wanted)) => Ok(wanted.rank(&load_config(&store, &record.config)?.platform).is_some()),
-        (Some(_), None) => Ok(true),
-    }
-}
-
-/// Whether all is here that a container of the image needs.
-pub(crate) fn is_whole(store: &Store, record: &ImageRecord) -> Result<bool, Report> {
+/// The platform of the image that a text names, if all of it is here that a container needs: what a repair or another command has
+/// taken away is fetched again.
+pub fn platform_of(engine: &Engine, text: &str) -> Result<Option<Platform>, Report> {
+    let Some(store) = open_store(engine)? else { return Ok(None) };
+    let Some(record) = find_record(engine, &store, text)? else { return Ok(None) };
     if !store.blobs().has(&record.manifest)? {
-        return Ok(false);
+        return Ok(None);
     }
     let raw = match store.blobs().read(&record.config, DOCUMENT_MAX) {
-        Err(StoreError::Missing { .. }) => return Ok(false),
+        Err(StoreError::Missing { .. }) => return Ok(None),
         raw => raw?,
     };
     // Their stack can be made again; without one of them its objects would go with the next sweep.
     let config = ImageConfig::read(raw)?;
     for layer in config.diff_ids {
         if !store.layers().has(&layer.0)? {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    Ok(true)
+    Ok(Some(config.platform))
 }
 
 /// The configuration of an image of which all is here and nothing was cut short, as a power loss does to what was not synced.

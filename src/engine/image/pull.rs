@@ -27,7 +27,7 @@ use crate::image::load::why_none;
 use crate::image::lock::LockFile;
 use crate::image::policy::{self, Wanted};
 use crate::image::progress::{Event, Listener, Teller};
-use crate::image::{cache, intact, is_layer_intact, make_store, offline, pinned};
+use crate::image::{cache, intact, is_layer_intact, list, make_store, offline, pinned};
 use crate::system::limits;
 use crate::{Engine, registries, workers};
 
@@ -317,6 +317,8 @@ impl Pull<'_> {
             chain,
             updated_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             made_here: false,
+            source: Some(self.reference.clone()),
+            summary: Some(list::summary_of(&manifest, &config)),
         };
         let names = self.store.lock_names()?;
         // One in a store that is only read stays there.

@@ -1,24 +1,25 @@
 //! Sending images to a registry: blobs first, some at once, then manifests, then the index, then the name.
 //!
 //! What is sent are the bytes that are here: an image that was pulled has the same digest where it is pushed to. A blob is
-//! read only when the registry neither has it nor can take it from another of its repositories; so an image whose layers
-//! are not kept as blobs can still be pushed to where it came from.
+//! read only when the registry neither has it nor can take it from another of its repositories. One that was evicted is
+//! fetched again then from where its image came from.
 //!
 //! An index goes with all of its images or not at all: a registry refuses one that names what it does not have. It goes
 //! when each of its images is here or at the registry; else the one image goes under the name, and a line says so.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::OnceLock;
 
 use base::{Context, Kind, Report};
 use oci::{Descriptor, Digest, Document, Entries, Entry, Manifest, Platform, Reference, media, select_manifest};
 use registry::{Blob, Mount, Registry, Session};
-use store::{ImageRecord, Store, StoreError};
+use store::{ImageRecord, Lease, Store, StoreError};
 
+use crate::image::origin::{self, Known, known};
 use crate::image::progress::{Event, Listener, Teller};
-use crate::image::{DOCUMENT_MAX, open_store, pinned};
+use crate::image::{DOCUMENT_MAX, find_pinned, open_store, pinned};
 use crate::{Engine, registries, workers};
 
 /// How many blobs are on their way at once.
@@ -29,6 +30,8 @@ const DEPTH_MAX: usize = oci::select::DEPTH_MAX;
 /// What is to be sent.
 #[derive(Clone, Debug)]
 pub struct PushRequest {
+    /// Which image, where it goes to another name than its own.
+    image: Option<String>,
     reference: Reference,
     all_tags: bool,
     platform: Option<Platform>,
@@ -52,7 +55,13 @@ impl PushRequest {
         }
         let tag_was_added = reference.tag().is_none() && !all_tags;
         let platform = platform.map(str::parse).transpose()?;
-        Ok(PushRequest { reference, all_tags, platform, part_bytes, tag_was_added })
+        Ok(PushRequest { image: None, reference, all_tags, platform, part_bytes, tag_was_added })
+    }
+
+    /// The same for this image, which may have any name or none.
+    #[must_use]
+    pub fn of_image(self, image: String) -> Self {
+        PushRequest { image: Some(image), ..self }
     }
 
     /// The name without a tag, in full.
@@ -66,19 +75,50 @@ impl PushRequest {
     }
 }
 
-/// Sends an image, or all of its repository's.
-pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> Result<(), Report> {
-    let repository = &request.reference;
+/// Sends an image, or all of its repository's; the digest of what the name, or each name, stands for then.
+pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> Result<Vec<Digest>, Report> {
     let missing = || {
-        let name = repository.familiar_name();
-        Report::new(Kind::NotFound, format!("An image does not exist locally with the tag: {name}"))
+        let name = request.reference.familiar_name();
+        let of_name = || format!("An image does not exist locally with the tag: {name}");
+        let of_image = |image| format!("No such image: {image}");
+        Report::new(Kind::NotFound, request.image.as_ref().map_or_else(of_name, of_image))
     };
     let store = open_store(engine)?.ok_or_else(missing)?;
     let mut lease = store.lease()?;
+    let records = match &request.image {
+        Some(image) => vec![find_pinned(engine, &store, image, &mut lease)?.ok_or_else(missing)?],
+        None => own(&store, &mut lease, request)?.ok_or_else(missing)?,
+    };
+    let registry = registries::client_in_parts(engine, request.part_bytes)?;
+    let beside = registries::client_beside(engine)?;
+    let (images, layers) = (store.images()?, OnceLock::new());
+    let destination = request.reference.clone().or_latest();
+    let each = |record: &ImageRecord| {
+        let target = if request.image.is_some() { &destination } else { &record.reference };
+        let sender = Sender { store: &store, registry: &registry, beside: &beside, target, listener };
+        let find = |blob: &Digest| {
+            let layers = layers.get_or_init(|| known(&store, &images, target));
+            let mut found = layers.get(blob).cloned().unwrap_or_default();
+            // Its other images, for other platforms, have no records.
+            found.origins.extend(origin::origin(record).filter(|from| !found.origins.contains(from)).cloned());
+            found
+        };
+        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
+    };
+    let done = records.iter().map(each).collect();
+    for registry in [&registry, &beside] {
+        registries::tell_notes(engine, registry);
+    }
+    done
+}
+
+/// The images that have the name that they go to, or all of its repository, pinned; `None` where the repository has none.
+fn own(store: &Store, lease: &mut Lease, request: &PushRequest) -> Result<Option<Vec<ImageRecord>>, Report> {
+    let repository = &request.reference;
     let same = |record: &ImageRecord| record.reference.name() == repository.name() && record.reference.tag().is_some();
-    let mut records = pinned(&mut lease, || Ok(store.images()?.into_iter().filter(same).collect()))?;
+    let mut records = pinned(lease, || Ok(store.images()?.into_iter().filter(same).collect()))?;
     if records.is_empty() {
-        return Err(missing());
+        return Ok(None);
     }
     if !request.all_tags {
         let wanted = repository.clone().or_latest();
@@ -87,57 +127,22 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> R
             return Err(Report::new(Kind::NotFound, format!("tag does not exist: {}", wanted.familiar())));
         }
     }
-    let registry = registries::client_in_parts(engine, request.part_bytes)?;
-    let (images, sources) = (store.images()?, OnceLock::new());
-    let each = |record: &ImageRecord| {
-        let target = &record.reference;
-        let sender = Sender { store: &store, registry: &registry, target, listener };
-        let find = |blob: &Digest| {
-            let sources = sources.get_or_init(|| sources_of(&store, &images, target));
-            sources.get(blob).cloned()
-        };
-        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
-    };
-    let done = records.iter().try_for_each(each);
-    registries::tell_notes(engine, &registry);
-    done
-}
-
-/// Which other repository of the target's registry has a layer, by what was pulled from there. Of several, one in the
-/// target's own namespace: there our rights are the most likely to reach.
-fn sources_of(store: &Store, images: &[ImageRecord], target: &Reference) -> HashMap<Digest, Reference> {
-    let namespace = |repository: &str| repository.split('/').next().unwrap_or_default().to_owned();
-    let home = namespace(target.repository());
-    let mut sources = HashMap::new();
-    let elsewhere = images
-        .iter()
-        .map(|record| (&record.reference, record))
-        .filter(|(reference, _)| reference.host() == target.host() && reference.repository() != target.repository());
-    for (reference, record) in elsewhere {
-        // What cannot be read is no source; the push itself does not need it.
-        let Ok(Document::Manifest(manifest)) = document(store, &record.manifest) else { continue };
-        for layer in manifest.layers {
-            if namespace(reference.repository()) == home {
-                sources.insert(layer.digest, reference.clone());
-            } else {
-                sources.entry(layer.digest).or_insert_with(|| reference.clone());
-            }
-        }
-    }
-    sources
+    Ok(Some(records))
 }
 
 fn document(store: &Store, digest: &Digest) -> Result<Document, Report> {
     Ok(Document::read(store.blobs().read(digest, DOCUMENT_MAX)?, None)?)
 }
 
-/// Where a blob may be mounted from.
-pub(super) type FindSource<'a> = &'a (dyn Fn(&Digest) -> Option<Reference> + Sync);
+/// What is known of a blob.
+pub(super) type Find<'a> = &'a (dyn Fn(&Digest) -> Known + Sync);
 
 /// Sends documents and what they name to one repository.
 pub(super) struct Sender<'a> {
     pub store: &'a Store,
     pub registry: &'a Registry,
+    /// A client of other registries, which the command's options are not about.
+    pub beside: &'a Registry,
     /// The repository, and the tag for what is sent last.
     pub target: &'a Reference,
     pub listener: Listener<'a>,
@@ -171,13 +176,13 @@ impl Plan {
 }
 
 impl Sender<'_> {
-    fn image(&self, record: &ImageRecord, platform: Option<&Platform>, find: FindSource<'_>) -> Result<(), Report> {
+    fn image(&self, record: &ImageRecord, platform: Option<&Platform>, find: Find<'_>) -> Result<Digest, Report> {
         let mut plan = Plan::default();
         let raw = self.store.blobs().read(&record.digest, DOCUMENT_MAX).map_err(Report::from);
         let found = raw.and_then(|raw| Ok(Document::read(raw, Some(&record.media_type))?));
         let last = match (found, platform) {
             (Ok(Document::Index(index)), None) => {
-                if self.with_index(&mut plan, &index.raw, 1)? {
+                if self.with_index(&mut plan, &index.raw, 1, find)? {
                     Document::Index(index)
                 } else {
                     let text = format!(
@@ -202,7 +207,8 @@ impl Sender<'_> {
             plan.blobs_of(manifest);
         }
         self.send(&plan, find)?;
-        self.tag(&last)
+        self.tag(&last)?;
+        Ok(last.digest())
     }
 
     fn platform_of(&self, record: &ImageRecord) -> Result<Platform, Report> {
@@ -225,36 +231,38 @@ impl Sender<'_> {
     }
 
     /// Plans all that an index names; `false` when something of it is neither here nor at the registry.
-    fn with_index(&self, plan: &mut Plan, raw: &[u8], depth: usize) -> Result<bool, Report> {
+    fn with_index(&self, plan: &mut Plan, raw: &[u8], depth: usize, find: Find<'_>) -> Result<bool, Report> {
         let entries = Entries::read(raw)?;
         if entries.unreadable > 0 || depth > DEPTH_MAX {
             return Ok(false);
         }
         for entry in &entries.list {
-            if !self.with_entry(plan, entry, depth)? && !self.registry.has_document(self.target, &entry.digest)? {
+            if !self.with_entry(plan, entry, depth, find)? && !self.registry.has_document(self.target, &entry.digest)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Plans one entry; `false` when it is not here.
-    fn with_entry(&self, plan: &mut Plan, entry: &Entry, depth: usize) -> Result<bool, Report> {
+    /// Plans one entry; `false` when it is not here. A layer that was evicted counts as here where it can be had again.
+    fn with_entry(&self, plan: &mut Plan, entry: &Entry, depth: usize, find: Find<'_>) -> Result<bool, Report> {
         if !self.store.blobs().has(&entry.digest)? {
             return Ok(false);
         }
         let raw = self.store.blobs().read(&entry.digest, DOCUMENT_MAX)?;
         match Document::read(raw, Some(&entry.media_type))? {
             Document::Manifest(manifest) => {
+                let applied = origin::applied(self.store, &manifest)?;
                 for blob in manifest.layers.iter().chain([&manifest.config]) {
-                    if !self.store.blobs().has(&blob.digest)? {
+                    let may_be_had = || applied.contains(&blob.digest) && !find(&blob.digest).origins.is_empty();
+                    if !self.store.blobs().claim(&blob.digest, blob.size)? && !may_be_had() {
                         return Ok(false);
                     }
                 }
                 plan.manifest(manifest);
             }
             Document::Index(index) => {
-                if !self.with_index(plan, &index.raw, depth + 1)? {
+                if !self.with_index(plan, &index.raw, depth + 1, find)? {
                     return Ok(false);
                 }
                 plan.documents.push(Document::Index(index));
@@ -263,12 +271,14 @@ impl Sender<'_> {
         Ok(true)
     }
 
-    /// Sends what is planned, in its order.
-    pub fn send(&self, plan: &Plan, find: FindSource<'_>) -> Result<(), Report> {
+    /// Sends what is planned, in its order. The caller holds a lease.
+    pub fn send(&self, plan: &Plan, find: Find<'_>) -> Result<(), Report> {
         let mut contents = Vec::new();
-        for blob in plan.blobs.iter().filter(|blob| !media::is_image_config(&blob.media_type)) {
+        for blob in &plan.blobs {
+            // All of them now, so that nobody evicts one whose turn comes later.
+            let is_here = self.store.blobs().claim(&blob.digest, blob.size)?;
             // One that is to be had elsewhere and is not here never moves.
-            if blob.urls.is_empty() || self.store.blobs().has(&blob.digest)? {
+            if !media::is_image_config(&blob.media_type) && (blob.urls.is_empty() || is_here) {
                 contents.push((blob.digest, blob.size));
             }
         }
@@ -293,7 +303,7 @@ impl Sender<'_> {
     }
 
     /// Sends a blob unless the repository has it or can get it. Of layers is told; a configuration goes without a word.
-    fn blob(&self, descriptor: &Descriptor, find: FindSource<'_>) -> Result<(), Report> {
+    fn blob(&self, descriptor: &Descriptor, find: Find<'_>) -> Result<(), Report> {
         let (blob, target) = (descriptor.digest, self.target);
         let is_layer = !media::is_image_config(&descriptor.media_type);
         let tell: Listener<'_> = if is_layer { self.listener } else { &|_| {} };
@@ -302,8 +312,9 @@ impl Sender<'_> {
             return Ok(());
         }
         let mut session = None;
-        if let Some(from) = find(&blob).filter(|_| is_layer) {
-            match self.registry.mount_blob(target, &blob, &from)? {
+        let known = if is_layer { find(&blob) } else { Known::default() };
+        if let Some(from) = &known.mount {
+            match self.registry.mount_blob(target, &blob, from)? {
                 Mount::Done => {
                     tell(&Event::Mounted { content: blob, from: from.repository() });
                     return Ok(());
@@ -312,11 +323,36 @@ impl Sender<'_> {
                 Mount::Refused => {}
             }
         }
-        let Some(file) = self.store.blobs().open(&blob)? else {
-            // A layer that is to be had elsewhere need not be at the registry.
-            return if descriptor.urls.is_empty() { Err(missing(&blob)) } else { Ok(()) };
-        };
+        let is_whole = self.store.blobs().size(&blob)? == Some(descriptor.size);
+        if (is_whole || known.origins.is_empty())
+            && let Some(file) = self.store.blobs().open(&blob)?
+        {
+            return self.upload(descriptor, &file, session, tell);
+        }
+        // A layer that is to be had elsewhere need not be at the registry.
+        if !descriptor.urls.is_empty() {
+            return Ok(());
+        }
+        self.bring(descriptor, &known.origins)?;
+        let file = self.store.blobs().open(&blob)?.ok_or_else(|| missing(&blob))?;
         self.upload(descriptor, &file, session, tell)
+    }
+
+    /// Fetches a blob that is not here any more from the first of these repositories that gives it.
+    fn bring(&self, blob: &Descriptor, origins: &[Reference]) -> Result<(), Report> {
+        let mut failure = missing(&blob.digest);
+        // The target's own repository has said that it has it not.
+        for from in origins.iter().filter(|from| from.name() != self.target.name()) {
+            let (layer, from_name) = (blob.digest.short(), from.familiar_name());
+            let text = format!("note: the layer {layer} is not kept here: it is fetched again from {from_name}");
+            (self.listener)(&Event::Note { text: &text });
+            let registry = if from.host() == self.target.host() { self.registry } else { self.beside };
+            match origin::fetch(self.store, registry, from, blob, self.registry.cancelled()) {
+                Ok(()) => return Ok(()),
+                Err(report) => failure = report.with_step(format!("fetching it again from {from_name}")),
+            }
+        }
+        Err(failure)
     }
 
     fn upload(

@@ -158,7 +158,7 @@ fn for_platform(store: &Store, record: ImageRecord, wanted: &Platform) -> Result
         return Err(refuse(format!("image {name} was found but does not provide the specified platform ({wanted})")));
     }
     let chain = config.chain_id();
-    Ok(ImageRecord { manifest: manifest.digest, config: config.digest, chain, ..record })
+    Ok(ImageRecord { manifest: manifest.digest, config: config.digest, chain, summary: None, ..record })
 }
 
 /// What texts stand for; a name without tag or digest stands for all tags that its repository has here, as Docker saves them.

@@ -120,6 +120,14 @@ fn client_of(engine: &Engine, conf: RegistriesConf, part_bytes: Option<u64>) -> 
     Ok(Registry::new(Settings { part_bytes, credential, ..settings(engine, conf, credentials)? }))
 }
 
+/// A client of registries that a command's options are not about: it takes neither their certificates nor who we are there.
+pub(crate) fn client_beside(engine: &Engine) -> Result<Registry, Report> {
+    let conf = conf(engine)?;
+    let credentials = credentials(engine, &conf)?;
+    let settings = settings(engine, conf, credentials)?;
+    Ok(Registry::new(Settings { certificates_for_all: None, tls_verify: None, ..settings }))
+}
+
 /// A client that is nobody, for what belongs to no registry.
 pub(crate) fn anonymous(engine: &Engine) -> Result<Registry, Report> {
     Ok(Registry::new(settings(engine, RegistriesConf::default(), Credentials::default())?))

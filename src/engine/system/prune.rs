@@ -27,10 +27,17 @@ impl Pruned {
     }
 }
 
-/// Removes containers that do not run, with `volumes` anonymous volumes that none has, then images on which none stands, and
-/// without a filter interrupted downloads.
+/// Removes without a filter interrupted downloads, which makes room for the rest, then containers that do not run, with `volumes`
+/// anonymous volumes that none has, and images on which none stands.
 pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<Pruned, Report> {
-    let mut pruned = Pruned {
+    let mut partial_bytes = 0;
+    if let Some(store) = open_store(engine)?.filter(|_| request.filter.is_empty()) {
+        for partial in store.partials()? {
+            partial_bytes += store.drop_partial(&partial.digest)?.unwrap_or(0);
+        }
+    }
+    Ok(Pruned {
+        partial_bytes,
         containers: container::prune::prune(engine, &request.filter)?,
         volumes: if volumes {
             volume::prune::prune(engine, false, &request.filter)?
@@ -38,12 +45,5 @@ pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<P
             volume::prune::Pruned::default()
         },
         images: image::prune(engine, request)?,
-        partial_bytes: 0,
-    };
-    if let Some(store) = open_store(engine)?.filter(|_| request.filter.is_empty()) {
-        for partial in store.partials()? {
-            pruned.partial_bytes += store.drop_partial(&partial.digest)?.unwrap_or(0);
-        }
-    }
-    Ok(pruned)
+    })
 }

@@ -48,6 +48,7 @@ use crate::Engine;
 use crate::container::state::condition;
 use crate::container::{lookup, record};
 use crate::file::{failed, read_json};
+use crate::paths::names_in;
 
 /// The label by which Docker marks a volume that nobody has named.
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -252,16 +253,9 @@ impl Held {
 
 /// The entries of the directory of volumes; none before there is one.
 fn entries(directory: &Path) -> Result<Vec<String>, Report> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => {
-            let entries = entries.map_err(|error| failed("reading directory", directory, error))?;
-            let mut names: Vec<String> =
-                entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-            names.sort();
-            Ok(names)
-        }
-    }
+    let mut names = names_in(directory).map_err(|error| failed("reading directory", directory, error))?;
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]

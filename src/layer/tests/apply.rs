@@ -82,7 +82,6 @@ fn pax_and_gnu_extensions_are_read() {
     let index = applied(
         &store,
         &archive(&[
-            pax(b'g', &[("mtime", b"77")]),
             pax(
                 b'x',
                 &[
@@ -107,8 +106,35 @@ fn pax_and_gnu_extensions_are_read() {
     let xattrs: Vec<_> = index.xattrs(node).unwrap().map(|x| x.unwrap()).collect();
     assert_eq!(xattrs, [(&b"user.k"[..], &b"v"[..])]);
     let deep = at(&index, &long).unwrap();
-    assert_eq!(index.inode(deep).unwrap().mtime.seconds, 77);
+    assert_eq!(index.inode(deep).unwrap().mtime.seconds, 1);
     assert_eq!(index.symlink_target(at(&index, "link").unwrap()).unwrap(), Some(&b"abc"[..]));
+}
+
+/// As containerd, containers/storage and Moby have it, for which Go's archive/tar hands a global header out as an entry.
+#[test]
+fn global_headers_mean_nothing() {
+    let (_directory, store) = store();
+    let records: [(&str, &[u8]); 6] = [
+        ("comment", b"a commit"),
+        ("path", b"wrong"),
+        ("uid", b"no number"),
+        ("size", b"0"),
+        ("mtime", b"77"),
+        ("SCHILY.xattr.user.k", b"v"),
+    ];
+    let global = pax(b'g', &records);
+    // One for a file alone belongs to no file where a global one stands between.
+    let own = |path: &'static [u8]| pax(b'x', &[("path", path), ("uid", b"5")]);
+    let long = || [header("././@LongLink", b'L', 5, ""), padded(b"long\0")].concat();
+    let parts = [global.clone(), file("one", b"1"), own(b"lost"), long(), global.clone(), own(b"two"), file("x", b"2")];
+    let index = applied(&store, &archive(&[&parts[..], &[own(b"lost"), global]].concat())).unwrap();
+    assert_eq!(index.dirents(Node::ROOT).unwrap().iter().count(), 2);
+    for (path, uid, text) in [("one", 0, b"1"), ("two", 5, b"2")] {
+        let node = at(&index, path).unwrap();
+        let inode = index.inode(node).unwrap();
+        assert_eq!((inode.uid, inode.mtime.seconds, content(&store, &index, path)), (uid, 1, text.to_vec()));
+        assert_eq!(index.xattrs(node).unwrap().count(), 0);
+    }
 }
 
 #[test]

@@ -206,10 +206,38 @@ fn a_break_before_the_missing_part_is_one_of_the_breaks() {
 }
 
 #[test]
+fn who_gives_no_part_or_a_wrong_one_is_asked_for_all() {
+    let all = content();
+    for (status, headers) in [
+        ("416 Range Not Satisfiable", "Content-Range: bytes */800000\r\n"),
+        ("416 Range Not Satisfiable", ""),
+        ("206 Partial Content", "Content-Range: bytes 5-9/800000\r\n"),
+        ("206 Partial Content", "Content-Range: bytes 2000-2004/800000\r\n"),
+        ("206 Partial Content", "Content-Range: lines\r\n"),
+        ("206 Partial Content", ""),
+    ] {
+        let served = all.clone();
+        let server = Server::start(move |head, number| match range_of(head) {
+            Some(_) => reply(status, headers, b"56789"),
+            // Breaks off behind the position once, so that it is asked for a part twice.
+            None if number == 2 => {
+                reply("200 OK", &format!("Content-Length: {}\r\n", served.len()), &served[..served.len() / 2])
+            }
+            None => reply("200 OK", "", &served),
+        });
+        let got = read_all(&client(), &server.reference(), &blob(&all), 1000).unwrap();
+        assert_eq!(Digest::of(&got), Digest::of(&all[1000..]), "{status} {headers}");
+        let offsets: Vec<_> = server.heads().iter().map(|head| range_of(head)).collect();
+        assert_eq!(offsets, [Some(1000), None, Some(400_000), None], "{status} {headers}");
+    }
+}
+
+#[test]
 fn a_wrong_part_is_refused() {
     let server = Server::start(|_, _| reply("206 Partial Content", "Content-Range: bytes 5-9/10\r\n", b"56789"));
     let error = read_all(&client(), &server.reference(), &blob(b"0123456789"), 3).unwrap_err();
     assert!(base::Report::from(error).to_string().contains("bytes 5-9/10"));
+    assert_eq!(server.heads().len(), 2, "all was asked for as well");
 }
 
 #[test]

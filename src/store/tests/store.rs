@@ -62,6 +62,8 @@ fn image(store: &Store, text: &str) -> (ImageRecord, DiffId, Digest) {
         chain: Some(chain),
         updated_s: 1,
         made_here: false,
+        source: None,
+        summary: None,
     };
     store.sync().unwrap();
     store.lock_names().unwrap().put(&record).unwrap();

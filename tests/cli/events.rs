@@ -75,6 +75,22 @@ fn the_life_of_a_container_is_told_in_dockers_order() {
         "destroy",
     ];
     assert_eq!(told, wanted.map(|action| format!("container {action}")));
+    home.ok(&["tag", &image, "other"]);
+    home.ok(&["rmi", "other"]);
+    let told = home.ok(&[
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "-f",
+        "type=image",
+        "--format",
+        "{{.Action}} {{.Actor.Attributes.name}}",
+    ]);
+    let familiar = told.lines().next().unwrap().strip_prefix("pull ").unwrap();
+    assert!(image.starts_with(familiar), "{told}");
+    assert_eq!(told.lines().skip(1).collect::<Vec<_>>(), ["tag other:latest", "untag other:latest"]);
     home.ok(&["volume", "rm", "kept"]);
     assert_eq!(actions(&home, &["type=volume"]), ["volume create", "volume destroy"]);
 }

@@ -67,8 +67,11 @@ fn fits(key: &str, value: &str, event: &Event) -> bool {
         "scope" => event.scope == value,
         "container" => is(Subject::Container) && (names(&event.actor.id) || attribute("name") == Some(value)),
         "volume" => is(Subject::Volume) && names(&event.actor.id),
-        "image" => attribute("image")
-            .is_some_and(|image| image == value || image.rsplit_once(':').is_some_and(|(name, _)| name == value)),
+        "image" => match event.kind {
+            Subject::Image => names(&event.actor.id) || attribute("name") == Some(value),
+            _ => attribute("image")
+                .is_some_and(|image| image == value || image.rsplit_once(':').is_some_and(|(name, _)| name == value)),
+        },
         "label" => match value.split_once('=') {
             Some((name, wanted)) => attribute(name) == Some(wanted),
             None => attribute(value).is_some(),

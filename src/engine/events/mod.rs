@@ -59,7 +59,7 @@ pub struct Event {
 /// Which object has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// The id of a container, the name of a volume.
+    /// The id of a container or an image, the name of a volume, or of an image that a registry is asked for.
     #[serde(rename = "ID")]
     pub id: String,
     /// What is to be known of it.
@@ -73,6 +73,8 @@ pub struct Actor {
 pub enum Subject {
     /// A container.
     Container,
+    /// An image.
+    Image,
     /// A volume.
     Volume,
 }
@@ -82,6 +84,7 @@ impl Subject {
     pub fn as_str(self) -> &'static str {
         match self {
             Subject::Container => "container",
+            Subject::Image => "image",
             Subject::Volume => "volume",
         }
     }
@@ -116,6 +119,12 @@ pub(crate) fn of_container_in(
         attributes.insert("name".to_owned(), told.name);
     }
     tell(engine.paths(), Subject::Container, action, id.as_str(), attributes, details);
+}
+
+/// Tells of a change of an image by its id, or by its name where that is what counts.
+pub(crate) fn of_image(engine: &Engine, id: &str, action: &str, name: &str) {
+    let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+    tell(engine.paths(), Subject::Image, action, id, attributes, &[]);
 }
 
 /// Tells of a change of a volume.

@@ -12,7 +12,7 @@ use crate::container::commit::created_at;
 use crate::image::progress::{Listener, Teller, Told};
 use crate::image::{assemble, change, make_store};
 use crate::system::limits;
-use crate::{Engine, registries};
+use crate::{Engine, events, registries};
 
 /// As many first bytes as tell how layers are compressed.
 const MAGIC_BYTES: u64 = 4;
@@ -57,7 +57,8 @@ pub fn import(
 ) -> Result<Digest, Report> {
     let store = make_store(engine)?;
     let reader = Told::new(reader, Teller::new(listener, None, size_bytes));
-    imported(&store, reader, request)
+    let made = imported(&store, reader, request);
+    made.inspect(|id| events::of_image(engine, &id.to_string(), "import", &id.to_string()))
         .map_err(|report| limits::explain(store.root().path(), report))
         .step(|| "cannot import the archive".to_owned())
 }

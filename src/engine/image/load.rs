@@ -14,6 +14,7 @@ use oci::{DiffId, Digest, DocumentError, ImageConfig, Manifest, Platform, Refere
 use store::{Durability, Lease, Store};
 
 use crate::Engine;
+use crate::events;
 use crate::image::assemble::{self, Assembled};
 use crate::image::make_store;
 use crate::image::packed::{self, Blobs, Form, Packed};
@@ -44,7 +45,8 @@ pub fn load_file(
         let place = source::place_of(&file)?;
         all(engine, &store, &Source::of(&store, file, path, listener)?, place.as_deref(), platform, listener)
     };
-    explained(&store, all).step(|| format!("cannot load {}", path.display()))
+    let loaded = explained(&store, all).step(|| format!("cannot load {}", path.display()))?;
+    Ok(loaded.into_iter().inspect(|one| tell(engine, one)).collect())
 }
 
 /// Loads all images of a stream.
@@ -56,7 +58,15 @@ pub fn load_stream(
 ) -> Result<Vec<Loaded>, Report> {
     let store = make_store(engine)?;
     let all = || all(engine, &store, &Source::stream(&store, reader, None, listener)?, None, platform, listener);
-    explained(&store, all).step(|| "cannot load the archive".to_owned())
+    let loaded = explained(&store, all).step(|| "cannot load the archive".to_owned())?;
+    Ok(loaded.into_iter().inspect(|one| tell(engine, one)).collect())
+}
+
+/// Tells that an image was brought in.
+fn tell(engine: &Engine, loaded: &Loaded) {
+    let id = loaded.id.to_string();
+    let name = loaded.names.first().map_or_else(|| id.clone(), Reference::familiar);
+    events::of_image(engine, &id, "load", &name);
 }
 
 /// Tells of a failure what the store has left, where that is next to nothing.
@@ -109,8 +119,10 @@ pub fn load_one(
     listener: Listener<'_>,
 ) -> Result<Loaded, Report> {
     let store = make_store(engine)?;
-    explained(&store, || the_one(engine, &store, from, platform, listener))
-        .step(|| format!("cannot load {}:{}", from.transport, from.path.display()))
+    let loaded = explained(&store, || the_one(engine, &store, from, platform, listener))
+        .step(|| format!("cannot load {}:{}", from.transport, from.path.display()))?;
+    tell(engine, &loaded);
+    Ok(loaded)
 }
 
 fn the_one(

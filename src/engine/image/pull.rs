@@ -29,7 +29,7 @@ use crate::image::policy::{self, Wanted};
 use crate::image::progress::{Event, Listener, Teller};
 use crate::image::{cache, intact, is_layer_intact, list, make_store, offline, pinned};
 use crate::system::limits;
-use crate::{Engine, registries, workers};
+use crate::{Engine, events, registries, workers};
 
 /// How many layers of an image are worked on at once.
 const STREAMS: usize = 3;
@@ -172,6 +172,7 @@ pub fn pull(engine: &Engine, request: &PullRequest, listener: Listener<'_>) -> R
                 if references.len() > 1 {
                     note(format!("note: {}", request.is(reference)));
                 }
+                events::of_image(engine, &reference.familiar(), "pull", &reference.familiar_name());
                 // The image is here all the same.
                 if let Err(report) = cache::trim(engine, &store) {
                     engine.notice(&format!("the store cannot be brought below --cache-max: {report}"));

@@ -20,7 +20,7 @@ use store::{ImageRecord, Lease, Store, StoreError};
 use crate::image::origin::{self, Known, known};
 use crate::image::progress::{Event, Listener, Teller};
 use crate::image::{DOCUMENT_MAX, find_pinned, open_store, pinned};
-use crate::{Engine, registries, workers};
+use crate::{Engine, events, registries, workers};
 
 /// How many blobs are on their way at once.
 const STREAMS: usize = 3;
@@ -103,7 +103,10 @@ pub fn push(engine: &Engine, request: &PushRequest, listener: Listener<'_>) -> R
             found.origins.extend(origin::origin(record).filter(|from| !found.origins.contains(from)).cloned());
             found
         };
-        sender.image(record, request.platform.as_ref(), &find).step(|| format!("cannot push {}", target.familiar()))
+        let sent = sender.image(record, request.platform.as_ref(), &find);
+        let digest = sent.step(|| format!("cannot push {}", target.familiar()))?;
+        events::of_image(engine, &target.familiar(), "push", &target.familiar_name());
+        Ok(digest)
     };
     let done = records.iter().map(each).collect();
     for registry in [&registry, &beside] {

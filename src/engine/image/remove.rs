@@ -6,6 +6,7 @@ use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
+use crate::events;
 use crate::image::sweep::{sweep, users};
 use crate::image::{find_record, is_by_name, open_store};
 
@@ -43,6 +44,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
     }
     for name in &going {
         names.remove(&name.reference)?;
+        events::of_image(engine, &record.config.to_string(), "untag", &name.reference.familiar());
     }
     drop(names);
     let mut deleted = (going.len() == all.len()).then_some(record.config);
@@ -55,6 +57,7 @@ pub fn remove(engine: &Engine, text: &str, force: bool) -> Result<Removed, Repor
             }
             swept => drop(swept?),
         }
+        events::of_image(engine, &record.config.to_string(), "delete", &record.config.to_string());
     }
     let untagged = going.into_iter().filter(|record| !record.is_unnamed()).map(|record| record.reference).collect();
     Ok(Removed { untagged, deleted })

@@ -5,6 +5,7 @@ use oci::Reference;
 use store::ImageRecord;
 
 use crate::Engine;
+use crate::events;
 use crate::image::assemble::keep_replaced;
 use crate::image::remove::refuse_below;
 use crate::image::{find_pinned, images_of, open_store};
@@ -21,7 +22,8 @@ pub fn tag(engine: &Engine, text: &str, name: &Reference) -> Result<(), Report> 
     let name = name.clone().or_latest();
     let names = store.lock_names()?;
     keep_replaced(&store, &names, &name, &record.config)?;
-    names.put(&ImageRecord { reference: name, ..record.clone() })?;
+    names.put(&ImageRecord { reference: name.clone(), ..record.clone() })?;
+    events::of_image(engine, &record.config.to_string(), "tag", &name.familiar());
     if record.is_unnamed() {
         names.remove(&record.reference)?;
     }
@@ -61,6 +63,7 @@ pub fn untag(engine: &Engine, text: &str, wanted: &[Reference]) -> Result<(), Re
     }
     for record in going {
         names.remove(&record.reference)?;
+        events::of_image(engine, &record.config.to_string(), "untag", &record.reference.familiar());
     }
     Ok(())
 }

@@ -168,10 +168,15 @@ pub fn source_date_epoch() -> Result<Option<i64>, Report> {
     }
 }
 
+/// Docker's own configuration of its command line.
+pub fn docker_config() -> Result<Option<PathBuf>, Report> {
+    let directory = named("DOCKER_CONFIG")?.or_else(|| path("HOME").map(|home| home.join(".docker")));
+    Ok(directory.map(|directory| directory.join("config.json")))
+}
+
 /// Where Docker and Podman keep what they know of registries; with a file of credentials that the options name.
 fn registries(authfile: Option<&Path>) -> Result<Sources, Report> {
-    let docker = named("DOCKER_CONFIG")?.or_else(|| path("HOME").map(|home| home.join(".docker")));
-    let docker = docker.map(|directory| directory.join("config.json"));
+    let docker = docker_config()?;
     let auth = env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.trim().is_empty());
     let conf = conf_places()?;
     if let Some(file) = authfile.map(absolute).transpose()? {

@@ -8,6 +8,7 @@
 
 mod args;
 mod commands;
+mod docker_config;
 mod environment;
 mod file_output;
 mod format;

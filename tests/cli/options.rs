@@ -103,6 +103,20 @@ fn variables_come_from_a_file_and_the_options_win() {
 }
 
 #[test]
+fn a_container_is_told_of_the_proxies_of_dockers_configuration() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    fs::create_dir(home.path(".docker")).unwrap();
+    let config = r#"{"proxies":{"default":{"httpProxy":"http://proxy.example:3128","noProxy":"example.org"}}}"#;
+    fs::write(home.path(".docker/config.json"), config).unwrap();
+    let script = "echo $HTTP_PROXY $http_proxy $NO_PROXY $no_proxy";
+    assert_eq!(home.sh(&[], script), "http://proxy.example:3128 http://proxy.example:3128 example.org example.org\n");
+    assert_eq!(home.sh(&["-e", "http_proxy=own", "-e", "HTTP_PROXY="], script), "own example.org example.org\n");
+    fs::write(home.path(".docker/config.json"), "{").unwrap();
+    let said = home.fails(125, &["run", "--rm", &busybox(), "true"]);
+    assert!(said.contains(".docker/config.json"), "{said}");
+}
+
+#[test]
 fn our_own_directories_are_not_shared() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     std::os::unix::fs::symlink(home.store(), home.path("alias")).unwrap();

@@ -17,7 +17,8 @@ use engine::{Engine, container::record::Volume};
 use oci::Platform;
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
-use crate::environment::{Globals, home};
+use crate::docker_config::proxy_variables;
+use crate::environment::{Globals, docker_config, home};
 use crate::health_options::HealthOptions;
 use crate::isolation_options::IsolationOptions;
 use crate::joining::Joining;
@@ -357,7 +358,9 @@ impl ContainerOptions {
         self.limits.request()?.apply(&mut host);
         let health_check = self.health.health_check()?;
         let labels = [label_files(&self.label_file)?, each(&self.label, parse::label)?].concat();
-        let env = variables(&self.env_file, &self.env)?;
+        let mut env = variables(&self.env_file, &self.env)?;
+        let proxies = proxy_variables(docker_config()?, &env)?;
+        env.splice(0..0, proxies);
         let mut words = self.words.into_iter();
         Ok(CreateRequest {
             name: self.name,

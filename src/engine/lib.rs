@@ -8,6 +8,7 @@ pub mod container;
 pub mod content;
 pub mod doctor;
 mod file;
+mod held;
 pub mod image;
 pub mod info;
 pub mod lease;
@@ -18,6 +19,7 @@ pub mod volume;
 mod workers;
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -76,6 +78,8 @@ pub struct Engine {
     notices: Notices,
     /// The store, once a request has opened it.
     store: Arc<OnceLock<Arc<Store>>>,
+    /// The outer user namespace, where whoever makes the request has it.
+    outer: Option<Arc<OwnedFd>>,
 }
 
 /// Lines for the user that are no answer.
@@ -100,7 +104,13 @@ impl Engine {
     /// An engine over these directories. Does no I/O: what a request needs it opens or makes.
     pub fn open(paths: Paths, options: Options) -> Self {
         let notices = Notices { say: options.on_notice, said: Arc::default() };
-        Engine { paths, options, notices, store: Arc::default() }
+        Engine { paths, options, notices, store: Arc::default(), outer: None }
+    }
+
+    /// The same for a caller that has the outer user namespace, and is perhaps the only one: nobody is asked for it then.
+    #[must_use]
+    pub fn with_outer(self, outer: OwnedFd) -> Self {
+        Engine { outer: Some(Arc::new(outer)), ..self }
     }
 
     /// Where the engine's bytes lie.

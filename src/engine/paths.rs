@@ -136,6 +136,11 @@ impl Paths {
         self.host().join("volumes")
     }
 
+    /// One directory an image that is written out.
+    pub fn trees(&self) -> PathBuf {
+        self.host().join("trees")
+    }
+
     /// Sockets of all containers.
     pub fn run_containers(&self) -> PathBuf {
         self.run.join("c")
@@ -153,7 +158,7 @@ impl Paths {
 }
 
 /// The names in a directory; none if it is not there.
-fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,

@@ -36,7 +36,10 @@ use sys::xattr::{self, Existing};
 use sys::{process, socket};
 
 use crate::archive::write_native;
-use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
+use crate::changes::{ChangesError, Truth};
+use crate::directory::Driver;
+use crate::fs_server::objects;
+use crate::lower::{ChainLower, HostLower};
 use crate::owner_client::{ArchiveOrder, Task, Tree};
 use crate::owner_log::{self, ATTRIBUTES, CAPABILITY, Owners, Record, Stamp, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
@@ -100,7 +103,9 @@ fn archive(
     } else {
         let file = inherited.fd("index")?;
         let index = Index::open(&file).map_err(|_| SysError::new("index of the image", Errno::EUCLEAN))?;
-        write_native(upper.as_fd(), &ChainLower { index: &index, ids: order.ids }, &truth, ours, &mut to)?
+        let objects = if order.meta.driver == Driver::Copy { Some(objects(inherited)?) } else { None };
+        let lower = ChainLower { index: &index, ids: order.ids, objects: objects.as_ref() };
+        write_native(upper.as_fd(), &lower, &truth, ours, &mut to)?
     };
     to.finish()?.flush().call(|| "write(archive)".to_owned())?;
     Ok(sockets)
@@ -203,9 +208,11 @@ fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     if logger.log.finish()? > 0 {
         visit(upper.as_fd(), &mut Homecoming)?;
     }
-    match tree {
-        Tree::Upper => visit(open_dir(snapshot, c"work")?.as_fd(), &mut Homecoming),
-        Tree::Volume => Ok(()),
+    match open_dir(snapshot, c"work") {
+        Ok(work) if tree == Tree::Upper => visit(work.as_fd(), &mut Homecoming),
+        // A copy has none.
+        Err(error) if tree == Tree::Upper && error.errno() != Errno::ENOENT => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -213,6 +220,7 @@ impl Tree {
     fn directory(self) -> &'static CStr {
         match self {
             Tree::Upper => c"upper",
+            Tree::Image => c"tree",
             Tree::Volume => c"_data",
         }
     }

@@ -731,7 +731,8 @@ impl Monitor {
             // The next command that looks at them tries again.
             self.notice(MAIN, &format!("volumes: their files are not given back: {}", report.lines().join(": ")));
         }
-        let removed = order.as_deref().map(|order| (callbacks.remove)(order, &mut || self.leave()));
+        let outer = self.outer.try_clone().call(|| "fcntl(outer user namespace, F_DUPFD_CLOEXEC)".to_owned());
+        let removed = order.as_deref().map(|order| (callbacks.remove)(order, outer?.as_fd(), &mut || self.leave()));
         if let Some(Err(report)) = &removed {
             self.notice(MAIN, &format!("the container is not removed: {}", report.lines().join(": ")));
         }

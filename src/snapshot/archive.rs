@@ -1,4 +1,4 @@
-//! What a container changed, as the archive of a layer: the work of `commit`, for either driver.
+//! What a container changed, as the archive of a layer: the work of `commit`, for every driver.
 //!
 //! All that is in the upper ([`crate::changes`], [`overlayfs::Reader::changed`]) goes in, in this order: depth first, in each
 //! directory first what is hidden, then what is there, by name. Directories in which something changed are among them with all

@@ -173,6 +173,7 @@ pub(crate) fn prepare<E: From<SnapshotError> + From<SysError>>(
     remove_tree(&new)?;
     make_dir(&new, 0o700, None)?;
     fill(&new)?;
+    sys::step();
     let text = serde_json::to_vec(wanted).map_err(|_| SysError::new("meta.json", Errno::EINVAL))?;
     let path = new.join("meta.json");
     let mut file = File::create_new(&path).call(|| format!("open({path:?})"))?;
@@ -181,6 +182,7 @@ pub(crate) fn prepare<E: From<SnapshotError> + From<SysError>>(
         file.sync_data().call(|| format!("fdatasync({path:?})"))?;
     }
     std::fs::rename(&new, &dir).call(|| format!("rename({new:?}, {dir:?})"))?;
+    sys::step();
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use sys::lock::try_exclusive;
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, HostSettings, load};
 use crate::container::state::Life;
-use crate::container::{kill, names, snapshot, start, wait};
+use crate::container::{kill, names, snapshot, start, tree, wait};
 use crate::file::{self, failed};
 use crate::{Engine, Options, Paths, volume};
 
@@ -168,6 +168,7 @@ fn tidy(
     let closed = [
         remove_cgroup(directory, id),
         snapshot::remove(engine, id),
+        tree::give_back(engine, id, None),
         own.map_or(Ok(()), |named| named.remove_volumes(engine)),
     ];
     let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));

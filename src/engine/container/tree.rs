@@ -33,7 +33,7 @@ use crate::container::record::Record;
 use crate::container::remove::remove_file;
 use crate::container::rootfs::outer_namespace;
 use crate::container::snapshot::{chain, remove_layer, shown_owner};
-use crate::container::state::condition;
+use crate::container::state::{condition, processes};
 use crate::file::failed;
 use crate::held::{Held, Hold};
 use crate::image::the_store;
@@ -79,6 +79,7 @@ pub(crate) fn enter(
         }
         // Before its files may become others'.
         use_it(&dir, &record.id)?;
+        sys::step();
         restore_tree(outer, &dir).step(|| "giving the image's files their owners".to_owned())?;
         held.take(Hold::Shared)?;
         return Ok(Entered { path, _held: held });
@@ -122,7 +123,9 @@ fn write(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), log_all: bool
     }
     let boot = dir.join("boot");
     fs::write(&boot, boot_id()?).map_err(|error| failed("writing", &boot, error))?;
+    sys::step();
     fs::rename(new.join("tree"), &tree).map_err(|error| failed("renaming", &tree, error))?;
+    sys::step();
     fs::remove_dir(&new).map_err(|error| failed("removing", &new, error))
 }
 
@@ -132,18 +135,24 @@ fn write(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), log_all: bool
 pub(crate) fn give_back(engine: &Engine, id: &ContainerId, outer: Option<BorrowedFd<'_>>) -> Result<(), Report> {
     let trees = trees(engine)?;
     let had = trees.into_iter().filter(|dir| dir.join("users").join(id.as_str()).exists());
-    let given = had.map(|dir| give_one_back(engine, &dir, outer));
+    let given = had.map(|dir| give_one_back(engine, &dir, outer, Some(id)));
     given.collect::<Vec<_>>().into_iter().collect()
 }
 
-fn give_one_back(engine: &Engine, dir: &Path, outer: Option<BorrowedFd<'_>>) -> Result<(), Report> {
+/// `own` has ended, whatever its monitor is still at.
+fn give_one_back(
+    engine: &Engine,
+    dir: &Path,
+    outer: Option<BorrowedFd<'_>>,
+    own: Option<&ContainerId>,
+) -> Result<(), Report> {
     let how = if outer.is_some() { Hold::Exclusive } else { Hold::ExclusiveIfFree };
     let Some(_held) = Held::of(dir, how)? else { return Ok(()) };
     let users = dir.join("users");
     let (mut ended, mut active) = (Vec::new(), false);
     for name in names_in(&users).map_err(|error| failed("reading directory", &users, error))? {
         match name.parse::<ContainerId>() {
-            Ok(id) if condition(engine, &id)?.life.is_active() => active = true,
+            Ok(id) if has(engine, &id, own)? => active = true,
             _ => ended.push(users.join(name)),
         }
     }
@@ -152,8 +161,18 @@ fn give_one_back(engine: &Engine, dir: &Path, outer: Option<BorrowedFd<'_>>) -> 
             Some(outer) => reclaim_tree(outer, dir)?,
             None => reclaim_tree(outer_namespace(engine)?.as_fd(), dir)?,
         }
+        sys::step();
     }
     ended.iter().try_for_each(|user| remove_file(user))
+}
+
+/// Whether a container still has its files: it runs, or its monitor holds it for a command that copies, which no state tells.
+fn has(engine: &Engine, id: &ContainerId, own: Option<&ContainerId>) -> Result<bool, Report> {
+    let condition = condition(engine, id)?;
+    if condition.life.is_active() || own == Some(id) {
+        return Ok(condition.life.is_active());
+    }
+    Ok(processes(condition.pids.as_ref())?.monitor.is_some())
 }
 
 /// Removes the trees of images to which nothing leads any more. What resists is tried again by the next sweep.
@@ -169,7 +188,7 @@ pub(crate) fn sweep(engine: &Engine, needed: &HashSet<ChainId>) -> Result<(), Re
         if name.split('-').next().is_some_and(|chain| needed.contains(chain)) {
             continue;
         }
-        let _ = give_one_back(engine, &dir, None);
+        let _ = give_one_back(engine, &dir, None, None);
         let Some(_held) = Held::of(&dir, Hold::ExclusiveIfFree)? else { continue };
         let gone = format!("{GONE}{:016x}", u64::from_ne_bytes(sys::random()?));
         fs::rename(&dir, trees.join(&gone)).map_err(|error| failed("renaming", &dir, error))?;

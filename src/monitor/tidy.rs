@@ -31,7 +31,8 @@ pub type Remove = fn(&str, BorrowedFd<'_>, &mut dyn FnMut()) -> Result<(), Repor
 pub struct Callbacks {
     /// Gives the files of volumes and of the image's tree back, as root of this outer user namespace.
     pub volumes: fn(&str, BorrowedFd<'_>) -> Result<(), Report>,
-    /// The removal of a container, as root of this outer user namespace where that is needed. It calls back once no command finds it any more and its writable layer is gone.
+    /// The removal of a container, as root of this outer user namespace where that is needed. It calls back once no command
+    /// finds it any more and its writable layer is gone.
     pub remove: Remove,
 }
 

@@ -51,10 +51,10 @@ pub struct RootLook {
     pub mtime: (i64, u32),
 }
 
-/// Makes the snapshot `key` of a driver below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids (users
-/// and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the container's
-/// root when the caller is root, `None` for the caller. A new upper looks like `root`, its owner as far as the log `owners`
-/// says so, which [`crate::owner_client::restore`] follows. `volatile` syncs nothing.
+/// Makes the snapshot `key` of a driver below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids
+/// (users and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the
+/// container's root when the caller is root, `None` for the caller. A new upper looks like `root`, its owner as far as the
+/// log `owners` says so, which [`crate::owner_client::restore`] follows. `volatile` syncs nothing.
 pub fn prepare(
     driver: Driver,
     (snaps, key): (&Path, &str),

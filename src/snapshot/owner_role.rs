@@ -368,7 +368,11 @@ impl Visitor for Restorer<'_> {
                 continue;
             }
             if let Some(name) = ATTRIBUTES.get(usize::from(*number)) {
-                xattr::set(&entry, name, value, Existing::Any)?;
+                match xattr::set(&entry, name, value, Existing::Any) {
+                    // A copy of an image on a file system that has none: the program runs with fewer rights.
+                    Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
+                    set => set?,
+                }
             }
         }
         Ok(true)

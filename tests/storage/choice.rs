@@ -1,6 +1,8 @@
 //! Which driver a container gets, and who is told.
 
-use crate::support::{DRIVERS, Home, Need, Within, busybox, in_namespaces};
+use std::time::Duration;
+
+use crate::support::{DRIVERS, Home, Need, Within, busybox, debian, finish, in_namespaces, skip};
 
 #[test]
 fn the_driver_asked_for_is_the_one_that_is_shown() {
@@ -99,4 +101,28 @@ fn without_fuse_the_image_is_written_out_and_without_overlayfs_copied() {
         assert_eq!(said.len(), 1, "{done:#?}");
         assert!(said[0].contains(&format!("using {driver} (use Linux 5.2 or later")), "{done:#?}");
     }
+}
+
+#[test]
+fn a_copy_goes_without_what_its_file_system_cannot_hold() {
+    let Some(home) = Home::with_busybox(&[Need::Debian]) else { return };
+    if !cfg!(target_arch = "x86_64") {
+        return skip("the numbers of system calls are x86_64's");
+    }
+    finish(&mut home.command(&["pull", &debian()]), b"", Duration::from_mins(3));
+    home.ok(&["create", "--name", "box", &busybox()]);
+    home.ok(&["cp", "box:/bin/busybox", home.path("busybox").to_str().unwrap()]);
+    let volume = format!("{}:/home", home.directory.join("home").display());
+    let script = "mkdir -p /small/bin && cp /home/busybox /small/bin/sh && echo text >/small/capable && chmod 755 /small/bin/sh && \
+        perl -e 'my ($p, $n, $c) = (\"/small/capable\", \"security.capability\", pack(\"V5\", 0x02000001, 0x2000, 0, 0, 0)); \
+        exit(syscall(188, $p, $n, $c, 20, 0) != 0)' && tar --xattrs '--xattrs-include=*' -cf /home/small.tar -C /small .";
+    home.ok(&["run", "--rm", "--network", "none", "-v", &volume, &debian(), "sh", "-c", script]);
+    let (bin, archive) = (home.bin().display().to_string(), home.path("small.tar").display().to_string());
+    let ramfs = format!("mount -t ramfs -o mode=700 ramfs {}", home.directory.join("data").display());
+    let script = format!(
+        "{bin} import {archive} small >/dev/null && \
+         {bin} run --rm --network none --storage-driver copy small sh -c 'while read line; do echo $line; done </capable'"
+    );
+    let Some(done) = in_namespaces(&home, Within::Caller, &ramfs, &script) else { return };
+    assert_eq!((done.code, done.stdout.as_str()), (0, "text\n"), "{done:#?}");
 }

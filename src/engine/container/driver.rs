@@ -26,7 +26,7 @@ pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report>
         return Ok(meta.driver);
     }
     let asked = record.host.storage_driver.as_deref().and_then(Driver::from_name);
-    // That of the best one tells more than its failure would.
+    // The best one is tried first, since its trial tells more than a start that fails.
     if let Some(driver) = asked.filter(|driver| *driver != Driver::Overlay) {
         return above_an_image(driver, record.image.is_host()).map(|()| driver);
     }

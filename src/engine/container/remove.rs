@@ -84,8 +84,8 @@ pub(crate) fn order(engine: &Engine, id: &ContainerId) -> Result<String, Report>
     serde_json::to_string(&(engine.paths(), id)).map_err(|error| Report::of(Kind::Internal, error))
 }
 
-/// Removes a container whose monitor is about to end; `outer` is its outer user namespace. `gone` is called when no command finds it any more and nothing is left
-/// of it that the user's own tools could not delete: for the rest a user need not wait.
+/// Removes a container whose monitor is about to end; `outer` is its outer user namespace. `gone` is called when no command
+/// finds it any more and nothing is left of it that the user's own tools could not delete: for the rest a user need not wait.
 pub fn after_exit(order: &str, outer: BorrowedFd<'_>, gone: &mut dyn FnMut()) -> Result<(), Report> {
     let (paths, id): (Paths, ContainerId) =
         serde_json::from_str(order).map_err(|error| Report::of(Kind::Internal, error))?;

@@ -67,7 +67,7 @@ pub fn prepare(
         let upper = new.join("upper");
         make_dir(&upper, root.map_or(0o755, |root| root.permissions.into()), owner)?;
         make_dir(&new.join("work"), 0o755, owner)?;
-        root.map_or(Ok(()), |root| look_like(&root, new, &upper, maps))
+        root.map_or(Ok(()), |root| look_like(&root, new, &upper, maps, volatile))
     })?;
     Ok(places(snaps, key))
 }
@@ -78,7 +78,13 @@ pub fn make_work(snaps: &Path, key: &str, owner: Option<(u32, u32)>) -> Result<(
 }
 
 /// Gives a new upper the time of an image's root directory, and writes down an owner other than the container's root.
-fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) -> Result<(), SnapshotError> {
+fn look_like(
+    root: &RootLook,
+    new: &Path,
+    upper: &Path,
+    maps: (&IdMap, &IdMap),
+    volatile: bool,
+) -> Result<(), SnapshotError> {
     let time = TimeSpec::new(root.mtime.0, root.mtime.1.into());
     let flags = UtimensatFlags::NoFollowSymlink;
     utimensat(AT_FDCWD, upper, &time, &time, flags).call(|| format!("utimensat({upper:?})"))?;
@@ -89,7 +95,7 @@ fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) 
         let mode = nix::libc::S_IFDIR | u32::from(root.permissions);
         let (uid, gid) = root.owner;
         log.add(b".", &owner_log::Record { mode, uid, gid, attributes: Vec::new(), stamp: None })?;
-        log.finish()?;
+        log.finish(!volatile)?;
     }
     Ok(())
 }

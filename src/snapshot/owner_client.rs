@@ -40,7 +40,9 @@ pub(crate) enum Task {
 pub(crate) enum Tree {
     /// `upper` of a native snapshot, and its `work` if it has one.
     Upper,
-    /// `tree` of the driver of that name.
+    /// `upper` of a snapshot that goes with its container: nothing is synced.
+    Volatile,
+    /// `tree` of the driver of that name, of which nothing outlives a boot.
     Image,
     /// `_data` of a volume. There owners of real root's containers are the outer user namespace's ids as they are, since
     /// its mounts are shifted.
@@ -158,6 +160,11 @@ pub fn reclaim_volume(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerErro
 /// thread.
 pub fn restore(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     if is_logged(dir) { run(&Task::Restore(Tree::Upper), outer, dir) } else { Ok(()) }
+}
+
+/// The same for a snapshot of which nothing need outlive a power loss.
+pub fn restore_volatile(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    if is_logged(dir) { run(&Task::Restore(Tree::Volatile), outer, dir) } else { Ok(()) }
 }
 
 /// The same for a volume.

@@ -10,7 +10,7 @@
 //! - *Reclaim* walks twice: first it writes the log (complete, synced, then in place by rename), then it changes what is
 //!   not at home. Killed before the rename nothing has happened; killed after it the next run finds log and half-changed
 //!   files, and believes the log for each file that is at home or still has the logged owner, the file otherwise.
-//! - *Restore* applies the log, syncs what it did, then removes it. A container must not start before that. The caller may
+//! - *Restore* applies the log, syncs what it did where that must last, then removes it. A container must not start before that. The caller may
 //!   have changed a volume at rest: a mode that is another than was left stays, and only a file that is as it was gets
 //!   set-id bits and a capability.
 //! - `work` holds nothing of value: it is brought home without a log.
@@ -205,7 +205,7 @@ fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let old = owner_log::read(snapshot)?.unwrap_or_default();
     let mut logger = Logger { ids, old, log: Writer::new(snapshot) };
     visit(upper.as_fd(), &mut logger)?;
-    if logger.log.finish()? > 0 {
+    if logger.log.finish(tree.is_kept())? > 0 {
         visit(upper.as_fd(), &mut Homecoming)?;
     }
     match open_dir(snapshot, c"work") {
@@ -217,9 +217,14 @@ fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
 }
 
 impl Tree {
+    /// Whether a power loss must leave its owners known.
+    fn is_kept(self) -> bool {
+        matches!(self, Tree::Upper | Tree::Volume)
+    }
+
     fn directory(self) -> &'static CStr {
         match self {
-            Tree::Upper => c"upper",
+            Tree::Upper | Tree::Volatile => c"upper",
             Tree::Image => c"tree",
             Tree::Volume => c"_data",
         }
@@ -330,8 +335,10 @@ fn restore(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
     let upper = open_dir(snapshot, tree.directory())?;
     visit(upper.as_fd(), &mut Restorer { ids, owners })?;
-    // A power loss must not take the owners back while the log is gone.
-    nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
+    if tree.is_kept() {
+        // A power loss must not take the owners back while the log is gone.
+        nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
+    }
     owner_log::remove(snapshot)
 }
 

@@ -142,7 +142,7 @@ pub fn seed(dir: &Path, name: &str, (index, from): (&Index, Node), objects: &Obj
     let log = Writer::new(place.as_fd());
     let mut seeding = Seeding { index, objects, how, root, log, open: None, names: HashMap::new() };
     seeding.all(from)?;
-    seeding.log.finish()?;
+    seeding.log.finish(how.sync)?;
     if how.sync {
         nix::unistd::syncfs(&seeding.root).call(|| format!("syncfs({dir:?})"))?;
     }

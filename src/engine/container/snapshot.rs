@@ -90,7 +90,8 @@ pub(crate) fn prepare(
         }
     };
     let outer = base.user_namespace.as_fd();
-    owner_client::restore(outer, &directory).step(|| "giving the container's files their owners again".to_owned())?;
+    let restore = if volatile { owner_client::restore_volatile } else { owner_client::restore };
+    restore(outer, &directory).step(|| "giving the container's files their owners again".to_owned())?;
     if driver != Driver::Tree {
         return Ok(Prepared { rootfs, tree: None });
     }

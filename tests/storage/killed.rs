@@ -53,3 +53,26 @@ fn an_image_that_is_half_written_is_written_anew() {
         assert!(steps >= fewest, "{driver}: only {steps} steps were seen");
     }
 }
+
+#[test]
+fn many_at_once_agree_on_one_tree() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    let look = "stat -c '%u %g %a' /var/owned/file; echo own >>/etc/replaced; tail -n 1 /etc/replaced";
+    let wanted = home.sh(&["--network", "none"], look);
+    for round in 0..3 {
+        let options = ["run", "--rm", "--network", "none", "--storage-driver", "tree", image.as_str()];
+        let started: Vec<_> = (0..6)
+            .map(|_| {
+                let mut command = home.command(&[&options[..], &["sh", "-c", look]].concat());
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for child in started {
+            let done = child.wait_with_output().unwrap();
+            let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            assert_eq!(out, wanted, "round {round}: {said}");
+        }
+        assert!(is_tidy(&home), "round {round}");
+    }
+}

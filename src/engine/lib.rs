@@ -9,6 +9,7 @@ pub mod content;
 pub mod doctor;
 pub mod events;
 mod file;
+mod held;
 pub mod image;
 pub mod info;
 pub mod lease;
@@ -20,6 +21,7 @@ pub mod volume;
 mod workers;
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -78,6 +80,8 @@ pub struct Engine {
     notices: Notices,
     /// The store, once a request has opened it.
     store: Arc<OnceLock<Arc<Store>>>,
+    /// The outer user namespace, where whoever makes the request has it.
+    outer: Option<Arc<OwnedFd>>,
 }
 
 /// Lines for the user that are no answer.
@@ -102,7 +106,13 @@ impl Engine {
     /// An engine over these directories. Does no I/O: what a request needs it opens or makes.
     pub fn open(paths: Paths, options: Options) -> Self {
         let notices = Notices { say: options.on_notice, said: Arc::default() };
-        Engine { paths, options, notices, store: Arc::default() }
+        Engine { paths, options, notices, store: Arc::default(), outer: None }
+    }
+
+    /// The same for a caller that has the outer user namespace, and is perhaps the only one: nobody is asked for it then.
+    #[must_use]
+    pub fn with_outer(self, outer: OwnedFd) -> Self {
+        Engine { outer: Some(Arc::new(outer)), ..self }
     }
 
     /// Where the engine's bytes lie.

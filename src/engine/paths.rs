@@ -136,6 +136,11 @@ impl Paths {
         self.host().join("volumes")
     }
 
+    /// One directory an image that is written out.
+    pub fn trees(&self) -> PathBuf {
+        self.host().join("trees")
+    }
+
     /// Sockets of all containers.
     pub fn run_containers(&self) -> PathBuf {
         self.run.join("c")

@@ -22,14 +22,18 @@ pub struct After {
     pub remove: Option<String>,
 }
 
+/// [`Callbacks::remove`].
+pub type Remove = fn(&str, BorrowedFd<'_>, &mut dyn FnMut()) -> Result<(), Report>;
+
 /// What the engine does after the exit. The engine knows this crate and not the reverse, so the binary hands it in: an
 /// exec of our own binary for it would cost a container with `--rm` a sixth of its time.
 #[derive(Clone, Copy, Debug)]
 pub struct Callbacks {
-    /// Gives the files of volumes back, as root of this outer user namespace.
+    /// Gives the files of volumes and of the image's tree back, as root of this outer user namespace.
     pub volumes: fn(&str, BorrowedFd<'_>) -> Result<(), Report>,
-    /// The removal of a container. It calls back once no command finds it any more and its writable layer is gone.
-    pub remove: fn(&str, &mut dyn FnMut()) -> Result<(), Report>,
+    /// The removal of a container, as root of this outer user namespace where that is needed. It calls back once no command
+    /// finds it any more and its writable layer is gone.
+    pub remove: Remove,
     /// Tells of a change of the container: what it is, and what is to be known of it by name.
     pub event: fn(&str, &str, &[(&str, String)]),
 }

@@ -18,7 +18,7 @@ pub type WrittenLaunch = Box<serde_json::value::RawValue>;
 /// The configuration of the role stage when it makes a container.
 ///
 /// Descriptors of the role, by name: `channel` (to the monitor), `outer` (user namespace), `view` (mount namespace of
-/// the fs role, root = the view; with [`Rootfs::Overlay`] and [`Rootfs::View`]). The role is born in the container's
+/// the fs role, root = the view; with [`Rootfs::View`], and [`Rootfs::Overlay`] above it). The role is born in the container's
 /// cgroup, and its standard input, output and error are the container's.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
@@ -152,8 +152,10 @@ pub fn profile(spec: &Spec) -> Option<&LinuxSeccomp> {
 /// Where a container's root file system comes from.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Rootfs {
-    /// Kernel overlayfs: the view below, native directories above.
+    /// Kernel overlayfs: the view or a directory tree below, native directories above.
     Overlay {
+        /// The tree; `None` for the view.
+        lower: Option<PathBuf>,
         /// Holds `upper`, which receives the changes, and `work`, overlayfs' own, on one mount.
         directory: PathBuf,
         /// Whether a host crash may lose the changes (`volatile`).
@@ -161,6 +163,11 @@ pub enum Rootfs {
     },
     /// The view itself, which takes writes.
     View,
+    /// A native directory that has all of it, `upper` in this one.
+    Copy {
+        /// Of the container's snapshot.
+        directory: PathBuf,
+    },
     /// A directory of the host, with what is mounted below it.
     Directory {
         /// Absolute, its last component no symbolic link.

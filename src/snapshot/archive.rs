@@ -1,4 +1,4 @@
-//! What a container changed, as the archive of a layer: the work of `commit`, for either driver.
+//! What a container changed, as the archive of a layer: the work of `commit`, for every driver.
 //!
 //! All that is in the upper ([`crate::changes`], [`overlayfs::Reader::changed`]) goes in, in this order: depth first, in each
 //! directory first what is hidden, then what is there, by name. Directories in which something changed are among them with all
@@ -28,10 +28,10 @@ use sys::error::Call;
 use sys::path::open_in;
 
 use crate::changes::{
-    Change, ChangeKind, ChangesError, Lower, Ours, TrueOwner, Truth, capability_of_image, contents, root_metadata,
-    with_root,
+    Change, ChangeKind, ChangesError, Ours, Truth, capability_of_image, contents, root_metadata, with_root,
 };
 use crate::directory::open_dir;
+use crate::lower::{Lower, TrueOwner};
 use crate::object_dir::{CachedObjects, ObjectDirs};
 use crate::own;
 use crate::tree_walk::At;
@@ -328,7 +328,8 @@ mod tests {
         let meta = crate::Meta::new(crate::Driver::Overlay, &none, &none);
         let snapshot = open_dir(scratch.path()).unwrap();
         let truth = Truth::of(snapshot.as_fd(), &meta, None).unwrap();
-        let lower = crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 } };
+        let lower =
+            crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 }, objects: None };
         let ours = Ours { paths: vec![], parents: vec!["/dev".to_owned(), "/etc".to_owned()] };
         let listed = || -> Vec<String> {
             let found = contents(open_dir(&upper).unwrap().as_fd(), &lower, &truth, &ours).unwrap();
@@ -401,7 +402,8 @@ mod tests {
         let snapshot = open_dir(upper.parent().unwrap()).unwrap();
         let truth = Truth::of(snapshot.as_fd(), &meta, None).unwrap();
         let chain = chain();
-        let lower = crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 } };
+        let lower =
+            crate::native::ChainLower { index: &chain, ids: crate::ids::MappedIds { uids: 1, gids: 1 }, objects: None };
         let mut to = TarWriter::new(Vec::new(), None);
         let upper = open_dir(&upper).unwrap();
         assert_eq!(write_native(upper.as_fd(), &lower, &truth, &Ours::default(), &mut to).unwrap(), 3);

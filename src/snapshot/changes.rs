@@ -12,16 +12,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use base::owner::{self, Owner};
 use base::{Explain, Kind};
 use fuse::op::encode_dev;
-use index::{Index, Node};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
 use serde::{Deserialize, Serialize};
 use sys::SysError;
@@ -29,12 +28,10 @@ use sys::error::Call;
 use sys::namespace::Extent;
 use sys::xattr;
 
-use crate::directory::{Meta, open_dir};
-use crate::host_mounts::{HostMounts, Mounted};
-use crate::ids::MappedIds;
+use crate::directory::{Driver, Meta, open_dir};
+use crate::lower::{Lower, LowerEntry};
 use crate::owner_log::{self, Owners};
 use crate::tree_walk::{At, Visitor, walk};
-use crate::view_host::{HostViewConfig, made_up};
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,18 +140,18 @@ impl Ours {
 /// What is compared, in the container's ids.
 #[derive(Clone, Debug)]
 pub struct Compared {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    rdev: u32,
-    size: u64,
-    mtime: (i64, u32),
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) rdev: u32,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, u32),
     /// Without the id that the kernel adds to it in a user namespace.
-    capability: Option<Vec<u8>>,
+    pub(crate) capability: Option<Vec<u8>>,
 }
 
 impl Compared {
-    fn of_stat(stat: &FileStat) -> Compared {
+    pub(crate) fn of_stat(stat: &FileStat) -> Compared {
         Compared {
             mode: stat.st_mode,
             uid: stat.st_uid,
@@ -183,20 +180,23 @@ impl Compared {
 }
 
 /// `struct vfs_cap_data` without its version and, in version 3, its user namespace's root.
-fn capability_of(value: &[u8]) -> Vec<u8> {
+pub(crate) fn capability_of(value: &[u8]) -> Vec<u8> {
     [value.get(..1).unwrap_or_default(), value.get(4..20).unwrap_or_default()].concat()
 }
 
-const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Whether an extended attribute belongs to an image: the user's own, ACLs and the file capability. Labels of security
 /// modules are the host's.
-fn of_image(name: &[u8]) -> bool {
+pub(crate) fn of_image(name: &[u8]) -> bool {
     owner_log::ATTRIBUTES.iter().any(|known| known.to_bytes() == name)
         || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != owner::BESIDE.to_bytes()
 }
 /// Who an id is that no map has: `overflowuid` of the kernel.
 const NOBODY: u32 = 65_534;
+
+/// A directory as a place.
+pub(crate) const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_DIRECTORY);
 
 /// A file capability as an image has it: version 2, without the user namespace that the kernel wrote into version 3.
 pub(crate) fn capability_of_image(value: &[u8]) -> Vec<u8> {
@@ -212,200 +212,6 @@ pub(crate) fn capability_of_image(value: &[u8]) -> Vec<u8> {
 /// Whether both say the same but for the time.
 fn alike(one: &index::Metadata, other: &index::Metadata) -> bool {
     *one == index::Metadata { mtime: one.mtime, ..other.clone() }
-}
-
-/// What the tree below has under a name.
-#[derive(Debug)]
-pub struct LowerEntry<D> {
-    /// How it looks.
-    pub compared: Compared,
-    /// When it is a directory.
-    pub directory: Option<D>,
-}
-
-/// Owner and group of a file, as far as they are known.
-pub type TrueOwner = (Option<u32>, Option<u32>);
-
-/// A read-only tree that an upper stands on. Links are never followed.
-pub trait Lower {
-    /// A directory of it.
-    type Dir;
-    /// Its root.
-    fn root(&self) -> Result<Self::Dir>;
-    /// What is under a name.
-    fn entry(&self, dir: &Self::Dir, name: &[u8]) -> Result<Option<LowerEntry<Self::Dir>>>;
-    /// All that an archive says of a directory, with the owner that is shown.
-    fn metadata(&self, dir: &Self::Dir) -> Result<index::Metadata>;
-    /// All names in a directory.
-    fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
-    /// The owner and group that are shown as these at a path, without leading slash, each if it is known.
-    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<TrueOwner>;
-}
-
-/// The merged index of an image chain, as a view shows it.
-pub struct ChainLower<'a> {
-    /// The index.
-    pub index: &'a Index,
-    /// Owners that the view can show.
-    pub ids: MappedIds,
-}
-
-impl Lower for ChainLower<'_> {
-    type Dir = Node;
-
-    fn root(&self) -> Result<Node> {
-        Ok(self.index.root())
-    }
-
-    fn entry(&self, dir: &Node, name: &[u8]) -> Result<Option<LowerEntry<Node>>> {
-        let Some(dirent) = self.index.lookup(*dir, name).map_err(ChangesError::Index)? else { return Ok(None) };
-        let inode = self.index.inode(dirent.node).map_err(ChangesError::Index)?;
-        let xattrs = self.index.xattrs(dirent.node).map_err(ChangesError::Index)?;
-        let compared = Compared {
-            mode: inode.mode(),
-            uid: self.ids.show_uid(inode.uid),
-            gid: self.ids.show_gid(inode.gid),
-            rdev: encode_dev(inode.rdev.major, inode.rdev.minor),
-            size: inode.size,
-            mtime: (inode.mtime.seconds, inode.mtime.nanoseconds),
-            capability: xattrs.get(CAPABILITY).map_err(ChangesError::Index)?.map(capability_of),
-        };
-        let directory = (dirent.kind == index::Kind::Directory).then_some(dirent.node);
-        Ok(Some(LowerEntry { compared, directory }))
-    }
-
-    fn metadata(&self, dir: &Node) -> Result<index::Metadata> {
-        let inode = self.index.inode(*dir).map_err(ChangesError::Index)?;
-        let mut xattrs = BTreeMap::new();
-        for attribute in self.index.xattrs(*dir).map_err(ChangesError::Index)? {
-            let (name, value) = attribute.map_err(ChangesError::Index)?;
-            if of_image(name) {
-                xattrs.insert(name.to_vec(), value.to_vec());
-            }
-        }
-        Ok(index::Metadata {
-            permissions: inode.permissions,
-            uid: self.ids.show_uid(inode.uid),
-            gid: self.ids.show_gid(inode.gid),
-            mtime: inode.mtime,
-            xattrs,
-        })
-    }
-
-    fn names(&self, dir: &Node) -> Result<Vec<Vec<u8>>> {
-        let dirents = self.index.dirents(*dir).map_err(ChangesError::Index)?;
-        dirents.iter().map(|dirent| dirent.map(|dirent| dirent.name.to_vec()).map_err(ChangesError::Index)).collect()
-    }
-
-    fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<TrueOwner> {
-        let mut node = self.index.root();
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            match self.index.lookup(node, name).map_err(ChangesError::Index)? {
-                Some(dirent) => node = dirent.node,
-                None => return Ok((None, None)),
-            }
-        }
-        let inode = self.index.inode(node).map_err(ChangesError::Index)?;
-        let uid = (self.ids.show_uid(inode.uid) == shown.0).then_some(inode.uid);
-        let gid = (self.ids.show_gid(inode.gid) == shown.1).then_some(inode.gid);
-        Ok((uid, gid))
-    }
-}
-
-/// The host's root directory as a `host:` view shows it.
-pub struct HostLower<'a> {
-    config: &'a HostViewConfig,
-    mounts: HostMounts,
-}
-
-/// A directory of the host; without a descriptor it is shown as an empty one.
-#[derive(Debug)]
-pub struct HostDir {
-    opened: Option<OwnedFd>,
-    path: Vec<u8>,
-}
-
-impl<'a> HostLower<'a> {
-    /// The host as the view of this configuration shows it now.
-    pub fn open(config: &'a HostViewConfig) -> Result<Self> {
-        Ok(HostLower { config, mounts: HostMounts::read()? })
-    }
-}
-
-const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_DIRECTORY);
-
-impl Lower for HostLower<'_> {
-    type Dir = HostDir;
-
-    fn root(&self) -> Result<HostDir> {
-        let root = open("/", LOOK, Mode::empty()).call(|| "open(\"/\")".to_owned())?;
-        Ok(HostDir { opened: Some(root), path: Vec::new() })
-    }
-
-    fn entry(&self, dir: &HostDir, name: &[u8]) -> Result<Option<LowerEntry<HostDir>>> {
-        let Some(opened) = &dir.opened else { return Ok(None) };
-        let path = if dir.path.is_empty() { name.to_vec() } else { [&dir.path, &b"/"[..], name].concat() };
-        let words = |call: &str| format!("{call}(host, {:?})", String::from_utf8_lossy(&path));
-        let mounted = self.mounts.at(&path);
-        if mounted == Some(Mounted::Untouchable) {
-            let stat = fstat(opened).call(|| words("fstat of the parent of"))?;
-            let compared = Compared::of_stat(&made_up(&path, stat));
-            return Ok(Some(LowerEntry { compared, directory: Some(HostDir { opened: None, path }) }));
-        }
-        let stat = match fstatat(opened, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            // A directory that the user may not search is shown empty.
-            Err(Errno::ENOENT | Errno::EACCES) => return Ok(None),
-            stat => stat.call(|| words("fstatat"))?,
-        };
-        let (uid, gid) = (self.config.ids.show_uid(stat.st_uid), self.config.ids.show_gid(stat.st_gid));
-        // The view has no extended attributes.
-        let compared = Compared { uid, gid, ..Compared::of_stat(&stat) };
-        if stat.st_mode & nix::libc::S_IFMT != nix::libc::S_IFDIR {
-            return Ok(Some(LowerEntry { compared, directory: None }));
-        }
-        let opened = if self.config.hides(&path, &dir.path) || mounted.is_some_and(|what| what != Mounted::Shown) {
-            None
-        } else {
-            Some(openat(opened, OsStr::from_bytes(name), LOOK, Mode::empty()).call(|| words("open"))?)
-        };
-        Ok(Some(LowerEntry { compared, directory: Some(HostDir { opened, path }) }))
-    }
-
-    fn metadata(&self, dir: &HostDir) -> Result<index::Metadata> {
-        let words = || format!("fstat(host, {:?})", String::from_utf8_lossy(&dir.path));
-        let Some(opened) = &dir.opened else { return Ok(index::Metadata::default()) };
-        let stat = fstat(opened).call(words)?;
-        Ok(index::Metadata {
-            permissions: (stat.st_mode & 0o7777) as u16,
-            uid: self.config.ids.show_uid(stat.st_uid),
-            gid: self.config.ids.show_gid(stat.st_gid),
-            mtime: index::Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
-            xattrs: BTreeMap::new(),
-        })
-    }
-
-    fn names(&self, dir: &HostDir) -> Result<Vec<Vec<u8>>> {
-        let Some(opened) = &dir.opened else { return Ok(Vec::new()) };
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let words = || format!("open(host, {:?})", String::from_utf8_lossy(&dir.path));
-        let mut listing = match nix::dir::Dir::openat(opened, c".", flags, Mode::empty()) {
-            Err(Errno::EACCES) => return Ok(Vec::new()),
-            listing => listing.call(words)?,
-        };
-        let mut names = Vec::new();
-        for entry in listing.iter() {
-            let name = entry.call(words)?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(name);
-            }
-        }
-        Ok(names)
-    }
-
-    fn true_owner(&self, _path: &[u8], _shown: (u32, u32)) -> Result<TrueOwner> {
-        // What is not mapped is not known by another name.
-        Ok((None, None))
-    }
 }
 
 /// What the owners in an upper mean.
@@ -583,9 +389,14 @@ fn compared<L: Lower>(
     left_out: &dyn Fn(&[u8]) -> bool,
     layer: Option<&Ours>,
 ) -> Result<Vec<Change>> {
-    let top = Level { path: Vec::new(), below: Some(lower.root()?), opaque: false, listed: true };
+    let whole = truth.meta.driver == Driver::Copy;
+    let top = Level { path: Vec::new(), below: Some(lower.root()?), opaque: whole, listed: true };
     let levels = vec![top];
-    let mut comparison = Comparison { lower, truth, left_out, layer, levels, found: Vec::new(), failure: None };
+    let mut comparison = Comparison { lower, truth, left_out, layer, levels, whole, found: Vec::new(), failure: None };
+    if whole {
+        let hidden = comparison.hidden(upper, &lower.root()?)?;
+        comparison.add_hidden(b"", hidden);
+    }
     let walked = walk(upper, &mut comparison);
     if let Some(failure) = comparison.failure {
         return Err(failure);
@@ -615,6 +426,8 @@ struct Comparison<'a, L: Lower> {
     layer: Option<&'a Ours>,
     /// From the root to the directory that the walk is in; never empty.
     levels: Vec<Level<L::Dir>>,
+    /// The upper began as a copy of all that is below: what is not in it is gone, and no file of it is a mark of overlayfs.
+    whole: bool,
     found: Vec<Change>,
     /// A failure of the tree below; the walk then ends with a call's error that is not shown.
     failure: Option<ChangesError>,
@@ -642,7 +455,7 @@ impl<L: Lower> Comparison<'_, L> {
             Some(below) => self.lower.entry(below, at.name.to_bytes())?,
             None => None,
         };
-        if is_whiteout(at)? {
+        if !self.whole && is_whiteout(at)? {
             if found.is_some() {
                 self.add(path, ChangeKind::Deleted);
             }
@@ -661,42 +474,57 @@ impl<L: Lower> Comparison<'_, L> {
         let below = found.and_then(|found| found.directory);
         let opaque = opaque || is_opaque(at)?;
         let hidden = match below.as_ref().filter(|_| opaque) {
-            Some(below) => self.hidden(at, below)?,
+            Some(below) => self.hidden(at.open_path()?.as_fd(), below)?,
             None => Vec::new(),
         };
         self.levels.push(Level { path: path.clone(), below, opaque, listed: kind.is_some() });
+        self.add_hidden(&path, hidden);
+        Ok(true)
+    }
+
+    fn add_hidden(&mut self, path: &[u8], hidden: Vec<Vec<u8>>) {
         for name in hidden {
-            let path = [&path, &b"/"[..], &name].concat();
+            let path = [path, &b"/"[..], &name].concat();
             if !(self.left_out)(&path) {
                 self.add(path, ChangeKind::Deleted);
             }
         }
-        Ok(true)
     }
 
     /// Whether what is in the upper counts beside what the tree below has.
     fn is_change(&self, at: &At<'_>, path: &[u8], found: &LowerEntry<L::Dir>) -> Result<bool> {
         match (self.layer, &found.directory) {
             (None, _) => Ok(self.truth.compared(at)?.differs(&found.compared)),
-            (Some(ours), Some(below)) if at.is_directory() && ours.is_parent(path) => {
+            (Some(ours), Some(below)) if at.is_directory() && (self.whole || ours.is_parent(path)) => {
                 Ok(!alike(&self.truth.metadata(at)?, &self.lower.metadata(below)?))
+            }
+            (Some(_), None) if self.whole && !self.truth.compared(at)?.differs(&found.compared) => {
+                let Some(below) = self.levels.last().and_then(|level| level.below.as_ref()) else { return Ok(true) };
+                let xattrs = self.truth.metadata(at)?.xattrs;
+                Ok(!self.lower.has_copy(below, at.name.to_bytes(), at.parent, &xattrs)?)
             }
             (Some(_), _) => Ok(true),
         }
     }
 
     /// What an opaque directory hides and has nothing for.
-    fn hidden(&self, at: &At<'_>, below: &L::Dir) -> Result<Vec<Vec<u8>>> {
-        let dir = at.open_path()?;
+    fn hidden(&self, dir: BorrowedFd<'_>, below: &L::Dir) -> Result<Vec<Vec<u8>>> {
         let mut hidden = Vec::new();
         for name in self.lower.names(below)? {
-            match fstatat(&dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match fstatat(dir, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(_) => {}
+                Err(Errno::ENOENT) if self.whole && self.is_not_copied(below, &name)? => {}
                 Err(Errno::ENOENT) => hidden.push(name),
-                Err(errno) => Err(errno).call(|| at.words("fstatat"))?,
+                Err(errno) => Err(errno).call(|| format!("fstatat({:?})", String::from_utf8_lossy(&name)))?,
             }
         }
         Ok(hidden)
+    }
+
+    /// Whether a copy never has it: nodes of devices, which nobody can make without root, and sockets.
+    fn is_not_copied(&self, below: &L::Dir, name: &[u8]) -> Result<bool> {
+        let kind = self.lower.entry(below, name)?.map_or(0, |entry| entry.compared.mode & nix::libc::S_IFMT);
+        Ok(matches!(kind, nix::libc::S_IFCHR | nix::libc::S_IFBLK | nix::libc::S_IFSOCK))
     }
 }
 

@@ -26,8 +26,9 @@ use sys::namespace::Extent;
 use sys::path::open_in;
 use sys::xattr::{self, Existing};
 
-use crate::changes::{Compared, Lower, LowerEntry, TrueOwner, is_opaque, is_whiteout};
+use crate::changes::{Compared, is_opaque, is_whiteout};
 use crate::directory::open_dir;
+use crate::lower::{Lower, LowerEntry, TrueOwner};
 use crate::owner_log::{self, ATTRIBUTES, Owners};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
 

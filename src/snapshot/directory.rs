@@ -35,20 +35,39 @@ pub enum Driver {
     Overlay,
     /// Our own overlay, a FUSE server of the container, writing data files and a log.
     Fuse,
+    /// The kernel's overlayfs above the image written out as a directory tree. No FUSE.
+    Tree,
+    /// A copy of the image that is the container's own. Neither FUSE nor overlayfs.
+    Copy,
 }
 
 impl Driver {
+    /// All, best first.
+    pub const ALL: [Driver; 4] = [Driver::Overlay, Driver::Fuse, Driver::Tree, Driver::Copy];
+
     /// As options spell it.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Driver::Overlay => "overlay",
             Driver::Fuse => "fuse",
+            Driver::Tree => "tree",
+            Driver::Copy => "copy",
         }
     }
 
     /// The driver that an option names.
     pub fn from_name(name: &str) -> Option<Driver> {
-        [Driver::Overlay, Driver::Fuse].into_iter().find(|driver| driver.as_str() == name)
+        Driver::ALL.into_iter().find(|driver| driver.as_str() == name)
+    }
+
+    /// Whether the fs role serves a view for it.
+    pub fn is_served(self) -> bool {
+        matches!(self, Driver::Overlay | Driver::Fuse)
+    }
+
+    /// Whether a container's files lie in a directory tree, and have owners of its ids while it runs.
+    pub fn is_native(self) -> bool {
+        self != Driver::Fuse
     }
 }
 
@@ -136,17 +155,17 @@ pub fn meta(snaps: &Path, key: &str) -> Result<Option<Meta>> {
 ///
 /// It appears whole, by one rename, so a kill in between leaves only what the next call removes. Unless it is `volatile`
 /// so does a power loss: `meta.json` is on disk before the name is.
-pub(crate) fn prepare(
+pub(crate) fn prepare<E: From<SnapshotError> + From<SysError>>(
     snaps: &Path,
     key: &str,
     wanted: &Meta,
     volatile: bool,
-    fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
+    fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let dir = snaps.join(key);
     match meta(snaps, key)? {
         Some(found) if found.driver == wanted.driver => return Ok(()),
-        Some(_) => return Err(SnapshotError::Foreign { path: dir }),
+        Some(_) => return Err(SnapshotError::Foreign { path: dir }.into()),
         None => {}
     }
     std::fs::create_dir_all(snaps).call(|| format!("mkdir -p {snaps:?}"))?;
@@ -154,6 +173,7 @@ pub(crate) fn prepare(
     remove_tree(&new)?;
     make_dir(&new, 0o700, None)?;
     fill(&new)?;
+    sys::step();
     let text = serde_json::to_vec(wanted).map_err(|_| SysError::new("meta.json", Errno::EINVAL))?;
     let path = new.join("meta.json");
     let mut file = File::create_new(&path).call(|| format!("open({path:?})"))?;
@@ -162,6 +182,7 @@ pub(crate) fn prepare(
         file.sync_data().call(|| format!("fdatasync({path:?})"))?;
     }
     std::fs::rename(&new, &dir).call(|| format!("rename({new:?}, {dir:?})"))?;
+    sys::step();
     Ok(())
 }
 
@@ -230,7 +251,7 @@ mod tests {
         {
             std::fs::create_dir(scratch.path().join(key)).unwrap();
             std::fs::write(scratch.path().join(key).join("meta.json"), text).unwrap();
-            let made = prepare(scratch.path(), key, &wanted, false, |_| unreachable!());
+            let made: Result<()> = prepare(scratch.path(), key, &wanted, false, |_| unreachable!());
             assert!(matches!(made, Err(SnapshotError::Foreign { .. })), "{key}: {made:?}");
         }
         assert_eq!(meta(scratch.path(), "fuse").unwrap().unwrap().driver, Driver::Fuse);
@@ -239,10 +260,10 @@ mod tests {
 
     #[test]
     fn drivers_are_named_as_they_are_recorded() {
-        for driver in [Driver::Overlay, Driver::Fuse] {
+        for driver in Driver::ALL {
             assert_eq!(Driver::from_name(driver.as_str()), Some(driver));
             assert_eq!(serde_json::to_value(driver).unwrap(), driver.as_str());
         }
-        assert_eq!(Driver::from_name("tree"), None);
+        assert_eq!(Driver::from_name("vfs"), None);
     }
 }

@@ -65,6 +65,19 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
     let mount_namespace = namespace::open_own("mnt")?;
     // While its path leads there: the view will cover it.
     let binary = sys::own_binary::read_only_clone().ok();
+    let (device, mount) = detached(read_only)?;
+    let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(\"/\")".to_owned())?;
+    // The copies of the host's mounts stay below the view, where nobody sees them; leaving them by pivot_root(2) would
+    // need a change into the view, which blocks until somebody answers its requests. So they must not
+    // send this event anywhere, and must still follow the host's unmounts.
+    Change::set(Attr::empty()).propagation(Propagation::Slave).apply(root.as_fd(), true)?;
+    sys::mount::attach(mount.as_fd(), root.as_fd())?;
+    Ok(FuseMount { device, mount_namespace, binary })
+}
+
+/// The connection and a mount that is attached nowhere, of the calling process's user namespace.
+pub(crate) fn detached(read_only: bool) -> Result<(OwnedFd, OwnedFd)> {
     let device = nix::fcntl::open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(\"/dev/fuse\")".to_owned())?;
     let context = FsContext::open(c"fuse")?;
@@ -87,13 +100,5 @@ fn mount_in_child(user_namespace: BorrowedFd<'_>, read_only: bool) -> Result<Fus
         context.set_flag(c"ro")?;
     }
     let attr = Attr::NODEV | if read_only { Attr::RDONLY } else { Attr::empty() };
-    let mount = context.mount(attr)?;
-    let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| "open(\"/\")".to_owned())?;
-    // The copies of the host's mounts stay below the view, where nobody sees them; leaving them by pivot_root(2) would
-    // need a change into the view, which blocks until somebody answers its requests. So they must not
-    // send this event anywhere, and must still follow the host's unmounts.
-    Change::set(Attr::empty()).propagation(Propagation::Slave).apply(root.as_fd(), true)?;
-    sys::mount::attach(mount.as_fd(), root.as_fd())?;
-    Ok(FuseMount { device, mount_namespace, binary })
+    Ok((device, context.mount(attr)?))
 }

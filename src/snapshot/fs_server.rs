@@ -119,7 +119,7 @@ fn readable(dirs: &ObjectDirs) -> Vec<&dyn AsFd> {
 }
 
 /// Takes what [`object_fds`] names.
-fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
+pub(crate) fn objects(inherited: &mut Inherited) -> Result<ObjectDirs, SysError> {
     let (own, trash) = (inherited.fd("objects")?, inherited.fd("trash")?);
     let below = (0..).map_while(|number| inherited.optional_fd(&below_name(number))).collect();
     Ok(ObjectDirs { own, trash, below })

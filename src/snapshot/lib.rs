@@ -8,6 +8,7 @@
 
 mod archive;
 mod changes;
+pub mod copied;
 pub mod cow;
 mod directory;
 mod fd_cache;
@@ -18,6 +19,7 @@ mod fs_server;
 mod host_journal;
 mod host_mounts;
 pub mod ids;
+mod lower;
 pub mod native;
 mod object_dir;
 pub mod own;

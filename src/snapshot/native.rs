@@ -1,4 +1,4 @@
-//! The writable state of one container for the driver `overlay`: a directory tree that the kernel's overlayfs writes.
+//! The writable state of one container for the drivers `overlay` and `tree`: a directory tree that the kernel's overlayfs writes.
 //!
 //! ```text
 //! <snaps>/<key>/upper/      what the container wrote, whiteouts and opaque marks as overlayfs makes them with `userxattr`
@@ -22,7 +22,8 @@ use crate::directory;
 use crate::directory::{Driver, Meta, SnapshotError, make_dir, open_dir};
 use crate::owner_log;
 
-pub use crate::changes::{ChainLower, HostLower, Lower, LowerEntry, TrueOwner, Truth, changes};
+pub use crate::changes::{Truth, changes};
+pub use crate::lower::{ChainLower, HostLower, Lower, LowerEntry, TrueOwner};
 
 /// The directories that overlayfs is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,23 +51,23 @@ pub struct RootLook {
     pub mtime: (i64, u32),
 }
 
-/// Makes the snapshot `key` below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids (users
-/// and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the container's
-/// root when the caller is root, `None` for the caller. A new upper looks like `root`, its owner as far as the log `owners`
-/// says so, which [`crate::owner_client::restore`] follows. `volatile` syncs nothing.
+/// Makes the snapshot `key` of a driver below `snaps` (which is made too), or finds it as it is. `maps` are the container's ids
+/// (users and groups) in terms of the outer ones; `owner` is who new directories belong to, in the caller's ids: the
+/// container's root when the caller is root, `None` for the caller. A new upper looks like `root`, its owner as far as the
+/// log `owners` says so, which [`crate::owner_client::restore`] follows. `volatile` syncs nothing.
 pub fn prepare(
-    snaps: &Path,
-    key: &str,
+    driver: Driver,
+    (snaps, key): (&Path, &str),
     maps: (&IdMap, &IdMap),
     owner: Option<(u32, u32)>,
     root: Option<RootLook>,
     volatile: bool,
 ) -> Result<Native, SnapshotError> {
-    directory::prepare(snaps, key, &Meta::new(Driver::Overlay, maps.0, maps.1), volatile, |new| {
+    directory::prepare(snaps, key, &Meta::new(driver, maps.0, maps.1), volatile, |new| {
         let upper = new.join("upper");
         make_dir(&upper, root.map_or(0o755, |root| root.permissions.into()), owner)?;
         make_dir(&new.join("work"), 0o755, owner)?;
-        root.map_or(Ok(()), |root| look_like(&root, new, &upper, maps))
+        root.map_or(Ok(()), |root| look_like(&root, new, &upper, maps, volatile))
     })?;
     Ok(places(snaps, key))
 }
@@ -77,7 +78,13 @@ pub fn make_work(snaps: &Path, key: &str, owner: Option<(u32, u32)>) -> Result<(
 }
 
 /// Gives a new upper the time of an image's root directory, and writes down an owner other than the container's root.
-fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) -> Result<(), SnapshotError> {
+fn look_like(
+    root: &RootLook,
+    new: &Path,
+    upper: &Path,
+    maps: (&IdMap, &IdMap),
+    volatile: bool,
+) -> Result<(), SnapshotError> {
     let time = TimeSpec::new(root.mtime.0, root.mtime.1.into());
     let flags = UtimensatFlags::NoFollowSymlink;
     utimensat(AT_FDCWD, upper, &time, &time, flags).call(|| format!("utimensat({upper:?})"))?;
@@ -88,7 +95,7 @@ fn look_like(root: &RootLook, new: &Path, upper: &Path, maps: (&IdMap, &IdMap)) 
         let mode = nix::libc::S_IFDIR | u32::from(root.permissions);
         let (uid, gid) = root.owner;
         log.add(b".", &owner_log::Record { mode, uid, gid, attributes: Vec::new(), stamp: None })?;
-        log.finish()?;
+        log.finish(!volatile)?;
     }
     Ok(())
 }
@@ -107,12 +114,12 @@ mod tests {
         let none = (&IdMap::new(), &IdMap::new());
         // What a kill in the middle leaves.
         std::fs::create_dir_all(snaps.join("one.new/upper")).unwrap();
-        let made = prepare(&snaps, "one", none, None, None, false).unwrap();
+        let made = prepare(Driver::Overlay, (&snaps, "one"), none, None, None, false).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!([mode(&snaps.join("one")), mode(&made.upper), mode(&made.work)], [0o700, 0o755, 0o755]);
         std::fs::write(made.upper.join("file"), "kept").unwrap();
         std::fs::set_permissions(&made.upper, PermissionsExt::from_mode(0o1777)).unwrap();
-        assert_eq!(prepare(&snaps, "one", none, None, None, false).unwrap(), made);
+        assert_eq!(prepare(Driver::Overlay, (&snaps, "one"), none, None, None, false).unwrap(), made);
         assert_eq!(std::fs::read(made.upper.join("file")).unwrap(), b"kept");
         assert_eq!(mode(&made.upper), 0o1777);
         directory::remove(&snaps, "one", None).unwrap();

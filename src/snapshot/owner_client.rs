@@ -30,7 +30,7 @@ pub(crate) enum Task {
     Reclaim(Tree),
     Restore(Tree),
     Remove,
-    /// Further descriptors: `archive` (a pipe to write to), `index` (of the chain, unless the host is below).
+    /// Further descriptors: `archive` (a pipe to write to), and what [`archive`] passes on.
     Archive(Box<ArchiveOrder>),
 }
 
@@ -38,8 +38,12 @@ pub(crate) enum Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Tree {
-    /// `upper` of a native snapshot, and its `work`.
+    /// `upper` of a native snapshot, and its `work` if it has one.
     Upper,
+    /// `upper` of a snapshot that goes with its container: nothing is synced.
+    Volatile,
+    /// `tree` of the driver of that name, of which nothing outlives a boot.
+    Image,
     /// `_data` of a volume. There owners of real root's containers are the outer user namespace's ids as they are, since
     /// its mounts are shifted.
     Volume,
@@ -80,17 +84,18 @@ impl Archiving {
     }
 }
 
-/// Starts writing the archive of a native snapshot's changes as root of its container, whether that runs or not. `index` is
-/// that of the image's chain. The caller must have one thread.
+/// Starts writing the archive of a native snapshot's changes as root of its container, whether that runs or not. `below`:
+/// `index` of the image's chain, unless the host is below, and for the driver `copy` [`crate::fs_role::object_fds`]. The
+/// caller must have one thread.
 pub fn archive(
     outer: BorrowedFd<'_>,
     dir: &Path,
     order: ArchiveOrder,
-    index: Option<BorrowedFd<'_>>,
+    below: &[(&str, BorrowedFd<'_>)],
 ) -> Result<Archiving, OwnerError> {
     let (reading, writing) = pipe2(OFlag::O_CLOEXEC).call(|| "pipe2()".to_owned())?;
-    let more = index.map(|index| ("index", index)).into_iter().chain([("archive", writing.as_fd())]);
-    let role = start(&Task::Archive(Box::new(order)), outer, dir, &more.collect::<Vec<_>>())?;
+    let more = [below, &[("archive", writing.as_fd())]].concat();
+    let role = start(&Task::Archive(Box::new(order)), outer, dir, &more)?;
     Ok(Archiving { role, archive: File::from(reading) })
 }
 
@@ -157,9 +162,24 @@ pub fn restore(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     if is_logged(dir) { run(&Task::Restore(Tree::Upper), outer, dir) } else { Ok(()) }
 }
 
+/// The same for a snapshot of which nothing need outlive a power loss.
+pub fn restore_volatile(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    if is_logged(dir) { run(&Task::Restore(Tree::Volatile), outer, dir) } else { Ok(()) }
+}
+
 /// The same for a volume.
 pub fn restore_volume(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     if is_logged(dir) { run(&Task::Restore(Tree::Volume), outer, dir) } else { Ok(()) }
+}
+
+/// [`reclaim`] for the tree of an image, whose directory is `dir`.
+pub fn reclaim_tree(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    run(&Task::Reclaim(Tree::Image), outer, dir)
+}
+
+/// [`restore`] for the tree of an image.
+pub fn restore_tree(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
+    if is_logged(dir) { run(&Task::Restore(Tree::Image), outer, dir) } else { Ok(()) }
 }
 
 /// Whether the true owners are in the log and not on the files.

@@ -187,17 +187,21 @@ impl<'a> Writer<'a> {
         Ok(file)
     }
 
-    /// Makes the log durable and puts it in place; how many records it has. With none there is no file.
-    pub fn finish(self) -> Result<u64> {
+    /// Makes the log durable with `sync` and puts it in place; how many records it has. With none there is no file.
+    pub fn finish(self, sync: bool) -> Result<u64> {
         let Some(mut file) = self.file else { return Ok(0) };
         file.write_all(&0_u32.to_le_bytes())
             .and_then(|()| file.write_all(&self.count.to_le_bytes()))
             .call(|| "write(owners)".to_owned())?;
         let file =
             file.into_inner().map_err(std::io::IntoInnerError::into_error).call(|| "write(owners)".to_owned())?;
-        fsync(file.as_fd()).call(|| "fsync(owners)".to_owned())?;
+        if sync {
+            fsync(file.as_fd()).call(|| "fsync(owners)".to_owned())?;
+        }
         renameat(self.snapshot, NEW, self.snapshot, NAME).call(|| "rename(owners.new, owners)".to_owned())?;
-        fsync(self.snapshot).call(|| "fsync(snapshot)".to_owned())?;
+        if sync {
+            fsync(self.snapshot).call(|| "fsync(snapshot)".to_owned())?;
+        }
         Ok(self.count)
     }
 }
@@ -231,7 +235,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let dir = File::open(scratch.path()).unwrap();
         assert!(read(dir.as_fd()).unwrap().is_none());
-        assert_eq!(Writer::new(dir.as_fd()).finish().unwrap(), 0);
+        assert_eq!(Writer::new(dir.as_fd()).finish(true).unwrap(), 0);
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
         let plain = Record { mode: 0o100_755, uid: 33, gid: 1000, attributes: vec![], stamp: None };
         let stamp = Some(Stamp { size: 1 << 40, seconds: -1, nanoseconds: 999_999_999 });
@@ -239,7 +243,7 @@ mod tests {
         let mut writer = Writer::new(dir.as_fd());
         writer.add(b"a/\xff", &rich).unwrap();
         writer.add(b".", &plain).unwrap();
-        assert_eq!(writer.finish().unwrap(), 2);
+        assert_eq!(writer.finish(true).unwrap(), 2);
         let owners = read(dir.as_fd()).unwrap().unwrap();
         assert_eq!((owners.len(), &owners[&b"a/\xff"[..]], &owners[&b"."[..]]), (2, &rich, &plain));
         let bytes = std::fs::read(scratch.path().join("owners")).unwrap();

@@ -10,7 +10,7 @@
 //! - *Reclaim* walks twice: first it writes the log (complete, synced, then in place by rename), then it changes what is
 //!   not at home. Killed before the rename nothing has happened; killed after it the next run finds log and half-changed
 //!   files, and believes the log for each file that is at home or still has the logged owner, the file otherwise.
-//! - *Restore* applies the log, syncs what it did, then removes it. A container must not start before that. The caller may
+//! - *Restore* applies the log, syncs what it did where that must last, then removes it. A container must not start before that. The caller may
 //!   have changed a volume at rest: a mode that is another than was left stays, and only a file that is as it was gets
 //!   set-id bits and a capability.
 //! - `work` holds nothing of value: it is brought home without a log.
@@ -36,7 +36,10 @@ use sys::xattr::{self, Existing};
 use sys::{process, socket};
 
 use crate::archive::write_native;
-use crate::changes::{ChainLower, ChangesError, HostLower, Truth};
+use crate::changes::{ChangesError, Truth};
+use crate::directory::Driver;
+use crate::fs_server::objects;
+use crate::lower::{ChainLower, HostLower};
 use crate::owner_client::{ArchiveOrder, Task, Tree};
 use crate::owner_log::{self, ATTRIBUTES, CAPABILITY, Owners, Record, Stamp, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
@@ -100,7 +103,9 @@ fn archive(
     } else {
         let file = inherited.fd("index")?;
         let index = Index::open(&file).map_err(|_| SysError::new("index of the image", Errno::EUCLEAN))?;
-        write_native(upper.as_fd(), &ChainLower { index: &index, ids: order.ids }, &truth, ours, &mut to)?
+        let objects = if order.meta.driver == Driver::Copy { Some(objects(inherited)?) } else { None };
+        let lower = ChainLower { index: &index, ids: order.ids, objects: objects.as_ref() };
+        write_native(upper.as_fd(), &lower, &truth, ours, &mut to)?
     };
     to.finish()?.flush().call(|| "write(archive)".to_owned())?;
     Ok(sockets)
@@ -200,19 +205,27 @@ fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let old = owner_log::read(snapshot)?.unwrap_or_default();
     let mut logger = Logger { ids, old, log: Writer::new(snapshot) };
     visit(upper.as_fd(), &mut logger)?;
-    if logger.log.finish()? > 0 {
+    if logger.log.finish(tree.is_kept())? > 0 {
         visit(upper.as_fd(), &mut Homecoming)?;
     }
-    match tree {
-        Tree::Upper => visit(open_dir(snapshot, c"work")?.as_fd(), &mut Homecoming),
-        Tree::Volume => Ok(()),
+    match open_dir(snapshot, c"work") {
+        Ok(work) if tree == Tree::Upper => visit(work.as_fd(), &mut Homecoming),
+        // A copy has none.
+        Err(error) if tree == Tree::Upper && error.errno() != Errno::ENOENT => Err(error),
+        _ => Ok(()),
     }
 }
 
 impl Tree {
+    /// Whether a power loss must leave its owners known.
+    fn is_kept(self) -> bool {
+        matches!(self, Tree::Upper | Tree::Volume)
+    }
+
     fn directory(self) -> &'static CStr {
         match self {
-            Tree::Upper => c"upper",
+            Tree::Upper | Tree::Volatile => c"upper",
+            Tree::Image => c"tree",
             Tree::Volume => c"_data",
         }
     }
@@ -322,8 +335,10 @@ fn restore(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
     let upper = open_dir(snapshot, tree.directory())?;
     visit(upper.as_fd(), &mut Restorer { ids, owners })?;
-    // A power loss must not take the owners back while the log is gone.
-    nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
+    if tree.is_kept() {
+        // A power loss must not take the owners back while the log is gone.
+        nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
+    }
     owner_log::remove(snapshot)
 }
 
@@ -360,7 +375,11 @@ impl Visitor for Restorer<'_> {
                 continue;
             }
             if let Some(name) = ATTRIBUTES.get(usize::from(*number)) {
-                xattr::set(&entry, name, value, Existing::Any)?;
+                match xattr::set(&entry, name, value, Existing::Any) {
+                    // A copy of an image on a file system that has none: the program runs with fewer rights.
+                    Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
+                    set => set?,
+                }
             }
         }
         Ok(true)

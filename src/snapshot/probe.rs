@@ -16,6 +16,8 @@ use sys::path::proc_fd;
 use sys::process::{self, Flags};
 use sys::socket;
 
+use crate::directory::Driver;
+use crate::fs_mount;
 use crate::tree_walk::remove_contents;
 
 /// The directory of the trial of overlayfs, in the directory of the snapshots.
@@ -33,24 +35,31 @@ pub enum Place<'a> {
     Other(&'a Path),
 }
 
-/// Tries the rungs `overlay` (a mount of the kernel's overlayfs, with every kind of change, in a user namespace made for
-/// it, over directories made at `place`, since it depends on that file system) and `fuse`. Both serve the image by
-/// FUSE. Takes some milliseconds. The caller must have one thread.
+/// Tries what the drivers need, each in namespaces made for it: a mount of FUSE, and one of the kernel's overlayfs with every
+/// kind of change, over directories made at `place`, since it depends on that file system. `overlay` needs both, `fuse` and
+/// `tree` one of them, `copy` neither. Takes some milliseconds. The caller must have one thread.
 pub fn probe(place: Place<'_>) -> Ladder {
-    let overlay = fuse().and_then(|()| overlay(place)).err();
-    let fuse = overlay.as_ref().and_then(|_| fuse().err());
-    let fix = overlay.as_ref().map(fix_of);
-    let words = |error: &SysError| format!("{error}: {}", error.cause);
-    let mut trials = vec![Trial { rung: "overlay", failure: overlay.as_ref().map(words) }];
-    let chosen = match (&overlay, &fuse) {
-        (None, _) => Some("overlay"),
-        (Some(_), None) => Some("fuse"),
-        (Some(_), Some(_)) => None,
-    };
-    if overlay.is_some() {
-        trials.push(Trial { rung: "fuse", failure: fuse.as_ref().map(words) });
+    let fuse = in_namespaces(mount_fuse).err();
+    let overlay = overlay(place).err();
+    let first = fuse.as_ref().or(overlay.as_ref());
+    let fix = first.map(|error| fix_of(error, fuse.is_some()));
+    let mut ladder = Ladder { part: "rootfs", trials: Vec::new(), chosen: None, fix };
+    for driver in Driver::ALL {
+        let failure = match driver {
+            Driver::Overlay => first,
+            Driver::Fuse => fuse.as_ref(),
+            Driver::Tree => overlay.as_ref(),
+            Driver::Copy => None,
+        };
+        let failure = failure.map(|error| format!("{error}: {}", error.cause));
+        let holds = failure.is_none();
+        ladder.trials.push(Trial { rung: driver.as_str(), failure });
+        if holds {
+            ladder.chosen = Some(driver.as_str());
+            break;
+        }
     }
-    Ladder { part: "rootfs", trials, chosen, fix }
+    ladder
 }
 
 /// The answer of [`probe`] where overlayfs is known to work.
@@ -59,12 +68,16 @@ pub fn overlay_works() -> Ladder {
     Ladder { part: "rootfs", trials, chosen: Some("overlay"), fix: None }
 }
 
-fn fix_of(error: &SysError) -> String {
+/// What helps against the failure of a trial, of FUSE or else of overlayfs.
+fn fix_of(error: &SysError, is_fuse: bool) -> String {
     match error.errno() {
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO if error.call.contains("/dev/fuse") => {
             "load the kernel module: modprobe fuse".to_owned()
         }
         _ if error.call.contains("/dev/fuse") => "let everyone use FUSE: chmod 0666 /dev/fuse".to_owned(),
+        _ if is_fuse && !error.call.starts_with("clone3") => {
+            "use Linux 5.2 or later, and no filter that refuses mounts".to_owned()
+        }
         _ if error.call.starts_with("clone3") => {
             "allow user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
              kernel.apparmor_restrict_unprivileged_userns"
@@ -76,10 +89,13 @@ fn fix_of(error: &SysError) -> String {
     }
 }
 
-fn fuse() -> Result<()> {
-    open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .map(drop)
-        .call(|| "open(\"/dev/fuse\")".to_owned())
+/// Makes a mount that nobody serves; it is gone with its last descriptor.
+fn mount_fuse() -> Result<()> {
+    let (device, mount) = fs_mount::detached(true)?;
+    // First, so that nobody is asked to say goodbye.
+    drop(device);
+    drop(mount);
+    Ok(())
 }
 
 fn overlay(place: Place<'_>) -> Result<()> {
@@ -153,7 +169,7 @@ fn trial(parent: BorrowedFd<'_>, path: &Path, name: &Path) -> Result<()> {
         .and_then(|()| openat(&dir, "lower/file", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::S_IRWXU))
         .and_then(|file| nix::unistd::write(&file, b"x"))
         .call(|| format!("making files in {:?}", path.join(name)));
-    let tried = made.and_then(|_| in_namespaces(&path.join(name), dir.as_fd()));
+    let tried = made.and_then(|_| in_namespaces(|| mount_and_change(&path.join(name), dir.as_fd())));
     tried.and(remove(parent, path, name, dir.as_fd()))
 }
 
@@ -175,12 +191,12 @@ fn remove(parent: BorrowedFd<'_>, path: &Path, name: &Path, dir: BorrowedFd<'_>)
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).call(|| format!("rmdir({:?})", path.join(name)))
 }
 
-/// Runs the trial in a child with a user namespace of one id and a mount namespace.
-fn in_namespaces(path: &Path, dir: BorrowedFd<'_>) -> Result<()> {
+/// Runs a trial in a child with a user namespace of one id and a mount namespace.
+fn in_namespaces(trial: impl FnOnce() -> Result<()>) -> Result<()> {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let (ours, theirs) = socket::pair()?;
     let child = process::fork(Flags::NEWUSER | Flags::NEWNS, None, || {
-        let tried = map_one(uid, gid).and_then(|()| mount_and_change(path, dir));
+        let tried = map_one(uid, gid).and_then(|()| trial());
         let text = tried.map_or_else(|error| error.to_message(), |()| b"ok".to_vec());
         i32::from(socket::send(theirs.as_fd(), &text, &[]).is_err())
     })?;
@@ -190,7 +206,7 @@ fn in_namespaces(path: &Path, dir: BorrowedFd<'_>) -> Result<()> {
     process::reap(child.pidfd.as_fd(), true)?;
     match &message[..answer?.0] {
         b"ok" => Ok(()),
-        failure => Err(SysError::from_message(failure, "trial of overlayfs: the process died")),
+        failure => Err(SysError::from_message(failure, "trial of a mount: the process died")),
     }
 }
 

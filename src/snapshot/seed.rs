@@ -1,8 +1,11 @@
-//! What an image has in a directory, as the first contents of a volume.
+//! What an image has in a directory, written out: as the first contents of a volume, as the tree of the driver `tree`, and as
+//! a container's own copy for the driver `copy`.
 //!
 //! Written from the index and the store's objects without any mount. Files are the caller's, with modes that let it read
 //! and delete them; owners, modes, ACLs and capabilities stand in the log `owners` beside them, which the start of a
-//! container applies ([`crate::owner_client::restore_volume`]). So no id of the container is needed to write it.
+//! container applies ([`crate::owner_client`]). So no id of the container is needed to write it. Contents are copied by
+//! copy_file_range(2), which shares the blocks of what has an object of its own where the file system can (btrfs, xfs). No
+//! file is a link to an object: its owner, mode and, in a copy, contents may change.
 //!
 //! Devices and sockets are left out: nobody can make the first without root, and nobody listens at the second.
 
@@ -34,7 +37,7 @@ use crate::view_chain::ContentFiles;
 /// How many links a path may lead through: path_resolution(7).
 const LINKS_MAX: usize = 40;
 
-/// Why a volume could not be filled.
+/// Why a directory could not be filled.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// A system call failed.
@@ -120,23 +123,27 @@ fn names(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b'/').rev().filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec).collect()
 }
 
-/// Writes what is in the directory `from` of an image to `<dir>/_data`, and true owners to `<dir>/owners`. `owner` gives the
-/// outer user namespace's ids for those of the image. All of it is on the disk afterwards with `sync`.
-pub fn seed(
-    dir: &Path,
-    (index, from): (&Index, Node),
-    objects: &ObjectDirs,
-    owner: &dyn Fn(u32, u32) -> (u32, u32),
-    sync: bool,
-) -> Result<()> {
-    let data = dir.join("_data");
+/// How a directory is filled.
+#[derive(Clone, Copy)]
+pub struct Seed<'a> {
+    /// Gives the outer user namespace's ids for those of the image.
+    pub owner: &'a dyn Fn(u32, u32) -> (u32, u32),
+    /// Whether the caller's files are nobody's in the outer user namespace (real root), so that the log must name them all.
+    pub log_all: bool,
+    /// Whether all of it is on the disk afterwards.
+    pub sync: bool,
+}
+
+/// Writes what is in the directory `from` of an image to the new directory `<dir>/<name>`, and true owners to `<dir>/owners`.
+pub fn seed(dir: &Path, name: &str, (index, from): (&Index, Node), objects: &ObjectDirs, how: Seed<'_>) -> Result<()> {
+    let data = dir.join(name);
     make_dir(&data, 0o700, None)?;
     let (root, place) = (open_dir(&data)?, open_dir(dir)?);
     let log = Writer::new(place.as_fd());
-    let mut seeding = Seeding { index, objects, owner, root, log, open: None, names: HashMap::new() };
+    let mut seeding = Seeding { index, objects, how, root, log, open: None, names: HashMap::new() };
     seeding.all(from)?;
-    seeding.log.finish()?;
-    if sync {
+    seeding.log.finish(how.sync)?;
+    if how.sync {
         nix::unistd::syncfs(&seeding.root).call(|| format!("syncfs({dir:?})"))?;
     }
     Ok(())
@@ -145,7 +152,7 @@ pub fn seed(
 struct Seeding<'a> {
     index: &'a Index,
     objects: &'a ObjectDirs,
-    owner: &'a dyn Fn(u32, u32) -> (u32, u32),
+    how: Seed<'a>,
     root: OwnedFd,
     log: Writer<'a>,
     /// The object that was read last: small files of a layer share one.
@@ -247,7 +254,7 @@ impl Seeding<'_> {
         for attribute in self.index.xattrs(node)? {
             let (name, value) = attribute?;
             let text = std::ffi::CString::new(name).unwrap_or_default();
-            if name.starts_with(b"user.") {
+            if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
                 match xattr::set(file, &text, value, Existing::Any) {
                     Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
                     set => set.map_err(|error| SysError::new(format!("setxattr({path:?})"), error.errno()))?,
@@ -265,7 +272,8 @@ impl Seeding<'_> {
         path: &Path,
         file: Option<std::os::fd::BorrowedFd<'_>>,
     ) -> Result<()> {
-        let (uid, gid) = (self.owner)(inode.uid, inode.gid);
+        let (uid, gid) = (self.how.owner)(inode.uid, inode.gid);
+        let is_home = (uid, gid) == (0, 0) && !self.how.log_all;
         let permissions = u32::from(inode.permissions);
         let open = permissions
             | match inode.kind {
@@ -274,7 +282,7 @@ impl Seeding<'_> {
                 _ => 0,
             };
         // Nobody else's program may run as us.
-        let open = if (uid, gid) == (0, 0) { open } else { open & !0o6000 };
+        let open = if is_home { open } else { open & !0o6000 };
         if let Some(file) = file {
             fchmod(file, Mode::from_bits_truncate(open)).call(|| format!("fchmod({path:?}, {open:o})"))?;
         }
@@ -285,13 +293,13 @@ impl Seeding<'_> {
             if let Some(number) = ATTRIBUTES.iter().position(|known| known.to_bytes() == name) {
                 let mut value = value.to_vec();
                 if name.starts_with(b"system.posix_acl_") {
-                    overlayfs::acl::show(&mut value, self.owner);
+                    overlayfs::acl::show(&mut value, self.how.owner);
                 }
                 attributes.push((number as u8, value));
             }
         }
         let has_mode = file.is_some() && open == permissions;
-        if (uid, gid) != (0, 0) || !(has_mode || inode.kind == index::Kind::Symlink) || !attributes.is_empty() {
+        if !is_home || !(has_mode || inode.kind == index::Kind::Symlink) || !attributes.is_empty() {
             let path = path.strip_prefix(".").unwrap_or(path).as_os_str().as_bytes();
             let path = if path.is_empty() { b"." } else { path };
             let rights = permissions & 0o6000 != 0 || attributes.iter().any(|(number, _)| *number == CAPABILITY);

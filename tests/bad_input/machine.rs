@@ -30,9 +30,15 @@ fn closed(device: &str) -> String {
 }
 
 #[test]
-fn without_fuse_there_is_one_error_with_the_fix() {
+fn without_fuse_another_driver_is_taken_and_what_needs_it_is_one_error_with_the_fix() {
     let Some(home) = Home::with_busybox(&[Need::Fuse]) else { return };
-    let Some(done) = without(&home, "fuse", &format!("run --rm --network none {} true", busybox())) else { return };
+    let Some(done) = without(&home, "fuse", &format!("run --rm --network none {} echo alive", busybox())) else {
+        return;
+    };
+    assert_eq!((done.code, done.stdout.as_str()), (0, "alive\n"), "{done:#?}");
+    assert!(done.stderr.contains("rootfs: overlay is not possible: open(\"/dev/fuse\")"), "{done:#?}");
+    let asked = format!("run --rm --network none --storage-driver overlay {} true", busybox());
+    let Some(done) = without(&home, "fuse", &asked) else { return };
     assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:#?}");
     assert_eq!(done.stderr.matches("error:").count(), 1, "{done:#?}");
     assert!(done.stderr.contains("open(\"/dev/fuse\")") && done.stderr.contains("ENOENT"), "{done:#?}");

@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::support::{DRIVERS, Home, Need, busybox, debian, each_file, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{DRIVERS, Home, Need, busybox, debian, df, each_file, eventually, parent_of};
 
 /// Runs a script in a container of the small image with this driver that is kept under the driver's name.
 fn kept(home: &Home, driver: &str, script: &str) -> String {
@@ -52,7 +56,7 @@ fn nothing_is_anybody_elses_and_plain_removal_works() {
         home.assert_store_is_ours();
     }
     // As a user who has had enough of it does: not with our help, and with containers in it.
-    let removed = std::process::Command::new("rm").arg("-rf").arg(home.store()).status().unwrap();
+    let removed = Command::new("rm").arg("-rf").arg(home.store()).status().unwrap();
     assert!(removed.success() && !home.store().exists());
 }
 
@@ -67,9 +71,11 @@ fn removal_leaves_nothing_of_a_container() {
         files.sort();
         files
     };
-    // Makes what outlives a container: directories, the image's server, the mark that overlayfs works.
-    kept(&home, "overlay", "true");
-    home.ok(&["rm", "overlay"]);
+    // Makes what outlives a container: directories, the image's server and its tree, the mark that overlayfs works.
+    for driver in DRIVERS {
+        kept(&home, driver, "true");
+        home.ok(&["rm", driver]);
+    }
     let id = home.ok(&["run", "--rm", "-d", "--network", "none", &busybox(), "sleep", "100"]);
     home.ok(&["kill", id.trim()]);
     // Lists do not show it from the first moment of its removal on; its directory goes last.
@@ -84,6 +90,86 @@ fn removal_leaves_nothing_of_a_container() {
         home.sh(&["--storage-driver", driver, "--network", "none"], "echo x >/x");
         eventually("--rm has removed all", || files() == before);
     }
+}
+
+#[test]
+fn what_is_written_is_kept_counted_and_taken_out() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "echo line >>/kept; rm -rf /var/www; dd if=/dev/zero of=/big bs=64k count=16 2>/dev/null; cat /kept";
+    for driver in DRIVERS {
+        let before = df(&home, "Containers", "SizeBytes");
+        assert_eq!(kept(&home, driver, script), "line\n", "{driver}");
+        let size = df(&home, "Containers", "SizeBytes");
+        assert!(size >= before + (1 << 20), "{driver}: {before} {size}");
+        assert_eq!(home.ok(&["start", "-a", driver]), "line\nline\n", "{driver}");
+        // In and out while it does not run.
+        let (file, place) = (home.path("file"), format!("{driver}:/kept"));
+        home.ok(&["cp", &place, file.to_str().unwrap()]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "line\nline\n", "{driver}");
+        fs::write(&file, "mine\n").unwrap();
+        home.ok(&["cp", file.to_str().unwrap(), &place]);
+        assert_eq!(home.ok(&["start", "-a", driver]), "mine\nline\n", "{driver}");
+        let archive = home.path("export.tar");
+        home.ok(&["export", "-o", archive.to_str().unwrap(), driver]);
+        let listed = Command::new("tar").arg("-tf").arg(&archive).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        assert!(listed.contains("\nkept\n") && listed.contains("bin/busybox\n"), "{driver}: {listed}");
+        assert!(!listed.contains("var/www"), "{driver}: {listed}");
+        let image = format!("of-{driver}");
+        home.ok(&["commit", driver, &image]);
+        for other in DRIVERS {
+            let options = ["run", "--rm", "--network", "none", "--storage-driver", other, image.as_str()];
+            let seen =
+                home.ok(&[&options[..], &["sh", "-c", "cat /kept; ls /var/www 2>/dev/null; ls /bin/sh"]].concat());
+            assert_eq!(seen, "mine\nline\n/bin/sh\n", "{driver}, then {other}");
+        }
+        home.ok(&["rm", driver]);
+    }
+    home.assert_store_is_ours();
+}
+
+/// Two run over one image, and each sees the owners of the image until its own end.
+#[test]
+fn containers_share_an_image_to_the_end_of_the_last() {
+    let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
+    for driver in DRIVERS {
+        let run = |name: &str| {
+            let options = ["run", "-d", "--name", name, "--network", "none", "--storage-driver", driver];
+            home.ok(&[&options[..], &[&busybox(), "sleep", "1000"]].concat());
+        };
+        let owner = |name: &str| home.ok(&["exec", name, "stat", "-c", "%u %g %a", "/var/owned/file"]);
+        run("one");
+        run("two");
+        assert_eq!(owner("one"), "1234 5678 4750\n", "{driver}");
+        home.ok(&["rm", "-f", "one"]);
+        assert_eq!(owner("two"), "1234 5678 4750\n", "{driver}");
+        run("three");
+        home.ok(&["rm", "-f", "two"]);
+        assert_eq!(owner("three"), "1234 5678 4750\n", "{driver}");
+        // Its monitor too, so that the next command has to tidy up.
+        let pid = home.inspect("three", "{{.State.Pid}}").parse().unwrap();
+        kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        eventually("its end is seen", || home.inspect("three", "{{.State.Status}}") == "exited");
+        home.ok(&["rm", "three"]);
+        home.assert_store_is_ours();
+    }
+}
+
+#[test]
+fn the_tree_of_an_image_goes_with_it() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    kept(&home, "tree", "true");
+    let count = || {
+        let mut trees = 0;
+        each_file(&home.store(), &mut |path, _| trees += u32::from(path.ends_with("tree/bin/busybox")));
+        trees
+    };
+    assert_eq!(count(), 1);
+    home.ok(&["rm", "tree"]);
+    assert_eq!(count(), 1, "the next container needs no new one");
+    home.ok(&["rmi", &busybox()]);
+    assert_eq!(count(), 0);
 }
 
 #[test]

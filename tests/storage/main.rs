@@ -8,5 +8,6 @@ mod support;
 mod choice;
 mod contract;
 mod diff;
+mod killed;
 mod one_id;
 mod resume;

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// The storage drivers, each of which must do everything that a container can see.
-pub const DRIVERS: [&str; 2] = ["overlay", "fuse"];
+pub const DRIVERS: [&str; 4] = ["overlay", "fuse", "tree", "copy"];
 
 /// Something that a test needs beside the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -190,7 +190,7 @@ pub struct ContainerOptions {
     /// The image to which the name is locked by images.lock, or this file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
     locked: Option<PathBuf>,
-    /// Driver of the root file system: overlay or fuse
+    /// Driver of the root file system: overlay, fuse, tree or copy
     #[arg(long, value_name = "DRIVER")]
     storage_driver: Option<String>,
     /// With the image host:, your home directory is in it
@@ -318,9 +318,9 @@ impl ContainerOptions {
         }
         let ports = self.publish.iter().map(|text| parse::publish(text)).collect::<Result<Vec<_>, _>>()?;
         let driver = self.storage_driver;
-        if let Some(driver) = driver.as_ref().filter(|driver| !["overlay", "fuse"].contains(&driver.as_str())) {
+        if let Some(driver) = driver.as_ref().filter(|driver| !container::DRIVERS.contains(&driver.as_str())) {
             return Err(Report::new(Kind::Usage, format!("unknown storage driver {driver}"))
-                .with_hint("the drivers are overlay and fuse"));
+                .with_hint(format!("the drivers are {}", container::DRIVERS.join(", "))));
         }
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         let mut host = HostSettings {

@@ -114,8 +114,8 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     }
     network::check(engine, &mut request, id)?;
     driver::check_size(&request.host, matches!(image, ImageName::Host))?;
-    if request.host.storage_driver.as_deref() == Some(Driver::Fuse.as_str()) {
-        driver::above_an_image(matches!(image, ImageName::Host))?;
+    if let Some(driver) = request.host.storage_driver.as_deref().and_then(Driver::from_name) {
+        driver::above_an_image(driver, matches!(image, ImageName::Host))?;
     }
     // The lease is held until the record is written.
     let (local, _lease) = if matches!(image, ImageName::Host) {

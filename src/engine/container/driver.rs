@@ -11,6 +11,12 @@ use crate::Engine;
 use crate::container::record::{HostSettings, Record};
 use crate::paths::make_dir;
 
+/// What the drivers are called, best first.
+pub const DRIVERS: [&str; 4] = {
+    let [overlay, fuse, tree, copy] = Driver::ALL;
+    [overlay.as_str(), fuse.as_str(), tree.as_str(), copy.as_str()]
+};
+
 /// The driver of a container that is about to start: the one that its snapshot has, else the one that was asked for, else
 /// the best that this machine offers. The caller must have one thread.
 pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report> {
@@ -19,9 +25,10 @@ pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report>
     if let Some(meta) = recorded {
         return Ok(meta.driver);
     }
-    let asked = record.host.storage_driver.as_deref();
-    if asked == Some(Driver::Fuse.as_str()) {
-        return above_an_image(record.image.is_host()).map(|()| Driver::Fuse);
+    let asked = record.host.storage_driver.as_deref().and_then(Driver::from_name);
+    // The best one is tried first, since its trial tells more than a start that fails.
+    if let Some(driver) = asked.filter(|driver| *driver != Driver::Overlay) {
+        return above_an_image(driver, record.image.is_host()).map(|()| driver);
     }
     if record.host.size_bytes.is_some() {
         check_size(&record.host, record.image.is_host())?;
@@ -33,9 +40,9 @@ pub(crate) fn choose(engine: &Engine, record: &Record) -> Result<Driver, Report>
     let ladder = ladder(engine);
     match ladder.chosen.and_then(Driver::from_name) {
         Some(Driver::Overlay) => Ok(Driver::Overlay),
-        Some(Driver::Fuse) if asked.is_none() && !record.image.is_host() => {
+        Some(driver) if asked.is_none() && !record.image.is_host() => {
             engine.step_down(&ladder.step_down().unwrap_or_default())?;
-            Ok(Driver::Fuse)
+            Ok(driver)
         }
         _ => Err(impossible(&ladder, record)),
     }
@@ -47,11 +54,13 @@ pub(crate) fn known(engine: &Engine, record: &Record) -> Option<Driver> {
     meta.map(|meta| meta.driver).or_else(|| Driver::from_name(record.host.storage_driver.as_deref()?))
 }
 
-/// Our overlay stands on the index of an image, and the machine's own root has none.
-pub(crate) fn above_an_image(is_host: bool) -> Result<(), Report> {
-    if is_host {
-        return Err(Report::new(Kind::Unsupported, "the storage driver fuse cannot stand on host:")
-            .with_hint("leave --storage-driver out: host: always has overlay"));
+/// All drivers but one stand on the index of an image, and the machine's own root has none.
+pub(crate) fn above_an_image(driver: Driver, is_host: bool) -> Result<(), Report> {
+    if is_host && driver != Driver::Overlay {
+        let text = format!("the storage driver {} cannot stand on host:", driver.as_str());
+        return Err(
+            Report::new(Kind::Unsupported, text).with_hint("leave --storage-driver out: host: always has overlay")
+        );
     }
     Ok(())
 }
@@ -75,10 +84,10 @@ fn impossible(ladder: &Ladder, record: &Record) -> Report {
     let tried = ladder.trials.iter().filter_map(|trial| Some(format!("{}: {}", trial.rung, trial.failure.as_ref()?)));
     let report = Report::new(Kind::Unsupported, tried.collect::<Vec<_>>().join("; "))
         .with_step(format!("choosing the storage driver of {}", record.image.reference));
-    let fuse = ladder.chosen == Some(Driver::Fuse.as_str()) && !record.image.is_host();
-    match (&ladder.fix, fuse) {
-        (Some(fix), true) => report.with_hint(format!("{fix}; or use --storage-driver fuse")),
-        (Some(fix), false) => report.with_hint(fix),
+    let other = ladder.chosen.filter(|_| !record.image.is_host());
+    match (&ladder.fix, other) {
+        (Some(fix), Some(other)) => report.with_hint(format!("{fix}; or use --storage-driver {other}")),
+        (Some(fix), None) => report.with_hint(fix),
         (None, _) => report,
     }
 }
@@ -108,10 +117,10 @@ struct Mark {
 
 impl Mark {
     fn of(engine: &Engine, place: &std::path::Path) -> Option<Mark> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let boot = sys::process::boot_id().ok()?;
         let device = fs::metadata(place).ok()?.dev();
         let user_namespace = fs::read_link("/proc/self/ns/user").ok()?;
-        let text = format!("{} {device} {}\n", boot.trim(), user_namespace.display());
+        let text = format!("{boot} {device} {}\n", user_namespace.display());
         Some(Mark { path: engine.paths().run().join("overlay"), text })
     }
 

@@ -337,8 +337,8 @@ fn graph_driver(engine: &Engine, record: &Record) -> GraphDriver {
     let driver = driver::known(engine, record);
     let snapshot = engine.paths().snapshots().join(record.id.as_str());
     let places: &[(&str, &str)] = match driver {
-        Some(Driver::Overlay) => &[("UpperDir", "upper"), ("WorkDir", "work")],
-        Some(Driver::Fuse) => &[("UpperDir", "upper")],
+        Some(Driver::Overlay | Driver::Tree) => &[("UpperDir", "upper"), ("WorkDir", "work")],
+        Some(Driver::Fuse | Driver::Copy) => &[("UpperDir", "upper")],
         None => &[],
     };
     let place = |(name, directory): &(&str, &str)| {

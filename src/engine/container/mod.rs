@@ -51,12 +51,14 @@ pub mod state;
 pub mod stats;
 pub mod stop;
 pub mod top;
+pub(crate) mod tree;
 pub mod unstarted;
 pub mod update;
 pub mod wait;
 
 pub use commit::{CommitRequest, commit};
 pub use create::{CreateRequest, create, create_to_start};
+pub use driver::DRIVERS;
 pub use lookup::find;
 pub use record::{Record, Settings};
 pub use state::Life;

@@ -4,17 +4,19 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use base::{ContainerId, Context, Kind, Report};
 use nix::errno::Errno;
 use serde::Deserialize;
+use sys::Call;
 use sys::lock::try_exclusive;
 
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{self, Found, HostSettings, load};
 use crate::container::state::Life;
-use crate::container::{kill, names, snapshot, start, wait};
+use crate::container::{kill, names, snapshot, start, tree, wait};
 use crate::events;
 use crate::file::{self, failed};
 use crate::{Engine, Options, Paths, volume};
@@ -83,12 +85,13 @@ pub(crate) fn order(engine: &Engine, id: &ContainerId) -> Result<String, Report>
     serde_json::to_string(&(engine.paths(), id)).map_err(|error| Report::of(Kind::Internal, error))
 }
 
-/// Removes a container whose monitor is about to end. `gone` is called when no command finds it any more and nothing is left
-/// of it that the user's own tools could not delete: for the rest a user need not wait.
-pub fn after_exit(order: &str, gone: &mut dyn FnMut()) -> Result<(), Report> {
+/// Removes a container whose monitor is about to end; `outer` is its outer user namespace. `gone` is called when no command
+/// finds it any more and nothing is left of it that the user's own tools could not delete: for the rest a user need not wait.
+pub fn after_exit(order: &str, outer: BorrowedFd<'_>, gone: &mut dyn FnMut()) -> Result<(), Report> {
     let (paths, id): (Paths, ContainerId) =
         serde_json::from_str(order).map_err(|error| Report::of(Kind::Internal, error))?;
-    let engine = Engine::open(paths, Options::default());
+    let outer = outer.try_clone_to_owned().call(|| "fcntl(outer user namespace, F_DUPFD_CLOEXEC)".to_owned())?;
+    let engine = Engine::open(paths, Options::default()).with_outer(outer);
     let locked = lock(&engine, &id)?;
     // Another command may have started it again.
     if locked.condition.life.is_active() { Ok(()) } else { remove_locked(&engine, &id, locked, gone) }
@@ -167,6 +170,7 @@ fn tidy(
     let closed = [
         remove_cgroup(directory, id),
         snapshot::remove(engine, id),
+        tree::give_back(engine, id, None),
         own.map_or(Ok(()), |named| named.remove_volumes(engine)),
     ];
     let name = named.map(|named| named.name).or_else(|| names::name_of(engine, id));

@@ -44,17 +44,40 @@ use crate::paths::make_dir;
 /// How long a monitor may take to hand out the outer user namespace; it takes microseconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// A served view, and the namespace it belongs to.
+/// The outer user namespace, and the served view that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Base {
-    /// The connection that keeps the fs role alive, and what it handed out.
-    pub connection: FsConnection,
+    /// The outer user namespace.
+    pub user_namespace: OwnedFd,
+    /// The view; `None` for drivers without one.
+    pub view: Option<ServedView>,
     /// What the outer user namespace maps.
     pub map: OuterMap,
     /// How the root directory of the image's view looks, in the image's ids.
     pub root: Option<RootLook>,
     /// Which rung of the ids ladder, when the namespace was made now.
     pub ladder: Option<Ladder>,
+}
+
+/// What an fs role has handed out.
+#[derive(Debug)]
+pub(crate) struct ServedView {
+    /// The connection that keeps it alive.
+    pub socket: OwnedFd,
+    /// Its processes.
+    pub pids: Vec<i32>,
+    /// The mount namespace whose root is the view.
+    pub mount_namespace: OwnedFd,
+    /// The binary on a mount that nobody can write to, where that could be made.
+    pub binary: Option<OwnedFd>,
+}
+
+impl Base {
+    fn of(connection: FsConnection, map: OuterMap, root: Option<RootLook>, ladder: Option<Ladder>) -> Base {
+        let FsConnection { socket, pids, user_namespace, mount_namespace, binary, .. } = connection;
+        let view = Some(ServedView { socket, pids, mount_namespace, binary });
+        Base { user_namespace, view, map, root, ladder }
+    }
 }
 
 /// What a server keeps for those who connect to it. One of an earlier version of the program has no `root`.
@@ -82,15 +105,15 @@ impl Places {
     }
 }
 
-/// Connects to the fs role that serves a container's root file system, or the view below it, starting it (and the outer
-/// user namespace) when needed.
+/// Finds what a container's root file system needs beside its own directory, and starts it when it is not there: the outer
+/// user namespace, and the fs role that serves it or the view below it.
 pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Result<Base, Report> {
     let places = Places::of(engine);
     let places = places.as_ref();
     let key = key(engine, record, driver)?;
-    if let Some(connection) = try_connect(&places, &key)? {
+    if let Some(connection) = key.as_deref().map(|key| try_connect(&places, key)).transpose()?.flatten() {
         let note: Note = serde_json::from_str(&connection.note).map_err(|error| Report::of(Kind::Internal, error))?;
-        return Ok(Base { connection, map: note.map, root: note.root, ladder: None });
+        return Ok(Base::of(connection, note.map, note.root, None));
     }
     make_dir(places.locks)?;
     let path = places.locks.join("outer.lock");
@@ -104,22 +127,25 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
         let made = make_outer(engine)?;
         (made.namespace, made.map, Some(made.ladder))
     };
+    // Two that are made at once without a server have the same maps, and share nothing that would be of one alone.
+    let Some(key) = key else { return Ok(Base { user_namespace: namespace, view: None, map, root: None, ladder }) };
     let serving = Serving { engine, record, driver, places, key: &key, user_namespace: namespace.as_fd(), map: &map };
     let (connection, root) = serving.start()?;
-    Ok(Base { connection, map, root, ladder })
+    Ok(Base::of(connection, map, root, ladder))
 }
 
-/// The name of a server: what it shows decides.
-fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<String, Report> {
+/// The name of a server: what it shows decides. `None` for a driver that has none.
+fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<Option<String>, Report> {
     if record.image.is_host() {
         let hidden = private(engine, record);
         let words: Vec<&[u8]> = hidden.iter().map(|path| path.as_os_str().as_bytes()).collect();
         let kind = if record.host.host_home { "host-home" } else { "host" };
-        return Ok(format!("{kind}-{}", &oci::Digest::of(&words.join(&0)).hex()[..16]));
+        return Ok(Some(format!("{kind}-{}", &oci::Digest::of(&words.join(&0)).hex()[..16])));
     }
     match (&record.image.chain, driver) {
-        (Some(chain), Driver::Overlay) => Ok(chain.0.hex()),
-        (Some(_), Driver::Fuse) => Ok(key_of_container(&record.id)),
+        (Some(chain), Driver::Overlay) => Ok(Some(chain.0.hex())),
+        (Some(_), Driver::Fuse) => Ok(Some(key_of_container(&record.id))),
+        (Some(_), Driver::Tree | Driver::Copy) => Ok(None),
         (None, _) => Err(Report::new(Kind::Unsupported, format!("image {} has no layers", record.image.reference))),
     }
 }
@@ -174,13 +200,11 @@ impl Serving<'_> {
         let objects = object_fds(store.objects())?;
         let mut fds = vec![("index", index.as_fd())];
         fds.extend(objects.iter().map(|(name, dir)| (name.as_str(), *dir)));
-        match self.driver {
-            Driver::Overlay => {
-                let root = index.try_clone().map_err(|error| Report::of(Kind::Internal, error)).and_then(root_look)?;
-                Ok((self.spawn(View::Chain { ids }, LINGER_MS, Some(root), &fds)?, Some(root)))
-            }
-            Driver::Fuse => Ok((self.start_own(fds)?, None)),
+        if self.driver == Driver::Fuse {
+            return Ok((self.start_own(fds)?, None));
         }
+        let root = index.try_clone().map_err(|error| Report::of(Kind::Internal, error)).and_then(root_look)?;
+        Ok((self.spawn(View::Chain { ids }, LINGER_MS, Some(root), &fds)?, Some(root)))
     }
 
     /// The server of one container's own overlay.
@@ -310,6 +334,9 @@ fn ask_monitor(run_dir: &Path, limit: Duration) -> Option<OwnedFd> {
 
 /// The outer user namespace, found or made, for work on what a container left.
 pub(crate) fn outer_namespace(engine: &Engine) -> Result<OwnedFd, Report> {
+    if let Some(outer) = &engine.outer {
+        return Ok(outer.try_clone().call(|| "fcntl(outer user namespace, F_DUPFD_CLOEXEC)".to_owned())?);
+    }
     match find_outer(engine, &Places::of(engine).as_ref()) {
         Some(namespace) => Ok(namespace),
         None => Ok(make_outer(engine)?.namespace),

@@ -14,11 +14,13 @@ use runtime::Rootfs;
 use runtime::launch::Bind;
 use runtime::outer::OuterMap;
 use snapshot::fs_client::forget;
+use snapshot::fs_role::object_fds;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, RootLook, Truth};
 use snapshot::owner_client::{ArchiveOrder, Archiving};
+use snapshot::seed::Seed;
 use snapshot::view_host::HostViewConfig;
-use snapshot::{Driver, Meta, ObjectDirs, Ours, SnapshotError, owner_client};
+use snapshot::{Driver, Meta, ObjectDirs, Ours, SnapshotError, copied, owner_client};
 use sys::namespace::{Extent, IdMap};
 
 use crate::Engine;
@@ -27,6 +29,7 @@ use crate::container::record::Record;
 use crate::container::rootfs::{self, Base, outer_namespace};
 use crate::container::spec;
 use crate::container::state::condition;
+use crate::container::tree;
 use crate::file::failed;
 use crate::image::the_store;
 
@@ -47,8 +50,16 @@ const OURS: [&str; 11] = [
 /// Directories that are made for them where an image lacks them.
 const OUR_PARENTS: [&str; 2] = ["/dev", "/etc"];
 
-/// Makes what takes a container's changes ready for a start; with the driver `fuse` its server has done that. `owner` as
-/// for [`native::prepare`].
+/// A root file system that is ready to be mounted.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub rootfs: Rootfs,
+    /// With the driver `tree`: to be kept until others see that the container runs.
+    pub tree: Option<tree::Entered>,
+}
+
+/// Makes what takes a container's changes ready for a start, and what it stands on where nobody serves that; with the driver
+/// `fuse` its server has done all. `owner` as for [`native::prepare`].
 pub(crate) fn prepare(
     engine: &Engine,
     record: &Record,
@@ -56,23 +67,51 @@ pub(crate) fn prepare(
     maps: (&IdMap, &IdMap),
     owner: Option<(u32, u32)>,
     base: &Base,
-) -> Result<Rootfs, Report> {
-    if driver == Driver::Fuse {
-        return Ok(Rootfs::View);
-    }
+) -> Result<Prepared, Report> {
     let volatile = record.host.auto_remove;
-    let snaps = engine.paths().snapshots();
-    let new = snapshot::meta(&snaps, record.id.as_str())?.is_none();
-    let root = if new && !record.image.is_host() { Some(root_look(engine, record, maps, base)?) } else { None };
-    native::prepare(&snaps, record.id.as_str(), maps, owner, root, volatile)
-        .step(|| "preparing the container's own directory".to_owned())?;
-    let directory = directory(engine, record);
-    if !new && (volatile || owner.is_some()) {
-        renew_work(engine, &snaps, record.id.as_str(), owner)?;
+    let (snaps, key, directory) = (engine.paths().snapshots(), record.id.as_str(), directory(engine, record));
+    let new = snapshot::meta(&snaps, key)?.is_none();
+    let own = || "preparing the container's own directory".to_owned();
+    let rootfs = match driver {
+        Driver::Fuse => return Ok(Prepared { rootfs: Rootfs::View, tree: None }),
+        Driver::Overlay | Driver::Tree => {
+            let root = if new && !record.image.is_host() { Some(root_look(engine, record, maps, base)?) } else { None };
+            native::prepare(driver, (&snaps, key), maps, owner, root, volatile).step(own)?;
+            if !new && (volatile || owner.is_some()) {
+                renew_work(engine, &snaps, key, owner)?;
+            }
+            Rootfs::Overlay { lower: None, directory: directory.clone(), volatile }
+        }
+        Driver::Copy => {
+            if new {
+                copy(engine, record, maps, owner.is_some()).step(own)?;
+            }
+            Rootfs::Copy { directory: directory.clone() }
+        }
+    };
+    let outer = base.user_namespace.as_fd();
+    let restore = if volatile { owner_client::restore_volatile } else { owner_client::restore };
+    restore(outer, &directory).step(|| "giving the container's files their owners again".to_owned())?;
+    if driver != Driver::Tree {
+        return Ok(Prepared { rootfs, tree: None });
     }
-    owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
-        .step(|| "giving the container's files their owners again".to_owned())?;
-    Ok(Rootfs::Overlay { directory, volatile })
+    let tree = tree::enter(engine, record, maps, owner.is_some(), outer).step(|| "preparing the image".to_owned())?;
+    let rootfs = Rootfs::Overlay { lower: Some(tree.path.clone()), directory, volatile };
+    Ok(Prepared { rootfs, tree: Some(tree) })
+}
+
+/// Copies the image for a container. `log_all` as [`Seed::log_all`].
+fn copy(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), log_all: bool) -> Result<(), Report> {
+    let (index, objects) = (chain(engine, record)?, ObjectDirs::of(the_store(engine)?.objects())?);
+    let owner = shown_owner(maps);
+    let how = Seed { owner: &owner, log_all, sync: !record.host.auto_remove };
+    Ok(copied::prepare(&engine.paths().snapshots(), record.id.as_str(), maps, (&index, &objects), how)?)
+}
+
+/// The outer ids of an image's, as far as a container has them.
+pub(crate) fn shown_owner<'a>(maps: (&'a IdMap, &'a IdMap)) -> impl Fn(u32, u32) -> (u32, u32) + 'a {
+    let ids = MappedIds { uids: total(maps.0), gids: total(maps.1) };
+    move |uid, gid| (outside(maps.0, ids.show_uid(uid)), outside(maps.1, ids.show_gid(gid)))
 }
 
 /// Gives a snapshot that was used before a new scratch. It needs one after a `volatile` mount, and where the caller is real root,
@@ -148,18 +187,18 @@ fn prepare_cow(
     let parent = directory.parent().unwrap_or(&directory);
     let key = number.to_string();
     let new = snapshot::meta(parent, &key)?.is_none();
-    native::prepare(parent, &key, maps, owner, Some(root), record.host.auto_remove)?;
+    native::prepare(Driver::Overlay, (parent, &key), maps, owner, Some(root), record.host.auto_remove)?;
     if !new && owner.is_some() {
         renew_work(engine, parent, &key, owner)?;
     }
-    owner_client::restore(base.connection.user_namespace.as_fd(), &directory)
+    owner_client::restore(base.user_namespace.as_fd(), &directory)
         .step(|| "giving its files their owners again".to_owned())?;
     Ok(directory)
 }
 
 /// The native layers of a container, which hold files of other ids while it runs.
 pub(crate) fn native_layers(engine: &Engine, record: &Record, driver: Driver) -> Vec<PathBuf> {
-    let root = (driver == Driver::Overlay).then(|| directory(engine, record));
+    let root = driver.is_native().then(|| directory(engine, record));
     let volumes = record.host.volumes.iter().enumerate().filter(|(_, volume)| volume.cow);
     root.into_iter().chain(volumes.map(|(number, _)| cow_directory(engine, record, number))).collect()
 }
@@ -227,7 +266,7 @@ pub(crate) fn changes(engine: &Engine, record: &Record) -> Result<Vec<Change>, R
     let left_out = |path: &[u8]| ours.has(path);
     let found = match meta.driver {
         Driver::Fuse => snapshot::own::changes(&snaps, key, chain(engine, record)?, &left_out)?,
-        Driver::Overlay => native_changes(engine, record, &meta, &left_out)?,
+        Driver::Overlay | Driver::Tree | Driver::Copy => native_changes(engine, record, &meta, &left_out)?,
     };
     Ok(ours.without_parents(found).iter().map(change).collect())
 }
@@ -261,7 +300,7 @@ pub(crate) enum Archive {
 /// What a native upper stands on.
 pub(crate) enum Below {
     Host(HostViewConfig),
-    Chain(Box<Index>, MappedIds),
+    Chain(Box<Index>, MappedIds, ObjectDirs),
 }
 
 /// Opens a container's changes; `None` when it was never started. `closed` says that files of other ids may lie there. The
@@ -287,13 +326,17 @@ pub(crate) fn open_archive(
     let dir = directory(engine, record);
     if closed {
         let index = if host.is_some() { None } else { Some(chain_file(engine, record)?) };
+        let store = (meta.driver == Driver::Copy).then(|| the_store(engine)).transpose()?;
+        let objects = store.as_ref().map(|store| object_fds(store.objects())).transpose()?.unwrap_or_default();
+        let below = index.as_ref().map(|index| ("index", index.as_fd())).into_iter();
+        let below: Vec<_> = below.chain(objects.iter().map(|(name, dir)| (name.as_str(), *dir))).collect();
         let order = ArchiveOrder { meta, ours: ours(), ids, host, latest_s };
-        let archiving = owner_client::archive(outer.as_fd(), &dir, order, index.as_ref().map(AsFd::as_fd))?;
+        let archiving = owner_client::archive(outer.as_fd(), &dir, order, &below)?;
         return Ok(Some(Archive::ByOwner(Box::new(archiving))));
     }
     let lower = match host {
         Some(config) => Below::Host(config),
-        None => Below::Chain(Box::new(chain(engine, record)?), ids),
+        None => Below::Chain(Box::new(chain(engine, record)?), ids, ObjectDirs::of(the_store(engine)?.objects())?),
     };
     let upper = sys::socket::open_directory(&native::places(&snaps, key).upper)?;
     Ok(Some(Archive::Native { upper, dir, lower, meta: Box::new(meta), map }))
@@ -320,8 +363,8 @@ impl Archive {
                     Below::Host(config) => {
                         snapshot::write_native(upper, &HostLower::open(config)?, &truth, &ours, &mut to)?
                     }
-                    Below::Chain(index, ids) => {
-                        let lower = ChainLower { index, ids: *ids };
+                    Below::Chain(index, ids, objects) => {
+                        let lower = ChainLower { index, ids: *ids, objects: Some(objects) };
                         snapshot::write_native(upper, &lower, &truth, &ours, &mut to)?
                     }
                 };
@@ -359,7 +402,7 @@ fn native_changes(
         Ok(native::changes(&upper, &HostLower::open(&config)?, &truth, left_out)?)
     } else {
         let index = chain(engine, record)?;
-        Ok(native::changes(&upper, &ChainLower { index: &index, ids }, &truth, left_out)?)
+        Ok(native::changes(&upper, &ChainLower { index: &index, ids, objects: None }, &truth, left_out)?)
     }
 }
 

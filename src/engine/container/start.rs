@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use ::snapshot::fs_client::FsConnection;
+use ::snapshot::Driver;
 use base::units::parse_signal;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
@@ -224,8 +224,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
         engine.step_down(&line)?;
     }
     // Told once as well, by the server that starts.
-    let unconfined =
-        engine.options().strict.then(|| ::snapshot::confinement(driver)).and_then(|found| found.step_down());
+    let strict = engine.options().strict && driver.is_served();
+    let unconfined = strict.then(|| ::snapshot::confinement(driver)).and_then(|found| found.step_down());
     if let Some(line) = unconfined {
         engine.step_down(&line)?;
     }
@@ -238,7 +238,6 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let launchable = spec::spec(engine, record, &devices, &joined)?;
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
-    let rootfs = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base)?;
     let addressing = network::addressing(record);
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &record.host, &devices, setgroups)?;
@@ -253,10 +252,21 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     };
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
-    let after = After { reclaim, volumes: volume::in_use::order(engine, record)?, remove };
+    let after = After { reclaim, volumes: volume::in_use::order(engine, record, driver == Driver::Tree)?, remove };
     // From here on nothing fails without giving their files back. Held until the monitor has given its word.
-    let outer = base.connection.user_namespace.as_fd();
-    let volumes = volume::in_use::enter(engine, record, outer, (&uid_map, &gid_map))?;
+    let leave = |_: &Report| volume::in_use::leave(engine, record);
+    let prepared = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base).inspect_err(leave)?;
+    let snapshot::Prepared { rootfs, tree } = prepared;
+    let outer = base.user_namespace.as_fd();
+    let volumes = volume::in_use::enter(engine, record, outer, (&uid_map, &gid_map));
+    let (volumes, tree) = match volumes {
+        Ok(volumes) => (volumes, tree),
+        Err(report) => {
+            drop(tree);
+            leave(&report);
+            return Err(report);
+        }
+    };
     let begin = || {
         // Now that volumes have their owners, which layers above them take over.
         let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
@@ -300,7 +310,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             health: health::probes(engine, record)?,
             limits: if hold { cgroup::Limits::default() } else { limits::limits(record)? },
             bus: engine.options().bus.clone(),
-            fs_pids: base.connection.pids.clone(),
+            fs_pids: base.view.as_ref().map(|view| view.pids.clone()).unwrap_or_default(),
             strict: engine.options().strict,
             hold,
             before: before.clone(),
@@ -311,6 +321,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     };
     let spawned = begin();
     drop(volumes);
+    drop(tree);
     if spawned.is_err() {
         // There is no monitor to do it.
         volume::in_use::leave(engine, record);
@@ -403,14 +414,13 @@ fn spawn(
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
-    let FsConnection { socket, user_namespace, mount_namespace, binary, .. } = base.connection;
+    let rootfs::Base { user_namespace, mut view, .. } = base;
+    let binary = view.as_mut().and_then(|view| view.binary.take());
     let binary = runtime::own_binary::for_containers(binary)?;
-    let mut fds = vec![
-        ("client", theirs.as_fd()),
-        ("outer", user_namespace.as_fd()),
-        ("view", mount_namespace.as_fd()),
-        ("fs", socket.as_fd()),
-    ];
+    let mut fds = vec![("client", theirs.as_fd()), ("outer", user_namespace.as_fd())];
+    if let Some(rootfs::ServedView { socket, mount_namespace, .. }) = &view {
+        fds.extend([("view", mount_namespace.as_fd()), ("fs", socket.as_fd())]);
+    }
     fds.extend(joined.fds());
     let leaf = cgroup::birthplace(&config.id, config.bus.as_deref());
     let mut spawn = Spawn {

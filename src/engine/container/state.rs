@@ -10,11 +10,11 @@ use std::time::SystemTime;
 
 use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, RecordError, State, Status};
-use snapshot::Driver;
 
 use crate::container::record::{PortMapping, Protocol, try_load};
 use crate::container::remove::{remove_cgroup, remove_file};
 use crate::container::rootfs::outer_namespace;
+use crate::container::tree;
 use crate::{Engine, volume};
 
 /// The exit code shown when it could not be learnt.
@@ -188,7 +188,7 @@ fn give_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     let cows = snaps.join(id.as_str()).join("cow");
     let mut layers: Vec<PathBuf> = fs::read_dir(cows).into_iter().flatten().flatten().map(|one| one.path()).collect();
     layers.retain(|layer| layer.join("meta.json").exists());
-    if snapshot::meta(&snaps, id.as_str())?.is_some_and(|meta| meta.driver == Driver::Overlay) {
+    if snapshot::meta(&snaps, id.as_str())?.is_some_and(|meta| meta.driver.is_native()) {
         layers.push(snaps.join(id.as_str()));
     }
     if !layers.is_empty() {
@@ -198,8 +198,9 @@ fn give_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     Ok(())
 }
 
-/// The same for the volumes that no other container uses.
-fn give_volumes_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+/// The same for the volumes and the image's tree that no other container uses.
+fn give_shared_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    tree::give_back(engine, id, None)?;
     let Some(record) = try_load(engine, id)? else { return Ok(()) };
     record.volume_names().iter().try_for_each(|name| volume::in_use::give_back(engine, name, None))
 }
@@ -222,7 +223,7 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
         record::write_state(&directory, &condition.state, true)?;
     }
     // Now that it counts as ended.
-    match tidied.and_then(|()| give_volumes_back(engine, id)) {
+    match tidied.and_then(|()| give_shared_back(engine, id)) {
         // It is what tells that something is left to do.
         Ok(()) => remove_file(&directory.join("pid.json"))?,
         // The next command tries again, and so does the removal, which can delete such files in any case.

@@ -11,6 +11,7 @@ use store::{Store, Swept};
 use crate::container::lookup;
 use crate::container::record::{self, Found};
 use crate::container::state::condition;
+use crate::container::tree;
 use crate::file::failed;
 use crate::{Engine, Options, Paths};
 
@@ -86,6 +87,9 @@ pub(crate) fn objects_of(store: &Store, layer: DiffId) -> io::Result<Vec<Digest>
 
 /// Deletes what no name and no container leads to any more, but for `kept` and what that leads to.
 pub(crate) fn sweep(engine: &Engine, store: &Store, kept: &[Digest]) -> Result<Swept, Report> {
+    let names = store.all_names()?.into_iter().filter_map(|name| name.record.ok()?.chain);
+    let chains = names.chain(users(engine)?.into_iter().filter_map(|user| user.chain)).collect();
+    tree::sweep(engine, &chains)?;
     let mut roots = || Ok(roots(engine)?.into_iter().chain(kept.iter().copied()).collect());
     Ok(store.gc(&mut roots, &mut |layer| objects_of(store, layer))?)
 }

@@ -14,10 +14,9 @@ use sys::lock::exclusive;
 use crate::Engine;
 use crate::events;
 use crate::file::{failed, replace_json};
+use crate::held::{Held, Hold};
 use crate::paths::make_dir;
-use crate::volume::{
-    ANONYMOUS, FORMAT, Held, Hold, NEW, Volume, VolumeRecord, check_name, directory, hold, missing, read, remove,
-};
+use crate::volume::{ANONYMOUS, FORMAT, NEW, Volume, VolumeRecord, check_name, directory, hold, missing, read, remove};
 
 /// What a volume is to be.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use base::{Context, Report};
+use base::{ContainerId, Context, Report};
 use snapshot::owner_client::{is_logged, reclaim_volume, restore_volume};
 use sys::namespace::IdMap;
 
@@ -12,13 +12,15 @@ use crate::Engine;
 use crate::container::record::Record;
 use crate::container::remove::remove_file;
 use crate::container::rootfs::outer_namespace;
+use crate::container::tree;
 use crate::file::failed;
+use crate::held::{Held, Hold};
 use crate::paths::Paths;
 use crate::volume::seed::{self, Seeding};
-use crate::volume::{Held, Hold, directory, hold, missing, read, users};
+use crate::volume::{directory, hold, missing, read, users};
 
 /// Makes a container's volumes ready for its start, until whose end nobody may give them back: the answer is to be kept so
-/// long. The caller has one thread.
+/// long. Where this fails [`leave`] is to follow. The caller has one thread.
 pub(crate) fn enter(
     engine: &Engine,
     record: &Record,
@@ -28,16 +30,13 @@ pub(crate) fn enter(
     let seeding = Seeding::new(engine, record, maps);
     let names = record.volume_names();
     let entered = names.iter().map(|name| enter_one(engine, name, &seeding, outer).step(|| format!("volume {name}")));
-    let entered: Result<Vec<Held>, Report> = entered.collect();
-    if entered.is_err() {
-        leave(engine, record);
-    }
-    entered
+    entered.collect()
 }
 
-/// Gives the files of a container's volumes back whose start has failed before there was a monitor to do it. The first
-/// failure is the one to tell; the next command that looks at them tries again.
+/// Gives the files of a container's volumes, and of its image's tree, back whose start has failed before there was a monitor
+/// to do it. The first failure is the one to tell; the next command that looks at them tries again.
 pub(crate) fn leave(engine: &Engine, record: &Record) {
+    let _ = tree::give_back(engine, &record.id, None);
     for name in record.volume_names() {
         let _ = give_back(engine, &name, None);
     }
@@ -70,17 +69,19 @@ fn enter_one(engine: &Engine, name: &str, seeding: &Seeding<'_>, outer: Borrowed
     Ok(held)
 }
 
-/// Gives the files of volumes back whose containers have ended, for a monitor and its outer user namespace.
+/// Gives the files of volumes and trees back whose containers have ended, for a monitor and its outer user namespace.
 pub fn after_exit(order: &str, outer: BorrowedFd<'_>) -> Result<(), Report> {
-    let (paths, names): (Paths, Vec<String>) =
+    let (paths, names, in_tree): (Paths, Vec<String>, Option<ContainerId>) =
         serde_json::from_str(order).map_err(|error| Report::of(base::Kind::Internal, error))?;
     let engine = Engine::open(paths, crate::Options::default());
     let given = names.iter().map(|name| give_back(&engine, name, Some(outer)).step(|| format!("volume {name}")));
+    let tree = in_tree.map(|id| tree::give_back(&engine, &id, Some(outer)).step(|| "the image's tree".to_owned()));
+    let given = given.chain(tree);
     given.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// What [`after_exit`] needs; `None` where a container has no volume that stays.
-pub(crate) fn order(engine: &Engine, record: &Record) -> Result<Option<String>, Report> {
+/// What [`after_exit`] needs; `None` where a container has no volume that stays, and its image no tree.
+pub(crate) fn order(engine: &Engine, record: &Record, has_tree: bool) -> Result<Option<String>, Report> {
     let mut names = record.volume_names();
     if record.host.auto_remove {
         // Those go with it.
@@ -89,10 +90,10 @@ pub(crate) fn order(engine: &Engine, record: &Record) -> Result<Option<String>, 
         };
         names.retain(|name| !goes(name));
     }
-    if names.is_empty() {
+    if names.is_empty() && !has_tree {
         return Ok(None);
     }
-    let order = serde_json::to_string(&(engine.paths(), names));
+    let order = serde_json::to_string(&(engine.paths(), names, has_tree.then_some(&record.id)));
     order.map(Some).map_err(|error| Report::of(base::Kind::Internal, error))
 }
 

@@ -32,9 +32,7 @@ pub mod remove;
 mod seed;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -48,6 +46,7 @@ use crate::Engine;
 use crate::container::state::condition;
 use crate::container::{lookup, record};
 use crate::file::{failed, read_json};
+use crate::held::{Held, Hold};
 use crate::paths::names_in;
 
 /// The label by which Docker marks a volume that nobody has named.
@@ -200,55 +199,9 @@ fn users(engine: &Engine, name: &str) -> Result<Vec<(ContainerId, bool)>, Report
     Ok(users)
 }
 
-/// A volume that nobody removes meanwhile, or that nobody else uses.
-#[derive(Debug)]
-pub(crate) struct Held {
-    file: File,
-    path: PathBuf,
-}
-
-/// Whose lock it is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    Shared,
-    Exclusive,
-    /// Nobody waits: who has it is at work on the volume.
-    ExclusiveIfFree,
-}
-
 /// Takes a volume's lock; `None` where there is no such volume, or it is not free.
 fn hold(engine: &Engine, name: &str, how: Hold) -> Result<Option<Held>, Report> {
-    let path = directory(engine, name).join("lock");
-    loop {
-        let file = match File::options().create(true).truncate(false).read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|error| failed("opening", &path, error))?,
-        };
-        let held = Held { file, path: path.clone() };
-        if !held.take(how)? {
-            return Ok(None);
-        }
-        // It may have been removed, and another one made, while we waited.
-        if held.is_current() {
-            return Ok(Some(held));
-        }
-    }
-}
-
-impl Held {
-    fn take(&self, how: Hold) -> Result<bool, Report> {
-        match how {
-            Hold::Shared => sys::lock::shared(&self.file, &self.path)?,
-            Hold::Exclusive => sys::lock::exclusive(&self.file, &self.path)?,
-            Hold::ExclusiveIfFree => return Ok(sys::lock::try_exclusive(&self.file, &self.path)?),
-        }
-        Ok(true)
-    }
-
-    fn is_current(&self) -> bool {
-        let identity = |metadata: io::Result<fs::Metadata>| metadata.map(|found| (found.dev(), found.ino())).ok();
-        identity(self.file.metadata()) == identity(fs::symlink_metadata(&self.path))
-    }
+    Held::of(&directory(engine, name), how)
 }
 
 /// The entries of the directory of volumes; none before there is one.

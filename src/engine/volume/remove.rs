@@ -10,7 +10,8 @@ use crate::Engine;
 use crate::container::rootfs::outer_namespace;
 use crate::events;
 use crate::file::failed;
-use crate::volume::{GONE, Hold, NEW, check_name, create, directory, entries, hold, in_use, missing, users};
+use crate::held::Hold;
+use crate::volume::{GONE, NEW, check_name, create, directory, entries, hold, in_use, missing, users};
 
 /// Removes a volume that no container has; with `force` one that is not there is fine.
 pub fn remove(engine: &Engine, name: &str, force: bool) -> Result<(), Report> {

@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Report};
 use snapshot::ObjectDirs;
-use snapshot::ids::MappedIds;
-use snapshot::seed::{directory_at, seed};
-use sys::namespace::{Extent, IdMap};
+use snapshot::seed::{Seed, directory_at, seed};
+use sys::namespace::IdMap;
 
 use crate::Engine;
 use crate::container::record::Record;
 use crate::container::remove::remove_file;
-use crate::container::snapshot::{chain, outside};
+use crate::container::snapshot::{chain, shown_owner};
 use crate::file::failed;
 use crate::image::the_store;
 
@@ -69,17 +68,14 @@ impl<'a> Seeding<'a> {
         let Some(from) = directory_at(&index, place).map_err(damaged)? else { return Ok(()) };
         let store = the_store(self.engine)?;
         let objects = ObjectDirs::of(store.objects())?;
-        let total = |map: &[Extent]| map.iter().map(|extent| extent.size).sum();
-        let shown = MappedIds { uids: total(self.maps.0), gids: total(self.maps.1) };
-        let owner =
-            |uid: u32, gid: u32| (outside(self.maps.0, shown.show_uid(uid)), outside(self.maps.1, shown.show_gid(gid)));
+        let owner = shown_owner(self.maps);
         let new = dir.join("seed.new");
         remove_all(&new)?;
         fs::create_dir(&new).map_err(|error| failed("making directory", &new, error))?;
         // What goes with the container need not outlive a power loss.
         let goes = self.record.host.auto_remove
             && self.record.host.volumes.iter().any(|volume| volume.anonymous && volume.source.name() == Some(name));
-        seed(&new, (&index, from), &objects, &owner, !goes)
+        seed(&new, "_data", (&index, from), &objects, Seed { owner: &owner, log_all: false, sync: !goes })
             .step(|| format!("copying {} of the image", place.display()))?;
         sys::step();
         // A log of files that are gone is not for these.

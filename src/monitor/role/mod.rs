@@ -781,7 +781,8 @@ impl Monitor {
             self.notice(MAIN, &format!("volumes: their files are not given back: {}", report.lines().join(": ")));
         }
         let remove = self.callbacks.remove;
-        let removed = order.as_deref().map(|order| remove(order, &mut || self.leave()));
+        let outer = self.outer.try_clone().call(|| "fcntl(outer user namespace, F_DUPFD_CLOEXEC)".to_owned());
+        let removed = order.as_deref().map(|order| remove(order, outer?.as_fd(), &mut || self.leave()));
         if let Some(Err(report)) = &removed {
             self.notice(MAIN, &format!("the container is not removed: {}", report.lines().join(": ")));
         }

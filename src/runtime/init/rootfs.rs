@@ -1,4 +1,5 @@
-//! The root file system: overlayfs over the view, the view itself, or a directory of the host; and the change of root.
+//! The root file system: overlayfs over the view or a tree, the view itself, a copy of the image, or a directory of the host;
+//! and the change of root.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,9 +20,9 @@ use crate::launch::{Launch, Rootfs};
 /// What of the root file system is reached with the caller's identity.
 #[derive(Debug)]
 pub enum Opened {
-    /// The directories that overlayfs writes.
-    Layers(Layers),
-    /// The given directory.
+    /// The directories that overlayfs writes, and a detached mount of the tree below where that is not the view.
+    Layers(Layers, Option<OwnedFd>),
+    /// The given directory, or a copy of the image.
     Directory(Source),
     /// Nothing; all comes from the stage.
     Nothing,
@@ -44,7 +45,11 @@ const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_
 pub fn open(rootfs: &Rootfs) -> Result<Opened, SysError> {
     match rootfs {
         Rootfs::View => Ok(Opened::Nothing),
-        Rootfs::Overlay { directory, .. } => open_layers(directory).map(Opened::Layers),
+        Rootfs::Overlay { directory, lower, .. } => {
+            let lower = lower.as_deref().map(open_lower).transpose()?;
+            Ok(Opened::Layers(open_layers(directory)?, lower))
+        }
+        Rootfs::Copy { directory } => Ok(Opened::Directory(Source::Place(open_directory(&directory.join("upper"))?))),
         Rootfs::Directory { path, .. } => Ok(Opened::Directory(Source::Place(open_directory(path)?))),
     }
 }
@@ -72,11 +77,11 @@ pub fn open_place(rootfs: &Rootfs) -> Result<OwnedFd, SysError> {
             Err(error) if error.errno() == Errno::EACCES => old_root(),
             place => place,
         },
-        Rootfs::View | Rootfs::Overlay { .. } => old_root(),
+        Rootfs::View | Rootfs::Overlay { .. } | Rootfs::Copy { .. } => old_root(),
     }
 }
 
-/// The directory of a bundle. A symbolic link in its place could be changed while we look.
+/// The directory of a bundle, or a copy of an image. A symbolic link in its place could be changed while we look.
 fn open_directory(path: &Path) -> Result<OwnedFd, SysError> {
     nix::fcntl::open(path, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
         .call(|| format!("open({path:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"))
@@ -98,21 +103,33 @@ pub(super) fn open_layers(directory: &Path) -> Result<Layers, SysError> {
     Ok(Layers { mount, upper, work })
 }
 
+/// A mount, attached to nothing, of a tree that nobody writes to.
+fn open_lower(tree: &Path) -> Result<OwnedFd, SysError> {
+    let mount = clone_mount(open_directory(tree)?.as_fd(), SELF, false)?;
+    Change::set(Attr::RDONLY).propagation(Propagation::Private).apply(mount.as_fd(), false)?;
+    Ok(mount)
+}
+
 /// Mounts the root file system at the place of [`open_place`] and returns its root, `O_PATH`.
 pub fn mount(launch: &Launch, opened: Opened, on: BorrowedFd<'_>, view: Option<OwnedFd>) -> Result<OwnedFd, SysError> {
     let root = match (&launch.rootfs, opened) {
-        (Rootfs::Directory { .. }, Opened::Directory(source)) => {
+        (rootfs @ (Rootfs::Directory { .. } | Rootfs::Copy { .. }), Opened::Directory(source)) => {
             let clone = match source {
                 Source::Place(directory) => clone_mount(directory.as_fd(), SELF, true)?,
                 Source::Clone(clone) => clone,
             };
-            Change::set(Attr::empty()).propagation(propagation(&launch.spec)).apply(clone.as_fd(), true)?;
+            // Of a copy, as of overlayfs in a user namespace.
+            let attributes = if matches!(rootfs, Rootfs::Copy { .. }) { Attr::NODEV } else { Attr::empty() };
+            Change::set(attributes).propagation(propagation(&launch.spec)).apply(clone.as_fd(), true)?;
             clone
+        }
+        (Rootfs::Overlay { volatile, .. }, Opened::Layers(layers, Some(tree))) => {
+            overlay_above(tree.as_fd(), &layers, on, *volatile)?
         }
         (rootfs, opened) => {
             let view = view.ok_or_else(|| SysError::new("the stage sent no view", Errno::EBADF))?;
             match (rootfs, opened) {
-                (Rootfs::Overlay { volatile, .. }, Opened::Layers(layers)) => {
+                (Rootfs::Overlay { volatile, .. }, Opened::Layers(layers, None)) => {
                     overlay_above(view.as_fd(), &layers, on, *volatile)?
                 }
                 _ => view,

@@ -14,7 +14,7 @@ use layer::{Limits, apply, merge_chain};
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
 use snapshot::native::{self, ChainLower, Truth};
-use snapshot::{Change, ChangeKind, owner_client};
+use snapshot::{Change, ChangeKind, Driver, owner_client};
 use store::{Durability, Store};
 use sys::xattr::{self, Existing};
 
@@ -193,7 +193,8 @@ fn below_overlayfs(outer: &Outer) {
     let view = clone_view(&connection);
     let snaps = outer.scratch.path().join("snaps");
     let maps = (&outer.identity(), &outer.identity());
-    let places = native::prepare(&snaps, "below", maps, Outer::container_root(), None, false).unwrap();
+    let places =
+        native::prepare(Driver::Overlay, (&snaps, "below"), maps, Outer::container_root(), None, false).unwrap();
     inside_with(&outer.user_namespace, [&places.upper, &places.work], |[upper, work]| {
         let picture = PICTURE.replace("%G %n %T@\\n", "%G %T@\\n").replace("find . !", "find . -mindepth 1 !");
         let lower = mounted_at(&view, &image.work.join("L2"));
@@ -222,7 +223,7 @@ fn below_overlayfs(outer: &Outer) {
     let meta = snapshot::meta(&snaps, "below").unwrap().unwrap();
     let truth = Truth::read(&snaps.join("below"), &meta, None).unwrap();
     let index = index::Index::open(File::open(&image.chain).unwrap()).unwrap();
-    let lower = ChainLower { index: &index, ids: outer.ids };
+    let lower = ChainLower { index: &index, ids: outer.ids, objects: None };
     let changes = native::changes(&places.upper, &lower, &truth, &|_| false).unwrap();
     let (share, changes): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| change.path.starts_with("/usr/share"));

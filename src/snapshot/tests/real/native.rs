@@ -123,7 +123,15 @@ fn rm_rf(dir: &Path) {
 /// As the engine does: the container's root owns it.
 fn prepare(outer: &Outer, key: &str) -> native::Native {
     let maps = (&outer.identity(), &outer.identity());
-    native::prepare(&outer.scratch.path().join("snaps"), key, maps, Outer::container_root(), None, false).unwrap()
+    native::prepare(
+        Driver::Overlay,
+        (&outer.scratch.path().join("snaps"), key),
+        maps,
+        Outer::container_root(),
+        None,
+        false,
+    )
+    .unwrap()
 }
 
 fn takes_back_and_restores(outer: &Outer) {
@@ -192,7 +200,9 @@ fn child_runs(pid: i32) -> bool {
 
 fn leaves_a_tidy_tree_alone(outer: &Outer) {
     let maps = (&outer.identity(), &outer.identity());
-    let places = native::prepare(&outer.scratch.path().join("snaps"), "tidy", maps, None, None, false).unwrap();
+    let places =
+        native::prepare(Driver::Overlay, (&outer.scratch.path().join("snaps"), "tidy"), maps, None, None, false)
+            .unwrap();
     std::fs::create_dir(places.upper.join("dir")).unwrap();
     std::fs::write(places.upper.join("dir/file"), "x").unwrap();
     std::fs::set_permissions(places.upper.join("dir/file"), PermissionsExt::from_mode(0o4644)).unwrap();

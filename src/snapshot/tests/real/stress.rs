@@ -35,7 +35,7 @@ use oci::DiffId;
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
 use snapshot::native::{self, ChainLower, Truth};
-use snapshot::{ObjectDirs, Ours, owner_client};
+use snapshot::{Driver, ObjectDirs, Ours, owner_client};
 use store::{Durability, Store};
 use sys::namespace::parse_map;
 use sys::xattr::{self, Existing};
@@ -668,7 +668,7 @@ impl Round<'_> {
         let (uids, gids) = (map("uid_map"), map("gid_map"));
         let truth = Truth::read(dir, &meta, Some((&uids, &gids))).unwrap();
         let (lower, upper) = (index(), File::open(&self.uppers.upper).unwrap());
-        let lower = ChainLower { index: &lower, ids: self.outer.ids };
+        let lower = ChainLower { index: &lower, ids: self.outer.ids, objects: None };
         snapshot::write_native(upper.as_fd(), &lower, &truth, &ours, &mut archives[1]).unwrap();
         owner_client::restore(self.outer.user_namespace.as_fd(), dir).unwrap();
         let chains = archives.map(|archive| {
@@ -751,7 +751,8 @@ fn answer_as_the_kernels_do(outer: &Outer) {
     for round in 0.. {
         let snaps = outer.scratch.path().join("stress-snaps");
         let (key, maps) = (format!("stress{round}"), (&outer.identity(), &outer.identity()));
-        let uppers = native::prepare(&snaps, &key, maps, Outer::container_root(), None, false).unwrap();
+        let uppers =
+            native::prepare(Driver::Overlay, (&snaps, &key), maps, Outer::container_root(), None, false).unwrap();
         let own = snapshot::own::prepare(&snaps, &format!("{key}-own"), maps, false).unwrap().into();
         let chain = chain_of(&store, &layers);
         let round = Round { outer, store: &store, work: &work, snaps, key, chain, uppers, own };

@@ -1,0 +1,205 @@
+//! Trees: images written out as directories, on which the driver `tree` puts the kernel's overlayfs.
+//!
+//! ```text
+//! hosts/<machine>/trees/<chain>-<hash>/tree/        the image; the hash is of the ids that its containers have
+//!                                      boot         in which it was written
+//!                                      owners       true owners and modes, while the files are the caller's
+//!                                      users/<id>   a container that has it, from its start until the files are given back
+//!                                      new/         being written
+//!                                      lock         shared by who starts a container with it, exclusive for who writes it,
+//!                                                   gives it back or removes it; never for a container's life
+//!                        .gone-<hex>/              being removed
+//! ```
+//! As a volume's, its files are the caller's at rest, and have their owners from the start of the first container until the
+//! end of the last one: native files cannot be shown with others without root, so containers with other ids have a tree of
+//! their own. A tree is a cache. It goes in a sweep, when neither a name nor a container leads to its image any more. It is
+//! never synced, which would make its first container wait for all that others write, so after a boot it is written again.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use base::{ContainerId, Context, Kind, Report};
+use oci::{ChainId, Digest};
+use snapshot::owner_client::{is_logged, reclaim_tree, restore_tree};
+use snapshot::seed::{Seed, seed};
+use sys::namespace::IdMap;
+use sys::process::boot_id;
+
+use crate::Engine;
+use crate::container::record::Record;
+use crate::container::remove::remove_file;
+use crate::container::rootfs::outer_namespace;
+use crate::container::snapshot::{chain, remove_layer, shown_owner};
+use crate::container::state::{condition, processes};
+use crate::file::failed;
+use crate::held::{Held, Hold};
+use crate::image::the_store;
+use crate::paths::{make_dir, names_in};
+
+/// What trees that are being removed begin with.
+const GONE: &str = ".gone-";
+
+/// A tree that nobody gives back as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    /// The image's root directory.
+    pub path: PathBuf,
+    _held: Held,
+}
+
+/// Makes the tree of a container's image ready for its start, and writes it if there is none: to be kept until others see
+/// that the container runs. `log_all` as [`Seed::log_all`]. The caller has one thread.
+pub(crate) fn enter(
+    engine: &Engine,
+    record: &Record,
+    maps: (&IdMap, &IdMap),
+    log_all: bool,
+    outer: BorrowedFd<'_>,
+) -> Result<Entered, Report> {
+    let chain = record.image.chain.ok_or_else(|| Report::new(Kind::Internal, "an image without a chain"))?;
+    let dir = engine.paths().trees().join(key(&chain, maps)?);
+    let path = dir.join("tree");
+    loop {
+        make_dir(&dir.join("users"))?;
+        // It may be removed at any time before it is locked.
+        let Some(held) = Held::of(&dir, Hold::Shared)? else { continue };
+        let is_there = is_there(&dir)?;
+        if is_there && !is_logged(&dir) {
+            use_it(&dir, &record.id)?;
+            return Ok(Entered { path, _held: held });
+        }
+        // Given up first: two that wait for each other's would wait for ever.
+        drop(held);
+        let Some(held) = Held::of(&dir, Hold::Exclusive)? else { continue };
+        if !self::is_there(&dir)? {
+            write(engine, record, maps, log_all, &dir)?;
+        }
+        // Before its files may become others'.
+        use_it(&dir, &record.id)?;
+        sys::step();
+        restore_tree(outer, &dir).step(|| "giving the image's files their owners".to_owned())?;
+        held.take(Hold::Shared)?;
+        return Ok(Entered { path, _held: held });
+    }
+}
+
+/// Whether a tree is whole, and as it was written.
+fn is_there(dir: &Path) -> Result<bool, Report> {
+    let written = fs::read_to_string(dir.join("boot")).ok();
+    Ok(written == Some(boot_id()?) && dir.join("tree").exists())
+}
+
+/// The name of a tree.
+fn key(chain: &ChainId, maps: (&IdMap, &IdMap)) -> Result<String, Report> {
+    let maps = serde_json::to_vec(&maps).map_err(|error| Report::of(Kind::Internal, error))?;
+    Ok(format!("{}-{}", chain.0.hex(), &Digest::of(&maps).hex()[..16]))
+}
+
+fn use_it(dir: &Path, id: &ContainerId) -> Result<(), Report> {
+    let user = dir.join("users").join(id.as_str());
+    File::create(&user).map(drop).map_err(|error| failed("making", &user, error))
+}
+
+/// Writes the image; a killed start leaves what the next one drops.
+fn write(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), log_all: bool, dir: &Path) -> Result<(), Report> {
+    let new = dir.join("new");
+    remove_layer(engine, dir, "new")?;
+    remove_layer(engine, dir, "tree")?;
+    make_dir(&new)?;
+    let (index, objects) = (chain(engine, record)?, snapshot::ObjectDirs::of(the_store(engine)?.objects())?);
+    let owner = shown_owner(maps);
+    seed(&new, "tree", (&index, index.root()), &objects, Seed { owner: &owner, log_all, sync: false })
+        .step(|| format!("writing out image {}", record.image.reference))?;
+    sys::step();
+    let (owners, tree) = (dir.join("owners"), dir.join("tree"));
+    // Of a tree that a kill has kept from getting its place.
+    remove_file(&owners)?;
+    match fs::rename(new.join("owners"), &owners) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("renaming", &owners, error)),
+        _ => sys::step(),
+    }
+    let boot = dir.join("boot");
+    fs::write(&boot, boot_id()?).map_err(|error| failed("writing", &boot, error))?;
+    sys::step();
+    fs::rename(new.join("tree"), &tree).map_err(|error| failed("renaming", &tree, error))?;
+    sys::step();
+    fs::remove_dir(&new).map_err(|error| failed("removing", &new, error))
+}
+
+/// Gives the files of the trees back that a container has had, unless another one has them. Without `outer`, for a command,
+/// the outer user namespace is looked for, and nobody waits: who is at work on a tree does it at the end. The caller has one
+/// thread.
+pub(crate) fn give_back(engine: &Engine, id: &ContainerId, outer: Option<BorrowedFd<'_>>) -> Result<(), Report> {
+    let trees = trees(engine)?;
+    let had = trees.into_iter().filter(|dir| dir.join("users").join(id.as_str()).exists());
+    let given = had.map(|dir| give_one_back(engine, &dir, outer, Some(id)));
+    given.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// `own` has ended, whatever its monitor is still at.
+fn give_one_back(
+    engine: &Engine,
+    dir: &Path,
+    outer: Option<BorrowedFd<'_>>,
+    own: Option<&ContainerId>,
+) -> Result<(), Report> {
+    let how = if outer.is_some() { Hold::Exclusive } else { Hold::ExclusiveIfFree };
+    let Some(_held) = Held::of(dir, how)? else { return Ok(()) };
+    let users = dir.join("users");
+    let (mut ended, mut active) = (Vec::new(), false);
+    for name in names_in(&users).map_err(|error| failed("reading directory", &users, error))? {
+        match name.parse::<ContainerId>() {
+            Ok(id) if has(engine, &id, own)? => active = true,
+            _ => ended.push(users.join(name)),
+        }
+    }
+    if !active && !ended.is_empty() {
+        match outer {
+            Some(outer) => reclaim_tree(outer, dir)?,
+            None => reclaim_tree(outer_namespace(engine)?.as_fd(), dir)?,
+        }
+        sys::step();
+    }
+    ended.iter().try_for_each(|user| remove_file(user))
+}
+
+/// Whether a container still has its files: it runs, or its monitor holds it for a command that copies, which no state tells.
+fn has(engine: &Engine, id: &ContainerId, own: Option<&ContainerId>) -> Result<bool, Report> {
+    let condition = condition(engine, id)?;
+    if condition.life.is_active() || own == Some(id) {
+        return Ok(condition.life.is_active());
+    }
+    Ok(processes(condition.pids.as_ref())?.monitor.is_some())
+}
+
+/// Removes the trees of images to which nothing leads any more. What resists is tried again by the next sweep.
+pub(crate) fn sweep(engine: &Engine, needed: &HashSet<ChainId>) -> Result<(), Report> {
+    let trees = engine.paths().trees();
+    let needed: HashSet<String> = needed.iter().map(|chain| chain.0.hex()).collect();
+    for name in names_in(&trees).map_err(|error| failed("reading directory", &trees, error))? {
+        if name.starts_with(GONE) {
+            let _ = remove_layer(engine, &trees, &name);
+            continue;
+        }
+        let dir = trees.join(&name);
+        if name.split('-').next().is_some_and(|chain| needed.contains(chain)) {
+            continue;
+        }
+        let _ = give_one_back(engine, &dir, None, None);
+        let Some(_held) = Held::of(&dir, Hold::ExclusiveIfFree)? else { continue };
+        let gone = format!("{GONE}{:016x}", u64::from_ne_bytes(sys::random()?));
+        fs::rename(&dir, trees.join(&gone)).map_err(|error| failed("renaming", &dir, error))?;
+        sys::step();
+        let _ = remove_layer(engine, &trees, &gone);
+    }
+    Ok(())
+}
+
+fn trees(engine: &Engine) -> Result<Vec<PathBuf>, Report> {
+    let trees = engine.paths().trees();
+    let names = names_in(&trees).map_err(|error| failed("reading directory", &trees, error))?;
+    Ok(names.iter().filter(|name| !name.starts_with(GONE)).map(|name| trees.join(name)).collect())
+}

@@ -12,7 +12,7 @@ pub const DEFAULT_PIDS: i64 = 2048;
 
 /// Limits as asked for; `None` is not asked for. In every signed field -1 means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Limits {
     /// `--memory`, bytes.
     pub memory_max: Option<i64>,
@@ -33,10 +33,13 @@ pub struct Limits {
     /// `--pids-limit`; not asked for means [`DEFAULT_PIDS`] where that can be set.
     pub pids_max: Option<i64>,
     /// `--blkio-weight`, 10 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub io_weight: Option<u16>,
-    /// `--blkio-weight-device`: the same for a block device.
+    /// `--blkio-weight-device`: the same for a block device; 0 is not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_device_weights: Vec<(BlockDevice, u16)>,
     /// `--device-read-bps` and its kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_rates: Vec<IoRate>,
 }
 
@@ -126,7 +129,7 @@ impl Limits {
         let option = self.pids_max.filter(|max| *max > 0).map(|_| "--pids-limit".into());
         out.push(Setting { option, ..Setting::new("", "pids.max", pids) });
         out.extend(self.io_weight.map(|weight| disk_weight("--blkio-weight", None, weight)));
-        let of_devices = self.io_device_weights.iter();
+        let of_devices = self.io_device_weights.iter().filter(|(_, weight)| *weight != 0);
         out.extend(of_devices.map(|(device, weight)| disk_weight("--blkio-weight-device", Some(*device), *weight)));
         for IoRate { device: (major, minor), kind, rate } in &self.io_rates {
             let rate = if *rate == 0 { "max".to_owned() } else { rate.to_string() };
@@ -175,7 +178,7 @@ mod tests {
         let limits = Limits {
             pids_max: Some(-1),
             io_weight: Some(500),
-            io_device_weights: vec![((8, 16), 10)],
+            io_device_weights: vec![((8, 16), 10), ((8, 32), 0)],
             io_rates: vec![
                 IoRate { device: (8, 0), kind: RateKind::ReadBps, rate: 1 << 20 },
                 IoRate { device: (8, 0), kind: RateKind::WriteIops, rate: 0 },

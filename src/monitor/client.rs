@@ -25,6 +25,8 @@ use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 use crate::restart::Terms;
 
 /// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
+/// How long a monitor may take to take terms: it is busy with nothing that lasts.
+const TERMS_LIMIT: Duration = Duration::from_secs(10);
 /// It takes milliseconds.
 pub const ABORT_LIMIT: Duration = Duration::from_millis(300);
 
@@ -257,9 +259,25 @@ pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
 /// Tells a monitor what holds for further starts of its container; it has taken that when this returns.
 pub fn set_terms(socket: BorrowedFd<'_>, terms: Terms) -> Result<(), Report> {
     protocol::send(socket, &Frame::Terms(Box::new(terms)), None)?;
+    let until = Instant::now() + TERMS_LIMIT;
     let mut buffer = vec![0; FRAME_MAX];
-    while !matches!(protocol::receive(socket, &mut buffer)?, Received::End) {}
-    Ok(())
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], left) {
+            Ok(0) => {
+                let text = format!("the container's monitor has not answered within {} s", TERMS_LIMIT.as_secs());
+                return Err(Report::new(Kind::Conflict, text).with_hint(
+                    "it may be of another version of sublet, or be stopped: end it, and start the container again",
+                ));
+            }
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(SysError::new("poll(monitor)", errno).into()),
+        }
+        if matches!(protocol::receive(socket, &mut buffer)?, Received::End) {
+            return Ok(());
+        }
+    }
 }
 
 /// Neither direction waits for the other: what the monitor does not take now waits in `unsent`, and as long as something

@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -89,6 +90,7 @@ impl Log {
     pub fn open(directory: &Path, rules: Rules) -> io::Result<Self> {
         let file = rules.format.is_some().then(|| append(&directory.join(NAME))).transpose()?;
         let size_bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
+        let torn = file.as_ref().map_or(Ok(false), |file| is_torn(file, size_bytes))?;
         Ok(Log {
             directory: directory.to_owned(),
             rules,
@@ -97,7 +99,7 @@ impl Log {
             partial: [Vec::new(), Vec::new()],
             line: Vec::new(),
             lost: 0,
-            torn: false,
+            torn,
         })
     }
 
@@ -123,7 +125,7 @@ impl Log {
             return;
         }
         if self.rules.max_bytes.is_some_and(|max| self.size_bytes >= max) {
-            // Without another file this one goes on.
+            // Without another file this one goes on, and the next line tries again.
             let _ = self.begin_another();
         }
         let Some(file) = &mut self.file else { return };
@@ -132,10 +134,9 @@ impl Log {
             self.line.insert(0, b'\n');
         }
         self.torn = file.write_all(&self.line).is_err();
-        if self.torn {
-            self.lost += self.line.len() as u64;
-        }
-        self.size_bytes += self.line.len() as u64;
+        // What is lost fills no file, so it pushes none out.
+        let counted = if self.torn { &mut self.lost } else { &mut self.size_bytes };
+        *counted += self.line.len() as u64;
         self.line.clear();
     }
 
@@ -145,8 +146,11 @@ impl Log {
         let mut numbers = set_aside(&self.directory)?;
         let next = numbers.last().map_or(1, |last| last + 1);
         numbers.push(next);
-        fs::rename(&path, self.directory.join(aside(next)))?;
-        // When that fails what is written goes on into the file that was put aside.
+        match fs::rename(&path, self.directory.join(aside(next))) {
+            // Done by a try whose next step failed: what was written since went on into the file that was put aside.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(numbers.pop()),
+            renamed => renamed?,
+        }
         self.file = Some(append(&path)?);
         (self.size_bytes, self.torn) = (0, false);
         let kept = usize::try_from(self.rules.max_files.saturating_sub(1)).unwrap_or(usize::MAX);
@@ -158,7 +162,13 @@ impl Log {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    OpenOptions::new().create(true).read(true).append(true).open(path)
+}
+
+/// Whether the last line of a file has no end: its writer was killed, or the power went.
+pub fn is_torn(file: &File, size_bytes: u64) -> io::Result<bool> {
+    let mut last = [0; 1];
+    Ok(size_bytes > 0 && file.read_at(&mut last, size_bytes - 1)? == 1 && last != *b"\n")
 }
 
 /// The name of a file that was put aside.
@@ -295,5 +305,25 @@ mod tests {
         log.write(Stream::Stdout, b"one\ntwo");
         log.finish(Stream::Stdout);
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);
+    }
+    #[test]
+    fn a_torn_line_and_a_half_done_change_of_files_spoil_nothing_further() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join(NAME);
+        fs::write(&path, "2026-12-01T10:00").expect("half an entry");
+        let rules = Rules { format: Some(Format::K8s), max_bytes: Some(100), max_files: 2 };
+        let mut log = Log::open(directory.path(), rules).expect("a log");
+        log.write(Stream::Stdout, b"after\n");
+        let text = fs::read_to_string(&path).expect("the log");
+        assert!(text.starts_with("2026-12-01T10:00\n") && text.ends_with(" stdout F after\n"), "{text}");
+        // As a rename leaves it whose next step fails.
+        log.write(Stream::Stdout, &[b'x'; 200]);
+        log.finish(Stream::Stdout);
+        fs::rename(&path, directory.path().join(aside(1))).expect("a rename");
+        log.write(Stream::Stdout, b"next\n");
+        log.write(Stream::Stdout, b"more\n");
+        let text = fs::read_to_string(&path).expect("another file");
+        assert!(text.contains(" stdout F next\n") && text.ends_with(" stdout F more\n"), "{text}");
+        assert_eq!(set_aside(directory.path()).expect("numbers"), [1]);
     }
 }

@@ -301,7 +301,7 @@ impl Store {
     }
 
     /// Removes interrupted downloads that nobody has touched for this long; the bytes they took on the disk.
-    pub(crate) fn drop_old_partials(&self, older_than: Duration) -> Result<u64> {
+    pub fn drop_old_partials(&self, older_than: Duration) -> Result<u64> {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let limit_s = now.saturating_sub(older_than).as_secs() as i64;
         let mut freed_bytes = 0;

@@ -269,7 +269,7 @@ impl ContainerOptions {
         if self.replace && self.name.is_none() {
             return Err(parse::wrong("cannot replace container without --name being set".to_owned()).into());
         }
-        let (quiet, replace) = (self.quiet, self.replace);
+        let quiet = self.quiet;
         let policy = self.pull.clone();
         let source = FileSource::parse(&self.words[0], home().as_deref());
         let from_file = source.is_some();
@@ -288,15 +288,11 @@ impl ContainerOptions {
         let mut request = self.into_request(attached)?;
         let engine = globals.engine()?;
         container::devices::check(&engine, &request.host)?;
-        let replaced = request.name.clone().filter(|_| replace);
         if !from_file {
             fetch(globals, &engine, &pull, &policy, quiet)?;
             if let Some(name) = image::lock::pin(&engine, &pull)? {
                 request.image = name;
             }
-        }
-        if let Some(name) = replaced {
-            remove_named(&engine, &name)?;
         }
         Ok(Wanted { engine, request, cid_file })
     }
@@ -364,6 +360,7 @@ impl ContainerOptions {
         let mut words = self.words.into_iter();
         Ok(CreateRequest {
             name: self.name,
+            replace: self.replace,
             image: words.next().unwrap_or_default(),
             command: words.collect(),
             // An empty one resets the image's.
@@ -383,15 +380,6 @@ impl ContainerOptions {
             health_check,
             host,
         })
-    }
-}
-
-/// Removes the container of this name, if there is one, to make room for another.
-fn remove_named(engine: &Engine, name: &str) -> Result<(), Report> {
-    let Some(id) = container::lookup::named(engine, name)? else { return Ok(()) };
-    match container::remove::remove(engine, &id, With { force: true, volumes: false }) {
-        Err(report) if report.kind() != Kind::NotFound => Err(report.with_step(format!("replacing container {name}"))),
-        _ => Ok(()),
     }
 }
 

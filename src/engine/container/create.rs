@@ -14,6 +14,7 @@ use sys::file::sync_directory;
 use crate::Engine;
 use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
+use crate::container::remove::With;
 use crate::container::unstarted::{self, Unstarted};
 use crate::container::{driver, health, isolation, limits, log_driver, lookup, names, network, remove, restart, spec};
 use crate::events;
@@ -26,6 +27,8 @@ use crate::volume;
 pub struct CreateRequest {
     /// Its name; one is made when there is none.
     pub name: Option<String>,
+    /// Whether the container that has the name is removed first.
+    pub replace: bool,
     /// The image, as the user wrote it.
     pub image: String,
     /// In place of the image's entry point; an empty one resets it.
@@ -124,6 +127,9 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
         let (config, lease) = image::find_to_use(engine, &reference)?;
         (Some(config), Some(lease))
     };
+    if let Some(name) = request.name.as_ref().filter(|_| request.replace) {
+        make_room(engine, name)?;
+    }
     let (name, reservation) = match &request.name {
         Some(name) => (name.clone(), names::reserve(engine, name, id, sync)?),
         None => names::reserve_any(engine, id, sync)?,
@@ -135,6 +141,15 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
         let _ = reservation.give_back();
         report.with_step(format!("cannot create container {name}"))
     })
+}
+
+/// Removes the container that has a name.
+fn make_room(engine: &Engine, name: &str) -> Result<(), Report> {
+    let Some(id) = lookup::named(engine, name)? else { return Ok(()) };
+    match remove::remove(engine, &id, With { force: true, volumes: false }) {
+        Err(report) if report.kind() != Kind::NotFound => Err(report.with_step(format!("replacing container {name}"))),
+        _ => Ok(()),
+    }
 }
 
 fn write(

@@ -21,7 +21,7 @@ pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report
     // One that cannot be read says nothing of a policy.
     if let Ok(record) = load(engine, id)
         && is_end(signal, parse_signal(&record.settings.stop_signal).ok())
-        && stay_down(engine, &record)?
+        && stay_down(engine, id)?
     {
         return Ok(());
     }

@@ -21,6 +21,9 @@ pub(crate) fn check(engine: &Engine, config: &LogConfig) -> Result<(), Report> {
     Ok(())
 }
 
+/// Who reads a log has all of its files open.
+const FILES_MAX: u64 = 500;
+
 /// How the monitor keeps the log.
 pub(crate) fn rules(config: &LogConfig) -> Result<Rules, Report> {
     let mut rules = match config.driver {
@@ -42,9 +45,12 @@ pub(crate) fn rules(config: &LogConfig) -> Result<Rules, Report> {
                 rules.max_bytes = bytes.filter(|bytes| *bytes > 0);
             }
             "max-file" if rules.format.is_some() => {
-                let files = value.parse().ok().filter(|files| *files > 0);
-                rules.max_files =
-                    files.ok_or_else(|| Report::new(Kind::Usage, "max-file cannot be less than 1")).step(step)?;
+                let wrong = |text: String| Report::new(Kind::Usage, text);
+                rules.max_files = match value.parse() {
+                    Ok(files @ 1..=FILES_MAX) => files,
+                    Ok(1..) => return Err(wrong(format!("max-file cannot be more than {FILES_MAX}"))),
+                    _ => return Err(wrong("max-file cannot be less than 1".to_owned())),
+                };
             }
             other if WITHOUT_EFFECT.contains(&other) => {}
             _ => return Err(Report::new(Kind::Usage, format!("unknown log opt '{option}' for {name} log driver"))),
@@ -73,7 +79,9 @@ mod tests {
         );
         assert_eq!(sizes(of(LogDriver::JsonFile, &[("max-size", "-1")])), Some((None, 1)));
         assert_eq!(of(LogDriver::None, &[]).unwrap().format, None);
-        for (option, value) in [("max-file", "0"), ("max-size", "x"), ("max-file", "-1"), ("odd", "1")] {
+        for (option, value) in
+            [("max-file", "0"), ("max-size", "x"), ("max-file", "-1"), ("max-file", "501"), ("odd", "1")]
+        {
             assert_eq!(of(LogDriver::JsonFile, &[(option, value)]), None, "{option}={value}");
         }
         assert_eq!(of(LogDriver::None, &[("max-size", "1m")]), None);

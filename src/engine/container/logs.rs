@@ -63,7 +63,7 @@ pub fn logs(
         };
         while let Some(line) = reader.next().map_err(step)? {
             let Some(entry) = parse(format, &line) else { continue };
-            let time = parse_rfc3339(&entry.time)?;
+            let Ok(time) = parse_rfc3339(&entry.time) else { continue };
             if request.until.is_some_and(|until| time > until) {
                 return Ok(());
             }

@@ -17,7 +17,7 @@ pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
 }
 
 /// The container that has exactly this name.
-pub fn named(engine: &Engine, name: &str) -> Result<Option<ContainerId>, Report> {
+pub(crate) fn named(engine: &Engine, name: &str) -> Result<Option<ContainerId>, Report> {
     unstarted::sweep(engine);
     match names::resolve(engine, name)? {
         Some(id) if record::exists(engine, &id)? => Ok(Some(id)),

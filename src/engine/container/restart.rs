@@ -8,7 +8,7 @@ use monitor::restart::{Policy, Terms};
 
 use crate::Engine;
 use crate::container::lock::lock;
-use crate::container::record::{HostSettings, Record, load};
+use crate::container::record::{HostSettings, load};
 use crate::container::start::{Started, start_locked};
 use crate::container::state::{Life, condition};
 use crate::container::stop::{self, Ending};
@@ -20,7 +20,9 @@ pub fn restart(engine: &Engine, id: &ContainerId, ending: Ending) -> Result<Star
     let record = load(engine, id)?;
     // Its monitor removes it under the lock, unless it runs again by then.
     let held = record.host.auto_remove.then(|| lock(engine, id)).transpose()?;
-    stop::end(engine, &record, ending)?;
+    if stop::end(engine, &record, ending)? {
+        events::of_container(engine, id, "stop", &[]);
+    }
     let locked = match held {
         Some(held) => held.looked_at_again(engine, id)?,
         None => lock(engine, id)?,
@@ -48,13 +50,13 @@ pub(crate) fn set_terms(engine: &Engine, id: &ContainerId, terms: Terms) -> Resu
 }
 
 /// Ends the policy of a container that runs, until a command starts it again. The answer is whether that was its end, since it
-/// was waiting to be started.
-pub(crate) fn stay_down(engine: &Engine, record: &Record) -> Result<bool, Report> {
-    let id = &record.id;
-    if record.host.restart == Policy::No {
+/// was waiting to be started. What the record says does not count: its monitor may not have been told.
+pub(crate) fn stay_down(engine: &Engine, id: &ContainerId) -> Result<bool, Report> {
+    let life = condition(engine, id)?.life;
+    if !life.is_active() {
         return Ok(false);
     }
-    let was_between = matches!(condition(engine, id)?.life, Life::Restarting { .. });
+    let was_between = matches!(life, Life::Restarting { .. });
     set_terms(engine, id, Terms { policy: Some(Policy::No), limits: None })?;
     let mut watch = Watch::new(engine, id)?;
     while matches!(watch.life()?, Life::Restarting { .. }) {

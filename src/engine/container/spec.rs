@@ -159,7 +159,7 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]),
     ];
-    list.extend(ipc(&record.host));
+    list.extend(ipc(engine, &record.host)?);
     let mut own = own_mounts(engine, record)?;
     // As the specification of CDI has it, in place of what was asked for otherwise.
     own.retain(|given| of_devices.iter().all(|mount| mount.destination() != given.destination()));
@@ -190,21 +190,26 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
 }
 
 /// The file systems of message queues and of shared memory.
-fn ipc(host: &HostSettings) -> Vec<Mount> {
+fn ipc(engine: &Engine, host: &HostSettings) -> Result<Vec<Mount>, Report> {
     let options = ["nosuid", "noexec", "nodev"];
     let queues = mount(QUEUES, "mqueue", "mqueue", &options);
     let size = format!("size={}", host.shm_bytes.unwrap_or(SHM_BYTES));
-    match host.ipc {
+    Ok(match host.ipc {
         IpcMode::Private => {
             let memory = [&options[..], &["mode=1777", &size]].concat();
             vec![queues, mount(SHARED_MEMORY, "tmpfs", "shm", &memory)]
         }
         IpcMode::None => vec![queues],
         IpcMode::Host => {
-            let theirs = [QUEUES, SHARED_MEMORY].into_iter().filter(|path| Path::new(path).is_dir());
-            theirs.map(|path| bind(Path::new(path), path)).collect()
+            let mut theirs = Vec::new();
+            for path in [QUEUES, SHARED_MEMORY].map(Path::new).into_iter().filter(|path| path.is_dir()) {
+                refuse_ours(engine, path)?;
+                theirs.push(bind(path, &path.to_string_lossy()));
+                theirs.extend(hide_ours(engine, path, path)?);
+            }
+            theirs
         }
-    }
+    })
 }
 
 /// Volumes and file systems in memory.

@@ -71,18 +71,19 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     let is_limited = request != LimitRequest::default();
     request.apply(&mut record.host);
     limits::check(&record.host)?;
-    let wanted = limits::limits(&record)?;
     if record.host.auto_remove && restart.is_some_and(|policy| policy != Policy::No) {
         let text = "Restart policy cannot be updated because AutoRemove is enabled for the container";
         return Err(Report::new(Kind::Usage, text));
     }
     record.host.restart = restart.unwrap_or(record.host.restart);
-    if is_limited && matches!(locked.condition.life, Life::Running { .. }) {
+    // Disks are looked for where that is asked for.
+    let wanted = is_limited.then(|| limits::limits(&record)).transpose()?;
+    if let Some(wanted) = wanted.as_ref().filter(|_| matches!(locked.condition.life, Life::Running { .. })) {
         let path = locked.condition.pids.as_ref().and_then(|pids| pids.cgroup.clone()).ok_or_else(|| {
             Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))
                 .with_hint("`sublet doctor` says what would give it one")
         })?;
-        let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(&wanted));
+        let limited = cgroup::Container::open(&path).and_then(|cgroup| cgroup.limit(wanted));
         limited.map_err(Report::from).step(|| format!("Cannot update container {id}"))?;
     }
     record.save(engine, true)?;
@@ -91,7 +92,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     // Which the monitor may be waiting for.
     drop(locked);
     if active && (restart.is_some() || record.host.restart != Policy::No) {
-        restart::set_terms(engine, id, Terms { policy: restart, limits: Some(wanted) })?;
+        restart::set_terms(engine, id, Terms { policy: restart, limits: wanted })?;
     }
     Ok(())
 }

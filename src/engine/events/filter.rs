@@ -67,11 +67,10 @@ fn fits(key: &str, value: &str, event: &Event) -> bool {
         "scope" => event.scope == value,
         "container" => is(Subject::Container) && (names(&event.actor.id) || attribute("name") == Some(value)),
         "volume" => is(Subject::Volume) && names(&event.actor.id),
-        "image" => match event.kind {
-            Subject::Image => names(&event.actor.id) || attribute("name") == Some(value),
-            _ => attribute("image")
-                .is_some_and(|image| image == value || image.rsplit_once(':').is_some_and(|(name, _)| name == value)),
-        },
+        "image" => {
+            let name = attribute(if is(Subject::Image) { "name" } else { "image" }).unwrap_or_default();
+            is(Subject::Image) && names(&event.actor.id) || name == value || without_tag(name) == value
+        }
         "label" => match value.split_once('=') {
             Some((name, wanted)) => attribute(name) == Some(wanted),
             None => attribute(value).is_some(),
@@ -79,6 +78,11 @@ fn fits(key: &str, value: &str, event: &Event) -> bool {
         // There is none of these.
         _ => false,
     }
+}
+
+/// A name of an image without its tag: what stands after a colon that no slash follows.
+fn without_tag(name: &str) -> &str {
+    name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(name, _)| name)
 }
 
 #[cfg(test)]

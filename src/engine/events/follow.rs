@@ -21,9 +21,9 @@ const WITHOUT_WATCH: Duration = Duration::from_millis(100);
 /// Which events are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct EventsRequest {
-    /// Those that were since then; `None` is those that come.
+    /// Those that were since then; with neither it is those that come.
     pub since: Option<SystemTime>,
-    /// Those until then; `None` is without end.
+    /// Those that were, and that come, until then; `None` is without end.
     pub until: Option<SystemTime>,
     /// Of these those.
     pub filter: Filter,
@@ -41,17 +41,17 @@ pub fn events(
     let step = |error| failed("reading events in", &directory, error);
     // Before the first look: nothing is missed in between.
     let watch = watch(&directory)?;
-    let mut reader = Reader::at_tail(&directory, request.since.is_none().then_some(0)).map_err(step)?;
+    let mut reader =
+        Reader::at_tail(&directory, (request.since, request.until).eq(&(None, None)).then_some(0)).map_err(step)?;
     loop {
         // What is written after it was asked has not been.
         let is_over = request.until.is_some_and(|until| until <= SystemTime::now());
         while let Some(line) = reader.next().map_err(step)? {
             let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
             let time = UNIX_EPOCH + Duration::from_nanos(event.time_ns);
-            if request.until.is_some_and(|until| time > until) {
-                return Ok(());
-            }
-            if request.since.is_none_or(|since| time >= since) && request.filter.takes(&event) {
+            let is_in =
+                request.since.is_none_or(|since| time >= since) && request.until.is_none_or(|until| time <= until);
+            if is_in && request.filter.takes(&event) {
                 take(&event).map_err(|error| Report::of(Kind::Internal, error))?;
             }
         }

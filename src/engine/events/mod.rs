@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base::{ContainerId, Kind, Report};
 use monitor::log;
@@ -33,6 +33,8 @@ pub use follow::{EventsRequest, events};
 /// The size from which on a further file is begun, and how many are kept.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 4;
+/// How long is waited for others who write: one of them may have been stopped.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
 
 /// A change, in the shape of Docker's API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,20 +183,30 @@ fn append(paths: &Paths, line: &[u8]) -> io::Result<()> {
         }
         lock => lock?,
     };
-    sys::lock::exclusive(&lock, &path).map_err(io::Error::other)?;
+    let until = Instant::now() + LOCK_LIMIT;
+    while !sys::lock::try_exclusive(&lock, &path).map_err(io::Error::other)? {
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(LOCK_LIMIT / 100);
+    }
     let path = directory.join(log::NAME);
     let mut file = append_to(&path)?;
-    if file.metadata()?.len() >= FILE_BYTES_MAX {
+    let size_bytes = file.metadata()?.len();
+    if size_bytes >= FILE_BYTES_MAX {
         let numbers = log::set_aside(&directory)?;
         fs::rename(&path, directory.join(log::aside(numbers.last().map_or(1, |last| last + 1))))?;
         for number in &numbers[..(numbers.len() + 2).saturating_sub(FILES_MAX).min(numbers.len())] {
             fs::remove_file(directory.join(log::aside(*number)))?;
         }
         file = append_to(&path)?;
+    } else if log::is_torn(&file, size_bytes)? {
+        // By a writer that was killed, or a full file system.
+        file.write_all(b"\n")?;
     }
     file.write_all(line)
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    OpenOptions::new().create(true).read(true).append(true).open(path)
 }

@@ -1,5 +1,7 @@
 //! Everything that nothing needs, in one go.
 
+use std::time::Duration;
+
 use base::Report;
 
 use crate::Engine;
@@ -32,9 +34,7 @@ impl Pruned {
 pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<Pruned, Report> {
     let mut partial_bytes = 0;
     if let Some(store) = open_store(engine)?.filter(|_| request.filter.is_empty()) {
-        for partial in store.partials()? {
-            partial_bytes += store.drop_partial(&partial.digest)?.unwrap_or(0);
-        }
+        partial_bytes = store.drop_old_partials(Duration::ZERO)?;
     }
     Ok(Pruned {
         partial_bytes,

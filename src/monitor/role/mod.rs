@@ -39,6 +39,7 @@ use sys::{Call, SysError};
 use crate::answers::Answers;
 use crate::health;
 use crate::log::{self, Log, Stream};
+use crate::pid_file::PidFile;
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
 use crate::resources::Resources;
@@ -150,6 +151,7 @@ pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
 struct Monitor {
     config: Config,
     callbacks: Callbacks,
+    pid_file: Option<PidFile>,
     outer: OwnedFd,
     view: Option<OwnedFd>,
     /// Namespaces that the container joins; a policy that starts it again may come later.
@@ -212,6 +214,8 @@ impl Monitor {
         let signals = take_signals()?;
         let log = Log::open(&config.container_dir, config.log.clone());
         let log = log.call(|| format!("open({:?})", config.container_dir.join(log::NAME)))?;
+        let pid_file = config.pid_file.as_deref().map(PidFile::at).transpose();
+        let pid_file = pid_file.step(|| "preparing the file for the container's pid".to_owned())?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
         let State { finished_at, health, .. } = config.before.clone();
         Ok(Monitor {
@@ -242,6 +246,7 @@ impl Monitor {
             unclaimed: Vec::new(),
             buffer: vec![0; FRAME_MAX],
             callbacks,
+            pid_file,
             config,
         })
     }
@@ -583,10 +588,11 @@ impl Monitor {
 
     /// Writes the file that the user has asked for.
     fn write_pid_file(&mut self, pid: i32) {
-        if let Some(path) = &self.config.pid_file
-            && let Err(error) = std::fs::write(path, pid.to_string())
+        if let Some(file) = &self.pid_file
+            && let Err(error) = file.write(pid)
         {
-            let text = format!("the container's pid could not be written to {}: {error}", path.display());
+            let (path, why) = (file.path().display(), Report::from(error).lines().join(": "));
+            let text = format!("the container's pid could not be written to {path}: {why}");
             self.notice(MAIN, &text);
         }
     }

@@ -12,13 +12,20 @@ use sys::mount::{Attr, FsContext};
 use sys::schedule::{self, set_limit};
 use sys::{Call, Errno};
 
+/// What opening files and starting processes needs, as the set-up does too.
+const LATE: [Resource; 2] = [Resource::RLIMIT_NOFILE, Resource::RLIMIT_NPROC];
+
 /// Sets rlimits and the OOM score of the process `pid`, a child of the caller's that runs nothing of the container yet.
 ///
 /// From outside its user namespace, as only there the caller's own rights count. A hard limit above the inherited one is
-/// clamped with a notice where it may not be raised; an OOM score below the inherited one is left, with a notice too.
+/// clamped with a notice where it may not be raised; an OOM score below the inherited one is left, with a notice too. Limits that
+/// would be those of the set-up as well are raised here where they are to be, and lowered by [`lower`].
 pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Result<(), Report> {
     for limit in process.rlimits().iter().flatten() {
         let resource = resource(limit.typ());
+        if LATE.contains(&resource) && limit.hard() <= schedule::limit(pid, resource)?.1 {
+            continue;
+        }
         match set_limit(pid, resource, limit.soft(), limit.hard()) {
             Err(error) if error.errno() == Errno::EPERM => {
                 let (_, ceiling) = schedule::limit(pid, resource)?;
@@ -35,6 +42,18 @@ pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Res
                 notice(format!("oomScoreAdj: {score} is below that of this session, which stays"));
             }
             result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets, for the calling process, the limits that [`apply`] has left: the next step is its last that needs more.
+pub fn lower(process: &Process) -> Result<(), Report> {
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource(limit.typ());
+        let (_, ceiling) = schedule::limit(0, resource)?;
+        if LATE.contains(&resource) && limit.hard() <= ceiling {
+            set_limit(0, resource, limit.soft(), limit.hard())?;
         }
     }
     Ok(())

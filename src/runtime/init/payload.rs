@@ -20,6 +20,7 @@ use sys::{Call, Errno, SysError};
 
 use crate::channel::{Channel, Message};
 use crate::init::attributes::Labels;
+use crate::init::limits;
 use crate::init::user::{Identity, UNMAPPED};
 use crate::seccomp::Filter;
 use crate::seccomp::listener::{self, Handover};
@@ -160,6 +161,7 @@ fn become_payload(channel: &Channel, ready: &Ready<'_>, moved: bool) -> Result<i
     sys::process::cloexec_from(3)?;
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(Mode::from_bits_truncate(umask));
+    limits::lower(process)?;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     if let (Some(program), false) = (ready.program, no_new_privileges) {
         load(program, ready.agent.as_ref(), channel)?;

@@ -1,6 +1,7 @@
 //! Devices of the host by path: one node, or every node below a directory, as with Docker.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use base::{Kind, Report};
@@ -28,7 +29,7 @@ pub(super) fn nodes(mapping: &DeviceMapping, steps_down: &mut Vec<String>) -> Re
     let stat = lstat(&path).map_err(|errno| missing(&path, errno))?;
     let found = match kind(&stat) {
         kind if is_device(kind) => vec![(path.clone(), stat)],
-        SFlag::S_IFDIR => below(&path)?,
+        SFlag::S_IFDIR => below(&path, &|_| false)?,
         _ => {
             return Err(wrong(format!("{} is not a device", path.display()))
                 .with_hint("a file or a directory of the host is shared with -v SOURCE:DESTINATION"));
@@ -49,15 +50,11 @@ pub(super) fn nodes(mapping: &DeviceMapping, steps_down: &mut Vec<String>) -> Re
 }
 
 /// Every device of the machine that the caller may open (`--privileged`), at its own path: by a supplementary group only where
-/// those are kept. The devices that every container has are not among them, and terminals neither.
+/// those are kept. Terminals are not among them, nor what every container has of its own.
 pub(super) fn all(keeps_groups: bool) -> Result<Vec<DeviceNode>, Report> {
-    const OTHERS: [&str; 10] = ["console", "full", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero"];
-    let directory = Path::new("/dev");
     let is_one = |(path, stat): &(PathBuf, FileStat)| {
-        let first = path.strip_prefix(directory).ok().and_then(|rest| rest.iter().next());
-        let is_other = first.is_none_or(|first| OTHERS.iter().any(|other| first == *other));
         let opens = [AccessFlags::R_OK, AccessFlags::W_OK].iter().any(|flags| access(path, *flags).is_ok());
-        !is_other && opens && (keeps_groups || !is_by_group(stat))
+        opens && (keeps_groups || !is_by_group(stat))
     };
     let node = |(path, _): (PathBuf, FileStat)| DeviceNode {
         path: path.clone(),
@@ -65,7 +62,15 @@ pub(super) fn all(keeps_groups: bool) -> Result<Vec<DeviceNode>, Report> {
         permissions: Some("rwm".to_owned()),
         ..DeviceNode::default()
     };
-    Ok(below(directory)?.into_iter().filter(is_one).map(node).collect())
+    Ok(below(Path::new("/dev"), &is_containers_own)?.into_iter().filter(is_one).map(node).collect())
+}
+
+/// Whether a name in `/dev` is a terminal, or is what a container has of its own or is a world-writable place.
+fn is_containers_own(path: &Path) -> bool {
+    const NAMES: [&str; 11] =
+        ["console", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "tty", "urandom", "zero"];
+    let name = path.strip_prefix("/dev").ok().and_then(Path::to_str).unwrap_or_default();
+    NAMES.contains(&name) || ["tty", "vcs"].iter().any(|kind| name.starts_with(kind) && !name.contains('/'))
 }
 
 /// Refuses what the caller may not open at all, as the container could not either; the line for what it may half. Of
@@ -87,17 +92,17 @@ fn check_access(mapping: &DeviceMapping, found: &[(PathBuf, FileStat)]) -> Resul
     }
 }
 
-/// Every device below a directory; links are not followed.
-fn below(directory: &Path) -> Result<Vec<(PathBuf, FileStat)>, Report> {
+/// Every device below a directory, but for paths that are passed over; links are not followed.
+fn below(directory: &Path, is_passed_over: &dyn Fn(&Path) -> bool) -> Result<Vec<(PathBuf, FileStat)>, Report> {
     let (mut found, mut seen) = (Vec::new(), 0);
     let mut waiting = vec![directory.to_owned()];
     while let Some(directory) = waiting.pop() {
         let entries = match fs::read_dir(&directory) {
-            // What the caller may not list has nothing for it.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => continue,
+            // What the caller may not list has nothing for it, and one that is gone by now neither.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => continue,
             entries => entries.map_err(|error| failed("listing", &directory, error))?,
         };
-        for entry in entries.flatten() {
+        for entry in entries.flatten().filter(|entry| !is_passed_over(&entry.path())) {
             seen += 1;
             if seen > FILES_MAX {
                 return Err(wrong(format!("there are more than {FILES_MAX} files below {}", directory.display())));

@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{linkat, symlinkat};
+use nix::unistd::{Whence, linkat, lseek, symlinkat};
 use oci::Digest;
 use sys::SysError;
 use sys::error::Call;
@@ -229,12 +229,8 @@ impl Seeding<'_> {
             Content::Empty => Ok(()),
             Content::Inline(bytes) => file.write_all(bytes),
             Content::Object { digest, offset, .. } => {
-                let mut object = self.object(&digest)?;
-                object.seek(SeekFrom::Start(offset)).and_then(|_| {
-                    let copied = std::io::copy(&mut object.take(inode.size), &mut file)?;
-                    let short = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                    if copied == inode.size { Ok(()) } else { Err(short()) }
-                })
+                let object = self.object(&digest)?;
+                copy_data(object, offset, inode.size, &mut file)
             }
         };
         written.call(|| format!("write({path:?})"))?;
@@ -321,6 +317,34 @@ impl Seeding<'_> {
     }
 }
 
+/// Copies so many bytes of an object from there on into an empty file. Its holes stay holes: a small image may have large ones.
+fn copy_data(object: &File, offset: u64, size: u64, file: &mut File) -> std::io::Result<()> {
+    let end = offset.checked_add(size).filter(|end| i64::try_from(*end).is_ok());
+    let end = end.ok_or(std::io::ErrorKind::InvalidInput)?;
+    if object.metadata()?.len() < end {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    // A file system that does not tell of holes (EINVAL) has data everywhere; beyond the last data there is nothing (ENXIO).
+    let find = |from: u64, whence, untold: u64| match lseek(object, from.cast_signed(), whence) {
+        Err(Errno::ENXIO) => Ok(end),
+        Err(Errno::EINVAL) => Ok(untold),
+        found => found.map(|found| found.cast_unsigned().min(end)),
+    };
+    let mut position = offset;
+    while position < end {
+        let data = find(position, Whence::SeekData, position)?;
+        let hole = find(data, Whence::SeekHole, end)?;
+        let mut from = object;
+        from.seek(SeekFrom::Start(data))?;
+        file.seek(SeekFrom::Start(data - offset))?;
+        if std::io::copy(&mut from.take(hole - data), file)? != hole - data {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        position = hole;
+    }
+    file.set_len(size)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 mod tests {
@@ -361,5 +385,27 @@ mod tests {
         }
         let found = find(&chain, Path::new("/to-file")).unwrap().unwrap();
         assert_eq!(found.1, index::Kind::Regular);
+    }
+    #[test]
+    fn holes_stay_holes_and_a_part_of_an_object_is_that_part() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        const MIB: u64 = 1 << 20;
+        let object = tempfile::tempfile().unwrap();
+        object.write_all_at(b"begin", 0).unwrap();
+        object.write_all_at(b"middle", 64 * MIB).unwrap();
+        object.set_len(128 * MIB).unwrap();
+        for (offset, size) in [(0, 128 * MIB), (2, 64 * MIB + 1), (64 * MIB, 6), (1, 3), (65 * MIB, MIB), (0, 0)] {
+            let mut file = tempfile::tempfile().unwrap();
+            copy_data(&object, offset, size, &mut file).unwrap();
+            let read = |file: &File, from: u64| {
+                let mut bytes = vec![0; usize::try_from(size).unwrap()];
+                file.read_exact_at(&mut bytes, from).unwrap();
+                bytes
+            };
+            assert!(read(&file, 0) == read(&object, offset), "{offset} {size}");
+            let metadata = file.metadata().unwrap();
+            assert!(metadata.len() == size && metadata.blocks() * 512 <= MIB, "{offset} {size}: {metadata:?}");
+        }
+        assert!(copy_data(&object, MIB, 128 * MIB, &mut tempfile::tempfile().unwrap()).is_err());
     }
 }

@@ -156,6 +156,15 @@ fn old_events_go_when_there_are_too_many() {
 }
 
 #[test]
+fn one_event_is_one_line_whatever_its_words() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["create", "--name", "odd", "--label", "odd=a\u{1b}[31m\nb", &busybox(), "true"]);
+    let told = home.ok(&["events", "--until", "0s", "--filter", "type=container"]);
+    assert!(told.lines().count() == 1 && told.contains("odd=a\\u{1b}[31m\\nb"), "{told:?}");
+    home.ok(&["rm", "odd"]);
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused() {
     let Some(home) = Home::new(&[]) else { return };
     assert!(home.fails(1, &["events", "--filter", "odd=1"]).contains("invalid filter 'odd'"));

@@ -21,7 +21,7 @@ fn limits_of_processes_hold_in_the_container_and_for_exec() {
     assert_eq!(shown, "nofile=512:600 core=0:0");
     home.ok(&["rm", "-f", "limited"]);
     // They are the payload's, and not those of what sets it up.
-    assert_eq!(home.sh(&["--ulimit", "nofile=5"], "ulimit -n"), "5\n");
+    assert_eq!(home.sh(&["--ulimit", "nofile=16"], "ulimit -n"), "16\n");
     for (wrong, words) in [
         ("nofile", "invalid ulimit argument: nofile"),
         ("nofile=2:1", "soft limit must be less than or equal to hard limit"),

@@ -112,8 +112,8 @@ fn a_container_is_told_of_the_proxies_of_dockers_configuration() {
     assert_eq!(home.sh(&[], script), "http://proxy.example:3128 http://proxy.example:3128 example.org example.org\n");
     assert_eq!(home.sh(&["-e", "http_proxy=own", "-e", "HTTP_PROXY="], script), "own example.org example.org\n");
     fs::write(home.path(".docker/config.json"), "{").unwrap();
-    let said = home.fails(125, &["run", "--rm", &busybox(), "true"]);
-    assert!(said.contains(".docker/config.json"), "{said}");
+    let done = home.run(&["run", "--rm", &busybox(), "true"]);
+    assert!(done.code == 0 && done.stderr.contains("told of no proxies: reading"), "{done:#?}");
 }
 
 #[test]

@@ -76,3 +76,33 @@ fn many_at_once_agree_on_one_tree() {
         assert!(is_tidy(&home), "round {round}");
     }
 }
+
+/// The trees of images that are there, by the directories of their files.
+fn trees(home: &Home) -> Vec<std::path::PathBuf> {
+    let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
+    let trees = hosts.flat_map(|host| fs::read_dir(host.path().join("trees")).into_iter().flatten().flatten());
+    trees.map(|tree| tree.path().join("tree")).filter(|tree| tree.exists()).collect()
+}
+
+#[test]
+fn a_sweep_leaves_the_tree_of_a_container_that_runs() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "one", "--storage-driver", "tree", &busybox(), "sleep", "600"]);
+    assert_eq!(trees(&home).len(), 1);
+    // Nobody can read any more which image it has.
+    let record = home.store().join("hosts");
+    let record = fs::read_dir(record).unwrap().flatten().map(|host| host.path().join("containers"));
+    let record = record.flat_map(|containers| fs::read_dir(containers).into_iter().flatten().flatten()).next().unwrap();
+    let (record, kept) = (record.path().join("config.json"), home.path("kept"));
+    fs::rename(&record, &kept).unwrap();
+    fs::write(&record, "{").unwrap();
+    home.run(&["rmi", "-f", &busybox()]);
+    home.run(&["system", "prune", "-af"]);
+    assert_eq!(trees(&home).len(), 1, "its files are still there");
+    fs::rename(&kept, &record).unwrap();
+    home.ok(&["exec", "one", "busybox", "true"]);
+    home.ok(&["rm", "-f", "one"]);
+    home.run(&["rmi", "-f", &busybox()]);
+    home.ok(&["system", "prune", "-af"]);
+    assert_eq!(trees(&home).len(), 0);
+}

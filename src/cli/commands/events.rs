@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::environment::Globals;
 use crate::format;
-use crate::output::{Stop, written};
+use crate::output::{Stop, printable_part, written};
 
 /// Show what happens to containers, images and volumes
 #[derive(Args)]
@@ -72,7 +72,8 @@ fn shown(event: &Event, format: Option<&str>) -> Result<String, Report> {
     let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let time = rfc3339(UNIX_EPOCH + Duration::from_nanos(event.time_ns));
     let (kind, action, id) = (event.kind.as_str(), &event.action, &event.actor.id);
-    Ok(format!("{time} {kind} {action} {id} ({})", attributes.join(", ")))
+    // Commands and labels are anybody's: one event is one line, and has nothing that a terminal obeys.
+    Ok(printable_part(&format!("{time} {kind} {action} {id} ({})", attributes.join(", "))))
 }
 
 /// As in Docker's API, with the members of its older versions, which scripts read.

@@ -355,8 +355,11 @@ impl ContainerOptions {
         let health_check = self.health.health_check()?;
         let labels = [label_files(&self.label_file)?, each(&self.label, parse::label)?].concat();
         let mut env = variables(&self.env_file, &self.env)?;
-        let proxies = proxy_variables(docker_config()?, &env)?;
-        env.splice(0..0, proxies);
+        // A file that others have made unreadable, as `sudo docker login` does, stops no container; Docker goes on as well.
+        match docker_config().and_then(|file| proxy_variables(file, &env)) {
+            Ok(proxies) => drop(env.splice(0..0, proxies)),
+            Err(report) => warning(&format!("the container is told of no proxies: {}", report.lines().join(": "))),
+        }
         let mut words = self.words.into_iter();
         Ok(CreateRequest {
             name: self.name,

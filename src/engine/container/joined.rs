@@ -34,7 +34,7 @@ impl Joined {
         match &record.host.network {
             NetworkMode::Builtin | NetworkMode::Host | NetworkMode::None => {}
             NetworkMode::Container(id) => {
-                joined.add(engine, id, "net").step(|| format!("joining the network container:{id}"))?;
+                joined.add(engine, id, ("net", "network")).step(|| format!("joining the network container:{id}"))?;
             }
             NetworkMode::Namespace(path) => {
                 let step = || format!("joining the network {}", record.host.network);
@@ -43,15 +43,16 @@ impl Joined {
             }
         }
         if let PidMode::Container(id) = &record.host.pid {
-            joined.add(engine, id, "pid").step(|| format!("joining the processes of container:{id}"))?;
+            joined.add(engine, id, ("pid", "PID")).step(|| format!("joining the processes of container:{id}"))?;
         }
         Ok(joined)
     }
 
-    /// Adds a namespace of a running container, and its user namespace, of which there can be one.
-    fn add(&mut self, engine: &Engine, id: &str, kind: &'static str) -> Result<(), Report> {
+    /// Adds a namespace of a running container, with Docker's word for its kind, and its user namespace, of which there can be
+    /// one.
+    fn add(&mut self, engine: &Engine, id: &str, (kind, word): (&'static str, &str)) -> Result<(), Report> {
         let id: ContainerId = id.parse()?;
-        let gone = || Report::new(Kind::Conflict, format!("cannot join {kind} of a non running container: {id}"));
+        let gone = || Report::new(Kind::Conflict, format!("cannot join {word} of a non running container: {id}"));
         let pids = exec::pids(engine, &id).map_err(|_| gone())?;
         let init = pids.init()?.ok_or_else(gone)?;
         let kinds = ["user", kind];

@@ -314,7 +314,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             strict: engine.options().strict,
             hold,
             before: before.clone(),
-            events: if hold { None } else { Some(events::order(engine, &record.id)?) },
+            events: if hold { None } else { Some(events::order(engine, record)?) },
             after,
         };
         spawn(engine, &config, base, &joined, streams.is_some())

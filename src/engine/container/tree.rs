@@ -133,37 +133,42 @@ fn write(engine: &Engine, record: &Record, maps: (&IdMap, &IdMap), log_all: bool
 /// the outer user namespace is looked for, and nobody waits: who is at work on a tree does it at the end. The caller has one
 /// thread.
 pub(crate) fn give_back(engine: &Engine, id: &ContainerId, outer: Option<BorrowedFd<'_>>) -> Result<(), Report> {
-    let trees = trees(engine)?;
-    let had = trees.into_iter().filter(|dir| dir.join("users").join(id.as_str()).exists());
-    let given = had.map(|dir| give_one_back(engine, &dir, outer, Some(id)));
-    given.collect::<Vec<_>>().into_iter().collect()
+    let how = if outer.is_some() { Hold::Exclusive } else { Hold::ExclusiveIfFree };
+    let give = |dir: PathBuf| match Held::of(&dir, how)? {
+        Some(_held) => settle(engine, &dir, outer, Some(id)).map(drop),
+        None => Ok(()),
+    };
+    let had = trees(engine)?.into_iter().filter(|dir| dir.join("users").join(id.as_str()).exists());
+    had.map(give).collect::<Vec<_>>().into_iter().collect()
 }
 
+/// Gives the files of a tree back that nobody has any more; whether that is so. The caller has it locked for itself alone.
 /// `own` has ended, whatever its monitor is still at.
-fn give_one_back(
+fn settle(
     engine: &Engine,
     dir: &Path,
     outer: Option<BorrowedFd<'_>>,
     own: Option<&ContainerId>,
-) -> Result<(), Report> {
-    let how = if outer.is_some() { Hold::Exclusive } else { Hold::ExclusiveIfFree };
-    let Some(_held) = Held::of(dir, how)? else { return Ok(()) };
+) -> Result<bool, Report> {
     let users = dir.join("users");
     let (mut ended, mut active) = (Vec::new(), false);
     for name in names_in(&users).map_err(|error| failed("reading directory", &users, error))? {
         match name.parse::<ContainerId>() {
-            Ok(id) if has(engine, &id, own)? => active = true,
+            // One that cannot be read may run.
+            Ok(id) if has(engine, &id, own).unwrap_or(true) => active = true,
             _ => ended.push(users.join(name)),
         }
     }
-    if !active && !ended.is_empty() {
+    // A tree that is not there has nothing to give: its next writer was killed.
+    if !active && !ended.is_empty() && dir.join("tree").exists() {
         match outer {
             Some(outer) => reclaim_tree(outer, dir)?,
             None => reclaim_tree(outer_namespace(engine)?.as_fd(), dir)?,
         }
         sys::step();
     }
-    ended.iter().try_for_each(|user| remove_file(user))
+    ended.iter().try_for_each(|user| remove_file(user))?;
+    Ok(!active)
 }
 
 /// Whether a container still has its files: it runs, or its monitor holds it for a command that copies, which no state tells.
@@ -175,27 +180,41 @@ fn has(engine: &Engine, id: &ContainerId, own: Option<&ContainerId>) -> Result<b
     Ok(processes(condition.pids.as_ref())?.monitor.is_some())
 }
 
-/// Removes the trees of images to which nothing leads any more. What resists is tried again by the next sweep.
-pub(crate) fn sweep(engine: &Engine, needed: &HashSet<ChainId>) -> Result<(), Report> {
+/// Removes the trees of images to which nothing leads any more. What resists is tried again by the next sweep: a tree is a cache,
+/// and what else is swept must not wait for it. `needed` is asked again for each, while nobody can begin to use it.
+pub(crate) fn sweep(engine: &Engine, needed: &dyn Fn() -> Result<HashSet<ChainId>, Report>) {
     let trees = engine.paths().trees();
-    let needed: HashSet<String> = needed.iter().map(|chain| chain.0.hex()).collect();
-    for name in names_in(&trees).map_err(|error| failed("reading directory", &trees, error))? {
-        if name.starts_with(GONE) {
-            let _ = remove_layer(engine, &trees, &name);
-            continue;
-        }
-        let dir = trees.join(&name);
-        if name.split('-').next().is_some_and(|chain| needed.contains(chain)) {
-            continue;
-        }
-        let _ = give_one_back(engine, &dir, None, None);
-        let Some(_held) = Held::of(&dir, Hold::ExclusiveIfFree)? else { continue };
-        let gone = format!("{GONE}{:016x}", u64::from_ne_bytes(sys::random()?));
-        fs::rename(&dir, trees.join(&gone)).map_err(|error| failed("renaming", &dir, error))?;
-        sys::step();
-        let _ = remove_layer(engine, &trees, &gone);
+    for name in names_in(&trees).unwrap_or_default() {
+        // What resists is tried again by the next sweep.
+        let _ = if name.starts_with(GONE) {
+            remove_layer(engine, &trees, &name)
+        } else {
+            sweep_one(engine, &trees, &name, needed)
+        };
     }
-    Ok(())
+}
+
+fn sweep_one(
+    engine: &Engine,
+    trees: &Path,
+    name: &str,
+    needed: &dyn Fn() -> Result<HashSet<ChainId>, Report>,
+) -> Result<(), Report> {
+    let dir = trees.join(name);
+    let is_needed = || Ok::<_, Report>(needed()?.iter().any(|chain| name.starts_with(&chain.0.hex())));
+    if is_needed()? {
+        return Ok(());
+    }
+    // From here on a container that is to start waits, and finds the tree gone. One whose start is ahead of us is a user, and one
+    // that was created since is among those that need it.
+    let Some(_held) = Held::of(&dir, Hold::ExclusiveIfFree)? else { return Ok(()) };
+    if !settle(engine, &dir, None, None)? || is_needed()? {
+        return Ok(());
+    }
+    let gone = format!("{GONE}{:016x}", u64::from_ne_bytes(sys::random()?));
+    fs::rename(&dir, trees.join(&gone)).map_err(|error| failed("renaming", &dir, error))?;
+    sys::step();
+    remove_layer(engine, trees, &gone)
 }
 
 fn trees(engine: &Engine) -> Result<Vec<PathBuf>, Report> {

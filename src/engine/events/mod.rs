@@ -15,17 +15,17 @@ mod follow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base::{ContainerId, Kind, Report};
 use monitor::log;
 use serde::{Deserialize, Serialize};
 
-use crate::container::record::{ImageOrigin, Settings};
+use crate::Engine;
+use crate::container::record::{ImageOrigin, Record, Settings};
 use crate::file::read_json;
 use crate::paths::make_dir;
-use crate::{Engine, Options, Paths};
 
 pub use filter::Filter;
 pub use follow::{EventsRequest, events};
@@ -113,41 +113,82 @@ pub(crate) fn of_container_in(
     action: &str,
     details: &[(&str, String)],
 ) {
-    let mut attributes = BTreeMap::new();
     // Of one that cannot be read there is the id.
-    if let Ok(Some(told)) = read_json::<Told>(&directory.join("config.json")) {
-        attributes.extend(told.settings.labels);
-        attributes.insert("image".to_owned(), told.image.reference);
-        attributes.insert("name".to_owned(), told.name);
-    }
-    tell(engine.paths(), Subject::Container, action, id.as_str(), attributes, details);
+    let told = read_json::<Told>(&directory.join("config.json")).ok().flatten();
+    let attributes = told.map(|told| attributes(&told.name, &told.image, &told.settings)).unwrap_or_default();
+    begin(engine);
+    tell(&engine.paths().events(), Subject::Container, action, id.as_str(), attributes, details);
 }
 
 /// Tells of a change of an image by its id, or by its name where that is what counts.
 pub(crate) fn of_image(engine: &Engine, id: &str, action: &str, name: &str) {
     let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
-    tell(engine.paths(), Subject::Image, action, id, attributes, &[]);
+    begin(engine);
+    tell(&engine.paths().events(), Subject::Image, action, id, attributes, &[]);
 }
 
 /// Tells of a change of a volume.
 pub(crate) fn of_volume(engine: &Engine, name: &str, action: &str) {
     let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
-    tell(engine.paths(), Subject::Volume, action, name, attributes, &[]);
+    begin(engine);
+    tell(&engine.paths().events(), Subject::Volume, action, name, attributes, &[]);
 }
 
-/// What the monitor of a container needs to tell of its changes.
-pub(crate) fn order(engine: &Engine, id: &ContainerId) -> Result<String, Report> {
-    serde_json::to_string(&(engine.paths(), id)).map_err(|error| Report::of(Kind::Internal, error))
+/// What the monitor of a container needs to tell of its changes. It would have megabytes more of the program in memory if it
+/// read the whole record for that.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    /// Where events are.
+    directory: PathBuf,
+    /// The container's record, for its name of then.
+    record: PathBuf,
+    id: String,
+    attributes: BTreeMap<String, String>,
+}
+
+/// The [`Order`] for a container that is started.
+pub(crate) fn order(engine: &Engine, record: &Record) -> Result<String, Report> {
+    let order = Order {
+        directory: engine.paths().events(),
+        record: engine.paths().container(&record.id).join("config.json"),
+        id: record.id.to_string(),
+        attributes: attributes(&record.name, &record.image, &record.settings),
+    };
+    serde_json::to_string(&order).map_err(|error| Report::of(Kind::Internal, error))
 }
 
 /// Tells, for a monitor with this order, of a change of its container.
 pub fn of_monitor(order: &str, action: &str, details: &[(&str, String)]) {
-    let Ok((paths, id)) = serde_json::from_str::<(Paths, ContainerId)>(order) else { return };
-    of_container(&Engine::open(paths, Options::default()), &id, action, details);
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let Ok(Order { directory, record, id, mut attributes }) = serde_json::from_str::<Order>(order) else { return };
+    if let Ok(Some(Named { name })) = read_json(&record) {
+        attributes.insert("name".to_owned(), name);
+    }
+    tell(&directory, Subject::Container, action, &id, attributes, details);
+}
+
+/// What is told of a container in each event.
+fn attributes(name: &str, image: &ImageOrigin, settings: &Settings) -> BTreeMap<String, String> {
+    let mut attributes = settings.labels.clone();
+    attributes.insert("image".to_owned(), image.reference.clone());
+    attributes.insert("name".to_owned(), name.to_owned());
+    attributes
+}
+
+/// Makes the directory, where it is not there.
+fn begin(engine: &Engine) {
+    let directory = engine.paths().events();
+    if !directory.exists() {
+        // What is to be written there fails then, see below.
+        let _ = engine.paths().make_run().and_then(|()| make_dir(&directory));
+    }
 }
 
 fn tell(
-    paths: &Paths,
+    directory: &Path,
     kind: Subject,
     action: &str,
     id: &str,
@@ -164,25 +205,16 @@ fn tell(
         time_s: now.as_secs(),
         time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
     };
-    // See above: a change is not undone since it cannot be told.
+    // As said above: a change is not undone since it cannot be told.
     let _ = serde_json::to_vec(&event).map_err(io::Error::from).and_then(|mut line| {
         line.push(b'\n');
-        append(paths, &line)
+        append(directory, &line)
     });
 }
 
-fn append(paths: &Paths, line: &[u8]) -> io::Result<()> {
-    let directory = paths.events();
+fn append(directory: &Path, line: &[u8]) -> io::Result<()> {
     let path = directory.join("lock");
-    let open = || OpenOptions::new().create(true).write(true).truncate(false).open(&path);
-    let lock = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = paths.make_run().and_then(|()| make_dir(&directory));
-            made.map_err(|report| io::Error::other(report.to_string()))?;
-            open()?
-        }
-        lock => lock?,
-    };
+    let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
     let until = Instant::now() + LOCK_LIMIT;
     while !sys::lock::try_exclusive(&lock, &path).map_err(io::Error::other)? {
         if Instant::now() >= until {
@@ -194,7 +226,7 @@ fn append(paths: &Paths, line: &[u8]) -> io::Result<()> {
     let mut file = append_to(&path)?;
     let size_bytes = file.metadata()?.len();
     if size_bytes >= FILE_BYTES_MAX {
-        let numbers = log::set_aside(&directory)?;
+        let numbers = log::set_aside(directory)?;
         fs::rename(&path, directory.join(log::aside(numbers.last().map_or(1, |last| last + 1))))?;
         for number in &numbers[..(numbers.len() + 2).saturating_sub(FILES_MAX).min(numbers.len())] {
             fs::remove_file(directory.join(log::aside(*number)))?;

@@ -87,9 +87,13 @@ pub(crate) fn objects_of(store: &Store, layer: DiffId) -> io::Result<Vec<Digest>
 
 /// Deletes what no name and no container leads to any more, but for `kept` and what that leads to.
 pub(crate) fn sweep(engine: &Engine, store: &Store, kept: &[Digest]) -> Result<Swept, Report> {
-    let names = store.all_names()?.into_iter().filter_map(|name| name.record.ok()?.chain);
-    let chains = names.chain(users(engine)?.into_iter().filter_map(|user| user.chain)).collect();
-    tree::sweep(engine, &chains)?;
+    let chains = || {
+        let names = store.all_names()?.into_iter().map(|name| Ok(name.record?.chain));
+        let named: Vec<Option<ChainId>> = names.collect::<Result<_, Report>>()?;
+        let used = users(engine)?.into_iter().map(|user| user.chain);
+        Ok(named.into_iter().chain(used).flatten().collect())
+    };
+    tree::sweep(engine, &chains);
     let mut roots = || Ok(roots(engine)?.into_iter().chain(kept.iter().copied()).collect());
     Ok(store.gc(&mut roots, &mut |layer| objects_of(store, layer))?)
 }

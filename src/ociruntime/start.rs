@@ -42,6 +42,8 @@ pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> 
             return Err(Report::new(Kind::Conflict, message));
         }
     }
+    // From GO on another command may delete the container, which is no failure of its start.
+    let spec = container.place.spec()?;
     let init = container.place.knock().step(|| format!("starting container {id}"))?;
     sys::step();
     init.send(&Message::Go, None)?;
@@ -81,7 +83,6 @@ pub fn begin(root: &Root, id: &str, log: &Log) -> Result<Option<Proxy>, Report> 
     }
     sys::step();
     log.debug(|| format!("container {id} has executed its command"));
-    let spec = container.place.spec()?;
     if let Some(poststart) = spec.hooks().as_ref().map(|hooks| list(hooks.poststart().as_ref())) {
         let state = container.state(&spec, Status::Running);
         if let Err(report) = hooks::run("poststart", poststart, &state, &container.record.bundle) {

@@ -68,7 +68,7 @@ test_disks_have_rates_and_weights() {
   id=$(on root run -d --network none --device-write-bps "$disk:1m" --device-read-iops "$disk:500" --blkio-weight 500 host: sleep 600)
   dir=$(cgroup_of "$id")
   eq io.max "$number rbps=max wbps=1048576 riops=500 wiops=max" "$(cat "$dir/io.max")"
-  has io.weight 'default (4951|500)$' "$(cat "$dir"/io.bfq.weight "$dir"/io.weight 2>/dev/null | grep default)"
+  has io.weight 'default (4950|500)$' "$(cat "$dir"/io.bfq.weight "$dir"/io.weight 2>/dev/null | grep default)"
   format='{{.BlkioWeight}} {{(index .BlkioDeviceWriteBps 0).Rate}} {{(index .BlkioDeviceReadIOps 0).Path}}'
   eq inspect "500 1048576 $disk" "$(on root inspect --format "{{with .HostConfig}}$format{{end}}" "$id")"
   began=$SECONDS

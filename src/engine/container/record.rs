@@ -261,6 +261,13 @@ impl LogDriver {
 /// The one word of [`HostSettings::groups`] that is no group.
 pub const KEEP_GROUPS: &str = "keep-groups";
 
+impl HostSettings {
+    /// Whether the container is to have the caller's supplementary groups.
+    pub fn keeps_groups(&self) -> bool {
+        self.groups.first().is_some_and(|group| group == KEEP_GROUPS)
+    }
+}
+
 /// Which processes a container sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -24,9 +24,7 @@ use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
 use crate::container::joined::{self, Joined};
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{
-    HostSettings, KEEP_GROUPS, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load,
-};
+use crate::container::record::{HostSettings, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load};
 use crate::container::state::{Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
@@ -340,19 +338,14 @@ fn devices(engine: &Engine, record: &Record) -> Result<Devices, Report> {
 
 /// The groups of a container that are looked up in its files.
 fn named_groups(host: &HostSettings) -> &[String] {
-    if keeps_groups(host) { &[] } else { &host.groups }
-}
-
-/// Whether the container is to have the caller's supplementary groups.
-fn keeps_groups(host: &HostSettings) -> bool {
-    host.groups.first().is_some_and(|group| group == KEEP_GROUPS)
+    if host.keeps_groups() { &[] } else { &host.groups }
 }
 
 /// Whether the container's processes keep the caller's supplementary groups, as they are to or since one of them opens a
 /// device. Groups of the host have no number in the container, so there is no other way to have them. Then, and where
 /// setgroups(2) is not allowed, those of the image, of the request and of the devices are not set.
 fn keep_groups(engine: &Engine, host: &HostSettings, devices: &Devices, setgroups: bool) -> Result<bool, Report> {
-    if setgroups && keeps_groups(host) {
+    if setgroups && host.keeps_groups() {
         return Ok(true);
     }
     let keep = setgroups && devices.by_group.is_some();

@@ -41,8 +41,8 @@ pub fn events(
     let step = |error| failed("reading events in", &directory, error);
     // Before the first look: nothing is missed in between.
     let watch = watch(&directory)?;
-    let mut reader =
-        Reader::at_tail(&directory, (request.since, request.until).eq(&(None, None)).then_some(0)).map_err(step)?;
+    let is_only_new = request.since.is_none() && request.until.is_none();
+    let mut reader = Reader::at_tail(&directory, is_only_new.then_some(0)).map_err(step)?;
     loop {
         // What is written after it was asked has not been.
         let is_over = request.until.is_some_and(|until| until <= SystemTime::now());

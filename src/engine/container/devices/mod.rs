@@ -20,7 +20,7 @@ use cdi::{ContainerEdits, DEFAULT_DIRECTORIES, Registry};
 use oci_spec::runtime::{Hooks, LinuxDevice, Mount};
 
 use crate::Engine;
-use crate::container::record::{HostSettings, KEEP_GROUPS};
+use crate::container::record::HostSettings;
 
 pub(crate) use given::Given;
 
@@ -54,7 +54,7 @@ impl Devices {
             all.device_nodes.extend(nodes);
         }
         if host.privileged {
-            all.device_nodes.extend(host::all(host.groups.first().is_some_and(|group| group == KEEP_GROUPS))?);
+            all.device_nodes.extend(host::all(host.keeps_groups())?);
         }
         if !host.device_requests.is_empty() {
             let registry = Registry::read(&directories(engine));

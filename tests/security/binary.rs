@@ -48,19 +48,27 @@ const ATTACKER: &str = r#"
     }
     print "caught\n";
     print "made writable\n" if writable(fileno $exe);
-    if ($fifo) {
-        sysopen(my $go, $fifo, POSIX::O_WRONLY) or die "$fifo: $!";
-    }
-    for (1..200) {
+    # Told before the victim is let go: where that is the init, this process ends with it.
+    my $go;
+    for (0..200) {
         if (sysopen(my $file, "/proc/self/fd/" . fileno $exe, POSIX::O_RDWR | POSIX::O_TRUNC)) {
             syswrite($file, "overwritten");
             print "overwritten\n";
-            exit;
+            last;
         }
-        last if $! != POSIX::ETXTBSY;
+        if ($! != POSIX::ETXTBSY || $_ == 200) {
+            print "refused: ", $! + 0, "\n";
+            last;
+        }
+        release();
         select(undef, undef, undef, 0.05);
     }
-    print "refused: ", $! + 0, "\n";
+    release();
+    sub release {
+        return if $go || !$fifo;
+        sysopen($go, $fifo, POSIX::O_WRONLY) or die "$fifo: $!";
+        close $go;
+    }
 "#;
 
 /// What the attacker says in the end when the mount is read-only.

@@ -134,6 +134,8 @@ pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
             if let Ok(client) = client {
                 monitor.adopt_starter(client);
             }
+            // Here, and after each further part of a start: what it has been through is not needed together.
+            sys::memory::release_code();
             monitor.begin();
             monitor.run();
             monitor.end()
@@ -263,6 +265,7 @@ impl Monitor {
         self.write_pid(0)?;
         if self.is_again() { self.resources.place_again(&self.config.limits) } else { self.place() }
             .step(|| "placing the container in its cgroup".to_owned())?;
+        sys::memory::release_code();
         if let Some(network) = &self.config.network {
             self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
         }
@@ -520,6 +523,7 @@ impl Monitor {
     /// The payload runs: record it, then tell.
     fn started(&mut self, key: u64) -> Result<(), Report> {
         let Some(pid) = self.processes.get(&key).and_then(|process| process.pid) else { return Ok(()) };
+        sys::memory::release_code();
         if key == MAIN {
             // Of a payload that has ended already there is nothing to hold.
             self.mounts = proc_dir(pid).and_then(|process| open_namespace(process.as_fd(), "mnt")).ok();
@@ -543,6 +547,7 @@ impl Monitor {
             client.closing |= detached;
         }
         self.settled_at = Some(Instant::now() + SETTLING);
+        sys::memory::release_code();
         if key == MAIN {
             self.follow_resolvers();
         }

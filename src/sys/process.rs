@@ -408,6 +408,24 @@ pub fn reap(process: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>> {
     }
 }
 
+/// How a process has ended that somebody else has reaped: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15, of a pidfd that
+/// was opened before that. `None` as long as nobody has reaped it, and before Linux 6.15 while it runs; an error where it
+/// cannot be learnt (any more).
+pub fn exit_of(process: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    // SAFETY: a structure of integers, for which zeroes are values.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = libc::PIDFD_INFO_EXIT.into();
+    // SAFETY: the request writes at most as many bytes as its number says, which are those of this live structure.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    check(result.into(), || "ioctl(PIDFD_GET_INFO)".to_owned())?;
+    if info.mask & u64::from(libc::PIDFD_INFO_EXIT) == 0 {
+        return Ok(None);
+    }
+    // As wait(2) tells it.
+    let signal = libc::WTERMSIG(info.exit_code);
+    Ok(Some(if signal == 0 { Exit::Code(libc::WEXITSTATUS(info.exit_code)) } else { Exit::Signal(signal) }))
+}
+
 /// Reaps any one child that has ended, and tells its pid; `None` while all run. `ECHILD` when there is none.
 pub fn reap_any() -> Result<Option<(i32, Exit)>> {
     wait_child(libc::P_ALL, 0, libc::WNOHANG)
@@ -488,6 +506,24 @@ mod tests {
             assert_eq!(reap(process.as_fd(), true).expect("our own child"), Some(exit), "{script}");
             let again = reap(process.as_fd(), false).expect_err("it is reaped");
             assert_eq!(again.errno(), Errno::ECHILD, "{script}");
+        }
+    }
+
+    /// Before Linux 6.15 there is nothing to learn, and that is said.
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "it is reaped by what is tested")]
+    fn how_a_process_ended_is_told_after_it_was_reaped() {
+        for (script, exit) in [("exit 7", Exit::Code(7)), ("kill -9 $$", Exit::Signal(9))] {
+            let child = Command::new("sh").args(["-c", script]).spawn().expect("sh is installed");
+            let process = pidfd_open(child.id() as i32).expect("it is not reaped yet");
+            assert!(wait_end(process.as_fd(), None));
+            let before = exit_of(process.as_fd());
+            assert!(!matches!(before, Ok(Some(other)) if other != exit), "{script}: {before:?}");
+            reap(process.as_fd(), true).expect("our own child");
+            match exit_of(process.as_fd()) {
+                Ok(told) => assert_eq!(told, Some(exit), "{script}"),
+                Err(error) => assert!(matches!(error.errno(), Errno::ENOTTY | Errno::ESRCH), "{script}: {error:?}"),
+            }
         }
     }
 }

@@ -6,7 +6,8 @@
 //! container has ended, all output was delivered and everything was tidied up.
 //!
 //! If it is killed, the container goes on: its standard streams are named pipes that it holds open for both
-//! directions. The next command sees by `pid.json` what is true. The crate knows no images and no store.
+//! directions. The next command sees by `pid.json` what is true, and starts a successor that takes over. The crate knows no
+//! images and no store.
 
 mod answers;
 pub mod client;

@@ -17,6 +17,9 @@ use crate::health::Health;
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
 
+/// The file by which a container is taken over whose monitor was killed: see [`crate::role::Kept`].
+pub const KEPT: &str = "monitor.json";
+
 /// `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -171,7 +174,7 @@ pub fn write_pid(directory: &Path, record: &PidRecord) -> Result<(), RecordError
     write(&directory.join("pid.json"), record, false)
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, RecordError> {
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, RecordError> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(|source| RecordError::Io { path: path.to_owned(), source })?,
@@ -180,7 +183,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, RecordEr
     value.map(Some).map_err(|source| RecordError::Format { path: path.to_owned(), source })
 }
 
-fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), RecordError> {
+pub(crate) fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(), RecordError> {
     let error = |source| RecordError::Io { path: path.to_owned(), source };
     let format = |source| RecordError::Format { path: path.to_owned(), source };
     let bytes = serde_json::to_vec(value).map_err(format)?;

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
@@ -39,6 +39,13 @@ impl Resources {
         let placement = self.placement.insert(Placement::climb(request)?);
         self.cgroup = placement.container(limits)?;
         Ok(&placement.ladder)
+    }
+
+    /// Finds the calling monitor its place, and opens the cgroup of a container that runs already.
+    pub fn take_over(&mut self, request: Request<'_>, cgroup: &Path) -> Result<(), Report> {
+        self.cgroup = Some(Container::open(cgroup)?);
+        self.placement = Some(Placement::climb(request)?);
+        Ok(())
     }
 
     /// Makes the container's cgroup anew after [`Resources::tear_down`].

@@ -140,6 +140,21 @@ impl Supervised {
         Ok(Supervised::born(&spawn.start()?, ours, streams))
     }
 
+    /// A container's main process that another monitor has started, and whose end is told by its descriptor alone.
+    pub fn taken_over(pid: i32, pidfd: OwnedFd, streams: Streams) -> Self {
+        Supervised {
+            stage: None,
+            pid: Some(pid),
+            pidfd: Some(pidfd),
+            phase: Phase::Running,
+            channel: None,
+            streams,
+            exit: None,
+            detached: false,
+            execution: None,
+        }
+    }
+
     fn born(stage: &Child, channel: Channel, streams: Streams) -> Self {
         Supervised {
             stage: Some(stage.pid),

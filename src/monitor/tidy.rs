@@ -70,6 +70,8 @@ pub fn reclaim(container_dir: &Path, outer: &OwnedFd, snapshots: &[PathBuf]) -> 
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.exists()) {
         snapshot::owner_client::reclaim(outer.as_fd(), snapshot)?;
     }
+    // A run that was short has none; of another run it is not read.
+    let _ = fs::remove_file(container_dir.join(record::KEPT));
     let path = container_dir.join("pid.json");
     Ok(fs::remove_file(&path).call(|| format!("unlink({path:?})"))?)
 }

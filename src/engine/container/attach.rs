@@ -7,6 +7,7 @@ use monitor::client::{self, Outcome};
 use monitor::protocol::{self, Frame};
 
 use crate::Engine;
+use crate::container::lock::dial;
 use crate::container::restart::refuse_between;
 use crate::container::state::condition;
 use crate::events;
@@ -90,7 +91,7 @@ pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<At
     if condition.is_paused() {
         return refuse("you cannot attach to a paused container, unpause it first");
     }
-    let socket = client::dial(&engine.paths().run_container(id))?;
+    let socket = dial(engine, id)?;
     client::block_signals()?;
     protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
     events::of_container(engine, id, "attach", &[]);

@@ -12,6 +12,7 @@ use monitor::record::PidRecord;
 use crate::Engine;
 use crate::container::attach::{Attachment, Streams, Until, relay};
 use crate::container::create::check_workdir;
+use crate::container::lock::dial;
 use crate::container::record::load;
 use crate::container::restart::refuse_between;
 use crate::container::spec;
@@ -64,7 +65,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
         process.set_cwd(Path::new("/").join(&request.workdir));
     }
     let user = if request.user.is_empty() { container.settings.user } else { request.user.clone() };
-    let socket = client::dial(&engine.paths().run_container(id)).map_err(|error| match error {
+    let socket = dial(engine, id).map_err(|error| match error {
         ClientError::NoMonitor { .. } => Report::from(error)
             .with_step(format!("container {id} runs, but its monitor was killed, and only that could execute in it")),
         error => error.into(),

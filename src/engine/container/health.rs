@@ -10,6 +10,7 @@ use oci::HealthCheck;
 
 use crate::Engine;
 use crate::container::exec::not_running;
+use crate::container::lock::dial;
 use crate::container::record::{Record, load};
 use crate::container::state::{Life, condition};
 use crate::container::{spec, start};
@@ -81,7 +82,7 @@ pub fn run(engine: &Engine, id: &ContainerId) -> Result<i32, Report> {
     if !matches!(condition.life, Life::Running { .. }) || condition.is_paused() {
         return Err(not_running(id));
     }
-    let socket = client::dial(&engine.paths().run_container(id)).map_err(|error| match error {
+    let socket = dial(engine, id).map_err(|error| match error {
         ClientError::NoMonitor { .. } => Report::from(error)
             .with_step(format!("container {id} runs, but its monitor was killed, and only that could probe it")),
         error => error.into(),

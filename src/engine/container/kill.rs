@@ -18,8 +18,9 @@ use crate::events;
 /// paused container goes on, as in Docker: else it would not notice.
 pub fn kill(engine: &Engine, id: &ContainerId, signal: i32) -> Result<(), Report> {
     record::require(engine, id)?;
-    // One that cannot be read says nothing of a policy.
+    // One that cannot be read says nothing of a policy; with `--rm` there is none, and the caller may hold the lock.
     if let Ok(record) = load(engine, id)
+        && !record.host.auto_remove
         && is_end(signal, parse_signal(&record.settings.stop_signal).ok())
         && stay_down(engine, id)?
     {

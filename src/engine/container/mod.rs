@@ -5,6 +5,7 @@
 //!                                 state.json    where it is in its life; replaced whole                     (state)
 //!                                 log           json-file lines, by the monitor                             (logs)
 //!                                 devices.json  what its devices gave to its processes at the last start    (devices)
+//!                                 monitor.json  what a successor of its monitor needs                   (take_over)
 //!                                 lock          OFD lock of whoever changes the container                   (lock)
 //! hosts/<machine>/names/<name>                  the id; its link is the reservation                         (names)
 //! hosts/<machine>/unstarted/<id>                held by a `run --rm` until its container has been started   (unstarted)
@@ -50,6 +51,7 @@ pub mod start;
 pub mod state;
 pub mod stats;
 pub mod stop;
+pub(crate) mod take_over;
 pub mod top;
 pub(crate) mod tree;
 pub mod unstarted;

@@ -7,7 +7,7 @@ use monitor::client::{self, ClientError};
 use monitor::restart::{Policy, Terms};
 
 use crate::Engine;
-use crate::container::lock::lock;
+use crate::container::lock::{dial, lock};
 use crate::container::record::{HostSettings, load};
 use crate::container::start::{Started, start_locked};
 use crate::container::state::{Life, condition};
@@ -40,9 +40,10 @@ pub(crate) fn check(host: &HostSettings) -> Result<(), Report> {
     Ok(())
 }
 
-/// Tells the monitor of a container what holds for further starts; one that has ended, or was killed, starts nothing.
+/// Tells the monitor of a container what holds for further starts; one that has ended, or was killed, starts nothing. The caller
+/// does not hold the container's lock.
 pub(crate) fn set_terms(engine: &Engine, id: &ContainerId, terms: Terms) -> Result<(), Report> {
-    match client::dial(&engine.paths().run_container(id)) {
+    match dial(engine, id) {
         Ok(socket) => client::set_terms(socket.as_fd(), terms),
         Err(ClientError::NoMonitor { .. }) => Ok(()),
         Err(error) => Err(error.into()),

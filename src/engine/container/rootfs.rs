@@ -134,6 +134,27 @@ pub(crate) fn connect(engine: &Engine, record: &Record, driver: Driver) -> Resul
     Ok(Base::of(connection, map, root, ladder))
 }
 
+/// The view of a container that runs, for a further start of it. The server that one container has alone takes no other user
+/// any more when its first one has been gone for a while.
+pub(crate) fn view_again(
+    engine: &Engine,
+    record: &Record,
+    driver: Driver,
+    outer: BorrowedFd<'_>,
+) -> Result<Option<ServedView>, Report> {
+    let Some(key) = key(engine, record, driver)? else { return Ok(None) };
+    let places = Places::of(engine);
+    let places = places.as_ref();
+    let map = read_map(outer)?;
+    let connection = if driver == Driver::Fuse {
+        let gone = || Report::new(Kind::Conflict, "the server of its files takes no other monitor");
+        try_connect(&places, &key)?.ok_or_else(gone)?
+    } else {
+        Serving { engine, record, driver, places, key: &key, user_namespace: outer, map: &map }.start()?.0
+    };
+    Ok(Base::of(connection, map, None, None).view)
+}
+
 /// The name of a server: what it shows decides. `None` for a driver that has none.
 fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<Option<String>, Report> {
     if record.image.is_host() {

@@ -1,7 +1,7 @@
 //! Starting a container: everything that is decided before its monitor exists.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use ::snapshot::Driver;
@@ -202,10 +202,10 @@ enum Purpose<'a> {
 }
 
 /// A monitor that has given its word.
-struct Launched {
+pub(crate) struct Launched {
     socket: OwnedFd,
     monitor: OwnedFd,
-    begun: Result<Begun, Report>,
+    pub(crate) begun: Result<Begun, Report>,
 }
 
 fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>) -> Result<Launched, Report> {
@@ -315,7 +315,9 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             events: if hold { None } else { Some(events::order(engine, record)?) },
             after,
         };
-        spawn(engine, &config, base, &joined, streams.is_some())
+        let rootfs::Base { user_namespace, view, .. } = base;
+        let given = Given { outer: user_namespace.as_fd(), view, joined: &joined, init: None };
+        spawn(engine, &config, given, streams.is_some())
     };
     let spawned = begin();
     drop(volumes);
@@ -396,21 +398,33 @@ fn host_devices(devices: &Devices, outer: &OuterMap, maps: (&IdMap, &IdMap)) -> 
     host.collect()
 }
 
-/// Starts the monitor and waits for its word.
-fn spawn(
+/// What a monitor gets beside its configuration.
+pub(crate) struct Given<'a> {
+    /// The outer user namespace.
+    pub outer: BorrowedFd<'a>,
+    /// The view, for drivers that have one.
+    pub view: Option<rootfs::ServedView>,
+    /// Namespaces of others.
+    pub joined: &'a Joined,
+    /// The container's init, where the container runs already.
+    pub init: Option<BorrowedFd<'a>>,
+}
+
+/// Starts a monitor and waits for its word. Signals are blocked then: see [`monitor::client::block_signals`].
+pub(crate) fn spawn(
     engine: &Engine,
     config: &monitor::role::Config,
-    base: rootfs::Base,
-    joined: &Joined,
+    given: Given<'_>,
     attached: bool,
 ) -> Result<Launched, Report> {
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
-    let rootfs::Base { user_namespace, mut view, .. } = base;
+    let Given { outer, mut view, joined, init } = given;
     let binary = view.as_mut().and_then(|view| view.binary.take());
     let binary = runtime::own_binary::for_containers(binary)?;
-    let mut fds = vec![("client", theirs.as_fd()), ("outer", user_namespace.as_fd())];
+    let mut fds = vec![("client", theirs.as_fd()), ("outer", outer)];
+    fds.extend(init.map(|init| ("init", init)));
     if let Some(rootfs::ServedView { socket, mount_namespace, .. }) = &view {
         fds.extend([("view", mount_namespace.as_fd()), ("fs", socket.as_fd())]);
     }

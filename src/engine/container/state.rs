@@ -55,6 +55,17 @@ pub struct Condition {
     pub pids: Option<PidRecord>,
 }
 
+/// What a monitor that was killed has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Nothing, or it lives.
+    Nothing,
+    /// A container that runs.
+    Container,
+    /// A part of what is to be done after the end of one.
+    Work,
+}
+
 /// The descriptors of a container's processes that still are what the record says.
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
@@ -107,11 +118,16 @@ impl Condition {
         self.life.is_active() || self.pids.is_some()
     }
 
-    /// Whether its monitor was killed before it had done everything that is to be done after the end.
-    pub(crate) fn is_left(&self) -> Result<bool, Report> {
+    /// What its monitor, if that was killed, has left.
+    pub(crate) fn left(&self) -> Result<Left, Report> {
         let recorded = self.state.status.is_active();
         let dead = self.pids.as_ref().map(|pids| Ok::<_, Report>(pids.monitor()?.is_none())).transpose()?;
-        Ok(!self.life.is_active() && dead.unwrap_or(recorded))
+        Ok(match self.life {
+            _ if !dead.unwrap_or(recorded) => Left::Nothing,
+            Life::Running { .. } => Left::Container,
+            _ if self.life.is_active() => Left::Nothing,
+            _ => Left::Work,
+        })
     }
 
     /// The ports of the host that lead into the container now, as they were bound.
@@ -208,7 +224,7 @@ fn give_shared_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
 /// Does what a killed monitor could not do after the end, and writes the end. The caller holds the container's lock.
 pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let mut condition = condition(engine, id)?;
-    if !condition.is_left()? {
+    if condition.left()? != Left::Work {
         return Ok(condition);
     }
     let directory = engine.paths().container(id);
@@ -225,7 +241,10 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
     // Now that it counts as ended.
     match tidied.and_then(|()| give_shared_back(engine, id)) {
         // It is what tells that something is left to do.
-        Ok(()) => remove_file(&directory.join("pid.json"))?,
+        Ok(()) => {
+            remove_file(&directory.join(record::KEPT))?;
+            remove_file(&directory.join("pid.json"))?;
+        }
         // The next command tries again, and so does the removal, which can delete such files in any case.
         Err(report) => engine.notice(&format!("what container {id} has left cannot be tidied up: {report}")),
     }

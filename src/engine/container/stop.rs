@@ -51,7 +51,10 @@ pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<bo
     let signal = ending.signal.unwrap_or_else(|| stop_signal(&record.settings.stop_signal));
     let grace_s = ending.grace_s.or(record.settings.stop_timeout).unwrap_or(GRACE_S);
     let grace = u64::try_from(grace_s).ok().map(Duration::from_secs);
-    stay_down(engine, id)?;
+    // With `--rm` there is no policy, and the caller may hold the lock.
+    if !record.host.auto_remove {
+        stay_down(engine, id)?;
+    }
     give_up(engine, id)?;
     let init = match pids(engine, id) {
         // It was never started, or has ended.

@@ -14,7 +14,7 @@ use sys::process::is_directory;
 
 use crate::Engine;
 use crate::container::state::{Condition, Life, Processes, condition, processes};
-use crate::container::{record, remove};
+use crate::container::{lock, record, remove};
 use crate::file::failed;
 
 /// What is waited for.
@@ -42,8 +42,8 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
     // The record of a container that is removed at its end may be gone before a loaded machine lets us look.
     let mut monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
     let mut watch = Watch::new(engine, id)?;
-    // Whether the monitor was asked, and what it has told.
-    let (mut asked, mut told) = (false, None);
+    // Which monitor was asked, and what it has told.
+    let (mut asked, mut told) = (None, None);
     let first_end = watch.last.state.finished_at.clone();
     let mut code = watch.last.code();
     loop {
@@ -72,11 +72,13 @@ pub fn wait_until(engine: &Engine, id: &ContainerId, until: Until) -> Result<i32
             && active
             && let Some(monitor) = monitor.take()
         {
-            (asked, told) = (true, monitor::client::exit_told(monitor.as_fd()));
+            asked = watch.last.pids.as_ref().map(|pids| pids.monitor_pid);
+            told = monitor::client::exit_told(monitor.as_fd());
             continue;
         }
         // One that had no answer may be no better the next time.
-        if monitor.is_none() && !asked && active {
+        let is_new = || watch.last.pids.as_ref().is_some_and(|pids| asked != Some(pids.monitor_pid));
+        if monitor.is_none() && active && is_new() {
             monitor = monitor::client::dial(&engine.paths().run_container(id)).ok();
         }
         watch.wait()?;
@@ -95,6 +97,8 @@ pub(crate) struct Watch<'a> {
     watches: Watches,
     processes: Processes,
     last: Condition,
+    /// The monitor after whose death it was tried to find another one.
+    mourned: Option<i32>,
 }
 
 /// What tells of changes in a container's directories.
@@ -144,7 +148,7 @@ impl Watches {
 impl<'a> Watch<'a> {
     pub(crate) fn new(engine: &'a Engine, id: &'a ContainerId) -> Result<Self, Report> {
         let last = condition(engine, id)?;
-        Ok(Watch { engine, id, watches: Watches::None, processes: Processes::default(), last })
+        Ok(Watch { engine, id, watches: Watches::None, processes: Processes::default(), last, mourned: None })
     }
 
     /// Whether the container runs, or is about to.
@@ -152,11 +156,23 @@ impl<'a> Watch<'a> {
         Ok(self.life()?.is_active())
     }
 
-    /// Where the container is in its life.
+    /// Where the container is in its life. One whose monitor was killed meanwhile gets another one.
     pub(crate) fn life(&mut self) -> Result<Life, Report> {
+        self.look()?;
+        let dead = self.last.pids.as_ref().filter(|_| self.processes.monitor.is_none()).map(|pids| pids.monitor_pid);
+        if matches!(self.last.life, Life::Running { .. }) && dead.is_some() && self.mourned != dead {
+            self.mourned = dead;
+            // Where that is not possible its end is seen without.
+            let _ = lock::repair(self.engine, self.id);
+            self.look()?;
+        }
+        Ok(self.last.life.clone())
+    }
+
+    fn look(&mut self) -> Result<(), Report> {
         self.last = condition(self.engine, self.id)?;
         self.processes = processes(self.last.pids.as_ref())?;
-        Ok(self.last.life.clone())
+        Ok(())
     }
 
     /// Blocks until something changed since the last look; the first time it does not, so that nothing is missed that

@@ -1,6 +1,6 @@
 //! The role monitor: set-up, the poll loop, and the end; `clients.rs` has its clients, `pipes.rs` the payload's streams,
 //! `hooks.rs` the programs that devices have run, `probes.rs` its health check, `again.rs` what lies
-//! between two runs.
+//! between two runs, `taken_over.rs` the container of a monitor that was killed.
 //!
 //! ```text
 //! start ─▶ cgroup ─▶ net role (in parallel) ─▶ stage ─▶ Init, Tap, Console ─▶ Ready + net ready ─▶ GO ─▶ Running
@@ -16,6 +16,7 @@ mod clients;
 mod hooks;
 mod pipes;
 mod probes;
+mod taken_over;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,11 +48,13 @@ use crate::restart::Policy;
 use crate::role::again::Again;
 use crate::role::pipes::PayloadEnds;
 use crate::role::probes::Probes;
+use crate::role::taken_over::TakenOver;
 use crate::streams::{Client, Sink, Streams};
 use crate::supervised::{Event, Given, Phase, Supervised};
 use crate::tidy::{self, After, Callbacks};
 
 pub use crate::role::hooks::RuntimeHooks;
+pub use crate::role::taken_over::Kept;
 
 /// The key of the container's main process.
 const MAIN: u64 = 0;
@@ -66,7 +69,7 @@ const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 ///
 /// Descriptors, by name: `client` (the connection to the command that starts the container), `outer` (user namespace),
 /// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive); `user`, `net` and `pid` where
-/// the container joins those namespaces.
+/// the container joins those namespaces; `init` (a pidfd) where the container runs already and its monitor was killed.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Config {
     /// Which container.
@@ -129,6 +132,7 @@ pub struct Config {
 /// What the role does with what it inherited.
 pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
     let client = inherited.fd("client");
+    let init = inherited.optional_fd("init");
     match Monitor::set_up(&mut inherited, callbacks) {
         Ok(mut monitor) => {
             if let Ok(client) = client {
@@ -136,7 +140,15 @@ pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
             }
             // Here, and after each further part of a start: what it has been through is not needed together.
             sys::memory::release_code();
-            monitor.begin();
+            match init.map(|init| monitor.take_over(init)) {
+                None => monitor.begin(),
+                Some(Ok(())) => {}
+                Some(Err(report)) => {
+                    monitor.tell(MAIN, &Frame::Failed(Failure::from(&report)));
+                    monitor.farewell();
+                    return ExitCode::from(125);
+                }
+            }
             monitor.run();
             monitor.end()
         }
@@ -168,6 +180,8 @@ struct Monitor {
     answers: Answers,
     probes: Probes,
     again: Again,
+    /// Until a main process that another monitor has started has ended.
+    taken_over: Option<TakenOver>,
     processes: BTreeMap<u64, Supervised>,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -196,6 +210,7 @@ enum Source {
     Listener,
     Net,
     Answers,
+    TakenOver,
     Channel(u64),
     Output(u64, Stream),
     Input(u64),
@@ -235,6 +250,7 @@ impl Monitor {
             answers: Answers::default(),
             probes: Probes::default(),
             again: Again::default(),
+            taken_over: None,
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_key: MAIN + 1,
@@ -313,12 +329,15 @@ impl Monitor {
         while !self.finished {
             let ready = self.wait();
             if self.settled_at.take_if(|at| *at <= Instant::now()).is_some() {
+                // Without it the container is not taken over should we be killed, and nothing else fails.
+                let _ = self.keep();
                 sys::memory::release_code();
             }
             for source in ready {
                 self.serve(source);
             }
             self.check_starter();
+            self.check_taken_over();
             self.check_end();
             self.check_probes();
             self.check_again();
@@ -340,6 +359,7 @@ impl Monitor {
         waited.extend(self.listener.as_ref().map(|listener| (Source::Listener, listener.as_fd(), PollFlags::POLLIN)));
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
+        waited.extend(self.taken_over_init().map(|(init, flags)| (Source::TakenOver, init, flags)));
         for (key, process) in &self.processes {
             if let Some(channel) = &process.channel {
                 waited.push((Source::Channel(*key), channel.as_fd(), PollFlags::POLLIN));
@@ -375,7 +395,9 @@ impl Monitor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.drain_until, self.settled_at, self.probes.deadline(), self.again.at].into_iter().flatten().min()
+        let taken_over = self.taken_over.as_ref().and_then(TakenOver::deadline);
+        let deadlines = [self.drain_until, self.settled_at, self.probes.deadline(), self.again.at, taken_over];
+        deadlines.into_iter().flatten().min()
     }
 
     fn timeout(&self) -> PollTimeout {
@@ -390,6 +412,8 @@ impl Monitor {
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
             Source::Answers => self.on_answers(),
+            // Looked at in each round.
+            Source::TakenOver => {}
             Source::Channel(key) => self.on_channel(key),
             Source::Output(key, stream) => drop(self.pump(key, stream)),
             Source::Input(key) => {

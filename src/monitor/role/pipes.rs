@@ -1,6 +1,7 @@
 //! The standard streams of a process without a terminal.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use base::Report;
 use nix::errno::Errno;
@@ -10,6 +11,14 @@ use sys::{Call, SysError};
 
 use crate::role::Monitor;
 use crate::streams::Streams;
+
+/// How our end of a named pipe is opened.
+const OURS: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK);
+
+fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, SysError> {
+    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+        .call(|| format!("open({path:?}, {flags:?})"))
+}
 
 /// The payload's ends of its streams.
 #[derive(Debug, Default)]
@@ -35,11 +44,7 @@ impl Monitor {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(SysError::new(format!("mkfifo({path:?})"), errno)),
             }
-            let open = |flags: OFlag| {
-                nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
-                    .call(|| format!("open({path:?}, {flags:?})"))
-            };
-            let (ours, theirs) = (open(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, open(OFlag::O_RDWR)?);
+            let (ours, theirs) = (open(&path, OURS)?, open(&path, OFlag::O_RDWR)?);
             self.give(theirs.as_fd())?;
             Ok((ours, theirs))
         };
@@ -49,6 +54,12 @@ impl Monitor {
         let (input_end, input) = input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
         let streams = Streams::pipes(Some(output), Some(error), input).call(|| "fcntl(O_NONBLOCK)".to_owned())?;
         Ok((streams, PayloadEnds { input: input_end, output: Some(output_end), error: Some(error_end) }))
+    }
+
+    /// Our ends of the pipes that a monitor before us has made. What is in them the container keeps there.
+    pub(super) fn fifos_again(&self) -> Result<Streams, Report> {
+        let [output, error] = ["stdout", "stderr"].map(|name| open(&self.config.run_dir.join(name), OURS));
+        Ok(Streams::pipes(Some(output?), Some(error?), None).call(|| "fcntl(O_NONBLOCK)".to_owned())?)
     }
 
     pub(super) fn exec_pipes(&self, stdin: bool) -> Result<(Streams, PayloadEnds), Report> {

@@ -58,6 +58,15 @@ impl Monitor {
         self.state.health = Some(Health::starting(self.state.health.take()));
     }
 
+    /// The payload has run for so long, and was probed by another monitor.
+    pub(super) fn go_on_probing(&mut self, age: Duration) {
+        let Some(check) = &self.config.health else { return };
+        let now = Instant::now();
+        let status = self.state.health.get_or_insert_with(|| Health::starting(None)).status;
+        let started = now.checked_sub(age).unwrap_or(now);
+        self.probes = Probes { started: Some(started), due: now.checked_add(check.wait(status, age)), running: None };
+    }
+
     /// The payload has ended: nothing is probed any more.
     pub(super) fn end_probes(&mut self) {
         self.probes = Probes::default();

@@ -1,0 +1,174 @@
+//! Taking over a container whose monitor was killed, as the next command has it done.
+//!
+//! The successor gets the configuration that its predecessor has left ([`Kept`]) and a descriptor of the container's init. It
+//! reads on in the named pipes, where nothing is lost as long as the container lives, and goes on with socket, log, cgroup, health
+//! check and restart policy. It is not the parent of init: that has ended when its descriptor says so, and with which code the
+//! kernel tells from Linux 6.15 on. What ended with the predecessor does not come back before the next run: the network
+//! process, the terminal, the standard input, and the way to processes that were executed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use base::time::{parse_rfc3339, rfc3339};
+use base::{Kind, Report};
+use nix::poll::PollFlags;
+use serde::{Deserialize, Serialize};
+use sys::namespace::{open_namespace, proc_dir};
+use sys::process::{Exit, exit_of, has_ended};
+
+use crate::protocol::Frame;
+use crate::record::{self, FORMAT, KEPT, PidRecord, RecordError, State, Status};
+use crate::role::{Config, MAIN, Monitor, SETTLING};
+use crate::streams::Streams;
+use crate::supervised::Supervised;
+
+/// The code of an end that could not be learnt.
+const UNKNOWN_CODE: i32 = 255;
+/// How long whoever is the parent of a process that has ended may take to reap it, before which the kernel tells no code.
+const REAP_LIMIT: Duration = Duration::from_secs(1);
+
+/// `monitor.json`: the configuration of a monitor, and the run that it was for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept<C = Config> {
+    format: u32,
+    /// Host pid of the container's init.
+    pid: i32,
+    /// Its start time.
+    start_time: u64,
+    /// The boot in which this holds.
+    boot_id: String,
+    config: C,
+}
+
+impl Kept {
+    /// The configuration that the monitor of this run has left in the container's data directory; `None` when there is none, as
+    /// of a run that was just beginning.
+    pub fn of_run(directory: &Path, pids: &PidRecord) -> Result<Option<Config>, RecordError> {
+        let kept: Option<Kept> = record::read(&directory.join(KEPT))?;
+        let is_its = |kept: &Kept| {
+            let run = (kept.format, kept.pid, kept.start_time, &kept.boot_id);
+            run == (FORMAT, pids.pid, pids.start_time, &pids.boot_id)
+        };
+        Ok(kept.filter(is_its).map(|kept| kept.config))
+    }
+}
+
+/// The end of a main process that is not our child.
+#[derive(Debug, Default)]
+pub(super) struct TakenOver {
+    /// Until when its code is waited for, once it has ended.
+    until: Option<Instant>,
+}
+
+impl TakenOver {
+    /// When something is to be done.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// What of its descriptor is waited for: the end, and then that it is reaped, which poll(2) tells unasked.
+    pub(super) fn awaited(&self) -> PollFlags {
+        if self.until.is_some() { PollFlags::empty() } else { PollFlags::POLLIN }
+    }
+}
+
+impl Monitor {
+    /// Leaves what a successor needs.
+    pub(super) fn keep(&self) -> Result<(), Report> {
+        let Some((pid, _)) = self.recorded.filter(|_| !self.config.hold) else { return Ok(()) };
+        let (start_time, boot_id) = (sys::process::start_time(pid)?, sys::process::boot_id()?);
+        let kept = Kept { format: FORMAT, pid, start_time, boot_id, config: &self.config };
+        Ok(record::write(&self.config.container_dir.join(KEPT), &kept, false)?)
+    }
+
+    /// Takes the container over that this process is the init of. After a failure nothing has changed.
+    pub(super) fn take_over(&mut self, init: OwnedFd) -> Result<(), Report> {
+        let directory = &self.config.container_dir;
+        let pids = record::read_pid(directory)?;
+        let pids = pids.ok_or_else(|| Report::new(Kind::Internal, "there is no record of its processes"))?;
+        let pid = pids.pid;
+        let now = SystemTime::now();
+        // One that cannot be read says nothing but that the container runs.
+        let state = record::read_state(directory).ok().flatten().unwrap_or_else(|| State::new(Status::Running));
+        let started_at = state.started_at.clone().unwrap_or_else(|| rfc3339(now));
+        let age = parse_rfc3339(&started_at).ok().and_then(|then| now.duration_since(then).ok()).unwrap_or_default();
+        self.state = State {
+            status: Status::Running,
+            pid: Some(pid),
+            started_at: Some(started_at),
+            exit_code: None,
+            oom_killed: false,
+            ..state
+        };
+        if let Some(path) = &pids.cgroup {
+            self.place_beside(path);
+        }
+        let streams = if self.config.terminal { Ok(Streams::default()) } else { self.fifos_again() };
+        let streams = streams.unwrap_or_else(|report| {
+            self.notice(MAIN, &format!("its output is not read any more: {}", report.lines().join(": ")));
+            Streams::default()
+        });
+        self.processes.insert(MAIN, Supervised::taken_over(pid, init, streams));
+        self.taken_over = Some(TakenOver::default());
+        self.mounts = proc_dir(pid).and_then(|process| open_namespace(process.as_fd(), "mnt")).ok();
+        self.again.started = Some(Instant::now().checked_sub(age).unwrap_or_else(Instant::now));
+        self.go_on_probing(age);
+        self.write_state(false);
+        // The last step: from then on it is ours.
+        self.write_pid(pid)?;
+        self.settled_at = Some(Instant::now() + SETTLING);
+        self.tell_what_is_lost();
+        self.tell(MAIN, &Frame::Started { pid });
+        self.clients.values_mut().for_each(|starter| starter.closing = true);
+        Ok(())
+    }
+
+    /// Without a place of our own the session that we were started in may take us along at its end.
+    fn place_beside(&mut self, cgroup: &Path) {
+        let Config { id, bus, fs_pids, .. } = &self.config;
+        let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
+        let request = cgroup::Request { id, bus: bus.as_deref(), servers: fs_pids, cancel };
+        if let Err(report) = self.resources.take_over(request, cgroup) {
+            self.notice(MAIN, &format!("its cgroup {}: {}", cgroup.display(), report.lines().join(": ")));
+        }
+    }
+
+    fn tell_what_is_lost(&mut self) {
+        let Config { network, terminal, stdin, .. } = &self.config;
+        let lost = [
+            (network.is_some(), "network: it ended with the monitor; the container has none until it is restarted"),
+            (*terminal, "its terminal ended with the monitor; what it writes is lost until it is restarted"),
+            (*stdin && !*terminal, "its standard input ended with the monitor"),
+        ];
+        for (_, line) in lost.into_iter().filter(|(is_lost, _)| *is_lost) {
+            self.notice(MAIN, line);
+        }
+    }
+
+    /// The descriptor of a main process that is not our child, until it has ended.
+    pub(super) fn taken_over_init(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let (taken, main) = (self.taken_over.as_ref()?, self.processes.get(&MAIN)?);
+        Some((main.pidfd.as_ref()?.as_fd(), taken.awaited()))
+    }
+
+    /// Notices the end of a main process that is not our child.
+    pub(super) fn check_taken_over(&mut self) {
+        let Some((init, _)) = self.taken_over_init().filter(|(init, _)| has_ended(*init)) else { return };
+        let found = exit_of(init);
+        let Some(taken) = &mut self.taken_over else { return };
+        let until = *taken.until.get_or_insert_with(|| Instant::now() + REAP_LIMIT);
+        let exit = match found {
+            Ok(None) if Instant::now() < until => return,
+            found => found.ok().flatten(),
+        };
+        self.taken_over = None;
+        if exit.is_none() {
+            let text = "its exit code is not known, since its monitor was killed: Linux 6.15 would tell it";
+            self.notice(MAIN, text);
+        }
+        if let Some(main) = self.processes.get_mut(&MAIN) {
+            main.exit = Some(exit.unwrap_or(Exit::Code(UNKNOWN_CODE)));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The container of a monitor that was killed gets another monitor from the next command that lists or names it.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Home, LIMIT, Need, end, eventually, skip, start, unique};
+use crate::{Victim, code, of_role, payloads};
+
+#[test]
+fn it_executes_follows_and_stops_as_before() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let number = unique();
+    let script = format!(
+        "trap 'echo asked; exit 7' TERM; sleep {number} & i=0; while :; do i=$((i+1)); echo line $i; sleep .01; done"
+    );
+    let victim = Victim::start_command(&home, &["--network", "none"], number, &["sh", "-c", &script]);
+    for _ in 0..3 {
+        assert_eq!(victim.kill(&["monitor"]), 1);
+        let done = home.run(&["exec", "victim", "echo", "alive"]);
+        assert_eq!((done.code, done.stdout.as_str()), (0, "alive\n"), "{done:#?}");
+        assert!(done.stderr.contains("victim: its monitor was killed, and another one takes over"), "{done:#?}");
+        let done = home.run(&["exec", "victim", "echo", "alive"]);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:#?}");
+    }
+    let lines = || home.ok(&["logs", "victim"]).lines().count();
+    let before = lines();
+    eventually("the log goes on", || lines() > before + 10);
+    let follower = start(&mut home.command(&["logs", "-f", "-n", "1", "victim"]));
+    let waiter = start(&mut home.command(&["wait", "victim"]));
+    home.ok(&["stop", "victim"]);
+    assert_eq!(end(waiter, LIMIT).stdout.trim_end(), code(7));
+    assert!(end(follower, LIMIT).stdout.ends_with("\nasked\n"));
+    let shown = home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}");
+    assert_eq!(shown, format!("exited {} 0", code(7)));
+    let log = home.ok(&["logs", "victim"]);
+    let numbers: Vec<u32> = log.lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
+    assert!(numbers.iter().copied().eq(1..=numbers.len() as u32), "no line is lost or there twice: {log}");
+    home.assert_store_is_ours();
+    victim.assert_removed_without_a_trace();
+}
+
+/// Nobody but those who wait is there to notice.
+#[test]
+fn who_waits_finds_it_another_monitor() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let number = unique();
+    let volume = format!("{}:/from", home.directory.join("home").display());
+    let script =
+        format!("sleep {number} & i=0; until [ -e /from/go ]; do sleep .05; done; seq 1 30000; kill $!; exit 3");
+    let options = ["--network", "none", "-v", &volume];
+    let victim = Victim::start_command(&home, &options, number, &["sh", "-c", &script]);
+    let waiter = start(&mut home.command(&["wait", "victim"]));
+    let follower = start(&mut home.command(&["logs", "-f", "victim"]));
+    // Both have to be at it; the second one is as soon as the first.
+    eventually("the payload runs", || !payloads(&victim.number).is_empty());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    eventually("there is another monitor", || of_role("monitor").iter().any(|pid| !victim.before.contains(pid)));
+    fs::write(home.path("go"), "").unwrap();
+    assert_eq!(end(waiter, LIMIT).stdout.trim_end(), code(3));
+    let followed = end(follower, LIMIT).stdout;
+    assert!(followed.lines().eq((1..=30_000).map(|line| line.to_string())), "all that was written is followed");
+    victim.assert_removed_without_a_trace();
+}
+
+#[test]
+fn commands_at_once_make_one_monitor() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &["--network", "none"]);
+    for _ in 0..5 {
+        assert_eq!(victim.kill(&["monitor"]), 1);
+        let all: Vec<_> = (0..8).map(|_| start(&mut home.command(&["exec", "victim", "echo", "alive"]))).collect();
+        for one in all {
+            let done = end(one, LIMIT);
+            assert_eq!((done.code, done.stdout.as_str()), (0, "alive\n"), "{done:#?}");
+        }
+        assert_eq!(of_role("monitor").iter().filter(|pid| !victim.before.contains(pid)).count(), 1);
+    }
+    victim.assert_removed_without_a_trace();
+}
+
+/// The network is back with the next run, the health check and the policy go on.
+#[test]
+fn its_policy_and_its_health_check_go_on() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    let number = unique();
+    let options =
+        ["--restart", "always", "--health-cmd", "echo probed", "--health-interval", "100ms", "--health-retries", "1"];
+    let victim = Victim::start_command(&home, &options, number.clone(), &["sleep", &number]);
+    let health = || home.inspect("victim", "{{.State.Health.Status}}");
+    eventually("it is healthy", || health() == "healthy");
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    eventually("the network process has ended too", || of_role("net").iter().all(|pid| victim.before.contains(pid)));
+    let done = home.run(&["inspect", "-f", "{{.RestartCount}} {{len .NetworkSettings.Ports}}", "victim"]);
+    assert!(done.stdout.starts_with("0 "), "{done:#?}");
+    assert!(done.stderr.contains("network: it ended with the monitor"), "{done:#?}");
+    let last = || home.inspect("victim", "{{range .State.Health.Log}}{{.Start}}\n{{end}}");
+    let before = last();
+    eventually("it is probed again", || last() != before && health() == "healthy");
+    let first = home.inspect("victim", "{{.State.Pid}}");
+    // It is there again soon after.
+    if !payloads(&victim.number).iter().all(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok()) {
+        home.ok(&["rm", "-f", "victim"]);
+        return skip("the payload's ids are not the caller's to kill");
+    }
+    eventually("it runs again", || home.inspect("victim", "{{.RestartCount}} {{.State.Status}}") == "1 running");
+    assert_ne!(home.inspect("victim", "{{.State.Pid}}"), first);
+    assert_eq!(of_role("net").iter().filter(|pid| !victim.before.contains(pid)).count(), 1, "it has a network again");
+    assert_eq!(home.ok(&["exec", "victim", "echo", "alive"]), "alive\n");
+    // What was started again has left what it takes to go on as well.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    home.ok(&["stop", "-t", "0", "victim"]);
+    assert_eq!(home.inspect("victim", "{{.State.Status}} {{.State.ExitCode}}"), format!("exited {}", code(137)));
+    victim.assert_removed_without_a_trace();
+}
+
+#[test]
+fn it_is_removed_at_its_end_where_it_was_to_be() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let number = unique();
+    let volume = format!("{}:/from", home.directory.join("home").display());
+    let script = format!("sleep {number} & until [ -e /from/go ]; do sleep .05; done; kill $!; exit 5");
+    let options = ["--rm", "--network", "none", "-v", &volume];
+    let victim = Victim::start_command(&home, &options, number, &["sh", "-c", &script]);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    let waiter = start(&mut home.command(&["wait", "victim"]));
+    eventually("there is another monitor", || of_role("monitor").iter().any(|pid| !victim.before.contains(pid)));
+    fs::write(home.path("go"), "").unwrap();
+    assert_eq!(end(waiter, LIMIT).stdout.trim_end(), code(5));
+    eventually("it is gone, by no other command", || !victim.run_dir.exists());
+    assert!(home.containers().is_empty());
+}
+
+#[test]
+fn without_its_terminal_it_goes_on_and_that_is_said() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let number = unique();
+    let script = format!("trap '' HUP; sleep {number}");
+    let victim = Victim::start_command(&home, &["-t", "--network", "none"], number, &["sh", "-c", &script]);
+    eventually("the payload runs", || !payloads(&victim.number).is_empty());
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    let done = home.run(&["exec", "victim", "echo", "alive"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "alive\n"), "{done:#?}");
+    assert!(done.stderr.contains("its terminal ended with the monitor"), "{done:#?}");
+    assert_eq!(home.ok(&["exec", "-t", "victim", "echo", "alive"]), "alive\r\n");
+    victim.assert_removed_without_a_trace();
+}
+
+/// One that stands still is taken over too, and what reads nothing lets it go on.
+#[test]
+fn a_paused_one_goes_on_when_it_is_told_to() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &["--network", "none"]);
+    if victim.cgroup.is_none() {
+        home.ok(&["rm", "-f", "victim"]);
+        return skip("there is no cgroup to freeze");
+    }
+    home.ok(&["pause", "victim"]);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    assert_eq!(home.inspect("victim", "{{.State.Status}}"), "paused");
+    home.ok(&["unpause", "victim"]);
+    assert_eq!(home.ok(&["exec", "victim", "echo", "alive"]), "alive\n");
+    victim.assert_removed_without_a_trace();
+}
+
+/// Where there is nothing, or nothing whole, to take it over by, it can be ended all the same.
+#[test]
+fn what_cannot_be_taken_over_is_told_and_ended() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let victim = Victim::start(&home, &["--network", "none"]);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
+    let id = victim.run_dir.file_name().unwrap();
+    let containers = hosts.map(|host| host.path().join("containers").join(id));
+    let directory = containers.into_iter().find(|directory| directory.exists()).unwrap();
+    for text in ["", "{\"format\":1}", "[]"] {
+        fs::write(directory.join("monitor.json"), text).unwrap();
+        let said = home.fails(1, &["exec", "victim", "true"]);
+        assert!(said.contains("no other could take over") && said.contains("its monitor was killed"), "{said}");
+    }
+    // As of a run that was just beginning.
+    fs::remove_file(directory.join("monitor.json")).unwrap();
+    let said = home.fails(1, &["exec", "victim", "true"]);
+    assert!(
+        !said.contains("take over") && said.contains("its monitor was killed") && said.contains("hint: "),
+        "{said}"
+    );
+    victim.assert_told_as_running();
+    home.ok(&["kill", "victim"]);
+    assert_eq!(home.ok(&["wait", "victim"]), "255\n", "the code could not be learnt");
+    assert!(home.ok(&["ps", "-a", "--format", "{{.Status}}"]).starts_with("Exited (255)"));
+    assert_eq!(home.ok(&["logs", "-f", "victim"]), "");
+    victim.assert_removed_without_a_trace();
+}

@@ -25,7 +25,21 @@ fn the_life_of_a_container_is_told_in_dockers_order() {
     let told = actions(&home, &["type=container"]);
     let wanted = ["create", "attach", "start", "die", "destroy"].map(|action| format!("container {action}"));
     assert_eq!(told, wanted);
-    assert_eq!(actions(&home, &["type=volume", "volume=kept"]), ["volume create"]);
+    let told = actions(&home, &["type=volume", "volume=kept"]);
+    assert_eq!(told, ["volume create", "volume mount", "volume unmount"]);
+    let all = actions(&home, &[]);
+    let position = |action: &str| all.iter().position(|told| told == action);
+    assert!(position("volume mount") < position("container start"), "{all:?}");
+    assert!(position("container die") < position("volume unmount"), "{all:?}");
+    let format = "{{.Actor.ID}} {{json .Actor.Attributes}}";
+    let mount = home.ok(&["events", "--since", "1h", "--until", "0s", "-f", "event=mount", "--format", format]);
+    let (name, attributes) = mount.split_once(' ').unwrap();
+    let attributes: Value = serde_json::from_str(attributes).unwrap();
+    assert_eq!(
+        (name, &attributes["destination"], &attributes["read/write"]),
+        ("kept", &"/kept".into(), &"true".into())
+    );
+    assert!(attributes["driver"] == "local" && attributes["container"].as_str().is_some_and(|id| id.len() == 64));
     let die = home.ok(&["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", "json"]);
     let die: Value = serde_json::from_str(&die).unwrap();
     let attributes = &die["Actor"]["Attributes"];
@@ -92,7 +106,10 @@ fn the_life_of_a_container_is_told_in_dockers_order() {
     assert!(image.starts_with(familiar), "{told}");
     assert_eq!(told.lines().skip(1).collect::<Vec<_>>(), ["tag other:latest", "untag other:latest"]);
     home.ok(&["volume", "rm", "kept"]);
-    assert_eq!(actions(&home, &["type=volume"]), ["volume create", "volume destroy"]);
+    assert_eq!(
+        actions(&home, &["type=volume"]),
+        ["create", "mount", "unmount", "destroy"].map(|action| format!("volume {action}"))
+    );
 }
 
 #[test]

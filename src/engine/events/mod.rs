@@ -23,7 +23,7 @@ use monitor::log;
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
-use crate::container::record::{ImageOrigin, Record, Settings};
+use crate::container::record::{ImageOrigin, Record, Settings, Volume};
 use crate::file::read_json;
 use crate::paths::make_dir;
 
@@ -144,6 +144,9 @@ struct Order {
     record: PathBuf,
     id: String,
     attributes: BTreeMap<String, String>,
+    /// What is told of each named volume at a start; absent in those of an earlier version.
+    #[serde(default)]
+    volumes: Vec<(String, BTreeMap<String, String>)>,
 }
 
 /// The [`Order`] for a container that is started.
@@ -153,6 +156,7 @@ pub(crate) fn order(engine: &Engine, record: &Record) -> Result<String, Report> 
         record: engine.paths().container(&record.id).join("config.json"),
         id: record.id.to_string(),
         attributes: attributes(&record.name, &record.image, &record.settings),
+        volumes: record.host.volumes.iter().filter_map(|volume| mounted(&record.id, volume)).collect(),
     };
     serde_json::to_string(&order).map_err(|error| Report::of(Kind::Internal, error))
 }
@@ -163,11 +167,39 @@ pub fn of_monitor(order: &str, action: &str, details: &[(&str, String)]) {
     struct Named {
         name: String,
     }
-    let Ok(Order { directory, record, id, mut attributes }) = serde_json::from_str::<Order>(order) else { return };
+    let Ok(Order { directory, record, id, mut attributes, volumes }) = serde_json::from_str::<Order>(order) else {
+        return;
+    };
     if let Ok(Some(Named { name })) = read_json(&record) {
         attributes.insert("name".to_owned(), name);
     }
+    if action == "start" {
+        for (name, attributes) in &volumes {
+            tell(&directory, Subject::Volume, "mount", name, attributes.clone(), &[]);
+        }
+    }
     tell(&directory, Subject::Container, action, &id, attributes, details);
+    if action == "die" {
+        for (name, mut attributes) in volumes {
+            attributes.retain(|name, _| ["container", "driver"].contains(&name.as_str()));
+            tell(&directory, Subject::Volume, "unmount", &name, attributes, &[]);
+        }
+    }
+}
+
+/// The name of a volume, and what is told of it when a container is started; `None` for a directory of the host.
+fn mounted(container: &ContainerId, volume: &Volume) -> Option<(String, BTreeMap<String, String>)> {
+    let propagation = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+    let propagation = volume.options.iter().find(|option| propagation.contains(&option.as_str()));
+    let attributes = [
+        ("container", container.to_string()),
+        ("destination", volume.destination.clone()),
+        ("driver", "local".to_owned()),
+        ("propagation", propagation.cloned().unwrap_or_default()),
+        ("read/write", (!volume.read_only).to_string()),
+    ];
+    let attributes = attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Some((volume.source.name()?.to_owned(), attributes))
 }
 
 /// What is told of a container in each event.

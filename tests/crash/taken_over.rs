@@ -4,6 +4,7 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::support::{Home, LIMIT, Need, end, eventually, skip, start, unique};
 use crate::{Victim, code, of_role, payloads};
@@ -194,4 +195,39 @@ fn what_cannot_be_taken_over_is_told_and_ended() {
     assert!(home.ok(&["ps", "-a", "--format", "{{.Status}}"]).starts_with("Exited (255)"));
     assert_eq!(home.ok(&["logs", "-f", "victim"]), "");
     victim.assert_removed_without_a_trace();
+}
+
+/// The hooks that the monitor owes are run by who takes over, or by one of the commands that notice the end.
+#[test]
+fn its_poststop_hooks_run_once() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let (directory, told) = (home.path("cdi"), home.path("told"));
+    fs::create_dir_all(&directory).unwrap();
+    let hook = json!({"hookName": "poststop", "path": "/bin/sh", "args": ["sh", "-c", "echo hook >>\"$0\"", told]});
+    let devices = json!([{"name": "one", "containerEdits": {"hooks": [hook]}}]);
+    let spec = json!({"cdiVersion": "0.8.0", "kind": "example.com/hooks", "devices": devices});
+    fs::write(directory.join("hooks.json"), spec.to_string()).unwrap();
+    let directory = directory.to_string_lossy().into_owned();
+    let options = ["--cdi-spec-dir", &directory, "--device", "example.com/hooks=one", "--network", "none"];
+    let said = || fs::read_to_string(&told).unwrap_or_default();
+
+    let victim = Victim::start(&home, &options);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    home.ok(&["stop", "-t", "0", "victim"]);
+    eventually("the successor has run it", || said() == "hook\n");
+    victim.assert_removed_without_a_trace();
+
+    let victim = Victim::start(&home, &options);
+    assert_eq!(victim.kill(&["monitor"]), 1);
+    if !victim.kill_payload() {
+        return skip("the payload's ids are not the caller's to kill");
+    }
+    let all = [&["ps"][..], &["inspect", "victim"], &["wait", "victim"], &["ps", "-a"]].repeat(2);
+    let all: Vec<_> = all.into_iter().map(|words| start(&mut home.command(words))).collect();
+    for one in all {
+        assert_eq!(end(one, LIMIT).code, 0);
+    }
+    assert_eq!(said(), "hook\nhook\n");
+    victim.assert_removed_without_a_trace();
+    assert_eq!(said(), "hook\nhook\n");
 }

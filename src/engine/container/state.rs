@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, RecordError, State, Status};
+use monitor::role::{Kept, RuntimeHooks};
 
 use crate::container::record::{PortMapping, Protocol, try_load};
 use crate::container::remove::{remove_cgroup, remove_file};
@@ -221,6 +222,11 @@ fn give_shared_back(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
     record.volume_names().iter().try_for_each(|name| volume::in_use::give_back(engine, name, None))
 }
 
+/// The hooks of a run whose monitor was killed. Without what that leaves, as where the run was just beginning, there are none.
+fn hooks_of(directory: &Path, pids: &PidRecord) -> Option<RuntimeHooks> {
+    Kept::of_run(directory, pids).ok().flatten().and_then(|config| config.hooks)
+}
+
 /// Does what a killed monitor could not do after the end, and writes the end. The caller holds the container's lock.
 pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
     let mut condition = condition(engine, id)?;
@@ -229,6 +235,8 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
     }
     let directory = engine.paths().container(id);
     let tidied = give_back(engine, id).and_then(|()| remove_cgroup(&directory, id));
+    // Between two runs, and after the end is recorded, the monitor has seen to it.
+    let owed = matches!(condition.state.status, Status::Starting | Status::Running);
     if condition.state.status.is_active() {
         // Between two runs the end of the last one is known.
         if condition.state.status != Status::Restarting {
@@ -237,6 +245,10 @@ pub(crate) fn repair_locked(engine: &Engine, id: &ContainerId) -> Result<Conditi
         condition.state.status = Status::Exited;
         condition.state.pid = None;
         record::write_state(&directory, &condition.state, true)?;
+    }
+    // Whoever comes later sees that it has ended, so they run once.
+    if owed && let Some(hooks) = condition.pids.as_ref().and_then(|pids| hooks_of(&directory, pids)) {
+        hooks.poststop(&mut |report| engine.notice(&report.lines().join(": ")));
     }
     // Now that it counts as ended.
     match tidied.and_then(|()| give_shared_back(engine, id)) {

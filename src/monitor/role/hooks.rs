@@ -1,7 +1,8 @@
 //! The hooks of the container's devices that run in the runtime's namespaces, those of the monitor.
 //!
 //! Each is waited for, up to its timeout, and nothing else is done meanwhile: a start goes on only when they have
-//! ended, and what is asked of the monitor is answered then. A monitor that is killed runs no poststop hook.
+//! ended, and what is asked of the monitor is answered then. What one that is killed owes is run by its successor, or by the
+//! command that notices the end.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,6 +28,11 @@ impl RuntimeHooks {
     fn state(&self, status: &'static str, pid: i32) -> State<'_> {
         let HookContext { id, bundle } = &self.context;
         State { oci_version: VERSION, id, status, pid, bundle, annotations: BTreeMap::new() }
+    }
+
+    /// Runs all of the kind poststop, whatever fails, which `told` gets.
+    pub fn poststop(&self, told: &mut dyn FnMut(&Report)) {
+        run_all("poststop", list(self.hooks.poststop().as_ref()), &self.state("stopped", 0), Path::new("/"), told);
     }
 }
 
@@ -57,7 +63,6 @@ impl Monitor {
     /// Nothing of the container is left but its files.
     pub(super) fn poststop(&mut self) {
         let Some(all) = self.config.hooks.clone() else { return };
-        let mut told = |report: &Report| self.notice(MAIN, &report.lines().join(": "));
-        run_all("poststop", list(all.hooks.poststop().as_ref()), &all.state("stopped", 0), Path::new("/"), &mut told);
+        all.poststop(&mut |report| self.notice(MAIN, &report.lines().join(": ")));
     }
 }

@@ -66,6 +66,27 @@ fn a_probe_that_hangs_or_cannot_start_has_failed() {
     assert!(probe["ExitCode"] == -1 && probe["Output"].as_str().unwrap().contains("/none"), "{probe}");
 }
 
+/// A probe that is under way stands still with the container, and has its time again.
+#[test]
+fn a_pause_fails_no_probe() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let fast = ["--health-interval", "10ms", "--health-timeout", "1s", "--health-retries", "1"];
+    sleeper(&home, "still", &[&fast[..], &["--health-cmd", "sleep .5"]].concat());
+    eventually("it is healthy", || health(&home, "still")["Status"] == "healthy");
+    let done = home.run(&["pause", "still"]);
+    if done.code != 0 {
+        home.ok(&["rm", "-f", "still"]);
+        return skip("there is no cgroup to freeze");
+    }
+    let before = health(&home, "still");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(health(&home, "still"), before, "nothing is probed");
+    home.ok(&["unpause", "still"]);
+    eventually("it is probed again", || health(&home, "still")["Log"] != before["Log"]);
+    let log = health(&home, "still")["Log"].clone();
+    assert!(log.as_array().unwrap().iter().all(|probe| probe["ExitCode"] == 0), "{log}");
+}
+
 #[test]
 fn failures_do_not_count_in_the_start_period() {
     let Some(home) = Home::with_busybox(&[]) else { return };

@@ -80,6 +80,11 @@ impl Monitor {
         let now = Instant::now();
         if let Some(running) = &mut self.probes.running {
             let key = running.key;
+            // One that stands still with the container has its time again.
+            if running.until.is_some_and(|until| until <= now) && self.resources.is_frozen() {
+                let timeout = self.config.health.as_ref().map(|check| check.timeout).unwrap_or_default();
+                running.until = now.checked_add(timeout);
+            }
             if running.until.take_if(|until| *until <= now).is_some()
                 && let Some(process) = self.processes.get_mut(&key)
             {

@@ -2,12 +2,14 @@
 //! send goes to its standard input.
 //!
 //! Back-pressure: a client has a queue; while any queue is over [`QUEUE_HIGH`] the process's output is not read, so a
-//! slow reader slows the writer (as a pipe does) and memory stays bounded. A client that goes away frees it at once.
+//! slow reader slows the writer (as a pipe does) and memory stays bounded. A client that goes away frees it at once. One that has
+//! joined what others have started, or that others have joined, and takes nothing for [`STALL`] is let go.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use sys::terminal::WindowSize;
 
@@ -19,6 +21,9 @@ const QUEUE_HIGH: usize = 1 << 20;
 /// Above this many bytes waiting for the process's standard input, clients are not read.
 const INPUT_HIGH: usize = 256 << 10;
 
+/// How long a client may take nothing while others wait for it.
+const STALL: Duration = Duration::from_secs(10);
+
 /// A client connection.
 #[derive(Debug)]
 pub struct Client {
@@ -28,8 +33,12 @@ pub struct Client {
     queued: usize,
     /// The process it is bound to, by key.
     pub bound: Option<u64>,
+    /// Whether it has joined a process that was there already.
+    pub joined: bool,
     /// Whether it feeds the standard input.
     pub feeds: bool,
+    /// When it last took a frame.
+    taken: Instant,
     /// It has ended, or is to end when its queue is empty.
     pub closing: bool,
 }
@@ -38,7 +47,16 @@ impl Client {
     /// Takes a connection over.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&socket)?;
-        Ok(Client { socket, queue: VecDeque::new(), queued: 0, bound: None, feeds: false, closing: false })
+        Ok(Client {
+            socket,
+            queue: VecDeque::new(),
+            queued: 0,
+            bound: None,
+            joined: false,
+            feeds: false,
+            taken: Instant::now(),
+            closing: false,
+        })
     }
 
     /// Queues a frame and sends what the socket takes now.
@@ -56,6 +74,7 @@ impl Client {
                 Ok(()) => {
                     self.queued -= bytes.len();
                     self.queue.pop_front();
+                    self.taken = Instant::now();
                 }
                 Err(error) if error.errno() == sys::Errno::EAGAIN => return,
                 Err(_) => {
@@ -75,6 +94,19 @@ impl Client {
     /// Whether the process must be held back for this client.
     pub fn full(&self) -> bool {
         self.queued > QUEUE_HIGH
+    }
+
+    /// Until when the process is held back for a client that takes nothing, if others wait for it.
+    pub fn patience(&self) -> Option<Instant> {
+        self.full().then(|| self.taken + STALL)
+    }
+
+    /// Ends the client with this word alone; what it has not read is lost to it.
+    pub fn let_go(&mut self, word: &Frame) {
+        self.queue.clear();
+        self.queued = 0;
+        self.send(word);
+        (self.bound, self.closing) = (None, true);
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Home, LIMIT, busybox, end, eventually, read_until, signal, start};
+use crate::support::{Home, LIMIT, busybox, end, eventually, processes, read_until, signal, start};
 
 /// Starts the binary on a terminal; what is written to its standard input is typed there.
 fn on_a_terminal(home: &Home, arguments: &str) -> Child {
@@ -84,6 +85,37 @@ fn keys_leave_a_container_that_goes_on() {
     assert_eq!(end(child, LIMIT).code, 6);
     let said = home.fails(1, &["attach", "--detach-keys", "ctrl-1", "shell"]);
     assert!(said.contains("invalid detach keys (ctrl-1)"), "{said}");
+}
+
+/// Who joins and reads nothing holds the container back for 10 s at most, and what it does not read takes no memory.
+#[test]
+fn who_reads_nothing_does_not_stop_the_container() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "i=0; while :; do i=$((i+1)); echo a line of some length that fills its pipes soon $i; done";
+    let options = ["run", "-d", "--name", "flood", "--network", "none", "--log-opt", "max-size=1m"];
+    home.ok(&[&options[..], &[&busybox(), "sh", "-c", script]].concat());
+    let last = || home.ok(&["logs", "-n", "1", "flood"]);
+    let silent = start(&mut home.command(&["attach", "--no-stdin", "flood"]));
+    let stands_still = || {
+        let before = last();
+        std::thread::sleep(Duration::from_millis(500));
+        last() == before
+    };
+    eventually("it is held back", stands_still);
+    let began = Instant::now();
+    while stands_still() {
+        assert!(began.elapsed() < LIMIT, "it is held back for ever");
+    }
+    assert!(began.elapsed() > Duration::from_secs(5), "it had its time");
+    let monitors = processes(|words| words[0] == "sublet-monitor" && home.containers()[0].starts_with(&words[1]));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", monitors[0])).unwrap();
+    let rss =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    assert!(rss.unwrap() < 16 << 10, "{status}");
+    let done = end(silent, LIMIT);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("the container's output was not read for 10 s"), "{}", done.stderr);
+    home.ok(&["rm", "-f", "flood"]);
 }
 
 #[test]

@@ -65,6 +65,34 @@ impl Monitor {
         }
     }
 
+    /// Clients that take nothing while others wait for it, and until when each may do so. A command that nobody else has joined holds
+    /// its process back as long as it likes, as any reader of a pipe.
+    pub(super) fn stalled(&self) -> impl Iterator<Item = (u64, Instant)> {
+        let is_awaited = |key: &u64, client: &Client| {
+            let mut others = self.clients.iter().filter(|(other, _)| *other != key);
+            client.joined || others.any(|(_, other)| other.bound == client.bound && !other.closing)
+        };
+        let waited_for = self.clients.iter().filter(move |(key, client)| client.full() && is_awaited(key, client));
+        waited_for.filter_map(|(key, client)| Some((*key, client.patience()?)))
+    }
+
+    /// Lets go of clients for which others have waited long enough.
+    pub(super) fn check_stalled(&mut self) {
+        let now = Instant::now();
+        let stalled: Vec<u64> = self.stalled().filter(|(_, until)| *until <= now).map(|(key, _)| key).collect();
+        for key in stalled {
+            let Some(client) = self.clients.get_mut(&key) else { continue };
+            let report =
+                Report::new(Kind::Conflict, "the container's output was not read for 10 s, and goes on without it")
+                    .with_hint("`sublet logs` has all of it, `sublet attach` joins it again");
+            let fed = client.bound.filter(|_| client.feeds);
+            client.let_go(&Frame::Failed(Failure::from(&report)));
+            if let Some(fed) = fed {
+                self.end_input(fed);
+            }
+        }
+    }
+
     fn client_gone(&mut self, key: u64) {
         let Some(client) = self.clients.remove(&key) else { return };
         if let Some(bound) = client.bound.filter(|_| client.feeds) {
@@ -84,7 +112,7 @@ impl Monitor {
         let bound = client.bound;
         match frame {
             Frame::Attach { stdin } => {
-                client.bound = Some(MAIN);
+                (client.bound, client.joined) = (Some(MAIN), true);
                 client.feeds = stdin && self.config.stdin;
                 if let (Status::Running, Some(pid)) = (self.state.status, self.state.pid) {
                     client.send(&Frame::Started { pid });

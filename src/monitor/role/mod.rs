@@ -337,6 +337,7 @@ impl Monitor {
                 self.serve(source);
             }
             self.check_starter();
+            self.check_stalled();
             self.check_taken_over();
             self.check_end();
             self.check_probes();
@@ -397,7 +398,7 @@ impl Monitor {
     fn next_deadline(&self) -> Option<Instant> {
         let taken_over = self.taken_over.as_ref().and_then(TakenOver::deadline);
         let deadlines = [self.drain_until, self.settled_at, self.probes.deadline(), self.again.at, taken_over];
-        deadlines.into_iter().flatten().min()
+        deadlines.into_iter().flatten().chain(self.stalled().map(|(_, until)| until)).min()
     }
 
     fn timeout(&self) -> PollTimeout {

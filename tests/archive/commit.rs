@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use crate::support::tar::{Entry, archive, listing};
 use crate::support::{DRIVERS, Done, Home, Need, busybox, eventually, identity};
-use crate::tar::{Entry, archive, listing};
 
 /// A file capability as an image has it: version 2, effective, CAP_NET_BIND_SERVICE.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use serde_json::Value;
 
 use crate::commit::{drop_layer_blobs, layers_of};
+use crate::support::tar::{Entry, archive};
 use crate::support::{Home, LIMIT, Within, busybox, finish, identity, in_namespaces};
-use crate::tar::{Entry, archive};
 
 fn id_of(home: &Home, name: &str) -> String {
     home.ok(&["image", "inspect", "--format", "{{.Id}}", name]).trim_end().to_owned()
@@ -491,7 +491,7 @@ fn two_hundred_thousand_files_are_an_image() {
     let Some(home) = Home::new(&[]) else { return };
     let path = home.path("many.tar");
     let mut file = std::io::BufWriter::new(fs::File::create(&path).unwrap());
-    crate::tar::many(&mut file, 200_000);
+    crate::support::tar::many(&mut file, 200_000);
     drop(file);
     let mut import = home.command(&["import", &path.to_string_lossy(), "many"]);
     let done = finish(&mut import, b"", std::time::Duration::from_mins(5));

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::http::{Answer, Asked, Server};
+use crate::support::tar::{Entry, archive};
 use crate::support::{Home, LIMIT, busybox, finish, identity, skip};
-use crate::tar::{Entry, archive};
 
 /// Bytes through a program of the host; `None` (and the skip is noted) where it is missing.
 fn through(program: &[&str], input: &[u8]) -> Option<Vec<u8>> {

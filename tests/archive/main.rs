@@ -14,4 +14,3 @@ mod peers;
 mod platforms;
 mod progress;
 mod registries;
-mod tar;

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::commit::{FAR, import_rich, rich};
 use crate::support::oracle::{end_podman, podman_of};
+use crate::support::tar::listing;
 use crate::support::{Done, Home, Need, Within, finish, identity, in_namespaces, registry, skip, unique};
-use crate::tar::listing;
 
 /// The most that a tool of others may take.
 const PEER_LIMIT: Duration = Duration::from_mins(5);

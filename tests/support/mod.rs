@@ -7,6 +7,7 @@
 
 pub mod http;
 pub mod oracle;
+pub mod tar;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -284,6 +285,13 @@ impl Home {
             assert!(seen > 10, "the store {} holds only {seen} files", self.store().display());
             foreign.is_none()
         });
+    }
+
+    /// How many files of the store are not the caller's now.
+    pub fn foreign_files(&self) -> u32 {
+        let (uid, mut count) = (nix::unistd::getuid().as_raw(), 0);
+        each_file(&self.store(), &mut |_, metadata| count += u32::from(metadata.uid() != uid));
+        count
     }
 
     fn clean(&self) -> Result<(), String> {

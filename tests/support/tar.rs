@@ -1,10 +1,12 @@
 //! Archives made byte by byte, with what no tool of a plain user can make, and listings by GNU tar.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{LIMIT, finish};
+use super::{LIMIT, finish};
 
 /// An entry; `link` is the target of links.
 pub struct Entry<'a> {

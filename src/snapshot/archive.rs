@@ -28,7 +28,7 @@ use sys::error::Call;
 use sys::path::open_in;
 
 use crate::changes::{
-    Change, ChangeKind, ChangesError, Ours, Truth, capability_of_image, contents, root_metadata, with_root,
+    Attributes, Change, ChangeKind, ChangesError, Ours, Truth, capability_of_image, contents, root_metadata, with_root,
 };
 use crate::directory::open_dir;
 use crate::lower::{Lower, TrueOwner};
@@ -137,6 +137,18 @@ fn owned_by(shown: Metadata, owner: TrueOwner) -> Metadata {
 }
 
 impl<L: Lower> Native<'_, L> {
+    /// The attributes of a directory of the image.
+    fn of_image(&self, path: &[u8]) -> Result<Attributes> {
+        let mut dir = self.lower.root()?;
+        for name in path.split(|byte| *byte == b'/') {
+            match self.lower.entry(&dir, name)?.and_then(|entry| entry.directory) {
+                Some(below) => dir = below,
+                None => return Ok(Attributes::new()),
+            }
+        }
+        Ok(self.lower.metadata(&dir)?.xattrs)
+    }
+
     /// The owner of a file whose other names have told `so_far`: else the one that the image has there, if that is shown as the
     /// file's is. With one id all are shown alike, so that a name which another file of the image had says less than the first.
     fn owner(&self, path: &[u8], shown: &Metadata, so_far: TrueOwner) -> Result<TrueOwner> {
@@ -158,7 +170,10 @@ impl<L: Lower> Native<'_, L> {
             self.sockets += 1;
             return without_socket(change, to);
         }
-        let metadata = self.truth.metadata(&at)?;
+        let mut metadata = self.truth.metadata(&at)?;
+        if at.is_directory() && self.truth.lacks_attributes() {
+            self.truth.complete(&mut metadata.xattrs, self.of_image(path)?);
+        }
         let (given, first) = (self.truth.given_owner(&at)?, self.first_names.owner(stat.st_ino));
         let owner = self.owner(path, &metadata, (given.uid.or(first.0), given.gid.or(first.1)))?;
         let metadata = owned_by(metadata, owner);

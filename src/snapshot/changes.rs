@@ -57,6 +57,31 @@ impl Change {
     pub(crate) fn new(path: Vec<u8>, kind: ChangeKind) -> Change {
         Change { path: PathBuf::from(OsString::from_vec(path)), kind }
     }
+
+    /// Its kind and its path, ended by a zero byte.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            ChangeKind::Added => b'A',
+            ChangeKind::Changed => b'C',
+            ChangeKind::Deleted => b'D',
+        };
+        [&[kind], self.path.as_os_str().as_bytes(), b"\0"].concat()
+    }
+
+    /// A list of them; `None` where it is none.
+    pub(crate) fn list_of(bytes: &[u8]) -> Option<Vec<Change>> {
+        let one = |bytes: &[u8]| {
+            let (kind, path) = bytes.strip_suffix(b"\0")?.split_first()?;
+            let kind = match kind {
+                b'A' => ChangeKind::Added,
+                b'C' => ChangeKind::Changed,
+                b'D' => ChangeKind::Deleted,
+                _ => return None,
+            };
+            Some(Change::new(path.to_vec(), kind))
+        };
+        bytes.split_inclusive(|byte| *byte == 0).map(one).collect()
+    }
 }
 
 /// Why the changes are not known.
@@ -97,6 +122,9 @@ impl Explain for ChangesError {
 }
 
 pub(crate) type Result<T> = std::result::Result<T, ChangesError>;
+
+/// Extended attributes that belong to an image.
+pub type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Paths that are in every container and are the engine's, not changes of the container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,6 +250,38 @@ pub struct Truth<'a> {
     log: Owners,
     meta: &'a Meta,
     outer: Option<(&'a [Extent], &'a [Extent])>,
+    lacks: Lacks,
+}
+
+/// Which attributes of an image the file system of its copy cannot hold. No container can have changed them, so what the image
+/// says of an unchanged file, and of any directory, holds. Nothing of the sort for other drivers: overlayfs tells it by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lacks {
+    user: bool,
+    capability: bool,
+    acls: bool,
+}
+
+impl Lacks {
+    /// Those of the file system that a directory lies on.
+    fn of(dir: BorrowedFd<'_>) -> Result<Lacks> {
+        let lacks = |name: &std::ffi::CStr| match xattr::get(dir, name) {
+            Err(error) if error.errno() == Errno::EOPNOTSUPP => Ok(true),
+            found => found.map(|_| false),
+        };
+        let [capability, acls, _] = owner_log::ATTRIBUTES;
+        Ok(Lacks { user: lacks(c"user.sublet")?, capability: lacks(capability)?, acls: lacks(acls)? })
+    }
+
+    fn has(self, name: &[u8]) -> bool {
+        if name == CAPABILITY {
+            self.capability
+        } else if name.starts_with(b"user.") {
+            self.user
+        } else {
+            self.acls
+        }
+    }
 }
 
 impl<'a> Truth<'a> {
@@ -234,7 +294,18 @@ impl<'a> Truth<'a> {
     /// [`Truth::read`] from the open directory.
     pub(crate) fn of(dir: BorrowedFd<'_>, meta: &'a Meta, outer: Option<(&'a [Extent], &'a [Extent])>) -> Result<Self> {
         let log = owner_log::read(dir)?.unwrap_or_default();
-        Ok(Truth { log, meta, outer })
+        let lacks = if meta.driver == Driver::Copy { Lacks::of(dir)? } else { Lacks::default() };
+        Ok(Truth { log, meta, outer, lacks })
+    }
+
+    /// Whether some attributes of an image are known from it alone.
+    pub(crate) fn lacks_attributes(&self) -> bool {
+        self.lacks != Lacks::default()
+    }
+
+    /// Gives a directory, or a file that is as in the image, what only the image can tell of it.
+    pub(crate) fn complete(&self, xattrs: &mut Attributes, of_image: Attributes) {
+        xattrs.extend(of_image.into_iter().filter(|(name, _)| self.lacks.has(name)));
     }
 
     /// All that an archive says of an entry of the upper.
@@ -252,7 +323,7 @@ impl<'a> Truth<'a> {
     }
 
     /// The attributes that belong to an image.
-    fn xattrs(&self, at: &At<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    fn xattrs(&self, at: &At<'_>) -> Result<Attributes> {
         let mut found = BTreeMap::new();
         if !matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR) {
             return Ok(found);
@@ -284,6 +355,8 @@ impl<'a> Truth<'a> {
                 self.map_acl(value, from_host);
             }
         }
+        // The log of a copy that has not been started yet has them all.
+        found.retain(|name, _| !self.lacks.has(name));
         Ok(found)
     }
 
@@ -318,6 +391,9 @@ impl<'a> Truth<'a> {
                 Extent::to_inside(outer.1, found.gid).unwrap_or(if found.gid == caller.1 { 0 } else { u32::MAX });
             found.capability = capability(at)?.map(|value| capability_of(&value));
         }
+        if self.lacks.capability {
+            found.capability = None;
+        }
         found.uid = Extent::to_inside(&self.meta.uid_map, found.uid).unwrap_or(found.uid);
         found.gid = Extent::to_inside(&self.meta.gid_map, found.gid).unwrap_or(found.gid);
         let given = self.given_owner(at)?;
@@ -346,7 +422,17 @@ pub fn changes<L: Lower>(
     left_out: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<Change>> {
     let root = open(upper, LOOK, Mode::empty()).call(|| format!("open({upper:?})"))?;
-    compared(root.as_fd(), lower, truth, left_out, None)
+    changes_in(root.as_fd(), lower, truth, left_out)
+}
+
+/// [`changes`] of an open upper.
+pub(crate) fn changes_in<L: Lower>(
+    upper: BorrowedFd<'_>,
+    lower: &L,
+    truth: &Truth<'_>,
+    left_out: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Change>> {
+    compared(upper, lower, truth, left_out, None)
 }
 
 /// All that a layer of an open upper has, sorted by path, but for what is ours. The root directory, and others in which
@@ -375,8 +461,11 @@ pub(crate) fn with_root(mut found: Vec<Change>, differs: bool) -> Vec<Change> {
 pub(crate) fn root_metadata<L: Lower>(upper: BorrowedFd<'_>, lower: &L, truth: &Truth<'_>) -> Result<index::Metadata> {
     let stat = fstat(upper).call(|| "fstat(upper)".to_owned())?;
     let mut metadata = truth.metadata(&At { parent: upper, name: c".", path: b".", stat: &stat })?;
+    let of_image = lower.metadata(&lower.root()?)?.xattrs;
     if metadata.xattrs.is_empty() {
-        metadata.xattrs = lower.metadata(&lower.root()?)?.xattrs;
+        metadata.xattrs = of_image;
+    } else {
+        truth.complete(&mut metadata.xattrs, of_image);
     }
     Ok(metadata)
 }
@@ -494,17 +583,30 @@ impl<L: Lower> Comparison<'_, L> {
     /// Whether what is in the upper counts beside what the tree below has.
     fn is_change(&self, at: &At<'_>, path: &[u8], found: &LowerEntry<L::Dir>) -> Result<bool> {
         match (self.layer, &found.directory) {
-            (None, _) => Ok(self.truth.compared(at)?.differs(&found.compared)),
+            (None, _) => self.differs(at, found),
             (Some(ours), Some(below)) if at.is_directory() && (self.whole || ours.is_parent(path)) => {
-                Ok(!alike(&self.truth.metadata(at)?, &self.lower.metadata(below)?))
+                let (mut metadata, of_image) = (self.truth.metadata(at)?, self.lower.metadata(below)?);
+                self.truth.complete(&mut metadata.xattrs, of_image.xattrs.clone());
+                Ok(!alike(&metadata, &of_image))
             }
-            (Some(_), None) if self.whole && !self.truth.compared(at)?.differs(&found.compared) => {
+            (Some(_), None) if self.whole && !self.differs(at, found)? => {
                 let Some(below) = self.levels.last().and_then(|level| level.below.as_ref()) else { return Ok(true) };
-                let xattrs = self.truth.metadata(at)?.xattrs;
-                Ok(!self.lower.has_copy(below, at.name.to_bytes(), at.parent, &xattrs)?)
+                let (name, mut xattrs) = (at.name.to_bytes(), self.truth.metadata(at)?.xattrs);
+                let of_image = self.lower.attributes(below, name)?;
+                self.truth.complete(&mut xattrs, of_image.clone());
+                Ok(xattrs != of_image || !self.lower.has_copy(below, name, at.parent)?)
             }
             (Some(_), _) => Ok(true),
         }
+    }
+
+    /// By the rules of `diff`.
+    fn differs(&self, at: &At<'_>, found: &LowerEntry<L::Dir>) -> Result<bool> {
+        let mut below = found.compared.clone();
+        if self.truth.lacks.capability {
+            below.capability = None;
+        }
+        Ok(self.truth.compared(at)?.differs(&below))
     }
 
     /// What an opaque directory hides and has nothing for.
@@ -579,6 +681,20 @@ mod tests {
         assert_eq!(ours.without_parents(filled), [change(changed, "/etc"), change(added, "/etc/x")]);
         let theirs = vec![change(changed, "/etc")];
         assert_eq!(ours.without_parents(theirs.clone()), theirs);
+    }
+
+    #[test]
+    fn a_list_comes_back_as_it_was_and_a_cut_one_is_none() {
+        let change = |kind, path: &[u8]| Change::new(path.to_vec(), kind);
+        let list = [
+            change(ChangeKind::Added, b"/a\n"),
+            change(ChangeKind::Changed, b"/\xff"),
+            change(ChangeKind::Deleted, b"/d"),
+        ];
+        let bytes: Vec<u8> = list.iter().flat_map(Change::to_bytes).collect();
+        assert_eq!(Change::list_of(&bytes).as_deref(), Some(&list[..]));
+        assert_eq!((Change::list_of(b""), Change::list_of(&bytes[..bytes.len() - 1])), (Some(Vec::new()), None));
+        assert_eq!(Change::list_of(b"X/a\0"), None);
     }
 
     #[test]

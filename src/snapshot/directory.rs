@@ -172,7 +172,11 @@ pub(crate) fn prepare<E: From<SnapshotError> + From<SysError>>(
     let new = snaps.join(format!("{key}.new"));
     remove_tree(&new)?;
     make_dir(&new, 0o700, None)?;
-    fill(&new)?;
+    if let Err(error) = fill(&new) {
+        // It may have filled the disk. The next call removes what resists.
+        let _ = remove_tree(&new);
+        return Err(error);
+    }
     sys::step();
     let text = serde_json::to_vec(wanted).map_err(|_| SysError::new("meta.json", Errno::EINVAL))?;
     let path = new.join("meta.json");
@@ -181,6 +185,7 @@ pub(crate) fn prepare<E: From<SnapshotError> + From<SysError>>(
     if !volatile {
         file.sync_data().call(|| format!("fdatasync({path:?})"))?;
     }
+    nix::unistd::close(file).call(|| format!("close({path:?})"))?;
     std::fs::rename(&new, &dir).call(|| format!("rename({new:?}, {dir:?})"))?;
     sys::step();
     Ok(())

@@ -1,6 +1,5 @@
 //! The read-only trees that an upper stands on, as a comparison sees them: an image by its index, and the host.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -14,7 +13,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use sys::error::Call;
 
-use crate::changes::{CAPABILITY, ChangesError, Compared, LOOK, Result, capability_of, of_image};
+use crate::changes::{Attributes, CAPABILITY, ChangesError, Compared, LOOK, Result, capability_of, of_image};
 use crate::host_mounts::{HostMounts, Mounted};
 use crate::ids::MappedIds;
 use crate::object_dir::ObjectDirs;
@@ -47,16 +46,15 @@ pub trait Lower {
     fn names(&self, dir: &Self::Dir) -> Result<Vec<Vec<u8>>>;
     /// The owner and group that are shown as these at a path, without leading slash, each if it is known.
     fn true_owner(&self, path: &[u8], shown: (u32, u32)) -> Result<TrueOwner>;
-    /// Whether a file (no directory) that looks like the one under this name has its contents and these extended attributes
-    /// too. Only asked where the upper began as a copy of this tree; the file is in the open directory `copied`.
-    fn has_copy(
-        &self,
-        dir: &Self::Dir,
-        name: &[u8],
-        copied: BorrowedFd<'_>,
-        xattrs: &BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<bool> {
-        let _ = (dir, name, copied, xattrs);
+    /// The extended attributes of what is under a name. Only asked where the upper began as a copy of this tree.
+    fn attributes(&self, dir: &Self::Dir, name: &[u8]) -> Result<Attributes> {
+        let _ = (dir, name);
+        Ok(Attributes::new())
+    }
+    /// Whether a file (no directory) that looks like the one under this name has its contents too; it is in the open directory
+    /// `copied`. Only asked as [`Lower::attributes`] is.
+    fn has_copy(&self, dir: &Self::Dir, name: &[u8], copied: BorrowedFd<'_>) -> Result<bool> {
+        let _ = (dir, name, copied);
         Ok(false)
     }
 }
@@ -73,8 +71,8 @@ pub struct ChainLower<'a> {
 
 impl ChainLower<'_> {
     /// The attributes of an entry that belong to an image.
-    fn xattrs(&self, node: Node) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let mut xattrs = BTreeMap::new();
+    fn xattrs(&self, node: Node) -> Result<Attributes> {
+        let mut xattrs = Attributes::new();
         for attribute in self.index.xattrs(node).map_err(ChangesError::Index)? {
             let (name, value) = attribute.map_err(ChangesError::Index)?;
             if of_image(name) {
@@ -175,17 +173,13 @@ impl Lower for ChainLower<'_> {
         Ok((uid, gid))
     }
 
-    fn has_copy(
-        &self,
-        dir: &Node,
-        name: &[u8],
-        copied: BorrowedFd<'_>,
-        xattrs: &BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<bool> {
+    fn attributes(&self, dir: &Node, name: &[u8]) -> Result<Attributes> {
+        let found = self.index.lookup(*dir, name).map_err(ChangesError::Index)?;
+        found.map_or_else(|| Ok(Attributes::new()), |dirent| self.xattrs(dirent.node))
+    }
+
+    fn has_copy(&self, dir: &Node, name: &[u8], copied: BorrowedFd<'_>) -> Result<bool> {
         let Some(dirent) = self.index.lookup(*dir, name).map_err(ChangesError::Index)? else { return Ok(false) };
-        if self.xattrs(dirent.node)? != *xattrs {
-            return Ok(false);
-        }
         let (name, words) = (OsStr::from_bytes(name), |call: &str| format!("{call}(copy, {name:?})"));
         match dirent.kind {
             index::Kind::Regular => {
@@ -269,7 +263,7 @@ impl Lower for HostLower<'_> {
             uid: self.config.ids.show_uid(stat.st_uid),
             gid: self.config.ids.show_gid(stat.st_gid),
             mtime: index::Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
-            xattrs: BTreeMap::new(),
+            xattrs: Attributes::new(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Starting the role `owner` ([`crate::owner_role`]) and learning how it went.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use sys::error::Call;
 use sys::role::Spawn;
 use sys::{SysError, process, socket};
 
-use crate::changes::Ours;
+use crate::changes::{Change, Ours};
 use crate::directory::Meta;
 use crate::ids::MappedIds;
 use crate::view_host::HostViewConfig;
@@ -32,6 +33,8 @@ pub(crate) enum Task {
     Remove,
     /// Further descriptors: `archive` (a pipe to write to), and what [`archive`] passes on.
     Archive(Box<ArchiveOrder>),
+    /// The same descriptors; the pipe gets a list ([`Change::to_bytes`]).
+    Changes(Box<ArchiveOrder>),
 }
 
 /// Whose files are given back, with the log `owners` beside them.
@@ -42,14 +45,14 @@ pub(crate) enum Tree {
     Upper,
     /// `upper` of a snapshot that goes with its container: nothing is synced.
     Volatile,
-    /// `tree` of the driver of that name, of which nothing outlives a boot.
+    /// `tree` of the driver of that name, of which nothing outlives a boot. Its log is never changed.
     Image,
     /// `_data` of a volume. There owners of real root's containers are the outer user namespace's ids as they are, since
     /// its mounts are shifted.
     Volume,
 }
 
-/// What is to be in an archive of a snapshot's changes, and what they are changes of.
+/// What is to be in an archive or a list of a snapshot's changes, and what they are changes of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ArchiveOrder {
     /// The snapshot's own word.
@@ -97,6 +100,25 @@ pub fn archive(
     let more = [below, &[("archive", writing.as_fd())]].concat();
     let role = start(&Task::Archive(Box::new(order)), outer, dir, &more)?;
     Ok(Archiving { role, archive: File::from(reading) })
+}
+
+/// What a native snapshot changes, as the root of its container sees it, whether that runs or not. `below` and the caller
+/// as for [`archive`], but nobody asks for objects.
+pub fn changes(
+    outer: BorrowedFd<'_>,
+    dir: &Path,
+    order: ArchiveOrder,
+    below: &[(&str, BorrowedFd<'_>)],
+) -> Result<Vec<Change>, OwnerError> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC).call(|| "pipe2()".to_owned())?;
+    let more = [below, &[("archive", writing.as_fd())]].concat();
+    let role = start(&Task::Changes(Box::new(order)), outer, dir, &more)?;
+    drop(writing);
+    let mut bytes = Vec::new();
+    let read = File::from(reading).read_to_end(&mut bytes).call(|| "read(changes)".to_owned());
+    role.finish()?;
+    read?;
+    Change::list_of(&bytes).ok_or_else(|| SysError::new("changes that the role owner has found", Errno::EINVAL).into())
 }
 
 /// Why the owners of a snapshot are not what they should be.
@@ -172,17 +194,17 @@ pub fn restore_volume(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerErro
     if is_logged(dir) { run(&Task::Restore(Tree::Volume), outer, dir) } else { Ok(()) }
 }
 
-/// [`reclaim`] for the tree of an image, whose directory is `dir`.
+/// [`reclaim`] for the tree of an image, whose directory is `dir`: what the log `owners` names, which stays.
 pub fn reclaim_tree(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
-    run(&Task::Reclaim(Tree::Image), outer, dir)
+    if is_logged(dir) { run(&Task::Reclaim(Tree::Image), outer, dir) } else { Ok(()) }
 }
 
-/// [`restore`] for the tree of an image.
+/// [`restore`] for the tree of an image. The log stays.
 pub fn restore_tree(outer: BorrowedFd<'_>, dir: &Path) -> Result<(), OwnerError> {
     if is_logged(dir) { run(&Task::Restore(Tree::Image), outer, dir) } else { Ok(()) }
 }
 
-/// Whether the true owners are in the log and not on the files.
+/// Whether the true owners are in the log; but for the tree of an image then they are not on the files.
 pub fn is_logged(dir: &Path) -> bool {
     dir.join("owners").exists()
 }
@@ -257,7 +279,7 @@ impl Task {
             Task::Reclaim(_) => "taking back",
             Task::Restore(_) => "restoring the owners of",
             Task::Remove => "removing",
-            Task::Archive(_) => "reading",
+            Task::Archive(_) | Task::Changes(_) => "reading",
         }
     }
 }

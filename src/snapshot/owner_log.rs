@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, close, fsync, unlinkat};
 use sys::SysError;
 use sys::error::{Call, Result};
 
@@ -198,6 +198,7 @@ impl<'a> Writer<'a> {
         if sync {
             fsync(file.as_fd()).call(|| "fsync(owners)".to_owned())?;
         }
+        close(file).call(|| "close(owners)".to_owned())?;
         renameat(self.snapshot, NEW, self.snapshot, NAME).call(|| "rename(owners.new, owners)".to_owned())?;
         if sync {
             fsync(self.snapshot).call(|| "fsync(snapshot)".to_owned())?;

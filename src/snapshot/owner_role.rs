@@ -1,6 +1,6 @@
 //! The role `owner`: root of the outer user namespace over one snapshot or volume, for the moment it takes to turn true owners into
 //! data ("reclaim"), data into owners ("restore"), everything into nothing ("remove"), or what a running container has
-//! changed into an archive ("archive"), for which it only reads.
+//! changed into an archive ("archive") or a list ("changes"), for which it only reads.
 //!
 //! Theory of operation
 //! - *Rights*: a plain user's process joins the outer user namespace and is root there over files of mapped ids. The
@@ -14,11 +14,15 @@
 //!   have changed a volume at rest: a mode that is another than was left stays, and only a file that is as it was gets
 //!   set-id bits and a capability.
 //! - `work` holds nothing of value: it is brought home without a log.
+//! - The *tree of an image* is never written to, so its log, which is made with it, holds for good: both ways it is what the log
+//!   names that is changed, without a walk. Who asks for that says by marks of its own what has been done.
 //! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use base::{Failure, Kind, Report};
@@ -27,19 +31,20 @@ use layer::TarWriter;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
 use sys::error::{Call, Result, SysError};
 use sys::namespace::{Extent, IdMap, parse_map, proc_dir};
+use sys::path::open_in;
 use sys::role::Inherited;
 use sys::xattr::{self, Existing};
 use sys::{process, socket};
 
 use crate::archive::write_native;
-use crate::changes::{ChangesError, Truth};
+use crate::changes::{ChangesError, Truth, changes_in};
 use crate::directory::Driver;
 use crate::fs_server::objects;
-use crate::lower::{ChainLower, HostLower};
+use crate::lower::{ChainLower, HostLower, Lower};
 use crate::owner_client::{ArchiveOrder, Task, Tree};
 use crate::owner_log::{self, ATTRIBUTES, CAPABILITY, Owners, Record, Stamp, Writer};
 use crate::tree_walk::{At, Visitor, remove_contents, walk};
@@ -74,18 +79,42 @@ fn run(inherited: &mut Inherited) -> std::result::Result<u64, Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     match task {
         Task::Reclaim(tree) => reclaim(dir.as_fd(), &ids, tree)?,
-        Task::Restore(tree) => restore(dir.as_fd(), &ids, tree)?,
+        Task::Restore(tree) => restore(dir.as_fd(), &ids, tree).map_err(with_hint)?,
         Task::Remove => remove_contents(dir.as_fd())?,
-        Task::Archive(order) => return Ok(archive(dir.as_fd(), &ids, &order, inherited)?),
+        Task::Archive(order) => return Ok(read(dir.as_fd(), &ids, &order, Form::Layer, inherited)?),
+        Task::Changes(order) => return Ok(read(dir.as_fd(), &ids, &order, Form::List, inherited)?),
     }
     Ok(0)
 }
 
-/// Writes what the upper changes as the archive of a layer; how many sockets were left out.
-fn archive(
+/// Says what helps where a file system keeps no owners but one.
+fn with_hint(error: SysError) -> Report {
+    let refused = matches!(error.errno(), Errno::EPERM | Errno::EOPNOTSUPP);
+    let report = Report::from(error);
+    if !refused {
+        return report;
+    }
+    report.with_hint(
+        "the file system of the data directory may keep no owner but you (NFS does so); a container with --userns=single \
+         needs no other, and the storage driver fuse keeps owners as data",
+    )
+}
+
+/// What is written of the changes of an upper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The archive of a layer.
+    Layer,
+    /// Their kinds and paths.
+    List,
+}
+
+/// Writes what the upper changes; how many sockets were left out of the archive.
+fn read(
     snapshot: BorrowedFd<'_>,
     ids: &Ids,
     order: &ArchiveOrder,
+    form: Form,
     inherited: &mut Inherited,
 ) -> std::result::Result<u64, ChangesError> {
     let all = [Extent { inside: 0, outside: 0, size: u32::MAX }];
@@ -95,19 +124,40 @@ fn archive(
     };
     let truth = Truth::of(snapshot, &order.meta, Some(outer))?;
     let upper = open_dir(snapshot, c"upper")?;
-    let out = std::fs::File::from(inherited.fd("archive")?);
-    let mut to = TarWriter::new(BufWriter::with_capacity(1 << 16, out), order.latest_s);
-    let ours = &order.ours;
-    let sockets = if let Some(config) = &order.host {
-        write_native(upper.as_fd(), &HostLower::open(config)?, &truth, ours, &mut to)?
-    } else {
-        let file = inherited.fd("index")?;
-        let index = Index::open(&file).map_err(|_| SysError::new("index of the image", Errno::EUCLEAN))?;
-        let objects = if order.meta.driver == Driver::Copy { Some(objects(inherited)?) } else { None };
-        let lower = ChainLower { index: &index, ids: order.ids, objects: objects.as_ref() };
-        write_native(upper.as_fd(), &lower, &truth, ours, &mut to)?
-    };
-    to.finish()?.flush().call(|| "write(archive)".to_owned())?;
+    let out = BufWriter::with_capacity(1 << 16, std::fs::File::from(inherited.fd("archive")?));
+    if let Some(config) = &order.host {
+        return write(upper.as_fd(), &HostLower::open(config)?, &truth, order, form, out);
+    }
+    let file = inherited.fd("index")?;
+    let index = Index::open(&file).map_err(|_| SysError::new("index of the image", Errno::EUCLEAN))?;
+    let compares = form == Form::Layer && order.meta.driver == Driver::Copy;
+    let objects = compares.then(|| objects(inherited)).transpose()?;
+    let lower = ChainLower { index: &index, ids: order.ids, objects: objects.as_ref() };
+    write(upper.as_fd(), &lower, &truth, order, form, out)
+}
+
+fn write<L: Lower>(
+    upper: BorrowedFd<'_>,
+    lower: &L,
+    truth: &Truth<'_>,
+    order: &ArchiveOrder,
+    form: Form,
+    mut out: impl Write,
+) -> std::result::Result<u64, ChangesError> {
+    let (mut sockets, words) = (0, || "write(archive)".to_owned());
+    match form {
+        Form::Layer => {
+            let mut to = TarWriter::new(&mut out, order.latest_s);
+            sockets = write_native(upper, lower, truth, &order.ours, &mut to)?;
+            to.finish()?;
+        }
+        Form::List => {
+            for change in changes_in(upper, lower, truth, &|path| order.ours.has(path))? {
+                out.write_all(&change.to_bytes()).call(words)?;
+            }
+        }
+    }
+    out.flush().call(words)?;
     Ok(sockets)
 }
 
@@ -200,9 +250,52 @@ fn visit(root: BorrowedFd<'_>, visitor: &mut impl Visitor) -> Result<()> {
     walk(root, visitor)
 }
 
+/// Does something with each entry that a log names. One that is not there any more is passed over.
+fn visit_named(
+    root: BorrowedFd<'_>,
+    owners: Owners,
+    mut visitor: impl FnMut(&At<'_>, &Record) -> Result<()>,
+) -> Result<()> {
+    let mut named: Vec<(Vec<u8>, Record)> = owners.into_iter().collect();
+    // So that each directory is opened once.
+    named.sort_unstable_by(|(one, _), (other, _)| split(one).cmp(&split(other)));
+    let mut opened: Option<(&[u8], OwnedFd)> = None;
+    for (path, told) in &named {
+        let words = |call: &str| format!("{call}({:?})", String::from_utf8_lossy(path));
+        let (parent, name) = split(path);
+        let parent = match &opened {
+            Some((known, open)) if *known == parent => open.as_fd(),
+            _ => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+                let at = if parent.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(parent)) };
+                match open_in(root, at, flags, Mode::empty()) {
+                    Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENOTDIR) => continue,
+                    found => opened.insert((parent, found?)).1.as_fd(),
+                }
+            }
+        };
+        let name = CString::new(name).map_err(|_| SysError::new(words("fstatat"), Errno::EINVAL))?;
+        let stat = match fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => continue,
+            stat => stat.call(|| words("fstatat"))?,
+        };
+        visitor(&At { parent, name: &name, path, stat: &stat }, told)?;
+    }
+    Ok(())
+}
+
+/// The directory of a path, empty for the root's, and the name in it.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    path.iter().rposition(|byte| *byte == b'/').map_or((b"", path), |slash| (&path[..slash], &path[slash + 1..]))
+}
+
 fn reclaim(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let upper = open_dir(snapshot, tree.directory())?;
     let old = owner_log::read(snapshot)?.unwrap_or_default();
+    if tree == Tree::Image {
+        // Nobody writes to it, so the log that was written with it names all that is not the caller's.
+        return visit_named(upper.as_fd(), old, |at, _| Homecoming.enter(at).map(drop));
+    }
     let mut logger = Logger { ids, old, log: Writer::new(snapshot) };
     visit(upper.as_fd(), &mut logger)?;
     if logger.log.finish(tree.is_kept())? > 0 {
@@ -334,7 +427,12 @@ fn chmod(at: &At<'_>, entry: &OwnedFd, mode: u32) -> Result<()> {
 fn restore(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     let Some(owners) = owner_log::read(snapshot)? else { return Ok(()) };
     let upper = open_dir(snapshot, tree.directory())?;
-    visit(upper.as_fd(), &mut Restorer { ids, owners })?;
+    let mut restorer = Restorer { ids, keeps_owners: false };
+    if tree == Tree::Image {
+        // The log goes on to be right.
+        return visit_named(upper.as_fd(), owners, |at, told| restorer.apply(at, told));
+    }
+    visit(upper.as_fd(), &mut Restoring { restorer, owners })?;
     if tree.is_kept() {
         // A power loss must not take the owners back while the log is gone.
         nix::unistd::syncfs(&upper).call(|| "syncfs(snapshot)".to_owned())?;
@@ -342,26 +440,36 @@ fn restore(snapshot: BorrowedFd<'_>, ids: &Ids, tree: Tree) -> Result<()> {
     owner_log::remove(snapshot)
 }
 
-struct Restorer<'a> {
-    ids: &'a Ids,
+/// A walk that restores what the log names.
+struct Restoring<'a> {
+    restorer: Restorer<'a>,
     owners: Owners,
 }
 
-impl Visitor for Restorer<'_> {
+impl Visitor for Restoring<'_> {
     fn enter(&mut self, at: &At<'_>) -> Result<bool> {
-        let Some(told) = self.owners.get(at.path) else { return Ok(true) };
+        if let Some(told) = self.owners.get(at.path) {
+            self.restorer.apply(at, told)?;
+        }
+        Ok(true)
+    }
+}
+
+struct Restorer<'a> {
+    ids: &'a Ids,
+    /// Whether the file system has been seen to do so.
+    keeps_owners: bool,
+}
+
+impl Restorer<'_> {
+    /// Gives an entry what the log says of it, if it is still of that type.
+    fn apply(&mut self, at: &At<'_>, told: &Record) -> Result<()> {
         if told.mode & nix::libc::S_IFMT != at.file_type() {
-            return Ok(true);
+            return Ok(());
         }
         let entry = at.open_path()?;
         let (uid, gid) = self.ids.on_disk(told.uid, told.gid)?;
-        chown(at, &entry, uid, gid).map_err(|error| match error.errno() {
-            Errno::EINVAL => SysError::new(
-                at.words(&format!("chown {uid}:{gid}, ids that the user's subordinate ids have no more,")),
-                Errno::EINVAL,
-            ),
-            _ => error,
-        })?;
+        self.give(at, &entry, (uid, gid))?;
         let regular = at.file_type() == nix::libc::S_IFREG;
         let same_mode = mode_is_as_left(at.stat.st_mode, told.mode);
         let unchanged = same_mode && told.stamp.is_none_or(|stamp| !regular || stamp.fits(at.stat));
@@ -382,7 +490,29 @@ impl Visitor for Restorer<'_> {
                 }
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    fn give(&mut self, at: &At<'_>, entry: &OwnedFd, (uid, gid): (u32, u32)) -> Result<()> {
+        let is_another = (uid, gid) != (at.stat.st_uid, at.stat.st_gid);
+        match chown(at, entry, uid, gid) {
+            // It need not say so where there is nothing to do.
+            Err(error) if !is_another && matches!(error.errno(), Errno::EPERM | Errno::EOPNOTSUPP) => {}
+            Err(error) if error.errno() == Errno::EINVAL => {
+                let words = format!("chown {uid}:{gid}, ids that the user's subordinate ids have no more,");
+                return Err(SysError::new(at.words(&words), Errno::EINVAL));
+            }
+            given => given?,
+        }
+        if is_another && !self.keeps_owners {
+            // Some say that they have done it, and have not.
+            let found = fstat(entry).call(|| at.words("fstat"))?;
+            if (found.st_uid, found.st_gid) != (uid, gid) {
+                return Err(SysError::new(at.words(&format!("chown {uid}:{gid} had no effect")), Errno::EPERM));
+            }
+            self.keeps_owners = true;
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,9 @@
 //! copy_file_range(2), which shares the blocks of what has an object of its own where the file system can (btrfs, xfs). No
 //! file is a link to an object: its owner, mode and, in a copy, contents may change.
 //!
-//! Devices and sockets are left out: nobody can make the first without root, and nobody listens at the second.
+//! Devices are left out: nobody can make them without root, and nodes that root makes would be the machine's. They are not
+//! deleted by that ([`crate::native::changes`]). An archive of a layer has no sockets. Where a file can have no further name it is
+//! written once more.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -23,7 +25,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Whence, linkat, lseek, symlinkat};
+use nix::unistd::{Whence, close, linkat, lseek, symlinkat};
 use oci::Digest;
 use sys::SysError;
 use sys::error::Call;
@@ -49,19 +51,29 @@ pub enum SeedError {
     /// The directory could not be made.
     #[error(transparent)]
     Directory(#[from] crate::SnapshotError),
+    /// The file system refuses an attribute that it has room for in general: ext4 by `ENOSPC`, others by `E2BIG` or `ERANGE`.
+    #[error(transparent)]
+    Attribute(SysError),
 }
 
 impl Explain for SeedError {
     fn kind(&self) -> Kind {
         match self {
-            SeedError::Sys(error) => error.kind(),
+            SeedError::Sys(error) | SeedError::Attribute(error) => error.kind(),
             SeedError::Damaged(_) => Kind::Internal,
             SeedError::Directory(error) => error.kind(),
         }
     }
 
     fn hint(&self) -> Option<String> {
-        None
+        match self {
+            SeedError::Attribute(_) => Some(
+                "if the disk is not full, its file system takes no attribute of that size; the storage drivers overlay and \
+                 fuse show it without writing it"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
     }
 }
 
@@ -123,6 +135,24 @@ fn names(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b'/').rev().filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec).collect()
 }
 
+/// How many nodes of devices an image has that a copy of it lacks. Those in `/dev` do not count: what a container sees
+/// there is its own.
+pub fn devices(index: &Index) -> std::result::Result<u64, Damaged> {
+    let dev = index.lookup(index.root(), b"dev")?.map(|dirent| dirent.node);
+    let (mut directories, mut count) = (vec![index.root()], 0);
+    while let Some(directory) = directories.pop() {
+        for dirent in index.dirents(directory)?.iter() {
+            let dirent = dirent?;
+            match dirent.kind {
+                index::Kind::Directory if Some(dirent.node) != dev => directories.push(dirent.node),
+                index::Kind::CharDevice | index::Kind::BlockDevice => count += 1,
+                _ => {}
+            }
+        }
+    }
+    Ok(count)
+}
+
 /// How a directory is filled.
 #[derive(Clone, Copy)]
 pub struct Seed<'a> {
@@ -163,7 +193,8 @@ struct Seeding<'a> {
 
 impl Seeding<'_> {
     fn all(&mut self, from: Node) -> Result<()> {
-        let mut directories = vec![(from, PathBuf::from("."))];
+        // Without a dot in front: a path may be as long as the kernel takes one.
+        let mut directories = vec![(from, PathBuf::new())];
         let mut at = 0;
         while let Some((node, path)) = directories.get(at).cloned() {
             at += 1;
@@ -181,6 +212,7 @@ impl Seeding<'_> {
         // The last first: what is made in a directory changes its time.
         for (node, path) in directories.iter().rev() {
             let inode = self.index.inode(*node)?;
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             let dir = openat(&self.root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
             let dir = dir.call(|| format!("openat({path:?})"))?;
             self.attributes(*node, dir.as_fd(), path)?;
@@ -194,8 +226,14 @@ impl Seeding<'_> {
     fn named(&mut self, node: Node, path: &Path) -> Result<()> {
         let inode = self.index.inode(node)?;
         if let Some(first) = self.names.get(&node) {
-            linkat(&self.root, first, &self.root, path, AtFlags::empty()).call(|| format!("linkat({path:?})"))?;
-            return self.mode(&inode, node, path, None);
+            match linkat(&self.root, first, &self.root, path, AtFlags::empty()) {
+                // As many as the file system allows, or it has none at all.
+                Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP) => {}
+                linked => {
+                    linked.call(|| format!("linkat({path:?})"))?;
+                    return self.mode(&inode, node, path, None);
+                }
+            }
         }
         let mut file = None;
         match inode.kind {
@@ -214,6 +252,10 @@ impl Seeding<'_> {
             self.attributes(node, file.as_fd(), path)?;
         }
         self.mode(&inode, node, path, file.as_ref().map(AsFd::as_fd))?;
+        if let Some(file) = file {
+            // There a network file system tells that it could not write.
+            close(file).call(|| format!("close({path:?})"))?;
+        }
         self.time(&inode, path)?;
         if inode.nlink > 1 {
             self.names.insert(node, path.to_owned());
@@ -253,7 +295,11 @@ impl Seeding<'_> {
             if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
                 match xattr::set(file, &text, value, Existing::Any) {
                     Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
-                    set => set.map_err(|error| SysError::new(format!("setxattr({path:?})"), error.errno()))?,
+                    Err(error) => {
+                        let call = format!("setxattr({path:?}, {text:?}, {} bytes)", value.len());
+                        return Err(SeedError::Attribute(SysError::new(call, error.errno())));
+                    }
+                    Ok(()) => {}
                 }
             }
         }
@@ -296,15 +342,13 @@ impl Seeding<'_> {
         }
         let has_mode = file.is_some() && open == permissions;
         if !is_home || !(has_mode || inode.kind == index::Kind::Symlink) || !attributes.is_empty() {
-            let path = path.strip_prefix(".").unwrap_or(path).as_os_str().as_bytes();
-            let path = if path.is_empty() { b"." } else { path };
             let rights = permissions & 0o6000 != 0 || attributes.iter().any(|(number, _)| *number == CAPABILITY);
             let stamp = (rights && inode.kind == index::Kind::Regular).then_some(Stamp {
                 size: inode.size,
                 seconds: inode.mtime.seconds,
                 nanoseconds: inode.mtime.nanoseconds,
             });
-            self.log.add(path, &Record { mode: inode.mode(), uid, gid, attributes, stamp })?;
+            self.log.add(path.as_os_str().as_bytes(), &Record { mode: inode.mode(), uid, gid, attributes, stamp })?;
         }
         Ok(())
     }
@@ -386,6 +430,53 @@ mod tests {
         let found = find(&chain, Path::new("/to-file")).unwrap().unwrap();
         assert_eq!(found.1, index::Kind::Regular);
     }
+
+    #[test]
+    fn what_a_file_system_has_a_limit_for_is_written_nevertheless_or_named() {
+        use std::os::unix::fs::MetadataExt;
+        let mut layer = TreeBuilder::new();
+        let metadata = Metadata { permissions: 0o644, ..Metadata::default() };
+        layer.insert(b"first", &metadata, Entry::InlineFile(b"text".to_vec())).unwrap();
+        // One more than ext4 allows, and as long as a path can be.
+        for number in 1..=65_001 {
+            layer.hard_link(format!("links/{number}").as_bytes(), b"first").unwrap();
+        }
+        let deep = [vec!["d".repeat(200); 20].join("/"), "f".repeat(74)].join("/");
+        assert_eq!(deep.len(), 4094);
+        layer.insert(deep.as_bytes(), &metadata, Entry::InlineFile(b"deep".to_vec())).unwrap();
+        let written = |layer: TreeBuilder| {
+            let scratch = tempfile::tempdir().unwrap();
+            let layer = Index::from_bytes(layer.write(oci::DiffId(Digest::of(b"layer")), None).unwrap()).unwrap();
+            let chain = Index::from_bytes(merge(&[&layer]).unwrap()).unwrap();
+            let open = || open_dir(scratch.path()).unwrap();
+            let objects = ObjectDirs { own: open(), trash: open(), below: Vec::new() };
+            let how = Seed { owner: &|uid, gid| (uid, gid), log_all: false, sync: false };
+            let done = seed(scratch.path(), "tree", (&chain, chain.root()), &objects, how);
+            (scratch, done)
+        };
+        let (scratch, done) = written(layer);
+        done.unwrap();
+        let tree = scratch.path().join("tree");
+        assert_eq!(std::fs::read_dir(tree.join("links")).unwrap().count(), 65_001);
+        assert_eq!(std::fs::read_to_string(tree.join("links/65001")).unwrap(), "text");
+        assert!(std::fs::metadata(tree.join("links/1")).unwrap().nlink() > 60_000);
+        let root = open_dir(&tree).unwrap();
+        let file = openat(&root, deep.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        assert_eq!(std::io::read_to_string(File::from(file)).unwrap(), "deep");
+        crate::remove_contents(root.as_fd()).unwrap();
+
+        let mut layer = TreeBuilder::new();
+        let xattrs = [(b"user.large".to_vec(), vec![b'x'; 65_000])].into();
+        layer.insert(b"file", &Metadata { xattrs, ..metadata }, Entry::InlineFile(b"text".to_vec())).unwrap();
+        match written(layer).1 {
+            Err(error @ SeedError::Attribute(_)) => {
+                assert!(error.to_string().contains("\"file\", \"user.large\", 65000 bytes") && error.hint().is_some());
+            }
+            // Of a file system that takes it.
+            done => done.unwrap(),
+        }
+    }
+
     #[test]
     fn holes_stay_holes_and_a_part_of_an_object_is_that_part() {
         use std::os::unix::fs::{FileExt, MetadataExt};

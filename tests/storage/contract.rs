@@ -45,14 +45,7 @@ fn nothing_is_anybody_elses_and_plain_removal_works() {
         }
         home.ok(&["kill", driver]);
         home.ok(&["wait", driver]);
-        eventually("the files are given back", || {
-            let uid = nix::unistd::getuid().as_raw();
-            let mut foreign = 0;
-            each_file(&home.store(), &mut |_, metadata| {
-                foreign += u32::from(std::os::unix::fs::MetadataExt::uid(metadata) != uid);
-            });
-            foreign == 0
-        });
+        eventually("the files are given back", || home.foreign_files() == 0);
         home.assert_store_is_ours();
     }
     // As a user who has had enough of it does: not with our help, and with containers in it.

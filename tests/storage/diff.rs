@@ -63,6 +63,23 @@ fn a_running_container_is_compared_too() {
     }
 }
 
+#[test]
+fn closed_directories_of_a_running_container_are_compared_too() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "mkdir -p /shut/in; echo x >/shut/in/f; chown 33:33 /shut /shut/in 2>/dev/null; chmod 0 /shut/in /shut /var/owned; \
+        echo done; sleep 1000";
+    let expected = "A /shut\nA /shut/in\nA /shut/in/f\nC /var\nC /var/owned\n";
+    for driver in DRIVERS {
+        let options = ["run", "-d", "--name", driver, "--network", "none", "--storage-driver", driver];
+        home.ok(&[&options[..], &[&busybox(), "sh", "-c", script]].concat());
+        crate::support::eventually("the payload has written", || home.ok(&["logs", driver]) == "done\n");
+        assert_eq!(home.ok(&["diff", driver]), expected, "{driver}, running");
+        home.ok(&["kill", driver]);
+        home.ok(&["wait", driver]);
+        assert_eq!(home.ok(&["diff", driver]), expected, "{driver}, ended");
+    }
+}
+
 /// Podman compares directories by their time of modification too, and lists mount points that it made in the image. What is
 /// added or deleted, and which files are changed, must be the same.
 #[test]

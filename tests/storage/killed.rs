@@ -54,6 +54,39 @@ fn an_image_that_is_half_written_is_written_anew() {
     }
 }
 
+/// A start gives files to the container before there is a monitor.
+#[test]
+fn any_command_repairs_what_a_killed_start_has_given() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let image = busybox();
+    for driver in ["overlay", "tree", "copy"] {
+        let options =
+            ["run", "--name", driver, "--network", "none", "--storage-driver", driver, "-v", "data:/var/owned"];
+        let script =
+            "[ -e /own ] || { mkdir /own; echo x >/own/f; chown -R 5:6 /own 2>/dev/null; chmod 0 /own; }; ls /own";
+        home.ok(&[&options[..], &[image.as_str(), "sh", "-c", script]].concat());
+        let mut steps = 0;
+        loop {
+            eventually("all is given back", || home.foreign_files() == 0);
+            let mut command = home.command(&["start", "-a", driver]);
+            command.env("SUBLET_KILL_AT", format!("command:{}", steps + 1)).stdout(Stdio::null());
+            let done = command.stderr(Stdio::piped()).output().unwrap();
+            // By a command that only looks.
+            home.ok(if steps % 2 == 0 { &["ps", "-a"] } else { &["system", "df"] });
+            eventually("all is given back", || home.foreign_files() == 0);
+            assert_eq!(home.ok(&["start", "-a", driver]), "f\n", "{driver}, killed at step {}", steps + 1);
+            if done.status.code() == Some(0) {
+                break;
+            }
+            let said = String::from_utf8_lossy(&done.stderr);
+            assert!(said.contains("killed at command:"), "{driver}, step {}: {said}", steps + 1);
+            steps += 1;
+        }
+        assert!(steps >= 1, "{driver}: no step was seen");
+        home.ok(&["rm", driver]);
+    }
+}
+
 #[test]
 fn many_at_once_agree_on_one_tree() {
     let Some(home) = Home::with_busybox(&[]) else { return };

@@ -11,3 +11,4 @@ mod diff;
 mod killed;
 mod one_id;
 mod resume;
+mod written;

@@ -61,9 +61,10 @@ pub fn list(engine: &Engine, now: SystemTime) -> Result<(Vec<Summary>, Vec<Repor
         }
     }
     found.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-    for summary in &found {
+    // Also those that go with a `run --rm` that was killed.
+    for id in found.iter().map(|summary| &summary.id).chain(&abandoned) {
         // The next command tries again.
-        let _ = lock::repair(engine, &summary.id);
+        let _ = lock::repair(engine, id);
     }
     Ok((found, broken))
 }

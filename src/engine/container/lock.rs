@@ -11,7 +11,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::remove::remove_locked;
-use crate::container::state::{self, Condition, Left, condition, repair_locked};
+use crate::container::state::{self, Condition, Left, Life, condition, repair_locked};
 use crate::container::{record, take_over};
 use crate::file::failed;
 
@@ -55,8 +55,9 @@ pub(crate) fn repair(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
         let (file, path) = open(engine, id)?;
         if try_exclusive(&file, &path)? && record::exists(engine, id)? {
             let locked = ContainerLock::of(engine, id, file)?;
-            // Its monitor was to do so (`--rm`).
-            if record::load(engine, id)?.host.auto_remove && !locked.condition.life.is_active() {
+            // Its monitor was to do so (`--rm`), if it has run.
+            let has_ended = matches!(locked.condition.life, Life::Exited { .. });
+            if record::load(engine, id)?.host.auto_remove && has_ended {
                 return remove_locked(engine, id, locked, &mut || {});
             }
         }

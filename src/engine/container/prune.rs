@@ -8,6 +8,7 @@ use crate::Engine;
 use crate::container::list::list;
 use crate::container::remove::With;
 use crate::container::{remove, unstarted};
+use crate::image::sweep::unused_trees;
 use crate::system::du::{self, Usage};
 use crate::system::filter::PruneFilter;
 
@@ -20,7 +21,8 @@ pub struct Pruned {
     pub freed_bytes: u64,
 }
 
-/// Removes the containers that do not run and match the filter. One that is started or removed meanwhile is passed over.
+/// Removes the containers that do not run and match the filter, and without a filter what was written out of images that no
+/// container has any more. One that is started or removed meanwhile is passed over.
 pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Pruned, Report> {
     unstarted::sweep(engine);
     let (containers, broken) = list(engine, SystemTime::now())?;
@@ -37,6 +39,9 @@ pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Pruned, Report> {
         }
         pruned.freed_bytes += freed_bytes;
         pruned.deleted.push(container.id);
+    }
+    if filter.is_empty() {
+        pruned.freed_bytes += unused_trees(engine);
     }
     Ok(pruned)
 }

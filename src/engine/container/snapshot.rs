@@ -32,6 +32,7 @@ use crate::container::state::condition;
 use crate::container::tree;
 use crate::file::failed;
 use crate::image::the_store;
+use crate::system::limits;
 
 /// Mount points that init makes where an image lacks them, and the files of `/etc` that are bound into each container.
 const OURS: [&str; 11] = [
@@ -72,6 +73,9 @@ pub(crate) fn prepare(
     let (snaps, key, directory) = (engine.paths().snapshots(), record.id.as_str(), directory(engine, record));
     let new = snapshot::meta(&snaps, key)?.is_none();
     let own = || "preparing the container's own directory".to_owned();
+    if new && !driver.is_served() {
+        tell_of_devices(engine, record, driver)?;
+    }
     let rootfs = match driver {
         Driver::Fuse => return Ok(Prepared { rootfs: Rootfs::View, tree: None }),
         Driver::Overlay | Driver::Tree => {
@@ -84,7 +88,8 @@ pub(crate) fn prepare(
         }
         Driver::Copy => {
             if new {
-                copy(engine, record, maps, owner.is_some()).step(own)?;
+                let copied = copy(engine, record, maps, owner.is_some()).step(own);
+                copied.map_err(|report| limits::explain(engine.paths().data(), report))?;
             }
             Rootfs::Copy { directory: directory.clone() }
         }
@@ -98,6 +103,18 @@ pub(crate) fn prepare(
     let tree = tree::enter(engine, record, maps, owner.is_some(), outer).step(|| "preparing the image".to_owned())?;
     let rootfs = Rootfs::Overlay { lower: Some(tree.path.clone()), directory, volatile };
     Ok(Prepared { rootfs, tree: Some(tree) })
+}
+
+/// Says what of an image a new container will lack.
+fn tell_of_devices(engine: &Engine, record: &Record, driver: Driver) -> Result<(), Report> {
+    match snapshot::seed::devices(&chain(engine, record)?)? {
+        0 => Ok(()),
+        count => engine.step_down(&format!(
+            "rootfs: with the storage driver {} the container lacks {count} device nodes of its image, which nobody can make without \
+             root (commit and export keep them)",
+            driver.as_str()
+        )),
+    }
 }
 
 /// Copies the image for a container. `log_all` as [`Seed::log_all`].
@@ -387,16 +404,17 @@ fn native_changes(
     meta: &Meta,
     left_out: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<snapshot::Change>, Report> {
-    // Only then has it files whose owners are the host's.
-    let outer = if condition(engine, &record.id)?.may_hold_foreign_files() {
-        Some(rootfs::read_map(outer_namespace(engine)?.as_fd())?)
-    } else {
-        None
-    };
-    let maps = outer.as_ref().map(|map| (&map.uids[..], &map.gids[..]));
-    let truth = Truth::read(&directory(engine, record), meta, maps)?;
+    let (dir, ids) = (directory(engine, record), MappedIds { uids: total(&meta.uid_map), gids: total(&meta.gid_map) });
+    // Then it may have files whose owners are the host's, and directories that are closed to the caller.
+    if condition(engine, &record.id)?.may_hold_foreign_files() {
+        let host = record.image.is_host().then(|| rootfs::host_view(engine, record, ids));
+        let index = if host.is_some() { None } else { Some(chain_file(engine, record)?) };
+        let below: Vec<_> = index.as_ref().map(|index| ("index", index.as_fd())).into_iter().collect();
+        let order = ArchiveOrder { meta: meta.clone(), ours: ours(), ids, host, latest_s: None };
+        return Ok(owner_client::changes(outer_namespace(engine)?.as_fd(), &dir, order, &below)?);
+    }
+    let truth = Truth::read(&dir, meta, None)?;
     let upper = native::places(&engine.paths().snapshots(), record.id.as_str()).upper;
-    let ids = MappedIds { uids: total(&meta.uid_map), gids: total(&meta.gid_map) };
     if record.image.is_host() {
         let config = rootfs::host_view(engine, record, ids);
         Ok(native::changes(&upper, &HostLower::open(&config)?, &truth, left_out)?)

@@ -25,7 +25,7 @@ use crate::container::devices::Devices;
 use crate::container::joined::{self, Joined};
 use crate::container::lock::{ContainerLock, lock};
 use crate::container::record::{HostSettings, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load};
-use crate::container::state::{Condition, Life, condition};
+use crate::container::state::{self, Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
 use crate::events;
@@ -251,9 +251,13 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
     let after = After { reclaim, volumes: volume::in_use::order(engine, record, driver == Driver::Tree)?, remove };
-    // From here on nothing fails without giving their files back. Held until the monitor has given its word.
-    let leave = |_: &Report| volume::in_use::leave(engine, record);
+    // From here on files may become others', and nothing fails without giving them back.
+    if driver.is_native() || !record.volume_names().is_empty() {
+        state::begin(engine, &record.id)?;
+    }
+    let leave = |_: &Report| state::give_up(engine, record);
     let prepared = snapshot::prepare(engine, record, driver, (&uid_map, &gid_map), owner, &base).inspect_err(leave)?;
+    // Held until the monitor has given its word.
     let snapshot::Prepared { rootfs, tree } = prepared;
     let outer = base.user_namespace.as_fd();
     let volumes = volume::in_use::enter(engine, record, outer, (&uid_map, &gid_map));
@@ -265,6 +269,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             return Err(report);
         }
     };
+    sys::step();
     let begin = || {
         // Now that volumes have their owners, which layers above them take over.
         let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
@@ -322,11 +327,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let spawned = begin();
     drop(volumes);
     drop(tree);
-    if spawned.is_err() {
-        // There is no monitor to do it.
-        volume::in_use::leave(engine, record);
-    }
-    spawned
+    // There is no monitor to do it.
+    spawned.inspect_err(leave)
 }
 
 /// The container's devices as they are now; what its later processes get of them is written down.

@@ -12,7 +12,7 @@ use base::{ContainerId, Report};
 use monitor::record::{self, PidRecord, RecordError, State, Status};
 use monitor::role::{Kept, RuntimeHooks};
 
-use crate::container::record::{PortMapping, Protocol, try_load};
+use crate::container::record::{PortMapping, Protocol, Record, try_load};
 use crate::container::remove::{remove_cgroup, remove_file};
 use crate::container::rootfs::outer_namespace;
 use crate::container::tree;
@@ -196,6 +196,35 @@ pub(crate) fn processes(pids: Option<&PidRecord>) -> Result<Processes, Report> {
     match pids {
         None => Ok(Processes::default()),
         Some(pids) => Ok(Processes { init: pids.init()?, monitor: pids.monitor()? }),
+    }
+}
+
+/// Says that a start begins in which files may get owners of the container: if we are killed before there is a monitor, which
+/// says the same of itself, the next command finds a dead one and does what is to be done. The caller holds the container's lock.
+pub(crate) fn begin(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let pid = std::process::id().cast_signed();
+    let record = PidRecord {
+        format: record::FORMAT,
+        pid: 0,
+        start_time: 0,
+        boot_id: sys::process::boot_id()?,
+        monitor_pid: pid,
+        monitor_start_time: sys::process::start_time(pid)?,
+        cgroup: None,
+        published: Vec::new(),
+    };
+    Ok(record::write_pid(&engine.paths().container(id), &record)?)
+}
+
+/// Undoes what a start of ours has done that has failed before there was a monitor. Its failure is the one to tell; what resists
+/// the next command does.
+pub(crate) fn give_up(engine: &Engine, record: &Record) {
+    let directory = engine.paths().container(&record.id);
+    let ours = |pids: PidRecord| pids.monitor_pid == std::process::id().cast_signed();
+    let given = give_back(engine, &record.id);
+    volume::in_use::leave(engine, record);
+    if given.is_ok() && record::read_pid(&directory).ok().flatten().is_some_and(ours) {
+        let _ = remove_file(&directory.join("pid.json"));
     }
 }
 

@@ -11,7 +11,7 @@ use store::{ImageRecord, Store};
 
 use crate::Engine;
 use crate::container::unstarted;
-use crate::image::sweep::{User, objects_of, sweep, used, users};
+use crate::image::sweep::{User, objects_of, sweep, unused_trees, used, users};
 use crate::image::{load_config, open_store};
 use crate::system::filter::PruneFilter;
 
@@ -35,7 +35,7 @@ pub struct Pruned {
     pub freed_bytes: u64,
 }
 
-/// Removes images that nothing needs.
+/// Removes images that nothing needs, and without a filter what was written out of those that stay where no container has it.
 pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> {
     unstarted::sweep(engine);
     let Some(store) = open_store(engine)? else { return Ok(Pruned::default()) };
@@ -55,9 +55,14 @@ pub fn prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Report> 
             pruned.untagged.push(record.reference);
         }
     }
-    let kept = if request.filter.is_empty() { Vec::new() } else { other_nameless(engine, &store, &request.filter)? };
+    let (mut kept, mut tree_bytes) = (Vec::new(), 0);
+    if request.filter.is_empty() {
+        tree_bytes = unused_trees(engine);
+    } else {
+        kept = other_nameless(engine, &store, &request.filter)?;
+    }
     let swept = sweep(engine, &store, &kept)?;
-    Ok(Pruned { deleted: swept.blobs, freed_bytes: swept.freed_bytes, ..pruned })
+    Ok(Pruned { deleted: swept.blobs, freed_bytes: swept.freed_bytes + tree_bytes, ..pruned })
 }
 
 /// Removes a name unless it was set or removed since it was listed; `false` if it was, or lies in a store that is only read.

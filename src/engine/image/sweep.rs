@@ -85,6 +85,12 @@ pub(crate) fn objects_of(store: &Store, layer: DiffId) -> io::Result<Vec<Digest>
     }
 }
 
+/// Deletes images written out for the storage driver `tree` on which no container stands, whatever names they have; how many
+/// bytes.
+pub(crate) fn unused_trees(engine: &Engine) -> u64 {
+    tree::sweep(engine, &|| Ok(users(engine)?.into_iter().filter_map(|user| user.chain).collect()))
+}
+
 /// Deletes what no name and no container leads to any more, but for `kept` and what that leads to.
 pub(crate) fn sweep(engine: &Engine, store: &Store, kept: &[Digest]) -> Result<Swept, Report> {
     let chains = || {

@@ -15,7 +15,7 @@ use store::{Family, ImageRecord, Store};
 use crate::Engine;
 use crate::container::list::{Summary, list};
 use crate::container::prune::usage;
-use crate::container::record;
+use crate::container::{record, tree};
 use crate::image::sweep::{User, objects_of, users};
 use crate::image::{load_config, open_store};
 use crate::system::du;
@@ -80,7 +80,7 @@ pub struct VolumeUsage {
 pub struct DiskUsage {
     /// Images: the whole store.
     pub images: Total,
-    /// Containers, with everything that belongs to this machine but volumes.
+    /// Containers, with everything that belongs to this machine but volumes: images that were written out for them too.
     pub containers: Total,
     /// Volumes.
     pub volumes: Total,
@@ -122,18 +122,21 @@ fn containers_and_volumes(engine: &Engine, answer: &mut DiskUsage) -> Result<(),
         engine.notice(&report.to_string());
     }
     let links = links(engine)?;
+    let mut chains = HashSet::new();
     for summary in containers {
         let record = record::try_load(engine, &summary.id)?;
-        let named = record.map_or(0, |record| record.volume_names().len());
+        let named = record.as_ref().map_or(0, |record| record.volume_names().len());
         let size_bytes = usage(engine, &summary.id)?.bytes;
         answer.containers.count += 1;
         if summary.life.is_active() {
             answer.containers.active += 1;
+            chains.extend(record.and_then(|record| record.image.chain));
         } else {
             answer.containers.reclaimable_bytes += size_bytes;
         }
         answer.each_container.push(ContainerUsage { summary, volumes: named, size_bytes });
     }
+    answer.containers.reclaimable_bytes += tree::others_bytes(engine, &chains)?;
     for Volume { name, .. } in volume::list::list(engine)? {
         let size_bytes = du::of(&engine.paths().volumes().join(&name))?.bytes;
         let links = links.get(&name).copied().unwrap_or(0);

@@ -75,8 +75,12 @@ impl<'a> Seeding<'a> {
         // What goes with the container need not outlive a power loss.
         let goes = self.record.host.auto_remove
             && self.record.host.volumes.iter().any(|volume| volume.anonymous && volume.source.name() == Some(name));
-        seed(&new, "_data", (&index, from), &objects, Seed { owner: &owner, log_all: false, sync: !goes })
-            .step(|| format!("copying {} of the image", place.display()))?;
+        let done = seed(&new, "_data", (&index, from), &objects, Seed { owner: &owner, log_all: false, sync: !goes });
+        if done.is_err() {
+            // It may have filled the disk. The next start removes what resists.
+            let _ = remove_all(&new);
+        }
+        done.step(|| format!("copying {} of the image", place.display()))?;
         sys::step();
         // A log of files that are gone is not for these.
         remove_file(&dir.join("owners"))?;

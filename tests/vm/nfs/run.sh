@@ -95,6 +95,33 @@ C /etc/word' "$(on "$user" diff box)"
 }
 nothing_left() { ! find "$1/store/blobs" "$1/store/objects" "$1/store/layers" "$1/store/chains" "$1/store/trash" -type f | grep .; }
 test_a_store_on_nfs_with_subordinate_ids() { stores_on_nfs dev; }
+
+# copies_on_nfs USER OPTIONS: a container's own copy of the image, whose file system keeps no other owner and no attributes.
+copies_on_nfs() {
+  local user=$1 store=/nfs/$1 said
+  shift
+  unit=(-E SUBLET_ROOT="$store")
+  on "$user" pull -q "$image"
+  said=$(on "$user" run --name box --network none --storage-driver copy "$@" "$image" sh -c 'cat /etc/word && echo second >/etc/word' 2>&1)
+  has output '^first$' "$said"
+  eq changed 'C /etc
+C /etc/word' "$(on "$user" diff box)"
+  on "$user" commit -q box copied:1
+  on "$user" rm box
+  eq committed second "$(on "$user" run --rm --network none copied:1 cat /etc/word 2>/dev/null)"
+  on "$user" rmi "$image" copied:1
+}
+test_a_copy_on_nfs_with_one_id() { copies_on_nfs solo; }
+test_a_copy_on_nfs_with_subordinate_ids() {
+  unit=(-E SUBLET_ROOT=/nfs/dev)
+  on dev pull -q "$image"
+  fails 125 on dev run --rm --network none --storage-driver copy "$image" cat /etc/word
+  echo "$said"
+  has 'the call' 'chown 12:34' "$said"
+  has 'what helps' 'hint: .*--userns=single' "$said"
+  eq 'containers' '' "$(on dev ps -aq)"
+  copies_on_nfs dev --userns single
+}
 test_a_store_on_nfs_with_one_id() { stores_on_nfs solo; }
 
 # The hard limit is told with what helps, and when there is room the same command works.

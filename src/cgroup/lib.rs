@@ -40,6 +40,6 @@ pub use container::{Container, Frozen, is_frozen};
 pub use error::CgroupError;
 pub use limits::{DEFAULT_PIDS, IoRate, Limits, RateKind, quota_of_nano_cpus};
 pub use oom::{OomState, OomWatch};
-pub use placement::{Placement, Request, birthplace, container_name, probe};
+pub use placement::{Placement, Request, birthplace, container_name, lingers, probe};
 pub use resources::Resources;
 pub use setting::BlockDevice;

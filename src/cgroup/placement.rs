@@ -139,7 +139,7 @@ pub fn probe(bus: Option<&str>) -> Ladder {
 }
 
 /// Whether the user's systemd goes on after the last logout; root's scope is the system's.
-fn lingers() -> bool {
+pub fn lingers() -> bool {
     let uid = geteuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     // A user that no file here knows cannot be told the truth, so it is told nothing.

@@ -243,6 +243,11 @@ fn config_home() -> Option<PathBuf> {
     path("XDG_CONFIG_HOME").or_else(|| path("HOME").map(|home| home.join(".config")))
 }
 
+/// Where the units of the user's systemd lie.
+pub fn user_units() -> Option<PathBuf> {
+    config_home().map(|config| config.join("systemd/user"))
+}
+
 /// A path that a variable of another engine names; relative ones are theirs too.
 fn named(variable: &str) -> Result<Option<PathBuf>, Report> {
     let value = env::var_os(variable).filter(|value| !value.is_empty());

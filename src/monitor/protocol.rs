@@ -233,6 +233,7 @@ mod tests {
             Frame::Terms(Box::new(Terms {
                 policy: Some(Policy::OnFailure(3)),
                 limits: Some(cgroup::Limits::default()),
+                stopped: true,
             })),
             Frame::Input(b"x\0y".to_vec()),
             Frame::InputEnd,

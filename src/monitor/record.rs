@@ -51,6 +51,14 @@ pub struct State {
     /// How often its policy has started it again since a command did.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restart_count: u64,
+    /// Whether a command has ended it: then `unless-stopped` does not start it at boot.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -72,6 +80,7 @@ impl State {
             error: None,
             health: None,
             restart_count: 0,
+            stopped: false,
         }
     }
 }

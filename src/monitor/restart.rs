@@ -23,7 +23,7 @@ pub enum Policy {
     OnFailure(u64),
     /// After each end that nobody has asked for.
     Always,
-    /// The same; what would be different happens at boot, when nothing is started here.
+    /// The same; at boot one that a command has ended stays down.
     UnlessStopped,
 }
 
@@ -80,6 +80,9 @@ pub struct Terms {
     pub policy: Option<Policy>,
     /// What the container may use then; the same.
     pub limits: Option<Limits>,
+    /// Whether a command is about to end it.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 #[cfg(test)]

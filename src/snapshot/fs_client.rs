@@ -17,7 +17,7 @@ use sys::role::Spawn;
 use sys::socket::{address_in, open_directory, seqpacket};
 use sys::{SysError, namespace, process};
 
-use crate::fs_role::{ARGV0, FsConfig, Welcome};
+use crate::fs_role::{ARGV0, FsConfig, LEAVE, Welcome};
 
 /// How long a server may take to answer; mounting takes milliseconds, a loaded machine some more.
 const ANSWER_MS: u16 = 20_000;
@@ -98,6 +98,14 @@ impl Explain for FsClientError {
             FsClientError::Refused { failure, .. } => failure.hint.clone(),
             _ => None,
         }
+    }
+}
+
+impl FsConnection {
+    /// Ends this use, and has the server wait for nobody else once it has no user. One of an earlier version of the program
+    /// waits all the same.
+    pub fn leave(self) -> Result<(), SysError> {
+        sys::socket::send(self.socket.as_fd(), LEAVE, &[])
     }
 }
 

@@ -12,7 +12,7 @@
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
 //!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one
 //!   user; nothing is ever sent again.
-//! - *End*: when the last connection has been closed for `linger_ms`, the keeper closes its listener and its mount
+//! - *End*: when the last connection has been closed for `linger_ms`, or at once where a user has asked for that, the keeper closes its listener and its mount
 //!   namespace; the server serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
 //!   container whose monitor was killed still has one), and both end. A client that connected in that instant sees the end
 //!   of the stream and starts a new server.
@@ -56,6 +56,8 @@ pub const ARGV0: &str = "sublet-fs";
 pub const LINGER_MS: u64 = 30_000;
 /// The same for the server of one container: long enough for its first user to connect.
 pub const CONTAINER_LINGER_MS: u64 = 1_000;
+/// What a user says at its end who wants nobody to be waited for after the last one.
+pub(crate) const LEAVE: &[u8] = b"leave";
 /// A server that served for less than this was short-lived; after so many of them in a row there is no other one.
 const SHORT_LIFE: Duration = Duration::from_millis(100);
 const SHORT_LIVES_MAX: u32 = 20;
@@ -194,7 +196,7 @@ fn keep(mut inherited: Inherited) -> Result<(), FsRoleError> {
         Ok(prepared) => prepared,
         Err(error) => return refuse_first(&listen, &Failure::from(&Report::from(error))),
     };
-    keeper.doors = Some(Doors { listen, gifts, users: Vec::new(), strangers: Vec::new() });
+    keeper.doors = Some(Doors { listen, gifts, users: Vec::new(), strangers: Vec::new(), leaving: false });
     let failure = match keeper.start_server(None) {
         Ok(Begun::Serves(server)) => {
             // Whoever reads the standard error of the command that started us waits for its end; we outlive that command.
@@ -307,7 +309,9 @@ impl Keeper {
         let (mut idle_since, mut short_lives) = (Instant::now(), 0);
         loop {
             let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
-            let lingers = idle.then(|| self.linger.saturating_sub(idle_since.elapsed()));
+            let linger =
+                if self.doors.as_ref().is_some_and(|doors| doors.leaving) { Duration::ZERO } else { self.linger };
+            let lingers = idle.then(|| linger.saturating_sub(idle_since.elapsed()));
             if lingers.is_some_and(|left| left.is_zero()) {
                 self.doors = None;
                 continue;
@@ -406,6 +410,8 @@ struct Doors {
     users: Vec<OwnedFd>,
     /// Who has not greeted yet, and until when it may. Nobody waits for one of them alone.
     strangers: Vec<(OwnedFd, Instant)>,
+    /// Whether a user has said [`LEAVE`].
+    leaving: bool,
 }
 
 /// What every user is given.
@@ -422,8 +428,12 @@ impl Doors {
         let Some((client, others)) = ready.split_first() else { return false };
         let mut others = others.iter().copied();
         let mut has_spoken = || others.next().unwrap_or(false);
-        // A user never speaks after its greeting: whatever comes is the end.
-        self.users.retain(|_| !has_spoken());
+        // Whatever a user says after its greeting is its end.
+        self.users.retain(|user| {
+            let spoken = has_spoken();
+            self.leaving |= spoken && says_leave(user);
+            !spoken
+        });
         let now = Instant::now();
         for (stranger, until) in std::mem::take(&mut self.strangers) {
             // Who is refused sees the end of the stream; there is nobody else to tell.
@@ -453,6 +463,12 @@ impl Doors {
         let fds: Vec<_> = both.into_iter().chain(binary.as_ref().map(AsFd::as_fd)).collect();
         socket::send(user.as_fd(), &welcome, &fds)
     }
+}
+
+/// Whether a user's last word is [`LEAVE`].
+fn says_leave(user: &OwnedFd) -> bool {
+    let mut word = [0; LEAVE.len()];
+    socket::receive(user.as_fd(), &mut word).is_ok_and(|(length, _)| &word[..length] == LEAVE)
 }
 
 /// Whether a peer that has greeted is ours: its uid, and a descriptor of its own user namespace that is also ours.

@@ -20,4 +20,5 @@ mod logs;
 mod options;
 mod policies;
 mod starting;
+mod system;
 mod terminal;

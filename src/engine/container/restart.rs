@@ -58,7 +58,7 @@ pub(crate) fn stay_down(engine: &Engine, id: &ContainerId) -> Result<bool, Repor
         return Ok(false);
     }
     let was_between = matches!(life, Life::Restarting { .. });
-    set_terms(engine, id, Terms { policy: Some(Policy::No), limits: None })?;
+    set_terms(engine, id, Terms { policy: Some(Policy::No), limits: None, stopped: true })?;
     let mut watch = Watch::new(engine, id)?;
     while matches!(watch.life()?, Life::Restarting { .. }) {
         watch.wait()?;

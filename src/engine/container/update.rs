@@ -92,7 +92,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     // Which the monitor may be waiting for.
     drop(locked);
     if active && (restart.is_some() || record.host.restart != Policy::No) {
-        restart::set_terms(engine, id, Terms { policy: restart, limits: wanted })?;
+        restart::set_terms(engine, id, Terms { policy: restart, limits: wanted, stopped: false })?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use base::Report;
 use crate::Engine;
 use crate::container;
 use crate::image::{self, PruneRequest, open_store};
+use crate::system::reset;
 use crate::volume;
 
 /// What was removed.
@@ -32,6 +33,7 @@ impl Pruned {
 /// Removes without a filter interrupted downloads, which makes room for the rest, then containers that do not run, with `volumes`
 /// anonymous volumes that none has, and images on which none stands.
 pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<Pruned, Report> {
+    reset::sweep(engine);
     let mut partial_bytes = 0;
     if let Some(store) = open_store(engine)?.filter(|_| request.filter.is_empty()) {
         partial_bytes = store.drop_old_partials(Duration::ZERO)?;

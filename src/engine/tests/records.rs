@@ -70,6 +70,7 @@ impl Bed {
             error: None,
             health: None,
             restart_count: 0,
+            stopped: false,
         };
         write_state(&self.engine.paths().container(id), &state, false).unwrap();
     }

@@ -65,6 +65,11 @@ impl Monitor {
     pub(super) fn take_terms(&mut self, terms: Terms) {
         self.config.restart = terms.policy.unwrap_or(self.config.restart);
         self.config.limits = terms.limits.unwrap_or_else(|| std::mem::take(&mut self.config.limits));
+        if terms.stopped && !self.state.stopped {
+            // What a start that is given up goes back to says so too.
+            (self.state.stopped, self.config.before.stopped) = (true, true);
+            self.write_state(false);
+        }
         if self.config.restart == Policy::No && self.is_again() {
             match self.again.at.take() {
                 Some(_) => self.finished = true,

@@ -131,6 +131,11 @@ fn code_of(error: &clap::Error) -> u8 {
     }
 }
 
+/// The grammar of all commands, as it is written.
+pub fn whole() -> Grammar {
+    <Line as CommandFactory>::command()
+}
+
 /// The grammar of one command alone, where the line has the name of one that scripts run often: to make those of all takes
 /// a twentieth of a container's start. What it refuses may mean something else, and its help is not the whole.
 fn alone(arguments: &[OsString]) -> Option<Grammar> {
@@ -142,7 +147,7 @@ fn alone(arguments: &[OsString]) -> Option<Grammar> {
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
 fn grammar(arguments: &[OsString]) -> Grammar {
-    bend_below(bend(<Line as CommandFactory>::command()), arguments)
+    bend_below(bend(whole()), arguments)
 }
 
 /// Bends the commands of a group whose names occur, and those of groups among them.

@@ -8,6 +8,7 @@
 
 mod args;
 mod commands;
+mod completion;
 mod docker_config;
 mod environment;
 mod file_output;

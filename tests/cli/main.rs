@@ -6,6 +6,7 @@
 mod support;
 
 mod attach;
+mod completion;
 mod copy;
 mod devices;
 mod events;

@@ -3,6 +3,7 @@
 mod attach;
 mod bundle;
 mod commit;
+mod completion;
 mod container;
 mod content;
 mod cp;
@@ -26,6 +27,7 @@ mod lock;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod manifest;
 mod pause;
 mod port;
@@ -63,6 +65,9 @@ pub enum Command {
     Attach(attach::Attach),
     Bundle(bundle::Bundle),
     Commit(commit::Commit),
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::Complete),
+    Completion(completion::Completion),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Container),
@@ -94,6 +99,8 @@ pub enum Command {
     Login(login::Login),
     Logout(logout::Logout),
     Logs(logs::Logs),
+    #[command(hide = true)]
+    Man(man::Man),
     Manifest(manifest::Manifest),
     Pause(pause::Pause),
     Port(port::Port),
@@ -164,6 +171,8 @@ impl Command {
             Command::Attach(command) => command.execute(globals),
             Command::Bundle(command) => command.execute(globals),
             Command::Commit(command) => command.execute(globals),
+            Command::Complete(command) => command.execute(globals),
+            Command::Completion(command) => command.execute(globals),
             Command::Container(command) => command.execute(globals),
             Command::Content(command) => command.execute(globals),
             Command::Cp(command) => command.execute(globals),
@@ -187,6 +196,7 @@ impl Command {
             Command::Login(command) => command.execute(globals),
             Command::Logout(command) => command.execute(globals),
             Command::Logs(command) => command.execute(globals),
+            Command::Man(command) => command.execute(globals),
             Command::Manifest(command) => command.execute(globals),
             Command::Pause(command) => command.execute(globals),
             Command::Port(command) => command.execute(globals),

@@ -16,7 +16,7 @@ use sys::lock::{exclusive, try_exclusive};
 use crate::Engine;
 use crate::container::record::{self, Found};
 use crate::file::{self, failed};
-use crate::paths::make_dir;
+use crate::paths::{make_dir, names_in};
 
 const QUALITIES: [&str; 48] = [
     "amber", "ample", "bold", "brave", "brisk", "calm", "candid", "clear", "cosy", "crisp", "daring", "deft", "eager",
@@ -54,6 +54,13 @@ impl Reservation {
     pub(crate) fn give_back(self) -> Result<(), Report> {
         remove_locked(self.separate.as_ref().unwrap_or(&self.file), &self.path)
     }
+}
+
+/// All names there are, in no order; none where they cannot be read.
+pub fn all(engine: &Engine) -> Vec<String> {
+    let mut names = names_in(&engine.paths().names()).unwrap_or_default();
+    names.retain(|name| check(name).is_ok());
+    names
 }
 
 /// Whether a text may be a container's name: two characters at least, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.

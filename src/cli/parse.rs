@@ -107,7 +107,7 @@ pub fn log(driver: &str, options: &[String]) -> Result<LogConfig, Report> {
     let known = LogDriver::ALL.into_iter().find(|known| known.as_str() == driver);
     let driver = known.ok_or_else(|| {
         wrong(format!("logger: no log driver named '{driver}' is registered"))
-            .with_hint("the drivers are json-file, local, k8s-file and none")
+            .with_hint("the drivers are json-file, local, k8s-file, journald and none")
     })?;
     Ok(LogConfig { driver, options: options.iter().map(|text| pair("--log-opt", text)).collect::<Result<_, _>>()? })
 }

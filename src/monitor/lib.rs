@@ -12,6 +12,7 @@
 mod answers;
 pub mod client;
 pub mod health;
+pub mod journal;
 pub mod log;
 mod pid_file;
 pub mod protocol;

@@ -8,6 +8,7 @@
 //! stream ends. The time is that of the read. What cannot be written (a full disk) is counted and said once; the
 //! container goes on.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 use base::time::rfc3339;
 use serde::{Deserialize, Serialize};
 
+use crate::journal::{Journal, SOCKET};
 use crate::streams::Sink;
 
 /// The file's name in the container's directory.
@@ -33,12 +35,15 @@ pub struct Rules {
     pub max_bytes: Option<u64>,
     /// How many files are kept then, at least 1.
     pub max_files: u64,
+    /// The fields of entries that go to the journal as well; without any none do.
+    #[serde(default)]
+    pub journal: BTreeMap<String, String>,
 }
 
 impl Default for Rules {
     /// One file without end.
     fn default() -> Self {
-        Rules { format: Some(Format::Json), max_bytes: None, max_files: 1 }
+        Rules { format: Some(Format::Json), max_bytes: None, max_files: 1, journal: BTreeMap::new() }
     }
 }
 
@@ -77,6 +82,7 @@ pub struct Log {
     rules: Rules,
     /// None where nothing is kept.
     file: Option<File>,
+    journal: Option<Journal>,
     size_bytes: u64,
     partial: [Vec<u8>; 2],
     line: Vec<u8>,
@@ -93,6 +99,9 @@ impl Log {
         let torn = file.as_ref().map_or(Ok(false), |file| is_torn(file, size_bytes))?;
         Ok(Log {
             directory: directory.to_owned(),
+            journal: (!rules.journal.is_empty())
+                .then(|| Journal::open(PathBuf::from(SOCKET), &rules.journal))
+                .transpose()?,
             rules,
             file,
             size_bytes,
@@ -110,6 +119,9 @@ impl Log {
 
     /// Takes a line, or a piece of one, which is written by [`Log::flush`] or with those that fill a file.
     fn add(&mut self, stream: Stream, text: &[u8], time: &str) {
+        if self.journal.as_mut().is_some_and(|journal| !journal.send(stream, text)) {
+            self.lost += text.len() as u64;
+        }
         match self.rules.format {
             Some(Format::Json) => append_json(&mut self.line, stream, text, time),
             Some(Format::K8s) => append_k8s(&mut self.line, stream, text, time),
@@ -278,7 +290,7 @@ mod tests {
     #[test]
     fn a_full_file_is_put_aside_and_the_oldest_go() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let rules = Rules { format: Some(Format::K8s), max_bytes: Some(200), max_files: 3 };
+        let rules = Rules { format: Some(Format::K8s), max_bytes: Some(200), max_files: 3, ..Rules::default() };
         let mut log = Log::open(directory.path(), rules.clone()).expect("a log");
         let lines: Vec<String> = (0..40).map(|number| format!("line {number:02}\n")).collect();
         log.write(Stream::Stdout, lines[..20].concat().as_bytes());
@@ -311,7 +323,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join(NAME);
         fs::write(&path, "2026-12-01T10:00").expect("half an entry");
-        let rules = Rules { format: Some(Format::K8s), max_bytes: Some(100), max_files: 2 };
+        let rules = Rules { format: Some(Format::K8s), max_bytes: Some(100), max_files: 2, ..Rules::default() };
         let mut log = Log::open(directory.path(), rules).expect("a log");
         log.write(Stream::Stdout, b"after\n");
         let text = fs::read_to_string(&path).expect("the log");

@@ -1,6 +1,7 @@
 //! Logs: who keeps them, how large they become, and what is read of them.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::{Home, LIMIT, busybox, end, eventually, start};
@@ -8,7 +9,7 @@ use crate::support::{Home, LIMIT, busybox, end, eventually, start};
 /// The files of a container's log, with their sizes.
 fn files(home: &Home, name: &str) -> Vec<(String, u64)> {
     let path = home.inspect(name, "{{.LogPath}}");
-    let directory = std::path::Path::new(&path).parent().unwrap();
+    let directory = Path::new(&path).parent().unwrap();
     let mut found: Vec<(String, u64)> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -101,6 +102,11 @@ fn there_is_no_log_where_none_is_wanted() {
     }
     let done = home.run(&["run", "--rm", "--log-opt", "tag=x", &busybox(), "true"]);
     assert!(done.code == 0 && done.stderr.contains("--log-opt tag has no effect here"), "{done:#?}");
+    // With systemd it is tested in a guest.
+    if !Path::new("/run/systemd/journal/socket").exists() {
+        let said = home.fails(125, &["run", "--rm", "--log-driver", "journald", &busybox(), "true"]);
+        assert!(said.contains("journald is not enabled on this host") && said.contains("hint: "), "{said}");
+    }
     home.ok(&["rm", "silent"]);
     assert_eq!(home.containers(), [""; 0]);
 }

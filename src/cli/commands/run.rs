@@ -164,10 +164,10 @@ pub struct ContainerOptions {
     /// A file of such lines
     #[arg(long, value_name = "FILE")]
     label_file: Vec<String>,
-    /// Who keeps the log: json-file, local, k8s-file or none
+    /// Who keeps the log: json-file, local, k8s-file, journald or none
     #[arg(long, value_name = "DRIVER", default_value = "json-file")]
     log_driver: String,
-    /// max-size=BYTES, max-file=NUMBER
+    /// max-size=BYTES, max-file=NUMBER; with journald also tag=TEXT
     #[arg(long, value_name = "NAME=VALUE")]
     log_opt: Vec<String>,
     /// The signal that asks it to stop

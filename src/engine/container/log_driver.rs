@@ -1,11 +1,15 @@
 //! The driver and the options of a container's log, in Docker's words.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use base::units::parse_bytes;
 use base::{Context, Kind, Report};
+use monitor::journal::SOCKET;
 use monitor::log::{Format, Rules};
 
 use crate::Engine;
-use crate::container::record::{LogConfig, LogDriver};
+use crate::container::record::{LogConfig, LogDriver, Record};
 
 /// Docker's options that change nothing here: what they ask for other loggers to be told is in the container's record, and
 /// writing a log never stops a container.
@@ -15,10 +19,45 @@ const WITHOUT_EFFECT: [&str; 8] =
 /// Refuses what cannot be, and tells what has no effect.
 pub(crate) fn check(engine: &Engine, config: &LogConfig) -> Result<(), Report> {
     rules(config)?;
+    if config.driver == LogDriver::Journald && !Path::new(SOCKET).exists() {
+        let text = format!("journald is not enabled on this host: there is no {SOCKET}");
+        return Err(Report::new(Kind::Unsupported, text).with_hint("--log-driver json-file keeps a log without it"));
+    }
     for name in config.options.keys().filter(|name| WITHOUT_EFFECT.contains(&name.as_str())) {
+        if config.driver == LogDriver::Journald && name == TAG {
+            continue;
+        }
         engine.notice(&format!("--log-opt {name} has no effect here"));
     }
     Ok(())
+}
+
+/// The option of the name by which the journal's readers know a container.
+const TAG: &str = "tag";
+
+/// The fields of a container's entries in the journal, those of Docker; none with another driver.
+pub(crate) fn journal(record: &Record) -> BTreeMap<String, String> {
+    let LogConfig { driver: LogDriver::Journald, options } = &record.host.log else { return BTreeMap::new() };
+    let (id, name, image) = (&record.id, &record.name, &record.image.reference);
+    let image_id = record.image.id.map(|digest| digest.to_string()).unwrap_or_default();
+    let marks = [
+        ("{{.ID}}", id.short()),
+        ("{{.FullID}}", id.as_str()),
+        ("{{.Name}}", name),
+        ("{{.ImageName}}", image),
+        ("{{.ImageFullID}}", &image_id),
+    ];
+    let template = options.get(TAG).map_or("{{.ID}}", String::as_str);
+    let tag = marks.iter().fold(template.to_owned(), |tag, (mark, value)| tag.replace(mark, value));
+    let fields = [
+        ("CONTAINER_ID", id.short()),
+        ("CONTAINER_ID_FULL", id.as_str()),
+        ("CONTAINER_NAME", name),
+        ("CONTAINER_TAG", &tag),
+        ("IMAGE_NAME", image),
+        ("SYSLOG_IDENTIFIER", &tag),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Who reads a log has all of its files open.
@@ -29,7 +68,7 @@ pub(crate) fn rules(config: &LogConfig) -> Result<Rules, Report> {
     let mut rules = match config.driver {
         LogDriver::JsonFile => Rules::default(),
         // Its format is nobody's business; what Docker's users see of it is its size.
-        LogDriver::Local => Rules { max_bytes: Some(20 << 20), max_files: 5, ..Rules::default() },
+        LogDriver::Local | LogDriver::Journald => Rules { max_bytes: Some(20 << 20), max_files: 5, ..Rules::default() },
         LogDriver::K8sFile => Rules { format: Some(Format::K8s), ..Rules::default() },
         LogDriver::None => Rules { format: None, ..Rules::default() },
     };

@@ -239,13 +239,16 @@ pub enum LogDriver {
     Local,
     /// A file in the format of Podman's driver of that name.
     K8sFile,
+    /// The journal of systemd, beside files as those of `local`.
+    Journald,
     /// Nobody.
     None,
 }
 
 impl LogDriver {
     /// All of them.
-    pub const ALL: [LogDriver; 4] = [LogDriver::JsonFile, LogDriver::Local, LogDriver::K8sFile, LogDriver::None];
+    pub const ALL: [LogDriver; 5] =
+        [LogDriver::JsonFile, LogDriver::Local, LogDriver::K8sFile, LogDriver::Journald, LogDriver::None];
 
     /// As options spell it.
     pub fn as_str(self) -> &'static str {
@@ -253,6 +256,7 @@ impl LogDriver {
             LogDriver::JsonFile => "json-file",
             LogDriver::Local => "local",
             LogDriver::K8sFile => "k8s-file",
+            LogDriver::Journald => "journald",
             LogDriver::None => "none",
         }
     }

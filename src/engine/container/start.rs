@@ -8,6 +8,7 @@ use ::snapshot::Driver;
 use base::units::parse_signal;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
+use monitor::log::Rules;
 use monitor::protocol::{self, Frame};
 use monitor::record::State;
 use monitor::restart::Policy;
@@ -299,7 +300,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             container_dir: engine.paths().container(&record.id),
             run_dir,
             pid_file: record.host.pid_file.clone().filter(|_| !hold),
-            log: log_driver::rules(&record.host.log)?,
+            log: Rules { journal: log_driver::journal(record), ..log_driver::rules(&record.host.log)? },
             launch: launch.write()?,
             terminal: record.settings.tty,
             stdin: record.settings.stdin,

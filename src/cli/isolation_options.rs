@@ -22,7 +22,7 @@ pub struct IsolationOptions {
     /// Which processes it sees: private, host or container:NAME
     #[arg(long, value_name = "MODE", default_value = "private")]
     pid: String,
-    /// Whose shared memory and message queues: private, none or host
+    /// Whose shared memory and message queues: private, shareable, none, host or container:NAME
     #[arg(long, value_name = "MODE", default_value = "private")]
     ipc: String,
     /// Whose host name: private or host
@@ -108,14 +108,12 @@ fn pid(text: &str) -> Result<PidMode, Report> {
 }
 
 fn ipc(text: &str) -> Result<IpcMode, Report> {
-    match text {
-        "" | "private" | "shareable" => Ok(IpcMode::Private),
-        "none" => Ok(IpcMode::None),
-        "host" => Ok(IpcMode::Host),
-        _ if text.starts_with("container:") => {
-            Err(Report::new(Kind::Unsupported, format!("--ipc {text}: the shared memory of a container is its own"))
-                .with_hint("give both containers a volume at /dev/shm, or --ipc host"))
-        }
+    match (text, text.strip_prefix("container:")) {
+        ("" | "private", _) => Ok(IpcMode::Private),
+        ("shareable", _) => Ok(IpcMode::Shareable),
+        ("none", _) => Ok(IpcMode::None),
+        ("host", _) => Ok(IpcMode::Host),
+        (_, Some(name)) if !name.is_empty() => Ok(IpcMode::Container(name.to_owned())),
         _ => Err(wrong("--ipc: invalid IPC mode".to_owned())),
     }
 }
@@ -190,8 +188,8 @@ mod tests {
     fn modes_are_dockers_words() {
         assert_eq!(pid("container:web").unwrap(), PidMode::Container("web".to_owned()));
         assert!(["container:", "other", "Host"].iter().all(|bad| pid(bad).is_err()));
-        assert_eq!(ipc("shareable").unwrap(), IpcMode::Private);
-        assert!(["container:web", "other"].iter().all(|bad| ipc(bad).is_err()));
+        assert_eq!(ipc("container:web").unwrap(), IpcMode::Container("web".to_owned()));
+        assert!(["container:", "other"].iter().all(|bad| ipc(bad).is_err()));
         assert_eq!((is_host(""), is_host("host"), is_host("container:web")), (Some(false), Some(true), None));
     }
 }

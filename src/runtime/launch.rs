@@ -18,7 +18,8 @@ pub type WrittenLaunch = Box<serde_json::value::RawValue>;
 /// The configuration of the role stage when it makes a container.
 ///
 /// Descriptors of the role, by name: `channel` (to the monitor), `outer` (user namespace), `view` (mount namespace of
-/// the fs role, root = the view; with [`Rootfs::View`], and [`Rootfs::Overlay`] above it). The role is born in the container's
+/// the fs role, root = the view; with [`Rootfs::View`], and [`Rootfs::Overlay`] above it), `user`, `net`, `pid`, `ipc` and `mnt`
+/// of other containers where this one joins them. The role is born in the container's
 /// cgroup, and its standard input, output and error are the container's.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
@@ -77,6 +78,9 @@ pub struct Bind {
     pub layers: Option<PathBuf>,
     /// Whether all in it is given to the payload's user.
     pub chown: bool,
+    /// Whether the source is a path in the container whose mount namespace the role has (`mnt`): its `/dev/shm`.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 /// A device node of the host.

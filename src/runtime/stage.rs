@@ -63,7 +63,8 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())?;
     let outer = inherited.fd("outer")?;
     let view = inherited.optional_fd("view");
-    let (user, net, pid) = (inherited.optional_fd("user"), inherited.optional_fd("net"), inherited.optional_fd("pid"));
+    let (user, net) = (inherited.optional_fd("user"), inherited.optional_fd("net"));
+    let [pid, ipc, mounts] = ["pid", "ipc", "mnt"].map(|kind| inherited.optional_fd(kind));
     let profile = seccomp::chosen(profile(&launch.spec), launch.default_profile);
     let compile = |profile| seccomp::compile_without_agent(profile, launch.notify);
     let program = profile.as_deref().map(compile).transpose()?;
@@ -101,7 +102,7 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
         init::main(launch, given)
     };
     let user_namespace = if let Some(user) = user {
-        born_in(&user, pid.as_ref(), flags, channel, become_init)?;
+        born_in(&user, (pid.as_ref(), ipc.as_ref()), flags, channel, become_init)?;
         user
     } else {
         let process = proc_dir(born(flags | Flags::NEWUSER, channel, become_init)?)?;
@@ -113,6 +114,11 @@ fn run(launch: &Launch, channel: &Channel, inherited: &mut Inherited) -> Result<
     // Before the view is our root directory, where there is no /proc.
     let own_process = proc_dir(own_pid)?;
     prepare(launch, user_namespace.as_fd(), view, to_init.as_fd())?;
+    if let Some(mounts) = mounts.filter(|_| init::mounts::any_joined(launch)) {
+        let memory =
+            clone_shared_memory(mounts.as_fd()).step(|| "cloning the other container's /dev/shm".to_owned())?;
+        sys::socket::send(to_init.as_fd(), b"memory", &[memory.as_fd()])?;
+    }
     if late_network {
         let network = make_network(user_namespace.as_fd(), own_process.as_fd()).map_err(name_the_limit);
         let network = network.step(|| "making the container's network namespace".to_owned())?;
@@ -145,11 +151,11 @@ fn born(flags: Flags, channel: &Channel, become_init: impl FnOnce() -> i32) -> R
     Ok(init.pid)
 }
 
-/// The same in a user namespace that is there already, and among the processes of a pid namespace that it owns. Only there is
-/// it known whether it went well.
+/// The same in a user namespace that is there already, and in a pid and an ipc namespace that it owns. Only there is it known
+/// whether it went well.
 fn born_in(
     user: &OwnedFd,
-    pid: Option<&OwnedFd>,
+    (pid, ipc): (Option<&OwnedFd>, Option<&OwnedFd>),
     flags: Flags,
     channel: &Channel,
     become_init: impl FnOnce() -> i32,
@@ -162,6 +168,10 @@ fn born_in(
             .and_then(|()| {
                 let joined = pid.map_or(Ok(()), |pid| setns(pid, CloneFlags::CLONE_NEWPID));
                 joined.map_err(|errno| refused(LinuxNamespaceType::Pid, errno))
+            })
+            .and_then(|()| {
+                let joined = ipc.map_or(Ok(()), |ipc| setns(ipc, CloneFlags::CLONE_NEWIPC));
+                joined.map_err(|errno| refused(LinuxNamespaceType::Ipc, errno))
             });
         match joined.and_then(|()| born(flags, channel, become_init)) {
             Ok(_) => 0,
@@ -291,6 +301,12 @@ fn give_to_inner_root(launch: &Launch, directories: &[std::path::PathBuf]) -> Re
             .call(|| format!("chown({directory:?}, {uid}, {gid})"))?;
     }
     Ok(())
+}
+
+/// Enters the mount namespace of another container, whatever that has made of it, and clones its shared memory from there.
+fn clone_shared_memory(mounts: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    setns(mounts, CloneFlags::CLONE_NEWNS).call(|| "setns(mnt, CLONE_NEWNS)".to_owned())?;
+    sys::mount::clone_mount(sys::mount::cwd(), c"/dev/shm", false)
 }
 
 /// Enters the mount namespace of the fs role, whose root is the view, and clones it from there.

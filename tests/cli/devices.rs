@@ -116,6 +116,8 @@ fn what_is_no_device_or_not_there_is_refused_before_anything_is_made() {
         assert_eq!(said.matches("error:").count(), 1, "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{device}: {said}");
     }
+    let said = home.fails(125, &["run", "--rm", "--device-cgroup-rule", "c 42:* rmw", "127.0.0.1:1/none", "true"]);
+    assert!(said.contains("only root of the machine") && said.contains("hint: "), "{said}");
     assert!(home.containers().is_empty());
 }
 

@@ -128,6 +128,9 @@ pub struct ContainerOptions {
     /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
+    /// Is refused: without root of the machine no rule can be put on a cgroup's devices
+    #[arg(long, value_name = "RULE", hide = true)]
+    device_cgroup_rule: Vec<String>,
     /// all, a number, or device=ID,… of GPUs
     #[arg(long, value_name = "GPUS")]
     gpus: Vec<String>,
@@ -317,6 +320,14 @@ impl ContainerOptions {
         if let Some(driver) = driver.as_ref().filter(|driver| !container::DRIVERS.contains(&driver.as_str())) {
             return Err(Report::new(Kind::Usage, format!("unknown storage driver {driver}"))
                 .with_hint(format!("the drivers are {}", container::DRIVERS.join(", "))));
+        }
+        if let Some(rule) = self.device_cgroup_rule.first() {
+            let text = format!(
+                "--device-cgroup-rule {rule:?}: only root of the machine may say which devices a cgroup may use"
+            );
+            return Err(Report::new(Kind::Unsupported, text).with_hint(
+                "a container has the devices of --device, as you may use them yourself, and can make no others",
+            ));
         }
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         let mut host = HostSettings {

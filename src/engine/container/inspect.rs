@@ -123,7 +123,7 @@ pub struct HostConfig {
     pub log_config: LogConfig,
     pub group_add: Vec<String>,
     pub pid_mode: String,
-    pub ipc_mode: &'static str,
+    pub ipc_mode: String,
     #[serde(rename = "UTSMode")]
     pub uts_mode: &'static str,
     pub cgroupns_mode: &'static str,
@@ -456,10 +456,12 @@ fn host_config(host: &HostSettings) -> HostConfig {
             PidMode::Host => "host".to_owned(),
             PidMode::Container(id) => format!("container:{id}"),
         },
-        ipc_mode: match host.ipc {
-            IpcMode::Private => "private",
-            IpcMode::None => "none",
-            IpcMode::Host => "host",
+        ipc_mode: match &host.ipc {
+            IpcMode::Private => "private".to_owned(),
+            IpcMode::Shareable => "shareable".to_owned(),
+            IpcMode::Container(id) => format!("container:{id}"),
+            IpcMode::None => "none".to_owned(),
+            IpcMode::Host => "host".to_owned(),
         },
         uts_mode: if host.host_uts { "host" } else { "" },
         cgroupns_mode: if host.host_cgroups { "host" } else { "private" },

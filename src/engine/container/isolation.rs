@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, Pos
 use crate::Engine;
 use crate::container::create::CreateRequest;
 use crate::container::record::{
-    HostSettings, IpcMode, KEEP_GROUPS, NetworkMode, PidMode, Seccomp, Ulimit, UserNamespace,
+    HostSettings, IpcMode, KEEP_GROUPS, NetworkMode, PidMode, Seccomp, Ulimit, UserNamespace, load,
 };
 use crate::container::{joined, lookup};
 
@@ -39,6 +39,14 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest) -> Result<(), 
     if let PidMode::Container(name) = &mut host.pid {
         *name = lookup::find(engine, name)?.to_string();
     }
+    if let IpcMode::Container(name) = &mut host.ipc {
+        let donor = load(engine, &lookup::find(engine, name)?)?;
+        if donor.host.ipc == IpcMode::Private || donor.host.ipc == IpcMode::None {
+            let text = format!("can't join IPC of container {name}: non-shareable IPC");
+            return Err(Report::new(Kind::Usage, text).with_hint("use --ipc shareable for the donor container"));
+        }
+        *name = donor.id.to_string();
+    }
     if joined::donor(host).is_some() && host.userns != UserNamespace::Default {
         return wrong("conflicting options: user namespace and the namespaces of another container".to_owned());
     }
@@ -61,7 +69,7 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest) -> Result<(), 
 fn check_sysctl(name: &str, host: &HostSettings) -> Result<(), Report> {
     let is_the_hosts = match runtime::init::limits::sysctl_owner(name)? {
         LinuxNamespaceType::Network => host.network == NetworkMode::Host,
-        LinuxNamespaceType::Ipc => host.ipc == IpcMode::Host,
+        LinuxNamespaceType::Ipc => matches!(host.ipc, IpcMode::Host | IpcMode::Container(_)),
         LinuxNamespaceType::Uts => host.host_uts,
         LinuxNamespaceType::Pid => host.pid != PidMode::Private,
         _ => false,

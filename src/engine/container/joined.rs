@@ -1,4 +1,5 @@
-//! Namespaces that a container has of others: the network or the processes of another container, or a network by its path.
+//! Namespaces that a container has of others: the network, the processes or the shared memory of another container, or a network by
+//! its path.
 //!
 //! The rights over a namespace are those of the user namespace that owns it. So a container with a namespace of another one
 //! has its user namespace too, as in Docker, and with it its ids. One that joins a network by path has ids of its own, and
@@ -13,7 +14,7 @@ use sys::namespace::identity;
 
 use crate::Engine;
 use crate::container::exec;
-use crate::container::record::{HostSettings, NetworkMode, PidMode, Record, load};
+use crate::container::record::{HostSettings, IpcMode, NetworkMode, PidMode, Record, load};
 
 /// Namespaces that a container joins, held open from before its start.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl Joined {
         match &record.host.network {
             NetworkMode::Builtin | NetworkMode::Host | NetworkMode::None => {}
             NetworkMode::Container(id) => {
-                joined.add(engine, id, ("net", "network")).step(|| format!("joining the network container:{id}"))?;
+                joined.add(engine, id, "network", &["net"]).step(|| format!("joining the network container:{id}"))?;
             }
             NetworkMode::Namespace(path) => {
                 let step = || format!("joining the network {}", record.host.network);
@@ -43,28 +44,34 @@ impl Joined {
             }
         }
         if let PidMode::Container(id) = &record.host.pid {
-            joined.add(engine, id, ("pid", "PID")).step(|| format!("joining the processes of container:{id}"))?;
+            joined.add(engine, id, "PID", &["pid"]).step(|| format!("joining the processes of container:{id}"))?;
+        }
+        if let IpcMode::Container(id) = &record.host.ipc {
+            // `/dev/shm` is cloned from the mounts.
+            let kinds = ["ipc", "mnt"];
+            joined.add(engine, id, "IPC", &kinds).step(|| format!("joining the shared memory of container:{id}"))?;
         }
         Ok(joined)
     }
 
-    /// Adds a namespace of a running container, with Docker's word for its kind, and its user namespace, of which there can be
+    /// Adds namespaces of a running container, with Docker's word for their kind, and its user namespace, of which there can be
     /// one.
-    fn add(&mut self, engine: &Engine, id: &str, (kind, word): (&'static str, &str)) -> Result<(), Report> {
+    fn add(&mut self, engine: &Engine, id: &str, word: &str, kinds: &[&'static str]) -> Result<(), Report> {
         let id: ContainerId = id.parse()?;
         let gone = || Report::new(Kind::Conflict, format!("cannot join {word} of a non running container: {id}"));
         let pids = exec::pids(engine, &id).map_err(|_| gone())?;
         let init = pids.init()?.ok_or_else(gone)?;
-        let kinds = ["user", kind];
-        for (kind, fd) in kinds.into_iter().zip(runtime::exec::open_namespaces(pids.pid, init.as_fd(), &kinds)?) {
+        let kinds = [&["user"], kinds].concat();
+        for (kind, fd) in kinds.iter().copied().zip(runtime::exec::open_namespaces(pids.pid, init.as_fd(), &kinds)?) {
             let there = self.0.iter().find(|namespace| namespace.kind == kind);
             match there.map(|there| Ok::<_, Report>(identity(&there.fd)? == identity(&fd)?)).transpose()? {
                 None => self.0.push(Namespace { kind, path: format!("/proc/{}/ns/{kind}", pids.pid).into(), fd }),
                 Some(true) => {}
                 Some(false) => {
-                    let text = format!("container {id} has other ids than the container whose network is joined");
+                    let text =
+                        format!("container {id} has other ids than another container of which a namespace is joined");
                     return Err(Report::new(Kind::Conflict, text)
-                        .with_hint("join network and processes of one container, or of two that share theirs"));
+                        .with_hint("join the namespaces of one container, or of those that share theirs"));
                 }
             }
         }
@@ -77,6 +84,7 @@ impl Joined {
             LinuxNamespaceType::Network => "net",
             LinuxNamespaceType::User => "user",
             LinuxNamespaceType::Pid => "pid",
+            LinuxNamespaceType::Ipc => "ipc",
             _ => return None,
         };
         self.0.iter().find(|namespace| namespace.kind == kind).map(|namespace| namespace.path.clone())
@@ -90,8 +98,8 @@ impl Joined {
 
 /// The container of which this one has a namespace, and with it the ids.
 pub(crate) fn donor(host: &HostSettings) -> Option<&str> {
-    match (&host.network, &host.pid) {
-        (NetworkMode::Container(id), _) | (_, PidMode::Container(id)) => Some(id),
+    match (&host.network, &host.pid, &host.ipc) {
+        (NetworkMode::Container(id), ..) | (_, PidMode::Container(id), _) | (.., IpcMode::Container(id)) => Some(id),
         _ => None,
     }
 }

@@ -286,12 +286,16 @@ pub enum PidMode {
 }
 
 /// Whose System V objects, message queues and `/dev/shm` a container has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IpcMode {
     /// Its own.
     #[default]
     Private,
+    /// Its own, which others may join.
+    Shareable,
+    /// Those of another container, by its id; until the container is created, as the user wrote it.
+    Container(String),
     /// Its own, without a `/dev/shm`.
     None,
     /// The machine's.

@@ -154,7 +154,7 @@ pub(crate) fn prepare_binds(
             .transpose()
             .step(|| format!("preparing the writable layer of {}", volume.destination))?;
         let subpath = volume.subpath.as_ref().map(PathBuf::from);
-        let bind = Bind { subpath, layers, chown: volume.chown };
+        let bind = Bind { subpath, layers, chown: volume.chown, joined: false };
         if bind != Bind::default() {
             binds.insert(PathBuf::from(&volume.destination), bind);
         }

@@ -194,10 +194,16 @@ fn ipc(engine: &Engine, host: &HostSettings) -> Result<Vec<Mount>, Report> {
     let options = ["nosuid", "noexec", "nodev"];
     let queues = mount(QUEUES, "mqueue", "mqueue", &options);
     let size = format!("size={}", host.shm_bytes.unwrap_or(SHM_BYTES));
-    Ok(match host.ipc {
-        IpcMode::Private => {
+    Ok(match &host.ipc {
+        IpcMode::Private | IpcMode::Shareable => {
             let memory = [&options[..], &["mode=1777", &size]].concat();
             vec![queues, mount(SHARED_MEMORY, "tmpfs", "shm", &memory)]
+        }
+        // The stage brings it.
+        IpcMode::Container(_) => {
+            let mut theirs = bind(Path::new(SHARED_MEMORY), SHARED_MEMORY);
+            theirs.set_options(Some(["bind"].iter().chain(&options).map(|word| (*word).to_owned()).collect()));
+            vec![queues, theirs]
         }
         IpcMode::None => vec![queues],
         IpcMode::Host => {
@@ -210,6 +216,15 @@ fn ipc(engine: &Engine, host: &HostSettings) -> Result<Vec<Mount>, Report> {
             theirs
         }
     })
+}
+
+/// Where a container has the shared memory of another one, unless it has something else there.
+pub(crate) fn joined_memory(record: &Record) -> Option<PathBuf> {
+    let host = &record.host;
+    let mut own =
+        host.volumes.iter().map(|volume| &volume.destination).chain(host.tmpfs.iter().map(|(place, _)| place));
+    let is_joined = matches!(host.ipc, IpcMode::Container(_)) && own.all(|place| place != SHARED_MEMORY);
+    is_joined.then(|| PathBuf::from(SHARED_MEMORY))
 }
 
 /// Volumes and file systems in memory.

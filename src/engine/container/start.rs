@@ -15,7 +15,7 @@ use monitor::restart::Policy;
 use monitor::role::RuntimeHooks;
 use monitor::tidy::After;
 use runtime::Launch;
-use runtime::launch::{HookContext, HostDevice};
+use runtime::launch::{Bind, HookContext, HostDevice};
 use runtime::outer::{Caller, OuterMap, ladder_of};
 use sys::namespace::IdMap;
 use sys::role::Spawn;
@@ -25,7 +25,9 @@ use crate::container::attach::{Attachment, Streams, Until};
 use crate::container::devices::Devices;
 use crate::container::joined::{self, Joined};
 use crate::container::lock::{ContainerLock, lock};
-use crate::container::record::{HostSettings, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load};
+use crate::container::record::{
+    HostSettings, IpcMode, NetworkMode, PidMode, Record, Seccomp, Settings, UserNamespace, load,
+};
 use crate::container::state::{self, Condition, Life, condition};
 use crate::container::wait::Watch;
 use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
@@ -143,6 +145,7 @@ pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> 
             // Another's need not run; the ids stay those that it has with it.
             network: NetworkMode::None,
             pid: PidMode::Private,
+            ipc: IpcMode::Private,
             userns: joined::owner_of_ids(engine, record)?.host.userns,
             ..record.host.clone()
         },
@@ -273,7 +276,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     sys::step();
     let begin = || {
         // Now that volumes have their owners, which layers above them take over.
-        let binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
+        let mut binds = snapshot::prepare_binds(engine, record, (&uid_map, &gid_map), owner, &base)?;
+        binds.extend(spec::joined_memory(record).map(|place| (place, Bind { joined: true, ..Bind::default() })));
         let launch = Launch {
             spec: launchable.spec,
             user: if hold { String::new() } else { user(record, &launchable.user) },

@@ -238,7 +238,7 @@ impl Monitor {
         Ok(Monitor {
             outer,
             view: inherited.optional_fd("view"),
-            joined: ["user", "net", "pid"]
+            joined: ["user", "net", "pid", "ipc", "mnt"]
                 .into_iter()
                 .filter_map(|kind| Some((kind, inherited.optional_fd(kind)?)))
                 .collect(),

@@ -164,7 +164,7 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     let process = process.ok_or_else(|| Report::new(Kind::Usage, "the specification has no process"))?;
 
     sys::step();
-    let Opened { rootfs, sources, devices: nodes, agent } = match opened {
+    let Opened { rootfs, mut sources, devices: nodes, agent } = match opened {
         Some(opened) => opened,
         None => Opened::in_init(launch)?,
     };
@@ -177,6 +177,9 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
         .map(|(agent, context)| introduce(agent, profile(spec), context, spec.annotations().as_ref(), None))
         .transpose()?;
     let view = wait_for_stage(from_stage)?;
+    if mounts::any_joined(launch) {
+        mounts::add_joined(launch, &mut sources, shared_memory(from_stage)?);
+    }
     sys::step();
     let setgroups = may_set_groups(launch);
     enter(launch, setgroups, channel).step(|| "entering the namespaces".to_owned())?;
@@ -304,6 +307,12 @@ pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Report> {
 /// Waits until the stage has written the id maps; returns the view's detached mount where there is one.
 fn wait_for_stage(from_stage: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Report> {
     from_the_stage(from_stage, "the stage ended before the container was mapped")
+}
+
+/// Waits for the shared memory of the container that is joined.
+fn shared_memory(from_stage: BorrowedFd<'_>) -> Result<OwnedFd, Report> {
+    let ended = "the stage ended before the container had its shared memory";
+    from_the_stage(from_stage, ended)?.ok_or_else(|| Report::new(Kind::Internal, ended))
 }
 
 /// Waits until the stage has made the network namespace, and joins it.

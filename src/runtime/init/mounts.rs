@@ -48,12 +48,29 @@ pub enum Source {
 pub fn open_sources(launch: &Launch) -> Result<Sources, Report> {
     let mut sources = Sources::new();
     for (position, mount) in mounts(&launch.spec).enumerate() {
-        if let Some(source) = bind_source(mount) {
+        if let Some(source) = bind_source(mount).filter(|_| !is_joined(launch, mount)) {
             let (place, layers) = open_source(source, mount, launch)?;
             sources.insert(position, Bound { source: Source::Place(place), layers });
         }
     }
     Ok(sources)
+}
+
+/// Whether another container has what a bind mount shows: then it is brought by the stage.
+fn is_joined(launch: &Launch, mount: &Mount) -> bool {
+    launch.binds.get(mount.destination()).is_some_and(|bind| bind.joined)
+}
+
+/// Whether anything is.
+pub fn any_joined(launch: &Launch) -> bool {
+    mounts(&launch.spec).any(|mount| is_joined(launch, mount))
+}
+
+/// Puts what the stage has brought in its place.
+pub fn add_joined(launch: &Launch, sources: &mut Sources, clone: OwnedFd) {
+    if let Some(position) = mounts(&launch.spec).position(|mount| is_joined(launch, mount)) {
+        sources.insert(position, Bound { source: Source::Clone(clone), layers: None });
+    }
 }
 
 /// The source itself, or the part of it that is to be seen, and what is to take its writes.
@@ -85,7 +102,7 @@ pub fn clone_sources(launch: &Launch, shift: Option<BorrowedFd<'_>>, channel: &C
     let mut sources = Sources::new();
     let mut unshifted = Vec::new();
     for (position, mount) in mounts(spec).enumerate() {
-        let Some(source) = bind_source(mount) else { continue };
+        let Some(source) = bind_source(mount).filter(|_| !is_joined(launch, mount)) else { continue };
         let options = Options::of(mount);
         let (place, layers) = open_source(source, mount, launch)?;
         let clone = clone_source(spec, mount, &options, place.as_fd())

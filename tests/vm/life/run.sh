@@ -80,4 +80,41 @@ test_doctor_names_what_is_missing() {
   has fix 'fix: .*usermod --add-subuids' "$said"
 }
 
+# The user's systemd ends with all that is in it and begins again, as at a shutdown and a boot.
+test_policies_bring_containers_back_with_the_users_systemd() {
+  local name
+  for name in always:always running:unless-stopped stopped:unless-stopped plain:no; do
+    on dev run -d --name "${name%:*}" --restart "${name#*:}" --network none host: sleep 1000
+  done
+  on dev stop -t 0 stopped
+  has enable '^/home/dev/.config/systemd/user/sublet-restart.service$' "$(on dev system enable 2>&1)"
+  systemctl stop user@1000.service
+  within 30 all_have_ended
+  systemctl start user@1000.service
+  within 60 state_is always running
+  within 60 state_is running running
+  state_is stopped exited
+  state_is plain exited
+  has unit '^ActiveState=active$' "$(session dev systemctl --user show sublet-restart.service)"
+  on dev exec always true
+  on dev system disable
+  on dev rm -f always running stopped plain
+}
+all_have_ended() { ! pgrep -u dev sublet; }
+state_is() { eq "state of $1" "$2" "$(on dev inspect --format '{{.State.Status}}' "$1")"; }
+
+test_the_journal_has_the_lines() {
+  local id said
+  id=$(on dev run -d --name noted --log-driver journald --log-opt 'tag=t-{{.Name}}' --network none host: sh -c 'echo out; echo err >&2')
+  on dev wait noted
+  eq logs "$(printf 'err\nout')" "$(on dev logs noted 2>&1 | sort)"
+  said=$(journalctl -o json-seq --output-fields=MESSAGE,PRIORITY,CONTAINER_NAME,SYSLOG_IDENTIFIER "CONTAINER_ID_FULL=$id")
+  has out '"MESSAGE":"out"' "$said"
+  has err '"MESSAGE":"err"' "$said"
+  has priority '"PRIORITY":"3"' "$said"
+  has name '"CONTAINER_NAME":"noted"' "$said"
+  has tag '"SYSLOG_IDENTIFIER":"t-noted"' "$said"
+  on dev rm noted
+}
+
 run_tests

@@ -18,6 +18,7 @@ mod isolation_options;
 mod joining;
 mod limit_options;
 mod mounts;
+mod network_options;
 mod output;
 mod parse;
 mod progress;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base::{Kind, Report};
 use engine::container::record::{
-    DeviceMapping, DeviceRequest, LogConfig, LogDriver, NetworkMode, Policy, PortMapping, Protocol, UserNamespace,
+    DeviceMapping, DeviceRequest, LogConfig, LogDriver, Policy, PortMapping, Protocol, UserNamespace,
 };
 
 use oci::{ImageName, Reference};
@@ -292,30 +292,6 @@ fn quoted_field(mut rest: &str) -> Result<(String, &str), &'static str> {
             }
             None => return Ok((field, after)),
         }
-    }
-}
-
-/// `--network`.
-pub fn network(text: &str) -> Result<NetworkMode, Report> {
-    match text {
-        "" | "builtin" | "default" | "bridge" => Ok(NetworkMode::Builtin),
-        "host" => Ok(NetworkMode::Host),
-        "none" => Ok(NetworkMode::None),
-        _ => joined_network(text),
-    }
-}
-
-/// `--network container:NAME|ID` and Podman's `ns:PATH`.
-fn joined_network(text: &str) -> Result<NetworkMode, Report> {
-    match text.split_once(':') {
-        Some(("container", "")) => {
-            Err(wrong("Invalid network mode: invalid container format container:<name|id>".to_owned()))
-        }
-        Some(("container", name)) => Ok(NetworkMode::Container(name.to_owned())),
-        Some(("ns", path)) if path.starts_with('/') => Ok(NetworkMode::Namespace(path.into())),
-        Some(("ns", path)) => Err(wrong(format!("invalid network mode: {path:?} is not an absolute path"))),
-        _ => Err(Report::new(Kind::NotFound, format!("network {text} not found"))
-            .with_hint("the networks are builtin, host, none, container:NAME and ns:PATH")),
     }
 }
 

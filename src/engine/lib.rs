@@ -13,6 +13,7 @@ mod held;
 pub mod image;
 pub mod info;
 pub mod lease;
+pub mod network;
 pub mod paths;
 pub mod registries;
 mod rotated;

@@ -151,6 +151,11 @@ impl Paths {
         self.run_containers().join(id.as_str())
     }
 
+    /// Where the role of the network with this id listens.
+    pub fn run_network(&self, id: &str) -> PathBuf {
+        self.run.join("n").join(id)
+    }
+
     /// What has happened in this store.
     pub fn events(&self) -> PathBuf {
         self.run.join(self.store.as_ref().map_or_else(|| "events".to_owned(), |store| format!("events-{store}")))

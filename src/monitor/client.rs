@@ -21,6 +21,7 @@ use sys::socket::{address_in, open_directory, seqpacket};
 use sys::terminal::Raw;
 use sys::{Call, SysError};
 
+use crate::networks::Admission;
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 use crate::restart::Terms;
 
@@ -149,7 +150,7 @@ pub fn wait_started(socket: BorrowedFd<'_>, pass_on: bool, mut notice: impl FnMu
             let signal = info.ssi_signo as i32;
             interrupted = Some((signal, Instant::now() + ABORT_LIMIT));
             // A monitor that is gone shows itself at the next receive.
-            let _ = protocol::send(socket, &Frame::Abort(if pass_on { signal } else { 0 }), None);
+            let _ = protocol::send(socket, &Frame::Abort(if pass_on { signal } else { 0 }), &[]);
         }
         if !answered {
             continue;
@@ -244,7 +245,12 @@ pub fn exit_told(socket: BorrowedFd<'_>) -> Option<i32> {
 
 /// Has the container's health probed; the code of the probe.
 pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
-    protocol::send(socket, &Frame::Probe, None)?;
+    protocol::send(socket, &Frame::Probe, &[])?;
+    answered(socket)
+}
+
+/// The code that a request is answered with.
+fn answered(socket: BorrowedFd<'_>) -> Result<i32, Report> {
     let mut buffer = vec![0; FRAME_MAX];
     loop {
         match protocol::receive(socket, &mut buffer)? {
@@ -256,9 +262,21 @@ pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
     }
 }
 
+/// Has a running container put into a network; membership and namespace come along.
+pub fn join_network(socket: BorrowedFd<'_>, admission: Admission, fds: [BorrowedFd<'_>; 2]) -> Result<(), Report> {
+    protocol::send(socket, &Frame::Connect(Box::new(admission)), &fds)?;
+    answered(socket).map(drop)
+}
+
+/// Has a running container taken out of the network with this id.
+pub fn leave_network(socket: BorrowedFd<'_>, network: &str) -> Result<(), Report> {
+    protocol::send(socket, &Frame::Disconnect(network.to_owned()), &[])?;
+    answered(socket).map(drop)
+}
+
 /// Tells a monitor what holds for further starts of its container; it has taken that when this returns.
 pub fn set_terms(socket: BorrowedFd<'_>, terms: Terms) -> Result<(), Report> {
-    protocol::send(socket, &Frame::Terms(Box::new(terms)), None)?;
+    protocol::send(socket, &Frame::Terms(Box::new(terms)), &[])?;
     let until = Instant::now() + TERMS_LIMIT;
     let mut buffer = vec![0; FRAME_MAX];
     loop {

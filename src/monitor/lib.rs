@@ -14,6 +14,7 @@ pub mod client;
 pub mod health;
 pub mod journal;
 pub mod log;
+pub mod networks;
 mod pid_file;
 pub mod protocol;
 pub mod record;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sys::terminal::WindowSize;
 use sys::{Call, Errno, SysError};
 
+use crate::networks::Admission;
 use crate::restart::Terms;
 
 /// The most bytes of a stream in one frame.
@@ -47,6 +48,11 @@ pub enum Frame {
     Probe,
     /// Client: from now on these hold for further starts. The monitor closes the connection when it has taken them.
     Terms(Box<Terms>),
+    /// Client: the container is to be in a network, too; carries the membership and the network's namespace. Answered by `Exit`
+    /// with 0, or `Failed`.
+    Connect(Box<Admission>),
+    /// Client: the container is not to be in the network with this id any more. Answered likewise.
+    Disconnect(String),
     /// Client: bytes for the standard input.
     Input(Vec<u8>),
     /// Client: the standard input has ended.
@@ -102,6 +108,8 @@ impl Frame {
             Frame::Exec(request) => (b'X', json(serde_json::to_vec(request))),
             Frame::Probe => (b'H', Vec::new()),
             Frame::Terms(terms) => (b'T', json(serde_json::to_vec(terms))),
+            Frame::Connect(admission) => (b'J', json(serde_json::to_vec(admission))),
+            Frame::Disconnect(network) => (b'D', network.clone().into_bytes()),
             Frame::Input(bytes) => (b'I', bytes.clone()),
             Frame::InputEnd => (b'C', Vec::new()),
             Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
@@ -131,6 +139,8 @@ impl Frame {
             b'X' => Frame::Exec(serde_json::from_slice(body).ok()?),
             b'H' => Frame::Probe,
             b'T' => Frame::Terms(serde_json::from_slice(body).ok()?),
+            b'J' => Frame::Connect(serde_json::from_slice(body).ok()?),
+            b'D' => Frame::Disconnect(String::from_utf8_lossy(body).into_owned()),
             b'I' => Frame::Input(body.to_vec()),
             b'C' => Frame::InputEnd,
             b'R' => {
@@ -152,11 +162,11 @@ impl Frame {
     }
 }
 
-/// Sends one frame, with a descriptor where its kind carries one; `EMSGSIZE` beyond 16 MiB.
-pub fn send(socket: BorrowedFd<'_>, frame: &Frame, fd: Option<BorrowedFd<'_>>) -> Result<(), SysError> {
+/// Sends one frame, with descriptors where its kind carries some; `EMSGSIZE` beyond 16 MiB.
+pub fn send(socket: BorrowedFd<'_>, frame: &Frame, fds: &[BorrowedFd<'_>]) -> Result<(), SysError> {
     let bytes = frame.encode();
     if bytes.len() <= FRAME_MAX {
-        return sys::socket::send(socket, &bytes, fd.as_slice());
+        return sys::socket::send(socket, &bytes, fds);
     }
     if bytes.len() > FILE_MAX {
         return Err(SysError::new(format!("send(a frame of {} bytes)", bytes.len()), Errno::EMSGSIZE));
@@ -184,8 +194,8 @@ fn read_file(file: OwnedFd) -> Result<Vec<u8>, SysError> {
 /// What [`receive`] found.
 #[derive(Debug)]
 pub enum Received {
-    /// A frame, and the descriptor that came with it.
-    Frame(Frame, Option<OwnedFd>),
+    /// A frame, and the descriptors that came with it.
+    Frame(Frame, Vec<OwnedFd>),
     /// A frame of a kind that this build does not know.
     Unknown,
     /// Nothing yet (non-blocking socket).
@@ -199,12 +209,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Sy
     match sys::socket::receive(socket, buffer) {
         Ok((0, _)) => Ok(Received::End),
         Ok((length, mut fds)) => {
-            let fd = fds.pop();
-            let (frame, fd) = match (&buffer[..length], fd) {
-                (IN_A_FILE, Some(file)) => (Frame::decode(&read_file(file)?), None),
-                (bytes, fd) => (Frame::decode(bytes), fd),
+            let frame = match (&buffer[..length], fds.pop_if(|_| &buffer[..length] == IN_A_FILE)) {
+                (_, Some(file)) => Frame::decode(&read_file(file)?),
+                (bytes, None) => Frame::decode(bytes),
             };
-            Ok(frame.map_or(Received::Unknown, |frame| Received::Frame(frame, fd)))
+            Ok(frame.map_or(Received::Unknown, |frame| Received::Frame(frame, fds)))
         }
         Err(error) if error.errno() == Errno::EAGAIN => Ok(Received::Nothing),
         Err(error) => Err(error),
@@ -253,11 +262,13 @@ mod tests {
         let (ours, theirs) = sys::socket::pair()?;
         let mut buffer = vec![0; FRAME_MAX];
         for length in [FRAME_MAX - 1, FRAME_MAX, 3 << 20] {
-            send(ours.as_fd(), &Frame::Input(vec![7; length]), None)?;
+            send(ours.as_fd(), &Frame::Input(vec![7; length]), &[])?;
             let received = receive(theirs.as_fd(), &mut buffer)?;
-            assert!(matches!(received, Received::Frame(Frame::Input(bytes), None) if bytes == vec![7; length]));
+            assert!(
+                matches!(received, Received::Frame(Frame::Input(bytes), fds) if fds.is_empty() && bytes == vec![7; length])
+            );
         }
-        let refused = send(ours.as_fd(), &Frame::Input(vec![7; FILE_MAX]), None);
+        let refused = send(ours.as_fd(), &Frame::Input(vec![7; FILE_MAX]), &[]);
         assert_eq!(refused.map_err(|error| error.errno()), Err(Errno::EMSGSIZE));
         // What can still be changed, or waited for, is not read.
         let (pipe, _writer) = nix::unistd::pipe()?;

@@ -13,6 +13,7 @@ use sys::file::sync_directory;
 use sys::{Errno, SysError};
 
 use crate::health::Health;
+use crate::networks::Joining;
 
 /// The version of `state.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
@@ -130,6 +131,9 @@ pub struct PidRecord {
     /// Ports of the host that lead into the container, as they were bound.
     #[serde(default)]
     pub published: Vec<net::Published>,
+    /// The networks that it shares with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Joining>,
 }
 
 impl PidRecord {

@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use base::{ContainerId, Ladder, Report};
+use base::{ContainerId, Kind, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
 use net::NetSpec;
 use net::client::Control;
@@ -16,12 +17,17 @@ use net::setup::Tap;
 use sys::Errno;
 use sys::process::Child;
 
+/// A network process that ends again within this time is not started again.
+pub const AGAIN: Duration = Duration::from_secs(5);
+
 /// The resources of one container; empty until [`Resources::start_network`].
 #[derive(Debug, Default)]
 pub struct Resources {
     placement: Option<Placement>,
     cgroup: Option<Container>,
     network: Option<Network>,
+    /// When the network process was last started again.
+    revived: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -30,6 +36,15 @@ struct Network {
     control: Option<Control>,
     ready: bool,
     resolvers: Option<Watch>,
+}
+
+/// Watches the host's resolvers, of which these are known.
+pub fn watch_resolvers(known: &[SocketAddr]) -> Result<Watch, Report> {
+    Watch::new(known).map_err(|error| {
+        let is_off = error.errno() == Errno::EINVAL;
+        let report = Report::from(error);
+        if is_off { report.with_hint("turn fs.dir-notify-enable on with sysctl") } else { report }
+    })
 }
 
 impl Resources {
@@ -62,12 +77,31 @@ impl Resources {
         Ok(())
     }
 
+    /// Starts the network process of a container that runs again, over the same device. One that ends twice within a short time
+    /// is not.
+    pub fn revive_network(&mut self, id: &ContainerId, spec: &NetSpec, tap: &Tap) -> Result<(), Report> {
+        let now = Instant::now();
+        if self.revived.replace(now).is_some_and(|before| now.duration_since(before) < AGAIN) {
+            return Err(Report::new(Kind::Internal, format!("it has ended twice within {} s", AGAIN.as_secs())));
+        }
+        self.end_network().map_or(Ok(()), Err)?;
+        self.start_network(id, spec)?;
+        self.hand_tap(tap)
+    }
+
     /// Hands the container's TAP device over. A process that has ended has told why, which [`Resources::on_net`] reads.
     pub fn hand_tap(&self, tap: &Tap) -> Result<(), Report> {
         let control = self.network.as_ref().and_then(|network| network.control.as_ref());
         match control.map_or(Ok(()), |control| control.hand_tap(tap)) {
             Err(net::NetError::System(error)) if error.errno() == Errno::EPIPE => Ok(()),
             result => result.map_err(net::NetError::into_report),
+        }
+    }
+
+    /// Tells the network process the names of the container's other networks. One that has ended says so itself.
+    pub fn set_names(&self, names: &net::NameTable) {
+        if let Some(control) = self.network.as_ref().and_then(|network| network.control.as_ref()) {
+            let _ = control.set_names(names);
         }
     }
 
@@ -79,12 +113,7 @@ impl Resources {
     /// Follows the host's resolvers from now on, of which the network process knows these.
     pub fn follow_resolvers(&mut self, known: &[SocketAddr]) -> Result<(), Report> {
         let Some(network) = &mut self.network else { return Ok(()) };
-        let watch = Watch::new(known).map_err(|error| {
-            let is_off = error.errno() == Errno::EINVAL;
-            let report = Report::from(error);
-            if is_off { report.with_hint("turn fs.dir-notify-enable on with sysctl") } else { report }
-        });
-        network.resolvers = Some(watch?);
+        network.resolvers = Some(watch_resolvers(known)?);
         // There may have been others since they were read.
         self.on_resolvers()
     }
@@ -144,18 +173,21 @@ impl Resources {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0)
     }
 
+    /// Ends the network process; what could not be done.
+    fn end_network(&mut self) -> Option<Report> {
+        let Network { process, control, .. } = self.network.take()?;
+        // The end of its control socket ends it; the signal is for one that does not look.
+        drop(control);
+        let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
+        // It may have ended before, and been reaped with others.
+        let reaped = sys::process::reap(process.pidfd.as_fd(), true);
+        reaped.err().filter(|error| error.errno() != Errno::ECHILD).map(Report::from)
+    }
+
     /// Ends the network process, kills what is left in the cgroup and removes it. Goes on after a failure; the results
     /// are what could not be done.
     pub fn tear_down(&mut self) -> Vec<Report> {
-        let mut failures = Vec::new();
-        if let Some(Network { process, control, .. }) = self.network.take() {
-            // The end of its control socket ends it; the signal is for one that does not look.
-            drop(control);
-            let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
-            // It may have ended before, and been reaped with others.
-            let reaped = sys::process::reap(process.pidfd.as_fd(), true);
-            failures.extend(reaped.err().filter(|error| error.errno() != Errno::ECHILD).map(Report::from));
-        }
+        let mut failures: Vec<Report> = self.end_network().into_iter().collect();
         if let Some(cgroup) = self.cgroup.take() {
             failures.extend(cgroup.kill().and_then(|()| cgroup.remove()).err().map(Report::from));
         }

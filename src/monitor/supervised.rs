@@ -108,6 +108,8 @@ pub enum Event {
     Born,
     /// The container's TAP device has come.
     Tap(Tap),
+    /// Its network namespace has come, for devices of the networks that it joins.
+    Network(OwnedFd),
     /// The listener of its filter has come, for the role notify.
     Listener(OwnedFd),
     /// A line for the user.
@@ -179,6 +181,7 @@ impl Supervised {
                 Event::Born
             }
             Some((Message::Tap { ipv6 }, Some(device))) => Event::Tap(Tap { device, ipv6 }),
+            Some((Message::Network, Some(namespace))) => Event::Network(namespace),
             Some((Message::Console, Some(master))) => {
                 self.streams.set_terminal(master).call(|| "fcntl(terminal, O_NONBLOCK)".to_owned())?;
                 Event::Nothing

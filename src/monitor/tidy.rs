@@ -98,6 +98,7 @@ mod tests {
                 monitor_start_time: 0,
                 cgroup: None,
                 published: Vec::new(),
+                networks: Vec::new(),
             };
             record::write_pid(root.path(), &pids).unwrap();
             forget_run_dir(root.path(), &run_dir);

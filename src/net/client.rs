@@ -1,14 +1,26 @@
-//! The monitor's half: starting the network process and feeding it.
+//! Starting network processes, joining them, and feeding them: the other half of [`crate::role`].
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
+use base::Report;
+use netstack::NameTable;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Backlog, SockFlag, bind, connect, listen};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::{Deserialize, Serialize};
 use sys::process::Child;
 use sys::role::Spawn;
+use sys::{Call, SysError};
 
-use crate::control::{Message, receive, send};
+use crate::bridge::Made;
+use crate::control::{Message, Wish, names_in_parts, receive, send};
+use crate::ports::Listener;
 use crate::setup::Tap;
-use crate::{NetError, NetSpec, Published};
+use crate::{Addressing, NetError, NetSpec, NetworkSpec, Publish, Published, RoleSpec, ports, resolvers};
 
 /// The role's `argv[0]`.
 pub const ARGV0: &str = "sublet-net";
@@ -26,7 +38,7 @@ pub fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
     error: Option<BorrowedFd<'_>>,
 ) -> Result<(Child, Control), NetError> {
-    let config = serde_json::to_vec(spec).map_err(NetError::Protocol)?;
+    let config = serde_json::to_vec(&RoleSpec::Own(spec.clone())).map_err(NetError::Protocol)?;
     let (ours, theirs) = sys::socket::pair()?;
     let spawn = Spawn {
         argv0: ARGV0,
@@ -55,6 +67,11 @@ impl Control {
         send(self.socket.as_fd(), &Message::Resolvers(resolvers.to_vec()), None)
     }
 
+    /// Tells the names of the container's other networks, which it finds here too.
+    pub fn set_names(&self, names: &NameTable) -> Result<(), NetError> {
+        tell_names(self.socket.as_fd(), names)
+    }
+
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).
     pub fn hand_tap(&self, tap: &Tap) -> Result<(), NetError> {
         send(self.socket.as_fd(), &Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))
@@ -66,4 +83,162 @@ impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// How a container gets its place in a network, the first time and whenever the network's role has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it asks for.
+    pub wish: Wish,
+    /// The network.
+    pub spec: NetworkSpec,
+    /// Where its role listens.
+    pub directory: PathBuf,
+    /// The file whose lock is held while a role is started.
+    pub lock: PathBuf,
+}
+
+impl Entry {
+    /// Joins the network. Where no role serves it, one is started with what `make` gives, once however many ask for that at the
+    /// same time. The caller has one thread.
+    pub fn join(&self, make: impl FnOnce(&NetworkSpec) -> Result<Made, Report>) -> Result<Membership, Report> {
+        let directory = sys::socket::open_directory(&self.directory)?;
+        let try_join = || join(directory.as_fd(), &self.wish).map_err(NetError::into_report);
+        if let Some(membership) = try_join()? {
+            return Ok(membership);
+        }
+        let file = File::options().create(true).truncate(false).write(true).open(&self.lock);
+        let file = file.call(|| format!("open({:?})", self.lock))?;
+        sys::lock::exclusive(&file, &self.lock)?;
+        if let Some(membership) = try_join()? {
+            return Ok(membership);
+        }
+        let spec = NetworkSpec { resolvers: resolvers::now(), ..self.spec.clone() };
+        serve(directory.as_fd(), &spec, &make(&spec)?).map_err(NetError::into_report)?;
+        try_join()?.ok_or_else(|| NetError::Ended.into_report())
+    }
+
+    /// Asks for what the container has from now on, so that it has the same again.
+    pub fn keep(&mut self, addressing: &Addressing) {
+        self.wish.v4 = Some(addressing.v4.container);
+        self.wish.v6 = Some(addressing.v6.container);
+        self.wish.mac = Some(addressing.mac);
+    }
+}
+
+/// The name of the socket at which a network's role listens.
+const DOOR: &str = "sock";
+/// How long a role may take to answer.
+const ANSWER_MS: u16 = 20_000;
+
+/// A container's place in a network, which lasts as long as the socket is open anywhere.
+#[derive(Debug)]
+pub struct Membership {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// What the container has.
+    pub addressing: Addressing,
+    /// The network's namespace.
+    pub namespace: OwnedFd,
+    /// The role's process.
+    pub pid: i32,
+}
+
+/// Joins the network whose role listens in this directory; `None` when none does.
+fn join(directory: BorrowedFd<'_>, wish: &Wish) -> Result<Option<Membership>, NetError> {
+    let socket = sys::socket::seqpacket(SockFlag::empty())?;
+    match connect(socket.as_raw_fd(), &sys::socket::address_in(directory, DOOR)?) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => return Ok(None),
+        result => result.call(|| format!("connect({DOOR:?})"))?,
+    }
+    let own = sys::namespace::open_own("user")?;
+    match send(socket.as_fd(), &Message::Join(wish.clone()), Some(own.as_fd())) {
+        // It was on its way out.
+        Err(NetError::System(error)) if error.errno() == Errno::EPIPE => return Ok(None),
+        sent => sent?,
+    }
+    let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut ready, PollTimeout::from(ANSWER_MS)).call(|| "poll(network's answer)".to_owned())? == 0 {
+        return Err(SysError::new("answer of the network process", Errno::ETIMEDOUT).into());
+    }
+    match receive(&socket)? {
+        Some((Message::Joined { addressing, pid }, Some(namespace))) => {
+            Ok(Some(Membership { socket, addressing, namespace, pid }))
+        }
+        Some((Message::Failed(failure), _)) => Err(NetError::Role(failure)),
+        Some(_) => Err(NetError::Ended),
+        None => Ok(None),
+    }
+}
+
+/// Starts the role of a network, which listens in this directory from now on. The caller must have one thread and sees that no
+/// other does the same.
+fn serve(directory: BorrowedFd<'_>, spec: &NetworkSpec, made: &Made) -> Result<(), NetError> {
+    match unlinkat(directory, DOOR, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(SysError::new(format!("unlink({DOOR:?})"), errno).into()),
+    }
+    let door = sys::socket::seqpacket(SockFlag::empty())?;
+    bind(door.as_raw_fd(), &sys::socket::address_in(directory, DOOR)?).call(|| format!("bind({DOOR:?})"))?;
+    listen(&door, Backlog::MAXCONN).call(|| format!("listen({DOOR:?})"))?;
+    let config = serde_json::to_vec(&RoleSpec::Shared(spec.clone())).map_err(NetError::Protocol)?;
+    let stderr = std::io::stderr();
+    let spawn = Spawn {
+        argv0: ARGV0,
+        label: &spec.name,
+        config: &config,
+        fds: &[("door", door.as_fd()), ("namespace", made.namespace.as_fd()), ("tap", made.tap.as_fd())],
+        stdio: [None, None, Some(stderr.as_fd())],
+        session: true,
+        cgroup: None,
+    };
+    // It forks away from us at once.
+    let child = spawn.start()?;
+    sys::process::reap(child.pidfd.as_fd(), true)?;
+    Ok(())
+}
+
+/// Binds ports for a member, and lets its network's role serve them.
+pub fn publish(socket: BorrowedFd<'_>, wishes: &[Publish]) -> Result<Vec<Published>, NetError> {
+    let mut published = Vec::new();
+    for wish in wishes {
+        for (listener, port) in ports::listen_on(wish)? {
+            let fd = match &listener {
+                Listener::Stream(listener) => listener.as_fd(),
+                Listener::Datagram(socket) => socket.as_fd(),
+            };
+            send(socket, &Message::Publish(port), Some(fd))?;
+            published.push(port);
+        }
+    }
+    Ok(published)
+}
+
+/// Tells a role the names of a container's other networks, which it finds here too.
+pub fn tell_names(socket: BorrowedFd<'_>, names: &NameTable) -> Result<(), NetError> {
+    names_in_parts(names).iter().try_for_each(|part| send(socket, part, None))
+}
+
+/// Has a member told the network's names from now on, which [`next`] gives.
+pub fn follow_names(socket: BorrowedFd<'_>) -> Result<(), NetError> {
+    send(socket, &Message::Follow, None)
+}
+
+/// A part of the table of a network's names, and whether the table begins with it; `None` at the end of the membership. Blocks.
+pub fn next_names(socket: BorrowedFd<'_>) -> Result<Option<(bool, NameTable)>, NetError> {
+    match receive(socket)? {
+        Some((Message::Names { first, names }, _)) => Ok(Some((first, names))),
+        Some(_) => Err(NetError::Ended),
+        None => Ok(None),
+    }
+}
+
+/// Says for a member whether it has IPv6.
+pub fn tell_ipv6(socket: BorrowedFd<'_>, ipv6: bool) -> Result<(), NetError> {
+    send(socket, &Message::Ipv6(ipv6), None)
+}
+
+/// Tells a network's role which resolvers are to be asked from now on.
+pub fn tell_resolvers(socket: BorrowedFd<'_>, resolvers: &[SocketAddr]) -> Result<(), NetError> {
+    send(socket, &Message::Resolvers(resolvers.to_vec()), None)
 }

@@ -1,12 +1,33 @@
 //! What monitor and network process say to each other: one SEQPACKET message of JSON each.
+//!
+//! A role that serves one container has one such socket. One that serves a network has a socket on which it listens; each
+//! connection is a member, from its [`Message::Join`] to its end.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::Failure;
+use netstack::NameTable;
 use serde::{Deserialize, Serialize};
 
-use crate::{NetError, Published};
+use crate::{Addressing, NetError, Published};
+
+/// What a container asks of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// Its full id, by which it is told from others.
+    pub id: String,
+    /// Names by which others find it: its own, its short id, and aliases, which others may have too.
+    pub names: Vec<String>,
+    /// The IPv4 address it is to have; any free one without.
+    pub v4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// DNS servers to ask for it, best first, where these are not the host's.
+    pub resolvers: Option<Vec<SocketAddr>>,
+    /// The MAC it is to have; one made from its IPv4 address without.
+    pub mac: Option<[u8; 6]>,
+}
 
 /// A message; the end of the socket ends the role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +39,29 @@ pub enum Message {
     },
     /// From the monitor: the resolvers to ask from now on, best first.
     Resolvers(Vec<SocketAddr>),
+    /// From who wants to be a member; carries a descriptor of its user namespace, which must be the role's.
+    Join(Wish),
+    /// To a new member; carries the network's namespace.
+    Joined {
+        /// What it has.
+        addressing: Addressing,
+        /// The role's process.
+        pid: i32,
+    },
+    /// From a member: a port of the host's is its; carries the bound socket.
+    Publish(Published),
+    /// From a member: whether it has IPv6.
+    Ipv6(bool),
+    /// From a member that is in other networks too: it wants to know the names of this one from now on.
+    Follow,
+    /// To such a member: the names of the network. From the monitor: those of its container's other networks, which it finds here
+    /// too. A table takes as many messages as it needs.
+    Names {
+        /// Whether the table begins.
+        first: bool,
+        /// A part of it.
+        names: NameTable,
+    },
     /// From the role: the ports are bound and the sandbox is on.
     Ready {
         /// The published ports with the host's ports that were chosen.
@@ -30,10 +74,52 @@ pub enum Message {
 /// Longest message.
 const MESSAGE_MAX: usize = 64 << 10;
 
+/// Bytes of a table in one message.
+const PART: usize = MESSAGE_MAX / 2;
+/// Addresses of one name that are told of: an answer has no room for more.
+const ADDRESSES_MAX: usize = 32;
+/// Names of a table: all that the members of a few full networks can have.
+const NAMES_MAX: usize = 1 << 18;
+
 /// Sends a message.
 pub fn send(socket: BorrowedFd<'_>, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), NetError> {
     let bytes = serde_json::to_vec(message).map_err(NetError::Protocol)?;
     Ok(sys::socket::send(socket, &bytes, fd.as_slice())?)
+}
+
+/// A table of names as messages.
+pub fn names_in_parts(names: &NameTable) -> Vec<Message> {
+    let mut parts: Vec<NameTable> = vec![Vec::new()];
+    let mut room = PART;
+    for (name, addresses) in names {
+        let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
+        // As JSON: an address of IPv6 has up to 39 characters.
+        let size = name.len() + 8 + addresses.len() * 42;
+        if room < size {
+            parts.push(Vec::new());
+            room = PART;
+        }
+        room = room.saturating_sub(size);
+        if let Some(part) = parts.last_mut() {
+            part.push((name.clone(), addresses.to_vec()));
+        }
+    }
+    parts.into_iter().enumerate().map(|(number, names)| Message::Names { first: number == 0, names }).collect()
+}
+
+/// Takes a part of a table that comes as [`names_in_parts`].
+pub fn take_names(table: &mut NameTable, first: bool, names: NameTable) {
+    if first {
+        table.clear();
+    }
+    // No honest side has more.
+    table.extend(names.into_iter().take(NAMES_MAX.saturating_sub(table.len())));
+}
+
+/// Sends a message without descriptors and without waiting: `EAGAIN` when the other side takes none now.
+pub fn send_now(socket: BorrowedFd<'_>, message: &Message) -> Result<(), NetError> {
+    let bytes = serde_json::to_vec(message).map_err(NetError::Protocol)?;
+    Ok(sys::socket::send_now(socket, &bytes)?)
 }
 
 /// Receives a message with the descriptor it carries; `None` at the end of the socket.

@@ -19,6 +19,23 @@ pub enum NetError {
         #[source]
         source: SysError,
     },
+    /// No bridge can be made.
+    #[error("cannot make the network's bridge")]
+    Bridge {
+        /// Why.
+        #[source]
+        source: SysError,
+    },
+    /// No pair of Ethernet devices can be made.
+    #[error("cannot make the container's device at the network's bridge")]
+    Veth {
+        /// Why.
+        #[source]
+        source: SysError,
+    },
+    /// A network refuses a member.
+    #[error("{0}")]
+    Refused(String),
     /// A published port is in use.
     #[error("Bind for {address} failed: port is already allocated")]
     PortTaken {
@@ -82,9 +99,11 @@ impl Explain for NetError {
         match self {
             NetError::Tun(source)
             | NetError::Setup { source, .. }
+            | NetError::Bridge { source }
+            | NetError::Veth { source }
             | NetError::Bind { source, .. }
             | NetError::System(source) => source.kind(),
-            NetError::PortTaken { .. } | NetError::PortsTaken { .. } => Kind::Conflict,
+            NetError::PortTaken { .. } | NetError::PortsTaken { .. } | NetError::Refused(_) => Kind::Conflict,
             NetError::Protocol(_) | NetError::Ended => Kind::Internal,
             NetError::Role(failure) => failure.kind,
         }
@@ -97,6 +116,12 @@ impl Explain for NetError {
             }
             NetError::Tun(_) => {
                 Some("let users open /dev/net/tun (mode 0666), or use --network host or none".to_owned())
+            }
+            NetError::Bridge { source } if source.errno() == Errno::EOPNOTSUPP => {
+                Some("load the kernel module bridge (modprobe bridge)".to_owned())
+            }
+            NetError::Veth { source } if source.errno() == Errno::EOPNOTSUPP => {
+                Some("load the kernel module veth (modprobe veth)".to_owned())
             }
             NetError::Bind { address, unprivileged_from, source }
                 if source.errno() == Errno::EACCES && address.port() < *unprivileged_from =>

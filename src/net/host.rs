@@ -49,7 +49,7 @@ pub struct Sockets {
     pub tap: Option<OwnedFd>,
     epoll: Epoll,
     /// Published UDP ports; their numbers are told to [`Sockets::answer_through`].
-    datagrams: Vec<UdpSocket>,
+    datagrams: Vec<Option<UdpSocket>>,
     flows: Vec<Option<Door>>,
     /// Told to epoll with the number, so that an event of a socket that is gone is not taken for its successor's.
     generations: Vec<u16>,
@@ -70,11 +70,11 @@ pub fn peek_offset_works() -> bool {
 }
 
 impl Sockets {
-    pub fn new(epoll: Epoll, datagrams: Vec<UdpSocket>, flows: u32, peek_offset: bool) -> Self {
+    pub fn new(epoll: Epoll, flows: u32, peek_offset: bool) -> Self {
         Sockets {
             tap: None,
             epoll,
-            datagrams,
+            datagrams: Vec::new(),
             flows: (0..flows).map(|_| None).collect(),
             generations: vec![0; flows as usize],
             peek_offset,
@@ -121,7 +121,15 @@ impl Sockets {
 
     /// The socket of a published UDP port.
     pub fn published(&self, number: usize) -> Option<&UdpSocket> {
-        self.datagrams.get(number)
+        self.datagrams.get(number)?.as_ref()
+    }
+
+    /// Gives a published UDP port's number a socket, or takes it away.
+    pub fn set_published(&mut self, number: usize, socket: Option<UdpSocket>) {
+        if self.datagrams.len() <= number {
+            self.datagrams.resize_with(number + 1, || None);
+        }
+        self.datagrams[number] = socket;
     }
 
     fn get(&mut self, id: FlowId) -> Option<&mut Socket> {
@@ -132,7 +140,7 @@ impl Sockets {
     }
 
     fn send_answer(&self, answer: &Answer, bytes: &[u8]) -> Result<(), Errno> {
-        let Some(socket) = self.datagrams.get(answer.through) else { return Err(Errno::EBADF) };
+        let Some(socket) = self.published(answer.through) else { return Err(Errno::EBADF) };
         let sent = if let Some(called) = answer.called {
             netsock::send_from(socket.as_fd(), bytes, answer.client, called).map_err(|error| error.errno())
         } else {

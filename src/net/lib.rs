@@ -1,20 +1,22 @@
-//! The container's network: the device inside, the process outside, and what lies between.
+//! A container's network, its own or one that it shares: the device inside, the process outside, and what lies between.
 //!
 //! [`setup`] makes the TAP device and its addresses in a new network namespace. [`role`] is the process that owns the
-//! other side: it runs [`netstack`] over the TAP and host sockets in one event loop, without a capability. [`client`]
+//! other side: it runs [`netstack`] over the TAP and host sockets in one event loop, without a capability. [`bridge`] makes
+//! networks of several containers, which a role of their own serves. [`client`]
 //! is how a monitor starts and feeds it. [`files`] words what a container finds in `/etc`.
 //!
 //! The host as the container sees it is the gateway's address (`host.docker.internal`). It leads to the host's primary
 //! address: services that listen on the host's loopback only stay out of reach unless
 //! [`NetSpec::host_loopback`] is set.
 
+pub mod bridge;
 pub mod client;
 pub mod control;
 mod error;
 pub mod files;
 mod host;
 mod owner;
-mod ports;
+pub mod ports;
 pub mod probe;
 pub mod resolvers;
 pub mod role;
@@ -23,5 +25,6 @@ pub mod setup;
 mod spec;
 
 pub use error::NetError;
+pub use netstack::NameTable;
 pub use probe::probe;
-pub use spec::{Addressing, Family, NetSpec, Publish, Published, Transport};
+pub use spec::{Addressing, Family, NetSpec, NetworkSpec, Publish, Published, RoleSpec, Subnet, Transport};

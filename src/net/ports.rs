@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -16,6 +17,11 @@ use crate::{NetError, Publish, Published, Transport, owner};
 
 /// Tries to find a port number that both families have free.
 const TRIES: u32 = 16;
+
+/// How long a process may take to let go of its ports.
+const LET_GO: Duration = Duration::from_secs(2);
+/// Between two looks at that.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A published port's socket.
 #[derive(Debug)]
@@ -44,6 +50,16 @@ pub fn listen_on(wish: &Publish) -> Result<Vec<(Listener, Published)>, NetError>
         }
         _ => NetError::PortsTaken { address, first: wish.host_port, last: wish.host_port_last },
     })
+}
+
+/// Waits until these can be bound that a process has had which has just ended, or was told to let go of them.
+pub fn await_free(wishes: &[Publish]) {
+    let until = Instant::now() + LET_GO;
+    for wish in wishes {
+        while listen_on(wish).is_err() && Instant::now() < until {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
 }
 
 /// Binds one port at all addresses; `None` when it is taken at one of them.

@@ -75,16 +75,31 @@ const ALLOWED: &[(libc::c_long, Pass)] = &[
     (libc::SYS_shutdown, Pass::Always),
 ];
 
+/// What a role that is joined by members does besides: it looks whose user namespace it was shown. By the descriptor alone,
+/// whichever call the C library takes for that.
+const OF_MEMBERS: &[(libc::c_long, Pass)] =
+    &[(libc::SYS_fstat, Pass::Always), (libc::SYS_newfstatat, Pass::OneOf(3, &[libc::AT_EMPTY_PATH as u32]))];
+
+/// How many containers a role serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// One, which it knows.
+    One,
+    /// Those that join.
+    Many,
+}
+
 /// Confines all later system calls to [`ALLOWED`] and [`seccomp::RUN_TIME`]. What else is tried fails with `EPERM`: a
 /// call of the C library that nobody foresaw costs one operation, not the container's network. With debug assertions
 /// it kills, so that tests find such calls.
-pub fn filter() -> Result<(), SysError> {
-    seccomp::load(&program())
+pub fn filter(serves: Serves) -> Result<(), SysError> {
+    seccomp::load(&program(serves))
 }
 
-fn program() -> Vec<Instruction> {
+fn program(serves: Serves) -> Vec<Instruction> {
     let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
-    seccomp::allow_list(ALLOWED.iter().chain(seccomp::RUN_TIME), refusal)
+    let further = if serves == Serves::Many { OF_MEMBERS } else { &[] };
+    seccomp::allow_list(ALLOWED.iter().chain(further).chain(seccomp::RUN_TIME), refusal)
 }
 
 #[cfg(test)]
@@ -93,7 +108,9 @@ mod tests {
 
     #[test]
     fn only_the_loops_calls_pass() {
-        let program = program();
+        let program = program(Serves::One);
+        assert!(!seccomp::passes(&program, libc::SYS_fstat, [0; 6]));
+        assert!(seccomp::passes(&self::program(Serves::Many), libc::SYS_fstat, [0; 6]));
         let passes = |number, arguments| seccomp::passes(&program, number, arguments);
         let inet6 = libc::AF_INET6 as u32;
         assert!(passes(libc::SYS_read, [0; 6]) && passes(libc::SYS_exit_group, [0; 6]));

@@ -1,18 +1,19 @@
-//! The container's side: device, addresses, routes, made by the container's init.
+//! The container's side: device, addresses, routes, made by the container's init, or for it by [`crate::bridge`].
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use sys::netlink::Batch;
 use sys::{Call, SysError, tuntap};
 
 use crate::{Addressing, NetError};
 
 /// The device's name.
-const DEVICE: &str = "eth0";
+pub const DEVICE: &str = "eth0";
 /// The loopback device of every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -39,17 +40,59 @@ pub fn in_namespace(addressing: &Addressing) -> Result<Tap, NetError> {
     tuntap::set_persistent(device.as_fd()).map_err(at("making the TAP device last"))?;
     offloads(&device).map_err(at("enabling offloads"))?;
     sysctls().map_err(at("writing network settings"))?;
-    let index = nix::net::if_::if_nametoindex(DEVICE)
-        .call(|| format!("if_nametoindex({DEVICE:?})"))
-        .map_err(at("finding the TAP device"))?;
-    links(addressing, index).run().map_err(at("configuring the TAP device"))?;
-    let ipv6 = match links_v6(addressing, index).run() {
-        Ok(()) => true,
-        // EAFNOSUPPORT: a kernel without IPv6. EACCES, EOPNOTSUPP: IPv6 is disabled by sysctl. IPv4 is what is left.
-        Err(error) if [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES].contains(&error.errno()) => false,
-        Err(error) => return Err(at("configuring IPv6")(error)),
-    };
+    let ipv6 = configure(addressing, DEVICE, true)?;
     Ok(Tap { device, ipv6 })
+}
+
+/// Opens the TAP device again that [`in_namespace`] has made, for a network process in place of one that has ended. The caller has
+/// one thread and all rights over the container's network namespace, and is there from now on.
+pub fn reopen(container: BorrowedFd<'_>) -> Result<Tap, NetError> {
+    let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
+    let entered = setns(container, CloneFlags::CLONE_NEWNET).call(|| "setns(CLONE_NEWNET)".to_owned());
+    entered.map_err(at("entering the container's network namespace"))?;
+    let device = tuntap::open().map_err(NetError::Tun)?;
+    tuntap::make_tap(device.as_fd(), DEVICE).map_err(at("opening the container's TAP device"))?;
+    offloads(&device).map_err(at("enabling offloads"))?;
+    let disabled = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6"));
+    Ok(Tap { device, ipv6: disabled.is_ok_and(|disabled| disabled.trim() == "0") })
+}
+
+/// Readies the network namespace that the calling thread is in for devices that others put there.
+pub fn for_plugs() -> Result<(), NetError> {
+    sysctls().map_err(|source| NetError::Setup { step: "writing network settings", source })?;
+    loopback()
+}
+
+/// Gives a device of the calling thread's network namespace its addresses and routes, `default` for what is elsewhere; whether
+/// the namespace has IPv6.
+pub(crate) fn configure(addressing: &Addressing, device: &str, default: bool) -> Result<bool, NetError> {
+    let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
+    let index = index_of(device).map_err(at("finding the device"))?;
+    links(addressing, index, default).run().map_err(at("configuring the device"))?;
+    where_ipv6_is(&links_v6(addressing, index, default)).map_err(at("configuring IPv6"))
+}
+
+/// Lets what is elsewhere be reached by a device that has been configured.
+pub(crate) fn lead(addressing: &Addressing, device: &str) -> Result<(), NetError> {
+    let at = |source: SysError| NetError::Setup { step: "routing by another device", source };
+    let index = index_of(device).map_err(at)?;
+    let (v4, v6) = ((Ipv4Addr::UNSPECIFIED.into(), 0), (Ipv6Addr::UNSPECIFIED.into(), 0));
+    Batch::default().route(index, v4, Some(addressing.v4.gateway.into())).run().map_err(at)?;
+    where_ipv6_is(Batch::default().route(index, v6, Some(addressing.v6.gateway.into()))).map(drop).map_err(at)
+}
+
+/// Does requests of IPv6; whether there is any.
+fn where_ipv6_is(batch: &Batch) -> Result<bool, SysError> {
+    match batch.run() {
+        // EAFNOSUPPORT: a kernel without IPv6. EACCES, EOPNOTSUPP: IPv6 is disabled by sysctl. IPv4 is what is left.
+        Err(error) if [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EACCES].contains(&error.errno()) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+/// A device's number.
+pub(crate) fn index_of(device: &str) -> Result<u32, SysError> {
+    nix::net::if_::if_nametoindex(device).call(|| format!("if_nametoindex({device:?})"))
 }
 
 /// Raises the loopback device, which is all that a container without a network has.
@@ -59,7 +102,7 @@ pub fn loopback() -> Result<(), NetError> {
 }
 
 /// The best set of offloads that this kernel knows.
-fn offloads(tap: &OwnedFd) -> Result<(), SysError> {
+pub(crate) fn offloads(tap: &OwnedFd) -> Result<(), SysError> {
     use tuntap::{OFFLOAD_CSUM, OFFLOAD_TSO_ECN, OFFLOAD_TSO4, OFFLOAD_TSO6};
     let most = OFFLOAD_CSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6;
     for set in [most | OFFLOAD_TSO_ECN, most] {
@@ -72,25 +115,29 @@ fn offloads(tap: &OwnedFd) -> Result<(), SysError> {
 }
 
 /// Links, and what IPv4 needs.
-fn links(addressing: &Addressing, index: u32) -> Batch {
+fn links(addressing: &Addressing, index: u32, default: bool) -> Batch {
     let v4 = &addressing.v4;
     let mut batch = Batch::default();
     batch.link_up(LOOPBACK).link_setup(index, addressing.mtu.into(), addressing.mac, ipv6_exists()).link_up(index);
     batch.address(index, v4.container.into(), v4.prefix);
     batch.route(index, (network_v4(v4.gateway, v4.prefix), v4.prefix), None);
-    batch.route(index, (Ipv4Addr::UNSPECIFIED.into(), 0), Some(v4.gateway.into()));
+    if default {
+        batch.route(index, (Ipv4Addr::UNSPECIFIED.into(), 0), Some(v4.gateway.into()));
+    }
     for address in [v4.gateway, v4.dns] {
         batch.neighbour(index, address.into(), addressing.gateway_mac);
     }
     batch
 }
 
-fn links_v6(addressing: &Addressing, index: u32) -> Batch {
+fn links_v6(addressing: &Addressing, index: u32, default: bool) -> Batch {
     let v6 = &addressing.v6;
     let mut batch = Batch::default();
     batch.address(index, v6.container.into(), v6.prefix).local_route(index, v6.container);
     batch.route(index, (network_v6(v6.gateway, v6.prefix), v6.prefix), None);
-    batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
+    if default {
+        batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
+    }
     for address in [v6.gateway, v6.dns] {
         batch.neighbour(index, address.into(), addressing.gateway_mac);
     }
@@ -98,7 +145,7 @@ fn links_v6(addressing: &Addressing, index: u32) -> Batch {
 }
 
 /// Whether this kernel has IPv6 at all.
-fn ipv6_exists() -> bool {
+pub(crate) fn ipv6_exists() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 

@@ -94,7 +94,55 @@ pub struct Published {
     pub transport: Transport,
 }
 
-/// The configuration of the role.
+impl From<Published> for Publish {
+    /// The wish for just that port.
+    fn from(Published { host_ip, host_port, container_port, transport }: Published) -> Self {
+        Publish { host_ip: Some(host_ip), host_port, host_port_last: host_port, container_port, transport }
+    }
+}
+
+/// A subnet of a network that containers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet<A> {
+    /// The gateway's address, which is also the host's as containers see it.
+    pub gateway: A,
+    /// The DNS server's.
+    pub dns: A,
+    /// Length of the prefix.
+    pub prefix: u8,
+}
+
+/// A network that containers share: the configuration of a role that serves one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Its name, for messages.
+    pub name: String,
+    /// IPv4.
+    pub v4: Subnet<Ipv4Addr>,
+    /// The first and the last address for containers that ask for none.
+    pub pool: (Ipv4Addr, Ipv4Addr),
+    /// IPv6. Who asks for no address has the number in the subnet that its IPv4 address has.
+    pub v6: Subnet<Ipv6Addr>,
+    /// The gateway's MAC.
+    pub gateway_mac: [u8; 6],
+    /// MTU of all devices.
+    pub mtu: u16,
+    /// Whether nothing leads out of it.
+    pub internal: bool,
+    /// DNS servers to forward to, best first.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+/// What a role is started for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum RoleSpec {
+    /// One container's own network.
+    Own(NetSpec),
+    /// A network that containers join and leave.
+    Shared(NetworkSpec),
+}
+
+/// The configuration of a role that serves one container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetSpec {
     /// Addresses.

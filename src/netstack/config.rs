@@ -1,5 +1,6 @@
 //! What a stack is told at its start, and where traffic may go.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::tcp::Key;
@@ -9,12 +10,83 @@ use crate::wire::icmp::Unreachable;
 /// Addresses of one family.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<A> {
-    /// The container's only address; packets from others are dropped.
-    pub container: A,
-    /// The router, which is this stack; also the host as the container sees it.
+    /// The router, which is this stack; also the host as containers see it.
     pub gateway: A,
     /// The DNS server, which is this stack.
     pub dns: A,
+    /// Length of the prefix of the subnet that both are in.
+    pub prefix: u8,
+}
+
+/// A container of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Whether it has IPv6, as far as is known. Without, what would be sent there over IPv6 is lost in silence, so clients of
+    /// published ports are led to its IPv4 address.
+    pub ipv6: bool,
+    /// Its MAC.
+    pub mac: Mac,
+}
+
+/// Where a published port leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// A member's address.
+    pub container: Ipv4Addr,
+    /// A port there.
+    pub port: u16,
+}
+
+/// The containers of the network, found by their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    v4: Vec<(Ipv4Addr, Member)>,
+    v6: Vec<(Ipv6Addr, Member)>,
+}
+
+impl FromIterator<Member> for Members {
+    /// Of two with one address the first counts.
+    fn from_iter<I: IntoIterator<Item = Member>>(members: I) -> Self {
+        let mut v4: Vec<_> = members.into_iter().map(|member| (member.v4, member)).collect();
+        v4.sort_by_key(|(address, _)| *address);
+        v4.dedup_by_key(|(address, _)| *address);
+        let mut v6: Vec<_> = v4.iter().map(|(_, member)| (member.v6, *member)).collect();
+        v6.sort_by_key(|(address, _)| *address);
+        v6.dedup_by_key(|(address, _)| *address);
+        Members { v4, v6 }
+    }
+}
+
+impl Members {
+    /// Whose address it is, whether or not that container has IPv6.
+    pub fn find(&self, address: IpAddr) -> Option<&Member> {
+        match address {
+            IpAddr::V4(address) => {
+                let at = self.v4.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+                Some(&self.v4[at].1)
+            }
+            IpAddr::V6(address) => {
+                let at = self.v6.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+                Some(&self.v6[at].1)
+            }
+        }
+    }
+}
+
+/// Names in lower case without a final dot, with their addresses.
+pub type NameTable = Vec<(String, Vec<IpAddr>)>;
+
+/// What is answered here without asking others.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// To everyone.
+    pub of_all: NameTable,
+    /// To the member with this IPv4 address besides: what it finds in its other networks.
+    pub of_one: BTreeMap<Ipv4Addr, NameTable>,
 }
 
 /// The stack's settings.
@@ -24,8 +96,8 @@ pub struct Config {
     pub v4: Side<Ipv4Addr>,
     /// IPv6 addresses.
     pub v6: Side<Ipv6Addr>,
-    /// The container's MAC.
-    pub container_mac: Mac,
+    /// The containers; packets from other addresses are dropped.
+    pub members: Members,
     /// Our MAC.
     pub gateway_mac: Mac,
     /// MTU of the container's device.
@@ -36,12 +108,16 @@ pub struct Config {
     /// Whether the gateway's address leads to the host's loopback; otherwise to the host's primary address, where only
     /// what listens on all addresses, or that one, answers.
     pub host_loopback: bool,
+    /// Whether nothing leads out of the network: neither to the world nor to the host.
+    pub internal: bool,
     /// Whether the host can peek at an offset (`SO_PEEK_OFF`); without it less is kept in flight.
     pub peek_offset: bool,
     /// DNS servers to forward to, best first.
     pub resolvers: Vec<SocketAddr>,
-    /// Names answered here, in lower case without a final dot, with their addresses.
-    pub names: Vec<(String, Vec<IpAddr>)>,
+    /// Those of members that have others, by their IPv4 addresses.
+    pub resolvers_of_one: BTreeMap<Ipv4Addr, Vec<SocketAddr>>,
+    /// Names answered here.
+    pub names: Names,
     /// Table sizes.
     pub limits: Limits,
 }
@@ -69,7 +145,7 @@ impl Default for Limits {
     }
 }
 
-/// Where a packet that left the container is to go.
+/// Where a packet that left a container is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// To this address of the world.
@@ -85,24 +161,44 @@ pub(crate) enum Route {
 }
 
 impl Config {
-    /// The way of a packet to `destination`.
+    /// The DNS servers to ask for a container, by its address.
+    pub(crate) fn resolvers_of(&self, asker: IpAddr) -> &[SocketAddr] {
+        let asker = self.members.find(asker).map(|member| member.v4);
+        asker.and_then(|asker| self.resolvers_of_one.get(&asker)).unwrap_or(&self.resolvers)
+    }
+
+    /// What a container is answered from, by its address: an earlier table goes before a later one.
+    pub(crate) fn tables(&self, asker: IpAddr) -> [&[(String, Vec<IpAddr>)]; 2] {
+        let asker = self.members.find(asker).map(|member| member.v4);
+        let of_one = asker.and_then(|asker| self.names.of_one.get(&asker));
+        [&self.names.of_all, of_one.map_or(&[], Vec::as_slice)]
+    }
+
+    /// The way of a packet to `destination`. Others of the subnet are reached on the link, and not through us.
     pub(crate) fn route(&self, destination: IpAddr) -> Route {
-        match destination {
-            IpAddr::V4(address) if address == self.v4.gateway => Route::HostAlias,
-            IpAddr::V6(address) if address == self.v6.gateway => Route::HostAlias,
-            IpAddr::V4(address) if address == self.v4.dns => Route::Dns,
-            IpAddr::V6(address) if address == self.v6.dns => Route::Dns,
-            IpAddr::V4(address) => route_v4(address),
-            IpAddr::V6(address) => route_v6(address),
+        let (own, out) = match destination {
+            IpAddr::V4(address) if address == self.v4.dns => return Route::Dns,
+            IpAddr::V6(address) if address == self.v6.dns => return Route::Dns,
+            IpAddr::V4(address) => {
+                let differing = u32::from(address) ^ u32::from(self.v4.gateway);
+                (differing.leading_zeros() >= self.v4.prefix.into(), route_v4(address))
+            }
+            IpAddr::V6(address) => {
+                let differing = u128::from(address) ^ u128::from(self.v6.gateway);
+                (differing.leading_zeros() >= self.v6.prefix.into(), route_v6(address))
+            }
+        };
+        match out {
+            Route::Out(_) if self.internal => Route::Refuse(Unreachable::Network),
+            Route::Out(_) if destination == self.gateway(destination) => Route::HostAlias,
+            Route::Out(_) if own => Route::Refuse(Unreachable::Host),
+            other => other,
         }
     }
 
     /// Whether a packet may come from this address.
-    pub(crate) fn is_container(&self, source: IpAddr) -> bool {
-        match source {
-            IpAddr::V4(address) => address == self.v4.container,
-            IpAddr::V6(address) => address == self.v6.container,
-        }
+    pub(crate) fn is_member(&self, source: IpAddr) -> bool {
+        self.members.find(source).is_some_and(|member| source.is_ipv4() || member.ipv6)
     }
 
     /// The gateway's address in the family of `like`.
@@ -113,18 +209,10 @@ impl Config {
         }
     }
 
-    /// The container's address in the family of `like`.
-    pub(crate) fn container(&self, like: IpAddr) -> IpAddr {
-        match like {
-            IpAddr::V4(_) => self.v4.container.into(),
-            IpAddr::V6(_) => self.v6.container.into(),
-        }
-    }
-
-    /// The ends of a flow that a client over IPv6 has to the container's IPv4 address: as the gateway, since its own
+    /// The ends of a flow that a client over IPv6 has to a container's IPv4 address: as the gateway, since its own
     /// address is of the other family.
-    pub(crate) fn over_ipv4(&self, container_port: u16, client_port: u16) -> Key {
-        Key { container: (self.v4.container.into(), container_port), remote: (self.v4.gateway.into(), client_port) }
+    pub(crate) fn over_ipv4(&self, target: Target, client_port: u16) -> Key {
+        Key { container: (target.container.into(), target.port), remote: (self.v4.gateway.into(), client_port) }
     }
 
     /// The largest segment for packets of this family.

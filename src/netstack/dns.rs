@@ -5,6 +5,7 @@
 //! answer must repeat it. A resolver that does not answer in one second, or refuses, is passed over for 30 s unless
 //! all are; after four tries the client is told so. There is no public resolver to fall back to.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::op::Query;
@@ -22,6 +23,8 @@ const TRIES: u8 = 4;
 const DEAD_US: u64 = 30_000_000;
 /// Resolvers that are used; resolv.conf(5) knows three.
 const RESOLVERS: usize = 8;
+/// Resolvers that are known to be dead: containers of one network may have their own.
+const DEAD: usize = 256;
 /// Seconds for which the container may keep an answer from the table.
 const TTL_S: u32 = 5;
 const SERVFAIL: u8 = 2;
@@ -35,7 +38,8 @@ pub(crate) struct Dns {
     pending: Vec<Option<Pending>>,
     live: usize,
     base: u32,
-    dead_until_us: [u64; RESOLVERS],
+    /// Of resolvers that failed, until when they are passed over.
+    dead_until_us: BTreeMap<SocketAddr, u64>,
 }
 
 /// A question that waits for its answer.
@@ -47,12 +51,12 @@ struct Pending {
     end: usize,
     id: u16,
     tries: u8,
-    resolver: usize,
+    resolver: SocketAddr,
 }
 
 impl Dns {
     pub fn new(base: u32, capacity: u32) -> Self {
-        Dns { pending: (0..capacity).map(|_| None).collect(), live: 0, base, dead_until_us: [0; RESOLVERS] }
+        Dns { pending: (0..capacity).map(|_| None).collect(), live: 0, base, dead_until_us: BTreeMap::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -61,18 +65,23 @@ impl Dns {
 
     /// Takes no resolver for dead any more, as there are others now.
     pub fn forget_the_dead(&mut self) {
-        self.dead_until_us = [0; RESOLVERS];
+        self.dead_until_us.clear();
     }
 
-    /// The resolver to ask first now.
-    pub fn best(&self, now_us: u64, resolvers: &[SocketAddr]) -> Option<SocketAddr> {
-        self.choose(now_us, resolvers, 0).map(|chosen| resolvers[chosen])
+    /// The resolver to ask now, of these: after the one that has just failed, if one has.
+    pub fn best(&self, now_us: u64, resolvers: &[SocketAddr], failed: Option<SocketAddr>) -> Option<SocketAddr> {
+        let resolvers = &resolvers[..resolvers.len().min(RESOLVERS)];
+        let after = resolvers.iter().position(|resolver| Some(*resolver) == failed).map_or(0, |failed| failed + 1);
+        let order = || resolvers.iter().cycle().skip(after).take(resolvers.len());
+        let lives = |resolver: &&SocketAddr| self.dead_until_us.get(resolver).is_none_or(|until| *until <= now_us);
+        order().find(lives).or_else(|| order().next()).copied()
     }
 
-    fn choose(&self, now_us: u64, resolvers: &[SocketAddr], from: usize) -> Option<usize> {
-        let count = resolvers.len().min(RESOLVERS);
-        let order = (0..count).map(|step| (from + step) % count);
-        order.clone().find(|candidate| self.dead_until_us[*candidate] <= now_us).or_else(|| order.clone().next())
+    fn passed_over(&mut self, now_us: u64, resolver: SocketAddr) {
+        self.dead_until_us.retain(|_, until| *until > now_us);
+        if self.dead_until_us.len() < DEAD {
+            self.dead_until_us.insert(resolver, now_us + DEAD_US);
+        }
     }
 
     /// A datagram to port 53.
@@ -81,7 +90,8 @@ impl Dns {
             run.shared.counters.dropped_questions += 1;
             return;
         };
-        if let Some(answer) = own_answer(&bytes[..end], &query, &run.shared.config.names) {
+        let tables = run.shared.config.tables(client.container.0);
+        if let Some(answer) = own_answer(&bytes[..end], &query, tables) {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
@@ -91,16 +101,17 @@ impl Dns {
             run.shared.counters.dropped_questions += u64::from(!again);
             return;
         };
-        self.pending[slot] =
-            Some(Pending { client: *client, bytes: bytes.to_vec(), end, id: 0, tries: 0, resolver: 0 });
+        let resolver = SocketAddr::from(([0; 4], 0));
+        self.pending[slot] = Some(Pending { client: *client, bytes: bytes.to_vec(), end, id: 0, tries: 0, resolver });
         self.live += 1;
-        self.ask(slot as u32, 0, run);
+        self.ask(slot as u32, None, run);
     }
 
-    /// Sends a pending question to the next resolver, from number `from` on.
-    fn ask<H: Host>(&mut self, slot: u32, from: usize, run: &mut Run<'_, H>) {
+    /// Sends a pending question to the next resolver.
+    fn ask<H: Host>(&mut self, slot: u32, failed: Option<SocketAddr>, run: &mut Run<'_, H>) {
         let id = FlowId(self.base + slot);
-        let chosen = self.choose(run.now_us, &run.shared.config.resolvers, from);
+        let Some(client) = self.pending[slot as usize].as_ref().map(|pending| pending.client) else { return };
+        let chosen = self.best(run.now_us, run.shared.config.resolvers_of(client.container.0), failed);
         let Some(pending) = self.pending[slot as usize].as_mut() else { return };
         pending.tries += 1;
         let Some(chosen) = chosen.filter(|_| pending.tries <= TRIES) else {
@@ -110,11 +121,10 @@ impl Dns {
         };
         pending.resolver = chosen;
         pending.id = run.host.random() as u16;
-        let to = run.shared.config.resolvers[chosen];
         run.shared.timers.set(id, run.now_us + TRY_US);
         let mut copy = pending.bytes.clone();
         copy[..2].copy_from_slice(&pending.id.to_be_bytes());
-        let sent = run.host.udp_open(id, None, to).and_then(|()| run.host.datagram_send(id, &copy));
+        let sent = run.host.udp_open(id, None, chosen).and_then(|()| run.host.datagram_send(id, &copy));
         if sent.is_err() {
             self.next(slot, run);
         }
@@ -125,8 +135,8 @@ impl Dns {
         run.host.close(FlowId(self.base + slot), false);
         let Some(pending) = self.pending[slot as usize].as_ref() else { return };
         let failed = pending.resolver;
-        self.dead_until_us[failed] = run.now_us + DEAD_US;
-        self.ask(slot, failed + 1, run);
+        self.passed_over(run.now_us, failed);
+        self.ask(slot, Some(failed), run);
     }
 
     pub fn socket_ready<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
@@ -146,7 +156,7 @@ impl Dns {
                     }
                     answer[..2].copy_from_slice(&pending.bytes[..2]);
                     run.datagram(pending.client.remote, pending.client.container, answer);
-                    self.dead_until_us[pending.resolver] = 0;
+                    self.dead_until_us.remove(&pending.resolver);
                     return self.finish(slot, run);
                 }
                 Received::Failed(_) => return self.next(slot, run),
@@ -200,9 +210,9 @@ fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
 }
 
 /// The same for a whole query.
-pub(crate) fn own_answer_to(query: &[u8], names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+pub(crate) fn own_answer_to(query: &[u8], tables: [&[(String, Vec<IpAddr>)]; 2]) -> Option<Vec<u8>> {
     let (question, end) = parse_question(query)?;
-    own_answer(&query[..end], &question, names)
+    own_answer(&query[..end], &question, tables)
 }
 
 /// The answer that a query cannot be answered; `None` when it is none.
@@ -211,15 +221,16 @@ pub(crate) fn failure(query: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
-fn own_answer(question: &[u8], query: &Query, names: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+fn own_answer(question: &[u8], query: &Query, tables: [&[(String, Vec<IpAddr>)]; 2]) -> Option<Vec<u8>> {
     let wanted = query.query_type();
     let name = query.name().to_ascii().to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
-    if let Some((_, addresses)) = names.iter().find(|(known, _)| known == name) {
+    let names = || tables.into_iter().flatten();
+    if let Some((_, addresses)) = names().find(|(known, _)| known == name) {
         return Some(table_answer(question, wanted, addresses));
     }
     let address = reversed(name)?;
-    let mut owners = names.iter().filter(|(_, addresses)| addresses.contains(&address)).peekable();
+    let mut owners = names().filter(|(_, addresses)| addresses.contains(&address)).peekable();
     owners.peek()?;
     let wanted = [RecordType::PTR, RecordType::ANY].contains(&wanted);
     let records: Vec<Vec<u8>> = owners.filter(|_| wanted).filter_map(|(name, _)| encoded(name)).collect();
@@ -270,9 +281,10 @@ fn push_record(answer: &mut Vec<u8>, kind: u8, data: &[u8]) {
     answer.extend_from_slice(data);
 }
 
-/// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record.
+/// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record. Of several
+/// addresses another one comes first each time, as the identifier of the question says, which is random.
 fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
-    let chosen: Vec<&IpAddr> = addresses
+    let mut chosen: Vec<&IpAddr> = addresses
         .iter()
         .filter(|address| match wanted {
             RecordType::A => address.is_ipv4(),
@@ -281,6 +293,8 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
             _ => false,
         })
         .collect();
+    let turn = usize::from(u16::from_be_bytes([question[0], question[1]])) % chosen.len().max(1);
+    chosen.rotate_left(turn);
     let mut answer = header_answer(question, 0, chosen.len() as u16);
     for address in chosen {
         match address {
@@ -324,7 +338,7 @@ mod tests {
         let ask = |name: &str, kind| {
             let bytes = question(name, kind);
             let (query, end) = parse_question(&bytes).unwrap();
-            let answer = own_answer(&bytes[..end], &query, &names)?;
+            let answer = own_answer(&bytes[..end], &query, [&names, &[]])?;
             let answer = Message::from_vec(&answer).unwrap();
             Some(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>())
         };
@@ -342,7 +356,7 @@ mod tests {
         let bytes = question("example.org.", RecordType::AAAA);
         let (_, end) = parse_question(&bytes).unwrap();
         let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
-        let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: 0 };
+        let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: ([0; 4], 0).into() };
         let mut answer = header_answer(&bytes[..end], 0, 0);
         answer[..2].copy_from_slice(&7_u16.to_be_bytes());
         assert!(answers(&pending, &answer));

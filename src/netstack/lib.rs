@@ -1,4 +1,4 @@
-//! A TCP/IP stack that translates: frames of a container's TAP device on one side, sockets of the host on the other.
+//! A TCP/IP stack that translates: frames of a network's TAP device on one side, sockets of the host on the other.
 //!
 //! Pure: it makes no system calls and reads no clock. Frames and the time are passed in; everything it wants done is a
 //! call of the [`Host`] trait. Crate `net` implements that with real sockets, tests with scripted ones.
@@ -7,6 +7,9 @@
 //! route, no address and no right on the host. The kernel's socket buffers are the only store for retransmission: data
 //! for the container is *peeked* from the host socket and consumed when the container acknowledges it; data from the
 //! container is acknowledged when the host's kernel has taken it. See [`tcp`] for the machine.
+//!
+//! The device is that of one container, or one end of a bridge that several share: then frames go to the MAC of whose address
+//! it is ([`Members`]), and what is not for our own MAC is none of ours.
 //!
 //! ```text
 //!  frame_in ──> wire ──> arp / ndp / echo                     answered here
@@ -40,6 +43,6 @@ mod timers;
 mod udp;
 pub mod wire;
 
-pub use config::{Config, Limits, Side};
+pub use config::{Config, Limits, Member, Members, NameTable, Names, Side, Target};
 pub use host::{Host, Peek, Received, SocketError, TapFull, Wrote};
 pub use stack::{Counters, FlowId, Readiness, Stack};

@@ -1,10 +1,10 @@
 //! The stack: takes frames, socket events and the time, finds the flow, answers what needs no flow.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::config::{Config, Limits, Route};
+use crate::config::{Config, Limits, Members, Names, Route, Target};
 use crate::dns::Dns;
 use crate::echo::Echoes;
 use crate::reassembly::Reassembly;
@@ -13,6 +13,7 @@ use crate::streams::Streams;
 use crate::tcp::{self, Key, Tcp, Verdict};
 use crate::timers::Timers;
 use crate::udp::Udp;
+use crate::wire::ethernet::Mac;
 use crate::wire::icmp::Unreachable;
 use crate::wire::ip::{self, Fragment, Header, Packet, Parsed, Refusal};
 use crate::wire::tcp::{RST, SYN};
@@ -72,8 +73,6 @@ pub(crate) struct Shared {
     pub acks: Vec<FlowId>,
     pub tap_full: Vec<FlowId>,
     pub counters: Counters,
-    /// Whether the container has IPv6, as far as is known.
-    pub ipv6: bool,
     /// What the container cannot know of [`Shared::initial_number`].
     secret: RandomState,
 }
@@ -104,7 +103,7 @@ enum Table {
     Dns(u32),
 }
 
-/// The translating stack of one container.
+/// The translating stack of one network.
 #[derive(Debug)]
 pub struct Stack {
     shared: Shared,
@@ -147,22 +146,39 @@ impl Stack {
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
                 counters: Counters::default(),
-                ipv6: true,
                 config,
             },
         }
     }
 
-    /// Tells whether the container has IPv6. Without it, what would be sent there over IPv6 is lost in silence, so
-    /// clients of published ports are led to its IPv4 address.
-    pub fn set_ipv6(&mut self, ipv6: bool) {
-        self.shared.ipv6 = ipv6;
+    /// Tells which containers there are from now on; the flows of others end.
+    pub fn set_members<H: Host>(&mut self, now_us: u64, members: Members, host: &mut H) {
+        self.shared.config.members = members;
+        for slot in 0..self.tcp.touched() {
+            let members = &self.shared.config.members;
+            if self.tcp.get_mut(slot).is_some_and(|(key, _)| members.find(key.container.0).is_none()) {
+                host.close(FlowId(slot), true);
+                self.free_tcp(now_us, slot, host);
+            }
+        }
+        let mut run = run_of(&mut self.shared, &mut self.half_open, host, now_us, FlowId(0));
+        self.udp.forget_strangers(&mut run);
+    }
+
+    /// Tells which names are answered from now on.
+    pub fn set_names(&mut self, names: Names) {
+        self.shared.config.names = names;
     }
 
     /// Tells which resolvers to ask from now on, best first. Questions that are with others are waited for.
     pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
         self.shared.config.resolvers = resolvers;
         self.dns.forget_the_dead();
+    }
+
+    /// Tells which members have other resolvers, by their IPv4 addresses.
+    pub fn set_resolvers_of_one(&mut self, resolvers: BTreeMap<Ipv4Addr, Vec<SocketAddr>>) {
+        self.shared.config.resolvers_of_one = resolvers;
     }
 
     /// What has been counted so far.
@@ -192,10 +208,15 @@ impl Stack {
     /// Takes one frame of the TAP device, vnet header first. [`end_batch`](Self::end_batch) must follow the last one.
     pub fn frame_in<H: Host>(&mut self, now_us: u64, frame: &[u8], host: &mut H) {
         let parsed = vnet::parse(frame).and_then(|(vnet, frame)| Some((vnet, ethernet::parse(frame)?)));
-        let Some((vnet, (ether_type, payload))) = parsed else {
+        let Some((vnet, (ends, ether_type, payload))) = parsed else {
             self.shared.counters.malformed += 1;
             return;
         };
+        // A bridge sends us what it does not know the place of, too.
+        if ends.destination != self.shared.config.gateway_mac && !ends.is_multicast() {
+            self.shared.counters.forbidden += 1;
+            return;
+        }
         let packet = match ether_type {
             ethernet::IPV4 => ip::parse_v4(payload),
             ethernet::IPV6 => ip::parse_v6(payload),
@@ -216,7 +237,7 @@ impl Stack {
 
     fn fragment_in<H: Host>(&mut self, now_us: u64, part: &Fragment<'_>, host: &mut H) {
         // Before it takes room.
-        if !self.shared.config.is_container(part.source) {
+        if !self.shared.config.is_member(part.source) {
             self.shared.counters.forbidden += 1;
             return;
         }
@@ -238,7 +259,7 @@ impl Stack {
         {
             return self.solicited(now_us, packet.source, target, host);
         }
-        if !self.shared.config.is_container(packet.source) {
+        if !self.shared.config.is_member(packet.source) {
             self.shared.counters.forbidden += 1;
             return;
         }
@@ -279,7 +300,7 @@ impl Stack {
         let Some(request) = arp::parse_request(payload) else { return };
         if request.target == v4.gateway || request.target == v4.dns {
             let reply = arp::reply(&request, self.shared.config.gateway_mac);
-            self.run(now_us, host, FlowId(0)).link_frame(ethernet::ARP, &Header::new(), &reply);
+            self.run(now_us, host, FlowId(0)).link_frame(request.sender_mac, ethernet::ARP, &Header::new(), &reply);
         }
     }
 
@@ -339,7 +360,7 @@ impl Stack {
             return;
         }
         let dns = self.shared.config.route(packet.destination) == Route::Dns;
-        let resolver = self.dns.best(now_us, &self.shared.config.resolvers);
+        let resolver = self.dns.best(now_us, self.shared.config.resolvers_of(key.container.0), None);
         let served = dns && self.shared.streams.has_room();
         let to = if dns { resolver } else { Some(tcp::target(address, &key)) };
         if dns && key.remote.1 != 53 || !served && to.is_none() {
@@ -354,7 +375,7 @@ impl Stack {
         self.half_open += 1;
         self.on_tcp(now_us, slot, host, |key, flow, run| {
             if served {
-                run.shared.streams.begin(run.id, resolver);
+                run.shared.streams.begin(run.id, key.container.0, resolver);
                 return flow.socket_ready(key, false, true, run);
             }
             match to.map_or(Err(SocketError::Failed), |to| run.host.tcp_connect(run.id, to)) {
@@ -378,7 +399,7 @@ impl Stack {
             Route::Drop => Err(None),
             Route::Refuse(reason) => Err(Some(reason)),
             Route::HostAlias if self.shared.config.host_loopback => Ok(match named {
-                IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                 IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             }),
             Route::HostAlias => host.primary_address(named).ok_or(Some(Unreachable::Network)),
@@ -387,15 +408,19 @@ impl Stack {
 
     /// The ends that the container sees of a client of a published port. The client's own address shows, unless the
     /// container could not answer to it: then the gateway's stands for it, over IPv4 where the container has no other.
-    fn published_key(&self, client: SocketAddr, container_port: u16) -> Key {
+    /// `None` where there is no such container.
+    fn published_key(&self, client: SocketAddr, target: Target) -> Option<Key> {
         let config = &self.shared.config;
+        let member = config.members.find(target.container.into())?;
         let ip = client.ip().to_canonical();
-        if ip.is_ipv6() && !self.shared.ipv6 {
-            return config.over_ipv4(container_port, client.port());
+        if ip.is_ipv6() && !member.ipv6 {
+            return Some(config.over_ipv4(target, client.port()));
         }
-        let own = ip.is_loopback() || config.is_container(ip) || matches!(config.route(ip), Route::Dns);
+        let container = if ip.is_ipv6() { member.v6.into() } else { member.v4.into() };
+        let near = matches!(config.route(ip), Route::Dns | Route::HostAlias | Route::Refuse(Unreachable::Host));
+        let own = ip.is_loopback() || near || config.members.find(ip).is_some();
         let remote = (if own { config.gateway(ip) } else { ip }, client.port());
-        Key { container: (config.container(ip), container_port), remote }
+        Some(Key { container: (container, target.port), remote })
     }
 
     /// Takes a datagram that a client sent to a published port. When it begins a flow, `install` tells the host under
@@ -404,12 +429,12 @@ impl Stack {
         &mut self,
         now_us: u64,
         client: SocketAddr,
-        container_port: u16,
+        target: Target,
         payload: &[u8],
         host: &mut H,
         install: impl FnOnce(&mut H, FlowId),
     ) {
-        let key = self.published_key(client, container_port);
+        let Some(key) = self.published_key(client, target) else { return };
         if !self.udp.knows(&key, client) && !self.admit(now_us) {
             self.shared.counters.refused_flows += 1;
             return;
@@ -424,12 +449,12 @@ impl Stack {
         &mut self,
         now_us: u64,
         client: SocketAddr,
-        container_port: u16,
+        target: Target,
         host: &mut H,
         install: impl FnOnce(&mut H, FlowId) -> bool,
     ) -> bool {
-        let key = self.published_key(client, container_port);
-        let begun = self.free_key(now_us, key, host).and_then(|key| {
+        let key = self.published_key(client, target).and_then(|key| self.free_key(now_us, key, host));
+        let begun = key.and_then(|key| {
             let flow = Tcp::inward(self.shared.initial_number(&key, now_us), self.shared.config.mss(key.remote.0));
             self.tcp.insert(key, flow)
         });
@@ -485,8 +510,11 @@ impl Stack {
     /// would not even refuse.
     fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
         let Some((key, _)) = self.tcp.get_mut(slot) else { return };
-        let key = self.shared.config.over_ipv4(key.container.1, key.remote.1);
-        let Some(key) = self.free_key(now_us, key, host) else {
+        let key = *key;
+        let member = self.shared.config.members.find(key.container.0);
+        let target = member.map(|member| Target { container: member.v4, port: key.container.1 });
+        let key = target.map(|target| self.shared.config.over_ipv4(target, key.remote.1));
+        let Some(key) = key.and_then(|key| self.free_key(now_us, key, host)) else {
             self.shared.counters.refused_flows += 1;
             host.close(FlowId(slot), true);
             return self.free_tcp(now_us, slot, host);
@@ -681,10 +709,10 @@ fn table_of(limits: &Limits, id: FlowId) -> Table {
 
 impl<H: Host> Run<'_, H> {
     /// Writes a frame without vnet offloads: `header` follows the Ethernet header.
-    pub fn link_frame(&mut self, ether_type: u16, header: &Header, body: &[u8]) {
+    pub fn link_frame(&mut self, to: Mac, ether_type: u16, header: &Header, body: &[u8]) {
         let mut head = Header::new();
         head.push(&vnet::PLAIN);
-        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        head.push(&ethernet::header(to, self.shared.config.gateway_mac, ether_type));
         head.push(header.as_slice());
         // Nothing here is promised to arrive: who asked will ask again.
         let _ = self.host.transmit(head.as_slice(), body);
@@ -692,12 +720,18 @@ impl<H: Host> Run<'_, H> {
 
     /// Writes an ICMP message whose 8 bytes of header are complete.
     pub fn icmp(&mut self, source: IpAddr, destination: IpAddr, hop_limit: u8, header: [u8; 8], body: &[u8]) {
+        let Some(to) = self.mac(destination) else { return };
         let (ether_type, protocol) =
             if source.is_ipv4() { (ethernet::IPV4, ip::ICMP) } else { (ethernet::IPV6, ip::ICMPV6) };
         let mut head = Header::new();
         ip::write(&mut head, source, destination, protocol, 8 + body.len(), hop_limit);
         head.push(&header);
-        self.link_frame(ether_type, &head, body);
+        self.link_frame(to, ether_type, &head, body);
+    }
+
+    /// Whose frames an address gets; `None` where no container has it any more.
+    fn mac(&self, address: IpAddr) -> Option<Mac> {
+        self.shared.config.members.find(address).map(|member| member.mac)
     }
 
     /// Answers a ping.
@@ -731,6 +765,7 @@ impl<H: Host> Run<'_, H> {
 
     /// Writes TCP segments of `mss` bytes in one frame.
     pub fn segment(&mut self, segment: &crate::wire::tcp::Outgoing, payload: &[u8], mss: u16) -> Result<(), TapFull> {
+        let Some(to) = self.mac(segment.destination.0) else { return Ok(()) };
         let v6 = segment.source.0.is_ipv6();
         let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
         let start = ethernet::LEN + ip_len;
@@ -740,7 +775,7 @@ impl<H: Host> Run<'_, H> {
         }
         let mut head = Header::new();
         head.push(&vnet);
-        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        head.push(&ethernet::header(to, self.shared.config.gateway_mac, ether_type));
         let length = segment.header_len() + payload.len();
         ip::write(&mut head, segment.source.0, segment.destination.0, ip::TCP, length, 64);
         segment.write(&mut head, payload.len());
@@ -749,12 +784,13 @@ impl<H: Host> Run<'_, H> {
 
     /// Writes a UDP datagram; a full TAP loses it, as a full queue anywhere would.
     pub fn datagram(&mut self, source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) {
+        let Some(to) = self.mac(destination.0) else { return };
         let v6 = source.0.is_ipv6();
         let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
         let start = ethernet::LEN + ip_len;
         let mut head = Header::new();
         head.push(&vnet::partial(start, crate::wire::udp::CHECKSUM_OFFSET, start + crate::wire::udp::LEN));
-        head.push(&ethernet::header(self.shared.config.container_mac, self.shared.config.gateway_mac, ether_type));
+        head.push(&ethernet::header(to, self.shared.config.gateway_mac, ether_type));
         ip::write(&mut head, source.0, destination.0, ip::UDP, crate::wire::udp::LEN + payload.len(), 64);
         crate::wire::udp::write(&mut head, source, destination, payload.len());
         let _ = self.host.transmit(head.as_slice(), payload);

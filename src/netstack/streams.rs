@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::dns::{failure, own_answer_to};
 use crate::stack::FlowId;
-use crate::{Host, Peek, SocketError, Wrote};
+use crate::{Config, Host, Peek, SocketError, Wrote};
 
 /// Flows that are served at a time.
 const PLACES: usize = 16;
@@ -38,6 +38,8 @@ struct Stream {
     asked: Vec<u8>,
     /// Not yet acknowledged by the container.
     answers: Vec<u8>,
+    /// The container's address.
+    asker: IpAddr,
     resolver: Option<SocketAddr>,
     /// Whether the connection to the resolver has been begun.
     connecting: bool,
@@ -55,9 +57,9 @@ impl Streams {
     }
 
     /// Serves a flow from now on.
-    pub fn begin(&mut self, id: FlowId, resolver: Option<SocketAddr>) {
+    pub fn begin(&mut self, id: FlowId, asker: IpAddr, resolver: Option<SocketAddr>) {
         let (asked, answers) = (Vec::new(), Vec::new());
-        self.served.push(Stream { id, asked, answers, resolver, connecting: false, ended: false });
+        self.served.push(Stream { id, asked, answers, asker, resolver, connecting: false, ended: false });
     }
 
     /// A flow for which there is something to read, each once.
@@ -112,13 +114,7 @@ impl Streams {
         true
     }
 
-    pub fn tcp_write<H: Host>(
-        &mut self,
-        host: &mut H,
-        id: FlowId,
-        bytes: &[u8],
-        names: &[(String, Vec<IpAddr>)],
-    ) -> Wrote {
+    pub fn tcp_write<H: Host>(&mut self, host: &mut H, id: FlowId, bytes: &[u8], config: &Config) -> Wrote {
         let Some(stream) = self.find(id) else { return host.tcp_write(id, bytes) };
         let mut taken = 0;
         while taken < bytes.len() && !stream.connecting {
@@ -126,7 +122,7 @@ impl Streams {
             let part = &bytes[taken..bytes.len().min(taken + room)];
             stream.asked.extend_from_slice(part);
             taken += part.len();
-            stream.answer(host, names);
+            stream.answer(host, config.tables(stream.asker));
         }
         if !stream.answers.is_empty() || stream.ended {
             self.news.push(id);
@@ -152,14 +148,14 @@ impl Streams {
 
 impl Stream {
     /// Answers the questions that are complete, or begins the connection to the resolver.
-    fn answer<H: Host>(&mut self, host: &mut H, names: &[(String, Vec<IpAddr>)]) {
+    fn answer<H: Host>(&mut self, host: &mut H, tables: [&[(String, Vec<IpAddr>)]; 2]) {
         while let Some((prefix, rest)) = self.asked.split_first_chunk::<PREFIX>().filter(|_| !self.ended) {
             let length = usize::from(u16::from_be_bytes(*prefix));
             if length <= QUESTION_MAX && rest.len() < length {
                 return;
             }
             // One that is too long is no question about a name of ours.
-            let own = rest.get(..length).and_then(|question| own_answer_to(question, names));
+            let own = rest.get(..length).and_then(|question| own_answer_to(question, tables));
             match own {
                 Some(answer) if self.answers.len() < ANSWERS_MAX => {
                     self.push(&answer);

@@ -530,7 +530,7 @@ impl Tcp {
         }
         let mut taken = 0;
         if self.stash.len() == 0 {
-            match run.shared.streams.tcp_write(run.host, run.id, bytes, &run.shared.config.names) {
+            match run.shared.streams.tcp_write(run.host, run.id, bytes, &run.shared.config) {
                 Wrote::Taken(count) => taken = count,
                 Wrote::Broken => return Err(()),
             }
@@ -545,8 +545,8 @@ impl Tcp {
     fn flush_stash<H: Host>(&mut self, run: &mut Run<'_, H>) -> Result<(), ()> {
         let before = self.stash.len();
         while self.stash.len() > 0 {
-            let (front, names) = (run.shared.stash.front(&self.stash), &run.shared.config.names);
-            match run.shared.streams.tcp_write(run.host, run.id, front, names) {
+            let (front, config) = (run.shared.stash.front(&self.stash), &run.shared.config);
+            match run.shared.streams.tcp_write(run.host, run.id, front, config) {
                 Wrote::Taken(0) => break,
                 Wrote::Taken(count) => run.shared.stash.pop(&mut self.stash, count),
                 Wrote::Broken => return Err(()),
@@ -749,7 +749,7 @@ impl Tcp {
                 Verdict::Free
             }
             // It was accepted before the container's device, and what that has, was known.
-            Phase::SynSent if key.container.0.is_ipv6() && !run.shared.ipv6 => Verdict::OverIpv4,
+            Phase::SynSent if !run.shared.config.is_member(key.container.0) => Verdict::OverIpv4,
             Phase::SynReceived | Phase::SynSent => {
                 self.retries += 1;
                 if self.retries >= HANDSHAKE_TRIES {

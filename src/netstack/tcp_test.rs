@@ -1,7 +1,7 @@
 //! The TCP machine between a scripted container and a scripted host socket, under any order of arrivals, losses,
 //! repetitions, refusals and timeouts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use crate::wire::ip::Header;
 use crate::wire::tcp::{ACK, FIN, Outgoing, RST, SYN, SeqNumber, SynOptions};
 use crate::wire::{ethernet, ip, tcp, vnet};
-use crate::{Config, FlowId, Host, Limits, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote};
+use crate::{
+    Config, FlowId, Host, Limits, Member, Names, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote,
+};
 
 const CONTAINER: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 4000);
 const REMOTE: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9)), 80);
@@ -137,16 +139,18 @@ impl World {
         let side = |last| std::net::Ipv4Addr::new(10, 0, 0, last);
         let v6 = std::net::Ipv6Addr::UNSPECIFIED;
         let config = Config {
-            v4: Side { container: side(2), gateway: side(1), dns: side(3) },
-            v6: Side { container: v6, gateway: v6, dns: v6 },
-            container_mac: [2; 6],
+            v4: Side { gateway: side(1), dns: side(3), prefix: 24 },
+            v6: Side { gateway: v6, dns: v6, prefix: 64 },
+            members: [Member { v4: side(2), v6, ipv6: true, mac: [2; 6] }].into_iter().collect(),
             gateway_mac: [4; 6],
             mtu: 9000,
             mss: 8960,
             host_loopback: false,
+            internal: false,
             peek_offset,
             resolvers: Vec::new(),
-            names: Vec::new(),
+            resolvers_of_one: BTreeMap::new(),
+            names: Names::default(),
             limits: Limits { tcp: 4, half_open: 4, udp: 1, echo: 1, dns: 1, new_flows_per_s: 100 },
         };
         let peer = Peer { una: 0, next: 0, edge: 0, received: 0, window: 4000, their_first: None, their_fin: false };
@@ -207,7 +211,7 @@ impl World {
     fn deliver(&mut self) {
         let Some(frame) = self.host.frames.pop_front() else { return };
         let (_, rest) = vnet::parse(&frame).expect("a vnet header");
-        let (_, packet) = ethernet::parse(rest).expect("an Ethernet header");
+        let (_, _, packet) = ethernet::parse(rest).expect("an Ethernet header");
         let Ok(ip::Parsed::Whole(packet)) = ip::parse_v4(packet) else { panic!("a packet") };
         let segment = tcp::parse(packet.payload).expect("a segment");
         assert!(!segment.has(RST), "nobody gave a reason to reset");

@@ -181,6 +181,16 @@ impl Udp {
         run.shared.scratch = scratch;
     }
 
+    /// Ends the flows of addresses that no container has any more.
+    pub fn forget_strangers<H: Host>(&mut self, run: &mut Run<'_, H>) {
+        for slot in 0..self.flows.touched() {
+            let members = &run.shared.config.members;
+            if self.flows.get_mut(slot).is_some_and(|(key, _)| members.find(key.container.0).is_none()) {
+                self.expire(slot, run);
+            }
+        }
+    }
+
     pub fn expire<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
         if self.flows.remove(slot).is_some() {
             run.shared.timers.clear(self.id(slot));

@@ -431,6 +431,7 @@ impl Loaded {
             gid_map,
             caller_is_unmapped: false,
             network: None,
+            plugged: false,
             reaper: false,
             keyring: !arguments.no_new_keyring,
             keep_groups: keeps_groups(&self.spec),

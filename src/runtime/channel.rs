@@ -25,6 +25,8 @@ pub enum Message {
         /// Whether the container has IPv6.
         ipv6: bool,
     },
+    /// The container's network namespace is ready for devices that others put there; carries it.
+    Network,
     /// The container's terminal; carries the master.
     Console,
     /// A step down a ladder, for the user.

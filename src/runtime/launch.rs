@@ -47,6 +47,8 @@ pub struct Launch {
     pub caller_is_unmapped: bool,
     /// Whether a TAP device is made in the container's network namespace and sent over the channel.
     pub network: Option<net::Addressing>,
+    /// Whether that namespace is sent over the channel, for devices that others put in it.
+    pub plugged: bool,
     /// Whether pid 1 is our reaper, with the payload as its child.
     pub reaper: bool,
     /// Whether the payload gets a session keyring of its own.

@@ -22,10 +22,12 @@
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use base::{Context, Kind, Report};
+use base::{Context, Failure, Kind, Report};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sys::namespace::{identity, map_text, open_namespace, open_own, proc_dir, write_proc};
 use sys::process::{Flags, fork};
 use sys::role::Inherited;
@@ -214,6 +216,39 @@ pub fn join_outer(outer: BorrowedFd<'_>) -> Result<(), SysError> {
     become_root()?;
     // A change of credentials made us non-dumpable, and then init's /proc/PID files would not be ours to write.
     nix::sys::prctl::set_dumpable(true).call(|| "prctl(PR_SET_DUMPABLE, 1)".to_owned())
+}
+
+/// Has a child do something as root of the outer user namespace, with the descriptors named, and waits for what it gives: a value
+/// and descriptors.
+pub fn in_outer<T: Serialize + DeserializeOwned, const N: usize>(
+    outer: BorrowedFd<'_>,
+    fds: &[(&str, BorrowedFd<'_>)],
+    task: impl FnOnce(&mut Inherited) -> Result<(T, [OwnedFd; N]), Report>,
+) -> Result<(T, [OwnedFd; N]), Report> {
+    let (ours, theirs) = sys::socket::pair()?;
+    let fds: Vec<_> = [("outer", outer), ("answer", theirs.as_fd())].into_iter().chain(fds.iter().copied()).collect();
+    let child = sys::role::fork(&fds, [None; 3], None, |inherited| {
+        let Ok(mut inherited) = inherited else { return 125 };
+        let Ok(answer) = inherited.fd("answer") else { return 125 };
+        let joined = inherited.fd("outer").and_then(|outer| join_outer(outer.as_fd())).map_err(Report::from);
+        let (told, made) = match joined.and_then(|()| task(&mut inherited)) {
+            Ok((value, made)) => (Ok(value), Vec::from(made)),
+            Err(report) => (Err(Failure::from(&report)), Vec::new()),
+        };
+        let made: Vec<_> = made.iter().map(AsFd::as_fd).collect();
+        let sent = serde_json::to_vec(&told).map(|told| sys::socket::send(answer.as_fd(), &told, &made));
+        i32::from(!matches!(sent, Ok(Ok(()))))
+    })?;
+    drop(theirs);
+    let mut buffer = vec![0; 64 << 10];
+    let answer = sys::socket::receive(ours.as_fd(), &mut buffer);
+    sys::process::reap(child.pidfd.as_fd(), true)?;
+    let (length, made) = answer?;
+    match (serde_json::from_slice::<Result<T, Failure>>(&buffer[..length]), made.try_into()) {
+        (Ok(Ok(value)), Ok(made)) => Ok((value, made)),
+        (Ok(Err(failure)), _) => Err(failure.into()),
+        _ => Err(Report::new(Kind::Internal, "a process in the outer user namespace ended unexpectedly")),
+    }
 }
 
 /// Becomes root of the current user namespace if it has one. Where it has none, the capabilities that came with the

@@ -46,11 +46,20 @@ pub fn address_in(directory: BorrowedFd<'_>, name: &str) -> Result<UnixAddr> {
 
 /// Sends one message with descriptors; blocks when the queue is full (`EAGAIN` on a non-blocking socket).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    send_with(socket, bytes, fds, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Sends one message without waiting: `EAGAIN` when the queue is full.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
+    send_with(socket, bytes, &[], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: MsgFlags) -> Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     loop {
-        match sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None) {
             Err(Errno::EINTR) => {}
             result => return result.map(drop).call(|| format!("sendmsg({} bytes, {} fds)", bytes.len(), raw.len())),
         }

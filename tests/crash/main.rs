@@ -327,7 +327,16 @@ fn the_network_is_killed() {
     assert_eq!(victim.kill(&["net"]), 1);
     victim.assert_told_as_running();
     assert_eq!(home.ok(&["exec", "victim", "echo", "alive"]), "alive\n");
-    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody listens any more");
+    let is_new = |pid: &i32| !victim.before.contains(pid);
+    let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    eventually("it is started again", || of_role("net").into_iter().filter(is_new).count() == 1 && answers());
+    let ping = ["exec", "victim", "ping", "-c", "1", "-W", "5", "10.213.0.1"];
+    eventually("the network leads out again", || home.run(&ping).code == 0);
+    victim.assert_told_as_running();
+    // What ends each time is left.
+    assert_eq!(victim.kill(&["net"]), 1);
+    assert_eq!(home.ok(&["exec", "victim", "echo", "alive"]), "alive\n");
+    assert!(!answers(), "nobody listens any more");
     victim.assert_removed_without_a_trace();
 }
 

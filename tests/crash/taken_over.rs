@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{Home, LIMIT, Need, end, eventually, skip, start, unique};
+use crate::support::{Home, LIMIT, Need, busybox, end, eventually, free_port, skip, start, unique};
 use crate::{Victim, code, of_role, payloads};
 
 #[test]
@@ -82,7 +82,7 @@ fn commands_at_once_make_one_monitor() {
     victim.assert_removed_without_a_trace();
 }
 
-/// The network is back with the next run, the health check and the policy go on.
+/// The health check and the policy go on.
 #[test]
 fn its_policy_and_its_health_check_go_on() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
@@ -96,7 +96,7 @@ fn its_policy_and_its_health_check_go_on() {
     eventually("the network process has ended too", || of_role("net").iter().all(|pid| victim.before.contains(pid)));
     let done = home.run(&["inspect", "-f", "{{.RestartCount}} {{len .NetworkSettings.Ports}}", "victim"]);
     assert!(done.stdout.starts_with("0 "), "{done:#?}");
-    assert!(done.stderr.contains("network: it ended with the monitor"), "{done:#?}");
+    assert!(!done.stderr.contains("network"), "{done:#?}");
     let last = || home.inspect("victim", "{{range .State.Health.Log}}{{.Start}}\n{{end}}");
     let before = last();
     eventually("it is probed again", || last() != before && health() == "healthy");
@@ -195,6 +195,55 @@ fn what_cannot_be_taken_over_is_told_and_ended() {
     assert!(home.ok(&["ps", "-a", "--format", "{{.Status}}"]).starts_with("Exited (255)"));
     assert_eq!(home.ok(&["logs", "-f", "victim"]), "");
     victim.assert_removed_without_a_trace();
+}
+
+#[test]
+fn its_networks_are_there_again() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "shared"]);
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    for (options, shared) in [(vec![], false), (vec!["--network", "shared"], true)] {
+        let victim = Victim::start(&home, &[&options[..], &["-p", &publish]].concat());
+        let addresses = || home.ok(&["exec", "victim", "ip", "addr", "show", "dev", "eth0"]);
+        let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let leads_out = || home.run(&["exec", "victim", "nslookup", "host.docker.internal"]).code == 0;
+        assert!(answers() && leads_out());
+        let before = addresses();
+        // Alone in the network first, which then ends with the monitor.
+        for with_peer in [false, true] {
+            if with_peer && shared {
+                home.ok(&["run", "-d", "--name", "peer", "--network", "shared", &busybox(), "sleep", "600"]);
+            }
+            // The roles of networks end by themselves, or stay.
+            let monitors: Vec<i32> =
+                of_role("monitor").into_iter().filter(|pid| is_of(*pid, &home, "victim")).collect();
+            assert_eq!(monitors.len(), 1);
+            kill(Pid::from_raw(monitors[0]), Signal::SIGKILL).unwrap();
+            eventually("it is dead", || crate::has_ended(monitors[0]));
+            let done = home.run(&["inspect", "victim"]);
+            assert!(done.stderr.contains("another one takes over") && !done.stderr.contains("network"), "{done:#?}");
+            eventually("its port answers", answers);
+            eventually("it leads out", leads_out);
+            let without_numbers = |text: String| text.split("inet").skip(1).map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(without_numbers(addresses()), without_numbers(before.clone()));
+            if with_peer && shared {
+                eventually("its name is known", || home.run(&["exec", "peer", "nslookup", "victim"]).code == 0);
+                assert_eq!(home.run(&["exec", "victim", "ping", "-c", "1", "-W", "5", &peer_address(&home)]).code, 0);
+                home.ok(&["rm", "-f", "peer"]);
+            }
+        }
+        victim.assert_removed_without_a_trace();
+    }
+}
+
+fn is_of(pid: i32, home: &Home, name: &str) -> bool {
+    let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split('\0').nth(1).is_some_and(|id| home.inspect(name, "{{.Id}}").starts_with(id) && !id.is_empty())
+}
+
+fn peer_address(home: &Home) -> String {
+    home.inspect("peer", "{{.NetworkSettings.Networks.shared.IPAddress}}")
 }
 
 /// The hooks that the monitor owes are run by who takes over, or by one of the commands that notice the end.

@@ -7,6 +7,7 @@ mod support;
 
 mod apt;
 mod names;
+mod networks;
 mod ports;
 mod shared;
 

@@ -23,7 +23,7 @@ fn a_question_is_asked_and_a_no_changes_nothing() {
         (&["container", "prune"], "This will remove all stopped containers.\n"),
         (
             &["system", "prune", "--volumes", "--filter", "until=1h"],
-            "This will remove:\n  - all stopped containers\n  - all anonymous volumes not used by at least one container\n  \
+            "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n  - all anonymous volumes not used by at least one container\n  \
              - all dangling images\n\n  Items to be pruned will be filtered with:\n  - until=1h\n\n",
         ),
     ] {

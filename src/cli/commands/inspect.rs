@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use crate::commands::network::described;
 use crate::commands::volume::Described;
 use crate::environment::Globals;
 use crate::format;
@@ -13,14 +14,14 @@ use crate::output::{Stop, error, line};
 /// The exit code of a template that cannot be parsed.
 const TEMPLATE_CODE: u8 = 64;
 
-/// Print all that is known about containers, images and volumes
+/// Print all that is known about containers, images, networks and volumes
 #[derive(Args)]
 pub struct Inspect {
     /// A Go template, or json
     #[arg(short, long)]
     format: Option<String>,
-    /// Only this kind of object: container, image or volume
-    #[arg(long, value_parser = ["container", "image", "volume"])]
+    /// Only this kind of object: container, image, network or volume
+    #[arg(long, value_parser = ["container", "image", "network", "volume"])]
     r#type: Option<String>,
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
@@ -40,6 +41,11 @@ impl Inspect {
     /// The same for volumes alone (`volume inspect`).
     pub fn of_volumes(self) -> Self {
         Inspect { r#type: Some("volume".to_owned()), ..self }
+    }
+
+    /// The same for networks alone (`network inspect`).
+    pub fn of_networks(self) -> Self {
+        Inspect { r#type: Some("network".to_owned()), ..self }
     }
 
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
@@ -72,10 +78,13 @@ impl Inspect {
     }
 }
 
-/// One object as indented JSON: a container, else an image, else a volume.
+/// One object as indented JSON: a container, else an image, else a volume, else a network.
 fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report> {
     if only == Some("volume") {
         return indented(&Described::of(&volume::find(engine, name)?));
+    }
+    if only == Some("network") {
+        return indented(&described(engine, name)?);
     }
     if only != Some("image") {
         match container::find(engine, name) {
@@ -89,6 +98,9 @@ fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report
         Err(report) if only.is_none() && matches!(report.kind(), Kind::NotFound | Kind::Usage) => {
             if let Ok(volume) = volume::find(engine, name) {
                 return indented(&Described::of(&volume));
+            }
+            if let Ok(network) = described(engine, name) {
+                return indented(&network);
             }
             Err(Report::new(Kind::NotFound, format!("No such object: {name}")))
         }

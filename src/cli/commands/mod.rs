@@ -29,6 +29,7 @@ mod logout;
 mod logs;
 mod man;
 mod manifest;
+mod network;
 mod pause;
 mod port;
 mod ps;
@@ -102,6 +103,9 @@ pub enum Command {
     #[command(hide = true)]
     Man(man::Man),
     Manifest(manifest::Manifest),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::Network),
     Pause(pause::Pause),
     Port(port::Port),
     Ps(ps::Ps),
@@ -198,6 +202,7 @@ impl Command {
             Command::Logs(command) => command.execute(globals),
             Command::Man(command) => command.execute(globals),
             Command::Manifest(command) => command.execute(globals),
+            Command::Network(command) => command.execute(globals),
             Command::Pause(command) => command.execute(globals),
             Command::Port(command) => command.execute(globals),
             Command::Ps(command) => command.execute(globals),

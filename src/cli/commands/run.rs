@@ -1,7 +1,7 @@
 use std::env::VarError;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use base::{ContainerId, Context, Kind, Report};
@@ -24,6 +24,7 @@ use crate::isolation_options::IsolationOptions;
 use crate::joining::Joining;
 use crate::limit_options::LimitOptions;
 use crate::mounts::{self, Mounted};
+use crate::network_options::NetworkOptions;
 use crate::output::{Stop, error, line, warning};
 use crate::parse;
 use crate::progress::{Progress, Work};
@@ -104,9 +105,8 @@ pub struct ContainerOptions {
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     domainname: Option<String>,
-    /// builtin, host, none, container:NAME or ns:PATH
-    #[arg(long, visible_alias = "net", default_value = "builtin")]
-    network: String,
+    #[command(flatten)]
+    network: NetworkOptions,
     /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
@@ -140,15 +140,6 @@ pub struct ContainerOptions {
     /// DIRECTORY[:OPTIONS], in memory
     #[arg(long)]
     tmpfs: Vec<String>,
-    /// The container's IPv4 address on the builtin network
-    #[arg(long, value_name = "ADDRESS")]
-    ip: Option<Ipv4Addr>,
-    /// The container's IPv6 address there
-    #[arg(long, value_name = "ADDRESS")]
-    ip6: Option<Ipv6Addr>,
-    /// The address of the container's network device
-    #[arg(long, value_name = "MAC")]
-    mac_address: Option<String>,
     /// A DNS server in place of the host's
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<IpAddr>,
@@ -330,17 +321,19 @@ impl ContainerOptions {
             ));
         }
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
+        let network = self.network.into_networks()?;
         let mut host = HostSettings {
-            network: parse::network(&self.network)?,
+            network: network.mode,
+            networks: network.shared,
             ports: ports.concat(),
             publish_all: self.publish_all,
             volumes,
             tmpfs,
             volumes_from: each(&self.volumes_from, mounts::volumes_from)?,
             size_bytes: each(&self.storage_opt, mounts::storage_option)?.pop(),
-            ip: self.ip,
-            ip6: self.ip6,
-            mac_address: self.mac_address.as_deref().map(parse::mac_address).transpose()?,
+            ip: network.ip,
+            ip6: network.ip6,
+            mac_address: network.mac_address,
             dns: self.dns,
             dns_search: each(&self.dns_search, parse::dns_search)?,
             dns_options: each(&self.dns_option, parse::dns_option)?,

@@ -93,7 +93,7 @@ pub fn attach(engine: &Engine, id: &ContainerId, streams: &Streams) -> Result<At
     }
     let socket = dial(engine, id)?;
     client::block_signals()?;
-    protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, None)?;
+    protocol::send(socket.as_fd(), &Frame::Attach { stdin: streams.stdin }, &[])?;
     events::of_container(engine, id, "attach", &[]);
     Ok(Attachment::new(socket, streams.clone(), Until::Exit))
 }

@@ -72,7 +72,7 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     })?;
     client::block_signals()?;
     let frame = protocol::ExecRequest { process, user, stdin: request.streams.stdin, detach: request.detach };
-    protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), None)?;
+    protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), &[])?;
     let begun = client::wait_started(socket.as_fd(), !request.detach, |line| engine.notice(line))?;
     if let Begun::Interrupted(signal) = begun {
         return Ok(128 + signal);

@@ -282,6 +282,9 @@ pub struct NetworkSettings {
 #[serde(rename_all = "PascalCase")]
 #[allow(missing_docs, reason = "Docker's members")]
 pub struct Endpoint {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    pub aliases: Vec<String>,
     #[serde(rename = "IPAddress")]
     pub ip_address: String,
     #[serde(rename = "IPPrefixLen")]
@@ -408,7 +411,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
     };
     HostConfig {
         binds: host.volumes.iter().filter(|volume| !volume.anonymous).map(bind).collect(),
-        network_mode: host.network.to_string(),
+        network_mode: network::mode(host),
         port_bindings: bindings(&host.ports),
         publish_all_ports: host.publish_all,
         auto_remove: host.auto_remove,
@@ -588,20 +591,27 @@ fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
         ports.extend(record.settings.exposed_ports.iter().map(|port| (port.clone(), None)));
         ports.extend(bindings(&condition.published()).into_iter().map(|(port, list)| (port, Some(list))));
     }
-    let endpoint = endpoint(record, condition);
-    NetworkSettings {
-        ports,
-        ip_address: endpoint.ip_address.clone(),
-        gateway: endpoint.gateway.clone(),
-        mac_address: endpoint.mac_address.clone(),
-        networks: network::name(record).map(|name| (name, endpoint)).into_iter().collect(),
+    let running = matches!(condition.life, Life::Running { .. });
+    // As in Docker these are of the network that all containers can have, and no other.
+    let own = network::addressing(record).filter(|_| running).map(|own| endpoint("", &[], &own)).unwrap_or_default();
+    let mut networks: BTreeMap<String, Endpoint> =
+        network::names(&record.host).into_iter().map(|name| (name, own.clone())).collect();
+    for wanted in &record.host.networks {
+        let joinings = condition.pids.iter().filter(|_| running).flat_map(|pids| &pids.networks);
+        let joining = joinings.into_iter().find(|joining| joining.name == wanted.network);
+        let aliases = wanted.aliases.as_slice();
+        let there = joining.map(|joining| endpoint(&joining.network, aliases, &joining.addressing));
+        let away = Endpoint { aliases: aliases.to_vec(), ..Endpoint::default() };
+        networks.insert(wanted.network.clone(), there.unwrap_or(away));
     }
+    NetworkSettings { ports, ip_address: own.ip_address, gateway: own.gateway, mac_address: own.mac_address, networks }
 }
 
-fn endpoint(record: &Record, condition: &Condition) -> Endpoint {
-    let addressing = network::addressing(record).filter(|_| matches!(condition.life, Life::Running { .. }));
-    let Some(Addressing { v4, v6, mac, .. }) = addressing else { return Endpoint::default() };
+fn endpoint(network: &str, aliases: &[String], addressing: &Addressing) -> Endpoint {
+    let Addressing { v4, v6, mac, .. } = addressing;
     Endpoint {
+        network_id: network.to_owned(),
+        aliases: aliases.to_vec(),
         ip_address: v4.container.to_string(),
         ip_prefix_len: v4.prefix,
         gateway: v4.gateway.to_string(),

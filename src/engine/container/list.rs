@@ -89,14 +89,15 @@ fn one(engine: &Engine, id: &ContainerId, now: SystemTime) -> Result<Option<Summ
         status,
         health,
         labels: settings.labels.clone(),
-        network: network::name(&record).unwrap_or_default(),
+        network: network::names(&record.host).join(","),
         mounts: host.volumes.iter().map(|volume| volume.source.to_string()).collect(),
         platform: image.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
     }))
 }
 
 fn exposed(record: &Record, condition: &Condition) -> Vec<(u16, String)> {
-    if record.host.network != NetworkMode::Builtin || !matches!(condition.life, Life::Running { .. }) {
+    let publishes = matches!(record.host.network, NetworkMode::Builtin | NetworkMode::Shared);
+    if !publishes || !matches!(condition.life, Life::Running { .. }) {
         return Vec::new();
     }
     let published = condition.published();

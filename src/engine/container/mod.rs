@@ -23,7 +23,7 @@ pub mod diff;
 pub(crate) mod driver;
 pub mod exec;
 pub mod export;
-mod files;
+pub(crate) mod files;
 pub(crate) mod fit;
 pub mod health;
 pub mod inspect;

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use base::{ContainerId, Kind, Report};
+use monitor::networks::Joining;
 use net::{Addressing, Family, NetSpec, Publish, Transport};
 
 use crate::Engine;
@@ -13,13 +14,15 @@ use crate::container::create::CreateRequest;
 use crate::container::lookup;
 use crate::container::record::{HostSettings, NetworkMode, PortMapping, Protocol, Record, load};
 use crate::container::state::condition;
+use crate::network::endpoint;
 
 /// Resolves the container that a request names for its network, and refuses, in Docker's words, what comes with that.
 pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &ContainerId) -> Result<(), Report> {
+    endpoint::resolve(engine, &mut request.host.networks)?;
     check_addresses(&request.host, id)?;
     let host = &mut request.host;
     let publishes = !host.ports.is_empty() || host.publish_all;
-    if publishes && !matches!(host.network, NetworkMode::Builtin | NetworkMode::Container(_)) {
+    if publishes && !matches!(host.network, NetworkMode::Builtin | NetworkMode::Shared | NetworkMode::Container(_)) {
         let kind = host.network.to_string();
         let kind = kind.split(':').next().unwrap_or_default();
         engine.notice(&format!("Published ports are discarded when using {kind} network mode"));
@@ -65,12 +68,25 @@ pub(crate) fn owner(engine: &Engine, record: &Record) -> Result<Record, Report> 
     Ok(owner)
 }
 
-/// The name of the network that a container is in; `None` where it is another container's, or was given by path.
-pub(crate) fn name(record: &Record) -> Option<String> {
-    match &record.host.network {
-        NetworkMode::Container(_) | NetworkMode::Namespace(_) => None,
+/// The names of the networks that a container is in; none where they are another container's, or were given by path.
+pub(crate) fn names(host: &HostSettings) -> Vec<String> {
+    let mode = match &host.network {
+        NetworkMode::Container(_) | NetworkMode::Namespace(_) | NetworkMode::Shared => None,
         named => Some(named.to_string()),
-    }
+    };
+    mode.into_iter().chain(host.networks.iter().map(|wanted| wanted.network.clone())).collect()
+}
+
+/// How a container's network was asked for: as `--network` takes it.
+pub(crate) fn mode(host: &HostSettings) -> String {
+    let first = host.networks.first().filter(|_| host.network == NetworkMode::Shared);
+    first.map_or_else(|| host.network.to_string(), |first| first.network.clone())
+}
+
+/// What a container has in its networks, beginning with the one that leads to what is elsewhere.
+pub(crate) fn in_order<'a>(own: Option<&'a Addressing>, joinings: &'a [Joining]) -> Vec<&'a Addressing> {
+    let (leading, others): (Vec<_>, Vec<_>) = joinings.iter().partition(|joining| joining.default);
+    own.into_iter().chain(leading.into_iter().chain(others).map(|joining| &joining.addressing)).collect()
 }
 
 /// The addresses of a container with a network of its own.
@@ -132,13 +148,18 @@ pub(crate) fn spec(record: &Record, addressing: Addressing) -> NetSpec {
         names.push((record.settings.hostname.clone(), own));
     }
     NetSpec {
-        publish: record.host.ports.iter().chain(&all_exposed(record)).map(publish).collect(),
+        publish: published(record),
         resolvers: if resolvers_are_the_hosts { net::resolvers::now() } else { given.collect() },
         resolvers_are_the_hosts,
         names,
         addressing,
         host_loopback: false,
     }
+}
+
+/// The ports to be published.
+pub(crate) fn published(record: &Record) -> Vec<Publish> {
+    record.host.ports.iter().chain(&all_exposed(record)).map(publish).collect()
 }
 
 /// The exposed ports that are published since all are, each at any free port of the host.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Engine;
 use crate::file::{self, replace_json};
+use crate::network::endpoint::Wanted;
 
 /// The version of `config.json` that this build writes; readers accept older ones and ignore unknown keys.
 pub const FORMAT: u32 = 1;
@@ -109,6 +110,9 @@ pub struct Settings {
 pub struct HostSettings {
     /// Its network.
     pub network: NetworkMode,
+    /// The networks that it shares with others, where that is its mode; it has the first one's route to what is elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Wanted>,
     /// Published ports.
     pub ports: Vec<PortMapping>,
     /// Whether every further port that it exposes is published at a free one.
@@ -364,6 +368,8 @@ pub enum NetworkMode {
     /// The namespace that is at this path when the container starts.
     #[serde(rename = "ns")]
     Namespace(PathBuf),
+    /// Those in [`HostSettings::networks`], which it shares with others.
+    Shared,
 }
 
 impl fmt::Display for NetworkMode {
@@ -375,6 +381,8 @@ impl fmt::Display for NetworkMode {
             NetworkMode::None => f.write_str("none"),
             NetworkMode::Container(id) => write!(f, "container:{id}"),
             NetworkMode::Namespace(path) => write!(f, "ns:{}", path.display()),
+            // Who knows their names says these.
+            NetworkMode::Shared => f.write_str("shared"),
         }
     }
 }

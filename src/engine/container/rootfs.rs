@@ -336,7 +336,7 @@ pub(crate) fn find_outer(engine: &Engine, places: &FsPlaces<'_>) -> Option<Owned
 fn ask_monitor(run_dir: &Path, limit: Duration) -> Option<OwnedFd> {
     let until = Instant::now() + limit;
     let socket = dial(run_dir).ok()?;
-    protocol::send(socket.as_fd(), &Frame::AskOuter, None).ok()?;
+    protocol::send(socket.as_fd(), &Frame::AskOuter, &[]).ok()?;
     let mut buffer = vec![0; FRAME_MAX];
     loop {
         let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).ok()?;
@@ -346,7 +346,7 @@ fn ask_monitor(run_dir: &Path, limit: Duration) -> Option<OwnedFd> {
             _ => return None,
         }
         match protocol::receive(socket.as_fd(), &mut buffer).ok()? {
-            Received::Frame(Frame::Outer, namespace) => return namespace,
+            Received::Frame(Frame::Outer, mut namespace) => return namespace.pop(),
             Received::End => return None,
             _ => {}
         }

@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Kind, Report};
+use net::Addressing;
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Root, Spec,
 };
@@ -63,8 +64,14 @@ pub struct Launchable {
 
 /// The specification of a container with its devices. Writes the files of `/etc` that are bound into it to its
 /// directory, and makes the host's directories that are bound into it and are not there.
-pub(crate) fn spec(engine: &Engine, record: &Record, devices: &Devices, joined: &Joined) -> Result<Launchable, Report> {
-    files::write(engine, record)?;
+pub(crate) fn spec(
+    engine: &Engine,
+    record: &Record,
+    devices: &Devices,
+    joined: &Joined,
+    addressing: &[&Addressing],
+) -> Result<Launchable, Report> {
+    files::write(engine, record, addressing)?;
     let capabilities = capabilities(&record.host)?;
     let mut spec = Spec::default();
     let mut root = Root::default();

@@ -9,6 +9,7 @@ use base::units::parse_signal;
 use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::log::Rules;
+use monitor::networks::Joining;
 use monitor::protocol::{self, Frame};
 use monitor::record::State;
 use monitor::restart::Policy;
@@ -33,6 +34,7 @@ use crate::container::wait::Watch;
 use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
 use crate::events;
 use crate::file::replace_json;
+use crate::network::join::{Place, join_all};
 use crate::paths::make_dir;
 use crate::volume;
 
@@ -144,6 +146,7 @@ pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> 
             oom_score_adj: None,
             // Another's need not run; the ids stay those that it has with it.
             network: NetworkMode::None,
+            networks: Vec::new(),
             pid: PidMode::Private,
             ipc: IpcMode::Private,
             userns: joined::owner_of_ids(engine, record)?.host.userns,
@@ -189,7 +192,7 @@ pub(crate) fn give_up(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
         Err(ClientError::NoMonitor { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    protocol::send(socket.as_fd(), &Frame::Abort(0), None)?;
+    protocol::send(socket.as_fd(), &Frame::Abort(0), &[])?;
     while watch.life()? == Life::Starting {
         watch.wait()?;
     }
@@ -237,10 +240,13 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     let run_dir = rootfs::run_dir(engine, record)?;
     let devices = devices(engine, record)?;
     let joined = Joined::open(engine, record)?;
-    let launchable = spec::spec(engine, record, &devices, &joined)?;
+    let places = join_all(engine, record, base.user_namespace.as_fd())?;
+    let own = network::addressing(record);
+    let joinings: Vec<Joining> = places.iter().map(|place| place.admission.joining.clone()).collect();
+    let addressing = network::in_order(own.as_ref(), &joinings);
+    let launchable = spec::spec(engine, record, &devices, &joined, &addressing)?;
     let (uid_map, gid_map) = rootfs::container_maps(engine, record, &base.map)?;
     let owner = snapshot::foreign_root(&base.map, &uid_map, &gid_map);
-    let addressing = network::addressing(record);
     let setgroups = base.map.setgroups && record.host.userns != UserNamespace::Single;
     let keep_groups = keep_groups(engine, &record.host, &devices, setgroups)?;
     let one_id = [&uid_map, &gid_map].iter().all(|map| map.iter().map(|extent| extent.size).sum::<u32>() == 1);
@@ -289,7 +295,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             gid_map,
             setgroups,
             caller_is_unmapped: owner.is_some(),
-            network: addressing.clone(),
+            network: own.clone(),
+            plugged: !places.is_empty(),
             reaper: record.host.init,
             keyring: true,
             keep_groups,
@@ -311,14 +318,22 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             client_feeds: streams.is_some_and(|streams| streams.stdin),
             stdin_once: record.settings.attached,
             streams_owner: owner,
-            network: addressing.map(|addressing| network::spec(record, addressing)),
+            network: own.map(|own| network::spec(record, own)),
+            networks: places.iter().map(|place| place.admission.clone()).collect(),
+            publish: if record.host.network == NetworkMode::Shared { network::published(record) } else { Vec::new() },
+            resolvers: (!places.is_empty()).then(net::resolvers::now),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             restart: if hold { Policy::No } else { record.host.restart },
             stop_signal: parse_signal(&record.settings.stop_signal).ok(),
             health: health::probes(engine, record)?,
             limits: if hold { cgroup::Limits::default() } else { limits::limits(record)? },
             bus: engine.options().bus.clone(),
-            fs_pids: base.view.as_ref().map(|view| view.pids.clone()).unwrap_or_default(),
+            servers: base
+                .view
+                .iter()
+                .flat_map(|view| view.pids.clone())
+                .chain(places.iter().map(|place| place.pid))
+                .collect(),
             strict: engine.options().strict,
             hold,
             before: before.clone(),
@@ -326,7 +341,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             after,
         };
         let rootfs::Base { user_namespace, view, .. } = base;
-        let given = Given { outer: user_namespace.as_fd(), view, joined: &joined, init: None };
+        let given = Given { outer: user_namespace.as_fd(), view, joined: &joined, places: &places, init: None };
         spawn(engine, &config, given, streams.is_some())
     };
     let spawned = begin();
@@ -413,6 +428,8 @@ pub(crate) struct Given<'a> {
     pub view: Option<rootfs::ServedView>,
     /// Namespaces of others.
     pub joined: &'a Joined,
+    /// Places in the networks that it shares, as the configuration has them.
+    pub places: &'a [Place],
     /// The container's init, where the container runs already.
     pub init: Option<BorrowedFd<'a>>,
 }
@@ -427,15 +444,20 @@ pub(crate) fn spawn(
     let bytes = serde_json::to_vec(config).map_err(|error| Report::of(Kind::Internal, error))?;
     let (ours, theirs) = sys::socket::pair()?;
     monitor::client::block_signals()?;
-    let Given { outer, mut view, joined, init } = given;
+    let Given { outer, mut view, joined, places, init } = given;
     let binary = view.as_mut().and_then(|view| view.binary.take());
     let binary = runtime::own_binary::for_containers(binary)?;
+    let names: Vec<_> =
+        (0..places.len()).map(|number| [format!("member-{number}"), format!("network-{number}")]).collect();
     let mut fds = vec![("client", theirs.as_fd()), ("outer", outer)];
     fds.extend(init.map(|init| ("init", init)));
     if let Some(rootfs::ServedView { socket, mount_namespace, .. }) = &view {
         fds.extend([("view", mount_namespace.as_fd()), ("fs", socket.as_fd())]);
     }
-    fds.extend(joined.fds());
+    fds.extend(joined.fds().map(|(name, fd)| -> (&str, _) { (name, fd) }));
+    for ([member, network], place) in names.iter().zip(places) {
+        fds.extend([(member.as_str(), place.socket.as_fd()), (network.as_str(), place.namespace.as_fd())]);
+    }
     let leaf = cgroup::birthplace(&config.id, config.bus.as_deref());
     let mut spawn = Spawn {
         argv0: "sublet-monitor",

@@ -212,6 +212,7 @@ pub(crate) fn begin(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
         monitor_start_time: sys::process::start_time(pid)?,
         cgroup: None,
         published: Vec::new(),
+        networks: Vec::new(),
     };
     Ok(record::write_pid(&engine.paths().container(id), &record)?)
 }

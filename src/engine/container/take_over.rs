@@ -21,6 +21,7 @@ use crate::container::rootfs::ServedView;
 use crate::container::start::{Given, Launched, spawn};
 use crate::container::state::{Condition, Left};
 use crate::container::{driver, limits, rootfs};
+use crate::network::join::again;
 use crate::{Engine, events};
 
 /// Has a container taken over if its condition says that it has no monitor; whether it has one now. The caller holds the
@@ -73,9 +74,12 @@ fn take_over(engine: &Engine, id: &ContainerId, pids: &PidRecord) -> Result<bool
             }
         }
     }
-    config.fs_pids = view.as_ref().map(|view| view.pids.clone()).unwrap_or_default();
+    let places = again(engine, &config.networks, outer.as_fd(), (pids.pid, init.as_fd()))?;
+    let servers = view.iter().flat_map(|view| view.pids.clone()).chain(places.iter().map(|place| place.pid));
+    config.servers = servers.collect();
+    config.networks = places.iter().map(|place| place.admission.clone()).collect();
     engine.notice(&format!("container {}: its monitor was killed, and another one takes over", record.name));
-    let given = Given { outer: outer.as_fd(), view, joined: &joined, init: Some(init.as_fd()) };
+    let given = Given { outer: outer.as_fd(), view, joined: &joined, places: &places, init: Some(init.as_fd()) };
     let Launched { begun, .. } = spawn(engine, &config, given, false)?;
     let unblocked = monitor::client::unblock_signals();
     if let Begun::Interrupted(signal) = begun? {

@@ -67,6 +67,7 @@ fn fits(key: &str, value: &str, event: &Event) -> bool {
         "scope" => event.scope == value,
         "container" => is(Subject::Container) && (names(&event.actor.id) || attribute("name") == Some(value)),
         "volume" => is(Subject::Volume) && names(&event.actor.id),
+        "network" => is(Subject::Network) && (names(&event.actor.id) || attribute("name") == Some(value)),
         "image" => {
             let name = attribute(if is(Subject::Image) { "name" } else { "image" }).unwrap_or_default();
             is(Subject::Image) && names(&event.actor.id) || name == value || without_tag(name) == value

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::Engine;
 use crate::container::record::{ImageOrigin, Record, Settings, Volume};
 use crate::file::read_json;
+use crate::network::Network;
 use crate::paths::make_dir;
 
 pub use filter::Filter;
@@ -61,7 +62,7 @@ pub struct Event {
 /// Which object has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// The id of a container or an image, the name of a volume, or of an image that a registry is asked for.
+    /// The id of a container, an image or a network, the name of a volume, or of an image that a registry is asked for.
     #[serde(rename = "ID")]
     pub id: String,
     /// What is to be known of it.
@@ -79,6 +80,8 @@ pub enum Subject {
     Image,
     /// A volume.
     Volume,
+    /// A network that containers share.
+    Network,
 }
 
 impl Subject {
@@ -88,6 +91,7 @@ impl Subject {
             Subject::Container => "container",
             Subject::Image => "image",
             Subject::Volume => "volume",
+            Subject::Network => "network",
         }
     }
 }
@@ -134,6 +138,18 @@ pub(crate) fn of_volume(engine: &Engine, name: &str, action: &str) {
     tell(&engine.paths().events(), Subject::Volume, action, name, attributes, &[]);
 }
 
+/// Tells of a change of a network, or of a container's place in it.
+pub(crate) fn of_network(engine: &Engine, network: &Network, action: &str, container: Option<&ContainerId>) {
+    begin(engine);
+    let container = container.map(|id| ("container", id.to_string()));
+    let attributes = of_bridge(&network.name);
+    tell(&engine.paths().events(), Subject::Network, action, &network.id, attributes, container.as_slice());
+}
+
+fn of_bridge(network: &str) -> BTreeMap<String, String> {
+    [("name", network), ("type", "bridge")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
 /// What the monitor of a container needs to tell of its changes. It would have megabytes more of the program in memory if it
 /// read the whole record for that.
 #[derive(Serialize, Deserialize)]
@@ -147,6 +163,32 @@ struct Order {
     /// What is told of each named volume at a start; absent in those of an earlier version.
     #[serde(default)]
     volumes: Vec<(String, BTreeMap<String, String>)>,
+    /// Where networks are; absent in those of an earlier version.
+    #[serde(default)]
+    networks: PathBuf,
+}
+
+/// What the record of a container says by the time of an event.
+#[derive(Deserialize)]
+struct Known {
+    name: String,
+    host: KnownHost,
+}
+
+#[derive(Deserialize)]
+struct KnownHost {
+    #[serde(default)]
+    networks: Vec<KnownWanted>,
+}
+
+#[derive(Deserialize)]
+struct KnownWanted {
+    network: String,
+}
+
+#[derive(Deserialize)]
+struct KnownNetwork {
+    id: String,
 }
 
 /// The [`Order`] for a container that is started.
@@ -157,29 +199,37 @@ pub(crate) fn order(engine: &Engine, record: &Record) -> Result<String, Report> 
         id: record.id.to_string(),
         attributes: attributes(&record.name, &record.image, &record.settings),
         volumes: record.host.volumes.iter().filter_map(|volume| mounted(&record.id, volume)).collect(),
+        networks: crate::network::directory(engine),
     };
     serde_json::to_string(&order).map_err(|error| Report::of(Kind::Internal, error))
 }
 
 /// Tells, for a monitor with this order, of a change of its container.
 pub fn of_monitor(order: &str, action: &str, details: &[(&str, String)]) {
-    #[derive(Deserialize)]
-    struct Named {
-        name: String,
-    }
-    let Ok(Order { directory, record, id, mut attributes, volumes }) = serde_json::from_str::<Order>(order) else {
-        return;
-    };
-    if let Ok(Some(Named { name })) = read_json(&record) {
+    let Ok(order) = serde_json::from_str::<Order>(order) else { return };
+    let Order { directory, record, id, mut attributes, volumes, networks } = order;
+    let mut shared = Vec::new();
+    if let Ok(Some(Known { name, host })) = read_json(&record) {
         attributes.insert("name".to_owned(), name);
+        shared = host.networks;
     }
+    let of_networks = |action: &str| {
+        for KnownWanted { network } in &shared {
+            let file = networks.join(format!("{network}.json"));
+            let Ok(Some(KnownNetwork { id: of })) = read_json(&file) else { continue };
+            let container = [("container", id.clone())];
+            tell(&directory, Subject::Network, action, &of, of_bridge(network), &container);
+        }
+    };
     if action == "start" {
         for (name, attributes) in &volumes {
             tell(&directory, Subject::Volume, "mount", name, attributes.clone(), &[]);
         }
+        of_networks("connect");
     }
     tell(&directory, Subject::Container, action, &id, attributes, details);
     if action == "die" {
+        of_networks("disconnect");
         for (name, mut attributes) in volumes {
             attributes.retain(|name, _| ["container", "driver"].contains(&name.as_str()));
             tell(&directory, Subject::Volume, "unmount", &name, attributes, &[]);

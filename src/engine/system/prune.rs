@@ -8,13 +8,15 @@ use crate::Engine;
 use crate::container;
 use crate::image::{self, PruneRequest, open_store};
 use crate::system::reset;
-use crate::volume;
+use crate::{network, volume};
 
 /// What was removed.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
     /// Containers that did not run.
     pub containers: container::prune::Pruned,
+    /// The names of networks.
+    pub networks: Vec<String>,
     /// Volumes.
     pub volumes: volume::prune::Pruned,
     /// Images.
@@ -30,8 +32,8 @@ impl Pruned {
     }
 }
 
-/// Removes without a filter interrupted downloads, which makes room for the rest, then containers that do not run, with `volumes`
-/// anonymous volumes that none has, and images on which none stands.
+/// Removes without a filter interrupted downloads, which makes room for the rest, then containers that do not run, networks that none
+/// has, with `volumes` anonymous volumes that none has, and images on which none stands.
 pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<Pruned, Report> {
     reset::sweep(engine);
     let mut partial_bytes = 0;
@@ -41,6 +43,7 @@ pub fn prune(engine: &Engine, request: &PruneRequest, volumes: bool) -> Result<P
     Ok(Pruned {
         partial_bytes,
         containers: container::prune::prune(engine, &request.filter)?,
+        networks: network::remove::prune(engine, &request.filter)?,
         volumes: if volumes {
             volume::prune::prune(engine, false, &request.filter)?
         } else {

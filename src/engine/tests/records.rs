@@ -94,6 +94,7 @@ impl Bed {
             monitor_start_time: if monitor { start_time } else { 0 },
             cgroup: None,
             published: Vec::new(),
+            networks: Vec::new(),
         };
         write_pid(&self.engine.paths().container(id), &record).unwrap();
     }

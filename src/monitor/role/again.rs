@@ -44,6 +44,7 @@ impl Monitor {
         self.poststop();
         // What they leave is met by the start.
         let _ = self.resources.tear_down();
+        self.networks.rest();
         self.processes.clear();
         self.unclaimed.clear();
         self.published.clear();

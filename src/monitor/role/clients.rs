@@ -59,7 +59,7 @@ impl Monitor {
             return;
         }
         match protocol::receive(client.socket.as_fd(), &mut self.buffer) {
-            Ok(Received::Frame(frame, _)) => self.on_frame(key, frame),
+            Ok(Received::Frame(frame, fds)) => self.on_frame(key, frame, fds),
             Ok(Received::Unknown | Received::Nothing) => {}
             Ok(Received::End) | Err(_) => self.client_gone(key),
         }
@@ -107,7 +107,7 @@ impl Monitor {
         }
     }
 
-    fn on_frame(&mut self, key: u64, frame: Frame) {
+    fn on_frame(&mut self, key: u64, frame: Frame, fds: Vec<OwnedFd>) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         let bound = client.bound;
         match frame {
@@ -125,8 +125,10 @@ impl Monitor {
                 self.take_terms(*terms);
             }
             Frame::Probe => self.probe_for(key),
+            Frame::Connect(admission) => self.connect(key, *admission, fds),
+            Frame::Disconnect(network) => self.disconnect(key, &network),
             Frame::AskOuter => {
-                let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, Some(self.outer.as_fd()));
+                let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, &[self.outer.as_fd()]);
                 client.closing |= sent.is_err();
             }
             Frame::Input(bytes) => {

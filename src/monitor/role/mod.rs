@@ -14,11 +14,13 @@
 mod again;
 mod clients;
 mod hooks;
+mod joining;
 mod pipes;
 mod probes;
 mod taken_over;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ use sys::{Call, SysError};
 use crate::answers::Answers;
 use crate::health;
 use crate::log::{self, Log, Stream};
+use crate::networks::{Admission, Joining, Networks};
 use crate::pid_file::PidFile;
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame};
 use crate::record::{self, FORMAT, PidRecord, State, Status};
@@ -67,7 +70,7 @@ const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 
 /// The configuration of the role.
 ///
-/// Descriptors, by name: `client` (the connection to the command that starts the container), `outer` (user namespace),
+/// Descriptors, by name: `member-0`, `network-0`, … (membership and namespace of the networks, in their order), `client` (the connection to the command that starts the container), `outer` (user namespace),
 /// `view` (mount namespace of the fs role), `fs` (the connection that keeps the fs role alive); `user`, `net` and `pid` where
 /// the container joins those namespaces; `init` (a pidfd) where the container runs already and its monitor was killed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,6 +102,15 @@ pub struct Config {
     pub streams_owner: Option<(u32, u32)>,
     /// The container's own network, where it has one.
     pub network: Option<net::NetSpec>,
+    /// The networks that it shares with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Admission>,
+    /// Ports to publish by the first of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<net::Publish>,
+    /// The host's resolvers, where the roles of shared networks know these and are to be told of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolvers: Option<Vec<SocketAddr>>,
     /// The hooks of its devices, where they have any.
     pub hooks: Option<RuntimeHooks>,
     /// Whether it is started again when it has ended.
@@ -113,8 +125,8 @@ pub struct Config {
     pub limits: cgroup::Limits,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
-    /// The fs role's pids: they must live as long as the container, whatever becomes of the session that started them.
-    pub fs_pids: Vec<i32>,
+    /// Processes that serve the container: they must live as long as it does, whatever becomes of the session that started them.
+    pub servers: Vec<i32>,
     /// Whether a step down a ladder is an error.
     pub strict: bool,
     /// Whether the payload is not to run: the command that starts the container works in its files, and is told so by
@@ -155,7 +167,7 @@ pub fn main(mut inherited: Inherited, callbacks: Callbacks) -> ExitCode {
         Err(report) => {
             if let Ok(client) = client {
                 // A client that is gone does not need to know.
-                let _ = protocol::send(client.as_fd(), &Frame::Failed(Failure::from(&report)), None);
+                let _ = protocol::send(client.as_fd(), &Frame::Failed(Failure::from(&report)), &[]);
             }
             ExitCode::from(125)
         }
@@ -177,6 +189,7 @@ struct Monitor {
     listener: Option<OwnedFd>,
     log: Log,
     resources: Resources,
+    networks: Networks,
     answers: Answers,
     probes: Probes,
     again: Again,
@@ -187,8 +200,8 @@ struct Monitor {
     next_key: u64,
     state: State,
     published: Vec<net::Published>,
-    /// Init's pid and how many published ports `pid.json` tells of.
-    recorded: Option<(i32, usize)>,
+    /// Init's pid, how many published ports, and which networks `pid.json` tells of.
+    recorded: Option<(i32, usize, Vec<Joining>)>,
     /// The container's mount namespace, held so that the kernel takes it down (up to a millisecond) after the exit has been
     /// noticed, and with `--rm` after its clients have been let go.
     mounts: Option<OwnedFd>,
@@ -209,6 +222,7 @@ enum Source {
     Signals,
     Listener,
     Net,
+    Networks(usize),
     Answers,
     TakenOver,
     Channel(u64),
@@ -234,6 +248,9 @@ impl Monitor {
         let pid_file = config.pid_file.as_deref().map(PidFile::at).transpose();
         let pid_file = pid_file.step(|| "preparing the file for the container's pid".to_owned())?;
         let listener = clients::listen_in(&config.run_dir).step(|| "making the monitor's socket".to_owned())?;
+        let fds =
+            |number| Ok((inherited.fd(&format!("member-{number}"))?, inherited.fd(&format!("network-{number}"))?));
+        let memberships = (0..config.networks.len()).map(fds).collect::<Result<_, SysError>>()?;
         let State { finished_at, health, .. } = config.before.clone();
         Ok(Monitor {
             outer,
@@ -247,6 +264,7 @@ impl Monitor {
             listener: Some(listener),
             log,
             resources: Resources::default(),
+            networks: Networks::new(&config.networks, memberships, config.network.is_some()),
             answers: Answers::default(),
             probes: Probes::default(),
             again: Again::default(),
@@ -285,6 +303,10 @@ impl Monitor {
         if let Some(network) = &self.config.network {
             self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
         }
+        if !self.config.publish.is_empty() {
+            self.networks.publish(&self.config.publish).step(|| "starting the network".to_owned())?;
+            self.published = self.networks.published().to_vec();
+        }
         let (streams, ends) =
             if self.config.terminal { (Streams::default(), PayloadEnds::default()) } else { self.fifos()? };
         let mut fds = vec![("outer", self.outer.as_fd())];
@@ -304,8 +326,8 @@ impl Monitor {
         if !self.config.hold {
             record::write_state(&self.config.container_dir, &self.state, false)?;
         }
-        let Config { id, bus, limits, fs_pids, strict, .. } = &self.config;
-        let (strict, servers) = (*strict, fs_pids.as_slice());
+        let Config { id, bus, limits, servers, strict, .. } = &self.config;
+        let strict = *strict;
         // The only step that may take long before the loop, in which Abort is read, runs.
         let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
         let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), servers, cancel }, limits);
@@ -359,6 +381,8 @@ impl Monitor {
             vec![(Source::Signals, self.signals.as_fd(), PollFlags::POLLIN)];
         waited.extend(self.listener.as_ref().map(|listener| (Source::Listener, listener.as_fd(), PollFlags::POLLIN)));
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
+        let networks = self.networks.fds().enumerate();
+        waited.extend(networks.map(|(number, fd)| (Source::Networks(number), fd, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
         waited.extend(self.taken_over_init().map(|(init, flags)| (Source::TakenOver, init, flags)));
         for (key, process) in &self.processes {
@@ -412,6 +436,7 @@ impl Monitor {
             Source::Signals => self.on_signals(),
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
+            Source::Networks(number) => self.on_networks(number),
             Source::Answers => self.on_answers(),
             // Looked at in each round.
             Source::TakenOver => {}
@@ -431,6 +456,7 @@ impl Monitor {
             if signal.ssi_signo == Signal::SIGIO as u32 {
                 // A network process that has ended says so itself.
                 let _ = self.resources.on_resolvers();
+                let _ = self.networks.on_resolvers();
             }
         }
         // An error says that there is no child.
@@ -469,7 +495,11 @@ impl Monitor {
             Err(report) if self.state.status != Status::Running => self.start_failed(&report),
             Err(report) => {
                 let text = report.lines().join(": ");
-                self.notice(MAIN, &format!("network: {text}; the container goes on without it"));
+                let what_now = match self.revive_own_network() {
+                    Ok(()) => "it was started again; connections through it are lost".to_owned(),
+                    Err(report) => format!("the container goes on without it: {}", report.lines().join(": ")),
+                };
+                self.notice(MAIN, &format!("network: {text}; {what_now}"));
             }
         }
     }
@@ -497,6 +527,7 @@ impl Monitor {
             }
             Ok(Event::Mounted) => self.on_mounted(),
             Ok(Event::Tap(tap)) => self.resources.hand_tap(&tap),
+            Ok(Event::Network(namespace)) => self.plug(&namespace),
             Ok(Event::Listener(listener)) => {
                 self.answers.add(listener);
                 Ok(())
@@ -534,7 +565,7 @@ impl Monitor {
 
     /// GO once init is ready and the network is up.
     fn try_go(&mut self) {
-        if !self.resources.net_ready() {
+        if !self.resources.net_ready() || !self.networks.are_ready() {
             return;
         }
         let Some(main) = self.processes.get_mut(&MAIN).filter(|main| main.phase == Phase::Ready) else { return };
@@ -582,7 +613,9 @@ impl Monitor {
     /// Now that nobody waits for the start.
     fn follow_resolvers(&mut self) {
         let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
-        let followed = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
+        let own = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
+        let shared = self.config.resolvers.as_ref().map(|known| self.networks.follow_resolvers(known));
+        let followed = own.or(shared);
         if let Some(Err(report)) = followed {
             let hint = report.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
             let text = format!(
@@ -595,7 +628,9 @@ impl Monitor {
 
     /// Writes `pid.json`, unless it says so already.
     fn write_pid(&mut self, pid: i32) -> Result<(), Report> {
-        if self.recorded == Some((pid, self.published.len())) {
+        let networks: Vec<Joining> = self.networks.joinings().cloned().collect();
+        let current = Some((pid, self.published.len(), networks.clone()));
+        if self.recorded == current {
             return Ok(());
         }
         let monitor_pid = std::process::id() as i32;
@@ -610,9 +645,10 @@ impl Monitor {
             monitor_start_time: sys::process::start_time(monitor_pid)?,
             cgroup: self.resources.cgroup_path(),
             published: self.published.clone(),
+            networks,
         };
         record::write_pid(&self.config.container_dir, &record)?;
-        self.recorded = Some((pid, self.published.len()));
+        self.recorded = current;
         Ok(())
     }
 
@@ -805,6 +841,7 @@ impl Monitor {
         self.listener = None;
         self.clients.retain(|_, client| client.bound.is_some() || client.waiting());
         self.answers.tear_down();
+        self.networks = Networks::default();
         for failure in self.resources.tear_down() {
             self.notice(MAIN, &failure.lines().join(": "));
         }

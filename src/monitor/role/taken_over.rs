@@ -2,9 +2,8 @@
 //!
 //! The successor gets the configuration that its predecessor has left ([`Kept`]) and a descriptor of the container's init. It
 //! reads on in the named pipes, where nothing is lost as long as the container lives, and goes on with socket, log, cgroup, health
-//! check and restart policy. It is not the parent of init: that has ended when its descriptor says so, and with which code the
-//! kernel tells from Linux 6.15 on. What ended with the predecessor does not come back before the next run: the network
-//! process, the terminal, the standard input, and the way to processes that were executed.
+//! check and restart policy; its networks, whose connections are lost, are served again. It is not the parent of init: that has ended when its descriptor says so, and with which code the
+//! kernel tells from Linux 6.15 on. What ended with the predecessor does not come back before the next run: the terminal, the standard input, and the way to processes that were executed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -76,7 +75,8 @@ impl TakenOver {
 impl Monitor {
     /// Leaves what a successor needs.
     pub(super) fn keep(&self) -> Result<(), Report> {
-        let Some((pid, _)) = self.recorded.filter(|_| !self.config.hold) else { return Ok(()) };
+        let Some((pid, ..)) = self.recorded.as_ref().filter(|_| !self.config.hold) else { return Ok(()) };
+        let pid = *pid;
         let (start_time, boot_id) = (sys::process::start_time(pid)?, sys::process::boot_id()?);
         let kept = Kept { format: FORMAT, pid, start_time, boot_id, config: &self.config };
         Ok(record::write(&self.config.container_dir.join(KEPT), &kept, false)?)
@@ -115,6 +115,8 @@ impl Monitor {
         self.again.started = Some(Instant::now().checked_sub(age).unwrap_or_else(Instant::now));
         self.go_on_probing(age);
         self.write_state(false);
+        self.published.clone_from(&pids.published);
+        self.networks_again(pid);
         // The last step: from then on it is ours.
         self.write_pid(pid)?;
         self.settled_at = Some(Instant::now() + SETTLING);
@@ -126,18 +128,27 @@ impl Monitor {
 
     /// Without a place of our own the session that we were started in may take us along at its end.
     fn place_beside(&mut self, cgroup: &Path) {
-        let Config { id, bus, fs_pids, .. } = &self.config;
+        let Config { id, bus, servers, .. } = &self.config;
         let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
-        let request = cgroup::Request { id, bus: bus.as_deref(), servers: fs_pids, cancel };
+        let request = cgroup::Request { id, bus: bus.as_deref(), servers, cancel };
         if let Err(report) = self.resources.take_over(request, cgroup) {
             self.notice(MAIN, &format!("its cgroup {}: {}", cgroup.display(), report.lines().join(": ")));
         }
     }
 
+    /// The process of its own network has ended with our predecessor; of others it was let go.
+    fn networks_again(&mut self, pid: i32) {
+        let own = self.revive_own_network();
+        let shared = self.networks.take_over(pid, &self.published);
+        if let Err(report) = own.and(shared) {
+            let text = report.lines().join(": ");
+            self.notice(MAIN, &format!("network: {text}; the container has none until it is restarted"));
+        }
+    }
+
     fn tell_what_is_lost(&mut self) {
-        let Config { network, terminal, stdin, .. } = &self.config;
+        let Config { terminal, stdin, .. } = &self.config;
         let lost = [
-            (network.is_some(), "network: it ended with the monitor; the container has none until it is restarted"),
             (*terminal, "its terminal ended with the monitor; what it writes is lost until it is restarted"),
             (*stdin && !*terminal, "its standard input ended with the monitor"),
         ];

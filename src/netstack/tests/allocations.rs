@@ -3,12 +3,15 @@
 //! The counter is the process's, so this has one thread and a `main` of its own.
 
 use std::alloc::System;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::wire::ip::Header;
 use netstack::wire::tcp::{ACK, Outgoing, SYN, SeqNumber, SynOptions};
 use netstack::wire::{ethernet, ip, tcp, udp, vnet};
-use netstack::{Config, FlowId, Host, Limits, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote};
+use netstack::{
+    Config, FlowId, Host, Limits, Member, Names, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -38,7 +41,7 @@ struct World {
 impl Host for World {
     fn transmit(&mut self, head: &[u8], body: &[u8]) -> Result<(), TapFull> {
         self.frames += 1;
-        let (_, packet) = ethernet::parse(&head[vnet::LEN..]).expect("an Ethernet header");
+        let (_, _, packet) = ethernet::parse(&head[vnet::LEN..]).expect("an Ethernet header");
         if packet.get(9) == Some(&ip::TCP) {
             let number = packet.get(ip::V4_LEN + 4..ip::V4_LEN + 8).and_then(|field| field.try_into().ok());
             let flags = packet[ip::V4_LEN + 13];
@@ -118,16 +121,18 @@ impl Bed {
         let side = |last| Ipv4Addr::new(10, 0, 0, last);
         let v6 = Ipv6Addr::UNSPECIFIED;
         let stack = Stack::new(Config {
-            v4: Side { container: CONTAINER, gateway: side(1), dns: side(3) },
-            v6: Side { container: v6, gateway: v6, dns: v6 },
-            container_mac: [2; 6],
+            v4: Side { gateway: side(1), dns: side(3), prefix: 24 },
+            v6: Side { gateway: v6, dns: v6, prefix: 64 },
+            members: [Member { v4: CONTAINER, v6, ipv6: true, mac: [2; 6] }].into_iter().collect(),
             gateway_mac: [4; 6],
             mtu: 1500,
             mss: 1460,
             host_loopback: false,
+            internal: false,
             peek_offset: true,
             resolvers: Vec::new(),
-            names: Vec::new(),
+            resolvers_of_one: BTreeMap::new(),
+            names: Names::default(),
             limits: Limits { tcp: 4, half_open: 4, udp: 4, echo: 1, dns: 1, new_flows_per_s: 100 },
         });
         Bed { stack, world: World::default(), now_us: 1_000_000, next: 1000 }

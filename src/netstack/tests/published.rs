@@ -7,7 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netstack::wire::ip::Header;
 use netstack::wire::tcp::{ACK, FIN, Outgoing, PSH, RST, SYN, SeqNumber, SynOptions};
 use netstack::wire::{ethernet, ip, tcp, vnet};
-use netstack::{Config, FlowId, Host, Limits, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote};
+use netstack::{
+    Config, FlowId, Host, Limits, Member, Members, Names, Peek, Readiness, Received, Side, SocketError, Stack, TapFull,
+    Target, Wrote,
+};
 
 type End = (IpAddr, u16);
 
@@ -27,6 +30,20 @@ const fn v4(last: u8) -> IpAddr {
 const fn v6(last: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last))
 }
+
+/// Two containers, of which the first has IPv6 or not.
+fn members(ipv6: bool) -> Members {
+    let member = |last: u8, ipv6| Member {
+        v4: Ipv4Addr::new(10, 0, 0, last),
+        v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()),
+        ipv6,
+        mac: [2, 0, 0, 0, 0, last],
+    };
+    [member(2, ipv6), member(4, true)].into_iter().collect()
+}
+
+/// The published port.
+const TARGET: Target = Target { container: Ipv4Addr::new(10, 0, 0, 2), port: PORT };
 
 /// The host's socket of a client.
 #[derive(Default)]
@@ -137,16 +154,18 @@ impl Bed {
     fn new() -> Self {
         let (v4, v6) = (|last| Ipv4Addr::new(10, 0, 0, last), |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
         let stack = Stack::new(Config {
-            v4: Side { container: v4(2), gateway: v4(1), dns: v4(3) },
-            v6: Side { container: v6(2), gateway: v6(1), dns: v6(3) },
-            container_mac: [2; 6],
+            v4: Side { gateway: v4(1), dns: v4(3), prefix: 24 },
+            v6: Side { gateway: v6(1), dns: v6(3), prefix: 64 },
+            members: members(true),
             gateway_mac: [4; 6],
             mtu: 1500,
             mss: 1460,
             host_loopback: false,
+            internal: false,
             peek_offset: true,
             resolvers: Vec::new(),
-            names: Vec::new(),
+            resolvers_of_one: BTreeMap::new(),
+            names: Names::default(),
             limits: Limits { tcp: 4, half_open: 1, udp: 2, echo: 1, dns: 1, new_flows_per_s: 100 },
         });
         Bed { stack, world: World::default(), now_us: S }
@@ -159,7 +178,7 @@ impl Bed {
             flow = Some(id);
             world.clients.insert(id, Client { unread: unread.to_vec(), ..Client::default() }).is_none()
         };
-        assert!(self.stack.accept(self.now_us, client.into(), PORT, &mut self.world, put));
+        assert!(self.stack.accept(self.now_us, client.into(), TARGET, &mut self.world, put));
         self.ready(flow.unwrap());
         flow.unwrap()
     }
@@ -185,7 +204,7 @@ impl Bed {
     fn seen(&mut self) -> Vec<Seen> {
         let parse = |frame: Vec<u8>| {
             let (_, frame) = vnet::parse(&frame).unwrap();
-            let (ether_type, packet) = ethernet::parse(frame).unwrap();
+            let (_, ether_type, packet) = ethernet::parse(frame).unwrap();
             let parsed = if ether_type == ethernet::IPV4 { ip::parse_v4(packet) } else { ip::parse_v6(packet) };
             let Ok(ip::Parsed::Whole(packet)) = parsed else { panic!("{parsed:?}") };
             let segment = tcp::parse(packet.payload).unwrap();
@@ -349,7 +368,7 @@ fn without_ipv6_inside_a_client_is_led_to_ipv4() {
     let early = bed.accept((CLIENT, 5000), b"early");
     let lost = bed.only();
     lost.is_syn((CLIENT, 5000), (CONTAINER[1], PORT));
-    bed.stack.set_ipv6(false);
+    bed.stack.set_members(bed.now_us, members(false), &mut bed.world);
     let flow = bed.accept((CLIENT, 5001), b"late");
     let syn = bed.only();
     syn.is_syn((GATEWAY[0], 5001), (CONTAINER[0], PORT));
@@ -365,10 +384,10 @@ fn without_ipv6_inside_a_client_is_led_to_ipv4() {
 fn datagrams_keep_their_family_while_there_is_one() {
     let mut bed = Bed::new();
     for (ipv6, from, to) in [(true, CLIENT, CONTAINER[1]), (false, GATEWAY[0], CONTAINER[0])] {
-        bed.stack.set_ipv6(ipv6);
-        bed.stack.datagram_in(bed.now_us, (CLIENT, 5000).into(), 53, b"question", &mut bed.world, |_, _| ());
+        bed.stack.set_members(bed.now_us, members(ipv6), &mut bed.world);
+        bed.stack.datagram_in(bed.now_us, (CLIENT, 5000).into(), TARGET, b"question", &mut bed.world, |_, _| ());
         let frame = bed.world.frames.pop_front().unwrap();
-        let (_, packet) = ethernet::parse(vnet::parse(&frame).unwrap().1).unwrap();
+        let (_, _, packet) = ethernet::parse(vnet::parse(&frame).unwrap().1).unwrap();
         let parsed = if ipv6 { ip::parse_v6(packet) } else { ip::parse_v4(packet) };
         let Ok(ip::Parsed::Whole(packet)) = parsed else { panic!("{parsed:?}") };
         assert_eq!((packet.source, packet.destination), (from, to));

@@ -14,9 +14,29 @@ pub const ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const IPV6: u16 = 0x86dd;
 
-/// The EtherType and the payload of a frame; `None` when it is too short. VLAN tags are an EtherType like any other.
-pub fn parse(frame: &[u8]) -> Option<(u16, &[u8])> {
-    Some((be16(frame, 12), frame.get(LEN..)?))
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Whom the frame is for.
+    pub destination: Mac,
+    /// Who says to have sent it.
+    pub source: Mac,
+}
+
+impl Ends {
+    /// Whether it is for all, or for a group.
+    pub fn is_multicast(&self) -> bool {
+        self.destination[0] & 1 != 0
+    }
+}
+
+/// The ends, the EtherType and the payload of a frame; `None` when it is too short. VLAN tags are an EtherType like any other.
+pub fn parse(frame: &[u8]) -> Option<(Ends, u16, &[u8])> {
+    let (header, payload) = frame.split_at_checked(LEN)?;
+    let (mut destination, mut source) = ([0; 6], [0; 6]);
+    destination.copy_from_slice(&header[..6]);
+    source.copy_from_slice(&header[6..12]);
+    Some((Ends { destination, source }, be16(header, 12), payload))
 }
 
 /// The header from `source` to `destination`.

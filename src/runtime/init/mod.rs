@@ -202,8 +202,14 @@ fn run(launch: &Launch, given: Given<'_>) -> Result<i32, Report> {
     if let Some(addressing) = &launch.network {
         let tap = net::setup::in_namespace(addressing).step(|| "setting up the network".to_owned())?;
         channel.send(&Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))?;
+    } else if launch.plugged {
+        net::setup::for_plugs().step(|| "setting up the network".to_owned())?;
     } else if is_new(spec, LinuxNamespaceType::Network) {
         net::setup::loopback().step(|| "setting up the network".to_owned())?;
+    }
+    if launch.plugged {
+        let namespace = sys::namespace::open_own("net").step(|| "opening the network namespace".to_owned())?;
+        channel.send(&Message::Network, Some(namespace.as_fd()))?;
     }
     sys::step();
     let own = |typ| listed(spec).iter().any(|namespace| namespace.typ() == typ);

@@ -7,7 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::wire::{checksum, ethernet, ip, vnet};
-use netstack::{Config, FlowId, Host, Limits, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Wrote};
+use netstack::{
+    Config, FlowId, Host, Limits, Member, Names, Peek, Readiness, Received, Side, SocketError, Stack, TapFull, Target, Wrote,
+};
 
 /// A world that takes its answers from the input.
 struct World<'a>(&'a [u8]);
@@ -106,18 +108,24 @@ fn v6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
 }
 
+fn member(last: u8) -> Member {
+    Member { v4: v4(last), v6: v6(last.into()), ipv6: true, mac: [2, 0, 0, 0, 0, last] }
+}
+
 fn config() -> Config {
     Config {
-        v4: Side { container: v4(2), gateway: v4(1), dns: v4(3) },
-        v6: Side { container: v6(2), gateway: v6(1), dns: v6(3) },
-        container_mac: [2, 0, 0, 0, 0, 2],
+        v4: Side { gateway: v4(1), dns: v4(3), prefix: 24 },
+        v6: Side { gateway: v6(1), dns: v6(3), prefix: 64 },
+        members: [member(2), member(4)].into_iter().collect(),
         gateway_mac: [2, 0, 0, 0, 0, 1],
         mtu: 65_520,
         mss: 1460,
         host_loopback: false,
+        internal: false,
         peek_offset: true,
         resolvers: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
-        names: vec![("web".to_owned(), vec![v4(2).into()])],
+        resolvers_of_one: Default::default(),
+        names: Names { of_all: vec![("web".to_owned(), vec![v4(2).into()])], ..Names::default() },
         limits: Limits { tcp: 8, half_open: 4, udp: 8, echo: 2, dns: 4, new_flows_per_s: 1000 },
     }
 }
@@ -156,7 +164,12 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             }
             2 if kind & 16 != 0 => {
                 let client = if kind & 4 != 0 { v6(9).into() } else { IpAddr::from(v4(9)) };
-                stack.accept(now_us, (client, length as u16).into(), 80, &mut world, |_, _| kind & 8 == 0);
+                let target = Target { container: v4(2), port: 80 };
+                stack.accept(now_us, (client, length as u16).into(), target, &mut world, |_, _| kind & 8 == 0);
+            }
+            2 if kind & 32 != 0 => {
+                let members = [2, 4].into_iter().filter(|last| kind & last == 0).map(member).collect();
+                stack.set_members(now_us, members, &mut world);
             }
             2 => {
                 let readiness = Readiness { readable: kind & 4 != 0, writable: kind & 8 != 0 };

@@ -7,7 +7,7 @@ use engine::image::PruneRequest;
 use engine::system;
 use engine::system::filter::PruneFilter;
 
-use crate::commands::{container, image, volume};
+use crate::commands::{container, image, network, volume};
 use crate::environment::Globals;
 use crate::output::{Stop, confirm, stdout};
 
@@ -36,8 +36,9 @@ impl Prune {
         }
         let pruned = system::prune(&globals.engine()?, &PruneRequest { all: self.all, filter }, self.volumes)?;
         stdout(&format!(
-            "{}{}{}Total reclaimed space: {}\n",
+            "{}{}{}{}Total reclaimed space: {}\n",
             container::text(&pruned.containers),
+            network::text(&pruned.networks),
             volume::text(&pruned.volumes),
             image::text(&pruned.images),
             human_size(pruned.freed_bytes())
@@ -46,7 +47,9 @@ impl Prune {
     }
 
     fn warning(&self) -> String {
-        let mut text = "This will remove:\n  - all stopped containers\n".to_owned();
+        let mut text =
+            "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n"
+                .to_owned();
         if self.volumes {
             text.push_str("  - all anonymous volumes not used by at least one container\n");
         }

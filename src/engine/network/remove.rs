@@ -1,0 +1,48 @@
+//! Removing networks.
+
+use base::time::parse_rfc3339;
+use base::{Kind, Report};
+
+use crate::Engine;
+use crate::network::create::forget;
+use crate::network::list::{Listed, list};
+use crate::network::{BUILT_IN, find, lock};
+use crate::system::filter::PruneFilter;
+
+/// Removes a network that no running container is in.
+pub fn remove(engine: &Engine, name: &str) -> Result<(), Report> {
+    if BUILT_IN.iter().any(|(built_in, _)| *built_in == name) {
+        return Err(Report::new(Kind::Denied, format!("{name} is a pre-defined network and cannot be removed")));
+    }
+    let _locked = lock(engine)?;
+    let network = find(engine, name)?;
+    let listed = list(engine)?.into_iter().find(|listed| listed.network.id == network.id);
+    let members = listed.map(|listed| listed.members).unwrap_or_default();
+    if !members.is_empty() {
+        let names: Vec<String> =
+            members.iter().map(|member| format!("name:\"{}\" id:\"{}\"", member.name, member.id.short())).collect();
+        let text = format!(
+            "error while removing network: network {} id {} has active endpoints ({})",
+            network.name,
+            network.id,
+            names.join(" ")
+        );
+        return Err(Report::new(Kind::Conflict, text).with_hint("stop these containers, or disconnect them"));
+    }
+    forget(engine, &network)
+}
+
+/// Removes the networks that no container has and that the filter lets pass; their names.
+pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Vec<String>, Report> {
+    let _locked = lock(engine)?;
+    let unused = |listed: &Listed| {
+        let created = parse_rfc3339(&listed.network.created_at).ok();
+        listed.dangling && listed.members.is_empty() && filter.matches(created, &listed.network.labels)
+    };
+    let mut removed = Vec::new();
+    for Listed { network, .. } in list(engine)?.into_iter().filter(unused) {
+        forget(engine, &network)?;
+        removed.push(network.name);
+    }
+    Ok(removed)
+}

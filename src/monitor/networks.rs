@@ -1,0 +1,410 @@
+//! The networks that a container shares with others: the monitor holds its membership of each, and has its devices made.
+//!
+//! A membership is a connection to the network's role ([`net::role`]), and lasts as long as that is open; a container that is
+//! started again in place keeps it, and so its addresses. What takes more than a message is done by children, which live for some
+//! milliseconds ([`errands`]): devices are put into the container's network namespace while init makes its mounts, and for a
+//! container that runs when a command asks for it.
+//!
+//! One network **leads**: what is elsewhere is reached by it, the container's name server is its role, and the container's ports are
+//! bound for it. That is the first from which something leads out; another one takes over when the container leaves it. The role of
+//! the one that leads is told the names of the others.
+//!
+//! A role that ends before its members, killed or of a fault, is started again by whichever monitor is the first to notice, over
+//! the same devices; all get the addresses that they had. Connections through it are lost, those between members are not.
+
+mod errands;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use base::{Kind, Report};
+use net::client::Entry;
+use net::control::take_names;
+use net::resolvers::Watch;
+use net::setup::DEVICE;
+use net::{Addressing, NameTable, NetError, Publish, Published};
+use serde::{Deserialize, Serialize};
+
+use crate::networks::errands::Done;
+use crate::resources::{AGAIN, watch_resolvers};
+
+/// What a container has in a network that it shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// The network's id.
+    pub network: String,
+    /// Its name.
+    pub name: String,
+    /// The name of the device inside.
+    pub device: String,
+    /// Its addresses.
+    pub addressing: Addressing,
+    /// Whether what is elsewhere is reached by it.
+    pub default: bool,
+}
+
+/// A container's place in a network, and how it gets that again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// What it has.
+    pub joining: Joining,
+    /// The way in.
+    pub entry: Entry,
+}
+
+/// All of a container's shared networks.
+#[derive(Debug, Default)]
+pub struct Networks {
+    joined: Vec<Joined>,
+    has_own: bool,
+    tasks: Vec<Task>,
+    /// Whether the devices that it starts with are there.
+    ready: bool,
+    /// Ports are bound once, whatever is started again, and bound anew with the numbers that they got when another role is to
+    /// serve them.
+    published: Option<Vec<Published>>,
+    resolvers: Option<Watch>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    admission: Admission,
+    /// `None` while the network's role has ended.
+    socket: Option<OwnedFd>,
+    namespace: OwnedFd,
+    /// The device's other end, at the bridge.
+    peer: String,
+    /// Whether the container has IPv6 there.
+    ipv6: bool,
+    /// Whether the role tells us its names.
+    follows: bool,
+    /// These.
+    names: NameTable,
+    /// When the role was last started again, or joined again.
+    revived: Option<Instant>,
+}
+
+/// A child at work.
+#[derive(Debug)]
+struct Task {
+    answer: OwnedFd,
+    purpose: Purpose,
+}
+
+/// What a child works for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The start of the container.
+    Start,
+    /// A client's request to be in one more network, whose id this is.
+    Connect {
+        /// The client's key.
+        client: u64,
+        /// The network's id.
+        network: String,
+    },
+    /// A client's request to leave one.
+    Disconnect {
+        /// The client's key.
+        client: u64,
+    },
+    /// The ports of a container that was taken over.
+    Publish,
+    /// The network with this id, whose role has ended.
+    Revive {
+        /// Its id.
+        network: String,
+    },
+}
+
+/// What has happened at one of the descriptors.
+#[derive(Debug)]
+pub enum News {
+    /// A child has done its work or failed.
+    Done {
+        /// Which.
+        purpose: Purpose,
+        /// What it was for is done; with names as of [`News::Names`].
+        result: Result<Option<NameTable>, Report>,
+        /// What failed besides.
+        aside: Option<Report>,
+    },
+    /// The container's other networks have other names, and its own network is to know these.
+    Names(NameTable),
+    /// Nothing that others need to know.
+    Nothing,
+}
+
+/// The name at the bridge of the device of a container whose init has this pid.
+pub fn peer(init: i32) -> String {
+    format!("v{init}")
+}
+
+impl Joined {
+    fn new(admission: Admission, (socket, namespace): (OwnedFd, OwnedFd)) -> Self {
+        let (peer, names, socket) = (String::new(), NameTable::new(), Some(socket));
+        Joined { admission, socket, namespace, peer, ipv6: true, follows: false, names, revived: None }
+    }
+
+    /// Tells the role of a container without IPv6.
+    fn has_ipv6(&mut self, ipv6: bool) {
+        self.ipv6 = ipv6;
+        if let Some(socket) = self.socket.as_ref().filter(|_| !ipv6) {
+            // One that has ended is told of by its socket.
+            let _ = net::client::tell_ipv6(socket.as_fd(), false);
+        }
+    }
+
+    fn is(&self, network: &str) -> bool {
+        self.admission.joining.network == network
+    }
+}
+
+impl Networks {
+    /// Holds the memberships that the container begins with, sockets and namespaces in the same order; `has_own` says whether it
+    /// has a network of its own besides.
+    pub fn new(admissions: &[Admission], fds: Vec<(OwnedFd, OwnedFd)>, has_own: bool) -> Self {
+        let joined = admissions.iter().cloned().zip(fds).map(|(admission, fds)| Joined::new(admission, fds));
+        Networks { joined: joined.collect(), has_own, ..Networks::default() }
+    }
+
+    /// What a successor needs.
+    pub fn admissions(&self) -> Vec<Admission> {
+        self.joined.iter().map(|joined| joined.admission.clone()).collect()
+    }
+
+    /// What the container has.
+    pub fn joinings(&self) -> impl Iterator<Item = &Joining> {
+        self.joined.iter().map(|joined| &joined.admission.joining)
+    }
+
+    /// The container's ports, as they are bound.
+    pub fn published(&self) -> &[Published] {
+        self.published.as_deref().unwrap_or_default()
+    }
+
+    /// The network that leads, if it is not the container's own.
+    fn leader(&self) -> Option<usize> {
+        let first = (!self.joined.is_empty()).then_some(0);
+        let default = self.joined.iter().position(|joined| joined.admission.joining.default);
+        if self.has_own { None } else { default.or(first) }
+    }
+
+    /// Binds the container's ports.
+    pub fn publish(&mut self, wishes: &[Publish]) -> Result<(), Report> {
+        let socket = self.leader().and_then(|leader| self.joined[leader].socket.as_ref());
+        if let (None, Some(socket)) = (&self.published, socket) {
+            self.published = Some(net::client::publish(socket.as_fd(), wishes).map_err(NetError::into_report)?);
+        }
+        Ok(())
+    }
+
+    /// Has the devices put into the network namespace of init, which has this pid.
+    pub fn plug_all(&mut self, outer: BorrowedFd<'_>, container: BorrowedFd<'_>, init: i32) -> Result<(), Report> {
+        for joined in &mut self.joined {
+            joined.peer = peer(init);
+        }
+        let answer = errands::plug(outer, container, &self.joined)?;
+        self.tasks.push(Task { answer, purpose: Purpose::Start });
+        Ok(())
+    }
+
+    /// Whether the container has the devices that it starts with.
+    pub fn are_ready(&self) -> bool {
+        self.joined.is_empty() || self.ready
+    }
+
+    /// Adds a membership to a container that runs, for a client.
+    pub fn connect(
+        &mut self,
+        outer: BorrowedFd<'_>,
+        container: BorrowedFd<'_>,
+        admission: Admission,
+        fds: (OwnedFd, OwnedFd),
+        (init, client): (i32, u64),
+    ) -> Result<(), Report> {
+        let mut joined = Joined::new(admission, fds);
+        joined.peer = peer(init);
+        let own = self.has_own.then_some(DEVICE);
+        let is_taken = |device: &str| own == Some(device) || self.joinings().any(|joining| joining.device == device);
+        let free = (0..=self.joined.len() + 1).map(|number| format!("eth{number}")).find(|device| !is_taken(device));
+        let leads = self.has_own || self.joinings().any(|joining| joining.default);
+        let joining = &mut joined.admission.joining;
+        joining.device = free.unwrap_or_default();
+        joining.default = !leads && !joined.admission.entry.spec.internal;
+        let network = joining.network.clone();
+        let published = if leads { &[] } else { self.published.as_deref().unwrap_or_default() };
+        let answer = errands::connect(outer, container, &joined, published)?;
+        self.joined.push(joined);
+        self.tasks.push(Task { answer, purpose: Purpose::Connect { client, network } });
+        Ok(())
+    }
+
+    /// Takes a container that runs out of the network with this id, for a client.
+    pub fn disconnect(
+        &mut self,
+        outer: BorrowedFd<'_>,
+        container: BorrowedFd<'_>,
+        network: &str,
+        client: u64,
+    ) -> Result<(), Report> {
+        let at = self.joined.iter().position(|joined| joined.is(network));
+        let at = at.ok_or_else(|| Report::new(Kind::Conflict, "the container is not in that network"))?;
+        let led = self.leader() == Some(at);
+        // The end of its connection is the end of its membership.
+        let Joined { admission, namespace, peer, .. } = self.joined.remove(at);
+        if admission.joining.default {
+            let mut others = self.joined.iter_mut();
+            if let Some(next) = others.find(|joined| !joined.admission.entry.spec.internal) {
+                next.admission.joining.default = true;
+            }
+        }
+        let leader = self.leader().filter(|_| led).map(|leader| &self.joined[leader]);
+        let next = leader.map(|leader| (container, leader));
+        let answer = errands::unplug(outer, (namespace.as_fd(), &peer), next, self.published())?;
+        self.tasks.push(Task { answer, purpose: Purpose::Disconnect { client } });
+        Ok(())
+    }
+
+    /// Descriptors to be polled for reading; [`Networks::on_ready`] takes their positions.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let tasks = self.tasks.iter().map(|task| task.answer.as_fd());
+        tasks.chain(self.joined.iter().filter_map(|joined| joined.socket.as_ref()).map(AsFd::as_fd))
+    }
+
+    /// Looks at the descriptor at this position of [`Networks::fds`].
+    pub fn on_ready(&mut self, outer: BorrowedFd<'_>, position: usize) -> News {
+        if position < self.tasks.len() {
+            let Task { answer, purpose } = self.tasks.remove(position);
+            return match errands::answered(answer.as_fd()) {
+                Ok(done) => self.take(purpose, done),
+                Err(report) => {
+                    if let Purpose::Connect { network, .. } = &purpose {
+                        self.joined.retain(|joined| !joined.is(network));
+                    }
+                    News::Done { purpose, result: Err(report), aside: None }
+                }
+            };
+        }
+        let mut sockets = self.joined.iter_mut().filter(|joined| joined.socket.is_some());
+        let Some(joined) = sockets.nth(position - self.tasks.len()) else { return News::Nothing };
+        let told = joined.socket.as_ref().map(|socket| net::client::next_names(socket.as_fd()));
+        if let Some(Ok(Some((first, names)))) = told {
+            take_names(&mut joined.names, first, names);
+            return self.relay();
+        }
+        (joined.socket, joined.follows) = (None, false);
+        let network = joined.admission.joining.network.clone();
+        match self.revive(outer, &network) {
+            Ok(answer) => {
+                self.tasks.push(Task { answer, purpose: Purpose::Revive { network } });
+                News::Nothing
+            }
+            Err(report) => News::Done { purpose: Purpose::Revive { network }, result: Err(report), aside: None },
+        }
+    }
+
+    /// Has the role of a network started again, or joined where another monitor was faster.
+    fn revive(&mut self, outer: BorrowedFd<'_>, network: &str) -> Result<OwnedFd, Report> {
+        let at = self.joined.iter().position(|joined| joined.is(network));
+        let at = at.ok_or_else(|| Report::new(Kind::Internal, "the container is not in that network"))?;
+        let now = Instant::now();
+        if self.joined[at].revived.replace(now).is_some_and(|before| now.duration_since(before) < AGAIN) {
+            let text = format!("its process has ended twice within {} s", AGAIN.as_secs());
+            return Err(Report::new(Kind::Internal, text));
+        }
+        let Joined { admission, namespace, .. } = &self.joined[at];
+        let published = if self.leader() == Some(at) { self.published() } else { &[] };
+        errands::revive(outer, &admission.entry, namespace.as_fd(), published)
+    }
+
+    /// Takes what a child has done.
+    fn take(&mut self, purpose: Purpose, done: Done) -> News {
+        let Done { socket, ipv6, published, aside } = done;
+        match &purpose {
+            Purpose::Start => {
+                self.ready = true;
+                self.joined.iter_mut().zip(ipv6).for_each(|(joined, ipv6)| joined.has_ipv6(ipv6));
+            }
+            Purpose::Connect { network, .. } | Purpose::Revive { network } => {
+                if let Some(joined) = self.joined.iter_mut().find(|joined| joined.is(network)) {
+                    joined.socket = socket.or(joined.socket.take());
+                    joined.has_ipv6(ipv6.first().copied().unwrap_or(joined.ipv6));
+                }
+            }
+            Purpose::Disconnect { .. } | Purpose::Publish => {}
+        }
+        self.published = published.or(self.published.take());
+        self.follow_names();
+        // One that has just come to lead, or has been started again, does not know them.
+        if let News::Names(names) = self.relay() {
+            return News::Done { purpose, result: Ok(Some(names)), aside };
+        }
+        News::Done { purpose, result: Ok(None), aside }
+    }
+
+    /// Has the roles of the networks that do not lead tell their names. One that has ended is told of by its socket.
+    fn follow_names(&mut self) {
+        let leader = self.leader();
+        for (_, joined) in
+            self.joined.iter_mut().enumerate().filter(|(at, joined)| Some(*at) != leader && !joined.follows)
+        {
+            joined.follows =
+                joined.socket.as_ref().is_some_and(|socket| net::client::follow_names(socket.as_fd()).is_ok());
+        }
+    }
+
+    /// Tells the network that leads the names of the others.
+    fn relay(&self) -> News {
+        let leader = self.leader();
+        let others = self.joined.iter().enumerate().filter(|(at, _)| Some(*at) != leader);
+        let names: NameTable = others.flat_map(|(_, joined)| joined.names.iter().cloned()).collect();
+        match leader.map(|leader| self.joined[leader].socket.as_ref()) {
+            None if self.has_own => return News::Names(names),
+            Some(Some(socket)) if !names.is_empty() || self.joined.len() > 1 => {
+                // One that has ended is told of by its socket.
+                let _ = net::client::tell_names(socket.as_fd(), &names);
+            }
+            _ => {}
+        }
+        News::Nothing
+    }
+
+    /// Follows the host's resolvers from now on, of which the roles know these.
+    pub fn follow_resolvers(&mut self, known: &[std::net::SocketAddr]) -> Result<(), Report> {
+        self.resolvers = Some(watch_resolvers(known)?);
+        self.on_resolvers()
+    }
+
+    /// Tells the roles of resolvers that have changed.
+    pub fn on_resolvers(&mut self) -> Result<(), Report> {
+        let Some(resolvers) = self.resolvers.as_mut().and_then(Watch::changed) else { return Ok(()) };
+        for socket in self.joined.iter().filter_map(|joined| joined.socket.as_ref()) {
+            net::client::tell_resolvers(socket.as_fd(), resolvers).map_err(NetError::into_report)?;
+        }
+        Ok(())
+    }
+
+    /// The container's namespace is gone; memberships and ports stay.
+    pub fn rest(&mut self) {
+        self.ready = false;
+        self.tasks.clear();
+    }
+
+    /// Takes over what the monitor of a container had that runs, whose init has this pid: its devices are there, and its ports, if
+    /// they were bound for a network that it shares, are bound again.
+    pub fn take_over(&mut self, init: i32, published: &[Published]) -> Result<(), Report> {
+        for joined in &mut self.joined {
+            joined.peer = peer(init);
+        }
+        self.ready = true;
+        self.follow_names();
+        let Some(leader) = self.leader() else { return Ok(()) };
+        self.published = Some(published.to_vec());
+        if let Some(socket) = self.joined[leader].socket.as_ref().filter(|_| !published.is_empty()) {
+            let (answer, purpose) = (errands::publish(socket.as_fd(), published)?, Purpose::Publish);
+            self.tasks.push(Task { answer, purpose });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! What children of the monitor do for a container's networks: each answers once and ends.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use base::{Failure, Kind, Report};
+use net::bridge::{Made, Plug};
+use net::client::{Entry, Membership};
+use net::{NetError, Publish, Published};
+use runtime::stage::{in_outer, join_outer};
+use serde::{Deserialize, Serialize};
+use sys::role::Inherited;
+
+use crate::networks::Joined;
+
+/// What a child has done.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// A membership.
+    pub socket: Option<OwnedFd>,
+    /// Of each device that was made whether its namespace has IPv6.
+    pub ipv6: Vec<bool>,
+    /// Ports that were bound.
+    pub published: Option<Vec<Published>>,
+    /// What failed, and does not make the rest undone.
+    pub aside: Option<Report>,
+}
+
+/// The same on its way, with the membership beside it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Answer {
+    ipv6: Vec<bool>,
+    published: Option<Vec<Published>>,
+    aside: Option<Failure>,
+}
+
+/// Has these devices made, each with its name at the bridge.
+pub(super) fn plug(outer: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &[Joined]) -> Result<OwnedFd, Report> {
+    let names: Vec<String> = (0..joined.len()).map(|number| format!("network-{number}")).collect();
+    let mut fds = vec![("outer", outer), ("container", container)];
+    fds.extend(names.iter().zip(joined).map(|(name, joined)| (name.as_str(), joined.namespace.as_fd())));
+    spawn(&fds, |inherited| {
+        join_outer(inherited.fd("outer")?.as_fd())?;
+        let container = inherited.fd("container")?;
+        let mut answer = Answer::default();
+        for (name, joined) in names.iter().zip(joined) {
+            answer.ipv6.push(plug_one(inherited.fd(name)?.as_fd(), container.as_fd(), joined)?);
+        }
+        Ok((answer, None))
+    })
+}
+
+fn plug_one(network: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &Joined) -> Result<bool, Report> {
+    let joining = joined.admission.joining.clone();
+    let (device, peer) = (joining.device, joined.peer.clone());
+    let plug = Plug { device, peer, addressing: joining.addressing, default: joining.default };
+    net::bridge::plug(network, container, &plug).map_err(NetError::into_report)
+}
+
+/// Has a device made for a container that runs, and these ports bound for it.
+pub(super) fn connect(
+    outer: BorrowedFd<'_>,
+    container: BorrowedFd<'_>,
+    joined: &Joined,
+    published: &[Published],
+) -> Result<OwnedFd, Report> {
+    let mut fds = vec![("outer", outer), ("container", container), ("network", joined.namespace.as_fd())];
+    fds.extend(joined.socket.as_ref().map(|socket| ("member", socket.as_fd())));
+    spawn(&fds, |inherited| {
+        let (outer, container, network) =
+            (inherited.fd("outer")?, inherited.fd("container")?, inherited.fd("network")?);
+        let fds = [("container", container.as_fd()), ("network", network.as_fd())];
+        let (ipv6, []) = in_outer(outer.as_fd(), &fds, |inherited| {
+            let ipv6 = plug_one(inherited.fd("network")?.as_fd(), inherited.fd("container")?.as_fd(), joined)?;
+            Ok((ipv6, []))
+        })?;
+        let mut answer = Answer { ipv6: vec![ipv6], ..Answer::default() };
+        bind_again(inherited, published, &mut answer);
+        Ok((answer, None))
+    })
+}
+
+/// Has a device taken away by its name at the bridge, and what is elsewhere and these ports led by another network of the container.
+pub(super) fn unplug(
+    outer: BorrowedFd<'_>,
+    (network, peer): (BorrowedFd<'_>, &str),
+    next: Option<(BorrowedFd<'_>, &Joined)>,
+    published: &[Published],
+) -> Result<OwnedFd, Report> {
+    let mut fds = vec![("outer", outer), ("network", network)];
+    if let Some((container, joined)) = next {
+        fds.push(("container", container));
+        fds.extend(joined.socket.as_ref().map(|socket| ("member", socket.as_fd())));
+    }
+    spawn(&fds, |inherited| {
+        let (outer, network) = (inherited.fd("outer")?, inherited.fd("network")?);
+        let container = inherited.optional_fd("container");
+        let mut fds = vec![("network", network.as_fd())];
+        fds.extend(container.as_ref().map(|container| ("container", container.as_fd())));
+        in_outer(outer.as_fd(), &fds, |inherited| {
+            net::bridge::unplug(inherited.fd("network")?.as_fd(), peer).map_err(NetError::into_report)?;
+            if let (Some(container), Some((_, joined))) = (inherited.optional_fd("container"), next) {
+                let joining = &joined.admission.joining;
+                let lead = || net::bridge::lead(container.as_fd(), &joining.device, &joining.addressing);
+                joining.default.then(lead).transpose().map_err(NetError::into_report)?;
+            }
+            Ok(((), []))
+        })?;
+        let mut answer = Answer::default();
+        bind_again(inherited, published, &mut answer);
+        Ok((answer, None))
+    })
+}
+
+/// Has a network joined again whose role has ended, and these ports bound again for the container.
+pub(super) fn revive(
+    outer: BorrowedFd<'_>,
+    entry: &Entry,
+    network: BorrowedFd<'_>,
+    published: &[Published],
+) -> Result<OwnedFd, Report> {
+    spawn(&[("outer", outer), ("network", network)], |inherited| {
+        let (outer, network) = (inherited.fd("outer")?, inherited.fd("network")?);
+        let Membership { socket, .. } = entry.join(|_| {
+            let ((), [namespace, tap]) = in_outer(outer.as_fd(), &[("network", network.as_fd())], |inherited| {
+                let Made { namespace, tap } =
+                    net::bridge::reopen(inherited.fd("network")?).map_err(NetError::into_report)?;
+                Ok(((), [namespace, tap]))
+            })?;
+            Ok(Made { namespace, tap })
+        })?;
+        let mut answer = Answer::default();
+        rebind(socket.as_fd(), published, &mut answer);
+        Ok((answer, Some(socket)))
+    })
+}
+
+/// Has these ports bound again for the container.
+pub(super) fn publish(member: BorrowedFd<'_>, published: &[Published]) -> Result<OwnedFd, Report> {
+    spawn(&[("member", member)], |inherited| {
+        let mut answer = Answer::default();
+        bind_again(inherited, published, &mut answer);
+        Ok((answer, None))
+    })
+}
+
+fn bind_again(inherited: &mut Inherited, published: &[Published], answer: &mut Answer) {
+    if let Some(member) = inherited.optional_fd("member") {
+        rebind(member.as_fd(), published, answer);
+    }
+}
+
+/// Binds ports that another role has had until now, and may have for a moment longer. One that cannot be had is told, and the
+/// others are there.
+fn rebind(member: BorrowedFd<'_>, published: &[Published], answer: &mut Answer) {
+    if published.is_empty() {
+        return;
+    }
+    let wishes: Vec<Publish> = published.iter().copied().map(Publish::from).collect();
+    net::ports::await_free(&wishes);
+    let mut bound = Vec::new();
+    for wish in wishes {
+        match net::client::publish(member, &[wish]) {
+            Ok(published) => bound.extend(published),
+            Err(error) => answer.aside = Some(Failure::from(&error.into_report())),
+        }
+    }
+    answer.published = Some(bound);
+}
+
+/// Lets a child do something; [`answered`] reads from what this gives.
+fn spawn(
+    fds: &[(&str, BorrowedFd<'_>)],
+    task: impl FnOnce(&mut Inherited) -> Result<(Answer, Option<OwnedFd>), Report>,
+) -> Result<OwnedFd, Report> {
+    let (ours, theirs) = sys::socket::pair()?;
+    let fds: Vec<_> = std::iter::once(("answer", theirs.as_fd())).chain(fds.iter().copied()).collect();
+    sys::role::fork(&fds, [None; 3], None, |inherited| {
+        let Ok(mut inherited) = inherited else { return 125 };
+        let Ok(answer) = inherited.fd("answer") else { return 125 };
+        let done = task(&mut inherited).map_err(|report| Failure::from(&report));
+        let (told, fd) = match done {
+            Ok((told, fd)) => (Ok(told), fd),
+            Err(failure) => (Err(failure), None),
+        };
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        let sent = serde_json::to_vec(&told).map(|bytes| sys::socket::send(answer.as_fd(), &bytes, &fds));
+        i32::from(!matches!(sent, Ok(Ok(()))))
+    })?;
+    Ok(ours)
+}
+
+/// What a child says.
+pub(super) fn answered(answer: BorrowedFd<'_>) -> Result<Done, Report> {
+    let mut buffer = vec![0; 64 << 10];
+    let (length, mut fds) = sys::socket::receive(answer, &mut buffer)?;
+    match serde_json::from_slice::<Result<Answer, Failure>>(&buffer[..length]) {
+        Ok(Ok(Answer { ipv6, published, aside })) => {
+            Ok(Done { socket: fds.pop(), ipv6, published, aside: aside.map(Report::from) })
+        }
+        Ok(Err(failure)) => Err(failure.into()),
+        Err(_) => Err(Report::new(Kind::Internal, "the process that connects the container ended unexpectedly")),
+    }
+}

@@ -1,0 +1,337 @@
+//! Who is in a network: its one container, or those that have joined; what addresses and names they have.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use netstack::{Member, NameTable};
+use nix::errno::Errno;
+
+use crate::control::{Wish, names_in_parts, send_now, take_names};
+use crate::{Addressing, Family, NetError, NetworkSpec, files};
+
+/// Members at a time.
+pub const MEMBERS_MAX: usize = 1024;
+/// Names of one member.
+const NAMES_MAX: usize = 64;
+
+/// A connection, and what its container has.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its end is the member's.
+    pub control: OwnedFd,
+    /// `None` until it has joined.
+    pub joined: Option<Joined>,
+    /// Whether it is told the names of the network.
+    follows: bool,
+    /// Whether there are others since it was told last.
+    behind: bool,
+    /// Names of its other networks.
+    others: NameTable,
+}
+
+impl Connection {
+    /// Of who has just come, or of the only one there is.
+    pub fn new(control: OwnedFd, joined: Option<Joined>) -> Self {
+        Connection { control, joined, follows: false, behind: false, others: NameTable::new() }
+    }
+}
+
+/// A member.
+#[derive(Debug)]
+pub struct Joined {
+    id: String,
+    names: Vec<String>,
+    resolvers: Option<Vec<SocketAddr>>,
+    member: Member,
+}
+
+impl Joined {
+    /// The only container of a network of its own, which has its names elsewhere.
+    pub fn alone(addressing: &Addressing) -> Self {
+        let member = Member {
+            v4: addressing.v4.container,
+            v6: addressing.v6.container,
+            // As far as is known: its device is not there yet.
+            ipv6: true,
+            mac: addressing.mac,
+        };
+        Joined { id: String::new(), names: Vec::new(), resolvers: None, member }
+    }
+}
+
+/// All connections, by numbers that are not used again.
+#[derive(Debug, Default)]
+pub struct Members {
+    connections: BTreeMap<u64, Connection>,
+    next: u64,
+    /// The address that the last one got without asking for it.
+    last: Option<Ipv4Addr>,
+}
+
+impl Members {
+    /// Adds a connection; its number.
+    pub fn add(&mut self, connection: Connection) -> u64 {
+        self.next += 1;
+        self.connections.insert(self.next, connection);
+        self.next
+    }
+
+    pub fn get(&self, number: u64) -> Option<&Connection> {
+        self.connections.get(&number)
+    }
+
+    pub fn remove(&mut self, number: u64) -> Option<Connection> {
+        self.connections.remove(&number)
+    }
+
+    /// Whether anyone was ever connected.
+    pub fn had_any(&self) -> bool {
+        self.next > 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    fn joined(&self) -> impl Iterator<Item = &Joined> {
+        self.connections.values().filter_map(|connection| connection.joined.as_ref())
+    }
+
+    /// Whose IPv4 address stands for the container behind a connection.
+    pub fn address(&self, number: u64) -> Option<Ipv4Addr> {
+        self.get(number)?.joined.as_ref().map(|joined| joined.member.v4)
+    }
+
+    /// Notes whether a member has IPv6.
+    pub fn set_ipv6(&mut self, number: u64, ipv6: bool) {
+        if let Some(joined) = self.connections.get_mut(&number).and_then(|connection| connection.joined.as_mut()) {
+            joined.member.ipv6 = ipv6;
+        }
+    }
+
+    /// What the stack is to know of them.
+    pub fn members(&self) -> netstack::Members {
+        self.joined().map(|joined| joined.member).collect()
+    }
+
+    /// The names of all, in lower case, each with the addresses of everyone who has it, the first to join first.
+    pub fn names(&self) -> NameTable {
+        let mut names = NameTable::new();
+        for joined in self.joined() {
+            let mut addresses = vec![IpAddr::V4(joined.member.v4)];
+            addresses.extend(joined.member.ipv6.then_some(IpAddr::V6(joined.member.v6)));
+            for name in &joined.names {
+                match names.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, known)) => known.extend(&addresses),
+                    None => names.push((name.clone(), addresses.clone())),
+                }
+            }
+        }
+        names
+    }
+
+    /// The names that single members find besides.
+    pub fn others(&self) -> BTreeMap<Ipv4Addr, NameTable> {
+        let has_others = |connection: &&Connection| !connection.others.is_empty();
+        let connections = self.connections.values().filter(has_others);
+        connections
+            .filter_map(|connection| Some((connection.joined.as_ref()?.member.v4, connection.others.clone())))
+            .collect()
+    }
+
+    /// The resolvers of members that have their own.
+    pub fn resolvers(&self) -> BTreeMap<Ipv4Addr, Vec<SocketAddr>> {
+        self.joined().filter_map(|joined| Some((joined.member.v4, joined.resolvers.clone()?))).collect()
+    }
+
+    /// Takes a part of a member's table of other networks.
+    pub fn take_others(&mut self, number: u64, first: bool, names: NameTable) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            take_names(&mut connection.others, first, names);
+        }
+    }
+
+    /// Tells a member the names from now on.
+    pub fn follow(&mut self, number: u64) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            (connection.follows, connection.behind) = (true, true);
+        }
+    }
+
+    /// There are other names: who follows is to be told.
+    pub fn names_changed(&mut self) {
+        self.connections.values_mut().for_each(|connection| connection.behind = connection.follows);
+    }
+
+    /// Tells them to those who take them; whether somebody is left to be told later.
+    pub fn tell_names(&mut self) -> bool {
+        if !self.connections.values().any(|connection| connection.behind) {
+            return false;
+        }
+        let parts = names_in_parts(&self.names());
+        for connection in self.connections.values_mut().filter(|connection| connection.behind) {
+            // Who has gone shows that elsewhere.
+            let told = parts.iter().try_for_each(|part| send_now(connection.control.as_fd(), part));
+            connection.behind = matches!(told, Err(NetError::System(error)) if error.errno() == Errno::EAGAIN);
+        }
+        self.connections.values().any(|connection| connection.behind)
+    }
+
+    /// Lets the container behind a connection into the network, with the addresses that it asks for or others that are free.
+    pub fn join(&mut self, spec: &NetworkSpec, number: u64, wish: Wish) -> Result<Addressing, NetError> {
+        let refuse = |words: String| Err(NetError::Refused(words));
+        let Some(connection) = self.connections.get(&number) else { return refuse("it is not connected".to_owned()) };
+        if connection.joined.is_some() || self.joined().any(|joined| joined.id == wish.id) {
+            return refuse(format!("the container is in network {} already", spec.name));
+        }
+        if wish.names.len() > NAMES_MAX {
+            return refuse(format!("more than {NAMES_MAX} names of one container"));
+        }
+        let v4 = self.choose(spec, wish.v4)?;
+        let v6 = wish.v6.unwrap_or_else(|| counterpart(spec, v4));
+        if v6 == spec.v6.gateway || v6 == spec.v6.dns || self.joined().any(|joined| joined.member.v6 == v6) {
+            return refuse(format!("address {v6} is in use in network {}", spec.name));
+        }
+        // Locally administered, unicast: who gets the address again has the same, as others may remember.
+        let mut own = [0x02, 0x42, 0, 0, 0, 0];
+        own[2..].copy_from_slice(&v4.octets());
+        let mac = wish.mac.unwrap_or(own);
+        if mac == spec.gateway_mac || self.joined().any(|joined| joined.member.mac == mac) {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            return refuse(format!("MAC address {mac} is in use in network {}", spec.name));
+        }
+        let names = wish.names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
+        let member = Member { v4, v6, ipv6: true, mac };
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, member });
+        }
+        Ok(Addressing {
+            v4: Family { container: v4, gateway: spec.v4.gateway, dns: spec.v4.dns, prefix: spec.v4.prefix },
+            v6: Family { container: v6, gateway: spec.v6.gateway, dns: spec.v6.dns, prefix: spec.v6.prefix },
+            mac,
+            gateway_mac: spec.gateway_mac,
+            mtu: spec.mtu,
+        })
+    }
+
+    /// The address that is asked for, or the next free one after the last that was given: who was there before is not taken
+    /// for its successor.
+    fn choose(&mut self, spec: &NetworkSpec, wish: Option<Ipv4Addr>) -> Result<Ipv4Addr, NetError> {
+        let is_taken = |address: Ipv4Addr| {
+            address == spec.v4.gateway
+                || address == spec.v4.dns
+                || self.joined().any(|joined| joined.member.v4 == address)
+        };
+        if let Some(address) = wish {
+            if is_taken(address) {
+                return Err(NetError::Refused(format!("address {address} is in use in network {}", spec.name)));
+            }
+            return Ok(address);
+        }
+        let (first, end) = (u32::from(spec.pool.0), u32::from(spec.pool.1));
+        let from = self.last.map_or(first, |last| u32::from(last).wrapping_add(1)).clamp(first, end);
+        // No more than all members and our own two can be in the way.
+        let tries = (from..=end).chain(first..from).take(MEMBERS_MAX + 3).map(Ipv4Addr::from);
+        let Some(address) = tries.into_iter().find(|address| !is_taken(*address)) else {
+            return Err(NetError::Refused(format!("no address is free in network {}", spec.name)));
+        };
+        self.last = Some(address);
+        Ok(address)
+    }
+}
+
+/// The IPv6 address with the number in its subnet that this IPv4 address has.
+fn counterpart(spec: &NetworkSpec, v4: Ipv4Addr) -> Ipv6Addr {
+    let number = u32::from(v4) & u32::MAX.checked_shr(spec.v4.prefix.into()).unwrap_or(0);
+    let mask = u128::MAX.checked_shr(spec.v6.prefix.into()).unwrap_or(0);
+    Ipv6Addr::from(u128::from(spec.v6.gateway) & !mask | u128::from(number) & mask)
+}
+
+/// The names of the host, which a name of a member does not change.
+pub fn host_names(v4: Ipv4Addr, v6: Ipv6Addr) -> impl Iterator<Item = (String, Vec<IpAddr>)> {
+    files::HOST_NAMES.into_iter().map(move |name| (name.to_owned(), vec![v4.into(), v6.into()]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::Subnet;
+
+    fn spec() -> NetworkSpec {
+        NetworkSpec {
+            name: "front".to_owned(),
+            v4: Subnet { gateway: [10, 9, 0, 1].into(), dns: [10, 9, 0, 2].into(), prefix: 29 },
+            pool: ([10, 9, 0, 1].into(), [10, 9, 0, 6].into()),
+            v6: Subnet { gateway: "fd09::1".parse().unwrap(), dns: "fd09::2".parse().unwrap(), prefix: 64 },
+            gateway_mac: [2; 6],
+            mtu: 65520,
+            internal: false,
+            resolvers: Vec::new(),
+        }
+    }
+
+    fn wish(id: &str) -> Wish {
+        Wish { id: id.to_owned(), names: vec![id.to_owned(), "Web".to_owned()], ..Wish::default() }
+    }
+
+    fn connect(members: &mut Members) -> u64 {
+        let control = std::fs::File::open("/dev/null").unwrap().into();
+        members.add(Connection::new(control, None))
+    }
+
+    fn join(members: &mut Members, wish: Wish) -> (u64, Result<Addressing, String>) {
+        let number = connect(members);
+        (number, members.join(&spec(), number, wish).map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn addresses_are_free_ones_and_go_round() {
+        let mut members = Members::default();
+        let given = |members: &mut Members, id| join(members, wish(id)).1.unwrap().v4.container.octets()[3];
+        assert_eq!([given(&mut members, "a"), given(&mut members, "b")], [3, 4]);
+        members.remove(2);
+        assert_eq!([given(&mut members, "c"), given(&mut members, "d"), given(&mut members, "e")], [5, 6, 4]);
+        assert_eq!(join(&mut members, wish("f")).1.unwrap_err(), "no address is free in network front");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_given_or_refused() {
+        let mut members = Members::default();
+        let asked = Wish { v4: Some([10, 9, 0, 5].into()), v6: Some("fd09::77".parse().unwrap()), ..wish("a") };
+        let addressing = join(&mut members, asked.clone()).1.unwrap();
+        assert_eq!((addressing.v4.container, addressing.v6.container), (asked.v4.unwrap(), asked.v6.unwrap()));
+        assert_eq!(addressing.mac, [2, 0x42, 10, 9, 0, 5]);
+        let refused = |members: &mut Members, wish| join(members, wish).1.unwrap_err();
+        assert_eq!(refused(&mut members, wish("a")), "the container is in network front already");
+        let same = Wish { id: "b".to_owned(), ..asked };
+        assert_eq!(refused(&mut members, same), "address 10.9.0.5 is in use in network front");
+        let gateway = Wish { v6: Some("fd09::1".parse().unwrap()), ..wish("c") };
+        assert_eq!(refused(&mut members, gateway), "address fd09::1 is in use in network front");
+        let mac = Wish { mac: Some([2, 0x42, 10, 9, 0, 5]), ..wish("d") };
+        assert_eq!(refused(&mut members, mac), "MAC address 02:42:0a:09:00:05 is in use in network front");
+    }
+
+    #[test]
+    fn a_name_leads_to_all_who_have_it_while_they_are_there() {
+        let mut members = Members::default();
+        let (first, _) = join(&mut members, wish("a"));
+        join(&mut members, wish("b")).1.unwrap();
+        let addresses = |members: &Members, name: &str| {
+            let names = members.names();
+            let found = names.into_iter().find(|(known, _)| known == name).map(|(_, addresses)| addresses);
+            found.unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses(&members, "web"), ["10.9.0.3", "fd09::3", "10.9.0.4", "fd09::4"]);
+        members.set_ipv6(first, false);
+        assert_eq!(addresses(&members, "a"), ["10.9.0.3"]);
+        members.remove(first);
+        assert_eq!(addresses(&members, "web"), ["10.9.0.4", "fd09::4"]);
+        assert!(addresses(&members, "a").is_empty());
+    }
+}

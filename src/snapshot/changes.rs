@@ -346,8 +346,8 @@ impl<'a> Truth<'a> {
                 owner_log::ATTRIBUTES.get(usize::from(*number)).map(|name| (name.to_bytes().to_vec(), value.clone())),
             );
         }
-        // The role wrote the log from inside the outer namespace, unless it was root's; what is read now is the host's.
-        let from_host = told.is_none() || nix::unistd::geteuid().is_root();
+        // The log has ids of the outer namespace; what is read now is the host's.
+        let from_host = told.is_none();
         for (name, value) in &mut found {
             if name == CAPABILITY {
                 *value = capability_of_image(value);

@@ -12,7 +12,8 @@
 //! - *Users*: whoever needs the view connects to the socket, proves that it is no container ([`proves_host`]) and gets
 //!   the outer user namespace, the mount namespace and a read-only clone of our own binary. Each open connection is one
 //!   user; nothing is ever sent again.
-//! - *End*: when the last connection has been closed for `linger_ms`, or at once where a user has asked for that, the keeper closes its listener and its mount
+//! - *End*: when the last connection has been closed for `linger_ms`, or at once where a user has asked for that, or when none came
+//!   for 20 s, the keeper closes its listener and its mount
 //!   namespace; the server serves on until the kernel says `ENODEV`, that is until the last clone of the mount is gone (a
 //!   container whose monitor was killed still has one), and both end. A client that connected in that instant sees the end
 //!   of the stream and starts a new server.
@@ -54,10 +55,12 @@ pub use crate::fs_server::object_fds;
 pub const ARGV0: &str = "sublet-fs";
 /// How long a server of a view stays without users, so that one `run --rm` after another finds it warm.
 pub const LINGER_MS: u64 = 30_000;
-/// The same for the server of one container: long enough for its first user to connect.
+/// The same for the server of one container.
 pub const CONTAINER_LINGER_MS: u64 = 1_000;
 /// What a user says at its end who wants nobody to be waited for after the last one.
 pub(crate) const LEAVE: &[u8] = b"leave";
+/// How long its first user may take to come, on a machine that has much else to do.
+const FIRST_USER: Duration = Duration::from_secs(20);
 /// A server that served for less than this was short-lived; after so many of them in a row there is no other one.
 const SHORT_LIFE: Duration = Duration::from_millis(100);
 const SHORT_LIVES_MAX: u32 = 20;
@@ -307,10 +310,10 @@ impl Keeper {
     /// have been no users for the time to linger, gives up the mount.
     fn run(mut self, mut server: Server) -> Result<(), FsRoleError> {
         let (mut idle_since, mut short_lives) = (Instant::now(), 0);
+        let mut linger = self.linger.max(FIRST_USER);
         loop {
             let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
-            let linger =
-                if self.doors.as_ref().is_some_and(|doors| doors.leaving) { Duration::ZERO } else { self.linger };
+            let linger = if self.doors.as_ref().is_some_and(|doors| doors.leaving) { Duration::ZERO } else { linger };
             let lingers = idle.then(|| linger.saturating_sub(idle_since.elapsed()));
             if lingers.is_some_and(|left| left.is_zero()) {
                 self.doors = None;
@@ -330,7 +333,7 @@ impl Keeper {
                 && doors.serve(&ready[1..], server.process.pid)
                 && doors.users.is_empty()
             {
-                idle_since = Instant::now();
+                (idle_since, linger) = (Instant::now(), self.linger);
             }
         }
     }

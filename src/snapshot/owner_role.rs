@@ -18,6 +18,7 @@
 //!   names that is changed, without a walk. Who asks for that says by marks of its own what has been done.
 //! - Nothing follows a link: a file is held by an `O_PATH` descriptor while it is changed.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,6 +34,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
+use overlayfs::acl;
 use sys::error::{Call, Result, SysError};
 use sys::namespace::{Extent, IdMap, parse_map, proc_dir};
 use sys::path::open_in;
@@ -199,6 +201,30 @@ impl Ids {
     }
 }
 
+impl Ids {
+    /// An attribute of a file as the log has it: the ids of an ACL are those of the outer user namespace too.
+    fn logged_attribute(&self, name: &CStr, mut value: Vec<u8>) -> Vec<u8> {
+        if acl::is_one(name.to_bytes()) {
+            acl::show(&mut value, |uid, gid| self.logged(uid, gid));
+        }
+        value
+    }
+
+    /// The other way.
+    fn attribute_on_disk(&self, name: &CStr, value: &[u8]) -> Result<Vec<u8>> {
+        let (mut value, failed) = (value.to_vec(), Cell::new(None));
+        if acl::is_one(name.to_bytes()) {
+            acl::show(&mut value, |uid, gid| {
+                self.on_disk(uid, gid).unwrap_or_else(|error| {
+                    failed.set(Some(error));
+                    (uid, gid)
+                })
+            });
+        }
+        failed.into_inner().map_or(Ok(value), Err)
+    }
+}
+
 /// As a plain user joins the outer user namespace; as root stays and reads its maps.
 fn become_root(outer: BorrowedFd<'_>) -> Result<Ids> {
     let join = || setns(outer, CloneFlags::CLONE_NEWUSER).call(|| "setns(outer user namespace)".to_owned());
@@ -355,7 +381,7 @@ impl Visitor for Logger<'_> {
             self.log.add(at.path, told)?;
         } else if !home || open_mode(stat.st_mode) != stat.st_mode {
             let (uid, gid) = if home { (0, 0) } else { (uid, gid) };
-            let attributes = attributes(at)?;
+            let attributes = attributes(at, self.ids)?;
             let stamp = stamp(stat, &attributes);
             self.log.add(at.path, &Record { mode: stat.st_mode, uid, gid, attributes, stamp })?;
         }
@@ -371,7 +397,7 @@ fn stamp(stat: &FileStat, attributes: &[(u8, Vec<u8>)]) -> Option<Stamp> {
 }
 
 /// The attributes that the change will alter. Only files and directories can have them.
-fn attributes(at: &At<'_>) -> Result<Vec<(u8, Vec<u8>)>> {
+fn attributes(at: &At<'_>, ids: &Ids) -> Result<Vec<(u8, Vec<u8>)>> {
     if !matches!(at.file_type(), nix::libc::S_IFREG | nix::libc::S_IFDIR) {
         return Ok(Vec::new());
     }
@@ -379,7 +405,7 @@ fn attributes(at: &At<'_>) -> Result<Vec<(u8, Vec<u8>)>> {
     let mut found = Vec::new();
     for (number, name) in ATTRIBUTES.iter().enumerate() {
         match xattr::get(&entry, name) {
-            Ok(Some(value)) => found.push((number as u8, value)),
+            Ok(Some(value)) => found.push((number as u8, ids.logged_attribute(name, value))),
             Ok(None) => {}
             Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
             Err(error) => return Err(error),
@@ -483,7 +509,7 @@ impl Restorer<'_> {
                 continue;
             }
             if let Some(name) = ATTRIBUTES.get(usize::from(*number)) {
-                match xattr::set(&entry, name, value, Existing::Any) {
+                match xattr::set(&entry, name, &self.ids.attribute_on_disk(name, value)?, Existing::Any) {
                     // A copy of an image on a file system that has none: the program runs with fewer rights.
                     Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
                     set => set?,

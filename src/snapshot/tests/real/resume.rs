@@ -23,7 +23,7 @@ use sys::xattr::{self, Existing};
 
 use crate::Test;
 use crate::chain::{connect, image, mounted_at};
-use crate::support::{Outer, clone_view, enter, keeper_of, kill, pid_of_server, server_of, until};
+use crate::support::{self, Outer, clone_view, enter, keeper_of, kill, pid_of_server, server_of, until};
 
 pub const TESTS: &[Test] = &[
     ("a_writer_does_not_notice_that_servers_are_killed", a_writer_does_not_notice),
@@ -36,11 +36,9 @@ pub const TESTS: &[Test] = &[
 /// How often a server is killed under each user.
 const KILLS: u64 = 50;
 
-/// Whether the kernel can send requests again (Linux 6.9). Without that there are no successors.
+/// Whether there are successors here; else the skip is noted.
 fn can_resume() -> bool {
-    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let can = (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 9);
+    let can = support::can_resume();
     if !can {
         fixture::skip("before Linux 6.9 no request is sent again");
     }

@@ -1,15 +1,17 @@
 //! Random operations on the kernel's file systems and on ours: the same answers, the same trees.
 //!
-//! Four trees begin alike. `plain` is a directory on the disk and the oracle of `fuse`, our own overlay, which is to be
-//! as good as that (the kernel's overlayfs parts hard links and does not rename directories of the image). `kernel` is
-//! overlayfs over such a directory and the oracle of `overlay`, which is overlayfs over our view.
+//! Six trees begin alike. `plain` is a directory on the disk and the oracle of `fuse`, our own overlay, which is to be
+//! as good as that (the kernel's overlayfs parts hard links and does not rename directories of the image), and of `copy`, the
+//! image as we write it out. `kernel` is overlayfs over such a directory and the oracle of `overlay`, which is overlayfs over
+//! our view, and of `tree`, overlayfs over the image as we write it out.
 //!
 //! A *round* is an image, some phases, and a commit by each driver, whose layer on top of the image must show what the
 //! container saw; it becomes the next round's image. A *phase* is a number of operations in fresh mounts of what the one
-//! before has left. After it the servers end, or are killed: what was answered must be there.
+//! before has left. In some the servers are killed meanwhile, and their successors go on. After it they end, or are killed
+//! with their keepers: what was answered must be there. The owners of native files become data and true again in between.
 //!
 //! `SUBLET_STRESS_OPS` is how many operations there are in all, `SUBLET_STRESS_SEED` where the random numbers begin; the
-//! seed of a run is printed, and the last operations when a tree differs.
+//! seed of a run is printed, and the last operations when a tree differs. Only the moments of the kills are not of the seed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,12 +19,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use layer::{Limits, TarWriter, apply, merge_chain};
 use nix::errno::Errno;
 use nix::fcntl::{
     AtFlags, FallocateFlags, OFlag, RenameFlags, copy_file_range, fallocate, openat, readlinkat, renameat2,
 };
+use nix::sys::signal::Signal;
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, mkdirat, mknodat, utimensat,
 };
@@ -35,30 +39,36 @@ use oci::DiffId;
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
 use snapshot::native::{self, ChainLower, Truth};
-use snapshot::{Driver, ObjectDirs, Ours, owner_client};
+use snapshot::seed::{self, Seed};
+use snapshot::{Driver, ObjectDirs, Ours, copied, owner_client};
 use store::{Durability, Store};
 use sys::namespace::parse_map;
 use sys::xattr::{self, Existing};
 
 use crate::Test;
 use crate::chain::{mounted_at, shell};
-use crate::support::{Outer, clone_view, inside_with, kill_role, overlay, pid_of_server, until};
+use crate::support::{
+    Outer, can_resume, clone_view, inside_beside, inside_with, kill, kill_role, overlay, pid_of_server, server_of,
+    until,
+};
 
 pub const TESTS: &[Test] = &[("operations_answer_as_the_kernels_do", answer_as_the_kernels_do)];
 
 /// Operations when nobody says how many, and where they begin: the same each time, so that a change is what fails.
 const OPS: u64 = 2_000;
 const SEED: u64 = 1;
-const OPS_OF_PHASE: u64 = 500;
+/// Operations of a phase, and between looks at the whole trees, of which most of the time goes: a run of many does more in less.
+const OPS_OF_PHASE: [u64; 2] = [500, 5_000];
+const EVERY: [u64; 2] = [20, 100];
+/// From how many on a run is one of many.
+const MANY: u64 = 100_000;
 const PHASES_OF_ROUND: u64 = 3;
 /// Layers of an image after which the next round begins anew.
 const LAYERS_MAX: usize = 6;
-/// Operations between looks at the whole trees.
-const EVERY: u64 = 20;
 /// How many descriptors a tree keeps.
 const SLOTS: usize = 4;
-/// What is told when something differs.
-const TOLD: usize = 25;
+/// How many operations are told when something differs.
+const TOLD: usize = 120;
 /// The id of somebody without rights, where there is one.
 const SOMEBODY: u32 = 1000;
 
@@ -299,7 +309,10 @@ impl Tree {
             format!("{}.{}", stat.st_mtime, stat.st_mtime_nsec)
         };
         let rdev = if matches!(kind, 0o020_000 | 0o060_000) { stat.st_rdev } else { 0 };
-        format!("{:o} {}:{} {size} {} {time} {rdev}", stat.st_mode, stat.st_uid, stat.st_gid, stat.st_nlink)
+        // Whether a write by somebody else takes this bit, which has no meaning, depends on what is in the kernel's caches (`S_NOSEC`).
+        let is_idle = kind == SFlag::S_IFREG.bits() && stat.st_mode & 0o10 == 0;
+        let mode = if is_idle { stat.st_mode & !0o2000 } else { stat.st_mode };
+        format!("{mode:o} {}:{} {size} {} {time} {rdev}", stat.st_uid, stat.st_gid, stat.st_nlink)
     }
 
     fn run(&mut self, op: &Op) -> Answer {
@@ -535,6 +548,13 @@ fn difference(ours: &Tree, oracle: &Tree, links: bool) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
+/// What ours are compared with: places in the array of trees.
+const PAIRS: [(usize, usize); 4] = [(1, 0), (2, 0), (4, 3), (5, 3)];
+/// The image written out for `tree`, below the work directory.
+const WRITTEN: &str = "written";
+/// The drivers whose containers write files of the disk.
+const NATIVE: [Driver; 3] = [Driver::Overlay, Driver::Tree, Driver::Copy];
+
 /// An image in the store, and what stands on it.
 struct Round<'a> {
     outer: &'a Outer,
@@ -543,7 +563,6 @@ struct Round<'a> {
     snaps: PathBuf,
     key: String,
     chain: PathBuf,
-    uppers: native::Native,
     own: File,
 }
 
@@ -577,34 +596,102 @@ impl Round<'_> {
         format!("{}-own", self.key)
     }
 
-    /// Mounts all four trees in a process of its own and has `body` work in them.
-    fn with_trees(&self, views: [&OwnedFd; 2], body: impl FnOnce([Tree; 4])) {
-        let (kernel_upper, kernel_work) = (self.work.join("kernel-upper"), self.work.join("kernel-work"));
-        let paths = [&self.uppers.upper, &self.uppers.work, &kernel_upper, &kernel_work].map(PathBuf::as_path);
-        inside_with(&self.outer.user_namespace, paths, |[upper, work, kernel_upper, kernel_work]| {
+    /// The snapshot of a native driver.
+    fn native(&self, driver: Driver) -> PathBuf {
+        self.snaps.join(format!("{}-{}", self.key, driver.as_str()))
+    }
+
+    /// Makes the snapshots, and writes the image out for those that need it.
+    fn prepare(&self) {
+        let (maps, root) = ((&self.outer.identity(), &self.outer.identity()), Outer::container_root());
+        for driver in [Driver::Overlay, Driver::Tree] {
+            let key = format!("{}-{}", self.key, driver.as_str());
+            native::prepare(driver, (&self.snaps, &key), maps, root, None, false).unwrap();
+        }
+        let (index, objects) = (self.index(), self.objects());
+        let first = root.map_or(0, |(first, _)| first);
+        let shown = |id: u32| if id < self.outer.ids.uids { id } else { 0 };
+        let owner = move |uid, gid| (shown(uid), shown(gid));
+        let how = Seed { owner: &owner, log_all: first > 0, sync: false };
+        let key = format!("{}-copy", self.key);
+        copied::prepare(&self.snaps, &key, maps, (&index, &objects), how).unwrap();
+        let written = self.work.join(WRITTEN);
+        std::fs::create_dir(&written).unwrap();
+        std::fs::set_permissions(&written, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        seed::seed(&written, "tree", (&index, index.root()), &objects, how).unwrap();
+        self.restore();
+    }
+
+    /// Has native files belong to whom the containers see.
+    fn restore(&self) {
+        let outer = self.outer.user_namespace.as_fd();
+        owner_client::restore_tree(outer, &self.work.join(WRITTEN)).unwrap();
+        for driver in NATIVE {
+            owner_client::restore(outer, &self.native(driver)).unwrap();
+        }
+    }
+
+    /// Has them belong to us, as they do at rest.
+    fn reclaim(&self) {
+        let outer = self.outer.user_namespace.as_fd();
+        owner_client::reclaim_tree(outer, &self.work.join(WRITTEN)).unwrap();
+        for driver in NATIVE {
+            owner_client::reclaim(outer, &self.native(driver)).unwrap();
+        }
+    }
+
+    fn index(&self) -> index::Index {
+        index::Index::open(File::open(&self.chain).unwrap()).unwrap()
+    }
+
+    fn objects(&self) -> ObjectDirs {
+        let [own, trash] =
+            ["objects", "trash"].map(|name| OwnedFd::from(File::open(self.store_root().join(name)).unwrap()));
+        ObjectDirs { own, trash, below: Vec::new() }
+    }
+
+    /// Mounts all trees in a process of its own and has `body` work in them, while we do what is to be done `beside`.
+    fn with_trees(&self, views: [&OwnedFd; 2], body: impl FnOnce([Tree; 6]), beside: impl FnOnce()) {
+        let [view, tree, copy] = NATIVE.map(|driver| self.native(driver));
+        let paths = [
+            copy.join("upper"),
+            self.work.join("kernel-upper"),
+            self.work.join("kernel-work"),
+            view.join("upper"),
+            view.join("work"),
+            tree.join("upper"),
+            tree.join("work"),
+        ];
+        let paths = paths.each_ref().map(PathBuf::as_path);
+        let body = |[copy, upper, work, view_upper, view_work, tree_upper, tree_work]: [File; 7]| {
             let target = self.work.join("at");
             let since =
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64 - 3600;
-            let tree =
-                |name, path: &Path| Tree { name, root: File::open(path).unwrap(), open: Default::default(), since };
+            let tree = |name, root: File| Tree { name, root, open: Default::default(), since };
+            let at = |path: &Path| File::open(path).unwrap();
             let lower = mounted_at(views[0], &target);
-            let over_view = overlay(&lower, &upper, &work);
-            let over_tree = overlay(&self.work.join("lower"), &kernel_upper, &kernel_work);
+            let kernel = overlay(&self.work.join("lower"), &upper, &work);
+            let over_view = overlay(&lower, &view_upper, &view_work);
+            let over_tree = overlay(&self.work.join(WRITTEN).join("tree"), &tree_upper, &tree_work);
             nix::sys::stat::umask(Mode::empty());
             body([
-                tree("plain", &self.work.join("plain")),
-                tree("fuse", &mounted_at(views[1], &target)),
-                tree("kernel", &mounted_at(&over_tree, &target)),
-                tree("overlay", &mounted_at(&over_view, &target)),
+                tree("plain", at(&self.work.join("plain"))),
+                tree("fuse", at(&mounted_at(views[1], &target))),
+                tree("copy", copy),
+                tree("kernel", at(&mounted_at(&kernel, &target))),
+                tree("overlay", at(&mounted_at(&over_view, &target))),
+                tree("tree", at(&mounted_at(&over_tree, &target))),
             ]);
-        });
+        };
+        inside_beside(&self.outer.user_namespace, paths, body, beside);
     }
 
     /// Runs operations, all of them in each tree.
-    fn phase(&self, seed: u64, count: u64, volatile: bool, kill: bool) {
-        let (chain, own) = (self.chain_view(&self.key, &self.chain), self.own_view(volatile));
+    fn phase(&self, seed: u64, count: u64, how: How) {
+        let (chain, own) = (self.chain_view(&self.key, &self.chain), self.own_view(how.volatile));
         let views = [&clone_view(&chain), &clone_view(&own)];
-        self.with_trees(views, |mut trees| {
+        let keys = [self.key.clone(), self.own_key()];
+        let body = |mut trees: [Tree; 6]| {
             assert_same(&trees, "before the first operation", &[]);
             let mut random = Random(seed);
             let mut told = Vec::new();
@@ -621,7 +708,7 @@ impl Round<'_> {
                     setegid(0.into()).unwrap();
                 }
                 told.push(format!("{number}{} {op:?}: {:?}", if somebody { " (somebody)" } else { "" }, answers[0]));
-                for (ours, oracle) in [(1, 0), (3, 2)] {
+                for (ours, oracle) in PAIRS {
                     assert!(
                         answers[ours] == answers[oracle],
                         "{}: {:?}\n{}: {:?}\n{}",
@@ -632,75 +719,124 @@ impl Round<'_> {
                         last(&told)
                     );
                 }
-                if number % EVERY == EVERY - 1 {
+                if number % how.every == how.every - 1 {
                     assert_same(&trees, "after an operation", &told);
                 }
             }
             assert_same(&trees, "at the end", &told);
-        });
-        for key in [self.key.clone(), self.own_key()] {
-            if kill {
-                kill_role(&key);
+        };
+        let beside = || {
+            let mut random = Random(seed ^ 1);
+            for _ in 0..if how.disturb { 3 } else { 0 } {
+                std::thread::sleep(Duration::from_millis(random.below(200)));
+                for key in &keys {
+                    replace_server(key);
+                }
+            }
+        };
+        self.with_trees(views, body, beside);
+        if how.kill {
+            for key in &keys {
+                kill_role(key);
             }
         }
         drop((chain, own));
     }
 
+    /// What serves the layer of each driver, and the tree that it must look like.
+    fn committed(&self) -> impl Iterator<Item = (String, usize)> {
+        let names = ["fuse", "overlay", "tree", "copy"].into_iter().zip([1, 4, 5, 2]);
+        names.map(|(name, at)| (format!("{}-committed-{name}", self.key), at))
+    }
+
     fn end_servers(&self) {
-        for key in [self.key.clone(), self.own_key(), "committed-own".to_owned(), "committed-native".to_owned()] {
+        let keys = [vec![self.key.clone(), self.own_key()], self.committed().map(|(key, _)| key).collect()].concat();
+        for key in keys {
             until("the servers' end", 10, || pid_of_server(&key).is_none());
         }
     }
 
-    /// Commits by both drivers; what the layers show on top of the image must be what the containers saw.
+    /// The layer of each driver, in the order of [`Round::committed`].
+    fn layers(&self) -> Vec<Vec<u8>> {
+        let (objects, ours) = (self.objects(), Ours::default());
+        let mut own = TarWriter::new(Vec::new(), None);
+        snapshot::write_own(&self.snaps, &self.own_key(), self.index(), self.objects(), &ours, &mut own).unwrap();
+        let map = |name: &str| parse_map(&std::fs::read_to_string(self.work.join(name)).unwrap()).unwrap();
+        let (uids, gids, index) = (map("uid_map"), map("gid_map"), self.index());
+        let native = NATIVE.map(|driver| {
+            let (dir, mut archive) = (self.native(driver), TarWriter::new(Vec::new(), None));
+            let meta = snapshot::meta(&self.snaps, dir.file_name().unwrap().to_str().unwrap()).unwrap().unwrap();
+            let truth = Truth::read(&dir, &meta, Some((&uids, &gids))).unwrap();
+            let objects = (driver == Driver::Copy).then_some(&objects);
+            let lower = ChainLower { index: &index, ids: self.outer.ids, objects };
+            let upper = File::open(dir.join("upper")).unwrap();
+            snapshot::write_native(upper.as_fd(), &lower, &truth, &ours, &mut archive).unwrap();
+            archive
+        });
+        [own].into_iter().chain(native).map(|archive| archive.finish().unwrap()).collect()
+    }
+
+    /// Commits by each driver; what the layers show on top of the image must be what the containers saw.
     fn commit(&self, layers: &[DiffId]) -> Vec<Vec<DiffId>> {
         self.end_servers();
-        let index = || index::Index::open(File::open(&self.chain).unwrap()).unwrap();
-        let mut archives = [TarWriter::new(Vec::new(), None), TarWriter::new(Vec::new(), None)];
-        let root = self.store_root();
-        let [own, trash] = ["objects", "trash"].map(|name| OwnedFd::from(File::open(root.join(name)).unwrap()));
-        let (objects, ours) = (ObjectDirs { own, trash, below: Vec::new() }, Ours::default());
-        snapshot::write_own(&self.snaps, &self.own_key(), index(), objects, &ours, &mut archives[0]).unwrap();
-        let dir = self.uppers.upper.parent().unwrap();
-        owner_client::reclaim(self.outer.user_namespace.as_fd(), dir).unwrap();
-        let meta = snapshot::meta(&self.snaps, &self.key).unwrap().unwrap();
-        let map = |name: &str| parse_map(&std::fs::read_to_string(self.work.join(name)).unwrap()).unwrap();
-        let (uids, gids) = (map("uid_map"), map("gid_map"));
-        let truth = Truth::read(dir, &meta, Some((&uids, &gids))).unwrap();
-        let (lower, upper) = (index(), File::open(&self.uppers.upper).unwrap());
-        let lower = ChainLower { index: &lower, ids: self.outer.ids, objects: None };
-        snapshot::write_native(upper.as_fd(), &lower, &truth, &ours, &mut archives[1]).unwrap();
-        owner_client::restore(self.outer.user_namespace.as_fd(), dir).unwrap();
-        let chains = archives.map(|archive| {
-            let archive = archive.finish().unwrap();
-            let applied = apply(&archive[..], None, self.store, Durability::Later, &Limits::default()).unwrap();
-            [layers, &[applied.diff_id]].concat()
-        });
-        let keys = ["committed-own", "committed-native"];
-        let connections = [0, 1].map(|at| self.chain_view(keys[at], &chain_of(self.store, &chains[at])));
-        let committed = connections.each_ref().map(clone_view);
+        self.reclaim();
+        let chains: Vec<Vec<DiffId>> = self
+            .layers()
+            .iter()
+            .map(|archive| {
+                let applied = apply(&archive[..], None, self.store, Durability::Later, &Limits::default()).unwrap();
+                [layers, &[applied.diff_id]].concat()
+            })
+            .collect();
+        self.restore();
+        let connections: Vec<_> = self
+            .committed()
+            .zip(&chains)
+            .map(|((key, _), chain)| self.chain_view(&key, &chain_of(self.store, chain)))
+            .collect();
+        let views: Vec<_> = connections.iter().map(clone_view).collect();
         let (chain, own) = (self.chain_view(&self.key, &self.chain), self.own_view(true));
-        self.with_trees([&clone_view(&chain), &clone_view(&own)], |[_, live_own, _, live_native]| {
-            for (at, live) in [live_own, live_native].iter().enumerate() {
-                let root = File::open(mounted_at(&committed[at], &self.work.join("at"))).unwrap();
-                let tree = Tree { name: keys[at], root, open: Default::default(), since: live.since };
+        let body = |trees: [Tree; 6]| {
+            for ((key, live), view) in self.committed().zip(&views) {
+                let (live, root) = (&trees[live], File::open(mounted_at(view, &self.work.join("at"))).unwrap());
+                let tree = Tree { name: live.name, root, open: Default::default(), since: live.since };
                 if let Some(text) = difference(&tree, live, false) {
-                    panic!("after a commit\n{text}");
+                    panic!("{key}: the layer, then the container\n{text}");
                 }
             }
-        });
-        drop((chain, own, connections, committed));
+        };
+        self.with_trees([&clone_view(&chain), &clone_view(&own)], body, || {});
+        drop((chain, own, connections, views));
         self.end_servers();
-        chains.into()
+        chains
     }
+}
+
+/// How a phase goes.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    volatile: bool,
+    /// Operations between looks at the whole trees.
+    every: u64,
+    /// Servers are killed while they are used.
+    disturb: bool,
+    /// And at the end, with their keepers.
+    kill: bool,
+}
+
+/// `kill -9` of the server of a view, and the wait for its successor.
+fn replace_server(key: &str) {
+    let server = server_of(key).unwrap();
+    kill(server, Signal::SIGKILL);
+    until("a successor", 10, || server_of(key).is_some_and(|successor| successor != server));
 }
 
 fn last(told: &[String]) -> String {
     told[told.len().saturating_sub(TOLD)..].join("\n")
 }
 
-fn assert_same(trees: &[Tree; 4], when: &str, told: &[String]) {
-    for (ours, oracle) in [(1, 0), (3, 2)] {
+fn assert_same(trees: &[Tree; 6], when: &str, told: &[String]) {
+    for (ours, oracle) in PAIRS {
         if let Some(text) = difference(&trees[ours], &trees[oracle], true) {
             panic!("{when}\n{text}\n{}", last(told));
         }
@@ -719,6 +855,7 @@ fn number(name: &str) -> Option<u64> {
 fn answer_as_the_kernels_do(outer: &Outer) {
     let seed = number("SUBLET_STRESS_SEED").unwrap_or(SEED);
     let ops = number("SUBLET_STRESS_OPS").unwrap_or(OPS);
+    let many = usize::from(ops >= MANY);
     println!("  SUBLET_STRESS_SEED={seed} SUBLET_STRESS_OPS={ops}");
     let work = outer.scratch.path().join("stress");
     std::fs::create_dir(&work).unwrap();
@@ -750,12 +887,10 @@ fn answer_as_the_kernels_do(outer: &Outer) {
     let (mut layers, mut random, mut left) = (vec![base], Random(seed), ops);
     for round in 0.. {
         let snaps = outer.scratch.path().join("stress-snaps");
-        let (key, maps) = (format!("stress{round}"), (&outer.identity(), &outer.identity()));
-        let uppers =
-            native::prepare(Driver::Overlay, (&snaps, &key), maps, Outer::container_root(), None, false).unwrap();
+        let (key, maps) = (format!("stress{}-{round}", std::process::id()), (&outer.identity(), &outer.identity()));
         let own = snapshot::own::prepare(&snaps, &format!("{key}-own"), maps, false).unwrap().into();
         let chain = chain_of(&store, &layers);
-        let round = Round { outer, store: &store, work: &work, snaps, key, chain, uppers, own };
+        let round = Round { outer, store: &store, work: &work, snaps, key, chain, own };
         let connection = round.chain_view(&round.key, &round.chain);
         let view = clone_view(&connection);
         inside_with(&outer.user_namespace, [], |[]| {
@@ -768,14 +903,25 @@ fn answer_as_the_kernels_do(outer: &Outer) {
             }
         });
         drop((view, connection));
+        round.prepare();
         for _ in 0..PHASES_OF_ROUND {
-            let count = left.min(OPS_OF_PHASE);
+            let count = left.min(OPS_OF_PHASE[many]);
             left -= count;
-            round.phase(random.next(), count, random.below(2) == 0, random.below(2) == 0);
+            let mut coin = || random.below(2) == 0;
+            let how = How { volatile: coin(), every: EVERY[many], disturb: coin() && can_resume(), kill: coin() };
+            round.phase(random.next(), count, how);
         }
         let chains = round.commit(&layers);
-        layers = if layers.len() < LAYERS_MAX { chains[random.below(2) as usize].clone() } else { vec![base] };
-        for key in [round.own_key(), round.key.clone()] {
+        layers = if layers.len() < LAYERS_MAX {
+            chains[random.below(chains.len() as u64) as usize].clone()
+        } else {
+            vec![base]
+        };
+        round.reclaim();
+        std::fs::remove_dir_all(work.join(WRITTEN)).unwrap();
+        snapshot::remove(&round.snaps, &round.own_key(), None).unwrap();
+        for driver in NATIVE {
+            let key = format!("{}-{}", round.key, driver.as_str());
             snapshot::remove(&round.snaps, &key, Some(outer.user_namespace.as_fd())).unwrap();
         }
         if left == 0 {

@@ -120,7 +120,18 @@ pub fn inside(user_namespace: &OwnedFd, mount_namespace: Option<&OwnedFd>, body:
 /// As [`inside`], in a new mount namespace whose mounts reach nobody, with directories that were opened there with our own
 /// identity: overlayfs takes only those of its own mount namespace, and the way to them may be closed to others.
 pub fn inside_with<const N: usize>(user_namespace: &OwnedFd, paths: [&Path; N], body: impl FnOnce([File; N])) {
+    inside_beside(user_namespace, paths, body, || {});
+}
+
+/// The same, and we do something `beside` it meanwhile.
+pub fn inside_beside<const N: usize>(
+    user_namespace: &OwnedFd,
+    paths: [&Path; N],
+    body: impl FnOnce([File; N]),
+    beside: impl FnOnce(),
+) {
     let child = process::fork(Flags::empty(), None, || in_own_mounts(user_namespace, paths, body)).unwrap();
+    beside();
     assert_eq!(process::reap(child.pidfd.as_fd(), true).unwrap(), Some(Exit::Code(0)));
 }
 
@@ -222,6 +233,13 @@ pub fn kill(pid: i32, signal: Signal) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(errno) => panic!("kill({pid}, {signal}): {errno}"),
     }
+}
+
+/// Whether the kernel can send requests again (Linux 6.9). Without that there are no successors of servers.
+pub fn can_resume() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 9)
 }
 
 /// `kill -9` of the keeper of a view, and then of its server, which so gets no successor.

@@ -51,7 +51,9 @@ const NEEDS: &[Need] = &[
     Need { package: "skopeo", proof: Program("skopeo"), why: "the oracle of registries and archives" },
     Need { package: "umoci", proof: Program("umoci"), why: "the oracle of layouts" },
     Need { package: "util-linux", proof: Program("setpriv"), why: "tests as other users" },
-    Need { package: "e2fsprogs", proof: Program("mkfs.ext4"), why: "the guest's disks" },
+    Need { package: "e2fsprogs", proof: Program("mkfs.ext4"), why: "the guest's disks, stores on ext4" },
+    Need { package: "xfsprogs", proof: Program("mkfs.xfs"), why: "stores on xfs" },
+    Need { package: "btrfs-progs", proof: Program("mkfs.btrfs"), why: "stores on btrfs" },
     Need { package: "python3-seccomp", proof: Module("seccomp"), why: "the oracle of seccomp filters" },
     Need { package: "qemu-system-x86", proof: Program("qemu-system-x86_64"), why: "tests in the guest with systemd" },
 ];

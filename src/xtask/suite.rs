@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{User, getuid};
 use serde_json::Value;
@@ -23,7 +23,7 @@ use crate::host::{self, USER_WITH_ONE_ID, USER_WITH_SUBIDS, musl_target};
 use crate::pjdfstest;
 use crate::refuse;
 use crate::registry::Registry;
-use crate::shell::{Fallible, ShellError, cargo, line, run as must, which, workspace};
+use crate::shell::{Fallible, ShellError, cargo, command, line, output, run as must, which, workspace};
 use crate::tally::Tally;
 
 /// One test binary may take this long.
@@ -45,6 +45,12 @@ const WITH_NETWORK: [&str; 1] = ["apt"];
 /// The program of that name in the bed, and the tests that run it.
 const PJDFSTEST: &str = "pjdfstest";
 const WITH_PJDFSTEST: &str = "oracle";
+/// The file systems in the bed on which tests put stores, their directory there, and the tests that do.
+const FILE_SYSTEMS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+const OF_FILE_SYSTEMS: &str = "fs";
+const WITH_FILE_SYSTEMS: &str = "storage";
+/// As large as mkfs.xfs asks for at least; a file of holes.
+const DISK_BYTES: u64 = 512 << 20;
 /// The host's loopback as QEMU's user-mode network shows it to the guest.
 const HOST_OF_GUEST: &str = "10.0.2.2";
 /// Where cgroup v2 is in our mount namespace.
@@ -141,6 +147,9 @@ pub fn run(selection: &Selection) -> Fallible<bool> {
     if selection.needs_images() {
         bed.images(&mut tally)?;
     }
+    if selection.has(WITH_FILE_SYSTEMS) {
+        bed.file_systems(&mut tally)?;
+    }
     if !selection.is_guest_alone() {
         let mut places = Vec::new();
         let all: Vec<&TestBinary> = tests.iter().collect();
@@ -175,7 +184,7 @@ fn build_binary(tally: &mut Tally) -> Fallible<PathBuf> {
 }
 
 fn target_directory() -> Fallible<PathBuf> {
-    let metadata = crate::shell::output(&mut cargo(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata = output(&mut cargo(["metadata", "--format-version=1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     Ok(metadata["target_directory"].as_str().ok_or("cargo metadata without target_directory")?.into())
 }
@@ -299,6 +308,37 @@ impl Bed {
         Ok(())
     }
 
+    /// Makes and mounts file systems on which everybody may make directories; what cannot be had is one skip by name.
+    fn file_systems(&self, tally: &mut Tally) -> Fallible<()> {
+        if !self.has_cgroup {
+            tally.skip("stores on other file systems: only root can make them");
+            return Ok(());
+        }
+        for name in FILE_SYSTEMS {
+            let place = self.directory.join(OF_FILE_SYSTEMS).join(name);
+            fs::create_dir_all(&place)?;
+            if let Err(error) = self.mount_new(name, &place) {
+                tally.skip(format!("stores on {name}: {error}"));
+                fs::remove_dir(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mount_new(&self, name: &str, place: &Path) -> Fallible<()> {
+        let mut mount = command("mount", ["-t", name]);
+        if name == "tmpfs" {
+            mount.args(["-o", "size=512m", name]);
+        } else {
+            let disk = self.directory.join(format!("{name}.disk"));
+            fs::File::create(&disk)?.set_len(DISK_BYTES)?;
+            output(command(format!("mkfs.{name}"), ["-q"]).arg(&disk))?;
+            mount.args(["-o", "loop"]).arg(&disk);
+        }
+        output(mount.arg(place))?;
+        Ok(fs::set_permissions(place, fs::Permissions::from_mode(0o1777))?)
+    }
+
     /// The registry's address in a guest that can also install packages; an error says what is missing for that.
     fn registry_for_guest(&self) -> Result<String, &'static str> {
         let registry = self.registry.as_ref().ok_or("no loopback registry")?;
@@ -363,6 +403,9 @@ impl Bed {
             if self.has_debian.get() {
                 command.env("SUBLET_TEST_DEBIAN", "1");
             }
+            if self.directory.join(OF_FILE_SYSTEMS).exists() {
+                command.env("SUBLET_TEST_FILE_SYSTEMS", self.directory.join(OF_FILE_SYSTEMS));
+            }
             if self.has_pjdfstest {
                 command.env("SUBLET_TEST_PJDFSTEST", self.directory.join("bin").join(PJDFSTEST));
             }
@@ -383,6 +426,10 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        for place in FILE_SYSTEMS.map(|name| self.directory.join(OF_FILE_SYSTEMS).join(name)) {
+            // None is there where none was made. What still has something open there was told of as a leak.
+            let _ = umount2(&place, MntFlags::MNT_DETACH);
+        }
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             eprintln!("cannot remove {}: {error}", self.directory.display());
         }

@@ -8,6 +8,7 @@ mod support;
 mod choice;
 mod contract;
 mod diff;
+mod file_systems;
 mod killed;
 mod one_id;
 mod resume;

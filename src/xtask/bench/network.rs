@@ -1,7 +1,8 @@
 //! Bytes out of and into a container: one large transfer over TCP each way (outward by perl, so with the Debian image), and
-//! many small connections.
+//! many small connections; and a large transfer between two containers of one network.
 //!
-//! The far end is a server of ours on the host. Sides differ in the engine and in the program between the two networks.
+//! The far end is a server of ours on the host, or in the other container. Sides differ in the engine and in the program between the
+//! two networks; two containers are compared with two network namespaces that a pair of veth devices connects.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -79,6 +80,25 @@ const OUTWARD: &str = r#"use IO::Socket::INET; my ($to, $left) = @ARGV; my $whol
     my $s = IO::Socket::INET->new(PeerAddr => $to) or die "connect: $!"; my $b = "\0" x 262144;
     while ($left > 0) { $left -= syswrite($s, $b) // die "write: $!" } shutdown($s, 1); die "lost" if <$s> < $whole"#;
 
+/// Takes all bytes of each connection, at port 5000, and answers how many they were.
+const SINK: &str = r#"use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 9, LocalPort => 5000) or die "listen: $!";
+    while (my $c = $s->accept) { my ($n, $t, $b) = (0, 0); while ($n = sysread($c, $b, 262144)) { $t += $n } print $c $t; close $c }"#;
+/// What podman needs for networks that containers share.
+const NETAVARK: &str = "/usr/lib/podman/netavark";
+/// How much one transfer between two containers moves.
+const BETWEEN: usize = 4 << 30;
+/// Two network namespaces with a pair of veth devices, and the sink in the second one; says a process of the first. What it starts
+/// ends with the bench's pid namespace.
+const VETH: &str = r#"set -e
+    unshare --user --map-root-user --net sleep 3600 >/dev/null 2>&1 & one=$!; sleep .3
+    within() { nsenter --target "$1" --user --net --preserve-credentials "${@:2}"; }
+    within $one unshare --net perl -e "$SINK" >/dev/null 2>&1 & sleep .3
+    two=$(pgrep -n perl)
+    within $one ip link add one mtu 65520 type veth peer name two mtu 65520 netns "$two"
+    within $one ip addr add 10.9.0.1/24 dev one; within $one ip link set one up
+    within $two ip addr add 10.9.0.2/24 dev two; within $two ip link set two up
+    echo $one"#;
+
 /// A side's name, its command, and its options of `run`.
 type Engine<'a> = (&'static str, Box<dyn Fn() -> Command + 'a>, &'static [&'static str]);
 
@@ -131,6 +151,9 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         }
         works.push(("256 MiB outward over one connection", "outward".to_owned()));
     }
+    if ground.has_debian {
+        sides.extend(between(ground, &debian)?);
+    }
     for (work, script) in &works {
         for (name, engine, options) in &engines {
             let mut command = engine();
@@ -145,6 +168,38 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
             command.args(["run", "--rm"]).args(*options).args([image, "sh", "-c", &script]);
             sides.push(Side::timed(work, name, command));
         }
+    }
+    Ok(sides)
+}
+
+/// From one container to another on a network that both have.
+fn between(ground: &Ground, debian: &str) -> Fallible<Vec<Side>> {
+    let work = "4 GiB between two containers over one connection";
+    let send = |to: &str| [OUTWARD.to_owned(), format!("{to}:5000"), BETWEEN.to_string()];
+    let mut engines: Vec<Engine<'_>> = vec![("sublet", Box::new(|| sublet(ground)), &[])];
+    if which("podman").is_some() && std::path::Path::new(NETAVARK).exists() {
+        engines.push(("podman (netavark)", Box::new(|| podman(ground)), &[]));
+    }
+    let mut sides = Vec::new();
+    for (name, engine, _) in engines {
+        output(engine().args(["network", "create", "bench"]))?;
+        for (container, program) in [("sink", SINK), ("source", "sleep 3600")] {
+            let mut run = engine();
+            run.args(["run", "-d", "--name", container, "--network", "bench", debian, "perl", "-e", program]);
+            output(&mut run)?;
+        }
+        let format = "{{.NetworkSettings.Networks.bench.IPAddress}}";
+        let address = output(engine().args(["inspect", "-f", format, "sink"]))?;
+        let mut command = engine();
+        command.args(["exec", "source", "sh", "-c", "perl -e \"$@\" && echo done", "sh"]).args(send(address.trim()));
+        sides.push(Side::timed(work, name, command));
+    }
+    if which("nsenter").is_some() && which("ip").is_some() {
+        let one = output(Command::new("bash").args(["-c", VETH]).env("SINK", SINK))?;
+        let mut command = Command::new("nsenter");
+        command.args(["--target", one.trim(), "--user", "--net", "--preserve-credentials"]);
+        command.args(["sh", "-c", "perl -e \"$@\" && echo done", "sh"]).args(send("10.9.0.2"));
+        sides.push(Side::timed(work, "veth without containers", command));
     }
     Ok(sides)
 }

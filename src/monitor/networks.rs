@@ -23,6 +23,7 @@ use net::control::take_names;
 use net::resolvers::Watch;
 use net::setup::DEVICE;
 use net::{Addressing, NameTable, NetError, Publish, Published};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::networks::errands::Done;
@@ -266,14 +267,22 @@ impl Networks {
         Ok(())
     }
 
-    /// Descriptors to be polled for reading; [`Networks::on_ready`] takes their positions.
+    /// Descriptors to be polled for reading, for each of which that is ready there is one call of [`Networks::on_ready`].
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let tasks = self.tasks.iter().map(|task| task.answer.as_fd());
         tasks.chain(self.joined.iter().filter_map(|joined| joined.socket.as_ref()).map(AsFd::as_fd))
     }
 
-    /// Looks at the descriptor at this position of [`Networks::fds`].
-    pub fn on_ready(&mut self, outer: BorrowedFd<'_>, position: usize) -> News {
+    /// The first descriptor that is ready now: what was done for another one may have taken some away.
+    fn first_ready(&self) -> Option<usize> {
+        let mut polled: Vec<PollFd<'_>> = self.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        poll(&mut polled, PollTimeout::ZERO).ok()?;
+        polled.iter().position(|polled| polled.revents().is_some_and(|events| !events.is_empty()))
+    }
+
+    /// Looks at a descriptor that is ready.
+    pub fn on_ready(&mut self, outer: BorrowedFd<'_>) -> News {
+        let Some(position) = self.first_ready() else { return News::Nothing };
         if position < self.tasks.len() {
             let Task { answer, purpose } = self.tasks.remove(position);
             return match errands::answered(answer.as_fd()) {

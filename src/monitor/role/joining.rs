@@ -48,8 +48,8 @@ impl Monitor {
     }
 
     /// Something has happened at one of the networks' descriptors.
-    pub(super) fn on_networks(&mut self, position: usize) {
-        match self.networks.on_ready(self.outer.as_fd(), position) {
+    pub(super) fn on_networks(&mut self) {
+        match self.networks.on_ready(self.outer.as_fd()) {
             News::Done { purpose, result, aside } => {
                 let result = result.map(|names| names.into_iter().for_each(|names| self.resources.set_names(&names)));
                 if self.config.network.is_none() {

@@ -222,7 +222,7 @@ enum Source {
     Signals,
     Listener,
     Net,
-    Networks(usize),
+    Networks,
     Answers,
     TakenOver,
     Channel(u64),
@@ -381,8 +381,7 @@ impl Monitor {
             vec![(Source::Signals, self.signals.as_fd(), PollFlags::POLLIN)];
         waited.extend(self.listener.as_ref().map(|listener| (Source::Listener, listener.as_fd(), PollFlags::POLLIN)));
         waited.extend(self.resources.net_socket().map(|net| (Source::Net, net, PollFlags::POLLIN)));
-        let networks = self.networks.fds().enumerate();
-        waited.extend(networks.map(|(number, fd)| (Source::Networks(number), fd, PollFlags::POLLIN)));
+        waited.extend(self.networks.fds().map(|fd| (Source::Networks, fd, PollFlags::POLLIN)));
         waited.extend(self.answers.fds().map(|fd| (Source::Answers, fd, PollFlags::POLLIN)));
         waited.extend(self.taken_over_init().map(|(init, flags)| (Source::TakenOver, init, flags)));
         for (key, process) in &self.processes {
@@ -436,7 +435,7 @@ impl Monitor {
             Source::Signals => self.on_signals(),
             Source::Listener => self.on_connect(),
             Source::Net => self.on_net(),
-            Source::Networks(number) => self.on_networks(number),
+            Source::Networks => self.on_networks(),
             Source::Answers => self.on_answers(),
             // Looked at in each round.
             Source::TakenOver => {}

@@ -313,8 +313,9 @@ impl Keeper {
         let mut linger = self.linger.max(FIRST_USER);
         loop {
             let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
-            let linger = if self.doors.as_ref().is_some_and(|doors| doors.leaving) { Duration::ZERO } else { linger };
-            let lingers = idle.then(|| linger.saturating_sub(idle_since.elapsed()));
+            let leaving = self.doors.as_ref().is_some_and(|doors| doors.leaving);
+            let patience = if leaving { Duration::ZERO } else { linger };
+            let lingers = idle.then(|| patience.saturating_sub(idle_since.elapsed()));
             if lingers.is_some_and(|left| left.is_zero()) {
                 self.doors = None;
                 continue;

@@ -268,6 +268,12 @@ pub fn join_network(socket: BorrowedFd<'_>, admission: Admission, fds: [Borrowed
     answered(socket).map(drop)
 }
 
+/// Tells a running container's networks its new name.
+pub fn rename(socket: BorrowedFd<'_>, name: &str) -> Result<(), Report> {
+    protocol::send(socket, &Frame::Rename(name.to_owned()), &[])?;
+    answered(socket).map(drop)
+}
+
 /// Has a running container taken out of the network with this id.
 pub fn leave_network(socket: BorrowedFd<'_>, network: &str) -> Result<(), Report> {
     protocol::send(socket, &Frame::Disconnect(network.to_owned()), &[])?;

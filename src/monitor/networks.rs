@@ -267,6 +267,16 @@ impl Networks {
         Ok(())
     }
 
+    /// Lets others find the container by another name; of its names the first is its own. A role that has ended is told at its
+    /// start.
+    pub fn rename(&mut self, name: &str) {
+        for joined in &mut self.joined {
+            let names = &mut joined.admission.entry.wish.names;
+            names.iter_mut().take(1).for_each(|own| name.clone_into(own));
+            let _ = joined.socket.as_ref().map(|socket| net::client::call(socket.as_fd(), names));
+        }
+    }
+
     /// Descriptors to be polled for reading, for each of which that is ready there is one call of [`Networks::on_ready`].
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let tasks = self.tasks.iter().map(|task| task.answer.as_fd());

@@ -51,6 +51,8 @@ pub enum Frame {
     /// Client: the container is to be in a network, too; carries the membership and the network's namespace. Answered by `Exit`
     /// with 0, or `Failed`.
     Connect(Box<Admission>),
+    /// Client: the container has this name from now on. Answered likewise.
+    Rename(String),
     /// Client: the container is not to be in the network with this id any more. Answered likewise.
     Disconnect(String),
     /// Client: bytes for the standard input.
@@ -109,6 +111,7 @@ impl Frame {
             Frame::Probe => (b'H', Vec::new()),
             Frame::Terms(terms) => (b'T', json(serde_json::to_vec(terms))),
             Frame::Connect(admission) => (b'J', json(serde_json::to_vec(admission))),
+            Frame::Rename(name) => (b'M', name.clone().into_bytes()),
             Frame::Disconnect(network) => (b'D', network.clone().into_bytes()),
             Frame::Input(bytes) => (b'I', bytes.clone()),
             Frame::InputEnd => (b'C', Vec::new()),
@@ -140,6 +143,7 @@ impl Frame {
             b'H' => Frame::Probe,
             b'T' => Frame::Terms(serde_json::from_slice(body).ok()?),
             b'J' => Frame::Connect(serde_json::from_slice(body).ok()?),
+            b'M' => Frame::Rename(String::from_utf8_lossy(body).into_owned()),
             b'D' => Frame::Disconnect(String::from_utf8_lossy(body).into_owned()),
             b'I' => Frame::Input(body.to_vec()),
             b'C' => Frame::InputEnd,
@@ -249,6 +253,9 @@ mod tests {
             Frame::Resize(size),
             Frame::Signal(15),
             Frame::Abort(2),
+            Frame::Rename("new".to_owned()),
+            Frame::Disconnect("id".to_owned()),
+            Frame::Notice("a word".to_owned()),
             Frame::Exit(-1),
             Frame::Started { pid: 42 },
         ] {

@@ -233,6 +233,11 @@ pub fn next_names(socket: BorrowedFd<'_>) -> Result<Option<(bool, NameTable)>, N
     }
 }
 
+/// Says by which names others find a member from now on.
+pub fn call(socket: BorrowedFd<'_>, names: &[String]) -> Result<(), NetError> {
+    send(socket, &Message::Called(names.to_vec()), None)
+}
+
 /// Says for a member whether it has IPv6.
 pub fn tell_ipv6(socket: BorrowedFd<'_>, ipv6: bool) -> Result<(), NetError> {
     send(socket, &Message::Ipv6(ipv6), None)

@@ -52,6 +52,8 @@ pub enum Message {
     Publish(Published),
     /// From a member: whether it has IPv6.
     Ipv6(bool),
+    /// From a member: the names by which others find it from now on.
+    Called(Vec<String>),
     /// From a member that is in other networks too: it wants to know the names of this one from now on.
     Follow,
     /// To such a member: the names of the network. From the monitor: those of its container's other networks, which it finds here

@@ -76,8 +76,11 @@ fn members_reach_each_other_by_name_and_nobody_else() {
     let names: BTreeSet<&str> =
         listed[0]["Containers"].as_object().unwrap().values().filter_map(|member| member["Name"].as_str()).collect();
     assert_eq!(names, ["one", "two"].into());
-    home.ok(&["rm", "-f", "one"]);
-    eventually("it has no name any more", || lookup(&home, "two", "one").is_empty());
+    home.ok(&["rename", "one", "uno"]);
+    assert_eq!(fetch(&home, "two", "uno"), "one\n");
+    assert!(lookup(&home, "two", "one").is_empty());
+    home.ok(&["rm", "-f", "uno"]);
+    eventually("it has no name any more", || lookup(&home, "two", "uno").is_empty());
 }
 
 #[test]

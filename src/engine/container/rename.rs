@@ -3,15 +3,18 @@
 //! The new name is reserved, the record is replaced, the old name is freed. A name's second link is there meanwhile: by it
 //! the next command finds what a killed one has left, and frees the name that is not the record's.
 
+use std::os::fd::AsFd;
+
 use base::{ContainerId, Context, Kind, Report};
 
 use crate::Engine;
 use crate::container::lock::lock;
 use crate::container::names;
 use crate::container::record::{Record, load};
+use crate::container::state::Life;
 use crate::events;
 
-/// Gives a container another name. What it knows of itself by name it knows from its next start.
+/// Gives a container another name, also for others of its networks. What it knows of itself by name it knows from its next start.
 pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Report> {
     let wrong = |words: &str| Err(Report::new(Kind::Usage, words));
     let name = name.strip_prefix('/').unwrap_or(name);
@@ -20,7 +23,7 @@ pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Repor
     }
     names::check(name)?;
     names::sweep(engine);
-    let _locked = lock(engine, id)?;
+    let locked = lock(engine, id)?;
     let record = load(engine, id)?;
     if record.name == name {
         return wrong("Renaming a container with the same name as its current name");
@@ -35,5 +38,10 @@ pub fn rename(engine: &Engine, id: &ContainerId, name: &str) -> Result<(), Repor
     }
     sys::step();
     events::of_container(engine, id, "rename", &[("oldName", format!("/{}", record.name))]);
-    names::release(engine, &record.name, id)
+    names::release(engine, &record.name, id)?;
+    if record.host.networks.is_empty() || !matches!(locked.condition.life, Life::Running { .. }) {
+        return Ok(());
+    }
+    let monitor = monitor::client::dial(&engine.paths().run_container(id))?;
+    monitor::client::rename(monitor.as_fd(), name).step(|| "telling its networks the new name".to_owned())
 }

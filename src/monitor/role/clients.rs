@@ -126,6 +126,7 @@ impl Monitor {
             }
             Frame::Probe => self.probe_for(key),
             Frame::Connect(admission) => self.connect(key, *admission, fds),
+            Frame::Rename(name) => self.rename(key, &name),
             Frame::Disconnect(network) => self.disconnect(key, &network),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, &[self.outer.as_fd()]);

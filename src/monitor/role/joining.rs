@@ -122,6 +122,15 @@ impl Monitor {
         }
     }
 
+    /// A client has given the container another name.
+    pub(super) fn rename(&mut self, client: u64, name: &str) {
+        self.networks.rename(name);
+        self.config.networks = self.networks.admissions();
+        // As above.
+        let _ = self.keep();
+        self.answer(client, &Frame::Exit(0));
+    }
+
     fn answer(&mut self, client: u64, frame: &Frame) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.send(frame);

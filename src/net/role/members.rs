@@ -114,6 +114,15 @@ impl Members {
         }
     }
 
+    /// Gives a member other names; more than [`NAMES_MAX`] are none of ours.
+    pub fn call(&mut self, number: u64, names: Vec<String>) {
+        if let Some(joined) = self.connections.get_mut(&number).and_then(|connection| connection.joined.as_mut())
+            && names.len() <= NAMES_MAX
+        {
+            joined.names = lower(names);
+        }
+    }
+
     /// What the stack is to know of them.
     pub fn members(&self) -> netstack::Members {
         self.joined().map(|joined| joined.member).collect()
@@ -205,7 +214,7 @@ impl Members {
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
             return refuse(format!("MAC address {mac} is in use in network {}", spec.name));
         }
-        let names = wish.names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
+        let names = lower(wish.names);
         let member = Member { v4, v6, ipv6: true, mac };
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, member });
@@ -243,6 +252,10 @@ impl Members {
         self.last = Some(address);
         Ok(address)
     }
+}
+
+fn lower(names: Vec<String>) -> Vec<String> {
+    names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
 }
 
 /// The IPv6 address with the number in its subnet that this IPv4 address has.

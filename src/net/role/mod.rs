@@ -275,6 +275,10 @@ impl Role {
                     self.set_ipv6(now_us, number, ipv6);
                 }
                 (Message::Ipv6(ipv6), _) => self.set_ipv6(now_us, number, ipv6),
+                (Message::Called(names), _) => {
+                    self.members.call(number, names);
+                    self.tell_stack(now_us);
+                }
                 (Message::Follow, _) => self.members.follow(number),
                 (Message::Names { first, names }, _) => {
                     self.members.take_others(number, first, names);

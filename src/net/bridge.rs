@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 use sys::netlink::{Batch, FarEnd};
@@ -98,11 +99,14 @@ pub fn plug(network: BorrowedFd<'_>, container: BorrowedFd<'_>, plug: &Plug) -> 
     configure(addressing, &plug.device, plug.default)
 }
 
-/// Takes the device of a member away again.
+/// Takes the device of a member away again; one that the container's root has removed is gone.
 pub fn unplug(network: BorrowedFd<'_>, peer: &str) -> Result<(), NetError> {
     let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
     enter(network).map_err(at("entering the network"))?;
-    Batch::default().delete_link(peer).run().map_err(at("removing the container's device"))
+    match Batch::default().delete_link(peer).run() {
+        Err(error) if error.errno() == Errno::ENODEV => Ok(()),
+        removed => removed.map_err(at("removing the container's device")),
+    }
 }
 
 /// Lets a container reach what is elsewhere by this device from now on.

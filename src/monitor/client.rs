@@ -246,16 +246,17 @@ pub fn exit_told(socket: BorrowedFd<'_>) -> Option<i32> {
 /// Has the container's health probed; the code of the probe.
 pub fn probe(socket: BorrowedFd<'_>) -> Result<i32, Report> {
     protocol::send(socket, &Frame::Probe, &[])?;
-    answered(socket)
+    answered(socket, |_| {})
 }
 
 /// The code that a request is answered with.
-fn answered(socket: BorrowedFd<'_>) -> Result<i32, Report> {
+fn answered(socket: BorrowedFd<'_>, mut notice: impl FnMut(&str)) -> Result<i32, Report> {
     let mut buffer = vec![0; FRAME_MAX];
     loop {
         match protocol::receive(socket, &mut buffer)? {
             Received::Frame(Frame::Exit(code), _) => return Ok(code),
             Received::Frame(Frame::Failed(failure), _) => return Err(failure.into()),
+            Received::Frame(Frame::Notice(text), _) => notice(&text),
             Received::End => return Err(ClientError::Ended.into()),
             _ => {}
         }
@@ -263,21 +264,26 @@ fn answered(socket: BorrowedFd<'_>) -> Result<i32, Report> {
 }
 
 /// Has a running container put into a network; membership and namespace come along.
-pub fn join_network(socket: BorrowedFd<'_>, admission: Admission, fds: [BorrowedFd<'_>; 2]) -> Result<(), Report> {
+pub fn join_network(
+    socket: BorrowedFd<'_>,
+    admission: Admission,
+    fds: [BorrowedFd<'_>; 2],
+    notice: impl FnMut(&str),
+) -> Result<(), Report> {
     protocol::send(socket, &Frame::Connect(Box::new(admission)), &fds)?;
-    answered(socket).map(drop)
+    answered(socket, notice).map(drop)
 }
 
 /// Tells a running container's networks its new name.
 pub fn rename(socket: BorrowedFd<'_>, name: &str) -> Result<(), Report> {
     protocol::send(socket, &Frame::Rename(name.to_owned()), &[])?;
-    answered(socket).map(drop)
+    answered(socket, |_| {}).map(drop)
 }
 
 /// Has a running container taken out of the network with this id.
-pub fn leave_network(socket: BorrowedFd<'_>, network: &str) -> Result<(), Report> {
+pub fn leave_network(socket: BorrowedFd<'_>, network: &str, notice: impl FnMut(&str)) -> Result<(), Report> {
     protocol::send(socket, &Frame::Disconnect(network.to_owned()), &[])?;
-    answered(socket).map(drop)
+    answered(socket, notice).map(drop)
 }
 
 /// Tells a monitor what holds for further starts of its container; it has taken that when this returns.

@@ -17,7 +17,7 @@ mod errands;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use base::{Kind, Report};
+use base::Report;
 use net::client::Entry;
 use net::control::take_names;
 use net::resolvers::Watch;
@@ -61,9 +61,13 @@ pub struct Networks {
     tasks: Vec<Task>,
     /// Whether the devices that it starts with are there.
     ready: bool,
-    /// Ports are bound once, whatever is started again, and bound anew with the numbers that they got when another role is to
-    /// serve them.
-    published: Option<Vec<Published>>,
+    /// The ports that are to lead in by the network that leads out: as they were asked for, and with their numbers once they were
+    /// bound, which they keep whatever is started again or serves them then.
+    ports: Vec<Publish>,
+    /// Those that are bound.
+    published: Vec<Published>,
+    /// The names of others that the role of the network that leads, or of the container's own, knows.
+    relayed: NameTable,
     resolvers: Option<Watch>,
 }
 
@@ -83,6 +87,8 @@ struct Joined {
     names: NameTable,
     /// When the role was last started again, or joined again.
     revived: Option<Instant>,
+    /// When it is to be tried again.
+    again_at: Option<Instant>,
 }
 
 /// A child at work.
@@ -144,7 +150,7 @@ pub fn peer(init: i32) -> String {
 impl Joined {
     fn new(admission: Admission, (socket, namespace): (OwnedFd, OwnedFd)) -> Self {
         let (peer, names, socket) = (String::new(), NameTable::new(), Some(socket));
-        Joined { admission, socket, namespace, peer, ipv6: true, follows: false, names, revived: None }
+        Joined { admission, socket, namespace, peer, ipv6: true, follows: false, names, revived: None, again_at: None }
     }
 
     /// Tells the role of a container without IPv6.
@@ -181,27 +187,38 @@ impl Networks {
 
     /// The container's ports, as they are bound.
     pub fn published(&self) -> &[Published] {
-        self.published.as_deref().unwrap_or_default()
+        &self.published
     }
 
     /// The network that leads, if it is not the container's own.
     fn leader(&self) -> Option<usize> {
         let first = (!self.joined.is_empty()).then_some(0);
-        let default = self.joined.iter().position(|joined| joined.admission.joining.default);
-        if self.has_own { None } else { default.or(first) }
+        if self.has_own { None } else { self.way_out().or(first) }
     }
 
-    /// Binds the container's ports.
+    /// The network by which what is elsewhere is reached, and ports lead in.
+    fn way_out(&self) -> Option<usize> {
+        self.joined.iter().position(|joined| joined.admission.joining.default)
+    }
+
+    /// Binds the container's ports, if one of its networks leads out.
     pub fn publish(&mut self, wishes: &[Publish]) -> Result<(), Report> {
-        let socket = self.leader().and_then(|leader| self.joined[leader].socket.as_ref());
-        if let (None, Some(socket)) = (&self.published, socket) {
-            self.published = Some(net::client::publish(socket.as_fd(), wishes).map_err(NetError::into_report)?);
+        if self.ports.is_empty() {
+            self.ports = wishes.to_vec();
+        }
+        let socket = self.way_out().and_then(|at| self.joined[at].socket.as_ref());
+        if let Some(socket) = socket.filter(|_| self.published.is_empty()) {
+            self.published = net::client::publish(socket.as_fd(), &self.ports).map_err(NetError::into_report)?;
+            self.ports = self.published.iter().copied().map(Publish::from).collect();
         }
         Ok(())
     }
 
     /// Has the devices put into the network namespace of init, which has this pid.
     pub fn plug_all(&mut self, outer: BorrowedFd<'_>, container: BorrowedFd<'_>, init: i32) -> Result<(), Report> {
+        if self.joined.is_empty() {
+            return Ok(());
+        }
         for joined in &mut self.joined {
             joined.peer = peer(init);
         }
@@ -234,37 +251,40 @@ impl Networks {
         joining.device = free.unwrap_or_default();
         joining.default = !leads && !joined.admission.entry.spec.internal;
         let network = joining.network.clone();
-        let published = if leads { &[] } else { self.published.as_deref().unwrap_or_default() };
-        let answer = errands::connect(outer, container, &joined, published)?;
+        let ports: &[Publish] = if joining.default { &self.ports } else { &[] };
+        let answer = errands::connect(outer, container, &joined, ports)?;
         self.joined.push(joined);
         self.tasks.push(Task { answer, purpose: Purpose::Connect { client, network } });
         Ok(())
     }
 
-    /// Takes a container that runs out of the network with this id, for a client.
+    /// Takes a container that runs out of the network with this id, for a client; `false` where it is out of it already.
     pub fn disconnect(
         &mut self,
         outer: BorrowedFd<'_>,
         container: BorrowedFd<'_>,
         network: &str,
         client: u64,
-    ) -> Result<(), Report> {
-        let at = self.joined.iter().position(|joined| joined.is(network));
-        let at = at.ok_or_else(|| Report::new(Kind::Conflict, "the container is not in that network"))?;
-        let led = self.leader() == Some(at);
+    ) -> Result<bool, Report> {
+        let Some(at) = self.joined.iter().position(|joined| joined.is(network)) else { return Ok(false) };
         // The end of its connection is the end of its membership.
+        let led = self.leader() == Some(at);
         let Joined { admission, namespace, peer, .. } = self.joined.remove(at);
+        if led {
+            self.relayed.clear();
+        }
+        let mut next = None;
         if admission.joining.default {
-            let mut others = self.joined.iter_mut();
-            if let Some(next) = others.find(|joined| !joined.admission.entry.spec.internal) {
+            self.published.clear();
+            next = self.joined.iter_mut().find(|joined| !joined.admission.entry.spec.internal);
+            if let Some(next) = &mut next {
                 next.admission.joining.default = true;
             }
         }
-        let leader = self.leader().filter(|_| led).map(|leader| &self.joined[leader]);
-        let next = leader.map(|leader| (container, leader));
-        let answer = errands::unplug(outer, (namespace.as_fd(), &peer), next, self.published())?;
+        let next = next.map(|next| (container, &*next));
+        let answer = errands::unplug(outer, (namespace.as_fd(), &peer), next, &self.ports)?;
         self.tasks.push(Task { answer, purpose: Purpose::Disconnect { client } });
-        Ok(())
+        Ok(true)
     }
 
     /// Lets others find the container by another name; of its names the first is its own. A role that has ended is told at its
@@ -275,6 +295,11 @@ impl Networks {
             names.iter_mut().take(1).for_each(|own| name.clone_into(own));
             let _ = joined.socket.as_ref().map(|socket| net::client::call(socket.as_fd(), names));
         }
+    }
+
+    /// The names that the role of the container's own network is to know.
+    pub fn of_others(&self) -> &NameTable {
+        &self.relayed
     }
 
     /// Descriptors to be polled for reading, for each of which that is ready there is one call of [`Networks::on_ready`].
@@ -291,15 +316,21 @@ impl Networks {
     }
 
     /// Looks at a descriptor that is ready.
-    pub fn on_ready(&mut self, outer: BorrowedFd<'_>) -> News {
+    pub fn on_ready(&mut self) -> News {
         let Some(position) = self.first_ready() else { return News::Nothing };
         if position < self.tasks.len() {
             let Task { answer, purpose } = self.tasks.remove(position);
             return match errands::answered(answer.as_fd()) {
                 Ok(done) => self.take(purpose, done),
                 Err(report) => {
-                    if let Purpose::Connect { network, .. } = &purpose {
-                        self.joined.retain(|joined| !joined.is(network));
+                    match &purpose {
+                        Purpose::Connect { network, .. } => self.joined.retain(|joined| !joined.is(network)),
+                        Purpose::Revive { network } => {
+                            if let Some(joined) = self.joined.iter_mut().find(|joined| joined.is(network)) {
+                                joined.again_at = Some(Instant::now() + AGAIN);
+                            }
+                        }
+                        Purpose::Start | Purpose::Disconnect { .. } | Purpose::Publish => {}
                     }
                     News::Done { purpose, result: Err(report), aside: None }
                 }
@@ -313,33 +344,41 @@ impl Networks {
             return self.relay();
         }
         (joined.socket, joined.follows) = (None, false);
-        let network = joined.admission.joining.network.clone();
-        match self.revive(outer, &network) {
-            Ok(answer) => {
-                self.tasks.push(Task { answer, purpose: Purpose::Revive { network } });
-                News::Nothing
-            }
-            Err(report) => News::Done { purpose: Purpose::Revive { network }, result: Err(report), aside: None },
-        }
+        // One that has ended again at once is given some time.
+        let (now, before) = (Instant::now(), joined.revived);
+        joined.again_at = Some(before.map_or(now, |before| now.max(before + AGAIN)));
+        News::Nothing
     }
 
-    /// Has the role of a network started again, or joined where another monitor was faster.
-    fn revive(&mut self, outer: BorrowedFd<'_>, network: &str) -> Result<OwnedFd, Report> {
-        let at = self.joined.iter().position(|joined| joined.is(network));
-        let at = at.ok_or_else(|| Report::new(Kind::Internal, "the container is not in that network"))?;
+    /// When a role is to be started again.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.joined.iter().filter_map(|joined| joined.again_at).min()
+    }
+
+    /// Has a role started again that is due, or its network joined where another monitor was faster; `running` is the container's
+    /// network namespace, if it runs. The failure of one is told with its network.
+    pub fn revive(
+        &mut self,
+        outer: BorrowedFd<'_>,
+        running: Option<BorrowedFd<'_>>,
+    ) -> Option<Result<(), (String, Report)>> {
         let now = Instant::now();
-        if self.joined[at].revived.replace(now).is_some_and(|before| now.duration_since(before) < AGAIN) {
-            let text = format!("its process has ended twice within {} s", AGAIN.as_secs());
-            return Err(Report::new(Kind::Internal, text));
-        }
-        let Joined { admission, namespace, .. } = &self.joined[at];
-        let published = if self.leader() == Some(at) { self.published() } else { &[] };
-        errands::revive(outer, &admission.entry, namespace.as_fd(), published)
+        let at = self.joined.iter().position(|joined| joined.again_at.is_some_and(|at| at <= now))?;
+        (self.joined[at].again_at, self.joined[at].revived) = (None, Some(now));
+        let ports: &[Publish] = if self.way_out() == Some(at) { &self.ports } else { &[] };
+        let network = self.joined[at].admission.joining.network.clone();
+        Some(match errands::revive(outer, running, &self.joined[at], ports) {
+            Ok(answer) => {
+                self.tasks.push(Task { answer, purpose: Purpose::Revive { network } });
+                Ok(())
+            }
+            Err(report) => Err((network, report)),
+        })
     }
 
     /// Takes what a child has done.
     fn take(&mut self, purpose: Purpose, done: Done) -> News {
-        let Done { socket, ipv6, published, aside } = done;
+        let Done { membership, ipv6, published, aside } = done;
         match &purpose {
             Purpose::Start => {
                 self.ready = true;
@@ -347,13 +386,20 @@ impl Networks {
             }
             Purpose::Connect { network, .. } | Purpose::Revive { network } => {
                 if let Some(joined) = self.joined.iter_mut().find(|joined| joined.is(network)) {
-                    joined.socket = socket.or(joined.socket.take());
+                    if let Some((socket, namespace)) = membership {
+                        (joined.socket, joined.namespace) = (Some(socket), namespace);
+                    }
                     joined.has_ipv6(ipv6.first().copied().unwrap_or(joined.ipv6));
                 }
             }
             Purpose::Disconnect { .. } | Purpose::Publish => {}
         }
-        self.published = published.or(self.published.take());
+        if let Some(published) = published {
+            self.published = published;
+        }
+        if matches!(purpose, Purpose::Revive { .. }) {
+            self.relayed.clear();
+        }
         self.follow_names();
         // One that has just come to lead, or has been started again, does not know them.
         if let News::Names(names) = self.relay() {
@@ -374,54 +420,65 @@ impl Networks {
     }
 
     /// Tells the network that leads the names of the others.
-    fn relay(&self) -> News {
+    fn relay(&mut self) -> News {
         let leader = self.leader();
         let others = self.joined.iter().enumerate().filter(|(at, _)| Some(*at) != leader);
         let names: NameTable = others.flat_map(|(_, joined)| joined.names.iter().cloned()).collect();
-        match leader.map(|leader| self.joined[leader].socket.as_ref()) {
-            None if self.has_own => return News::Names(names),
-            Some(Some(socket)) if !names.is_empty() || self.joined.len() > 1 => {
-                // One that has ended is told of by its socket.
-                let _ = net::client::tell_names(socket.as_fd(), &names);
-            }
-            _ => {}
+        // Each other's names would go round for ever.
+        if names == self.relayed {
+            return News::Nothing;
         }
-        News::Nothing
+        if let Some(socket) = leader.and_then(|leader| self.joined[leader].socket.as_ref()) {
+            // One that has ended is told of by its socket.
+            let _ = net::client::tell_names(socket.as_fd(), &names);
+        }
+        self.relayed = names;
+        if self.has_own { News::Names(self.relayed.clone()) } else { News::Nothing }
     }
 
     /// Follows the host's resolvers from now on, of which the roles know these.
     pub fn follow_resolvers(&mut self, known: &[std::net::SocketAddr]) -> Result<(), Report> {
         self.resolvers = Some(watch_resolvers(known)?);
-        self.on_resolvers()
+        self.on_resolvers();
+        Ok(())
     }
 
     /// Tells the roles of resolvers that have changed.
-    pub fn on_resolvers(&mut self) -> Result<(), Report> {
-        let Some(resolvers) = self.resolvers.as_mut().and_then(Watch::changed) else { return Ok(()) };
+    pub fn on_resolvers(&mut self) {
+        let Some(resolvers) = self.resolvers.as_mut().and_then(Watch::changed) else { return };
         for socket in self.joined.iter().filter_map(|joined| joined.socket.as_ref()) {
-            net::client::tell_resolvers(socket.as_fd(), resolvers).map_err(NetError::into_report)?;
+            // One that has ended is told of by its socket.
+            let _ = net::client::tell_resolvers(socket.as_fd(), resolvers);
         }
-        Ok(())
     }
 
     /// The container's namespace is gone; memberships and ports stay.
     pub fn rest(&mut self) {
         self.ready = false;
         self.tasks.clear();
+        // A network of its own gets a role that knows none.
+        self.relayed.clear();
     }
 
     /// Takes over what the monitor of a container had that runs, whose init has this pid: its devices are there, and its ports, if
     /// they were bound for a network that it shares, are bound again.
-    pub fn take_over(&mut self, init: i32, published: &[Published]) -> Result<(), Report> {
+    pub fn take_over(&mut self, init: i32, published: &[Published], wishes: &[Publish]) -> Result<(), Report> {
         for joined in &mut self.joined {
             joined.peer = peer(init);
         }
         self.ready = true;
         self.follow_names();
-        let Some(leader) = self.leader() else { return Ok(()) };
-        self.published = Some(published.to_vec());
-        if let Some(socket) = self.joined[leader].socket.as_ref().filter(|_| !published.is_empty()) {
-            let (answer, purpose) = (errands::publish(socket.as_fd(), published)?, Purpose::Publish);
+        if self.has_own {
+            return Ok(());
+        }
+        self.published = published.to_vec();
+        self.ports = published.iter().copied().map(Publish::from).collect();
+        if self.ports.is_empty() {
+            self.ports = wishes.to_vec();
+        }
+        let socket = self.way_out().and_then(|at| self.joined[at].socket.as_ref());
+        if let Some(socket) = socket.filter(|_| !self.ports.is_empty()) {
+            let (answer, purpose) = (errands::publish(socket.as_fd(), &self.ports)?, Purpose::Publish);
             self.tasks.push(Task { answer, purpose });
         }
         Ok(())

@@ -99,6 +99,18 @@ pub fn plug(network: BorrowedFd<'_>, container: BorrowedFd<'_>, plug: &Plug) -> 
     configure(addressing, &plug.device, plug.default)
 }
 
+/// Sees to it that a container has its device in a network, which may have been made anew: one of the same name that leads
+/// elsewhere goes first. `None` where it is there. The caller is as for [`plug`].
+pub fn replug(network: BorrowedFd<'_>, container: BorrowedFd<'_>, plug: &Plug) -> Result<Option<bool>, NetError> {
+    let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
+    enter(network).map_err(at("entering the network"))?;
+    if index_of(&plug.peer).is_ok() {
+        return Ok(None);
+    }
+    unplug(container, &plug.device)?;
+    self::plug(network, container, plug).map(Some)
+}
+
 /// Takes the device of a member away again; one that the container's root has removed is gone.
 pub fn unplug(network: BorrowedFd<'_>, peer: &str) -> Result<(), NetError> {
     let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };

@@ -128,6 +128,12 @@ impl Entry {
 
 /// The name of the socket at which a network's role listens.
 const DOOR: &str = "sock";
+/// Whether the role of a network listens in this directory.
+pub fn is_served(directory: BorrowedFd<'_>) -> Result<bool, NetError> {
+    let socket = sys::socket::seqpacket(SockFlag::empty())?;
+    Ok(connect(socket.as_raw_fd(), &sys::socket::address_in(directory, DOOR)?).is_ok())
+}
+
 /// How long a role may take to answer.
 const ANSWER_MS: u16 = 20_000;
 
@@ -154,7 +160,7 @@ fn join(directory: BorrowedFd<'_>, wish: &Wish) -> Result<Option<Membership>, Ne
     let own = sys::namespace::open_own("user")?;
     match send(socket.as_fd(), &Message::Join(wish.clone()), Some(own.as_fd())) {
         // It was on its way out.
-        Err(NetError::System(error)) if error.errno() == Errno::EPIPE => return Ok(None),
+        Err(NetError::System(error)) if [Errno::EPIPE, Errno::ECONNRESET].contains(&error.errno()) => return Ok(None),
         sent => sent?,
     }
     let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
@@ -219,7 +225,7 @@ pub fn tell_names(socket: BorrowedFd<'_>, names: &NameTable) -> Result<(), NetEr
     names_in_parts(names).iter().try_for_each(|part| send(socket, part, None))
 }
 
-/// Has a member told the network's names from now on, which [`next`] gives.
+/// Has a member told the network's names from now on, which [`next_names`] gives.
 pub fn follow_names(socket: BorrowedFd<'_>) -> Result<(), NetError> {
     send(socket, &Message::Follow, None)
 }

@@ -237,6 +237,36 @@ fn its_networks_are_there_again() {
     }
 }
 
+/// With the monitors of all members their network has ended.
+#[test]
+fn a_network_is_there_again_whose_members_all_lost_their_monitors() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "lost"]);
+    for name in ["one", "two"] {
+        home.ok(&["run", "-d", "--name", name, "--network", "lost", &busybox(), "sleep", "600"]);
+    }
+    let monitors: Vec<i32> = of_role("monitor")
+        .into_iter()
+        .filter(|pid| ["one", "two"].iter().any(|name| is_of(*pid, &home, name)))
+        .collect();
+    assert_eq!(monitors.len(), 2);
+    // They leave what it takes when their containers have run for a moment.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for pid in &monitors {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+    }
+    eventually("they are dead", || monitors.iter().all(|pid| crate::has_ended(*pid)));
+    home.ok(&["ps"]);
+    for (from, to) in [("one", "two"), ("two", "one")] {
+        let address = home.inspect(to, "{{.NetworkSettings.Networks.lost.IPAddress}}");
+        eventually("they reach each other", || {
+            home.run(&["exec", from, "ping", "-c", "1", "-W", "2", &address]).code == 0
+        });
+        assert!(home.ok(&["exec", from, "nslookup", to]).contains(&address));
+    }
+    home.ok(&["rm", "-f", "one", "two"]);
+}
+
 fn is_of(pid: i32, home: &Home, name: &str) -> bool {
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     words.split('\0').nth(1).is_some_and(|id| home.inspect(name, "{{.Id}}").starts_with(id) && !id.is_empty())

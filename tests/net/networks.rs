@@ -171,6 +171,12 @@ fn containers_come_and_go_as_they_run() {
     home.ok(&["restart", "-t", "0", "mover"]);
     assert_eq!(fetch(&home, "right", "mover"), "mover\n");
 
+    // Who leaves a network that does not lead forgets its names.
+    home.ok(&["network", "connect", "front", "mover"]);
+    assert_eq!(fetch(&home, "mover", "left"), "left\n");
+    home.ok(&["network", "disconnect", "front", "mover"]);
+    eventually("its names are forgotten", || lookup(&home, "mover", "left").is_empty());
+
     home.ok(&["network", "disconnect", "back", "mover"]);
     let devices = home.ok(&["exec", "mover", "ls", "/sys/class/net"]);
     assert_eq!(devices.trim(), "lo");
@@ -178,6 +184,89 @@ fn containers_come_and_go_as_they_run() {
     assert!(away.contains("is not connected to the network back"), "{away}");
     home.ok(&["network", "connect", "front", "mover"]);
     assert_eq!(fetch(&home, "left", "mover"), "mover\n");
+}
+
+/// A device that its root has removed does not hold a container in a network.
+#[test]
+fn what_root_inside_does_to_devices_is_no_hindrance() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "front"]);
+    home.ok(&["network", "create", "back"]);
+    web(&home, "one", &["--network", "front", "--network", "back", "--cap-add", "NET_ADMIN"]);
+    home.ok(&["exec", "one", "ip", "link", "del", "eth1"]);
+    home.ok(&["network", "disconnect", "back", "one"]);
+    home.ok(&["network", "connect", "back", "one"]);
+    web(&home, "two", &["--network", "back"]);
+    assert_eq!(fetch(&home, "two", "one"), "one\n");
+}
+
+/// Ports wait for a network that leads out.
+#[test]
+fn an_internal_network_publishes_nothing() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "--internal", "closed"]);
+    home.ok(&["network", "create", "open"]);
+    let port = free_port();
+    let at = format!("127.0.0.1:{port}");
+    web(&home, "one", &["--network", "closed", "-p", &format!("{at}:80")]);
+    assert!(std::net::TcpStream::connect(&at).is_err());
+    home.ok(&["network", "connect", "open", "one"]);
+    eventually("it answers", || get(&at, "/").is_ok_and(|body| body == "one\n"));
+    assert!(home.ok(&["port", "one"]).contains(&at));
+    home.ok(&["network", "disconnect", "open", "one"]);
+    eventually("it does not any more", || std::net::TcpStream::connect(&at).is_err());
+}
+
+/// Networks that lead each other: names go to and fro once.
+#[test]
+fn idle_networks_do_nothing() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "idle-a"]);
+    home.ok(&["network", "create", "idle-b"]);
+    web(&home, "one", &["--network", "idle-a", "--network", "idle-b"]);
+    web(&home, "two", &["--network", "idle-b", "--network", "idle-a"]);
+    web(&home, "only-a", &["--network", "idle-a"]);
+    assert_eq!(fetch(&home, "two", "only-a"), "only-a\n");
+    assert_eq!(fetch(&home, "one", "two"), "two\n");
+    let mut all = processes(|words| words[0] == "sublet-net" && words[1].starts_with("idle-"));
+    let ids = ["one", "two"].map(|name| home.inspect(name, "{{.Id}}"));
+    all.extend(processes(|words| words[0] == "sublet-monitor" && ids.iter().any(|id| id.starts_with(&words[1]))));
+    assert_eq!(all.len(), 4);
+    let ticks = || -> u64 {
+        let of = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<u64> =
+                stat.rsplit(") ").next().unwrap().split(' ').filter_map(|text| text.parse().ok()).collect();
+            // Without the letter of the state the fields of proc(5) begin with the fourth.
+            fields[10] + fields[11]
+        };
+        all.iter().map(of).sum()
+    };
+    let flat = || {
+        let before = ticks();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        ticks() - before <= 2
+    };
+    eventually("they are at rest", flat);
+}
+
+/// What a policy starts again has the networks that were joined meanwhile.
+#[test]
+fn a_restart_in_place_has_them_all() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "front"]);
+    web(&home, "peer", &["--network", "front"]);
+    home.ok(&["run", "-d", "--name", "again", "--restart", "always", &busybox(), "sleep", "600"]);
+    home.ok(&["network", "connect", "front", "again"]);
+    let before = address(&home, "again", "front");
+    let pid = home.inspect("again", "{{.State.Pid}}").parse().unwrap();
+    if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
+        return skip("the payload's ids are not the caller's to kill");
+    }
+    eventually("it runs again", || home.inspect("again", "{{.RestartCount}} {{.State.Status}}") == "1 running");
+    assert_eq!(fetch(&home, "again", "peer"), "peer\n");
+    assert_eq!(address(&home, "again", "front"), before);
+    assert!(home.ok(&["exec", "again", "ip", "addr"]).contains("10.213.0."));
 }
 
 /// One with a network of its own has that besides.
@@ -352,6 +441,8 @@ fn a_killed_network_process_is_started_again() {
     let attached = start(&mut home.command(&["attach", "--no-stdin", "two"]));
     eventually("it is attached", || home.ok(&["events", "--since", "1h", "--until", "0s"]).contains(" attach "));
     kill(Pid::from_raw(killed[0]), Signal::SIGKILL).unwrap();
+    // Whoever is first makes it anew: a monitor, or a start.
+    web(&home, "late", &["--network", "killed"]);
     eventually("there is another one", || role().first().is_some_and(|role| *role != killed[0]));
     let at = format!("127.0.0.1:{port}");
     eventually("the port answers", || get(&at, "/").is_ok_and(|body| body == "one\n"));
@@ -361,7 +452,9 @@ fn a_killed_network_process_is_started_again() {
     assert_eq!(role().len(), 1);
     let after: Vec<String> = ["one", "two", "three"].map(|name| address(&home, name, "killed")).into();
     assert_eq!(before, after);
-    assert_eq!(fetch(&home, "three", "one"), "one\n");
+    for (from, to) in [("three", "one"), ("late", "two"), ("one", "late")] {
+        assert_eq!(fetch(&home, from, to), format!("{to}\n"));
+    }
     home.ok(&["rm", "-f", "two"]);
     let told = end(attached, LIMIT).stderr;
     let lines = told.lines().filter(|line| line.contains("the process of network killed has ended")).count();

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::Report;
 use net::Addressing;
@@ -18,6 +18,9 @@ use crate::file::{failed, replace};
 /// Name in the container's directory, path in the container.
 pub(crate) const BOUND: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
+
+/// The most that is read of one.
+const FILE_MAX: u64 = 1 << 20;
 
 /// The directory that they lie in: with another container's network they are the other's.
 pub(crate) fn directory(engine: &Engine, record: &Record) -> Result<PathBuf, Report> {
@@ -39,8 +42,8 @@ pub(crate) fn write(engine: &Engine, record: &Record, addressing: &[&Addressing]
     Ok(())
 }
 
-/// Writes those that say what a container has in its networks anew, as it runs, where it has others now than `before`. What
-/// somebody in the container has written stays, which is told.
+/// Has those that say what a container has in its networks say what it has now, as it runs; `before` is what it had. What
+/// somebody in the container has written besides stays.
 pub(crate) fn refresh(
     engine: &Engine,
     record: &Record,
@@ -48,22 +51,65 @@ pub(crate) fn refresh(
     now: &[&Addressing],
 ) -> Result<(), Report> {
     let directory = engine.paths().container(&record.id);
-    for (number, contents) in [(0, hosts as fn(&Record, &[&Addressing]) -> String), (2, resolv_conf)] {
+    let edit = |number: usize, edited: &dyn Fn(&str) -> String| {
         let path = directory.join(BOUND[number].0);
-        let (known, new) = (contents(record, before), contents(record, now));
-        let found = fs::read(&path).map_err(|error| failed("reading", &path, error))?;
-        if found != known.as_bytes() {
-            engine.notice(&format!("{} was changed in the container and stays as it is", BOUND[number].1));
-            continue;
-        }
+        let text = read_bounded(&path)?;
         // It is bound into the container: a file in its place would not be seen.
+        let new = edited(&text);
         let written = fs::File::options().write(true).open(&path).and_then(|mut file| {
             file.write_all(new.as_bytes())?;
             file.set_len(new.len() as u64)
         });
-        written.map_err(|error| failed("writing", &path, error))?;
+        written.map_err(|error| failed("writing", &path, error))
+    };
+    let old: Vec<IpAddr> = before.iter().flat_map(|had| [had.v4.container.into(), had.v6.container.into()]).collect();
+    let gateways = (before.first().map(|had| had.v4.gateway), now.first().map(|has| has.v4.gateway));
+    let servers = (before.first().map(|had| had.v4.dns), now.first().map(|has| has.v4.dns));
+    edit(0, &|text| {
+        let own = |line: &str| line.split_whitespace().next()?.parse().ok().filter(|address| old.contains(address));
+        let kept = text.lines().filter(|line| own(line).is_none());
+        let kept: String = kept.map(|line| exchanged(line, gateways) + "\n").collect();
+        let names = own_names(record).join(" ");
+        let own = now.iter().flat_map(|has| [has.v4.container.to_string(), has.v6.container.to_string()]);
+        kept + &own.map(|address| address + "\t" + &names + "\n").collect::<String>()
+    })?;
+    edit(2, &|text| {
+        let line = |line: &str| match line.strip_prefix("nameserver ") {
+            Some(server) => ["nameserver ", &exchanged(server, servers), "\n"].concat(),
+            None => [line, "\n"].concat(),
+        };
+        text.lines().map(line).collect()
+    })
+}
+
+/// A line whose first word is the address that was before, with the one that is now in its place.
+fn exchanged(line: &str, (before, now): (Option<Ipv4Addr>, Option<Ipv4Addr>)) -> String {
+    let (Some(before), Some(now)) = (before.map(|address| address.to_string()), now) else { return line.to_owned() };
+    match line.strip_prefix(&before) {
+        Some(rest) if rest.is_empty() || rest.starts_with(char::is_whitespace) => format!("{now}{rest}"),
+        _ => line.to_owned(),
     }
-    Ok(())
+}
+
+/// What the container's root has made of a file, if it is of a size that somebody reads.
+fn read_bounded(path: &Path) -> Result<String, Report> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| {
+        if file.metadata()?.len() > FILE_MAX {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        file.take(FILE_MAX).read_to_string(&mut text)
+    });
+    read.map(|_| text).map_err(|error| failed("reading", path, error))
+}
+
+/// The names that a container has for itself.
+fn own_names(record: &Record) -> Vec<&str> {
+    let mut names = vec![record.settings.hostname.as_str()];
+    if record.name != record.settings.hostname {
+        names.push(&record.name);
+    }
+    names
 }
 
 /// `host-gateway` is the network's gateway, and the machine itself where the container is in its network.
@@ -71,11 +117,7 @@ fn hosts(record: &Record, addressing: &[&Addressing]) -> String {
     let given = record.host.add_hosts.iter().map(|(name, address)| (name.clone(), address.parse().ok()));
     let added: Vec<(String, Option<IpAddr>)> = given.collect();
     if !addressing.is_empty() {
-        let mut names = vec![record.settings.hostname.as_str()];
-        if record.name != record.settings.hostname {
-            names.push(&record.name);
-        }
-        return net::files::hosts(addressing, &names, &added);
+        return net::files::hosts(addressing, &own_names(record), &added);
     }
     let mut text = match record.host.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),

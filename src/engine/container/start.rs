@@ -296,7 +296,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             setgroups,
             caller_is_unmapped: owner.is_some(),
             network: own.clone(),
-            plugged: !places.is_empty(),
+            plugged: matches!(record.host.network, NetworkMode::Builtin | NetworkMode::Shared),
             reaper: record.host.init,
             keyring: true,
             keep_groups,
@@ -321,7 +321,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             network: own.map(|own| network::spec(record, own)),
             networks: places.iter().map(|place| place.admission.clone()).collect(),
             publish: if record.host.network == NetworkMode::Shared { network::published(record) } else { Vec::new() },
-            resolvers: (!places.is_empty()).then(net::resolvers::now),
+            resolvers: matches!(record.host.network, NetworkMode::Builtin | NetworkMode::Shared)
+                .then(net::resolvers::now),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             restart: if hold { Policy::No } else { record.host.restart },
             stop_signal: parse_signal(&record.settings.stop_signal).ok(),

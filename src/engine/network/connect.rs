@@ -27,17 +27,26 @@ pub fn connect(engine: &Engine, id: &ContainerId, wanted: Wanted) -> Result<(), 
         let text = format!("endpoint with name {} already exists in network {}", record.name, network.name);
         return Err(Report::new(Kind::Conflict, text));
     }
-    if runs(&record, &locked.condition)? {
+    let has_place = |condition: &Condition| {
+        let networks = condition.pids.iter().flat_map(|pids| &pids.networks);
+        networks.into_iter().any(|joining| joining.network == network.id)
+    };
+    // A command that was killed may have done the first half.
+    if runs(&record, &locked.condition)? && !has_place(&locked.condition) {
         let outer = outer_namespace(engine)?;
         let place = join(engine, &record, &network, &wanted, outer.as_fd())?;
         let monitor = monitor::client::dial(&engine.paths().run_container(id))?;
         let fds = [place.socket.as_fd(), place.namespace.as_fd()];
-        monitor::client::join_network(monitor.as_fd(), place.admission, fds)?;
+        monitor::client::join_network(monitor.as_fd(), place.admission, fds, |line| engine.notice(line))?;
         events::of_network(engine, &network, "connect", Some(id));
     }
     record.host.networks.push(wanted);
     record.save(engine, true)?;
-    refresh(engine, &record, &locked.condition)
+    // It is done all the same.
+    if let Err(report) = refresh(engine, &record, &locked.condition) {
+        engine.notice(&report.lines().join(": "));
+    }
+    Ok(())
 }
 
 /// Takes a container out of a network.
@@ -51,12 +60,16 @@ pub fn disconnect(engine: &Engine, id: &ContainerId, network: &str) -> Result<()
     };
     if runs(&record, &locked.condition)? {
         let monitor = monitor::client::dial(&engine.paths().run_container(id))?;
-        monitor::client::leave_network(monitor.as_fd(), &network.id)?;
+        monitor::client::leave_network(monitor.as_fd(), &network.id, |line| engine.notice(line))?;
         events::of_network(engine, &network, "disconnect", Some(id));
     }
     record.host.networks.remove(at);
     record.save(engine, true)?;
-    refresh(engine, &record, &locked.condition)
+    // It is done all the same.
+    if let Err(report) = refresh(engine, &record, &locked.condition) {
+        engine.notice(&report.lines().join(": "));
+    }
+    Ok(())
 }
 
 /// Whether the container is to be changed as it runs.

@@ -83,47 +83,46 @@ pub(crate) fn join(
     Ok(Place { admission: Admission { joining, entry }, socket, namespace, pid })
 }
 
-/// Gets a container that runs its places again after its monitor was killed, with the same addresses. A network that nobody else
-/// was in has ended with the monitor: it is made anew, and so is the container's device.
+/// Gets a container that runs its places again after its monitor was killed, with the same addresses. A network whose members had
+/// no monitor has ended with these: it is made anew, and so are the devices of all.
 pub(crate) fn again(
     engine: &Engine,
     admissions: &[Admission],
     outer: BorrowedFd<'_>,
     (init, process): (i32, BorrowedFd<'_>),
 ) -> Result<Vec<Place>, Report> {
+    let mut container = runtime::exec::open_namespaces(init, process, &["net"])?;
+    let container = container.pop().ok_or_else(|| Report::new(Kind::Internal, "it has no network namespace"))?;
     let mut places = Vec::new();
-    for Admission { joining, entry } in admissions {
-        make_dir(&entry.directory)?;
-        let mut is_new = false;
-        let membership = entry.join(|spec| {
-            is_new = true;
-            make(spec, outer)
-        });
-        let Membership { socket, namespace, pid, .. } = match membership {
-            Ok(membership) => membership,
+    for admission in admissions {
+        match place_again(admission, outer, (init, container.as_fd())) {
+            Ok(place) => places.push(place),
             Err(report) => {
                 let why = report.lines().join(": ");
-                engine.notice(&format!("it is not in network {} any more: {why}", joining.name));
-                continue;
+                engine.notice(&format!("it is not in network {} any more: {why}", admission.joining.name));
             }
-        };
-        if is_new {
-            let mut container = runtime::exec::open_namespaces(init, process, &["net"])?;
-            let container =
-                container.pop().ok_or_else(|| Report::new(Kind::Internal, "it has no network namespace"))?;
-            let fds = [("network", namespace.as_fd()), ("container", container.as_fd())];
-            let Joining { device, addressing, default, .. } = joining.clone();
-            let plug = Plug { device, peer: peer(init), addressing, default };
-            let ((), []) = in_outer(outer, &fds, |inherited| {
-                let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
-                let plugged = net::bridge::plug(network.as_fd(), container.as_fd(), &plug);
-                plugged.map(|_| ((), [])).map_err(NetError::into_report)
-            })?;
         }
-        let admission = Admission { joining: joining.clone(), entry: entry.clone() };
-        places.push(Place { admission, socket, namespace, pid });
     }
     Ok(places)
+}
+
+fn place_again(
+    admission: &Admission,
+    outer: BorrowedFd<'_>,
+    (init, container): (i32, BorrowedFd<'_>),
+) -> Result<Place, Report> {
+    let Admission { joining, entry } = admission;
+    make_dir(&entry.directory)?;
+    let Membership { socket, namespace, pid, .. } = entry.join(|spec| make(spec, outer))?;
+    let Joining { device, addressing, default, .. } = joining.clone();
+    let plug = Plug { device, peer: peer(init), addressing, default };
+    let fds = [("network", namespace.as_fd()), ("container", container)];
+    let ((), []) = in_outer(outer, &fds, |inherited| {
+        let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
+        let plugged = net::bridge::replug(network.as_fd(), container.as_fd(), &plug);
+        plugged.map(|_| ((), [])).map_err(NetError::into_report)
+    })?;
+    Ok(Place { admission: admission.clone(), socket, namespace, pid })
 }
 
 /// Has a network made by a child that joins the outer user namespace.

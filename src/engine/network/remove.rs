@@ -1,13 +1,23 @@
 //! Removing networks.
 
+use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use base::time::parse_rfc3339;
 use base::{Kind, Report};
+use sys::socket::open_directory;
 
 use crate::Engine;
 use crate::network::create::forget;
 use crate::network::list::{Listed, list};
-use crate::network::{BUILT_IN, find, lock};
+use crate::network::{BUILT_IN, Network, find, lock};
 use crate::system::filter::PruneFilter;
+
+/// How long the role of a network that has no member may still be there.
+const ROLE_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at that.
+const ROLE_WAIT: Duration = Duration::from_millis(10);
 
 /// Removes a network that no running container is in.
 pub fn remove(engine: &Engine, name: &str) -> Result<(), Report> {
@@ -29,7 +39,28 @@ pub fn remove(engine: &Engine, name: &str) -> Result<(), Report> {
         );
         return Err(Report::new(Kind::Conflict, text).with_hint("stop these containers, or disconnect them"));
     }
+    if is_served(engine, &network)? {
+        let text = format!("error while removing network: network {} has a container that is starting", network.name);
+        return Err(Report::new(Kind::Conflict, text).with_hint("try again when it runs, or stop it"));
+    }
     forget(engine, &network)
+}
+
+/// Whether a network has its role, which ends a moment after its last member.
+fn is_served(engine: &Engine, network: &Network) -> Result<bool, Report> {
+    let path = engine.paths().run_network(&network.id);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let directory = open_directory(&path)?;
+    let until = Instant::now() + ROLE_LIMIT;
+    loop {
+        let is_served = net::client::is_served(directory.as_fd()).map_err(net::NetError::into_report)?;
+        if !is_served || Instant::now() > until {
+            return Ok(is_served);
+        }
+        sleep(ROLE_WAIT);
+    }
 }
 
 /// Removes the networks that no container has and that the filter lets pass; their names.
@@ -41,6 +72,9 @@ pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Vec<String>, Repor
     };
     let mut removed = Vec::new();
     for Listed { network, .. } in list(engine)?.into_iter().filter(unused) {
+        if is_served(engine, &network)? {
+            continue;
+        }
         forget(engine, &network)?;
         removed.push(network.name);
     }

@@ -275,6 +275,11 @@ pub(crate) fn choose(
     if [subnet4.network(), subnet4.broadcast()].contains(&gateway4) {
         return Err(wrong(format!("invalid gateway {gateway4}")));
     }
+    let (first, last) = subnet4.pool();
+    let own = [gateway4, subnet4.dns].into_iter().filter(|own| (first..=last).contains(own)).count() as u32;
+    if u32::from(last) + 1 < u32::from(first) + own + 1 {
+        return Err(wrong("the range of addresses has none for a container".to_owned()));
+    }
     let subnet6 = SubnetV6 {
         gateway: gateway6,
         dns: [next6(2), next6(3)].into_iter().find(|dns| *dns != gateway6).unwrap_or(next6(2)),

@@ -4,19 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Failure, Kind, Report};
 use net::bridge::{Made, Plug};
-use net::client::{Entry, Membership};
+use net::client::Membership;
 use net::{NetError, Publish, Published};
 use runtime::stage::{in_outer, join_outer};
 use serde::{Deserialize, Serialize};
 use sys::role::Inherited;
 
-use crate::networks::Joined;
+use crate::networks::{Joined, Joining};
 
 /// What a child has done.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// A membership.
-    pub socket: Option<OwnedFd>,
+    /// A membership: its socket, and the network's namespace.
+    pub membership: Option<(OwnedFd, OwnedFd)>,
     /// Of each device that was made whether its namespace has IPv6.
     pub ipv6: Vec<bool>,
     /// Ports that were bound.
@@ -49,11 +49,13 @@ pub(super) fn plug(outer: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &[J
     })
 }
 
+fn plug_of(joined: &Joined) -> Plug {
+    let Joining { device, addressing, default, .. } = joined.admission.joining.clone();
+    Plug { device, peer: joined.peer.clone(), addressing, default }
+}
+
 fn plug_one(network: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &Joined) -> Result<bool, Report> {
-    let joining = joined.admission.joining.clone();
-    let (device, peer) = (joining.device, joined.peer.clone());
-    let plug = Plug { device, peer, addressing: joining.addressing, default: joining.default };
-    net::bridge::plug(network, container, &plug).map_err(NetError::into_report)
+    net::bridge::plug(network, container, &plug_of(joined)).map_err(NetError::into_report)
 }
 
 /// Has a device made for a container that runs, and these ports bound for it.
@@ -61,7 +63,7 @@ pub(super) fn connect(
     outer: BorrowedFd<'_>,
     container: BorrowedFd<'_>,
     joined: &Joined,
-    published: &[Published],
+    ports: &[Publish],
 ) -> Result<OwnedFd, Report> {
     let mut fds = vec![("outer", outer), ("container", container), ("network", joined.namespace.as_fd())];
     fds.extend(joined.socket.as_ref().map(|socket| ("member", socket.as_fd())));
@@ -74,7 +76,7 @@ pub(super) fn connect(
             Ok((ipv6, []))
         })?;
         let mut answer = Answer { ipv6: vec![ipv6], ..Answer::default() };
-        bind_again(inherited, published, &mut answer);
+        bind_again(inherited, ports, &mut answer);
         Ok((answer, None))
     })
 }
@@ -84,7 +86,7 @@ pub(super) fn unplug(
     outer: BorrowedFd<'_>,
     (network, peer): (BorrowedFd<'_>, &str),
     next: Option<(BorrowedFd<'_>, &Joined)>,
-    published: &[Published],
+    ports: &[Publish],
 ) -> Result<OwnedFd, Report> {
     let mut fds = vec![("outer", outer), ("network", network)];
     if let Some((container, joined)) = next {
@@ -96,31 +98,37 @@ pub(super) fn unplug(
         let container = inherited.optional_fd("container");
         let mut fds = vec![("network", network.as_fd())];
         fds.extend(container.as_ref().map(|container| ("container", container.as_fd())));
-        in_outer(outer.as_fd(), &fds, |inherited| {
+        let (aside, []) = in_outer(outer.as_fd(), &fds, |inherited| {
             net::bridge::unplug(inherited.fd("network")?.as_fd(), peer).map_err(NetError::into_report)?;
+            let mut aside = None;
             if let (Some(container), Some((_, joined))) = (inherited.optional_fd("container"), next) {
                 let joining = &joined.admission.joining;
-                let lead = || net::bridge::lead(container.as_fd(), &joining.device, &joining.addressing);
-                joining.default.then(lead).transpose().map_err(NetError::into_report)?;
+                // The container's root may have changed what it has.
+                let led = net::bridge::lead(container.as_fd(), &joining.device, &joining.addressing);
+                aside = led.map_err(NetError::into_report).err().map(|report| Failure::from(&report));
             }
-            Ok(((), []))
+            Ok((aside, []))
         })?;
-        let mut answer = Answer::default();
-        bind_again(inherited, published, &mut answer);
+        let mut answer = Answer { aside, ..Answer::default() };
+        bind_again(inherited, ports, &mut answer);
         Ok((answer, None))
     })
 }
 
-/// Has a network joined again whose role has ended, and these ports bound again for the container.
+/// Has a network joined again whose role has ended, and these ports bound again for the container. A command may have made the
+/// network anew meanwhile; then the container, if it runs, gets a device there in place of the one that it has.
 pub(super) fn revive(
     outer: BorrowedFd<'_>,
-    entry: &Entry,
-    network: BorrowedFd<'_>,
-    published: &[Published],
+    running: Option<BorrowedFd<'_>>,
+    joined: &Joined,
+    ports: &[Publish],
 ) -> Result<OwnedFd, Report> {
-    spawn(&[("outer", outer), ("network", network)], |inherited| {
+    let mut fds = vec![("outer", outer), ("network", joined.namespace.as_fd())];
+    fds.extend(running.map(|container| ("container", container)));
+    spawn(&fds, |inherited| {
         let (outer, network) = (inherited.fd("outer")?, inherited.fd("network")?);
-        let Membership { socket, .. } = entry.join(|_| {
+        let container = inherited.optional_fd("container");
+        let Membership { socket, namespace, .. } = joined.admission.entry.join(|_| {
             let ((), [namespace, tap]) = in_outer(outer.as_fd(), &[("network", network.as_fd())], |inherited| {
                 let Made { namespace, tap } =
                     net::bridge::reopen(inherited.fd("network")?).map_err(NetError::into_report)?;
@@ -129,37 +137,45 @@ pub(super) fn revive(
             Ok(Made { namespace, tap })
         })?;
         let mut answer = Answer::default();
-        rebind(socket.as_fd(), published, &mut answer);
-        Ok((answer, Some(socket)))
+        if let Some(container) = container {
+            let fds = [("network", namespace.as_fd()), ("container", container.as_fd())];
+            let (ipv6, []) = in_outer(outer.as_fd(), &fds, |inherited| {
+                let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
+                let plugged = net::bridge::replug(network.as_fd(), container.as_fd(), &plug_of(joined));
+                Ok((plugged.map_err(NetError::into_report)?, []))
+            })?;
+            answer.ipv6.extend(ipv6);
+        }
+        rebind(socket.as_fd(), ports, &mut answer);
+        Ok((answer, Some((socket, namespace))))
     })
 }
 
 /// Has these ports bound again for the container.
-pub(super) fn publish(member: BorrowedFd<'_>, published: &[Published]) -> Result<OwnedFd, Report> {
+pub(super) fn publish(member: BorrowedFd<'_>, ports: &[Publish]) -> Result<OwnedFd, Report> {
     spawn(&[("member", member)], |inherited| {
         let mut answer = Answer::default();
-        bind_again(inherited, published, &mut answer);
+        bind_again(inherited, ports, &mut answer);
         Ok((answer, None))
     })
 }
 
-fn bind_again(inherited: &mut Inherited, published: &[Published], answer: &mut Answer) {
+fn bind_again(inherited: &mut Inherited, ports: &[Publish], answer: &mut Answer) {
     if let Some(member) = inherited.optional_fd("member") {
-        rebind(member.as_fd(), published, answer);
+        rebind(member.as_fd(), ports, answer);
     }
 }
 
 /// Binds ports that another role has had until now, and may have for a moment longer. One that cannot be had is told, and the
 /// others are there.
-fn rebind(member: BorrowedFd<'_>, published: &[Published], answer: &mut Answer) {
-    if published.is_empty() {
+fn rebind(member: BorrowedFd<'_>, ports: &[Publish], answer: &mut Answer) {
+    if ports.is_empty() {
         return;
     }
-    let wishes: Vec<Publish> = published.iter().copied().map(Publish::from).collect();
-    net::ports::await_free(&wishes);
+    net::ports::await_free(ports);
     let mut bound = Vec::new();
-    for wish in wishes {
-        match net::client::publish(member, &[wish]) {
+    for port in ports {
+        match net::client::publish(member, std::slice::from_ref(port)) {
             Ok(published) => bound.extend(published),
             Err(error) => answer.aside = Some(Failure::from(&error.into_report())),
         }
@@ -170,7 +186,7 @@ fn rebind(member: BorrowedFd<'_>, published: &[Published], answer: &mut Answer) 
 /// Lets a child do something; [`answered`] reads from what this gives.
 fn spawn(
     fds: &[(&str, BorrowedFd<'_>)],
-    task: impl FnOnce(&mut Inherited) -> Result<(Answer, Option<OwnedFd>), Report>,
+    task: impl FnOnce(&mut Inherited) -> Result<(Answer, Option<(OwnedFd, OwnedFd)>), Report>,
 ) -> Result<OwnedFd, Report> {
     let (ours, theirs) = sys::socket::pair()?;
     let fds: Vec<_> = std::iter::once(("answer", theirs.as_fd())).chain(fds.iter().copied()).collect();
@@ -178,11 +194,12 @@ fn spawn(
         let Ok(mut inherited) = inherited else { return 125 };
         let Ok(answer) = inherited.fd("answer") else { return 125 };
         let done = task(&mut inherited).map_err(|report| Failure::from(&report));
-        let (told, fd) = match done {
-            Ok((told, fd)) => (Ok(told), fd),
+        let (told, membership) = match done {
+            Ok((told, membership)) => (Ok(told), membership),
             Err(failure) => (Err(failure), None),
         };
-        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<_> =
+            membership.iter().flat_map(|(socket, namespace)| [socket.as_fd(), namespace.as_fd()]).collect();
         let sent = serde_json::to_vec(&told).map(|bytes| sys::socket::send(answer.as_fd(), &bytes, &fds));
         i32::from(!matches!(sent, Ok(Ok(()))))
     })?;
@@ -192,10 +209,11 @@ fn spawn(
 /// What a child says.
 pub(super) fn answered(answer: BorrowedFd<'_>) -> Result<Done, Report> {
     let mut buffer = vec![0; 64 << 10];
-    let (length, mut fds) = sys::socket::receive(answer, &mut buffer)?;
+    let (length, fds) = sys::socket::receive(answer, &mut buffer)?;
     match serde_json::from_slice::<Result<Answer, Failure>>(&buffer[..length]) {
         Ok(Ok(Answer { ipv6, published, aside })) => {
-            Ok(Done { socket: fds.pop(), ipv6, published, aside: aside.map(Report::from) })
+            let membership = <[OwnedFd; 2]>::try_from(fds).ok().map(|[socket, namespace]| (socket, namespace));
+            Ok(Done { membership, ipv6, published, aside: aside.map(Report::from) })
         }
         Ok(Err(failure)) => Err(failure.into()),
         Err(_) => Err(Report::new(Kind::Internal, "the process that connects the container ended unexpectedly")),

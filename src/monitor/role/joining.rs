@@ -1,6 +1,7 @@
 //! The networks that the container shares, as they come and go; [`crate::networks`] has the means.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use base::{Failure, Kind, Report};
 use net::setup::Tap;
@@ -10,6 +11,7 @@ use runtime::stage::in_outer;
 use crate::networks::{Admission, News, Purpose};
 use crate::protocol::Frame;
 use crate::record::Status;
+use crate::resources::AGAIN;
 use crate::role::{MAIN, Monitor};
 
 impl Monitor {
@@ -43,26 +45,50 @@ impl Monitor {
         let resolvers = if spec.resolvers_are_the_hosts { net::resolvers::now() } else { spec.resolvers.clone() };
         let spec = NetSpec { publish, resolvers, ..spec };
         self.resources.revive_network(&self.config.id, &spec, &Tap { device, ipv6 })?;
+        self.resources.set_names(self.networks.of_others());
         self.follow_resolvers();
         Ok(())
     }
 
     /// Something has happened at one of the networks' descriptors.
     pub(super) fn on_networks(&mut self) {
-        match self.networks.on_ready(self.outer.as_fd()) {
+        match self.networks.on_ready() {
             News::Done { purpose, result, aside } => {
                 let result = result.map(|names| names.into_iter().for_each(|names| self.resources.set_names(&names)));
                 if self.config.network.is_none() {
                     self.published = self.networks.published().to_vec();
                 }
                 if let Some(report) = aside {
-                    self.notice(MAIN, &report.lines().join(": "));
+                    self.tell_aside(&purpose, &report);
                 }
                 self.networks_done(purpose, result);
             }
             News::Names(names) => self.resources.set_names(&names),
             News::Nothing => {}
         }
+    }
+
+    /// Starts roles again that are due.
+    pub(super) fn check_networks(&mut self) {
+        if self.networks.deadline().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let running = self.running().ok();
+        let container = running.as_ref().map(|(_, container)| container.as_fd());
+        if let Some(Err((network, report))) = self.networks.revive(self.outer.as_fd(), container) {
+            self.networks_done(Purpose::Revive { network }, Err(report));
+        }
+    }
+
+    /// Tells who has asked, and who is attached, what failed besides.
+    fn tell_aside(&mut self, purpose: &Purpose, report: &Report) {
+        let text = report.lines().join(": ");
+        if let Purpose::Connect { client, .. } | Purpose::Disconnect { client } = purpose
+            && let Some(client) = self.clients.get_mut(client)
+        {
+            client.send(&Frame::Notice(text.clone()));
+        }
+        self.notice(MAIN, &text);
     }
 
     fn networks_done(&mut self, purpose: Purpose, result: Result<(), Report>) {
@@ -78,6 +104,7 @@ impl Monitor {
                 self.config.networks = self.networks.admissions();
                 // Without it the container is not taken over should we be killed, and nothing else fails.
                 let _ = self.keep();
+                self.follow_resolvers();
                 let frame = match result.and(recorded) {
                     Ok(()) => Frame::Exit(0),
                     Err(report) => Frame::Failed(Failure::from(&report)),
@@ -90,8 +117,9 @@ impl Monitor {
                 let what_now = match result {
                     Ok(()) => "it was started again; connections through it are lost".to_owned(),
                     Err(report) => format!(
-                        "it could not be started again ({}); what is not in the network is out of reach until the container is started anew",
-                        report.lines().join(": ")
+                        "it could not be started again ({}), which is tried every {} s",
+                        report.lines().join(": "),
+                        AGAIN.as_secs()
                     ),
                 };
                 self.notice(MAIN, &format!("the process of network {name} has ended: {what_now}"));
@@ -117,8 +145,11 @@ impl Monitor {
         let result = self.running().and_then(|(_, container)| {
             self.networks.disconnect(self.outer.as_fd(), container.as_fd(), network, client)
         });
-        if let Err(report) = result {
-            self.answer(client, &Frame::Failed(Failure::from(&report)));
+        match result {
+            Ok(true) => {}
+            // A command that was killed has had it done.
+            Ok(false) => self.answer(client, &Frame::Exit(0)),
+            Err(report) => self.answer(client, &Frame::Failed(Failure::from(&report))),
         }
     }
 

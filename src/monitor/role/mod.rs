@@ -364,6 +364,7 @@ impl Monitor {
             self.check_end();
             self.check_probes();
             self.check_again();
+            self.check_networks();
             self.clients.retain(|_, client| !client.closing || client.waiting());
         }
     }
@@ -420,7 +421,14 @@ impl Monitor {
 
     fn next_deadline(&self) -> Option<Instant> {
         let taken_over = self.taken_over.as_ref().and_then(TakenOver::deadline);
-        let deadlines = [self.drain_until, self.settled_at, self.probes.deadline(), self.again.at, taken_over];
+        let deadlines = [
+            self.drain_until,
+            self.settled_at,
+            self.probes.deadline(),
+            self.again.at,
+            taken_over,
+            self.networks.deadline(),
+        ];
         deadlines.into_iter().flatten().chain(self.stalled().map(|(_, until)| until)).min()
     }
 
@@ -455,7 +463,7 @@ impl Monitor {
             if signal.ssi_signo == Signal::SIGIO as u32 {
                 // A network process that has ended says so itself.
                 let _ = self.resources.on_resolvers();
-                let _ = self.networks.on_resolvers();
+                self.networks.on_resolvers();
             }
         }
         // An error says that there is no child.
@@ -613,7 +621,9 @@ impl Monitor {
     fn follow_resolvers(&mut self) {
         let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
         let own = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
-        let shared = self.config.resolvers.as_ref().map(|known| self.networks.follow_resolvers(known));
+        let shares = self.networks.joinings().next().is_some();
+        let known = self.config.resolvers.clone().filter(|_| shares);
+        let shared = known.map(|known| self.networks.follow_resolvers(&known));
         let followed = own.or(shared);
         if let Some(Err(report)) = followed {
             let hint = report.hint().map(|hint| format!("; {hint}")).unwrap_or_default();

@@ -139,11 +139,12 @@ impl Monitor {
     /// The process of its own network has ended with our predecessor; of others it was let go.
     fn networks_again(&mut self, pid: i32) {
         let own = self.revive_own_network();
-        let shared = self.networks.take_over(pid, &self.published);
-        if let Err(report) = own.and(shared) {
+        let shared = self.networks.take_over(pid, &self.published, &self.config.publish);
+        for report in own.err().into_iter().chain(shared.err()) {
             let text = report.lines().join(": ");
-            self.notice(MAIN, &format!("network: {text}; the container has none until it is restarted"));
+            self.notice(MAIN, &format!("network: {text}; it is as before when the container is restarted"));
         }
+        self.follow_resolvers();
     }
 
     fn tell_what_is_lost(&mut self) {

@@ -65,6 +65,8 @@ impl Joined {
 pub struct Members {
     connections: BTreeMap<u64, Connection>,
     next: u64,
+    /// Whether anyone has ever joined.
+    had_any: bool,
     /// The address that the last one got without asking for it.
     last: Option<Ipv4Addr>,
 }
@@ -85,9 +87,9 @@ impl Members {
         self.connections.remove(&number)
     }
 
-    /// Whether anyone was ever connected.
+    /// Whether anyone has ever joined.
     pub fn had_any(&self) -> bool {
-        self.next > 0
+        self.had_any
     }
 
     pub fn len(&self) -> usize {
@@ -201,15 +203,12 @@ impl Members {
         if wish.names.len() > NAMES_MAX {
             return refuse(format!("more than {NAMES_MAX} names of one container"));
         }
-        let v4 = self.choose(spec, wish.v4)?;
+        let v4 = self.choose(spec, &wish)?;
         let v6 = wish.v6.unwrap_or_else(|| counterpart(spec, v4));
         if v6 == spec.v6.gateway || v6 == spec.v6.dns || self.joined().any(|joined| joined.member.v6 == v6) {
             return refuse(format!("address {v6} is in use in network {}", spec.name));
         }
-        // Locally administered, unicast: who gets the address again has the same, as others may remember.
-        let mut own = [0x02, 0x42, 0, 0, 0, 0];
-        own[2..].copy_from_slice(&v4.octets());
-        let mac = wish.mac.unwrap_or(own);
+        let mac = wish.mac.unwrap_or_else(|| mac_of(v4));
         if mac == spec.gateway_mac || self.joined().any(|joined| joined.member.mac == mac) {
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
             return refuse(format!("MAC address {mac} is in use in network {}", spec.name));
@@ -219,6 +218,7 @@ impl Members {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, member });
         }
+        self.had_any = true;
         Ok(Addressing {
             v4: Family { container: v4, gateway: spec.v4.gateway, dns: spec.v4.dns, prefix: spec.v4.prefix },
             v6: Family { container: v6, gateway: spec.v6.gateway, dns: spec.v6.dns, prefix: spec.v6.prefix },
@@ -230,28 +230,37 @@ impl Members {
 
     /// The address that is asked for, or the next free one after the last that was given: who was there before is not taken
     /// for its successor.
-    fn choose(&mut self, spec: &NetworkSpec, wish: Option<Ipv4Addr>) -> Result<Ipv4Addr, NetError> {
+    fn choose(&mut self, spec: &NetworkSpec, wish: &Wish) -> Result<Ipv4Addr, NetError> {
         let is_taken = |address: Ipv4Addr| {
-            address == spec.v4.gateway
-                || address == spec.v4.dns
-                || self.joined().any(|joined| joined.member.v4 == address)
+            let had = |member: &Member| {
+                member.v4 == address
+                    || wish.v4.is_none() && wish.v6.is_none() && member.v6 == counterpart(spec, address)
+                    || wish.v4.is_none() && wish.mac.is_none() && member.mac == mac_of(address)
+            };
+            address == spec.v4.gateway || address == spec.v4.dns || self.joined().any(|joined| had(&joined.member))
         };
-        if let Some(address) = wish {
+        if let Some(address) = wish.v4 {
             if is_taken(address) {
                 return Err(NetError::Refused(format!("address {address} is in use in network {}", spec.name)));
             }
             return Ok(address);
         }
         let (first, end) = (u32::from(spec.pool.0), u32::from(spec.pool.1));
-        let from = self.last.map_or(first, |last| u32::from(last).wrapping_add(1)).clamp(first, end);
-        // No more than all members and our own two can be in the way.
-        let tries = (from..=end).chain(first..from).take(MEMBERS_MAX + 3).map(Ipv4Addr::from);
+        let from = self.last.map_or(first, |last| u32::from(last).wrapping_add(1)).min(end).max(first);
+        // Each member can be in the way with three addresses, and we with two.
+        let tries = (from..=end).chain(first..from).take(3 * MEMBERS_MAX + 3).map(Ipv4Addr::from);
         let Some(address) = tries.into_iter().find(|address| !is_taken(*address)) else {
             return Err(NetError::Refused(format!("no address is free in network {}", spec.name)));
         };
         self.last = Some(address);
         Ok(address)
     }
+}
+
+/// Locally administered, unicast: who gets an address again has the same one, as others may remember.
+fn mac_of(v4: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = v4.octets();
+    [0x02, 0x42, a, b, c, d]
 }
 
 fn lower(names: Vec<String>) -> Vec<String> {
@@ -328,6 +337,21 @@ mod tests {
         assert_eq!(refused(&mut members, gateway), "address fd09::1 is in use in network front");
         let mac = Wish { mac: Some([2, 0x42, 10, 9, 0, 5]), ..wish("d") };
         assert_eq!(refused(&mut members, mac), "MAC address 02:42:0a:09:00:05 is in use in network front");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_in_nobodys_way() {
+        let mut members = Members::default();
+        join(&mut members, Wish { v6: Some("fd09::4".parse().unwrap()), ..wish("a") }).1.unwrap();
+        join(&mut members, Wish { mac: Some([2, 0x42, 10, 9, 0, 5]), v4: Some([10, 9, 0, 4].into()), ..wish("b") })
+            .1
+            .unwrap_err();
+        let third = join(&mut members, wish("c")).1.unwrap();
+        assert_eq!(third.v4.container, Ipv4Addr::new(10, 9, 0, 5));
+        let nothing = NetworkSpec { pool: ([10, 9, 0, 1].into(), [10, 9, 0, 0].into()), ..spec() };
+        let number = connect(&mut members);
+        let refused = members.join(&nothing, number, wish("d")).map_err(|error| error.to_string());
+        assert_eq!(refused.unwrap_err(), "no address is free in network front");
     }
 
     #[test]

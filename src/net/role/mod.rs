@@ -268,37 +268,51 @@ impl Role {
     /// Takes one message of a member's; its end, and what nobody says, is its leave.
     fn read_member(&mut self, now_us: u64, number: u64) -> Result<(), NetError> {
         let Some(connection) = self.members.get(number) else { return Ok(()) };
-        match receive(&connection.control) {
-            Ok(Some((message, fd))) => match (message, fd) {
-                (Message::Tap { ipv6 }, Some(tap)) if self.shared.is_none() => {
-                    self.take_tap(tap)?;
-                    self.set_ipv6(now_us, number, ipv6);
-                }
-                (Message::Ipv6(ipv6), _) => self.set_ipv6(now_us, number, ipv6),
-                (Message::Called(names), _) => {
-                    self.members.call(number, names);
-                    self.tell_stack(now_us);
-                }
-                (Message::Follow, _) => self.members.follow(number),
-                (Message::Names { first, names }, _) => {
-                    self.members.take_others(number, first, names);
-                    self.tell_stack(now_us);
-                }
-                (Message::Resolvers(resolvers), _) if !self.is_internal() => self.stack.set_resolvers(resolvers),
-                (Message::Join(wish), Some(namespace)) => self.join(now_us, number, wish, &namespace)?,
-                (Message::Publish(port), Some(socket)) => {
-                    let listener = match port.transport {
-                        Transport::Tcp => Listener::Stream(socket.into()),
-                        Transport::Udp => Listener::Datagram(socket.into()),
-                    };
-                    self.publish(number, listener, &port)?;
-                }
-                _ => {}
-            },
-            Ok(None) => self.leave(now_us, number),
-            // Who sends what is no message is not to end the network of others.
+        let has_joined = connection.joined.is_some();
+        let done = match receive(&connection.control) {
+            Ok(Some((Message::Join(wish), Some(namespace)))) => self.join(now_us, number, wish, &namespace),
+            Ok(Some((message, fd))) if has_joined => self.obey(now_us, number, message, fd),
+            Ok(_) => {
+                self.leave(now_us, number);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            // What one sends is not to end the network of others.
             Err(_) if self.shared.is_some() => self.leave(now_us, number),
-            Err(error) => return Err(error),
+            done => done?,
+        }
+        Ok(())
+    }
+
+    /// Does what a member says.
+    fn obey(&mut self, now_us: u64, number: u64, message: Message, fd: Option<OwnedFd>) -> Result<(), NetError> {
+        match (message, fd) {
+            (Message::Tap { ipv6 }, Some(tap)) if self.shared.is_none() => {
+                self.take_tap(tap)?;
+                self.set_ipv6(now_us, number, ipv6);
+            }
+            (Message::Ipv6(ipv6), _) => self.set_ipv6(now_us, number, ipv6),
+            (Message::Called(names), _) => {
+                self.members.call(number, names);
+                self.tell_stack(now_us);
+            }
+            (Message::Follow, _) => self.members.follow(number),
+            (Message::Names { first, names }, _) => {
+                self.members.take_others(number, first, names);
+                // What one finds elsewhere is no news for the others.
+                self.tell_names();
+            }
+            (Message::Resolvers(resolvers), _) if !self.is_internal() => self.stack.set_resolvers(resolvers),
+            (Message::Publish(port), Some(socket)) => {
+                let listener = match port.transport {
+                    Transport::Tcp => Listener::Stream(socket.into()),
+                    Transport::Udp => Listener::Datagram(socket.into()),
+                };
+                self.publish(number, listener, &port)?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -311,13 +325,17 @@ impl Role {
     /// Tells the stack who is there, after a change.
     fn tell_stack(&mut self, now_us: u64) {
         self.stack.set_members(now_us, self.members.members(), &mut self.sockets);
-        let mut of_all = self.own_names.clone();
-        of_all.extend(self.members.names());
         if !self.is_internal() {
             self.stack.set_resolvers_of_one(self.members.resolvers());
         }
-        self.stack.set_names(Names { of_all, of_one: self.members.others() });
+        self.tell_names();
         self.members.names_changed();
+    }
+
+    fn tell_names(&mut self) {
+        let mut of_all = self.own_names.clone();
+        of_all.extend(self.members.names());
+        self.stack.set_names(Names { of_all, of_one: self.members.others() });
     }
 
     /// Forgets a connection and what it has.

@@ -7,7 +7,7 @@
 use clap::builder::{ArgAction, Str};
 use clap::{Arg, Command as Grammar};
 use engine::image::ListRequest;
-use engine::{Engine, container, image, volume};
+use engine::{Engine, container, image, network, volume};
 
 /// A word, and what it stands for where that is known.
 #[derive(Debug, PartialEq, Eq)]
@@ -152,6 +152,7 @@ enum Named {
     Container,
     Image,
     Volume,
+    Network,
     Any,
 }
 
@@ -161,6 +162,7 @@ impl Named {
             "CONTAINER" | "CONTAINER[:DESTINATION]" => Some(Named::Container),
             "IMAGE" | "NAME[:TAG]" | "REPOSITORY[:TAG]" => Some(Named::Image),
             "VOLUME" => Some(Named::Volume),
+            "NETWORK" => Some(Named::Network),
             "NAME|ID" => Some(Named::Any),
             _ => None,
         }
@@ -177,8 +179,13 @@ impl Named {
             Named::Volume => {
                 volume::list::list(engine).unwrap_or_default().into_iter().map(|volume| volume.name).collect()
             }
+            Named::Network => {
+                let networks = network::list::list(engine).unwrap_or_default();
+                let built_in = ["builtin", "host", "none"].map(str::to_owned);
+                built_in.into_iter().chain(networks.into_iter().map(|listed| listed.network.name)).collect()
+            }
             Named::Any => {
-                let kinds = [Named::Container, Named::Image, Named::Volume];
+                let kinds = [Named::Container, Named::Image, Named::Volume, Named::Network];
                 return kinds.into_iter().flat_map(|kind| kind.all(engine)).collect();
             }
         };

@@ -41,6 +41,9 @@ fn bash_completes_commands_options_and_names() {
     // bash replaces what stands after the colon alone.
     assert_eq!(sorted("run --rm tiny:t"), ["two"]);
     assert_eq!(sorted("volume rm vol"), ["volume-one"]);
+    home.ok(&["network", "create", "net-one"]);
+    assert_eq!(sorted("run --network ne"), ["net-one"]);
+    assert_eq!(sorted("network connect net-one oth"), ["other"]);
     assert_eq!(sorted("inspect fir"), ["first"]);
     assert_eq!(sorted("run --restart=un"), ["unless-stopped"]);
     assert_eq!(sorted("run --log-driver=x"), Vec::<String>::new());

@@ -139,6 +139,8 @@ fn a_reset_leaves_nothing() {
     home.ok(&["--store", "other", "pull", &busybox()]);
     home.ok(&["--store", "other", "run", "-d", "--network", "none", &busybox(), "sleep", "1000"]);
     home.ok(&["commit", "two", "made:here"]);
+    home.ok(&["network", "create", "net"]);
+    home.ok(&["create", "--network", "net", &busybox(), "true"]);
     let done = finish(&mut home.command(&["system", "reset"]), b"n\n", LIMIT);
     assert!(done.code == 0 && done.stdout.contains("all volumes") && done.stdout.contains("[y/N]"), "{done:#?}");
     assert_eq!(state(&home, "one"), "running");
@@ -153,6 +155,7 @@ fn a_reset_leaves_nothing() {
         (home.ok(&["ps", "-aq"]), home.ok(&["images", "-q"]), home.ok(&["volume", "ls", "-q"])),
         Default::default()
     );
+    assert_eq!(home.run(&["network", "exists", "net"]).code, 1);
     home.ok(&["pull", &busybox()]);
     assert_eq!(home.ok(&["run", "--rm", "--network", "none", &busybox(), "echo", "alive"]), "alive\n");
     home.ok(&["system", "reset", "--force"]);

@@ -1,4 +1,4 @@
-//! Removing all that this machine has in the data directory: its containers, volumes, and the images.
+//! Removing all that this machine has in the data directory: its containers, networks, volumes, and the images.
 //!
 //! Containers go first, as `rm -f` removes them; a failure there ends it, since what runs needs the rest. Then volumes, which may hold
 //! files of other ids. The store leaves its place by one rename: a command that is at work in it fails, and leaves nothing in a new
@@ -19,7 +19,9 @@ use crate::container::rootfs::outer_namespace;
 use crate::file::failed;
 use crate::image::sweep::users;
 use crate::image::{self, PruneRequest};
+use crate::network;
 use crate::paths::names_in;
+use crate::system::filter::PruneFilter;
 use crate::system::{here, migrate};
 
 /// What a store that is being removed begins with.
@@ -36,6 +38,7 @@ pub fn reset(engine: &Engine) -> Result<Vec<String>, Report> {
     }
     let others = others(engine)?;
     for store in here::stores(engine)? {
+        network::remove::prune(&store, &PruneFilter::default())?;
         if !others.is_empty() {
             image::prune(&store, &PruneRequest { all: true, ..PruneRequest::default() })?;
         }

@@ -4,7 +4,7 @@ use engine::system;
 use crate::environment::Globals;
 use crate::output::{Stop, confirm, warning};
 
-/// Remove all containers, volumes and images of this machine, those of further stores (--store) too
+/// Remove all containers, networks, volumes and images of this machine, those of further stores (--store) too
 #[derive(Args)]
 pub struct Reset {
     /// Do not ask
@@ -16,7 +16,7 @@ impl Reset {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         let text = format!(
-            "This will remove all of {}:\n  - all containers, those that run too\n  - all volumes\n  - all images",
+            "This will remove all of {}:\n  - all containers, those that run too\n  - all networks\n  - all volumes\n  - all images",
             engine.paths().data().display()
         );
         if !self.force && !confirm(&text)? {

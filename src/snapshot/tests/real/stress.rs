@@ -35,7 +35,7 @@ use nix::unistd::{
     AccessFlags, Gid, Uid, UnlinkatFlags, Whence, faccessat, fchown, fchownat, ftruncate, linkat, lseek64, setegid,
     seteuid, symlinkat, unlinkat,
 };
-use oci::DiffId;
+use oci::{DiffId, Digest};
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
 use snapshot::native::{self, ChainLower, Truth};
@@ -59,7 +59,7 @@ const OPS: u64 = 2_000;
 const SEED: u64 = 1;
 /// Operations of a phase, and between looks at the whole trees, of which most of the time goes: a run of many does more in less.
 const OPS_OF_PHASE: [u64; 2] = [500, 5_000];
-const EVERY: [u64; 2] = [20, 100];
+const EVERY: [u64; 2] = [20, 500];
 /// From how many on a run is one of many.
 const MANY: u64 = 100_000;
 const PHASES_OF_ROUND: u64 = 3;
@@ -68,7 +68,7 @@ const LAYERS_MAX: usize = 6;
 /// How many descriptors a tree keeps.
 const SLOTS: usize = 4;
 /// How many operations are told when something differs.
-const TOLD: usize = 120;
+const TOLD: usize = 520;
 /// The id of somebody without rights, where there is one.
 const SOMEBODY: u32 = 1000;
 
@@ -290,6 +290,12 @@ fn done(result: Result<(), Errno>) -> Answer {
     result.map(|()| String::new())
 }
 
+/// A chown to nobody of somebody else's file with set-id bits is refused by the kernel. To a FUSE server it looks like what comes
+/// ahead of a write, which must succeed: nothing changes then.
+fn or_nothing(to: (&Option<u32>, &Option<u32>), changed: Result<(), Errno>) -> Result<(), Errno> {
+    if to == (&None, &None) && changed == Err(Errno::EPERM) { Ok(()) } else { changed }
+}
+
 impl Tree {
     fn at(&self, slot: usize) -> Result<&File, Errno> {
         self.open[slot].as_ref().ok_or(Errno::EBADF)
@@ -351,7 +357,7 @@ impl Tree {
             Op::Read(slot, at, length) => {
                 let mut buffer = vec![0; *length];
                 let read = self.at(*slot)?.read_at(&mut buffer, *at).map_err(|error| errno(&error))?;
-                Ok(format!("{read} {:x}", digest(&buffer[..read])))
+                Ok(format!("{read} {}", digest(&buffer[..read])))
             }
             Op::Cut(slot, length) => done(ftruncate(self.at(*slot)?, *length as i64)),
             Op::Truncate(path, length) => {
@@ -384,9 +390,13 @@ impl Tree {
             }
             Op::ChmodOpen(slot, mode) => done(fchmod(self.at(*slot)?, Mode::from_bits_truncate(*mode))),
             Op::Chown(path, owner, group) => {
-                done(fchownat(&self.root, path.as_str(), uid(*owner), gid(*group), nofollow))
+                let changed = fchownat(&self.root, path.as_str(), uid(*owner), gid(*group), nofollow);
+                done(or_nothing((owner, group), changed))
             }
-            Op::ChownOpen(slot, owner, group) => done(fchown(self.at(*slot)?, uid(*owner), gid(*group))),
+            Op::ChownOpen(slot, owner, group) => {
+                let changed = fchown(self.at(*slot)?, uid(*owner), gid(*group));
+                done(or_nothing((owner, group), changed))
+            }
             Op::Times(path, seconds, nanos) => {
                 let time = TimeSpec::new(*seconds, *nanos);
                 done(utimensat(&self.root, path.as_str(), &time, &time, UtimensatFlags::NoFollowSymlink))
@@ -489,7 +499,7 @@ impl Tree {
                     let mut bytes = vec![0; stat.st_size as usize];
                     file.read_exact_at(&mut bytes, 0).unwrap();
                     assert_eq!(file.read_at(&mut [0], stat.st_size as u64).unwrap(), 0);
-                    look.push_str(&[" ", &digest(&bytes).to_string()].concat());
+                    look.push_str(&[" ", &digest(&bytes)].concat());
                 } else if kind == SFlag::S_IFLNK {
                     look += &readlinkat(&self.root, &path).unwrap().to_string_lossy();
                 } else if kind == SFlag::S_IFDIR {
@@ -511,9 +521,9 @@ impl Tree {
     }
 }
 
-/// FNV-1a.
-fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+/// Optimised in this profile too, unlike anything of our own: a look at all trees takes a hundredth of the time.
+fn digest(bytes: &[u8]) -> String {
+    Digest::of(bytes).hex()
 }
 
 fn xattrs(file: &OwnedFd) -> Answer {
@@ -521,7 +531,7 @@ fn xattrs(file: &OwnedFd) -> Answer {
     for name in sys(xattr::list(file))? {
         // Labels of the host's security module are no affair of ours.
         if name.to_bytes() != b"security.selinux" {
-            list.push(format!(" {name:?}={:x?}", sys(xattr::get(file, &name))?.map(|value| digest(&value))));
+            list.push(format!(" {name:?}={:?}", sys(xattr::get(file, &name))?.map(|value| digest(&value))));
         }
     }
     list.sort();

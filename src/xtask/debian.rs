@@ -61,6 +61,11 @@ fn mirrors(text: &str) -> Vec<String> {
 /// The Debian image: the base system and a second layer that changes, hides and adds. `None` without mmdebstrap, a
 /// mirror, or the rights to unpack.
 pub fn debian() -> Fallible<Option<Image>> {
+    debian_and(Vec::new())
+}
+
+/// The same with these layers on top.
+pub fn debian_and(more: Vec<Layer>) -> Fallible<Option<Image>> {
     let Some(tarball) = base_system()? else { return Ok(None) };
     let base = Layer::from_tar(File::open(tarball)?)?;
     let second = LayerBuilder::default()
@@ -69,23 +74,47 @@ pub fn debian() -> Fallible<Option<Image>> {
         .dir("var/lib/sublet", Meta { uid: 1234, gid: 5678, mode: 0o2775 })?
         .hardlink("var/lib/sublet/link", Meta { uid: 33, gid: 42, mode: 0o640 }, "etc/sublet-fixture")?
         .finish()?;
-    Ok(Some(Image::new(vec![base, second], &json!({ "Env": [PATH], "Cmd": ["bash"] }))))
+    let layers = [vec![base, second], more].concat();
+    Ok(Some(Image::new(layers, &json!({ "Env": [PATH], "Cmd": ["bash"] }))))
 }
 
-/// The cached tar stream of a minimal Debian, its digest noted beside it.
+/// An image of further packages, for works that need programs: those of `root` by mmdebstrap's options. As [`debian`] where it
+/// cannot be made.
+pub fn equipped(root: &Root) -> Fallible<Option<Image>> {
+    let Some(tarball) = tarball(root)? else { return Ok(None) };
+    let layer = Layer::from_tar(File::open(tarball)?)?;
+    Ok(Some(Image::new(vec![layer], &json!({ "Env": [PATH], "Cmd": ["bash"] }))))
+}
+
+/// A root directory that mmdebstrap makes.
+pub struct Root {
+    /// What it is called in the cache: as long as the options are the same.
+    pub name: &'static str,
+    /// Options of mmdebstrap.
+    pub options: &'static [&'static str],
+}
+
+/// The cached tar stream of a minimal Debian.
 fn base_system() -> Fallible<Option<std::path::PathBuf>> {
+    tarball(&Root { name: "", options: &[] })
+}
+
+/// The cached tar stream of a root, its digest noted beside it.
+fn tarball(root: &Root) -> Fallible<Option<std::path::PathBuf>> {
     let directory = cache().join("fixtures");
     let Some(source) = Source::of_host() else { return Ok(None) };
-    let tarball = directory.join(format!("{}.tar", source.suite));
+    let name = if root.name.is_empty() { source.suite.clone() } else { format!("{}-{}", source.suite, root.name) };
+    let tarball = directory.join(format!("{name}.tar"));
     let note = tarball.with_extension("tar.sha256");
     if tarball.exists() && note.exists() {
         return Ok(Some(tarball));
     }
     let (Some(program), true) = (which("mmdebstrap"), is_root()) else { return Ok(None) };
-    println!("== Debian image fixture ({})", source.suite);
+    println!("== Debian image fixture ({name})");
     fs::create_dir_all(&directory)?;
     let mut make = Command::new(program);
-    make.args(["--quiet", "--variant=minbase", "--skip=output/dev"]).arg(&source.suite).arg(&tarball);
+    make.args(["--quiet", "--variant=minbase", "--skip=output/dev"]).args(root.options);
+    make.arg(&source.suite).arg(&tarball);
     make.arg(format!("deb {} {} main", source.mirror, source.suite)).env("SOURCE_DATE_EPOCH", MTIME_S.to_string());
     if let Err(error) = run(&mut make) {
         println!("no Debian fixture: {error}");

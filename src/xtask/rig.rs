@@ -1,7 +1,7 @@
 //! `cargo xtask rig`: a Debian root with the rivals installed, entered as a plain user in namespaces of its own.
 //!
 //! Inside: the repository as `/src`, `/share` for exchange, a private `/tmp` and runtime directory, `/dev` and the network
-//! of the host, and a cgroup that the user owns. `rig bench [TOPIC]…` builds the binary that ships, measures inside, with
+//! of the host, and a cgroup that the user owns. Who writes a line to `/tmp/drop` has root drop the kernel's caches. `rig bench [TOPIC]…` builds the binary that ships, measures inside, with
 //! all stores on the disk of the root, as the same user, and brings the records into `docs/benchmarks`.
 
 use std::fs;
@@ -42,6 +42,9 @@ mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 name=sublet-rig-$4; group=$root/sys/fs/cgroup/$name
 mkdir "$group" "$group/in"; chown -R 1000:1000 "$group"; echo $$ >"$group/in/cgroup.procs"
 mkdir -p "$root/.old"; cd "$root"; pivot_root . .old; umount -l /.old; cd /src
+mkfifo -m 666 /tmp/drop /tmp/drop.done; export SUBLET_BENCH_DROP=/tmp/drop
+drop() { sync; if echo 3 >/proc/sys/vm/drop_caches; then echo dropped; else echo refused; fi >/tmp/drop.done; }
+while read -r _ </tmp/drop; do drop; done &
 export TMPDIR=/home/dev XDG_CACHE_HOME=/share/cache SUBLET_BENCH_BIN=/share/sublet SUBLET_BENCH_OUT=/share/out
 export HOME=/home/dev USER=dev LOGNAME=dev XDG_RUNTIME_DIR=/run/user/1000 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 shift 4; status=0
@@ -90,6 +93,9 @@ fn bench(root: &Path, share: &Path, topics: &[String]) -> Fallible<bool> {
     }
     fs::copy(bench::release_binary()?, share.join("sublet"))?;
     fs::copy(std::env::current_exe()?, share.join("xtask"))?;
+    if topics.is_empty() || topics.iter().any(|topic| topic == "programs") {
+        bench::programs::make_images()?;
+    }
     let fixtures = share.join("cache/sublet/fixtures");
     fs::create_dir_all(&fixtures)?;
     // The user inside cannot make a Debian; it takes the one that root has cached.

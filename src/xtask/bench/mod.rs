@@ -11,7 +11,9 @@ pub mod machine;
 mod network;
 mod oci;
 pub mod peak;
+pub mod programs;
 mod pull;
+mod rivals;
 mod start;
 
 use std::cell::RefCell;
@@ -33,6 +35,7 @@ const TOPICS: &[Topic] = &[
     ("start", 30, start::sides),
     ("oci", 60, oci::sides),
     ("files", 3, files::sides),
+    ("programs", 3, programs::sides),
     ("network", 7, network::sides),
     ("pull", 7, pull::sides),
 ];
@@ -231,7 +234,7 @@ impl Series {
 pub fn run(names: &[String]) -> Fallible<bool> {
     let unknown = names.iter().find(|name| !TOPICS.iter().any(|(topic, ..)| topic == name));
     if let Some(name) = unknown {
-        return Err(format!("no benchmark is called {name}; there are: start oci files network pull").into());
+        return Err(format!("no benchmark is called {name}; there are: start oci files programs network pull").into());
     }
     let base = std::env::temp_dir().join(format!("sublet-bench-{}", std::process::id()));
     fs::create_dir_all(&base)?;

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -276,17 +277,7 @@ fn publish(ground: &Ground) -> Fallible<u64> {
         })
     });
     put("twenty", twenty.collect::<Fallible<_>>()?)?;
-    put(
-        "many",
-        vec![layer(|tar| {
-            (0..200_000_u64).try_for_each(|file| {
-                let path = format!("usr/lib/node_modules/package-{}/lib/file-{file}.js", file / 100);
-                let line = format!("exports.function{file} = function () {{ return {file}; }};\n").into_bytes();
-                let size = file * 37 % 4096;
-                add(tar, &path, size, Repeated { bytes: &line, at: 0 }.take(size))
-            })
-        })?],
-    )?;
+    put("many", vec![small_files(0..200_000)?])?;
     put(
         "big",
         vec![layer(|tar| {
@@ -297,6 +288,19 @@ fn publish(ground: &Ground) -> Fallible<u64> {
             })
         })?],
     )
+}
+
+/// A layer of small text files, a hundred in a directory, no two of which are alike but for the empty ones.
+pub fn small_files(numbers: Range<u64>) -> Fallible<Layer> {
+    layer(|tar| {
+        for file in numbers {
+            let path = format!("usr/lib/node_modules/package-{}/lib/file-{file}.js", file / 100);
+            let line = format!("exports.function{file} = function () {{ return {file}; }};\n").into_bytes();
+            let size = file * 37 % 4096;
+            add(tar, &path, size, Repeated { bytes: &line, at: 0 }.take(size))?;
+        }
+        Ok(())
+    })
 }
 
 /// 1 MiB that gzip makes half as long: noise (xorshift64) and text by turns.

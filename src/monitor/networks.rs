@@ -15,7 +15,7 @@
 mod errands;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::Report;
 use net::client::Entry;
@@ -326,9 +326,7 @@ impl Networks {
                     match &purpose {
                         Purpose::Connect { network, .. } => self.joined.retain(|joined| !joined.is(network)),
                         Purpose::Revive { network } => {
-                            if let Some(joined) = self.joined.iter_mut().find(|joined| joined.is(network)) {
-                                joined.again_at = Some(Instant::now() + AGAIN);
-                            }
+                            self.try_again(network, AGAIN);
                         }
                         Purpose::Start | Purpose::Disconnect { .. } | Purpose::Publish => {}
                     }
@@ -348,6 +346,12 @@ impl Networks {
         let (now, before) = (Instant::now(), joined.revived);
         joined.again_at = Some(before.map_or(now, |before| now.max(before + AGAIN)));
         News::Nothing
+    }
+
+    fn try_again(&mut self, network: &str, wait: Duration) {
+        if let Some(joined) = self.joined.iter_mut().find(|joined| joined.is(network)) {
+            joined.again_at = Some(Instant::now() + wait);
+        }
     }
 
     /// When a role is to be started again.
@@ -372,7 +376,10 @@ impl Networks {
                 self.tasks.push(Task { answer, purpose: Purpose::Revive { network } });
                 Ok(())
             }
-            Err(report) => Err((network, report)),
+            Err(report) => {
+                self.try_again(&network, AGAIN);
+                Err((network, report))
+            }
         })
     }
 
@@ -455,7 +462,11 @@ impl Networks {
     /// The container's namespace is gone; memberships and ports stay.
     pub fn rest(&mut self) {
         self.ready = false;
-        self.tasks.clear();
+        for task in std::mem::take(&mut self.tasks) {
+            if let Purpose::Revive { network } = task.purpose {
+                self.try_again(&network, Duration::ZERO);
+            }
+        }
         // A network of its own gets a role that knows none.
         self.relayed.clear();
     }

@@ -80,6 +80,8 @@ const MESSAGE_MAX: usize = 64 << 10;
 const PART: usize = MESSAGE_MAX / 2;
 /// Addresses of one name that are told of: an answer has no room for more.
 const ADDRESSES_MAX: usize = 32;
+/// The longest name, written with dots (RFC 1035 §3.1).
+pub const NAME_MAX: usize = 253;
 /// Names of a table: all that the members of a few full networks can have.
 const NAMES_MAX: usize = 1 << 18;
 
@@ -95,8 +97,8 @@ pub fn names_in_parts(names: &NameTable) -> Vec<Message> {
     let mut room = PART;
     for (name, addresses) in names {
         let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
-        // As JSON: an address of IPv6 has up to 39 characters.
-        let size = name.len() + 8 + addresses.len() * 42;
+        // As JSON: a byte takes six at the most (`\u0000`), and an address of IPv6 has up to 39 characters.
+        let size = name.len() * 6 + 8 + addresses.len() * 42;
         if room < size {
             parts.push(Vec::new());
             room = PART;
@@ -114,14 +116,20 @@ pub fn take_names(table: &mut NameTable, first: bool, names: NameTable) {
     if first {
         table.clear();
     }
-    // No honest side has more.
-    table.extend(names.into_iter().take(NAMES_MAX.saturating_sub(table.len())));
+    // No honest side has more, or others.
+    let names = names.into_iter().filter(|(name, _)| name.len() <= NAME_MAX);
+    table.extend(names.take(NAMES_MAX.saturating_sub(table.len())));
 }
 
 /// Sends a message without descriptors and without waiting: `EAGAIN` when the other side takes none now.
 pub fn send_now(socket: BorrowedFd<'_>, message: &Message) -> Result<(), NetError> {
     let bytes = serde_json::to_vec(message).map_err(NetError::Protocol)?;
     Ok(sys::socket::send_now(socket, &bytes)?)
+}
+
+/// Reads a message.
+pub fn parse(bytes: &[u8]) -> Result<Message, NetError> {
+    serde_json::from_slice(bytes).map_err(NetError::Protocol)
 }
 
 /// Receives a message with the descriptor it carries; `None` at the end of the socket.
@@ -131,6 +139,5 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>, 
     if length == 0 {
         return Ok(None);
     }
-    let message = serde_json::from_slice(&buffer[..length]).map_err(NetError::Protocol)?;
-    Ok(Some((message, fds.into_iter().next())))
+    Ok(Some((parse(&buffer[..length])?, fds.into_iter().next())))
 }

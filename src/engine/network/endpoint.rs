@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base::{ContainerId, Kind, Report};
 use monitor::networks::Joining;
+use net::control::NAME_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
@@ -56,8 +57,12 @@ pub(crate) fn resolve(engine: &Engine, wanted: &mut [Wanted]) -> Result<(), Repo
     Ok(())
 }
 
-/// Refuses addresses that a container cannot have in a network.
+/// Refuses addresses that a container cannot have in a network, and names that nobody can ask for.
 pub(crate) fn check_addresses(network: &Network, wanted: &Wanted) -> Result<(), Report> {
+    if let Some(alias) = wanted.aliases.iter().find(|alias| alias.is_empty() || alias.len() > NAME_MAX) {
+        let text = format!("invalid alias {alias:?}: a name has 1 to {NAME_MAX} characters");
+        return Err(Report::new(Kind::Usage, text));
+    }
     wanted.ip.map_or(Ok(()), |address| network.check_v4(address))?;
     wanted.ip6.map_or(Ok(()), |address| network.check_v6(address))
 }

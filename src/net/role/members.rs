@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use netstack::{Member, NameTable};
 use nix::errno::Errno;
 
-use crate::control::{Wish, names_in_parts, send_now, take_names};
+use crate::control::{NAME_MAX, Wish, names_in_parts, send_now, take_names};
 use crate::{Addressing, Family, NetError, NetworkSpec, files};
 
 /// Members at a time.
@@ -264,7 +264,7 @@ fn mac_of(v4: Ipv4Addr) -> [u8; 6] {
 }
 
 fn lower(names: Vec<String>) -> Vec<String> {
-    names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
+    names.into_iter().filter(|name| name.len() <= NAME_MAX).map(|name| name.to_ascii_lowercase()).collect()
 }
 
 /// The IPv6 address with the number in its subnet that this IPv4 address has.

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(words("run --restart un"), ["unless-stopped"]);
         assert_eq!(words("run -it --restart=un"), ["--restart=unless-stopped"]);
         assert_eq!(words("run --pull al"), ["always"]);
-        assert_eq!(words("run --net"), ["--network"]);
+        assert_eq!(words("run --net"), ["--network", "--network-alias"]);
         assert_eq!(words("ps --off"), ["--offline"]);
         // A command of the container, and a word that is a value.
         assert_eq!(words("run busybox --rest"), Vec::<String>::new());

@@ -11,7 +11,7 @@ use sys::socket::open_directory;
 use crate::Engine;
 use crate::network::create::forget;
 use crate::network::list::{Listed, list};
-use crate::network::{BUILT_IN, Network, find, lock};
+use crate::network::{BUILT_IN, Network, all, find, lock};
 use crate::system::filter::PruneFilter;
 
 /// How long the role of a network that has no member may still be there.
@@ -65,6 +65,10 @@ fn is_served(engine: &Engine, network: &Network) -> Result<bool, Report> {
 
 /// Removes the networks that no container has and that the filter lets pass; their names.
 pub fn prune(engine: &Engine, filter: &PruneFilter) -> Result<Vec<String>, Report> {
+    // Without any there is nothing to be locked, and no directory for that.
+    if all(engine)?.is_empty() {
+        return Ok(Vec::new());
+    }
     let _locked = lock(engine)?;
     let unused = |listed: &Listed| {
         let created = parse_rfc3339(&listed.network.created_at).ok();

@@ -13,6 +13,9 @@ use crate::record;
 use crate::role::{MAIN, Monitor};
 use crate::supervised::{Phase, Supervised};
 
+/// How often a container that stands still is looked at whose probe has had its time.
+const STANDING: Duration = Duration::from_millis(100);
+
 /// The health check at work.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
@@ -33,6 +36,8 @@ struct Running {
     age: Duration,
     /// When it has taken too long; `None` once it was killed for that.
     until: Option<Instant>,
+    /// Whether the container was seen to stand still when its time was over.
+    stood_still: bool,
     output: Output,
 }
 
@@ -80,10 +85,16 @@ impl Monitor {
         let now = Instant::now();
         if let Some(running) = &mut self.probes.running {
             let key = running.key;
-            // One that stands still with the container has its time again.
-            if running.until.is_some_and(|until| until <= now) && self.resources.is_frozen() {
-                let timeout = self.config.health.as_ref().map(|check| check.timeout).unwrap_or_default();
-                running.until = now.checked_add(timeout);
+            // One that stands still with the container has its time again once that goes on.
+            if running.until.is_some_and(|until| until <= now) {
+                let stands_still = self.resources.is_frozen();
+                if stands_still {
+                    running.until = now.checked_add(STANDING);
+                } else if running.stood_still {
+                    let timeout = self.config.health.as_ref().map(|check| check.timeout).unwrap_or_default();
+                    running.until = now.checked_add(timeout);
+                }
+                running.stood_still = stands_still;
             }
             if running.until.take_if(|until| *until <= now).is_some()
                 && let Some(process) = self.processes.get_mut(&key)
@@ -134,6 +145,7 @@ impl Monitor {
             start: SystemTime::now(),
             age: now - started,
             until: now.checked_add(*timeout),
+            stood_still: false,
             output: Output::default(),
         });
         match self.start_exec(request) {

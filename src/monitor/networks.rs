@@ -10,7 +10,8 @@
 //! the one that leads is told the names of the others.
 //!
 //! A role that ends before its members, killed or of a fault, is started again by whichever monitor is the first to notice, over
-//! the same devices; all get the addresses that they had. Connections through it are lost, those between members are not.
+//! the same devices; all get the addresses that they had. Connections through it are lost, those between members are not. Where a
+//! command was faster the network is another one, and each monitor moves its container's device there.
 
 mod errands;
 
@@ -18,12 +19,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use base::Report;
+use net::bridge::Plug;
 use net::client::Entry;
 use net::control::take_names;
 use net::resolvers::Watch;
 use net::setup::DEVICE;
 use net::{Addressing, NameTable, NetError, Publish, Published};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use runtime::stage::in_outer;
 use serde::{Deserialize, Serialize};
 
 use crate::networks::errands::Done;
@@ -42,6 +45,29 @@ pub struct Joining {
     pub addressing: Addressing,
     /// Whether what is elsewhere is reached by it.
     pub default: bool,
+}
+
+impl Joining {
+    /// The device of a container whose init has this pid.
+    pub fn plug(&self, init: i32) -> Plug {
+        let Joining { device, addressing, default, .. } = self.clone();
+        Plug { device, peer: peer(init), addressing, default }
+    }
+}
+
+/// Sees to it that a container has its device in a network, as root of the outer user namespace; [`net::bridge::replug`].
+pub fn replug(
+    outer: BorrowedFd<'_>,
+    network: BorrowedFd<'_>,
+    container: BorrowedFd<'_>,
+    plug: &Plug,
+) -> Result<Option<bool>, Report> {
+    let (ipv6, []) = in_outer(outer, &[("network", network), ("container", container)], |inherited| {
+        let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
+        let plugged = net::bridge::replug(network.as_fd(), container.as_fd(), plug);
+        Ok((plugged.map_err(NetError::into_report)?, []))
+    })?;
+    Ok(ipv6)
 }
 
 /// A container's place in a network, and how it gets that again.
@@ -77,8 +103,8 @@ struct Joined {
     /// `None` while the network's role has ended.
     socket: Option<OwnedFd>,
     namespace: OwnedFd,
-    /// The device's other end, at the bridge.
-    peer: String,
+    /// The pid of the init for which its device was made, or is.
+    init: i32,
     /// Whether the container has IPv6 there.
     ipv6: bool,
     /// Whether the role tells us its names.
@@ -143,14 +169,14 @@ pub enum News {
 }
 
 /// The name at the bridge of the device of a container whose init has this pid.
-pub fn peer(init: i32) -> String {
+fn peer(init: i32) -> String {
     format!("v{init}")
 }
 
 impl Joined {
     fn new(admission: Admission, (socket, namespace): (OwnedFd, OwnedFd)) -> Self {
-        let (peer, names, socket) = (String::new(), NameTable::new(), Some(socket));
-        Joined { admission, socket, namespace, peer, ipv6: true, follows: false, names, revived: None, again_at: None }
+        let (init, names, socket) = (0, NameTable::new(), Some(socket));
+        Joined { admission, socket, namespace, init, ipv6: true, follows: false, names, revived: None, again_at: None }
     }
 
     /// Tells the role of a container without IPv6.
@@ -220,7 +246,7 @@ impl Networks {
             return Ok(());
         }
         for joined in &mut self.joined {
-            joined.peer = peer(init);
+            joined.init = init;
         }
         let answer = errands::plug(outer, container, &self.joined)?;
         self.tasks.push(Task { answer, purpose: Purpose::Start });
@@ -242,7 +268,7 @@ impl Networks {
         (init, client): (i32, u64),
     ) -> Result<(), Report> {
         let mut joined = Joined::new(admission, fds);
-        joined.peer = peer(init);
+        joined.init = init;
         let own = self.has_own.then_some(DEVICE);
         let is_taken = |device: &str| own == Some(device) || self.joinings().any(|joining| joining.device == device);
         let free = (0..=self.joined.len() + 1).map(|number| format!("eth{number}")).find(|device| !is_taken(device));
@@ -269,7 +295,7 @@ impl Networks {
         let Some(at) = self.joined.iter().position(|joined| joined.is(network)) else { return Ok(false) };
         // The end of its connection is the end of its membership.
         let led = self.leader() == Some(at);
-        let Joined { admission, namespace, peer, .. } = self.joined.remove(at);
+        let Joined { admission, namespace, init, .. } = self.joined.remove(at);
         if led {
             self.relayed.clear();
         }
@@ -282,7 +308,7 @@ impl Networks {
             }
         }
         let next = next.map(|next| (container, &*next));
-        let answer = errands::unplug(outer, (namespace.as_fd(), &peer), next, &self.ports)?;
+        let answer = errands::unplug(outer, (namespace.as_fd(), &peer(init)), next, &self.ports)?;
         self.tasks.push(Task { answer, purpose: Purpose::Disconnect { client } });
         Ok(true)
     }
@@ -443,9 +469,9 @@ impl Networks {
         if self.has_own { News::Names(self.relayed.clone()) } else { News::Nothing }
     }
 
-    /// Follows the host's resolvers from now on, of which the roles know these.
-    pub fn follow_resolvers(&mut self, known: &[std::net::SocketAddr]) -> Result<(), Report> {
-        self.resolvers = Some(watch_resolvers(known)?);
+    /// Follows the host's resolvers from now on. Roles are told those of now too, as nobody knows which ones they know.
+    pub fn follow_resolvers(&mut self) -> Result<(), Report> {
+        self.resolvers = Some(watch_resolvers(&[])?);
         self.on_resolvers();
         Ok(())
     }
@@ -475,7 +501,7 @@ impl Networks {
     /// they were bound for a network that it shares, are bound again.
     pub fn take_over(&mut self, init: i32, published: &[Published], wishes: &[Publish]) -> Result<(), Report> {
         for joined in &mut self.joined {
-            joined.peer = peer(init);
+            joined.init = init;
         }
         self.ready = true;
         self.follow_names();

@@ -172,6 +172,9 @@ impl Stack {
 
     /// Tells which resolvers to ask from now on, best first. Questions that are with others are waited for.
     pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        if resolvers == self.shared.config.resolvers {
+            return;
+        }
         self.shared.config.resolvers = resolvers;
         self.dns.forget_the_dead();
     }

@@ -29,7 +29,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sys::namespace::{identity, map_text, open_namespace, open_own, proc_dir, write_proc};
-use sys::process::{Flags, fork};
+use sys::process::{Child, Flags, fork};
 use sys::role::Inherited;
 use sys::{Call, Errno, SysError};
 
@@ -225,30 +225,51 @@ pub fn in_outer<T: Serialize + DeserializeOwned, const N: usize>(
     fds: &[(&str, BorrowedFd<'_>)],
     task: impl FnOnce(&mut Inherited) -> Result<(T, [OwnedFd; N]), Report>,
 ) -> Result<(T, [OwnedFd; N]), Report> {
+    let fds: Vec<_> = std::iter::once(("outer", outer)).chain(fds.iter().copied()).collect();
+    let (child, answer) = ask(&fds, |inherited| {
+        join_outer(inherited.fd("outer")?.as_fd())?;
+        task(inherited).map(|(value, made)| (value, made.into()))
+    })?;
+    let told = answered(answer.as_fd());
+    sys::process::reap(child.pidfd.as_fd(), true)?;
+    let (value, made) = told?;
+    Ok((value, made.try_into().map_err(|_| ended_early())?))
+}
+
+/// Has a child do something with the descriptors named, and give a value and descriptors: [`answered`] reads them from the socket.
+pub fn ask<T: Serialize>(
+    fds: &[(&str, BorrowedFd<'_>)],
+    task: impl FnOnce(&mut Inherited) -> Result<(T, Vec<OwnedFd>), Report>,
+) -> Result<(Child, OwnedFd), Report> {
     let (ours, theirs) = sys::socket::pair()?;
-    let fds: Vec<_> = [("outer", outer), ("answer", theirs.as_fd())].into_iter().chain(fds.iter().copied()).collect();
+    let fds: Vec<_> = std::iter::once(("answer", theirs.as_fd())).chain(fds.iter().copied()).collect();
     let child = sys::role::fork(&fds, [None; 3], None, |inherited| {
         let Ok(mut inherited) = inherited else { return 125 };
         let Ok(answer) = inherited.fd("answer") else { return 125 };
-        let joined = inherited.fd("outer").and_then(|outer| join_outer(outer.as_fd())).map_err(Report::from);
-        let (told, made) = match joined.and_then(|()| task(&mut inherited)) {
-            Ok((value, made)) => (Ok(value), Vec::from(made)),
+        let (told, made) = match task(&mut inherited) {
+            Ok((value, made)) => (Ok(value), made),
             Err(report) => (Err(Failure::from(&report)), Vec::new()),
         };
         let made: Vec<_> = made.iter().map(AsFd::as_fd).collect();
         let sent = serde_json::to_vec(&told).map(|told| sys::socket::send(answer.as_fd(), &told, &made));
         i32::from(!matches!(sent, Ok(Ok(()))))
     })?;
-    drop(theirs);
+    Ok((child, ours))
+}
+
+/// What a child has given. Blocks.
+pub fn answered<T: DeserializeOwned>(answer: BorrowedFd<'_>) -> Result<(T, Vec<OwnedFd>), Report> {
     let mut buffer = vec![0; 64 << 10];
-    let answer = sys::socket::receive(ours.as_fd(), &mut buffer);
-    sys::process::reap(child.pidfd.as_fd(), true)?;
-    let (length, made) = answer?;
-    match (serde_json::from_slice::<Result<T, Failure>>(&buffer[..length]), made.try_into()) {
-        (Ok(Ok(value)), Ok(made)) => Ok((value, made)),
-        (Ok(Err(failure)), _) => Err(failure.into()),
-        _ => Err(Report::new(Kind::Internal, "a process in the outer user namespace ended unexpectedly")),
+    let (length, made) = sys::socket::receive(answer, &mut buffer)?;
+    match serde_json::from_slice::<Result<T, Failure>>(&buffer[..length]) {
+        Ok(Ok(value)) => Ok((value, made)),
+        Ok(Err(failure)) => Err(failure.into()),
+        Err(_) => Err(ended_early()),
     }
+}
+
+fn ended_early() -> Report {
+    Report::new(Kind::Internal, "a process that works for the container's networks ended unexpectedly")
 }
 
 /// Becomes root of the current user namespace if it has one. Where it has none, the capabilities that came with the

@@ -1,4 +1,4 @@
-//! `network`, in the words of Docker; `exists` and `reload`-free of Podman.
+//! `network`, in the words of Docker; `exists` is Podman's.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -321,8 +321,6 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             network: own.map(|own| network::spec(record, own)),
             networks: places.iter().map(|place| place.admission.clone()).collect(),
             publish: if record.host.network == NetworkMode::Shared { network::published(record) } else { Vec::new() },
-            resolvers: matches!(record.host.network, NetworkMode::Builtin | NetworkMode::Shared)
-                .then(net::resolvers::now),
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             restart: if hold { Policy::No } else { record.host.restart },
             stop_signal: parse_signal(&record.settings.stop_signal).ok(),

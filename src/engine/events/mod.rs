@@ -215,7 +215,7 @@ pub fn of_monitor(order: &str, action: &str, details: &[(&str, String)]) {
     }
     let of_networks = |action: &str| {
         for KnownWanted { network } in &shared {
-            let file = networks.join(format!("{network}.json"));
+            let file = crate::network::file_in(&networks, network);
             let Ok(Some(KnownNetwork { id: of })) = read_json(&file) else { continue };
             let container = [("container", id.clone())];
             tell(&directory, Subject::Network, action, &of, of_bridge(network), &container);

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::{Context, Kind, Report};
-use monitor::networks::{Admission, Joining, peer};
-use net::bridge::{Made, Plug};
+use monitor::networks::{Admission, Joining, replug};
+use net::bridge::Made;
 use net::client::{Entry, Membership};
 use net::control::Wish;
 use net::{NetError, NetworkSpec};
@@ -114,14 +114,7 @@ fn place_again(
     let Admission { joining, entry } = admission;
     make_dir(&entry.directory)?;
     let Membership { socket, namespace, pid, .. } = entry.join(|spec| make(spec, outer))?;
-    let Joining { device, addressing, default, .. } = joining.clone();
-    let plug = Plug { device, peer: peer(init), addressing, default };
-    let fds = [("network", namespace.as_fd()), ("container", container)];
-    let ((), []) = in_outer(outer, &fds, |inherited| {
-        let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
-        let plugged = net::bridge::replug(network.as_fd(), container.as_fd(), &plug);
-        plugged.map(|_| ((), [])).map_err(NetError::into_report)
-    })?;
+    replug(outer, namespace.as_fd(), container, &joining.plug(init))?;
     Ok(Place { admission: admission.clone(), socket, namespace, pid })
 }
 

@@ -20,7 +20,7 @@ pub mod subnet;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{Kind, Report};
 use net::NetworkSpec;
@@ -125,7 +125,12 @@ pub(crate) fn directory(engine: &Engine) -> PathBuf {
 }
 
 fn file(engine: &Engine, name: &str) -> PathBuf {
-    directory(engine).join(format!("{name}{SUFFIX}"))
+    file_in(&directory(engine), name)
+}
+
+/// What tells of the network with this name.
+pub(crate) fn file_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}{SUFFIX}"))
 }
 
 /// What [`lock`] locks.

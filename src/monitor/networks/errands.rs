@@ -2,15 +2,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use base::{Failure, Kind, Report};
-use net::bridge::{Made, Plug};
+use base::{Failure, Report};
+use net::bridge::Made;
 use net::client::Membership;
 use net::{NetError, Publish, Published};
-use runtime::stage::{in_outer, join_outer};
+use runtime::stage::{ask, in_outer, join_outer};
 use serde::{Deserialize, Serialize};
 use sys::role::Inherited;
 
-use crate::networks::{Joined, Joining};
+use crate::networks::{Joined, replug};
 
 /// What a child has done.
 #[derive(Debug, Default)]
@@ -49,13 +49,9 @@ pub(super) fn plug(outer: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &[J
     })
 }
 
-fn plug_of(joined: &Joined) -> Plug {
-    let Joining { device, addressing, default, .. } = joined.admission.joining.clone();
-    Plug { device, peer: joined.peer.clone(), addressing, default }
-}
-
 fn plug_one(network: BorrowedFd<'_>, container: BorrowedFd<'_>, joined: &Joined) -> Result<bool, Report> {
-    net::bridge::plug(network, container, &plug_of(joined)).map_err(NetError::into_report)
+    let plug = joined.admission.joining.plug(joined.init);
+    net::bridge::plug(network, container, &plug).map_err(NetError::into_report)
 }
 
 /// Has a device made for a container that runs, and these ports bound for it.
@@ -138,13 +134,8 @@ pub(super) fn revive(
         })?;
         let mut answer = Answer::default();
         if let Some(container) = container {
-            let fds = [("network", namespace.as_fd()), ("container", container.as_fd())];
-            let (ipv6, []) = in_outer(outer.as_fd(), &fds, |inherited| {
-                let (network, container) = (inherited.fd("network")?, inherited.fd("container")?);
-                let plugged = net::bridge::replug(network.as_fd(), container.as_fd(), &plug_of(joined));
-                Ok((plugged.map_err(NetError::into_report)?, []))
-            })?;
-            answer.ipv6.extend(ipv6);
+            let plug = joined.admission.joining.plug(joined.init);
+            answer.ipv6.extend(replug(outer.as_fd(), namespace.as_fd(), container.as_fd(), &plug)?);
         }
         rebind(socket.as_fd(), ports, &mut answer);
         Ok((answer, Some((socket, namespace))))
@@ -188,34 +179,16 @@ fn spawn(
     fds: &[(&str, BorrowedFd<'_>)],
     task: impl FnOnce(&mut Inherited) -> Result<(Answer, Option<(OwnedFd, OwnedFd)>), Report>,
 ) -> Result<OwnedFd, Report> {
-    let (ours, theirs) = sys::socket::pair()?;
-    let fds: Vec<_> = std::iter::once(("answer", theirs.as_fd())).chain(fds.iter().copied()).collect();
-    sys::role::fork(&fds, [None; 3], None, |inherited| {
-        let Ok(mut inherited) = inherited else { return 125 };
-        let Ok(answer) = inherited.fd("answer") else { return 125 };
-        let done = task(&mut inherited).map_err(|report| Failure::from(&report));
-        let (told, membership) = match done {
-            Ok((told, membership)) => (Ok(told), membership),
-            Err(failure) => (Err(failure), None),
-        };
-        let fds: Vec<_> =
-            membership.iter().flat_map(|(socket, namespace)| [socket.as_fd(), namespace.as_fd()]).collect();
-        let sent = serde_json::to_vec(&told).map(|bytes| sys::socket::send(answer.as_fd(), &bytes, &fds));
-        i32::from(!matches!(sent, Ok(Ok(()))))
+    let (_, answer) = ask(fds, |inherited| {
+        let (answer, membership) = task(inherited)?;
+        Ok((answer, membership.into_iter().flat_map(<[OwnedFd; 2]>::from).collect()))
     })?;
-    Ok(ours)
+    Ok(answer)
 }
 
 /// What a child says.
 pub(super) fn answered(answer: BorrowedFd<'_>) -> Result<Done, Report> {
-    let mut buffer = vec![0; 64 << 10];
-    let (length, fds) = sys::socket::receive(answer, &mut buffer)?;
-    match serde_json::from_slice::<Result<Answer, Failure>>(&buffer[..length]) {
-        Ok(Ok(Answer { ipv6, published, aside })) => {
-            let membership = <[OwnedFd; 2]>::try_from(fds).ok().map(|[socket, namespace]| (socket, namespace));
-            Ok(Done { membership, ipv6, published, aside: aside.map(Report::from) })
-        }
-        Ok(Err(failure)) => Err(failure.into()),
-        Err(_) => Err(Report::new(Kind::Internal, "the process that connects the container ended unexpectedly")),
-    }
+    let (Answer { ipv6, published, aside }, fds) = runtime::stage::answered(answer)?;
+    let membership = <[OwnedFd; 2]>::try_from(fds).ok().map(|[socket, namespace]| (socket, namespace));
+    Ok(Done { membership, ipv6, published, aside: aside.map(Report::from) })
 }

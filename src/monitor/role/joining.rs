@@ -46,7 +46,6 @@ impl Monitor {
         let spec = NetSpec { publish, resolvers, ..spec };
         self.resources.revive_network(&self.config.id, &spec, &Tap { device, ipv6 })?;
         self.resources.set_names(self.networks.of_others());
-        self.follow_resolvers();
         Ok(())
     }
 

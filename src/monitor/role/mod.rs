@@ -20,7 +20,6 @@ mod probes;
 mod taken_over;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,9 +107,6 @@ pub struct Config {
     /// Ports to publish by the first of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<net::Publish>,
-    /// The host's resolvers, where the roles of shared networks know these and are to be told of others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolvers: Option<Vec<SocketAddr>>,
     /// The hooks of its devices, where they have any.
     pub hooks: Option<RuntimeHooks>,
     /// Whether it is started again when it has ended.
@@ -503,7 +499,10 @@ impl Monitor {
             Err(report) => {
                 let text = report.lines().join(": ");
                 let what_now = match self.revive_own_network() {
-                    Ok(()) => "it was started again; connections through it are lost".to_owned(),
+                    Ok(()) => {
+                        self.follow_resolvers();
+                        "it was started again; connections through it are lost".to_owned()
+                    }
                     Err(report) => format!("the container goes on without it: {}", report.lines().join(": ")),
                 };
                 self.notice(MAIN, &format!("network: {text}; {what_now}"));
@@ -622,8 +621,7 @@ impl Monitor {
         let network = self.config.network.as_ref().filter(|network| network.resolvers_are_the_hosts);
         let own = network.map(|network| self.resources.follow_resolvers(&network.resolvers));
         let shares = self.networks.joinings().next().is_some();
-        let known = self.config.resolvers.clone().filter(|_| shares);
-        let shared = known.map(|known| self.networks.follow_resolvers(&known));
+        let shared = shares.then(|| self.networks.follow_resolvers());
         let followed = own.or(shared);
         if let Some(Err(report)) = followed {
             let hint = report.hint().map(|hint| format!("; {hint}")).unwrap_or_default();

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::Report;
 use netstack::NameTable;
@@ -123,6 +124,7 @@ impl Entry {
         self.wish.v4 = Some(addressing.v4.container);
         self.wish.v6 = Some(addressing.v6.container);
         self.wish.mac = Some(addressing.mac);
+        self.wish.avoid.clear();
     }
 }
 
@@ -132,6 +134,17 @@ const DOOR: &str = "sock";
 pub fn is_served(directory: BorrowedFd<'_>) -> Result<bool, NetError> {
     let socket = sys::socket::seqpacket(SockFlag::empty())?;
     Ok(connect(socket.as_raw_fd(), &sys::socket::address_in(directory, DOOR)?).is_ok())
+}
+
+/// How long a role is young: its members, which come back when their monitors have noticed the end of the one before, may not be
+/// there yet.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Whether the role of the network that listens in this directory, or would, may not know all members yet.
+pub fn is_young(directory: &Path) -> bool {
+    let began = std::fs::symlink_metadata(directory.join(DOOR)).and_then(|door| door.modified());
+    // A clock that was set back makes it young.
+    !began.is_ok_and(|began| began.elapsed().is_ok_and(|age| age > YOUNG))
 }
 
 /// How long a role may take to answer.

@@ -21,6 +21,9 @@ pub struct Wish {
     pub names: Vec<String>,
     /// The IPv4 address it is to have; any free one without.
     pub v4: Option<Ipv4Addr>,
+    /// Those that it must not have: of containers which the network's role, if it has just begun, does not know yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub avoid: Vec<Ipv4Addr>,
     /// The same for IPv6.
     pub v6: Option<Ipv6Addr>,
     /// DNS servers to ask for it, best first, where these are not the host's.

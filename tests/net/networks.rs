@@ -425,6 +425,29 @@ fn subnets_do_not_clash() {
     assert!(home.fails(1, &["network", "create", "--subnet", "10.1.2.0/33", "wrong"]).contains("10.1.2.0/33"));
 }
 
+/// A container that starts before the members have noticed the end of the network's process gets no address of theirs.
+#[test]
+fn who_comes_before_the_members_takes_no_address_of_theirs() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "early"]);
+    let names = ["one", "two", "three"];
+    names.iter().for_each(|name| web(&home, name, &["--network", "early"]));
+    let before = names.map(|name| address(&home, name, "early"));
+    let role = || processes(|words| words[0] == "sublet-net" && words[1] == "early");
+    let ids = home.containers();
+    let monitors = processes(|words| words[0] == "sublet-monitor" && ids.iter().any(|id| id.starts_with(&words[1])));
+    let signal_all = |signal| monitors.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
+    signal_all(Signal::SIGSTOP);
+    kill(Pid::from_raw(role()[0]), Signal::SIGKILL).unwrap();
+    web(&home, "late", &["--network", "early"]);
+    signal_all(Signal::SIGCONT);
+    assert!(!before.contains(&address(&home, "late", "early")), "{before:?}");
+    eventually("all are found", || names.iter().all(|name| !lookup(&home, "late", name).is_empty()));
+    assert_eq!(names.map(|name| address(&home, name, "early")), before);
+    assert_eq!(fetch(&home, "late", "one"), "one\n");
+    assert_eq!(fetch(&home, "three", "late"), "late\n");
+}
+
 /// Killed, it is there again with the same addresses, names and ports, and one line tells it.
 #[test]
 fn a_killed_network_process_is_started_again() {

@@ -17,7 +17,7 @@ use runtime::stage::in_outer;
 
 use crate::Engine;
 use crate::container::record::{NetworkMode, Record};
-use crate::network::endpoint::Wanted;
+use crate::network::endpoint::{Wanted, members};
 use crate::network::{Network, find, lock_file};
 use crate::paths::make_dir;
 
@@ -72,7 +72,14 @@ pub(crate) fn join(
     names.extend(wanted.aliases.iter().cloned());
     let dns = &record.host.dns;
     let resolvers = (!dns.is_empty()).then(|| dns.iter().map(|address| SocketAddr::new(*address, DNS)).collect());
-    let wish = Wish { id: record.id.to_string(), names, v4: wanted.ip, v6: wanted.ip6, resolvers, mac: wanted.mac };
+    let mut avoid = Vec::new();
+    if net::client::is_young(&directory) {
+        let others = members(engine)?.into_iter().filter(|other| other.id != record.id);
+        let others = others.filter(|other| other.joining.network == network.id);
+        avoid.extend(others.map(|other| other.joining.addressing.v4.container));
+    }
+    let (id, mac) = (record.id.to_string(), wanted.mac);
+    let wish = Wish { id, names, v4: wanted.ip, avoid, v6: wanted.ip6, resolvers, mac };
     let mut entry = Entry { wish, spec: network.spec(), directory, lock: lock_file(engine) };
     let membership = entry.join(|spec| make(spec, outer));
     let Membership { socket, addressing, namespace, pid } =

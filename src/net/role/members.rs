@@ -237,7 +237,8 @@ impl Members {
                     || wish.v4.is_none() && wish.v6.is_none() && member.v6 == counterpart(spec, address)
                     || wish.v4.is_none() && wish.mac.is_none() && member.mac == mac_of(address)
             };
-            address == spec.v4.gateway || address == spec.v4.dns || self.joined().any(|joined| had(&joined.member))
+            let is_ours = address == spec.v4.gateway || address == spec.v4.dns;
+            is_ours || wish.avoid.contains(&address) || self.joined().any(|joined| had(&joined.member))
         };
         if let Some(address) = wish.v4 {
             if is_taken(address) {
@@ -247,8 +248,8 @@ impl Members {
         }
         let (first, end) = (u32::from(spec.pool.0), u32::from(spec.pool.1));
         let from = self.last.map_or(first, |last| u32::from(last).wrapping_add(1)).min(end).max(first);
-        // Each member can be in the way with three addresses, and we with two.
-        let tries = (from..=end).chain(first..from).take(3 * MEMBERS_MAX + 3).map(Ipv4Addr::from);
+        // Each member can be in the way with three addresses, who is to be avoided with one, and we with two.
+        let tries = (from..=end).chain(first..from).take(3 * MEMBERS_MAX + wish.avoid.len() + 3).map(Ipv4Addr::from);
         let Some(address) = tries.into_iter().find(|address| !is_taken(*address)) else {
             return Err(NetError::Refused(format!("no address is free in network {}", spec.name)));
         };

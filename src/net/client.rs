@@ -138,7 +138,7 @@ pub fn is_served(directory: BorrowedFd<'_>) -> Result<bool, NetError> {
 
 /// How long a role is young: its members, which come back when their monitors have noticed the end of the one before, may not be
 /// there yet.
-const YOUNG: Duration = Duration::from_secs(60);
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// Whether the role of the network that listens in this directory, or would, may not know all members yet.
 pub fn is_young(directory: &Path) -> bool {

@@ -431,7 +431,9 @@ fn who_comes_before_the_members_takes_no_address_of_theirs() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     home.ok(&["network", "create", "early"]);
     let names = ["one", "two", "three"];
-    names.iter().for_each(|name| web(&home, name, &["--network", "early"]));
+    for name in names {
+        web(&home, name, &["--network", "early"]);
+    }
     let before = names.map(|name| address(&home, name, "early"));
     let role = || processes(|words| words[0] == "sublet-net" && words[1] == "early");
     let ids = home.containers();

@@ -281,7 +281,9 @@ impl World {
                 }
             }
             Step::TapFull(full) => self.host.tap_full = full,
-            Step::Passes(ms) => self.tick(u64::from(ms) * 1000),
+            // A handshake that nobody answers is given up after some seconds.
+            Step::Passes(ms) if self.peer.their_first.is_some() => self.tick(u64::from(ms) * 1000),
+            Step::Passes(_) => {}
         }
     }
 

@@ -74,13 +74,19 @@ fn success_ends_a_policy_of_failures_only() {
     assert_eq!(home.containers(), [""; 0]);
 }
 
+/// Has the container's first process end of its own will; the shell that says so may be gone with it before it has ended.
+fn end_by_itself(home: &Home) {
+    let done = home.run(&["exec", "one", "sh", "-c", "kill -TERM 1"]);
+    assert!([0, 137].contains(&done.code), "{done:#?}");
+}
+
 #[test]
 fn stop_kill_and_update_end_a_policy() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let count = || home.inspect("one", "{{.RestartCount}} {{.State.Status}}");
     runs(&home, &["--restart", "unless-stopped"], "trap 'exit 0' TERM; while :; do sleep 0.02; done");
     home.ok(&["exec", "one", "kill", "-KILL", "1"]);
-    home.ok(&["exec", "one", "sh", "-c", "kill -TERM 1"]);
+    end_by_itself(&home);
     eventually("it was started again", || count() == "1 running");
     for end in [&["stop", "one"][..], &["kill", "one"], &["kill", "-s", "TERM", "one"]] {
         home.ok(end);
@@ -94,11 +100,11 @@ fn stop_kill_and_update_end_a_policy() {
     home.ok(&["restart", "-t", "0", "one"]);
     assert_ne!(home.inspect("one", "{{.State.Pid}}"), pid);
     assert_eq!(home.ok(&["update", "--restart", "no", "one"]), "one\n");
-    home.ok(&["exec", "one", "sh", "-c", "kill -TERM 1"]);
+    end_by_itself(&home);
     eventually("it has ended", || count() == "0 exited");
     home.ok(&["update", "--restart", "always", "one"]);
     home.ok(&["start", "one"]);
-    home.ok(&["exec", "one", "sh", "-c", "kill -TERM 1"]);
+    end_by_itself(&home);
     eventually("it was started again", || count() == "1 running");
 }
 

@@ -26,8 +26,8 @@ use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 use crate::restart::Terms;
 
 /// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
-/// How long a monitor may take to take terms: it is busy with nothing that lasts.
-const TERMS_LIMIT: Duration = Duration::from_secs(10);
+/// How long a monitor may take to answer what needs no work: it is busy with nothing that lasts.
+const WORD_LIMIT: Duration = Duration::from_secs(10);
 /// It takes milliseconds.
 pub const ABORT_LIMIT: Duration = Duration::from_millis(300);
 
@@ -286,26 +286,41 @@ pub fn leave_network(socket: BorrowedFd<'_>, network: &str, notice: impl FnMut(&
     answered(socket, notice).map(drop)
 }
 
+/// Lets somebody look at the container's traffic in the shared network with this id, or without in its own, by that end of
+/// [`net::observe`]'s socket.
+pub fn show(socket: BorrowedFd<'_>, network: Option<&str>, observer: BorrowedFd<'_>) -> Result<(), Report> {
+    protocol::send(socket, &Frame::Observe(network.map(str::to_owned)), &[observer])?;
+    await_word(socket, Instant::now() + WORD_LIMIT)?;
+    answered(socket, |_| {}).map(drop)
+}
+
 /// Tells a monitor what holds for further starts of its container; it has taken that when this returns.
 pub fn set_terms(socket: BorrowedFd<'_>, terms: Terms) -> Result<(), Report> {
     protocol::send(socket, &Frame::Terms(Box::new(terms)), &[])?;
-    let until = Instant::now() + TERMS_LIMIT;
+    let until = Instant::now() + WORD_LIMIT;
     let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        await_word(socket, until)?;
+        if matches!(protocol::receive(socket, &mut buffer)?, Received::End) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for a monitor to say something: one of another version may not know what it was asked.
+fn await_word(socket: BorrowedFd<'_>, until: Instant) -> Result<(), Report> {
     loop {
         let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], left) {
             Ok(0) => {
-                let text = format!("the container's monitor has not answered within {} s", TERMS_LIMIT.as_secs());
+                let text = format!("the container's monitor has not answered within {} s", WORD_LIMIT.as_secs());
                 return Err(Report::new(Kind::Conflict, text).with_hint(
                     "it may be of another version of sublet, or be stopped: end it, and start the container again",
                 ));
             }
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
+            Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(()),
             Err(errno) => return Err(SysError::new("poll(monitor)", errno).into()),
-        }
-        if matches!(protocol::receive(socket, &mut buffer)?, Received::End) {
-            return Ok(());
         }
     }
 }

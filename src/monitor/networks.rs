@@ -18,7 +18,7 @@ mod errands;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use base::Report;
+use base::{Kind, Report};
 use net::bridge::Plug;
 use net::client::Entry;
 use net::control::take_names;
@@ -321,6 +321,13 @@ impl Networks {
             names.iter_mut().take(1).for_each(|own| name.clone_into(own));
             let _ = joined.socket.as_ref().map(|socket| net::client::call(socket.as_fd(), names));
         }
+    }
+
+    /// Lets somebody look at the container's traffic in the network with this id.
+    pub fn show(&self, network: &str, observer: BorrowedFd<'_>) -> Result<(), Report> {
+        let socket = self.joined.iter().find(|joined| joined.is(network)).and_then(|joined| joined.socket.as_ref());
+        let without = || Report::new(Kind::Conflict, "the container is not in that network, or its process has ended");
+        net::client::show(socket.ok_or_else(without)?.as_fd(), observer).map_err(NetError::into_report)
     }
 
     /// The names that the role of the container's own network is to know.

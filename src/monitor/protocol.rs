@@ -55,6 +55,9 @@ pub enum Frame {
     Rename(String),
     /// Client: the container is not to be in the network with this id any more. Answered likewise.
     Disconnect(String),
+    /// Client: somebody wants to look at the container's traffic in the shared network with this id, or without in its own; carries
+    /// the socket for that ([`net::observe`]). Answered likewise.
+    Observe(Option<String>),
     /// Client: bytes for the standard input.
     Input(Vec<u8>),
     /// Client: the standard input has ended.
@@ -113,6 +116,7 @@ impl Frame {
             Frame::Connect(admission) => (b'J', json(serde_json::to_vec(admission))),
             Frame::Rename(name) => (b'M', name.clone().into_bytes()),
             Frame::Disconnect(network) => (b'D', network.clone().into_bytes()),
+            Frame::Observe(network) => (b'V', network.clone().unwrap_or_default().into_bytes()),
             Frame::Input(bytes) => (b'I', bytes.clone()),
             Frame::InputEnd => (b'C', Vec::new()),
             Frame::Resize(size) => (b'R', [size.rows.to_le_bytes(), size.columns.to_le_bytes()].concat()),
@@ -145,6 +149,10 @@ impl Frame {
             b'J' => Frame::Connect(serde_json::from_slice(body).ok()?),
             b'M' => Frame::Rename(String::from_utf8_lossy(body).into_owned()),
             b'D' => Frame::Disconnect(String::from_utf8_lossy(body).into_owned()),
+            b'V' => {
+                let network = String::from_utf8_lossy(body).into_owned();
+                Frame::Observe((!network.is_empty()).then_some(network))
+            }
             b'I' => Frame::Input(body.to_vec()),
             b'C' => Frame::InputEnd,
             b'R' => {
@@ -255,6 +263,8 @@ mod tests {
             Frame::Abort(2),
             Frame::Rename("new".to_owned()),
             Frame::Disconnect("id".to_owned()),
+            Frame::Observe(None),
+            Frame::Observe(Some("id".to_owned())),
             Frame::Notice("a word".to_owned()),
             Frame::Exit(-1),
             Frame::Started { pid: 42 },

@@ -105,6 +105,13 @@ impl Resources {
         }
     }
 
+    /// Lets somebody look at the container's traffic.
+    pub fn show(&self, observer: BorrowedFd<'_>) -> Result<(), Report> {
+        let control = self.network.as_ref().and_then(|network| network.control.as_ref());
+        let without = || Report::new(Kind::Conflict, "the container has no network process");
+        control.ok_or_else(without)?.show(observer).map_err(net::NetError::into_report)
+    }
+
     /// The control socket, to be polled.
     pub fn net_socket(&self) -> Option<BorrowedFd<'_>> {
         self.network.as_ref().and_then(|network| network.control.as_ref()).map(AsFd::as_fd)

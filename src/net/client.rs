@@ -73,6 +73,11 @@ impl Control {
         tell_names(self.socket.as_fd(), names)
     }
 
+    /// Lets somebody look at the container's traffic, by its end of the socket of [`crate::observe`].
+    pub fn show(&self, observer: BorrowedFd<'_>) -> Result<(), NetError> {
+        show(self.socket.as_fd(), observer)
+    }
+
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).
     pub fn hand_tap(&self, tap: &Tap) -> Result<(), NetError> {
         send(self.socket.as_fd(), &Message::Tap { ipv6: tap.ipv6 }, Some(tap.device.as_fd()))
@@ -260,6 +265,11 @@ pub fn call(socket: BorrowedFd<'_>, names: &[String]) -> Result<(), NetError> {
 /// Says for a member whether it has IPv6.
 pub fn tell_ipv6(socket: BorrowedFd<'_>, ipv6: bool) -> Result<(), NetError> {
     send(socket, &Message::Ipv6(ipv6), None)
+}
+
+/// Lets somebody look at a member's traffic, by its end of the socket of [`crate::observe`].
+pub fn show(socket: BorrowedFd<'_>, observer: BorrowedFd<'_>) -> Result<(), NetError> {
+    send(socket, &Message::Observe, Some(observer))
 }
 
 /// Tells a network's role which resolvers are to be asked from now on.

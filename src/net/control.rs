@@ -67,6 +67,8 @@ pub enum Message {
         /// A part of it.
         names: NameTable,
     },
+    /// From a member: somebody wants to look at its traffic; carries the socket of [`crate::observe`].
+    Observe,
     /// From the role: the ports are bound and the sandbox is on.
     Ready {
         /// The published ports with the host's ports that were chosen.

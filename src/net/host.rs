@@ -5,6 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use netstack::wire::vnet;
 use netstack::{FlowId, Host, Peek, Received, SocketError, TapFull, Wrote};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
@@ -13,6 +14,8 @@ use nix::sys::socket::{
     getsockopt, recv, recvmsg, send, sendto, setsockopt, shutdown, socket, sockopt,
 };
 use sys::netsock;
+
+use crate::role::Capture;
 
 /// What is in flight at most without `SO_PEEK_OFF`, and so what may have to be skipped.
 const SKIP_MAX: usize = 256 << 10;
@@ -57,6 +60,8 @@ pub struct Sockets {
     skip: Vec<u8>,
     secret: RandomState,
     drawn: u64,
+    /// Who wants to see frames.
+    pub captures: Vec<Capture>,
 }
 
 /// Whether this kernel can peek TCP at an offset, for every family that it has.
@@ -81,6 +86,7 @@ impl Sockets {
             skip: vec![0; if peek_offset { 0 } else { SKIP_MAX }],
             secret: RandomState::new(),
             drawn: 0,
+            captures: Vec::new(),
         }
     }
 
@@ -130,6 +136,13 @@ impl Sockets {
             self.datagrams.resize_with(number + 1, || None);
         }
         self.datagrams[number] = socket;
+    }
+
+    /// Shows a frame, which begins with its vnet header, to those who want to see it.
+    pub fn show(&mut self, head: &[u8], body: &[u8]) {
+        for capture in &mut self.captures {
+            capture.take(head.get(vnet::LEN..).unwrap_or_default(), body);
+        }
     }
 
     fn get(&mut self, id: FlowId) -> Option<&mut Socket> {
@@ -216,6 +229,7 @@ fn reason(errno: Errno) -> SocketError {
 
 impl Host for Sockets {
     fn transmit(&mut self, head: &[u8], body: &[u8]) -> Result<(), TapFull> {
+        self.show(head, body);
         let Some(tap) = &self.tap else { return Ok(()) };
         match nix::sys::uio::writev(tap, &[IoSlice::new(head), IoSlice::new(body)]) {
             Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => Err(TapFull),

@@ -15,6 +15,7 @@ pub mod control;
 mod error;
 pub mod files;
 mod host;
+pub mod observe;
 mod owner;
 pub mod ports;
 pub mod probe;

@@ -44,36 +44,50 @@ pub struct Target {
 /// The containers of the network, found by their addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
-    v4: Vec<(Ipv4Addr, Member)>,
-    v6: Vec<(Ipv6Addr, Member)>,
+    /// In the order of their IPv4 addresses.
+    all: Vec<Member>,
+    /// Their IPv6 addresses in order, with their places in `all`.
+    v6: Vec<(Ipv6Addr, usize)>,
 }
 
 impl FromIterator<Member> for Members {
     /// Of two with one address the first counts.
     fn from_iter<I: IntoIterator<Item = Member>>(members: I) -> Self {
-        let mut v4: Vec<_> = members.into_iter().map(|member| (member.v4, member)).collect();
-        v4.sort_by_key(|(address, _)| *address);
-        v4.dedup_by_key(|(address, _)| *address);
-        let mut v6: Vec<_> = v4.iter().map(|(_, member)| (member.v6, *member)).collect();
+        let mut all: Vec<Member> = members.into_iter().collect();
+        all.sort_by_key(|member| member.v4);
+        all.dedup_by_key(|member| member.v4);
+        let mut v6: Vec<_> = all.iter().enumerate().map(|(place, member)| (member.v6, place)).collect();
         v6.sort_by_key(|(address, _)| *address);
         v6.dedup_by_key(|(address, _)| *address);
-        Members { v4, v6 }
+        Members { all, v6 }
     }
 }
 
 impl Members {
     /// Whose address it is, whether or not that container has IPv6.
     pub fn find(&self, address: IpAddr) -> Option<&Member> {
+        self.place(address).map(|place| &self.all[place])
+    }
+
+    /// The same as a number, which counts the members in the order of [`Members::iter`].
+    pub(crate) fn place(&self, address: IpAddr) -> Option<usize> {
         match address {
-            IpAddr::V4(address) => {
-                let at = self.v4.binary_search_by_key(&address, |(address, _)| *address).ok()?;
-                Some(&self.v4[at].1)
-            }
+            IpAddr::V4(address) => self.all.binary_search_by_key(&address, |member| member.v4).ok(),
             IpAddr::V6(address) => {
                 let at = self.v6.binary_search_by_key(&address, |(address, _)| *address).ok()?;
-                Some(&self.v6[at].1)
+                Some(self.v6[at].1)
             }
         }
+    }
+
+    /// Whether frames of the member at this place have this MAC.
+    pub(crate) fn is_of(&self, place: usize, mac: Mac) -> bool {
+        self.all.get(place).is_some_and(|member| member.mac == mac)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.all.iter()
     }
 }
 

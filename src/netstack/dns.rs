@@ -12,6 +12,7 @@ use hickory_proto::op::Query;
 use hickory_proto::rr::RecordType;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use crate::accounts::Kind;
 use crate::stack::{FlowId, Run};
 use crate::tcp::Key;
 use crate::{Host, Received};
@@ -97,13 +98,15 @@ impl Dns {
         }
         let again = self.pending.iter().flatten().any(|p| p.client == *client && p.bytes == bytes);
         let free = self.pending.iter().position(Option::is_none);
-        let Some(slot) = free.filter(|_| !again && bytes.len() <= QUESTION_MAX) else {
+        let may = run.may_hold(client.container.0, Kind::Dns, self.live);
+        let Some(slot) = free.filter(|_| may && !again && bytes.len() <= QUESTION_MAX) else {
             run.shared.counters.dropped_questions += u64::from(!again);
             return;
         };
         let resolver = SocketAddr::from(([0; 4], 0));
         self.pending[slot] = Some(Pending { client: *client, bytes: bytes.to_vec(), end, id: 0, tries: 0, resolver });
         self.live += 1;
+        run.hold(client.container.0, Kind::Dns);
         self.ask(slot as u32, None, run);
     }
 
@@ -170,8 +173,9 @@ impl Dns {
     }
 
     fn finish<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
-        if self.pending[slot as usize].take().is_some() {
+        if let Some(pending) = self.pending[slot as usize].take() {
             self.live -= 1;
+            run.let_go(pending.client.container.0, Kind::Dns);
             run.shared.timers.clear(FlowId(self.base + slot));
             run.host.close(FlowId(self.base + slot), false);
         }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::accounts::Kind;
+use crate::flows::{Protocol, Shown, Tally};
 use crate::slab::Slab;
 use crate::stack::{FlowId, Run};
 use crate::wire::icmp::{Echo, Unreachable, parse_echo};
@@ -22,7 +24,7 @@ struct Key {
 
 #[derive(Debug)]
 pub(crate) struct Echoes {
-    flows: Slab<Key, ()>,
+    flows: Slab<Key, Tally>,
     base: u32,
 }
 
@@ -43,6 +45,9 @@ impl Echoes {
         if echo.data.len() > DATA_MAX {
             return;
         }
+        if let Some((_, tally)) = self.flows.get_mut(slot) {
+            tally.from_container += echo.data.len() as u64;
+        }
         let mut scratch = std::mem::take(&mut run.shared.scratch);
         // The kernel puts in identifier and checksum.
         let kind = if to.is_ipv4() { 8 } else { 128 };
@@ -56,12 +61,14 @@ impl Echoes {
     }
 
     fn begin<H: Host>(&mut self, key: Key, packet: &Packet<'_>, to: IpAddr, run: &mut Run<'_, H>) -> Option<u32> {
-        let Some(slot) = self.flows.insert(key, ()) else {
-            run.shared.counters.refused_flows += 1;
+        let may = run.may_hold(key.container, Kind::Echo, self.flows.len());
+        let Some(slot) = may.then(|| self.flows.insert(key, Tally::new(run.now_us, false))).flatten() else {
+            run.refused(key.container);
             return None;
         };
+        run.hold(key.container, Kind::Echo);
         if let Err(error) = run.host.echo_open(FlowId(self.base + slot), to) {
-            self.flows.remove(slot);
+            self.remove(slot, run);
             // Where the host lets this user not ping, nobody in the container can.
             refuse(packet, error, run);
             return None;
@@ -69,9 +76,29 @@ impl Echoes {
         Some(slot)
     }
 
+    fn remove<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) -> bool {
+        let removed = self.flows.remove(slot);
+        if let Some((key, _)) = &removed {
+            run.let_go(key.container, Kind::Echo);
+        }
+        removed.is_some()
+    }
+
+    /// The flow in a slot, as it is shown: the identifier stands for the container's port.
+    pub fn look(&self, slot: u32) -> Option<Shown> {
+        let (key, tally) = self.flows.get(slot)?;
+        let state = if tally.to_container > 0 { "REPLIED" } else { "UNREPLIED" };
+        let (container, remote) = ((key.container, key.id), (key.remote, 0));
+        Some(Shown { protocol: Protocol::Icmp, container, remote, state, tally: *tally })
+    }
+
+    pub fn touched(&self) -> u32 {
+        self.flows.touched()
+    }
+
     pub fn socket_ready<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
         let id = FlowId(self.base + slot);
-        let Some((key, ())) = self.flows.get_mut(slot) else { return };
+        let Some((key, tally)) = self.flows.get_mut(slot) else { return };
         let key = *key;
         let mut scratch = std::mem::take(&mut run.shared.scratch);
         let reply = if key.remote.is_ipv4() { 0 } else { 129 };
@@ -79,6 +106,7 @@ impl Echoes {
             match run.host.datagram_receive(id, &mut scratch) {
                 Received::Datagram(length) => {
                     if let Some(echo) = parse_echo(&scratch[..length.min(DATA_MAX)], reply) {
+                        tally.to_container += echo.data.len() as u64;
                         run.echo_reply(key.remote, key.container, key.id, echo.sequence, echo.data);
                     }
                 }
@@ -90,7 +118,7 @@ impl Echoes {
     }
 
     pub fn expire<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
-        if self.flows.remove(slot).is_some() {
+        if self.remove(slot, run) {
             run.host.close(FlowId(self.base + slot), false);
         }
     }

@@ -27,9 +27,11 @@
 //!
 //! **Left out for now.** UDP segmentation offload.
 
+mod accounts;
 mod config;
 mod dns;
 mod echo;
+mod flows;
 mod host;
 mod reassembly;
 mod slab;
@@ -43,6 +45,8 @@ mod timers;
 mod udp;
 pub mod wire;
 
+pub use accounts::Traffic;
 pub use config::{Config, Limits, Member, Members, NameTable, Names, Side, Target};
+pub use flows::{Flow, Protocol};
 pub use host::{Host, Peek, Received, SocketError, TapFull, Wrote};
 pub use stack::{Counters, FlowId, Readiness, Stack};

@@ -52,6 +52,10 @@ impl<K: Hash + Eq, V> Slab<K, V> {
         None
     }
 
+    pub fn get(&self, slot: u32) -> Option<&(K, V)> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut (K, V)> {
         self.slots.get_mut(slot as usize)?.as_mut()
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::accounts::{Accounts, Kind, Traffic};
 use crate::config::{Config, Limits, Members, Names, Route, Target};
 use crate::dns::Dns;
 use crate::echo::Echoes;
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     pub acks: Vec<FlowId>,
     pub tap_full: Vec<FlowId>,
     pub counters: Counters,
+    pub accounts: Accounts,
     /// What the container cannot know of [`Shared::initial_number`].
     secret: RandomState,
 }
@@ -107,20 +109,12 @@ enum Table {
 #[derive(Debug)]
 pub struct Stack {
     shared: Shared,
-    tcp: Slab<Key, Tcp>,
+    pub(crate) tcp: Slab<Key, Tcp>,
     half_open: u32,
-    udp: Udp,
-    echo: Echoes,
+    pub(crate) udp: Udp,
+    pub(crate) echo: Echoes,
     dns: Dns,
     reassembly: Reassembly,
-    bucket: Bucket,
-}
-
-/// A token bucket for new flows.
-#[derive(Debug)]
-struct Bucket {
-    tokens: u64,
-    filled_us: u64,
 }
 
 impl Stack {
@@ -135,7 +129,6 @@ impl Stack {
             echo: Echoes::new(limits.tcp + limits.udp, limits.echo),
             dns: Dns::new(limits.tcp + limits.udp + limits.echo, limits.dns),
             reassembly: Reassembly::new(),
-            bucket: Bucket { tokens: u64::from(limits.new_flows_per_s) * 2, filled_us: 0 },
             shared: Shared {
                 timers: Timers::new(flows),
                 stash: stash::Pool::new(),
@@ -146,6 +139,7 @@ impl Stack {
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
                 counters: Counters::default(),
+                accounts: Accounts::new(limits, &config.members),
                 config,
             },
         }
@@ -153,6 +147,7 @@ impl Stack {
 
     /// Tells which containers there are from now on; the flows of others end.
     pub fn set_members<H: Host>(&mut self, now_us: u64, members: Members, host: &mut H) {
+        self.shared.accounts.follow(now_us, &members);
         self.shared.config.members = members;
         for slot in 0..self.tcp.touched() {
             let members = &self.shared.config.members;
@@ -187,6 +182,19 @@ impl Stack {
     /// What has been counted so far.
     pub fn counters(&self) -> Counters {
         self.shared.counters
+    }
+
+    /// What a member has had, by one of its addresses.
+    pub fn traffic(&self, of: IpAddr) -> Option<Traffic> {
+        self.shared.config.members.place(of).map(|place| self.shared.accounts.traffic(place))
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        &self.shared.config.members
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.shared.config.limits
     }
 
     /// How many flows of all kinds exist.
@@ -229,6 +237,20 @@ impl Stack {
                 return;
             }
         };
+        let source = match &packet {
+            Ok(Parsed::Whole(packet)) => Some(packet.source),
+            Ok(Parsed::Part(part)) => Some(part.source),
+            Err(_) => None,
+        };
+        let members = &self.shared.config.members;
+        if let Some(place) = source.and_then(|source| members.place(source)) {
+            // Nobody speaks for another one.
+            if !members.is_of(place, ends.source) {
+                self.shared.counters.forbidden += 1;
+                return;
+            }
+            self.shared.accounts.came(place, frame.len() - vnet::LEN);
+        }
         match packet {
             Ok(Parsed::Whole(packet)) => self.packet_in(now_us, &packet, vnet.checksum_ok, host),
             Ok(Parsed::Part(part)) => self.fragment_in(now_us, &part, host),
@@ -358,8 +380,19 @@ impl Stack {
             Err(None) => return,
             Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
         };
-        if self.half_open >= self.shared.config.limits.half_open || !self.admit(now_us) {
-            self.shared.counters.refused_flows += 1;
+        let (half_open, all) = (self.half_open as usize, self.tcp.len());
+        let mut run = self.run(now_us, host, FlowId(0));
+        let source = packet.source;
+        let crowded = !run.may_hold(source, Kind::Tcp, all);
+        if crowded || !run.may_hold(source, Kind::HalfOpen, half_open) {
+            run.refused(source);
+            // A full table stays so for a while, which is worth telling; one of beginnings does not.
+            if crowded {
+                tcp::answer_stray(&key, syn, &mut run);
+            }
+            return;
+        }
+        if !self.admit(source, now_us) {
             return;
         }
         let dns = self.shared.config.route(packet.destination) == Route::Dns;
@@ -370,12 +403,8 @@ impl Stack {
             return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
         }
         let initial = host.random() as u32;
-        let flow = Tcp::outward(syn, initial, self.shared.config.mss(key.remote.0));
-        let Some(slot) = self.tcp.insert(key, flow) else {
-            self.shared.counters.refused_flows += 1;
-            return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
-        };
-        self.half_open += 1;
+        let flow = Tcp::outward(syn, initial, self.shared.config.mss(key.remote.0), now_us);
+        let Some(slot) = self.tcp_insert(now_us, key, flow, host) else { return };
         self.on_tcp(now_us, slot, host, |key, flow, run| {
             if served {
                 run.shared.streams.begin(run.id, key.container.0, resolver);
@@ -392,6 +421,15 @@ impl Stack {
                 }
             }
         });
+    }
+
+    fn tcp_insert<H: Host>(&mut self, now_us: u64, key: Key, flow: Tcp, host: &mut H) -> Option<u32> {
+        let slot = self.tcp.insert(key, flow)?;
+        self.half_open += 1;
+        let mut run = self.run(now_us, host, FlowId(slot));
+        run.hold(key.container.0, Kind::Tcp);
+        run.hold(key.container.0, Kind::HalfOpen);
+        Some(slot)
     }
 
     /// The address to reach for one that the container names. `Err(None)`: drop; `Err(Some(..))`: refuse.
@@ -438,8 +476,7 @@ impl Stack {
         install: impl FnOnce(&mut H, FlowId),
     ) {
         let Some(key) = self.published_key(client, target) else { return };
-        if !self.udp.knows(&key, client) && !self.admit(now_us) {
-            self.shared.counters.refused_flows += 1;
+        if !self.udp.knows(&key, client) && !self.admit(key.container.0, now_us) {
             return;
         }
         let mut run = run_of(&mut self.shared, &mut self.half_open, host, now_us, FlowId(0));
@@ -458,14 +495,18 @@ impl Stack {
     ) -> bool {
         let key = self.published_key(client, target).and_then(|key| self.free_key(now_us, key, host));
         let begun = key.and_then(|key| {
-            let flow = Tcp::inward(self.shared.initial_number(&key, now_us), self.shared.config.mss(key.remote.0));
-            self.tcp.insert(key, flow)
+            let all = self.tcp.len();
+            if !self.run(now_us, host, FlowId(0)).may_hold(key.container.0, Kind::Tcp, all) {
+                return None;
+            }
+            let number = self.shared.initial_number(&key, now_us);
+            let flow = Tcp::inward(number, self.shared.config.mss(key.remote.0), now_us);
+            self.tcp_insert(now_us, key, flow, host)
         });
         let Some(slot) = begun else {
-            self.shared.counters.refused_flows += 1;
+            self.run(now_us, host, FlowId(0)).refused(target.container.into());
             return false;
         };
-        self.half_open += 1;
         if !install(host, FlowId(slot)) {
             self.free_tcp(now_us, slot, host);
             return false;
@@ -514,11 +555,12 @@ impl Stack {
     fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
         let Some((key, _)) = self.tcp.get_mut(slot) else { return };
         let key = *key;
+        let key_container = key.container.0;
         let member = self.shared.config.members.find(key.container.0);
         let target = member.map(|member| Target { container: member.v4, port: key.container.1 });
         let key = target.map(|target| self.shared.config.over_ipv4(target, key.remote.1));
         let Some(key) = key.and_then(|key| self.free_key(now_us, key, host)) else {
-            self.shared.counters.refused_flows += 1;
+            self.run(now_us, host, FlowId(slot)).refused(key_container);
             host.close(FlowId(slot), true);
             return self.free_tcp(now_us, slot, host);
         };
@@ -531,9 +573,11 @@ impl Stack {
     }
 
     fn free_tcp<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
-        if let Some((_, mut flow)) = self.tcp.remove(slot) {
+        if let Some((key, mut flow)) = self.tcp.remove(slot) {
             self.shared.timers.clear(FlowId(slot));
-            flow.release(&mut self.run(now_us, host, FlowId(slot)));
+            let mut run = self.run(now_us, host, FlowId(slot));
+            flow.release(&key, &mut run);
+            run.let_go(key.container.0, Kind::Tcp);
         }
     }
 
@@ -568,8 +612,7 @@ impl Stack {
             Err(None) => return,
             Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
         };
-        if !self.admit(now_us) {
-            self.shared.counters.refused_flows += 1;
+        if !self.admit(packet.source, now_us) {
             return;
         }
         let to = tcp::target(address, &key);
@@ -656,16 +699,11 @@ impl Stack {
         }
     }
 
-    /// Whether one more flow may begin now.
-    fn admit(&mut self, now_us: u64) -> bool {
-        let rate = u64::from(self.shared.config.limits.new_flows_per_s);
-        let earned = now_us.saturating_sub(self.bucket.filled_us) * rate / 1_000_000;
-        if earned > 0 {
-            self.bucket.tokens = (self.bucket.tokens + earned).min(rate * 2);
-            self.bucket.filled_us = now_us;
-        }
-        let admitted = self.bucket.tokens > 0;
-        self.bucket.tokens = self.bucket.tokens.saturating_sub(1);
+    /// Whether one more flow of a container may begin now; counts the one that may not.
+    fn admit(&mut self, container: IpAddr, now_us: u64) -> bool {
+        let place = self.shared.config.members.place(container);
+        let admitted = place.is_some_and(|place| self.shared.accounts.admit(place, now_us));
+        self.shared.counters.refused_flows += u64::from(!admitted);
         admitted
     }
 
@@ -721,20 +759,25 @@ impl<H: Host> Run<'_, H> {
         let _ = self.host.transmit(head.as_slice(), body);
     }
 
+    /// Counts a frame for a container; whose it is.
+    fn address_to(&mut self, container: IpAddr, bytes: usize) -> Option<Mac> {
+        let place = self.shared.config.members.place(container)?;
+        self.shared.accounts.went(place, ethernet::LEN + bytes);
+        self.shared.config.members.find(container).map(|member| member.mac)
+    }
+
     /// Writes an ICMP message whose 8 bytes of header are complete.
     pub fn icmp(&mut self, source: IpAddr, destination: IpAddr, hop_limit: u8, header: [u8; 8], body: &[u8]) {
-        let Some(to) = self.mac(destination) else { return };
-        let (ether_type, protocol) =
-            if source.is_ipv4() { (ethernet::IPV4, ip::ICMP) } else { (ethernet::IPV6, ip::ICMPV6) };
+        let (ether_type, protocol, ip_len) = if source.is_ipv4() {
+            (ethernet::IPV4, ip::ICMP, ip::V4_LEN)
+        } else {
+            (ethernet::IPV6, ip::ICMPV6, ip::V6_LEN)
+        };
+        let Some(to) = self.address_to(destination, ip_len + 8 + body.len()) else { return };
         let mut head = Header::new();
         ip::write(&mut head, source, destination, protocol, 8 + body.len(), hop_limit);
         head.push(&header);
         self.link_frame(to, ether_type, &head, body);
-    }
-
-    /// Whose frames an address gets; `None` where no container has it any more.
-    fn mac(&self, address: IpAddr) -> Option<Mac> {
-        self.shared.config.members.find(address).map(|member| member.mac)
     }
 
     /// Answers a ping.
@@ -768,9 +811,10 @@ impl<H: Host> Run<'_, H> {
 
     /// Writes TCP segments of `mss` bytes in one frame.
     pub fn segment(&mut self, segment: &crate::wire::tcp::Outgoing, payload: &[u8], mss: u16) -> Result<(), TapFull> {
-        let Some(to) = self.mac(segment.destination.0) else { return Ok(()) };
         let v6 = segment.source.0.is_ipv6();
         let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
+        let size = ip_len + segment.header_len() + payload.len();
+        let Some(to) = self.address_to(segment.destination.0, size) else { return Ok(()) };
         let start = ethernet::LEN + ip_len;
         let mut vnet = vnet::partial(start, crate::wire::tcp::CHECKSUM_OFFSET, start + segment.header_len());
         if payload.len() > usize::from(mss) && mss > 0 {
@@ -787,9 +831,10 @@ impl<H: Host> Run<'_, H> {
 
     /// Writes a UDP datagram; a full TAP loses it, as a full queue anywhere would.
     pub fn datagram(&mut self, source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) {
-        let Some(to) = self.mac(destination.0) else { return };
         let v6 = source.0.is_ipv6();
         let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
+        let size = ip_len + crate::wire::udp::LEN + payload.len();
+        let Some(to) = self.address_to(destination.0, size) else { return };
         let start = ethernet::LEN + ip_len;
         let mut head = Header::new();
         head.push(&vnet::partial(start, crate::wire::udp::CHECKSUM_OFFSET, start + crate::wire::udp::LEN));

@@ -26,6 +26,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::accounts::Kind;
+use crate::flows::Tally;
 use crate::stack::Run;
 use crate::stash;
 use crate::wire::icmp::Unreachable;
@@ -153,10 +155,11 @@ pub(crate) struct Tcp {
     timed_seq: SeqNumber,
     /// When `timed_seq` was sent; 0 when nothing is timed.
     timed_us: u64,
+    pub tally: Tally,
 }
 
 impl Tcp {
-    fn new(phase: Phase, initial: u32, mss: u16) -> Self {
+    fn new(phase: Phase, initial: u32, mss: u16, began_us: u64) -> Self {
         let initial = SeqNumber(initial);
         Tcp {
             phase,
@@ -179,19 +182,20 @@ impl Tcp {
             rttvar_us: 0,
             timed_seq: initial,
             timed_us: 0,
+            tally: Tally::new(began_us, phase == Phase::SynSent),
         }
     }
 
     /// A flow that begins with the container's SYN.
-    pub fn outward(syn: &Segment<'_>, initial: u32, mss: u16) -> Self {
-        let mut flow = Tcp::new(Phase::Connecting, initial, mss);
+    pub fn outward(syn: &Segment<'_>, initial: u32, mss: u16, began_us: u64) -> Self {
+        let mut flow = Tcp::new(Phase::Connecting, initial, mss, began_us);
         flow.take_syn(syn);
         flow
     }
 
     /// A flow that begins with a connection to a published port.
-    pub fn inward(initial: u32, mss: u16) -> Self {
-        let mut flow = Tcp::new(Phase::SynSent, initial, mss);
+    pub fn inward(initial: u32, mss: u16, began_us: u64) -> Self {
+        let mut flow = Tcp::new(Phase::SynSent, initial, mss, began_us);
         flow.our_shift = WINDOW_SHIFT;
         flow
     }
@@ -199,7 +203,7 @@ impl Tcp {
     /// Forgets a refused SYN, but not what the host socket has said, which it will not say again.
     pub fn begin_again(&mut self, initial: u32, mss: u16) {
         let flags = self.flags;
-        *self = Tcp::inward(initial, mss);
+        *self = Tcp::inward(initial, mss, self.tally.began_us);
         self.flags = flags;
     }
 
@@ -219,6 +223,23 @@ impl Tcp {
 
     pub fn is_lingering(&self) -> bool {
         self.phase == Phase::Lingering
+    }
+
+    /// The state of the container's end, in the words of RFC 9293 §3.3.2.
+    pub fn state(&self) -> &'static str {
+        let (theirs, ours) = (self.flags.has(Flags::FIN_IN), self.flags.has(Flags::FIN_EVER));
+        match self.phase {
+            Phase::Connecting => "SYN-SENT",
+            Phase::SynSent => "SYN-RECEIVED",
+            Phase::SynReceived => "ESTABLISHED",
+            Phase::Lingering => "TIME-WAIT",
+            Phase::Open => match (theirs, ours) {
+                (false, false) => "ESTABLISHED",
+                (true, false) => "FIN-WAIT",
+                (false, true) => "CLOSE-WAIT",
+                (true, true) => "CLOSING",
+            },
+        }
     }
 
     /// Starts the timers of a new flow, and sends the SYN of an inward one.
@@ -346,19 +367,20 @@ impl Tcp {
         }
         if segment.has(SYN) {
             self.take_syn(segment);
-            self.opened(run);
+            self.opened(key, run);
             self.acknowledge_soon(run);
             self.queue(run);
         }
         Verdict::Keep
     }
 
-    fn opened<H: Host>(&mut self, run: &mut Run<'_, H>) {
+    fn opened<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
         self.una = self.snd;
         self.recover = self.snd;
         self.phase = Phase::Open;
         self.retries = 0;
         *run.half_open = run.half_open.saturating_sub(1);
+        run.let_go(key.container.0, Kind::HalfOpen);
         self.arm(run);
     }
 
@@ -388,7 +410,7 @@ impl Tcp {
                 return Verdict::Keep;
             }
             self.window = u32::from(segment.window) << self.their_shift;
-            self.opened(run);
+            self.opened(key, run);
             self.queue(run);
         }
         self.take_ack(segment, run);
@@ -453,6 +475,7 @@ impl Tcp {
             return;
         }
         self.una = ack;
+        self.tally.to_container += u64::from(bytes);
         if self.snd.since(ack) < 0 {
             self.snd = ack;
         }
@@ -513,6 +536,7 @@ impl Tcp {
         let allowed = &fresh[..fresh.len().min(room)];
         let taken = self.deliver(allowed, run)?;
         self.nxt = self.nxt.plus(taken as u32);
+        self.tally.from_container += taken as u64;
         if taken < fresh.len() {
             run.shared.counters.dropped_segments += 1;
         } else if fin {
@@ -587,10 +611,11 @@ impl Tcp {
     }
 
     /// Gives back what the flow holds outside itself.
-    pub fn release<H: Host>(&mut self, run: &mut Run<'_, H>) {
+    pub fn release<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
         run.shared.stash.clear(&mut self.stash);
         if self.is_half_open() {
             *run.half_open = run.half_open.saturating_sub(1);
+            run.let_go(key.container.0, Kind::HalfOpen);
         }
     }
 

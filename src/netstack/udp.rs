@@ -10,10 +10,12 @@
 //! the first's.
 //!
 //! A flow without an answer lives 30 s, a two-way one 180 s after its last packet. A full table gives up a flow without
-//! an answer first.
+//! an answer first; a container that has more than its share (see `accounts`) gives up one of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use crate::accounts::Kind;
+use crate::flows::{Protocol, Shown, Tally};
 use crate::slab::Slab;
 use crate::stack::{FlowId, Run};
 use crate::tcp::Key;
@@ -41,6 +43,7 @@ struct Flow {
     whole: bool,
     /// Who began it, if that was a client of a published port.
     client: Option<SocketAddr>,
+    tally: Tally,
 }
 
 impl Udp {
@@ -61,6 +64,7 @@ impl Udp {
         let Some(slot) = self.flows.find(key) else { return false };
         let id = self.id(slot);
         if let Some((_, flow)) = self.flows.get_mut(slot) {
+            flow.tally.from_container += payload.len() as u64;
             flow.two_way |= flow.client.is_some();
             // The socket of a published port has many clients, and stays as it is.
             if flow.whole != whole && flow.client.is_none() {
@@ -78,11 +82,8 @@ impl Udp {
 
     /// Opens a flow and sends its first datagram.
     pub fn begin<H: Host>(&mut self, key: Key, to: SocketAddr, payload: &[u8], whole: bool, run: &mut Run<'_, H>) {
-        if self.flows.len() >= self.capacity as usize {
-            self.give_one_up(run);
-        }
-        let Some(slot) = self.flows.insert(key, Flow { two_way: false, whole: false, client: None }) else {
-            run.shared.counters.refused_flows += 1;
+        let Some(slot) = self.insert(key, None, run) else {
+            run.refused(key.container.0);
             return;
         };
         let id = self.id(slot);
@@ -91,10 +92,42 @@ impl Udp {
                 self.send(&key, payload, whole, run);
             }
             Err(error) => {
-                self.flows.remove(slot);
+                self.remove(slot, run);
                 run.datagram_error(&key, error);
             }
         }
+    }
+
+    /// A new flow; `None` where there is no room.
+    fn insert<H: Host>(&mut self, key: Key, client: Option<SocketAddr>, run: &mut Run<'_, H>) -> Option<u32> {
+        let full = self.flows.len() >= self.capacity as usize;
+        let own = !run.may_hold(key.container.0, Kind::Udp, self.flows.len());
+        if full || own {
+            self.give_one_up(own.then_some(key.container.0), run)?;
+        }
+        let tally = Tally::new(run.now_us, client.is_some());
+        let slot = self.flows.insert(key, Flow { two_way: false, whole: false, client, tally })?;
+        run.hold(key.container.0, Kind::Udp);
+        Some(slot)
+    }
+
+    fn remove<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) -> bool {
+        let removed = self.flows.remove(slot);
+        if let Some((key, _)) = &removed {
+            run.let_go(key.container.0, Kind::Udp);
+        }
+        removed.is_some()
+    }
+
+    /// The flow in a slot, as it is shown.
+    pub fn look(&self, slot: u32) -> Option<Shown> {
+        let (key, flow) = self.flows.get(slot)?;
+        let state = if flow.two_way { "REPLIED" } else { "UNREPLIED" };
+        Some(Shown { protocol: Protocol::Udp, container: key.container, remote: key.remote, state, tally: flow.tally })
+    }
+
+    pub fn touched(&self) -> u32 {
+        self.flows.touched()
     }
 
     /// Whether a datagram of `client` belongs to a flow that exists.
@@ -113,11 +146,14 @@ impl Udp {
         install: impl FnOnce(&mut H, FlowId),
     ) {
         if !self.knows(&key, client) && !self.adopt(key, client, run, install) {
-            run.shared.counters.refused_flows += 1;
+            run.refused(key.container.0);
             return;
         }
         let Some(slot) = self.flows.find(&key) else { return };
-        let two_way = self.flows.get_mut(slot).is_some_and(|(_, flow)| flow.two_way);
+        let two_way = self.flows.get_mut(slot).is_some_and(|(_, flow)| {
+            flow.tally.to_container += payload.len() as u64;
+            flow.two_way
+        });
         run.shared.timers.set(self.id(slot), run.now_us + if two_way { TWO_WAY_US } else { UNREPLIED_US });
         run.datagram(key.remote, key.container, payload);
     }
@@ -138,29 +174,33 @@ impl Udp {
             // is where it waits for answers.
             self.expire(slot, run);
         }
-        if self.flows.len() >= self.capacity as usize {
-            self.give_one_up(run);
-        }
-        let Some(slot) = self.flows.insert(key, Flow { two_way: false, whole: false, client: Some(client) }) else {
-            return false;
-        };
+        let Some(slot) = self.insert(key, Some(client), run) else { return false };
         install(run.host, self.id(slot));
         true
     }
 
-    fn give_one_up<H: Host>(&mut self, run: &mut Run<'_, H>) {
+    /// Ends a flow, of this container where one is named: one without an answer, where there is one. `None` where none is found.
+    fn give_one_up<H: Host>(&mut self, of: Option<IpAddr>, run: &mut Run<'_, H>) -> Option<()> {
         let touched = self.flows.touched().max(1);
-        let mut victim = self.hand % touched;
+        let owner = of.and_then(|address| run.shared.config.members.place(address));
+        let mut victim = None;
         for step in 0..HAND_STEPS {
             let slot = (self.hand + step) % touched;
-            if self.flows.get_mut(slot).is_some_and(|(_, flow)| !flow.two_way) {
-                victim = slot;
+            let Some((key, flow)) = self.flows.get(slot) else { continue };
+            if owner.is_some() && run.shared.config.members.place(key.container.0) != owner {
+                continue;
+            }
+            victim = victim.or(Some(slot));
+            if !flow.two_way {
+                victim = Some(slot);
                 break;
             }
         }
-        self.hand = (victim + 1) % touched;
+        self.hand = (victim.unwrap_or(self.hand + HAND_STEPS) + 1) % touched;
+        let victim = victim?;
         run.id = self.id(victim);
         self.expire(victim, run);
+        Some(())
     }
 
     pub fn socket_ready<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
@@ -171,6 +211,7 @@ impl Udp {
             match run.host.datagram_receive(id, &mut scratch) {
                 Received::Datagram(length) => {
                     flow.two_way = true;
+                    flow.tally.to_container += length as u64;
                     run.datagram(key.remote, key.container, &scratch[..length]);
                     run.shared.timers.set(id, run.now_us + TWO_WAY_US);
                 }
@@ -192,7 +233,7 @@ impl Udp {
     }
 
     pub fn expire<H: Host>(&mut self, slot: u32, run: &mut Run<'_, H>) {
-        if self.flows.remove(slot).is_some() {
+        if self.remove(slot, run) {
             run.shared.timers.clear(self.id(slot));
             run.host.close(self.id(slot), false);
         }

@@ -29,6 +29,7 @@ mod logout;
 mod logs;
 mod man;
 mod manifest;
+mod net;
 mod network;
 mod pause;
 mod port;
@@ -103,6 +104,9 @@ pub enum Command {
     #[command(hide = true)]
     Man(man::Man),
     Manifest(manifest::Manifest),
+    /// Look at the traffic of containers
+    #[command(subcommand)]
+    Net(net::Net),
     /// Manage networks
     #[command(subcommand)]
     Network(network::Network),
@@ -202,6 +206,7 @@ impl Command {
             Command::Logs(command) => command.execute(globals),
             Command::Man(command) => command.execute(globals),
             Command::Manifest(command) => command.execute(globals),
+            Command::Net(command) => command.execute(globals),
             Command::Network(command) => command.execute(globals),
             Command::Pause(command) => command.execute(globals),
             Command::Port(command) => command.execute(globals),

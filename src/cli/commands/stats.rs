@@ -156,7 +156,7 @@ fn percent(ratio: f64) -> String {
 }
 
 /// The text in place of the one before: from the top of the terminal, what is left of old lines removed.
-fn over_the_last(text: &str) -> String {
+pub fn over_the_last(text: &str) -> String {
     let lines = text.lines().map(|line| format!("{line}\u{1b}[K\n"));
     format!("\u{1b}[H{}\u{1b}[J", lines.collect::<String>())
 }

@@ -9,11 +9,13 @@
 //! is its gateway and name server ([`join`]). Both end with its last member. Who is a member is what the records of running
 //! containers say (`pid.json`); which addresses are free its role knows.
 
+pub mod capture;
 pub mod connect;
 pub mod create;
 pub mod endpoint;
 pub(crate) mod join;
 pub mod list;
+pub mod observe;
 pub mod remove;
 pub mod subnet;
 

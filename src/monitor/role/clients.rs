@@ -128,6 +128,7 @@ impl Monitor {
             Frame::Connect(admission) => self.connect(key, *admission, fds),
             Frame::Rename(name) => self.rename(key, &name),
             Frame::Disconnect(network) => self.disconnect(key, &network),
+            Frame::Observe(network) => self.show(key, network.as_deref(), &fds),
             Frame::AskOuter => {
                 let sent = protocol::send(client.socket.as_fd(), &Frame::Outer, &[self.outer.as_fd()]);
                 client.closing |= sent.is_err();

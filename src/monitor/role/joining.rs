@@ -161,6 +161,17 @@ impl Monitor {
         self.answer(client, &Frame::Exit(0));
     }
 
+    /// A client wants to look at the container's traffic.
+    pub(super) fn show(&mut self, client: u64, network: Option<&str>, fds: &[OwnedFd]) {
+        let without = || Report::new(Kind::Internal, "a request to look without its descriptor");
+        let shown = fds.first().ok_or_else(without).and_then(|observer| match network {
+            Some(network) => self.networks.show(network, observer.as_fd()),
+            None => self.resources.show(observer.as_fd()),
+        });
+        let frame = shown.map_or_else(|report| Frame::Failed(Failure::from(&report)), |()| Frame::Exit(0));
+        self.answer(client, &frame);
+    }
+
     fn answer(&mut self, client: u64, frame: &Frame) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.send(frame);

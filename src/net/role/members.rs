@@ -109,6 +109,11 @@ impl Members {
         self.get(number)?.joined.as_ref().map(|joined| joined.member.v4)
     }
 
+    /// Its MAC.
+    pub fn mac(&self, number: u64) -> Option<[u8; 6]> {
+        self.get(number)?.joined.as_ref().map(|joined| joined.member.mac)
+    }
+
     /// Notes whether a member has IPv6.
     pub fn set_ipv6(&mut self, number: u64, ipv6: bool) {
         if let Some(joined) = self.connections.get_mut(&number).and_then(|connection| connection.joined.as_mut()) {

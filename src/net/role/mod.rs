@@ -5,6 +5,7 @@
 //! of a dead container stays silent for ever.
 
 mod members;
+mod observers;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -27,14 +28,18 @@ use crate::control::{Message, receive, send};
 use crate::host::{Sockets, peek_offset_works};
 use crate::ports::Listener;
 use crate::role::members::{Connection, Joined, Members, host_names};
+use crate::role::observers::{Observers, Whose};
 use crate::role::shared::{Shared, SharedFds};
 use crate::{Addressing, NetError, NetSpec, NetworkSpec, Published, RoleSpec, Transport, ports, sandbox};
+
+pub use crate::role::observers::Capture;
 
 const TAP: u64 = 1 << 60;
 const DOOR: u64 = 2 << 60;
 const LISTENER: u64 = 3 << 60;
 const DATAGRAMS: u64 = 4 << 60;
 const MEMBER: u64 = 5 << 60;
+const OBSERVER: u64 = 6 << 60;
 const KIND: u64 = 0xf << 60;
 
 /// Frames that are read before sockets get their turn.
@@ -102,6 +107,9 @@ struct Role {
     is_behind: bool,
     /// Whether accepting has stopped because the table is nearly full.
     waiting: bool,
+    observers: Observers,
+    /// Whether an observer who takes more has more to be told.
+    is_telling: bool,
     stack: Stack,
     sockets: Sockets,
     /// A frame, or a datagram of a published port.
@@ -171,6 +179,8 @@ impl Role {
             own_names,
             is_behind: false,
             waiting: false,
+            observers: Observers::default(),
+            is_telling: false,
             sockets: Sockets::new(epoll, config.limits.flows(), peek_offset),
             stack: Stack::new(config),
             frame: vec![0; FRAME_MAX],
@@ -216,7 +226,8 @@ impl Role {
         let mut events = [EpollEvent::empty(); 128];
         loop {
             let now_us = self.now_us();
-            let others = [self.is_behind.then_some(now_us + RETRY_US), self.deserted_at_us()];
+            let telling = self.is_telling.then_some(now_us);
+            let others = [self.is_behind.then_some(now_us + RETRY_US), self.deserted_at_us(), telling];
             let timeout = match self.stack.next_deadline(now_us).into_iter().chain(others.into_iter().flatten()).min() {
                 None => EpollTimeout::NONE,
                 Some(at) => {
@@ -235,12 +246,17 @@ impl Role {
                     DOOR => self.welcome(),
                     MEMBER => self.read_member(now_us, event.data() & !KIND)?,
                     DATAGRAMS => self.receive_datagrams(now_us, (event.data() & !KIND) as usize),
+                    OBSERVER => {
+                        let number = event.data() & !KIND;
+                        self.observers.on_event(number, event.events(), &self.stack, &mut self.sockets);
+                    }
                     LISTENER => self.accept(now_us, (event.data() & !KIND) as usize),
                     _ => self.socket_event(now_us, *event),
                 }
             }
             self.stack.tick(now_us, &mut self.sockets);
             self.resume_accepting();
+            self.is_telling = self.observers.tell(now_us, &self.stack, &mut self.sockets);
             self.is_behind = self.members.tell_names();
             if self.ended || self.is_deserted() {
                 return Ok(());
@@ -252,7 +268,10 @@ impl Role {
         for _ in 0..BATCH {
             let Some(tap) = &self.sockets.tap else { break };
             match nix::unistd::read(tap, &mut self.frame) {
-                Ok(length) => self.stack.frame_in(now_us, &self.frame[..length], &mut self.sockets),
+                Ok(length) => {
+                    self.sockets.show(&self.frame[..length], &[]);
+                    self.stack.frame_in(now_us, &self.frame[..length], &mut self.sockets);
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
                 Err(_) => {
                     // EBADFD: root of the container has deleted the device. The end comes by the control socket.
@@ -298,6 +317,12 @@ impl Role {
                 self.members.call(number, names);
                 self.tell_stack(now_us);
             }
+            (Message::Observe, Some(socket)) => {
+                if let Some(address) = self.members.address(number) {
+                    let mac = self.shared.as_ref().and_then(|_| self.members.mac(number));
+                    self.observers.add(socket, Whose { member: number, address, mac }, self.sockets.epoll());
+                }
+            }
             (Message::Follow, _) => self.members.follow(number),
             (Message::Names { first, names }, _) => {
                 self.members.take_others(number, first, names);
@@ -341,6 +366,7 @@ impl Role {
     /// Forgets a connection and what it has.
     fn leave(&mut self, now_us: u64, number: u64) {
         self.members.remove(number);
+        self.observers.forget(number, &mut self.sockets);
         if self.shared.is_none() {
             self.ended = true;
             return;

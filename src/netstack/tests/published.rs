@@ -166,7 +166,7 @@ impl Bed {
             resolvers: Vec::new(),
             resolvers_of_one: BTreeMap::new(),
             names: Names::default(),
-            limits: Limits { tcp: 4, half_open: 1, udp: 2, echo: 1, dns: 1, new_flows_per_s: 100 },
+            limits: Limits { tcp: 4, half_open: 1, udp: 4, echo: 1, dns: 1, new_flows_per_s: 100 },
         });
         Bed { stack, world: World::default(), now_us: S }
     }
@@ -251,7 +251,11 @@ impl Bed {
         let start = ethernet::LEN + ip_len;
         let mut head = Header::new();
         head.push(&vnet::partial(start, tcp::CHECKSUM_OFFSET, start + outgoing.header_len()));
-        head.push(&ethernet::header([4; 6], [2; 6], ether_type));
+        let last = match source.0 {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        head.push(&ethernet::header([4; 6], [2, 0, 0, 0, 0, last], ether_type));
         ip::write(&mut head, source.0, destination.0, ip::TCP, outgoing.header_len() + payload.len(), 64);
         outgoing.write(&mut head, payload.len());
         self.stack.frame_in(self.now_us, &[head.as_slice(), payload].concat(), &mut self.world);

@@ -27,6 +27,10 @@ pub struct NetworkOptions {
     /// The address of the container's network device
     #[arg(long, value_name = "MAC")]
     mac_address: Option<String>,
+    /// What the container may reach, and nothing else: HOST[:PORT[-PORT]][/tcp|/udp], where the host is a name, *.NAME, *, an
+    /// address or ADDRESS/BITS; or none
+    #[arg(long, value_name = "RULE")]
+    egress: Vec<String>,
 }
 
 /// What they say.
@@ -37,12 +41,15 @@ pub struct Networks {
     pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
     pub mac_address: Option<[u8; 6]>,
+    /// What it may reach; anything without.
+    pub egress: Option<Vec<String>>,
 }
 
 impl NetworkOptions {
     /// Addresses and aliases beside a network that was made are those of the first.
     pub fn into_networks(self) -> Result<Networks, Report> {
-        let NetworkOptions { network, network_alias, ip, ip6, mac_address } = self;
+        let NetworkOptions { network, network_alias, ip, ip6, mac_address, egress } = self;
+        let egress = rules(egress)?;
         let mac = mac_address.as_deref().map(parse::mac_address).transpose()?;
         let (mut mode, mut shared) = (None, Vec::new());
         for text in &network {
@@ -61,7 +68,7 @@ impl NetworkOptions {
                 return Err(Report::new(Kind::Usage, text)
                     .with_hint("make a network (network create), and name it with --network"));
             }
-            return Ok(Networks { mode: mode.unwrap_or_default(), shared, ip, ip6, mac_address: mac });
+            return Ok(Networks { mode: mode.unwrap_or_default(), shared, ip, ip6, mac_address: mac, egress });
         };
         let twice = |option: &str| {
             let text = format!("conflicting options: cannot specify both --{option} and per-network {option}");
@@ -75,7 +82,19 @@ impl NetworkOptions {
             _ => {}
         }
         (first.ip, first.ip6, first.mac) = (first.ip.or(ip), first.ip6.or(ip6), first.mac.or(mac));
-        Ok(Networks { mode: NetworkMode::Shared, shared, ..Networks::default() })
+        Ok(Networks { mode: NetworkMode::Shared, shared, egress, ..Networks::default() })
+    }
+}
+
+/// The rules that `--egress` gives; `none` is an empty list.
+fn rules(texts: Vec<String>) -> Result<Option<Vec<String>>, Report> {
+    match texts.as_slice() {
+        [] => Ok(None),
+        [none] if none == "none" => Ok(Some(Vec::new())),
+        _ if texts.iter().any(|text| text == "none") => {
+            Err(Report::new(Kind::Usage, "conflicting options: --egress none and other rules"))
+        }
+        _ => Ok(Some(texts)),
     }
 }
 
@@ -131,7 +150,8 @@ mod tests {
 
     fn options(networks: &[&str]) -> NetworkOptions {
         let network = networks.iter().map(ToString::to_string).collect();
-        NetworkOptions { network, network_alias: Vec::new(), ip: None, ip6: None, mac_address: None }
+        let (network_alias, egress) = (Vec::new(), Vec::new());
+        NetworkOptions { network, network_alias, ip: None, ip6: None, mac_address: None, egress }
     }
 
     fn refused(options: NetworkOptions) -> String {
@@ -161,6 +181,8 @@ mod tests {
         let twice = NetworkOptions { ip: Some([10, 1, 2, 3].into()), ..options(&["front:ip=10.1.2.4"]) };
         assert_eq!(refused(twice), "conflicting options: cannot specify both --ip and per-network ip");
         assert_eq!(refused(options(&["front:mtu=3"])), "invalid field mtu=3 of the network front:mtu=3");
+        let both = NetworkOptions { egress: vec!["none".to_owned(), "a".to_owned()], ..options(&[]) };
+        assert_eq!(refused(both), "conflicting options: --egress none and other rules");
         assert_eq!(refused(options(&["ns:here"])), "invalid network mode: \"here\" is not an absolute path");
     }
 }

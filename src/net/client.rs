@@ -186,7 +186,8 @@ fn join(directory: BorrowedFd<'_>, wish: &Wish) -> Result<Option<Membership>, Ne
         return Err(SysError::new("answer of the network process", Errno::ETIMEDOUT).into());
     }
     match receive(&socket)? {
-        Some((Message::Joined { addressing, pid }, Some(namespace))) => {
+        Some((Message::Joined { restricted: false, .. }, _)) if wish.egress.is_some() => Err(NetError::Unrestricted),
+        Some((Message::Joined { addressing, pid, .. }, Some(namespace))) => {
             Ok(Some(Membership { socket, addressing, namespace, pid }))
         }
         Some((Message::Failed(failure), _)) => Err(NetError::Role(failure)),

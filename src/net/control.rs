@@ -30,6 +30,9 @@ pub struct Wish {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// The MAC it is to have; one made from its IPv4 address without.
     pub mac: Option<[u8; 6]>,
+    /// What it may reach, as rules of [`crate::egress`]; anything without.
+    #[serde(default)]
+    pub egress: Option<Vec<String>>,
 }
 
 /// A message; the end of the socket ends the role.
@@ -50,6 +53,9 @@ pub enum Message {
         addressing: Addressing,
         /// The role's process.
         pid: i32,
+        /// Whether it keeps to the rules for what the member may reach: a role of an earlier version knows none.
+        #[serde(default)]
+        restricted: bool,
     },
     /// From a member: a port of the host's is its; carries the bound socket.
     Publish(Published),

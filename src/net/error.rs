@@ -33,6 +33,19 @@ pub enum NetError {
         #[source]
         source: SysError,
     },
+    /// A rule for what a container may reach is none.
+    #[error("invalid rule {text:?}: {why}")]
+    Rule {
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The process of a network does not know rules.
+    #[error(
+        "the process of this network is of an earlier version of sublet, which does not restrict what containers reach"
+    )]
+    Unrestricted,
     /// A network refuses a member.
     #[error("{0}")]
     Refused(String),
@@ -104,6 +117,8 @@ impl Explain for NetError {
             | NetError::Bind { source, .. }
             | NetError::System(source) => source.kind(),
             NetError::PortTaken { .. } | NetError::PortsTaken { .. } | NetError::Refused(_) => Kind::Conflict,
+            NetError::Rule { .. } => Kind::Usage,
+            NetError::Unrestricted => Kind::Unsupported,
             NetError::Protocol(_) | NetError::Ended => Kind::Internal,
             NetError::Role(failure) => failure.kind,
         }
@@ -133,6 +148,13 @@ impl Explain for NetError {
                 ))
             }
             NetError::PortTaken { owner: Some(owner), .. } => Some(format!("{owner}: publish another port")),
+            NetError::Rule { .. } => Some(
+                "a rule is HOST[:PORT[-PORT]][/tcp|/udp], and a host a name, *.NAME, *, an address or ADDRESS/BITS"
+                    .to_owned(),
+            ),
+            NetError::Unrestricted => {
+                Some("restart the containers that are in the network, or use another one".to_owned())
+            }
             NetError::Role(failure) => failure.hint.clone(),
             _ => None,
         }

@@ -12,6 +12,7 @@
 pub mod bridge;
 pub mod client;
 pub mod control;
+pub mod egress;
 mod error;
 pub mod files;
 mod host;

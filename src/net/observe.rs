@@ -66,6 +66,9 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Flows for which there was no room.
     pub refused: u64,
+    /// Flows, and questions for names, that its rules do not allow.
+    #[serde(default)]
+    pub prohibited: u64,
     /// Flows that there are now.
     pub flows: u32,
 }

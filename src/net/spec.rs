@@ -159,4 +159,7 @@ pub struct NetSpec {
     /// Whether the gateway's address leads to the host's loopback.
     #[serde(default)]
     pub host_loopback: bool,
+    /// What the container may reach, as rules of [`crate::egress`]; anything without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
 }

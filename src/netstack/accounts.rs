@@ -4,9 +4,13 @@
 //! while it has less than its share of the other half. So one that opens flows without end leaves at least that much to each of
 //! the others, and one that is alone has all of it. The same goes for the tokens of new flows.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-use crate::config::{Limits, Members};
+use crate::config::{Limits, Members, Route};
+use crate::egress::{Egress, Rule};
+use crate::flows::Protocol;
 use crate::stack::Run;
 
 /// The tables.
@@ -45,6 +49,8 @@ pub struct Traffic {
     pub to_bytes: u64,
     /// Flows that found no room.
     pub refused: u64,
+    /// Flows, and questions for names, that its rules do not allow.
+    pub prohibited: u64,
     /// Flows that it has now.
     pub flows: u32,
 }
@@ -55,6 +61,8 @@ struct Account {
     traffic: Traffic,
     held: [u32; 5],
     bucket: Bucket,
+    /// What it may reach; anything where there is none.
+    egress: Option<Egress>,
 }
 
 /// The accounts of all members, in the order of these.
@@ -111,7 +119,19 @@ impl Accounts {
                 traffic: Traffic::default(),
                 held: [0; 5],
                 bucket: Bucket::full(self.limits.new_flows_per_s.into(), now_us),
+                egress: None,
             }));
+        }
+    }
+
+    /// What members may reach from now on, by their IPv4 addresses; one that is not named may reach anything. Who has the same
+    /// rules as before keeps the addresses of its names.
+    pub fn restrict(&mut self, egress: &BTreeMap<Ipv4Addr, Arc<[Rule]>>) {
+        for account in &mut self.all {
+            let rules = egress.get(&account.v4);
+            if rules.is_none_or(|rules| !account.egress.as_ref().is_some_and(|egress| egress.has(rules))) {
+                account.egress = rules.cloned().map(Egress::new);
+            }
         }
     }
 
@@ -193,6 +213,56 @@ impl<H> Run<'_, H> {
     pub fn let_go(&mut self, container: IpAddr, kind: Kind) {
         if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
             account.held[kind as usize] = account.held[kind as usize].saturating_sub(1);
+        }
+    }
+
+    fn egress(&mut self, container: IpAddr) -> Option<&mut Egress> {
+        let place = self.place(container)?;
+        self.shared.accounts.all.get_mut(place)?.egress.as_mut()
+    }
+
+    /// Whether there are rules for what a container may reach.
+    pub fn is_restricted(&mut self, container: IpAddr) -> bool {
+        self.egress(container).is_some()
+    }
+
+    /// Whether a container may ask for a name, which is in lower case and has no dot at its end; counts a question that it may not.
+    pub fn may_ask(&mut self, container: IpAddr, name: &str) -> bool {
+        let allowed = self.egress(container).is_none_or(|egress| egress.allows_name(name));
+        if !allowed {
+            self.prohibited(container);
+        }
+        allowed
+    }
+
+    /// Whether a flow of a container may begin; counts one that may not.
+    pub fn may_reach(&mut self, container: IpAddr, protocol: Protocol, to: (IpAddr, u16)) -> bool {
+        let now_us = self.now_us;
+        let Some(egress) = self.place(container).and_then(|place| self.shared.accounts.all.get(place)?.egress.as_ref())
+        else {
+            return true;
+        };
+        let tables = self.shared.config.tables(container);
+        let own = tables.into_iter().flatten().filter(|(_, addresses)| addresses.contains(&to.0));
+        let allowed = egress.allows(now_us, protocol, to, &own.map(|(name, _)| name.as_str()));
+        if !allowed {
+            self.prohibited(container);
+        }
+        allowed
+    }
+
+    /// Lets a container reach an address that was answered for a name, for so many seconds.
+    pub fn pin(&mut self, container: IpAddr, name: &str, address: IpAddr, ttl_s: u32) {
+        let is_elsewhere = matches!(self.shared.config.route(address), Route::Out(_));
+        let now_us = self.now_us;
+        if let Some(egress) = self.egress(container).filter(|_| is_elsewhere) {
+            egress.pin(now_us, name, address, ttl_s);
+        }
+    }
+
+    fn prohibited(&mut self, container: IpAddr) {
+        if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
+            account.traffic.prohibited += 1;
         }
     }
 

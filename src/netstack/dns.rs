@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use hickory_proto::op::Query;
+use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::RecordType;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -29,6 +29,9 @@ const DEAD: usize = 256;
 /// Seconds for which the container may keep an answer from the table.
 const TTL_S: u32 = 5;
 const SERVFAIL: u8 = 2;
+const REFUSED: u8 = 5;
+/// The bit of the third byte that says that an answer was cut.
+const CUT: u8 = 2;
 /// Types of records that are answered from the table.
 const A: u8 = 1;
 const PTR: u8 = 12;
@@ -96,6 +99,10 @@ impl Dns {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
+        if !run.may_ask(client.container.0, &lower(&query)) {
+            run.datagram(client.remote, client.container, &header_answer(&bytes[..end], REFUSED, 0));
+            return;
+        }
         let again = self.pending.iter().flatten().any(|p| p.client == *client && p.bytes == bytes);
         let free = self.pending.iter().position(Option::is_none);
         let may = run.may_hold(client.container.0, Kind::Dns, self.live);
@@ -158,6 +165,9 @@ impl Dns {
                         continue;
                     }
                     answer[..2].copy_from_slice(&pending.bytes[..2]);
+                    if run.is_restricted(pending.client.container.0) {
+                        pin(pending, answer, run);
+                    }
                     run.datagram(pending.client.remote, pending.client.container, answer);
                     self.dead_until_us.remove(&pending.resolver);
                     return self.finish(slot, run);
@@ -194,6 +204,33 @@ fn parse_question(bytes: &[u8]) -> Option<(Query, usize)> {
     Some((query, decoder.index()))
 }
 
+/// The name of a question, in lower case and without a dot at its end.
+fn lower(query: &Query) -> String {
+    let mut name = query.name().to_ascii();
+    name.make_ascii_lowercase();
+    if name.ends_with('.') {
+        name.pop();
+    }
+    name
+}
+
+/// Lets a container that has rules reach the addresses of an answer. One that was cut passes for a whole one, as there is no other
+/// way to ask.
+fn pin<H: Host>(pending: &Pending, answer: &mut [u8], run: &mut Run<'_, H>) {
+    let (Some((query, _)), Ok(message)) = (parse_question(&pending.bytes), Message::from_vec(answer)) else { return };
+    let name = lower(&query);
+    let mut any = false;
+    for record in &message.answers {
+        if let Some(address) = record.data.ip_addr() {
+            run.pin(pending.client.container.0, &name, address, record.ttl);
+            any = true;
+        }
+    }
+    if any {
+        answer[2] &= !CUT;
+    }
+}
+
 /// Whether this is the answer to that question: identifier, answer bit, and the question again (its case may differ).
 fn answers(pending: &Pending, answer: &[u8]) -> bool {
     answer.len() >= pending.end
@@ -224,11 +261,16 @@ pub(crate) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     parse_question(query).map(|(_, end)| header_answer(&query[..end], SERVFAIL, 0))
 }
 
+/// The answer that a query is not allowed; `None` when it is none.
+pub(crate) fn refusal(query: &[u8]) -> Option<Vec<u8>> {
+    parse_question(query).map(|(_, end)| header_answer(&query[..end], REFUSED, 0))
+}
+
 /// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
 fn own_answer(question: &[u8], query: &Query, tables: [&[(String, Vec<IpAddr>)]; 2]) -> Option<Vec<u8>> {
     let wanted = query.query_type();
-    let name = query.name().to_ascii().to_ascii_lowercase();
-    let name = name.strip_suffix('.').unwrap_or(&name);
+    let name = lower(query);
+    let name = name.as_str();
     let names = || tables.into_iter().flatten();
     if let Some((_, addresses)) = names().find(|(known, _)| known == name) {
         return Some(table_answer(question, wanted, addresses));
@@ -312,7 +354,6 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use hickory_proto::op::Message;
     use proptest::prelude::*;
 
     use super::*;

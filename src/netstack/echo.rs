@@ -61,6 +61,10 @@ impl Echoes {
     }
 
     fn begin<H: Host>(&mut self, key: Key, packet: &Packet<'_>, to: IpAddr, run: &mut Run<'_, H>) -> Option<u32> {
+        if !run.may_reach(key.container, Protocol::Icmp, (key.remote, 0)) {
+            run.refuse_packet(packet, Unreachable::Prohibited);
+            return None;
+        }
         let may = run.may_hold(key.container, Kind::Echo, self.flows.len());
         let Some(slot) = may.then(|| self.flows.insert(key, Tally::new(run.now_us, false))).flatten() else {
             run.refused(key.container);

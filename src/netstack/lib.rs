@@ -31,6 +31,7 @@ mod accounts;
 mod config;
 mod dns;
 mod echo;
+mod egress;
 mod flows;
 mod host;
 mod reassembly;
@@ -47,6 +48,7 @@ pub mod wire;
 
 pub use accounts::Traffic;
 pub use config::{Config, Limits, Member, Members, NameTable, Names, Side, Target};
+pub use egress::{NoRule, Rule};
 pub use flows::{Flow, Protocol};
 pub use host::{Host, Peek, Received, SocketError, TapFull, Wrote};
 pub use stack::{Counters, FlowId, Readiness, Stack};

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::accounts::{Accounts, Kind, Traffic};
 use crate::config::{Config, Limits, Members, Names, Route, Target};
 use crate::dns::Dns;
 use crate::echo::Echoes;
+use crate::egress::Rule;
+use crate::flows::Protocol;
 use crate::reassembly::Reassembly;
 use crate::slab::Slab;
 use crate::streams::Streams;
@@ -182,6 +185,12 @@ impl Stack {
     /// What has been counted so far.
     pub fn counters(&self) -> Counters {
         self.shared.counters
+    }
+
+    /// Tells what members may reach, by their IPv4 addresses, from now on: one that is not named may reach anything. Flows that
+    /// have begun go on.
+    pub fn set_egress(&mut self, egress: &BTreeMap<Ipv4Addr, Arc<[Rule]>>) {
+        self.shared.accounts.restrict(egress);
     }
 
     /// What a member has had, by one of its addresses.
@@ -380,6 +389,12 @@ impl Stack {
             Err(None) => return,
             Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
         };
+        let dns = self.shared.config.route(packet.destination) == Route::Dns;
+        let mut run = self.run(now_us, host, FlowId(0));
+        let restricted = run.is_restricted(packet.source);
+        if !dns && !run.may_reach(packet.source, Protocol::Tcp, key.remote) {
+            return run.refuse_packet(packet, Unreachable::Prohibited);
+        }
         let (half_open, all) = (self.half_open as usize, self.tcp.len());
         let mut run = self.run(now_us, host, FlowId(0));
         let source = packet.source;
@@ -395,10 +410,10 @@ impl Stack {
         if !self.admit(source, now_us) {
             return;
         }
-        let dns = self.shared.config.route(packet.destination) == Route::Dns;
         let resolver = self.dns.best(now_us, self.shared.config.resolvers_of(key.container.0), None);
         let served = dns && self.shared.streams.has_room();
-        let to = if dns { resolver } else { Some(tcp::target(address, &key)) };
+        // What a resolver answers to one that has rules is not to pass unread.
+        let to = if dns { resolver.filter(|_| !restricted) } else { Some(tcp::target(address, &key)) };
         if dns && key.remote.1 != 53 || !served && to.is_none() {
             return tcp::answer_stray(&key, syn, &mut self.run(now_us, host, FlowId(0)));
         }
@@ -407,7 +422,7 @@ impl Stack {
         let Some(slot) = self.tcp_insert(now_us, key, flow, host) else { return };
         self.on_tcp(now_us, slot, host, |key, flow, run| {
             if served {
-                run.shared.streams.begin(run.id, key.container.0, resolver);
+                run.shared.streams.begin(run.id, key.container.0, resolver, restricted);
                 return flow.socket_ready(key, false, true, run);
             }
             match to.map_or(Err(SocketError::Failed), |to| run.host.tcp_connect(run.id, to)) {
@@ -612,6 +627,10 @@ impl Stack {
             Err(None) => return,
             Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
         };
+        let mut run = self.run(now_us, host, FlowId(0));
+        if !run.may_reach(packet.source, Protocol::Udp, key.remote) {
+            return run.refuse_packet(packet, Unreachable::Prohibited);
+        }
         if !self.admit(packet.source, now_us) {
             return;
         }

@@ -6,11 +6,12 @@
 //! more. A client that asks it before it has taken the answers to the others finds the connection closed, and asks again.
 //!
 //! The functions stand for those of [`Host`] of the same names, for all flows: most have nothing here. A flow that finds no
-//! place is connected to the resolver from the beginning.
+//! place is connected to the resolver from the beginning. To a container that has rules for what it may reach (`egress`) other
+//! questions are refused here, and it is not connected.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::dns::{failure, own_answer_to};
+use crate::dns::{failure, own_answer_to, refusal};
 use crate::stack::FlowId;
 use crate::{Config, Host, Peek, SocketError, Wrote};
 
@@ -43,6 +44,8 @@ struct Stream {
     resolver: Option<SocketAddr>,
     /// Whether the connection to the resolver has been begun.
     connecting: bool,
+    /// Whether no resolver is asked.
+    restricted: bool,
     /// Whether no further question is answered.
     ended: bool,
 }
@@ -57,9 +60,9 @@ impl Streams {
     }
 
     /// Serves a flow from now on.
-    pub fn begin(&mut self, id: FlowId, asker: IpAddr, resolver: Option<SocketAddr>) {
+    pub fn begin(&mut self, id: FlowId, asker: IpAddr, resolver: Option<SocketAddr>, restricted: bool) {
         let (asked, answers) = (Vec::new(), Vec::new());
-        self.served.push(Stream { id, asked, answers, asker, resolver, connecting: false, ended: false });
+        self.served.push(Stream { id, asked, answers, asker, resolver, connecting: false, restricted, ended: false });
     }
 
     /// A flow for which there is something to read, each once.
@@ -155,13 +158,15 @@ impl Stream {
                 return;
             }
             // One that is too long is no question about a name of ours.
-            let own = rest.get(..length).and_then(|question| own_answer_to(question, tables));
+            let question = rest.get(..length);
+            let own = question.and_then(|question| own_answer_to(question, tables));
+            let own = own.or_else(|| question.filter(|_| self.restricted).and_then(refusal));
             match own {
                 Some(answer) if self.answers.len() < ANSWERS_MAX => {
                     self.push(&answer);
                     self.asked.drain(..PREFIX + length);
                 }
-                None if self.answers.is_empty() => return self.hand_over(host),
+                None if self.answers.is_empty() && !self.restricted => return self.hand_over(host),
                 _ => self.ended = true,
             }
         }

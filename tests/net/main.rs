@@ -6,10 +6,12 @@
 mod support;
 
 mod apt;
+mod egress;
 mod names;
 mod networks;
 mod ports;
 mod shared;
+mod sight;
 
 use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};

@@ -334,6 +334,7 @@ impl ContainerOptions {
             ip: network.ip,
             ip6: network.ip6,
             mac_address: network.mac_address,
+            egress: network.egress,
             dns: self.dns,
             dns_search: each(&self.dns_search, parse::dns_search)?,
             dns_options: each(&self.dns_option, parse::dns_option)?,

@@ -94,6 +94,8 @@ pub struct HostConfig {
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,
     pub extra_hosts: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
     pub privileged: bool,
     pub readonly_rootfs: bool,
     pub security_opt: Vec<String>,
@@ -421,6 +423,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         dns: host.dns.iter().map(ToString::to_string).collect(),
         dns_options: host.dns_options.clone(),
         dns_search: host.dns_search.clone(),
+        egress: host.egress.clone(),
         extra_hosts: host.add_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
         privileged: host.privileged,
         readonly_rootfs: host.read_only,

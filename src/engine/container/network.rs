@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use base::{ContainerId, Kind, Report};
 use monitor::networks::Joining;
-use net::{Addressing, Family, NetSpec, Publish, Transport};
+use net::{Addressing, Family, NetError, NetSpec, Publish, Transport};
 
 use crate::Engine;
 use crate::container::create::CreateRequest;
@@ -20,6 +20,7 @@ use crate::network::endpoint;
 pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &ContainerId) -> Result<(), Report> {
     endpoint::resolve(engine, &mut request.host.networks)?;
     check_addresses(&request.host, id)?;
+    check_egress(&request.host)?;
     let host = &mut request.host;
     let publishes = !host.ports.is_empty() || host.publish_all;
     if publishes && !matches!(host.network, NetworkMode::Builtin | NetworkMode::Shared | NetworkMode::Container(_)) {
@@ -42,6 +43,16 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &Container
     }
     *name = lookup::find(engine, name)?.to_string();
     Ok(())
+}
+
+/// Refuses rules that are none, and rules for a network whose traffic is not ours.
+fn check_egress(host: &HostSettings) -> Result<(), Report> {
+    let Some(rules) = &host.egress else { return Ok(()) };
+    if !matches!(host.network, NetworkMode::Builtin | NetworkMode::Shared) {
+        return Err(Report::new(Kind::Usage, "conflicting options: egress and the network mode")
+            .with_hint("rules are kept by the networks builtin and by those that were made"));
+    }
+    net::egress::parse(rules).map(drop).map_err(NetError::into_report)
 }
 
 /// The host name of a container that was given none, where its network has one.
@@ -154,6 +165,7 @@ pub(crate) fn spec(record: &Record, addressing: Addressing) -> NetSpec {
         names,
         addressing,
         host_loopback: false,
+        egress: record.host.egress.clone(),
     }
 }
 

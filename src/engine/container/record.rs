@@ -127,6 +127,9 @@ pub struct HostSettings {
     pub ip6: Option<Ipv6Addr>,
     /// The address of its device, where one was asked for.
     pub mac_address: Option<[u8; 6]>,
+    /// What it may reach through its networks, as rules of [`net::egress`]; anything without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
     /// DNS servers in place of the host's.
     pub dns: Vec<IpAddr>,
     /// Domains that names are looked up in, in place of the host's; `.` is none.

@@ -78,8 +78,16 @@ pub(crate) fn join(
         let others = others.filter(|other| other.joining.network == network.id);
         avoid.extend(others.map(|other| other.joining.addressing.v4.container));
     }
-    let (id, mac) = (record.id.to_string(), wanted.mac);
-    let wish = Wish { id, names, v4: wanted.ip, avoid, v6: wanted.ip6, resolvers, mac };
+    let wish = Wish {
+        id: record.id.to_string(),
+        names,
+        v4: wanted.ip,
+        avoid,
+        v6: wanted.ip6,
+        resolvers,
+        mac: wanted.mac,
+        egress: record.host.egress.clone(),
+    };
     let mut entry = Entry { wish, spec: network.spec(), directory, lock: lock_file(engine) };
     let membership = entry.join(|spec| make(spec, outer));
     let Membership { socket, addressing, namespace, pid } =

@@ -53,6 +53,7 @@ fn arguments() -> Result<(NetSpec, Vec<String>)> {
         resolvers_are_the_hosts: false,
         names: Vec::new(),
         host_loopback: false,
+        egress: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use netstack::{Member, NameTable};
+use netstack::{Member, NameTable, Rule};
 use nix::errno::Errno;
 
 use crate::control::{NAME_MAX, Wish, names_in_parts, send_now, take_names};
-use crate::{Addressing, Family, NetError, NetworkSpec, files};
+use crate::{Addressing, Family, NetError, NetworkSpec, egress, files};
 
 /// Members at a time.
 pub const MEMBERS_MAX: usize = 1024;
@@ -43,12 +44,13 @@ pub struct Joined {
     id: String,
     names: Vec<String>,
     resolvers: Option<Vec<SocketAddr>>,
+    egress: Option<Arc<[Rule]>>,
     member: Member,
 }
 
 impl Joined {
     /// The only container of a network of its own, which has its names elsewhere.
-    pub fn alone(addressing: &Addressing) -> Self {
+    pub fn alone(addressing: &Addressing, egress: Option<Arc<[Rule]>>) -> Self {
         let member = Member {
             v4: addressing.v4.container,
             v6: addressing.v6.container,
@@ -56,7 +58,7 @@ impl Joined {
             ipv6: true,
             mac: addressing.mac,
         };
-        Joined { id: String::new(), names: Vec::new(), resolvers: None, member }
+        Joined { id: String::new(), names: Vec::new(), resolvers: None, egress, member }
     }
 }
 
@@ -165,6 +167,11 @@ impl Members {
         self.joined().filter_map(|joined| Some((joined.member.v4, joined.resolvers.clone()?))).collect()
     }
 
+    /// What members may reach that have rules for it.
+    pub fn egress(&self) -> BTreeMap<Ipv4Addr, Arc<[Rule]>> {
+        self.joined().filter_map(|joined| Some((joined.member.v4, joined.egress.clone()?))).collect()
+    }
+
     /// Takes a part of a member's table of other networks.
     pub fn take_others(&mut self, number: u64, first: bool, names: NameTable) {
         if let Some(connection) = self.connections.get_mut(&number) {
@@ -208,6 +215,7 @@ impl Members {
         if wish.names.len() > NAMES_MAX {
             return refuse(format!("more than {NAMES_MAX} names of one container"));
         }
+        let egress = wish.egress.as_deref().map(egress::parse).transpose()?;
         let v4 = self.choose(spec, &wish)?;
         let v6 = wish.v6.unwrap_or_else(|| counterpart(spec, v4));
         if v6 == spec.v6.gateway || v6 == spec.v6.dns || self.joined().any(|joined| joined.member.v6 == v6) {
@@ -221,7 +229,7 @@ impl Members {
         let names = lower(wish.names);
         let member = Member { v4, v6, ipv6: true, mac };
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, member });
+            connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, egress, member });
         }
         self.had_any = true;
         Ok(Addressing {

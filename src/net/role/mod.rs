@@ -30,7 +30,7 @@ use crate::ports::Listener;
 use crate::role::members::{Connection, Joined, Members, host_names};
 use crate::role::observers::{Observers, Whose};
 use crate::role::shared::{Shared, SharedFds};
-use crate::{Addressing, NetError, NetSpec, NetworkSpec, Published, RoleSpec, Transport, ports, sandbox};
+use crate::{Addressing, NetError, NetSpec, NetworkSpec, Published, RoleSpec, Transport, egress, ports, sandbox};
 
 pub use crate::role::observers::Capture;
 
@@ -129,7 +129,8 @@ impl Role {
         }
         let published = bound.iter().map(|(_, port)| *port).collect();
         let mut members = Members::default();
-        let number = members.add(Connection::new(control, Some(Joined::alone(&spec.addressing))));
+        let egress = spec.egress.as_deref().map(egress::parse).transpose()?;
+        let number = members.add(Connection::new(control, Some(Joined::alone(&spec.addressing, egress))));
         let mut role = Role::start(own_config(spec), members, None)?;
         for (listener, port) in bound {
             role.publish(number, listener, &port)?;
@@ -171,6 +172,9 @@ impl Role {
         let own_names = spec.names.of_all.clone();
         let config = Config { limits: limits(descriptors), peek_offset, members: members.members(), ..spec };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).call(|| "epoll_create1()".to_owned())?;
+        let sockets = Sockets::new(epoll, config.limits.flows(), peek_offset);
+        let mut stack = Stack::new(config);
+        stack.set_egress(&members.egress());
         Ok(Role {
             shared,
             members,
@@ -181,8 +185,8 @@ impl Role {
             waiting: false,
             observers: Observers::default(),
             is_telling: false,
-            sockets: Sockets::new(epoll, config.limits.flows(), peek_offset),
-            stack: Stack::new(config),
+            sockets,
+            stack,
             frame: vec![0; FRAME_MAX],
             ancillary: nix::cmsg_space!(nix::libc::in_pktinfo, nix::libc::in6_pktinfo),
             began: Instant::now(),
@@ -350,6 +354,7 @@ impl Role {
     /// Tells the stack who is there, after a change.
     fn tell_stack(&mut self, now_us: u64) {
         self.stack.set_members(now_us, self.members.members(), &mut self.sockets);
+        self.stack.set_egress(&self.members.egress());
         if !self.is_internal() {
             self.stack.set_resolvers_of_one(self.members.resolvers());
         }

@@ -296,6 +296,7 @@ impl From<netstack::Traffic> for Traffic {
             received_frames: traffic.to_frames,
             received_bytes: traffic.to_bytes,
             refused: traffic.refused,
+            prohibited: traffic.prohibited,
             flows: traffic.flows,
         }
     }

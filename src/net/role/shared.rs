@@ -103,7 +103,8 @@ impl Role {
         let told = match joined {
             Ok(addressing) => {
                 let pid = shared.pid;
-                send(connection.control.as_fd(), &Message::Joined { addressing, pid }, Some(shared.namespace.as_fd()))
+                let told = Message::Joined { addressing, pid, restricted: true };
+                send(connection.control.as_fd(), &told, Some(shared.namespace.as_fd()))
             }
             Err(error) => {
                 let failure = Failure::from(&Report::from(error));

@@ -16,6 +16,9 @@ const TABLE: &str =
 /// List what containers talk with: connections, datagrams and pings
 #[derive(Args)]
 pub struct Flows {
+    /// Those of all containers, as without a name
+    #[arg(short, long, conflicts_with = "containers")]
+    all: bool,
     /// A Go template, json, or table with a template
     #[arg(long)]
     format: Option<String>,
@@ -28,7 +31,7 @@ impl Flows {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
         let engine = globals.engine()?;
         let mut rows = Vec::new();
-        for one in seen(&engine, &self.containers)? {
+        for one in seen(&engine, if self.all { &[] } else { &self.containers })? {
             let flows = one.sight.flows()?;
             rows.extend(flows.iter().map(|flow| row(&one, flow)));
         }

@@ -10,7 +10,7 @@ use crate::environment::Globals;
 use crate::format::{self, Row};
 use crate::output::{Stop, stdout};
 
-const TABLE: &str = "{{.Container}}\t{{.Network}}\t{{.Flows}}\t{{.SentRate}}\t{{.ReceivedRate}}\t{{.Sent}}\t{{.Received}}\t{{.Refused}}";
+const TABLE: &str = "{{.Container}}\t{{.Network}}\t{{.Flows}}\t{{.SentRate}}\t{{.ReceivedRate}}\t{{.Sent}}\t{{.Received}}\t{{.Refused}}\t{{.Prohibited}}";
 /// How far two readings are apart.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -89,12 +89,25 @@ fn row(of: &Seen, now: &Traffic, (sent, received): (u64, u64)) -> Row {
         now.sent_bytes.to_string(),
         now.received_bytes.to_string(),
         now.refused.to_string(),
+        now.prohibited.to_string(),
     ])
 }
 
-fn cells(texts: [String; 11]) -> Row {
-    let [id, container, network, flows, sent_rate, received_rate, sent, received, sent_bytes, received_bytes, refused] =
-        texts;
+fn cells(texts: [String; 12]) -> Row {
+    let [
+        id,
+        container,
+        network,
+        flows,
+        sent_rate,
+        received_rate,
+        sent,
+        received,
+        sent_bytes,
+        received_bytes,
+        refused,
+        prohibited,
+    ] = texts;
     Row::default()
         .cell("ID", "CONTAINER ID", id)
         .cell("Container", "CONTAINER", container)
@@ -107,6 +120,7 @@ fn cells(texts: [String; 11]) -> Row {
         .cell("SentBytes", "SENT BYTES", sent_bytes)
         .cell("ReceivedBytes", "RECEIVED BYTES", received_bytes)
         .cell("Refused", "REFUSED", refused)
+        .cell("Prohibited", "PROHIBITED", prohibited)
 }
 
 #[cfg(test)]

@@ -168,6 +168,7 @@ pub fn spec() -> NetSpec {
         resolvers_are_the_hosts: false,
         names: vec![("Web".to_owned(), vec![IpAddr::from([10, 213, 0, 100])])],
         host_loopback: false,
+        egress: None,
     }
 }
 

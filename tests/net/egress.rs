@@ -30,7 +30,19 @@ fn what_no_rule_has_is_refused_at_once() {
     let (open, closed) = (Server::start_on(outside, page()), Server::start_on(outside, page()));
     let host = outside.to_string();
     let rule = format!("{}/tcp", open.address);
-    home.ok(&["run", "-d", "--name", "one", "--egress", &rule, "--egress", "192.0.2.0/24", &busybox(), "sleep", "600"]);
+    home.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "one",
+        "--egress",
+        &rule,
+        "--egress",
+        "198.51.100.0/24",
+        &busybox(),
+        "sleep",
+        "600",
+    ]);
     let inside = |script: &str| home.ok(&["exec", "one", "sh", "-c", script]);
     assert_eq!(inside(&fetch(&open, &host)), "outside\n");
     let began = Instant::now();
@@ -41,7 +53,7 @@ fn what_no_rule_has_is_refused_at_once() {
     assert!(asked.contains("REFUSED"), "{asked}");
     assert!(prohibited(&home, "one") >= 3);
     let rules: Value = serde_json::from_str(&home.inspect("one", "{{json .HostConfig.Egress}}")).unwrap();
-    assert_eq!(rules, serde_json::json!([rule, "192.0.2.0/24"]));
+    assert_eq!(rules, serde_json::json!([rule, "198.51.100.0/24"]));
     // It holds for the next start too.
     home.ok(&["restart", "-t", "0", "one"]);
     assert!(inside(&fetch(&closed, &host)).ends_with("failed\n"));

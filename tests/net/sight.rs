@@ -68,7 +68,7 @@ fn a_flow_that_came_in_shows_its_client_as_the_source() {
     let Some(outside) = primary_address() else { return skip("this machine has no route out") };
     let port = free_port();
     let publish = format!("{port}:80");
-    home.ok(&["run", "-d", "--name", "web", "-p", &publish, &busybox(), "nc", "-lk", "-p", "80", "-e", "cat"]);
+    home.ok(&["run", "-d", "--name", "web", "-p", &publish, &busybox(), "nc", "-ll", "-p", "80", "-e", "cat"]);
     let mut client = None;
     eventually("it answers", || {
         let Ok(mut stream) = TcpStream::connect((outside, port)) else { return false };

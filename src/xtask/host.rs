@@ -39,6 +39,7 @@ const NEEDS: &[Need] = &[
     Need { package: "mmdebstrap", proof: Program("mmdebstrap"), why: "the Debian image" },
     Need { package: "debootstrap", proof: Program("debootstrap"), why: "the guest's root" },
     Need { package: "iproute2", proof: Program("ip"), why: "tests of networks" },
+    Need { package: "tcpdump", proof: Program("tcpdump"), why: "the oracle of captures" },
     Need { package: "procps", proof: Program("pgrep"), why: "tests that kill roles" },
     Need { package: "bsdutils", proof: Program("script"), why: "tests of terminals" },
     Need { package: "podman", proof: Program("podman"), why: "the oracle of an engine's behaviour" },

@@ -25,10 +25,10 @@ use crate::networks::Admission;
 use crate::protocol::{self, DATA_MAX, FRAME_MAX, Frame, Received};
 use crate::restart::Terms;
 
-/// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more.
 /// How long a monitor may take to answer what needs no work: it is busy with nothing that lasts.
 const WORD_LIMIT: Duration = Duration::from_secs(10);
-/// It takes milliseconds.
+/// How long a monitor may take to give a start up, and again to tidy up after that, before nobody waits for it any more. It takes
+/// milliseconds.
 pub const ABORT_LIMIT: Duration = Duration::from_millis(300);
 
 /// Why a client could not talk to a monitor.

@@ -4,9 +4,8 @@
 //!
 //! Who does not read holds nobody up: a table waits where it was, and of a capture frames are dropped and counted.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;

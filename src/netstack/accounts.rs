@@ -197,6 +197,11 @@ impl<H> Run<'_, H> {
         self.shared.config.members.place(container)
     }
 
+    fn account(&mut self, container: IpAddr) -> Option<&mut Account> {
+        let place = self.place(container)?;
+        self.shared.accounts.all.get_mut(place)
+    }
+
     /// Whether a container may have one more place of a table of which so many are taken.
     pub fn may_hold(&self, container: IpAddr, kind: Kind, taken: usize) -> bool {
         self.place(container).is_some_and(|place| self.shared.accounts.may_hold(place, kind, taken))
@@ -204,21 +209,20 @@ impl<H> Run<'_, H> {
 
     /// A container has one more place of a table.
     pub fn hold(&mut self, container: IpAddr, kind: Kind) {
-        if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
+        if let Some(account) = self.account(container) {
             account.held[kind as usize] += 1;
         }
     }
 
     /// It has one less. The account of one that has left is gone, or another's that has its address and has held less.
     pub fn let_go(&mut self, container: IpAddr, kind: Kind) {
-        if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
+        if let Some(account) = self.account(container) {
             account.held[kind as usize] = account.held[kind as usize].saturating_sub(1);
         }
     }
 
     fn egress(&mut self, container: IpAddr) -> Option<&mut Egress> {
-        let place = self.place(container)?;
-        self.shared.accounts.all.get_mut(place)?.egress.as_mut()
+        self.account(container)?.egress.as_mut()
     }
 
     /// Whether there are rules for what a container may reach.
@@ -261,7 +265,7 @@ impl<H> Run<'_, H> {
     }
 
     fn prohibited(&mut self, container: IpAddr) {
-        if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
+        if let Some(account) = self.account(container) {
             account.traffic.prohibited += 1;
         }
     }
@@ -269,7 +273,7 @@ impl<H> Run<'_, H> {
     /// A flow found no room.
     pub fn refused(&mut self, container: IpAddr) {
         self.shared.counters.refused_flows += 1;
-        if let Some(account) = self.place(container).and_then(|place| self.shared.accounts.all.get_mut(place)) {
+        if let Some(account) = self.account(container) {
             account.traffic.refused += 1;
         }
     }

@@ -80,9 +80,9 @@ impl Members {
         }
     }
 
-    /// Whether frames of the member at this place have this MAC.
-    pub(crate) fn is_of(&self, place: usize, mac: Mac) -> bool {
-        self.all.get(place).is_some_and(|member| member.mac == mac)
+    /// The MAC of the member at this place.
+    pub(crate) fn mac(&self, place: usize) -> Option<Mac> {
+        self.all.get(place).map(|member| member.mac)
     }
 
     /// All of them.

@@ -146,7 +146,7 @@ fn is_in(address: IpAddr, block: IpAddr, bits: u8) -> bool {
 struct Pin {
     address: IpAddr,
     /// The number of the rule that has the name.
-    rule: u16,
+    rule: usize,
     until_us: u64,
 }
 
@@ -180,7 +180,7 @@ impl Egress {
         names: &(impl Iterator<Item = &'a str> + Clone),
     ) -> bool {
         let pinned = |rule: usize| {
-            let is = |pin: &Pin| pin.address == address && usize::from(pin.rule) == rule && pin.until_us > now_us;
+            let is = |pin: &Pin| pin.address == address && pin.rule == rule && pin.until_us > now_us;
             self.pins.iter().any(is)
         };
         self.rules.iter().enumerate().filter(|(_, rule)| rule.has_port(protocol, port)).any(|(number, rule)| match rule
@@ -195,7 +195,6 @@ impl Egress {
     pub fn pin(&mut self, now_us: u64, name: &str, address: IpAddr, ttl_s: u32) {
         let until_us = now_us + (u64::from(ttl_s) * 1_000_000).clamp(PIN_MIN_US, PIN_MAX_US);
         for (rule, _) in self.rules.iter().enumerate().filter(|(_, rule)| rule.has_name(name)) {
-            let rule = rule as u16;
             if let Some(pin) = self.pins.iter_mut().find(|pin| pin.address == address && pin.rule == rule) {
                 pin.until_us = pin.until_us.max(until_us);
                 continue;

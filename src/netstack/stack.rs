@@ -254,7 +254,7 @@ impl Stack {
         let members = &self.shared.config.members;
         if let Some(place) = source.and_then(|source| members.place(source)) {
             // Nobody speaks for another one.
-            if !members.is_of(place, ends.source) {
+            if members.mac(place) != Some(ends.source) {
                 self.shared.counters.forbidden += 1;
                 return;
             }
@@ -782,7 +782,7 @@ impl<H: Host> Run<'_, H> {
     fn address_to(&mut self, container: IpAddr, bytes: usize) -> Option<Mac> {
         let place = self.shared.config.members.place(container)?;
         self.shared.accounts.went(place, ethernet::LEN + bytes);
-        self.shared.config.members.find(container).map(|member| member.mac)
+        self.shared.config.members.mac(place)
     }
 
     /// Writes an ICMP message whose 8 bytes of header are complete.

@@ -75,6 +75,11 @@ impl Container {
         self.dir.fd()
     }
 
+    /// Moves the calling process into it.
+    pub fn enter(&self) -> Result<(), CgroupError> {
+        self.dir.write("cgroup.procs", "0")
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.dir.path

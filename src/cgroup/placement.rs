@@ -1,7 +1,7 @@
 //! Finding a subtree of our own, and the monitor's place in it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use base::{ContainerId, Ladder, Trial};
 use nix::unistd::{AccessFlags, access, geteuid, getpid};
@@ -16,6 +16,8 @@ use crate::tree::{self, Tree};
 const PART: &str = "cgroup";
 const SCOPE: &str = "scope";
 const DIRECTORY: &str = "directory";
+/// The option that names a cgroup above the container's.
+const PARENT: &str = "--cgroup-parent";
 /// Controllers are enabled for children as soon as no process stands in the base itself; in a scope another monitor may be
 /// on its way through it. In a directory whoever stands there stays.
 const ENABLE_TRIES: u32 = 50;
@@ -32,6 +34,9 @@ pub struct Request<'a> {
     /// The processes that serve the container's files. They come along into the scope, since the session in which they were
     /// started may end before the container does.
     pub servers: &'a [i32],
+    /// The cgroup above the container's, in place of the directory that holds monitors and containers, below which it must be: a
+    /// path from there, or with a slash in front from the root of all. What is missing of it is made.
+    pub parent: Option<&'a str>,
     /// Once this can be read, systemd's answer is not waited for any longer.
     pub cancel: Option<BorrowedFd<'a>>,
 }
@@ -43,6 +48,7 @@ pub struct Placement {
     pub ladder: Ladder,
     base: Option<Dir>,
     id: ContainerId,
+    parent: Option<String>,
 }
 
 impl Placement {
@@ -70,16 +76,21 @@ impl Placement {
             dir.enable_controllers(if chosen == Some(SCOPE) { ENABLE_TRIES } else { 1 })?;
         }
         let ladder = ladder(trials, chosen);
-        Ok(Placement { ladder, base, id: request.id.clone() })
+        Ok(Placement { ladder, base, id: request.id.clone(), parent: request.parent.map(str::to_owned) })
     }
 
     /// Makes the container's cgroup with its limits; `None` when no rung holds and no limit was asked for.
     pub fn container(&self, limits: &Limits) -> Result<Option<Container>, CgroupError> {
         if let Some(base) = &self.base {
             let name = container_name(&self.id);
-            return Container::create(Dir::open(&base.path)?, name, limits).map(Some);
+            let parent = match &self.parent {
+                Some(parent) => below(base, parent)?,
+                None => Dir::open(&base.path)?,
+            };
+            return Container::create(parent, name, limits).map(Some);
         }
-        match limits.settings().into_iter().find_map(|setting| setting.option) {
+        let parent = self.parent.as_ref().map(|_| PARENT.into());
+        match parent.or_else(|| limits.settings().into_iter().find_map(|setting| setting.option)) {
             Some(option) => Err(CgroupError::NoCgroup { option: option.into_owned(), reason: failures(&self.ladder) }),
             None => Ok(None),
         }
@@ -89,6 +100,27 @@ impl Placement {
     pub fn base(&self) -> Option<&Path> {
         self.base.as_ref().map(|base| base.path.as_path())
     }
+}
+
+/// The cgroup of `--cgroup-parent`, made where it is missing. Elsewhere than below the base the kernel lets nobody without root
+/// of the machine move a process.
+fn below(base: &Dir, parent: &str) -> Result<Dir, CgroupError> {
+    let wrong = |reason: String| CgroupError::Invalid { option: format!("{PARENT} {parent}"), reason };
+    let path = if parent.starts_with('/') {
+        let place = Tree::find().map_err(&wrong)?.at(parent);
+        let below = place.and_then(|place| place.strip_prefix(&base.path).map(Path::to_path_buf).ok());
+        below.ok_or_else(|| wrong(format!("only what is below {} is yours", base.path.display())))?
+    } else {
+        PathBuf::from(parent)
+    };
+    let mut dir = Dir::open(&base.path)?;
+    for part in path.components() {
+        let Component::Normal(name) = part else { return Err(wrong("it is no path down".to_owned())) };
+        let name = name.to_str().ok_or_else(|| wrong("it is no text".to_owned()))?;
+        dir = dir.make_child(name)?;
+        dir.enable_controllers(1)?;
+    }
+    Ok(dir)
 }
 
 /// The leaf for a monitor to be born in, where the caller stands below a subtree of ours and no better one can be had.
@@ -199,7 +231,8 @@ fn delegated(own: &Path) -> Result<PathBuf, String> {
 }
 
 /// Moves us into the leaf `m-<id>`, unless we stand there, so that no process stands in the base, and removes the leaves
-/// of monitors that are gone: none can remove its own.
+/// of monitors that are gone: none can remove its own. So too what one that was killed had made for its container and not
+/// yet written down.
 fn settle(Base { dir: base, own }: Base, id: &ContainerId) -> Result<Dir, CgroupError> {
     let leaf = leaf_name(id);
     if own != base.path.join(&leaf) {
@@ -215,6 +248,13 @@ fn settle(Base { dir: base, own }: Base, id: &ContainerId) -> Result<Dir, Cgroup
     }
     for name in base.children()?.iter().filter_map(|name| name.to_str()) {
         if name.starts_with("m-") || name.starts_with("f-") {
+            base.remove_if_empty(name);
+        }
+    }
+    for name in base.children()?.iter().filter_map(|name| name.to_str()) {
+        // A monitor stands in its leaf before it makes its container's cgroup: looked for after that was seen, it is there.
+        let has_monitor = |id: &str| base.child(format!("m-{id}")).is_ok();
+        if name.strip_prefix("c-").is_some_and(|id| !has_monitor(id)) {
             base.remove_if_empty(name);
         }
     }

@@ -63,6 +63,13 @@ pub struct Memory {
     pub stat: BTreeMap<String, u64>,
 }
 
+impl Memory {
+    /// Bytes without what the kernel would give up first.
+    pub fn working_set(&self) -> u64 {
+        self.usage.current.saturating_sub(self.stat.get("inactive_file").copied().unwrap_or(0))
+    }
+}
+
 /// One device of `io.stat`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {

@@ -195,7 +195,7 @@ mod tests {
         };
         assert!(run.options.interactive && run.options.tty && run.options.rm && !run.detach);
         assert_eq!(run.options.words, ["busybox", "sh", "-c", "-it", "--rm", "--", "x"]);
-        assert_eq!(run.options.env, ["A=-b", "C"]);
+        assert_eq!(run.options.variables.env, ["A=-b", "C"]);
     }
 
     #[test]

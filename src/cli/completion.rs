@@ -181,7 +181,7 @@ impl Named {
             }
             Named::Network => {
                 let networks = network::list::list(engine).unwrap_or_default();
-                let built_in = ["builtin", "host", "none"].map(str::to_owned);
+                let built_in = ["builtin", "host", "none", "pasta", "slirp"].map(str::to_owned);
                 built_in.into_iter().chain(networks.into_iter().map(|listed| listed.network.name)).collect()
             }
             Named::Any => {
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(words("run --restart un"), ["unless-stopped"]);
         assert_eq!(words("run -it --restart=un"), ["--restart=unless-stopped"]);
         assert_eq!(words("run --pull al"), ["always"]);
-        assert_eq!(words("run --net"), ["--network", "--network-alias"]);
+        assert_eq!(words("run --net"), ["--network", "--network-alias", "--net-rate"]);
         assert_eq!(words("ps --off"), ["--offline"]);
         // A command of the container, and a word that is a value.
         assert_eq!(words("run busybox --rest"), Vec::<String>::new());

@@ -69,6 +69,7 @@ impl Globals {
         Ok(Options {
             strict: self.strict,
             home: home(),
+            programs: env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default(),
             bus: env::var("DBUS_SESSION_BUS_ADDRESS").ok(),
             registries: registries(reach.authfile.as_deref())?,
             proxies: proxies(),
@@ -130,19 +131,24 @@ impl Globals {
         Ok(run)
     }
 
-    /// `--root`, `$SUBLET_ROOT`, `$XDG_DATA_HOME/sublet`, `$HOME/.local/share/sublet`.
     fn data_dir(&self) -> Result<PathBuf, Report> {
-        let below = |variable: &str, rest: &str| path(variable).map(|directory| directory.join(rest));
+        Ok(self.data_dir_and_origin()?.0)
+    }
+
+    /// `--root`, `$SUBLET_ROOT`, `$XDG_DATA_HOME/sublet`, `$HOME/.local/share/sublet`; and which of these.
+    pub fn data_dir_and_origin(&self) -> Result<(PathBuf, &'static str), Report> {
+        let below = |variable: &'static str, rest: &str| Some((path(variable)?.join(rest), variable));
         let chosen = self
             .root
             .clone()
-            .or_else(|| path("SUBLET_ROOT"))
+            .map(|root| (root, "--root"))
+            .or_else(|| path("SUBLET_ROOT").map(|root| (root, "SUBLET_ROOT")))
             .or_else(|| below("XDG_DATA_HOME", "sublet"))
             .or_else(|| below("HOME", ".local/share/sublet"));
-        let chosen = chosen.ok_or_else(|| {
+        let (chosen, origin) = chosen.ok_or_else(|| {
             Report::new(Kind::Usage, "no data directory: HOME is not set").with_hint("pass --root=DIRECTORY")
         })?;
-        absolute(&chosen)
+        Ok((absolute(&chosen)?, origin))
     }
 }
 
@@ -154,6 +160,11 @@ fn absolute(path: &Path) -> Result<PathBuf, Report> {
 /// The user's home directory, where the environment names one.
 pub fn home() -> Option<PathBuf> {
     path("HOME")
+}
+
+/// The user's shell.
+pub fn shell() -> String {
+    word("SHELL").unwrap_or_else(|| "/bin/sh".to_owned())
 }
 
 /// The time that all that is made is to have, in seconds since 1970 (reproducible-builds.org, SOURCE_DATE_EPOCH).
@@ -218,6 +229,12 @@ fn conf_places() -> Result<Vec<ConfPlace>, Report> {
     Ok(named.into_iter().chain(user).chain([machine]).collect())
 }
 
+/// The drop-in for what is taken over from another engine.
+pub fn imported_conf() -> Result<PathBuf, Report> {
+    let config = config_home().ok_or_else(|| Report::new(Kind::Usage, "no directory of settings: HOME is not set"))?;
+    Ok(config.join("containers/registries.conf.d/sublet-imported.conf"))
+}
+
 /// The proxies of the environment. A name in lower case goes before the one in upper case, as with curl.
 fn proxies() -> Proxies {
     let variable = |name: &str| {
@@ -266,6 +283,11 @@ fn no_runtime_dir(ladder: &Ladder) -> Report {
         Some(fix) => report.with_hint(fix),
         None => report,
     }
+}
+
+/// The first of these variables that is set and not empty.
+pub fn variable_of(names: &[&'static str]) -> Option<&'static str> {
+    names.iter().copied().find(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// A variable that is set and not empty.

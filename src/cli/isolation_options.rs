@@ -31,6 +31,9 @@ pub struct IsolationOptions {
     /// Which cgroups it sees: private or host
     #[arg(long, value_name = "MODE", default_value = "private")]
     cgroupns: String,
+    /// The cgroup above the container's: a path below what is delegated to you
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     /// Capability beyond the default
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
@@ -71,6 +74,7 @@ impl IsolationOptions {
         host.pid = pid(&self.pid)?;
         host.ipc = ipc(&self.ipc)?;
         host.host_uts = is_host(&self.uts).ok_or_else(|| bad("uts", "UTS"))?;
+        host.cgroup_parent = cgroup_parent(self.cgroup_parent)?;
         host.host_cgroups = is_host(&self.cgroupns).ok_or_else(|| bad("cgroupns", "CGROUP"))?;
         (host.cap_add, host.cap_drop) = (self.cap_add, self.cap_drop);
         security(&self.security_opt, host)?;
@@ -104,6 +108,19 @@ fn pid(text: &str) -> Result<PidMode, Report> {
         ("host", _) => Ok(PidMode::Host),
         (_, Some(name)) if !name.is_empty() => Ok(PidMode::Container(name.to_owned())),
         _ => Err(wrong("--pid: invalid PID mode".to_owned())),
+    }
+}
+
+/// `--cgroup-parent`; an empty text names none.
+fn cgroup_parent(path: Option<String>) -> Result<Option<String>, Report> {
+    let path = path.filter(|path| !path.is_empty());
+    match &path {
+        Some(slice) if !slice.contains('/') && slice.strip_suffix(".slice").is_some() => {
+            let text = format!("--cgroup-parent {slice}: cgroups in a slice are made by systemd alone");
+            Err(Report::new(Kind::Unsupported, text)
+                .with_hint("name a path, which is made in the cgroup that is delegated to you"))
+        }
+        _ => Ok(path),
     }
 }
 

@@ -9,6 +9,7 @@
 mod args;
 mod commands;
 mod completion;
+mod container_filters;
 mod docker_config;
 mod environment;
 mod file_output;
@@ -24,6 +25,7 @@ mod parse;
 mod progress;
 mod prompt;
 mod registry_options;
+mod variable_options;
 
 use std::ffi::OsString;
 

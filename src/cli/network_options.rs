@@ -6,18 +6,22 @@ use base::{Kind, Report};
 use clap::Args;
 use engine::container::record::NetworkMode;
 use engine::network::endpoint::Wanted;
+use engine::network::program::Choice;
 
 use crate::parse;
 
 /// Which networks a container has.
 #[derive(Args)]
 pub struct NetworkOptions {
-    /// builtin, host, none, container:NAME, ns:PATH, or networks that were made: NAME, or name=NAME,alias=…,ip=…,ip6=…,mac-address=…
+    /// builtin, host, none, container:NAME, ns:PATH, slirp[:KEY=VALUE,…], pasta[:OPTION,…], or networks that were made: NAME, or name=NAME,alias=…,link=…,ip=…,ip6=…,mac-address=…
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
     /// A name by which the other containers of the network find it
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     network_alias: Vec<String>,
+    /// Another container of the network, and a name that only this one finds it by: NAME[:LINK]
+    #[arg(long, value_name = "NAME[:LINK]")]
+    link: Vec<String>,
     /// The container's IPv4 address
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<Ipv4Addr>,
@@ -31,6 +35,9 @@ pub struct NetworkOptions {
     /// address or ADDRESS/BITS; or none
     #[arg(long, value_name = "RULE")]
     egress: Vec<String>,
+    /// How much the container may send, and receive, in a second: a number with bit, kbit, mbit or gbit
+    #[arg(long, value_name = "RATE")]
+    net_rate: Option<String>,
 }
 
 /// What they say.
@@ -43,13 +50,17 @@ pub struct Networks {
     pub mac_address: Option<[u8; 6]>,
     /// What it may reach; anything without.
     pub egress: Option<Vec<String>>,
+    /// Bits a second in each direction.
+    pub rate: Option<u64>,
 }
 
 impl NetworkOptions {
     /// Addresses and aliases beside a network that was made are those of the first.
     pub fn into_networks(self) -> Result<Networks, Report> {
-        let NetworkOptions { network, network_alias, ip, ip6, mac_address, egress } = self;
+        let NetworkOptions { network, network_alias, link, ip, ip6, mac_address, egress, net_rate } = self;
         let egress = rules(egress)?;
+        let links = link.iter().map(|text| parse_link(text)).collect::<Result<Vec<_>, _>>()?;
+        let rate = net_rate.as_deref().map(parse::net_rate).transpose()?;
         let mac = mac_address.as_deref().map(parse::mac_address).transpose()?;
         let (mut mode, mut shared) = (None, Vec::new());
         for text in &network {
@@ -68,13 +79,19 @@ impl NetworkOptions {
                 return Err(Report::new(Kind::Usage, text)
                     .with_hint("make a network (network create), and name it with --network"));
             }
-            return Ok(Networks { mode: mode.unwrap_or_default(), shared, ip, ip6, mac_address: mac, egress });
+            if !links.is_empty() {
+                let text = "links are supported only for containers in user defined networks";
+                return Err(Report::new(Kind::Usage, text)
+                    .with_hint("make a network (network create), and name it with --network for both containers"));
+            }
+            return Ok(Networks { mode: mode.unwrap_or_default(), shared, ip, ip6, mac_address: mac, egress, rate });
         };
         let twice = |option: &str| {
             let text = format!("conflicting options: cannot specify both --{option} and per-network {option}");
             Err(Report::new(Kind::Usage, text))
         };
         first.aliases.extend(network_alias);
+        first.links.extend(links);
         match (first.ip, first.ip6, first.mac) {
             (Some(_), ..) if ip.is_some() => return twice("ip"),
             (_, Some(_), _) if ip6.is_some() => return twice("ip6"),
@@ -82,8 +99,17 @@ impl NetworkOptions {
             _ => {}
         }
         (first.ip, first.ip6, first.mac) = (first.ip.or(ip), first.ip6.or(ip6), first.mac.or(mac));
-        Ok(Networks { mode: NetworkMode::Shared, shared, egress, ..Networks::default() })
+        Ok(Networks { mode: NetworkMode::Shared, shared, egress, rate, ..Networks::default() })
     }
+}
+
+/// Docker's `NAME:LINK`: the name that the container has for another one, and that one's.
+pub fn parse_link(text: &str) -> Result<(String, String), Report> {
+    let (name, link) = text.split_once(':').unwrap_or((text, text));
+    if name.is_empty() || link.is_empty() || link.contains(':') {
+        return Err(Report::new(Kind::Usage, format!("invalid format for links: {text}")));
+    }
+    Ok((link.to_owned(), name.to_owned()))
 }
 
 /// The rules that `--egress` gives; `none` is an empty list.
@@ -112,7 +138,7 @@ fn builtin(text: &str) -> Result<Option<NetworkMode>, Report> {
             Some(("container", name)) => NetworkMode::Container(name.to_owned()),
             Some(("ns", path)) if path.starts_with('/') => NetworkMode::Namespace(path.into()),
             Some(("ns", path)) => return wrong(format!("invalid network mode: {path:?} is not an absolute path")),
-            _ => return Ok(None),
+            _ => return Ok(Choice::parse(text).map(NetworkMode::Program)),
         },
     }))
 }
@@ -130,11 +156,12 @@ fn wanted(text: &str) -> Result<Wanted, Report> {
         let wrong = || Report::new(Kind::Usage, format!("invalid field {field} of the network {text}"));
         match key {
             "name" => value.clone_into(&mut wanted.network),
+            "link" => wanted.links.push(parse_link(value)?),
             "alias" if !value.is_empty() => wanted.aliases.push(value.to_owned()),
             "ip" => wanted.ip = Some(value.parse().map_err(|_| wrong())?),
             "ip6" => wanted.ip6 = Some(value.parse().map_err(|_| wrong())?),
             "mac-address" | "mac" => wanted.mac = Some(parse::mac_address(value)?),
-            _ => return Err(wrong().with_hint("the fields are name, alias, ip, ip6 and mac-address")),
+            _ => return Err(wrong().with_hint("the fields are name, alias, link, ip, ip6 and mac-address")),
         }
     }
     if wanted.network.is_empty() {
@@ -150,8 +177,8 @@ mod tests {
 
     fn options(networks: &[&str]) -> NetworkOptions {
         let network = networks.iter().map(ToString::to_string).collect();
-        let (network_alias, egress) = (Vec::new(), Vec::new());
-        NetworkOptions { network, network_alias, ip: None, ip6: None, mac_address: None, egress }
+        let (network_alias, link, egress) = (Vec::new(), Vec::new(), Vec::new());
+        NetworkOptions { network, network_alias, link, ip: None, ip6: None, mac_address: None, egress, net_rate: None }
     }
 
     fn refused(options: NetworkOptions) -> String {
@@ -174,10 +201,20 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_refused() {
         assert_eq!(options(&[]).into_networks().unwrap().mode, NetworkMode::Builtin);
+        assert_eq!(
+            options(&["slirp4netns:mtu=1500"]).into_networks().unwrap().mode.to_string(),
+            "slirp4netns:mtu=1500"
+        );
         let both = "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
         assert_eq!(refused(options(&["front", "host"])), both);
         let alias = NetworkOptions { network_alias: vec!["a".to_owned()], ..options(&["bridge"]) };
         assert_eq!(refused(alias), "network-scoped alias is supported only for containers in user defined networks");
+        let link = NetworkOptions { link: vec!["a:b".to_owned()], ..options(&[]) };
+        assert_eq!(refused(link), "links are supported only for containers in user defined networks");
+        for wrong in ["a:b:c", ":b", "a:", ""] {
+            let link = NetworkOptions { link: vec![wrong.to_owned()], ..options(&["front"]) };
+            assert_eq!(refused(link), format!("invalid format for links: {wrong}"));
+        }
         let twice = NetworkOptions { ip: Some([10, 1, 2, 3].into()), ..options(&["front:ip=10.1.2.4"]) };
         assert_eq!(refused(twice), "conflicting options: cannot specify both --ip and per-network ip");
         assert_eq!(refused(options(&["front:mtu=3"])), "invalid field mtu=3 of the network front:mtu=3");

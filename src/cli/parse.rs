@@ -74,6 +74,25 @@ pub fn publish(text: &str) -> Result<Vec<PortMapping>, Report> {
     Ok((0..=count).map(one).collect())
 }
 
+/// `--net-rate`, in the units of tc(8): bits a second.
+pub fn net_rate(text: &str) -> Result<u64, Report> {
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "bit" => Some(1.0),
+        "kbit" => Some(1e3),
+        "mbit" => Some(1e6),
+        "gbit" => Some(1e9),
+        _ => None,
+    };
+    let bits = unit.zip(number.parse::<f64>().ok()).map(|(unit, number)| number * unit);
+    // A slower one would hold back a single segment for seconds.
+    bits.filter(|bits| (64e3..=1e12).contains(bits)).map(|bits| bits as u64).ok_or_else(|| {
+        wrong(format!("invalid rate {text:?}: it must be of 64kbit to 1000gbit a second"))
+            .with_hint("a rate is a number with bit, kbit, mbit or gbit, as in --net-rate 20mbit")
+    })
+}
+
 /// `--restart`, in Docker's words.
 pub fn restart(text: &str) -> Result<Policy, Report> {
     let bad = |why: &str| wrong(format!("invalid restart policy{why}"));
@@ -326,6 +345,13 @@ fn keep_as(text: &str) -> Option<UserNamespace> {
     Some(UserNamespace::KeepAs { uid, gid: gid.unwrap_or(uid) })
 }
 
+/// `--umask`.
+pub fn umask(text: &str) -> Result<u32, Report> {
+    let is_octal = (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mask = u32::from_str_radix(text, 8).ok().filter(|mask| is_octal && *mask <= 0o777);
+    mask.ok_or_else(|| wrong(format!("--umask {text}: it must be up to four octal digits, at most 0777")))
+}
+
 /// `--detach-keys`, as bytes of a terminal: single characters, `DEL` and `ctrl-` with a letter or one of `@[\]^_`, with commas
 /// between.
 pub fn detach_keys(text: &str) -> Result<Vec<u8>, Report> {
@@ -383,6 +409,16 @@ mod tests {
             format!("{ip}|{host_port}-{host_port_last}>{container_port}/{}", protocol.as_str())
         };
         publish(text).unwrap().into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn rates_are_bits_a_second() {
+        for (text, bits) in [("64kbit", 64_000), ("64000bit", 64_000), ("1.5mbit", 1_500_000), ("20Mbit", 20_000_000)] {
+            assert_eq!(net_rate(text).unwrap(), bits, "{text}");
+        }
+        for bad in ["", "0", "8", "8m", "63kbit", "1e9kbit", "-1gbit", "NaNbit", "infbit", "1001gbit", " 1gbit"] {
+            assert!(net_rate(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -448,6 +484,12 @@ mod tests {
         for bad in ["keep-id:", "keep-id:uid=x", "keep-id:gid=1", "keep-id:uid=4294967295", "keep-id:size=1", "nomap"] {
             assert!(userns(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn masks_are_octal() {
+        assert_eq!((umask("0022").unwrap(), umask("7").unwrap(), umask("777").unwrap()), (0o22, 7, 0o777));
+        assert!(["", "8", "1777", "00022", "-1", "+22", "u=rwx"].iter().all(|bad| umask(bad).is_err()));
     }
 
     #[test]

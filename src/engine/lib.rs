@@ -13,8 +13,10 @@ mod held;
 pub mod image;
 pub mod info;
 pub mod lease;
+pub mod metrics;
 pub mod network;
 pub mod paths;
+pub mod plain;
 pub mod registries;
 mod rotated;
 pub mod system;
@@ -39,6 +41,8 @@ pub struct Options {
     pub strict: bool,
     /// The user's home directory, where the environment names one.
     pub home: Option<PathBuf>,
+    /// Directories of programs, the first ones first.
+    pub programs: Vec<PathBuf>,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
     /// Where a line for the user goes that is no answer.

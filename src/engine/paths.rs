@@ -72,6 +72,11 @@ impl Paths {
         self.data.join("hosts").join(&self.machine)
     }
 
+    /// What this machine is called: its host name, for people who look from another one.
+    pub fn machine_name(&self) -> PathBuf {
+        self.machine().join("hostname")
+    }
+
     /// What belongs to this machine and store.
     pub fn host(&self) -> PathBuf {
         self.hosts().join(&self.machine)

@@ -94,7 +94,7 @@ pub trait Filesystem: Send + Sync + 'static {
     /// in memory of our own (a mapped index), from which the reply is written without a copy.
     fn read<'a>(&'a self, caller: &Caller, node: NodeId, offset: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]>;
 
-    /// Writes all of the data; returns how much was written.
+    /// Writes the data; returns how much, less than all where there is no room for more.
     fn write(&self, _caller: &Caller, _write: &Write<'_>) -> Result<u32> {
         Err(Errno::EROFS)
     }

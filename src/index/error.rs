@@ -19,7 +19,7 @@ impl Damaged {
     }
 }
 
-const REBUILD: &str = "delete the file; it is made again at the next pull";
+const REBUILD: &str = "`sublet system fsck --repair` makes it again, or names the image that has to be pulled again";
 
 impl Explain for Damaged {
     fn kind(&self) -> Kind {

@@ -294,9 +294,19 @@ pub fn show(socket: BorrowedFd<'_>, network: Option<&str>, observer: BorrowedFd<
     answered(socket, |_| {}).map(drop)
 }
 
-/// Tells a monitor what holds for further starts of its container; it has taken that when this returns.
+/// Sends a frame to a monitor that may end at any time; whether it was there to get it.
+pub fn send_or_gone(socket: BorrowedFd<'_>, frame: &Frame) -> Result<bool, SysError> {
+    match protocol::send(socket, frame, &[]) {
+        Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(false),
+        sent => sent.map(|()| true),
+    }
+}
+
+/// Tells a monitor what holds for further starts of its container; it has taken that when this returns, or has ended.
 pub fn set_terms(socket: BorrowedFd<'_>, terms: Terms) -> Result<(), Report> {
-    protocol::send(socket, &Frame::Terms(Box::new(terms)), &[])?;
+    if !send_or_gone(socket, &Frame::Terms(Box::new(terms)))? {
+        return Ok(());
+    }
     let until = Instant::now() + WORD_LIMIT;
     let mut buffer = vec![0; FRAME_MAX];
     loop {

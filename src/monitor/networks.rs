@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use base::{Kind, Report};
 use net::bridge::Plug;
 use net::client::Entry;
-use net::control::take_names;
+use net::control::{Message, Outbox, names_in_parts, take_names};
 use net::resolvers::Watch;
 use net::setup::DEVICE;
 use net::{Addressing, NameTable, NetError, Publish, Published};
@@ -45,6 +45,14 @@ pub struct Joining {
     pub addressing: Addressing,
     /// Whether what is elsewhere is reached by it.
     pub default: bool,
+    /// Whether the container has IPv6 there.
+    #[serde(default = "yes")]
+    pub ipv6: bool,
+}
+
+/// As far as is known of a device that is not there yet.
+fn yes() -> bool {
+    true
 }
 
 impl Joining {
@@ -102,11 +110,11 @@ struct Joined {
     admission: Admission,
     /// `None` while the network's role has ended.
     socket: Option<OwnedFd>,
+    /// What it has not taken yet.
+    outbox: Outbox,
     namespace: OwnedFd,
     /// The pid of the init for which its device was made, or is.
     init: i32,
-    /// Whether the container has IPv6 there.
-    ipv6: bool,
     /// Whether the role tells us its names.
     follows: bool,
     /// These.
@@ -175,16 +183,23 @@ fn peer(init: i32) -> String {
 
 impl Joined {
     fn new(admission: Admission, (socket, namespace): (OwnedFd, OwnedFd)) -> Self {
-        let (init, names, socket) = (0, NameTable::new(), Some(socket));
-        Joined { admission, socket, namespace, init, ipv6: true, follows: false, names, revived: None, again_at: None }
+        let (init, names, socket, outbox) = (0, NameTable::new(), Some(socket), Outbox::default());
+        Joined { admission, socket, outbox, namespace, init, follows: false, names, revived: None, again_at: None }
     }
 
     /// Tells the role of a container without IPv6.
     fn has_ipv6(&mut self, ipv6: bool) {
-        self.ipv6 = ipv6;
-        if let Some(socket) = self.socket.as_ref().filter(|_| !ipv6) {
-            // One that has ended is told of by its socket.
-            let _ = net::client::tell_ipv6(socket.as_fd(), false);
+        self.admission.joining.ipv6 = ipv6;
+        if !ipv6 {
+            self.say([Message::Ipv6(false)]);
+        }
+    }
+
+    /// Tells the role something. One that has ended is told of by its socket, and is told all at its start.
+    fn say(&mut self, messages: impl IntoIterator<Item = Message>) {
+        if let Some(socket) = &self.socket {
+            self.outbox.put(messages);
+            self.outbox.send(socket.as_fd());
         }
     }
 
@@ -319,7 +334,8 @@ impl Networks {
         for joined in &mut self.joined {
             let names = &mut joined.admission.entry.wish.names;
             names.iter_mut().take(1).for_each(|own| name.clone_into(own));
-            let _ = joined.socket.as_ref().map(|socket| net::client::call(socket.as_fd(), names));
+            let names = names.clone();
+            joined.say([Message::Called(names)]);
         }
     }
 
@@ -374,7 +390,7 @@ impl Networks {
             take_names(&mut joined.names, first, names);
             return self.relay();
         }
-        (joined.socket, joined.follows) = (None, false);
+        (joined.socket, joined.follows, joined.outbox) = (None, false, Outbox::default());
         // One that has ended again at once is given some time.
         let (now, before) = (Instant::now(), joined.revived);
         joined.again_at = Some(before.map_or(now, |before| now.max(before + AGAIN)));
@@ -429,7 +445,7 @@ impl Networks {
                     if let Some((socket, namespace)) = membership {
                         (joined.socket, joined.namespace) = (Some(socket), namespace);
                     }
-                    joined.has_ipv6(ipv6.first().copied().unwrap_or(joined.ipv6));
+                    joined.has_ipv6(ipv6.first().copied().unwrap_or(joined.admission.joining.ipv6));
                 }
             }
             Purpose::Disconnect { .. } | Purpose::Publish => {}
@@ -454,8 +470,8 @@ impl Networks {
         for (_, joined) in
             self.joined.iter_mut().enumerate().filter(|(at, joined)| Some(*at) != leader && !joined.follows)
         {
-            joined.follows =
-                joined.socket.as_ref().is_some_and(|socket| net::client::follow_names(socket.as_fd()).is_ok());
+            joined.follows = joined.socket.is_some();
+            joined.say([Message::Follow]);
         }
     }
 
@@ -468,9 +484,8 @@ impl Networks {
         if names == self.relayed {
             return News::Nothing;
         }
-        if let Some(socket) = leader.and_then(|leader| self.joined[leader].socket.as_ref()) {
-            // One that has ended is told of by its socket.
-            let _ = net::client::tell_names(socket.as_fd(), &names);
+        if let Some(leader) = leader {
+            self.joined[leader].say(names_in_parts(&names));
         }
         self.relayed = names;
         if self.has_own { News::Names(self.relayed.clone()) } else { News::Nothing }
@@ -486,10 +501,21 @@ impl Networks {
     /// Tells the roles of resolvers that have changed.
     pub fn on_resolvers(&mut self) {
         let Some(resolvers) = self.resolvers.as_mut().and_then(Watch::changed) else { return };
-        for socket in self.joined.iter().filter_map(|joined| joined.socket.as_ref()) {
-            // One that has ended is told of by its socket.
-            let _ = net::client::tell_resolvers(socket.as_fd(), resolvers);
+        for joined in &mut self.joined {
+            joined.say([Message::Resolvers(resolvers.to_vec())]);
         }
+    }
+
+    /// Tells roles what they did not take before; whether it is to be tried again.
+    pub fn catch_up(&mut self) -> bool {
+        let mut is_behind = false;
+        for joined in &mut self.joined {
+            if let Some(socket) = &joined.socket {
+                joined.outbox.send(socket.as_fd());
+            }
+            is_behind |= joined.outbox.is_behind();
+        }
+        is_behind
     }
 
     /// The container's namespace is gone; memberships and ports stay.
@@ -509,6 +535,7 @@ impl Networks {
     pub fn take_over(&mut self, init: i32, published: &[Published], wishes: &[Publish]) -> Result<(), Report> {
         for joined in &mut self.joined {
             joined.init = init;
+            joined.has_ipv6(joined.admission.joining.ipv6);
         }
         self.ready = true;
         self.follow_names();

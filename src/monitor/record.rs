@@ -4,12 +4,14 @@
 //! after a dead monitor), always whole, to a temporary name and renamed. Readers need no lock.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::{Explain, Kind};
 use serde::{Deserialize, Serialize};
 use sys::file::sync_directory;
+use sys::process::{is_held_up, wait_end};
 use sys::{Errno, SysError};
 
 use crate::health::Health;
@@ -148,7 +150,10 @@ impl PidRecord {
     }
 }
 
-/// Opens a process and then proves that it is the recorded one. A zombie counts as gone.
+/// How long the end of a process takes that is not held up.
+const END_LIMIT: Duration = Duration::from_millis(500);
+
+/// Opens a process and then proves that it is the recorded one. A zombie counts as gone, and so does what is held up at its end.
 fn alive(pid: i32, start_time: u64, boot_id: &str) -> Result<Option<OwnedFd>, SysError> {
     if sys::process::boot_id()? != boot_id {
         return Ok(None);
@@ -158,8 +163,9 @@ fn alive(pid: i32, start_time: u64, boot_id: &str) -> Result<Option<OwnedFd>, Sy
         Err(error) if matches!(error.errno(), Errno::ESRCH | Errno::EINVAL) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let same = sys::process::start_time(pid).is_ok_and(|found| found == start_time) && !sys::process::is_zombie(pid);
-    Ok(same.then_some(pidfd))
+    let Some(look) = sys::process::look(pid).filter(|look| look.start_time == start_time) else { return Ok(None) };
+    let ends = || look.is_exiting && (wait_end(pidfd.as_fd(), Some(END_LIMIT)) || is_held_up(pid));
+    Ok((!look.is_zombie && !ends()).then_some(pidfd))
 }
 
 /// Reads `state.json` of a container's data directory; `None` when there is none.

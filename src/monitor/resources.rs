@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base::{ContainerId, Kind, Ladder, Report};
 use cgroup::{Container, Limits, Placement, Request};
-use net::NetSpec;
+use net::RoleSpec;
 use net::client::Control;
 use net::resolvers::Watch;
 use net::setup::Tap;
@@ -19,6 +19,8 @@ use sys::process::Child;
 
 /// A network process that ends again within this time is not started again.
 pub const AGAIN: Duration = Duration::from_secs(5);
+/// How long a program that it has started may take to end.
+const PROGRAM_ENDS: Duration = Duration::from_secs(5);
 
 /// The resources of one container; empty until [`Resources::start_network`].
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ struct Network {
     control: Option<Control>,
     ready: bool,
     resolvers: Option<Watch>,
+    /// What the process has started. Its device and its ports are taken until it has ended.
+    program: Option<OwnedFd>,
 }
 
 /// Watches the host's resolvers, of which these are known.
@@ -70,39 +74,55 @@ impl Resources {
     }
 
     /// Starts the network process; it binds published ports while the container is being made.
-    pub fn start_network(&mut self, id: &ContainerId, spec: &NetSpec) -> Result<(), Report> {
+    pub fn start_network(&mut self, id: &ContainerId, spec: &RoleSpec) -> Result<(), Report> {
         let (process, control) =
             net::client::spawn(spec, id.short(), None, None).map_err(net::NetError::into_report)?;
-        self.network = Some(Network { process, control: Some(control), ready: false, resolvers: None });
+        self.network = Some(Network { process, control: Some(control), ready: false, resolvers: None, program: None });
         Ok(())
     }
 
-    /// Starts the network process of a container that runs again, over the same device. One that ends twice within a short time
-    /// is not.
-    pub fn revive_network(&mut self, id: &ContainerId, spec: &NetSpec, tap: &Tap) -> Result<(), Report> {
+    /// Starts the network process of a container that runs again. One that ends twice within a short time is not.
+    pub fn revive_network(&mut self, id: &ContainerId, spec: &RoleSpec) -> Result<(), Report> {
         let now = Instant::now();
         if self.revived.replace(now).is_some_and(|before| now.duration_since(before) < AGAIN) {
             return Err(Report::new(Kind::Internal, format!("it has ended twice within {} s", AGAIN.as_secs())));
         }
         self.end_network().map_or(Ok(()), Err)?;
-        self.start_network(id, spec)?;
-        self.hand_tap(tap)
+        self.start_network(id, spec)
     }
 
     /// Hands the container's TAP device over. A process that has ended has told why, which [`Resources::on_net`] reads.
     pub fn hand_tap(&self, tap: &Tap) -> Result<(), Report> {
+        self.hand(|control| control.hand_tap(tap))
+    }
+
+    /// Hands the container's network namespace over, where a program makes the device.
+    pub fn hand_namespace(&self, namespace: BorrowedFd<'_>) -> Result<(), Report> {
+        self.hand(|control| control.hand_namespace(namespace))
+    }
+
+    fn hand(&self, hand: impl FnOnce(&Control) -> Result<(), net::NetError>) -> Result<(), Report> {
         let control = self.network.as_ref().and_then(|network| network.control.as_ref());
-        match control.map_or(Ok(()), |control| control.hand_tap(tap)) {
+        match control.map_or(Ok(()), hand) {
             Err(net::NetError::System(error)) if error.errno() == Errno::EPIPE => Ok(()),
             result => result.map_err(net::NetError::into_report),
         }
     }
 
     /// Tells the network process the names of the container's other networks. One that has ended says so itself.
-    pub fn set_names(&self, names: &net::NameTable) {
-        if let Some(control) = self.network.as_ref().and_then(|network| network.control.as_ref()) {
-            let _ = control.set_names(names);
+    pub fn set_names(&mut self, names: &net::NameTable) {
+        if let Some(control) = self.network.as_mut().and_then(|network| network.control.as_mut()) {
+            control.set_names(names);
         }
+    }
+
+    /// Tells the network process what it did not take before; whether it is to be tried again.
+    pub fn catch_up(&mut self) -> bool {
+        let control = self.network.as_mut().and_then(|network| network.control.as_mut());
+        control.is_some_and(|control| {
+            control.catch_up();
+            control.is_behind()
+        })
     }
 
     /// Lets somebody look at the container's traffic.
@@ -122,16 +142,17 @@ impl Resources {
         let Some(network) = &mut self.network else { return Ok(()) };
         network.resolvers = Some(watch_resolvers(known)?);
         // There may have been others since they were read.
-        self.on_resolvers()
+        self.on_resolvers();
+        Ok(())
     }
 
     /// Tells the network process of resolvers that have changed.
-    pub fn on_resolvers(&mut self) -> Result<(), Report> {
-        let Some(Network { control: Some(control), resolvers: Some(watch), .. }) = &mut self.network else {
-            return Ok(());
-        };
-        let Some(resolvers) = watch.changed() else { return Ok(()) };
-        control.set_resolvers(resolvers).map_err(net::NetError::into_report)
+    pub fn on_resolvers(&mut self) {
+        if let Some(Network { control: Some(control), resolvers: Some(watch), .. }) = &mut self.network
+            && let Some(resolvers) = watch.changed()
+        {
+            control.set_resolvers(resolvers);
+        }
     }
 
     /// Whether the network is up, or none was asked for.
@@ -144,8 +165,8 @@ impl Resources {
         let Some(network) = &mut self.network else { return Ok(None) };
         let Some(control) = &network.control else { return Ok(None) };
         match control.wait_ready() {
-            Ok(published) => {
-                network.ready = true;
+            Ok((published, program)) => {
+                (network.ready, network.program) = (true, program);
                 Ok(Some(published))
             }
             Err(error) => {
@@ -182,13 +203,17 @@ impl Resources {
 
     /// Ends the network process; what could not be done.
     fn end_network(&mut self) -> Option<Report> {
-        let Network { process, control, .. } = self.network.take()?;
+        let Network { process, control, program, .. } = self.network.take()?;
         // The end of its control socket ends it; the signal is for one that does not look.
         drop(control);
-        let _ = sys::process::pidfd_send_signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
+        for ended in std::iter::once(&process.pidfd).chain(&program) {
+            let _ = sys::process::pidfd_send_signal(ended.as_fd(), nix::sys::signal::Signal::SIGKILL as i32);
+        }
         // It may have ended before, and been reaped with others.
         let reaped = sys::process::reap(process.pidfd.as_fd(), true);
-        reaped.err().filter(|error| error.errno() != Errno::ECHILD).map(Report::from)
+        let failure = reaped.err().filter(|error| error.errno() != Errno::ECHILD).map(Report::from);
+        let has_ended = program.is_none_or(|program| sys::process::wait_end(program.as_fd(), Some(PROGRAM_ENDS)));
+        failure.or_else(|| (!has_ended).then(|| Report::new(Kind::Internal, "the network's program does not end")))
     }
 
     /// Ends the network process, kills what is left in the cgroup and removes it. Goes on after a failure; the results

@@ -18,10 +18,10 @@ use sys::role::Spawn;
 use sys::{Call, SysError};
 
 use crate::bridge::Made;
-use crate::control::{Message, Wish, names_in_parts, receive, send};
+use crate::control::{Message, Outbox, Wish, names_in_parts, receive, send};
 use crate::ports::Listener;
 use crate::setup::Tap;
-use crate::{Addressing, NetError, NetSpec, NetworkSpec, Publish, Published, RoleSpec, ports, resolvers};
+use crate::{Addressing, NetError, NetworkSpec, Publish, Published, RoleSpec, ports, resolvers};
 
 /// The role's `argv[0]`.
 pub const ARGV0: &str = "sublet-net";
@@ -30,16 +30,17 @@ pub const ARGV0: &str = "sublet-net";
 #[derive(Debug)]
 pub struct Control {
     socket: OwnedFd,
+    outbox: Outbox,
 }
 
-/// Starts the network process. The caller must have one thread. `error` is where the process may complain.
+/// Starts the network process of one container. The caller must have one thread. `error` is where the process may complain.
 pub fn spawn(
-    spec: &NetSpec,
+    spec: &RoleSpec,
     label: &str,
     cgroup: Option<BorrowedFd<'_>>,
     error: Option<BorrowedFd<'_>>,
 ) -> Result<(Child, Control), NetError> {
-    let config = serde_json::to_vec(&RoleSpec::Own(spec.clone())).map_err(NetError::Protocol)?;
+    let config = serde_json::to_vec(spec).map_err(NetError::Protocol)?;
     let (ours, theirs) = sys::socket::pair()?;
     let spawn = Spawn {
         argv0: ARGV0,
@@ -50,32 +51,54 @@ pub fn spawn(
         session: false,
         cgroup,
     };
-    Ok((spawn.start()?, Control { socket: ours }))
+    Ok((spawn.start()?, Control { socket: ours, outbox: Outbox::default() }))
 }
 
 impl Control {
-    /// Waits until the ports are bound; returns them with the host's ports that were chosen. Blocks.
-    pub fn wait_ready(&self) -> Result<Vec<Published>, NetError> {
+    /// Waits until the ports are bound; returns them with the host's ports that were chosen, and the program that the role has
+    /// started, if it has. Blocks.
+    pub fn wait_ready(&self) -> Result<(Vec<Published>, Option<OwnedFd>), NetError> {
         match receive(&self.socket)? {
-            Some((Message::Ready { published }, _)) => Ok(published),
+            Some((Message::Ready { published }, program)) => Ok((published, program)),
             Some((Message::Failed(failure), _)) => Err(NetError::Role(failure)),
             Some(_) | None => Err(NetError::Ended),
         }
     }
 
     /// Tells which resolvers are to be asked from now on.
-    pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), NetError> {
-        send(self.socket.as_fd(), &Message::Resolvers(resolvers.to_vec()), None)
+    pub fn set_resolvers(&mut self, resolvers: &[SocketAddr]) {
+        self.say([Message::Resolvers(resolvers.to_vec())]);
     }
 
     /// Tells the names of the container's other networks, which it finds here too.
-    pub fn set_names(&self, names: &NameTable) -> Result<(), NetError> {
-        tell_names(self.socket.as_fd(), names)
+    pub fn set_names(&mut self, names: &NameTable) {
+        self.say(names_in_parts(names));
+    }
+
+    /// A process that has ended says so itself.
+    fn say(&mut self, messages: impl IntoIterator<Item = Message>) {
+        self.outbox.put(messages);
+        self.catch_up();
+    }
+
+    /// Says what the process did not take before.
+    pub fn catch_up(&mut self) {
+        self.outbox.send(self.socket.as_fd());
+    }
+
+    /// Whether there is such.
+    pub fn is_behind(&self) -> bool {
+        self.outbox.is_behind()
     }
 
     /// Lets somebody look at the container's traffic, by its end of the socket of [`crate::observe`].
     pub fn show(&self, observer: BorrowedFd<'_>) -> Result<(), NetError> {
         show(self.socket.as_fd(), observer)
+    }
+
+    /// Hands over the container's network namespace, in which a program is to make the device.
+    pub fn hand_namespace(&self, namespace: BorrowedFd<'_>) -> Result<(), NetError> {
+        send(self.socket.as_fd(), &Message::Namespace, Some(namespace))
     }
 
     /// Hands over the TAP device; may be called before [`wait_ready`](Self::wait_ready).
@@ -186,7 +209,12 @@ fn join(directory: BorrowedFd<'_>, wish: &Wish) -> Result<Option<Membership>, Ne
         return Err(SysError::new("answer of the network process", Errno::ETIMEDOUT).into());
     }
     match receive(&socket)? {
-        Some((Message::Joined { restricted: false, .. }, _)) if wish.egress.is_some() => Err(NetError::Unrestricted),
+        Some((Message::Joined { restricted: false, .. }, _)) if wish.egress.is_some() => {
+            Err(NetError::Unrestricted { what: "what containers reach" })
+        }
+        Some((Message::Joined { limited: false, .. }, _)) if wish.rate.is_some() => {
+            Err(NetError::Unrestricted { what: "how much containers carry" })
+        }
         Some((Message::Joined { addressing, pid, .. }, Some(namespace))) => {
             Ok(Some(Membership { socket, addressing, namespace, pid }))
         }
@@ -239,17 +267,8 @@ pub fn publish(socket: BorrowedFd<'_>, wishes: &[Publish]) -> Result<Vec<Publish
     Ok(published)
 }
 
-/// Tells a role the names of a container's other networks, which it finds here too.
-pub fn tell_names(socket: BorrowedFd<'_>, names: &NameTable) -> Result<(), NetError> {
-    names_in_parts(names).iter().try_for_each(|part| send(socket, part, None))
-}
-
-/// Has a member told the network's names from now on, which [`next_names`] gives.
-pub fn follow_names(socket: BorrowedFd<'_>) -> Result<(), NetError> {
-    send(socket, &Message::Follow, None)
-}
-
-/// A part of the table of a network's names, and whether the table begins with it; `None` at the end of the membership. Blocks.
+/// A part of the table of a network's names ([`Message::Follow`]), and whether the table begins with it; `None` at the end of the
+/// membership. Blocks.
 pub fn next_names(socket: BorrowedFd<'_>) -> Result<Option<(bool, NameTable)>, NetError> {
     match receive(socket)? {
         Some((Message::Names { first, names }, _)) => Ok(Some((first, names))),
@@ -258,22 +277,7 @@ pub fn next_names(socket: BorrowedFd<'_>) -> Result<Option<(bool, NameTable)>, N
     }
 }
 
-/// Says by which names others find a member from now on.
-pub fn call(socket: BorrowedFd<'_>, names: &[String]) -> Result<(), NetError> {
-    send(socket, &Message::Called(names.to_vec()), None)
-}
-
-/// Says for a member whether it has IPv6.
-pub fn tell_ipv6(socket: BorrowedFd<'_>, ipv6: bool) -> Result<(), NetError> {
-    send(socket, &Message::Ipv6(ipv6), None)
-}
-
 /// Lets somebody look at a member's traffic, by its end of the socket of [`crate::observe`].
 pub fn show(socket: BorrowedFd<'_>, observer: BorrowedFd<'_>) -> Result<(), NetError> {
     send(socket, &Message::Observe, Some(observer))
-}
-
-/// Tells a network's role which resolvers are to be asked from now on.
-pub fn tell_resolvers(socket: BorrowedFd<'_>, resolvers: &[SocketAddr]) -> Result<(), NetError> {
-    send(socket, &Message::Resolvers(resolvers.to_vec()), None)
 }

@@ -3,11 +3,14 @@
 //! A role that serves one container has one such socket. One that serves a network has a socket on which it listens; each
 //! connection is a member, from its [`Message::Join`] to its end.
 
+use std::collections::VecDeque;
+use std::mem::discriminant;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base::Failure;
 use netstack::NameTable;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::{Addressing, NetError, Published};
@@ -30,9 +33,15 @@ pub struct Wish {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// The MAC it is to have; one made from its IPv4 address without.
     pub mac: Option<[u8; 6]>,
+    /// Names of its own for others, which nobody else finds them by: each with a name that these have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<(String, String)>,
     /// What it may reach, as rules of [`crate::egress`]; anything without.
     #[serde(default)]
     pub egress: Option<Vec<String>>,
+    /// How many bits a second it may carry in each direction; as many as there are without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
 }
 
 /// A message; the end of the socket ends the role.
@@ -43,6 +52,8 @@ pub enum Message {
         /// Whether the container has IPv6.
         ipv6: bool,
     },
+    /// From the monitor, where a program is to make the device: carries the container's network namespace.
+    Namespace,
     /// From the monitor: the resolvers to ask from now on, best first.
     Resolvers(Vec<SocketAddr>),
     /// From who wants to be a member; carries a descriptor of its user namespace, which must be the role's.
@@ -56,6 +67,9 @@ pub enum Message {
         /// Whether it keeps to the rules for what the member may reach: a role of an earlier version knows none.
         #[serde(default)]
         restricted: bool,
+        /// The same for how much it may carry.
+        #[serde(default)]
+        limited: bool,
     },
     /// From a member: a port of the host's is its; carries the bound socket.
     Publish(Published),
@@ -75,7 +89,7 @@ pub enum Message {
     },
     /// From a member: somebody wants to look at its traffic; carries the socket of [`crate::observe`].
     Observe,
-    /// From the role: the ports are bound and the sandbox is on.
+    /// From the role: the ports are bound and the sandbox is on. Carries a descriptor of the program, if it has started one.
     Ready {
         /// The published ports with the host's ports that were chosen.
         published: Vec<Published>,
@@ -132,6 +146,41 @@ pub fn take_names(table: &mut NameTable, first: bool, names: NameTable) {
     table.extend(names.take(NAMES_MAX.saturating_sub(table.len())));
 }
 
+/// What is to be said to a side that may take nothing now, as one that is stopped: of each kind of message the newest. Nobody waits
+/// for it, and it does not grow.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    waiting: VecDeque<Message>,
+}
+
+impl Outbox {
+    /// Says something in place of what was said of that kind and waits yet: a message, or all parts of a table.
+    pub fn put(&mut self, messages: impl IntoIterator<Item = Message>) {
+        let mut messages = messages.into_iter().peekable();
+        if let Some(first) = messages.peek() {
+            let kind = discriminant(first);
+            self.waiting.retain(|waiting| discriminant(waiting) != kind);
+        }
+        self.waiting.extend(messages);
+    }
+
+    /// Sends what the other side takes now. One that has ended takes no more, and its socket tells that.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) {
+        while let Some(message) = self.waiting.front() {
+            match send_now(socket, message) {
+                Ok(()) => drop(self.waiting.pop_front()),
+                Err(NetError::System(error)) if error.errno() == Errno::EAGAIN => return,
+                Err(_) => self.waiting.clear(),
+            }
+        }
+    }
+
+    /// Whether something is left, which is to be sent again after some time.
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 /// Sends a message without descriptors and without waiting: `EAGAIN` when the other side takes none now.
 pub fn send_now(socket: BorrowedFd<'_>, message: &Message) -> Result<(), NetError> {
     let bytes = serde_json::to_vec(message).map_err(NetError::Protocol)?;
@@ -151,4 +200,40 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>, 
         return Ok(None);
     }
     Ok(Some((parse(&buffer[..length])?, fds.into_iter().next())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_who_takes_nothing_and_the_last_word_holds() {
+        let (ours, theirs) = sys::socket::pair().unwrap();
+        let mut outbox = Outbox::default();
+        for number in 0..10_000 {
+            outbox.put([Message::Called(vec![format!("name{number}")])]);
+            outbox.put([Message::Ipv6(number % 2 == 0)]);
+            outbox.send(ours.as_fd());
+        }
+        assert!(outbox.is_behind() && outbox.waiting.len() == 2);
+        let (mut name, mut ipv6) = (Vec::new(), true);
+        while outbox.is_behind() {
+            match receive(&theirs).unwrap().unwrap().0 {
+                Message::Called(names) => name = names,
+                Message::Ipv6(has) => ipv6 = has,
+                other => panic!("{other:?}"),
+            }
+            outbox.send(ours.as_fd());
+        }
+        drop(ours);
+        while let Some((message, _)) = receive(&theirs).unwrap() {
+            match message {
+                Message::Called(names) => name = names,
+                Message::Ipv6(has) => ipv6 = has,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((name, ipv6), (vec!["name9999".to_owned()], false));
+    }
 }

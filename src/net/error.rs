@@ -41,11 +41,12 @@ pub enum NetError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The process of a network does not know rules.
-    #[error(
-        "the process of this network is of an earlier version of sublet, which does not restrict what containers reach"
-    )]
-    Unrestricted,
+    /// The process of a network does not know rules, or limits.
+    #[error("the process of this network is of an earlier version of sublet, which does not restrict {what}")]
+    Unrestricted {
+        /// What was to be restricted.
+        what: &'static str,
+    },
     /// A network refuses a member.
     #[error("{0}")]
     Refused(String),
@@ -87,6 +88,16 @@ pub enum NetError {
     /// The role ended before it was ready.
     #[error("the network process ended unexpectedly")]
     Ended,
+    /// A program that serves a container has ended.
+    #[error("{name} has ended ({how}){}", if .said.is_empty() { String::new() } else { format!(": {}", .said) })]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// How it ended.
+        how: String,
+        /// What it said last.
+        said: String,
+    },
     /// The role reported a failure; convert with [`NetError::into_report`] to keep its kind and hint.
     #[error("{}", .0.lines.join(": "))]
     Role(Failure),
@@ -118,8 +129,8 @@ impl Explain for NetError {
             | NetError::System(source) => source.kind(),
             NetError::PortTaken { .. } | NetError::PortsTaken { .. } | NetError::Refused(_) => Kind::Conflict,
             NetError::Rule { .. } => Kind::Usage,
-            NetError::Unrestricted => Kind::Unsupported,
-            NetError::Protocol(_) | NetError::Ended => Kind::Internal,
+            NetError::Unrestricted { .. } => Kind::Unsupported,
+            NetError::Protocol(_) | NetError::Ended | NetError::Program { .. } => Kind::Internal,
             NetError::Role(failure) => failure.kind,
         }
     }
@@ -152,7 +163,7 @@ impl Explain for NetError {
                 "a rule is HOST[:PORT[-PORT]][/tcp|/udp], and a host a name, *.NAME, *, an address or ADDRESS/BITS"
                     .to_owned(),
             ),
-            NetError::Unrestricted => {
+            NetError::Unrestricted { .. } => {
                 Some("restart the containers that are in the network, or use another one".to_owned())
             }
             NetError::Role(failure) => failure.hint.clone(),

@@ -39,18 +39,20 @@ pub fn resolv_conf(host: &str, nameserver: &[IpAddr], search: &[String], options
     lines.concat()
 }
 
-/// The container's hosts file, with its addresses in all of its networks, of which the first one's gateway is the host.
+/// The container's hosts file, with its addresses in all of its networks; `host` is the machine's address as it sees it.
 /// `added` are the pairs of `--add-host`; an address of `None` is `host-gateway`.
-pub fn hosts(addressing: &[&Addressing], names: &[&str], added: &[(String, Option<IpAddr>)]) -> String {
+pub fn hosts(addressing: &[&Addressing], host: IpAddr, names: &[&str], added: &[(String, Option<IpAddr>)]) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let gateway = addressing.first().map_or(IpAddr::from([127, 0, 0, 1]), |first| first.v4.gateway.into());
-    let _ = writeln!(text, "{gateway}\t{}", HOST_NAMES.join(" "));
+    let _ = writeln!(text, "{host}\t{}", HOST_NAMES.join(" "));
     for (name, address) in added {
-        let _ = writeln!(text, "{}\t{name}", address.unwrap_or(gateway));
+        let _ = writeln!(text, "{}\t{name}", address.unwrap_or(host));
     }
     let names = names.join(" ");
     for Addressing { v4, v6, .. } in addressing.iter().filter(|_| !names.is_empty()) {
-        let _ = write!(text, "{}\t{names}\n{}\t{names}\n", v4.container, v6.container);
+        let own = [IpAddr::from(v4.container), v6.container.into()];
+        for address in own.into_iter().filter(|address| !address.is_unspecified()) {
+            let _ = writeln!(text, "{address}\t{names}");
+        }
     }
     text
 }

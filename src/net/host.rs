@@ -106,6 +106,8 @@ impl Sockets {
             // Only delay depends on it. TCP_NOTSENT_LOWAT stays as it is: it makes a socket refuse bytes for which its
             // buffer has room, and so would break promises made to the container by the size of that room.
             let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
+            // An urgent byte stays in its place, which RFC 6093 §3.2 asks of applications; else it would be missing.
+            let _ = setsockopt(&fd, sockopt::OobInline, &true);
             if self.peek_offset {
                 netsock::set_peek_offset(fd.as_fd(), 0).map_err(|error| error.errno())?;
             }
@@ -201,6 +203,20 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
+/// The address that the host has towards what is elsewhere, of the family of this one; `None` without such a route.
+pub fn primary_address(like: IpAddr) -> Option<IpAddr> {
+    // Connecting a datagram socket asks the routing table and sends nothing; the addresses are for documentation.
+    let elsewhere: IpAddr = match like {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let fd = socket(family(like), SockType::Datagram, flags(), None).ok()?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(elsewhere, 9))).ok()?;
+    let own: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
+    let v4 = own.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| own.as_sockaddr_in6().map(|address| address.ip().into()))
+}
+
 fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -239,16 +255,7 @@ impl Host for Sockets {
     }
 
     fn primary_address(&mut self, like: IpAddr) -> Option<IpAddr> {
-        // Connecting a datagram socket asks the routing table and sends nothing; the addresses are for documentation.
-        let elsewhere: IpAddr = match like {
-            IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
-            IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-        };
-        let fd = socket(family(like), SockType::Datagram, flags(), None).ok()?;
-        connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(elsewhere, 9))).ok()?;
-        let own: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
-        let v4 = own.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        v4.or_else(|| own.as_sockaddr_in6().map(|address| address.ip().into()))
+        primary_address(like)
     }
 
     fn tcp_connect(&mut self, id: FlowId, to: SocketAddr) -> Result<(), SocketError> {

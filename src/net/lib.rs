@@ -3,7 +3,8 @@
 //! [`setup`] makes the TAP device and its addresses in a new network namespace. [`role`] is the process that owns the
 //! other side: it runs [`netstack`] over the TAP and host sockets in one event loop, without a capability. [`bridge`] makes
 //! networks of several containers, which a role of their own serves. [`client`]
-//! is how a monitor starts and feeds it. [`files`] words what a container finds in `/etc`.
+//! is how a monitor starts and feeds it. [`helper`] has installed programs do the same. [`files`] words what a container finds in
+//! `/etc`.
 //!
 //! The host as the container sees it is the gateway's address (`host.docker.internal`). It leads to the host's primary
 //! address: services that listen on the host's loopback only stay out of reach unless
@@ -15,6 +16,7 @@ pub mod control;
 pub mod egress;
 mod error;
 pub mod files;
+pub mod helper;
 mod host;
 pub mod observe;
 mod owner;
@@ -27,6 +29,7 @@ pub mod setup;
 mod spec;
 
 pub use error::NetError;
+pub use host::primary_address;
 pub use netstack::NameTable;
 pub use probe::probe;
 pub use spec::{Addressing, Family, NetSpec, NetworkSpec, Publish, Published, RoleSpec, Subnet, Transport};

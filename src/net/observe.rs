@@ -18,7 +18,7 @@ use crate::NetError;
 /// What an observer asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
-    /// The flows that there are now, in parts up to [`Answer::End`].
+    /// The flows that there are now, and the last ones that were refused, in parts up to [`Answer::End`].
     Flows,
     /// [`Answer::Traffic`].
     Traffic,
@@ -42,13 +42,13 @@ pub struct Flow {
     pub source: SocketAddr,
     /// Who was called, as the container sees it.
     pub destination: SocketAddr,
-    /// Of TCP the state of the container's end, else whether there has been an answer.
+    /// Of TCP the state of the container's end, else whether there has been an answer; of one that was not begun the reason.
     pub state: String,
     /// Bytes that the container has sent.
     pub sent: u64,
     /// Bytes that it has received.
     pub received: u64,
-    /// How long there has been this flow, in microseconds.
+    /// How long there has been this flow, in microseconds, or since it was refused.
     pub age_us: u64,
 }
 

@@ -3,6 +3,8 @@
 //! and mount namespaces of its own, where the host allows these), every capability; [`filter`] when everything is in
 //! place: every system call that the event loop does not make.
 //!
+//! A role that has started a program ([`crate::helper`]) needs files until then, and has [`of_watcher`] when the program runs.
+//!
 //! The host's network namespace stays, as sockets are what this process is for; no capability over it is left. Landlock
 //! would add nothing: no call that takes a path passes the filter.
 
@@ -80,6 +82,20 @@ const ALLOWED: &[(libc::c_long, Pass)] = &[
 const OF_MEMBERS: &[(libc::c_long, Pass)] =
     &[(libc::SYS_fstat, Pass::Always), (libc::SYS_newfstatat, Pass::OneOf(3, &[libc::AT_EMPTY_PATH as u32]))];
 
+/// The same of a role that waits for the end of a program.
+const OF_WATCHER: &[(libc::c_long, Pass)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_poll, Pass::Always),
+    (libc::SYS_ppoll, Pass::Always),
+    // What the program complains of, and the control socket.
+    (libc::SYS_read, Pass::Always),
+    (libc::SYS_recvmsg, Pass::Always),
+    (libc::SYS_sendmsg, Pass::Always),
+    // The program's end.
+    (libc::SYS_kill, Pass::OneOf(1, &[libc::SIGKILL as u32])),
+    (libc::SYS_wait4, Pass::Always),
+];
+
 /// How many containers a role serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
@@ -96,10 +112,21 @@ pub fn filter(serves: Serves) -> Result<(), SysError> {
     seccomp::load(&program(serves))
 }
 
+/// Confines a role that has nothing to do any more but to wait for the end of its program.
+pub fn of_watcher() -> Result<(), SysError> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).call(|| "setrlimit(RLIMIT_CORE, 0)".to_owned())?;
+    sys::security::drop_all_capabilities()?;
+    nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
+    seccomp::load(&allow(OF_WATCHER, &[]))
+}
+
 fn program(serves: Serves) -> Vec<Instruction> {
+    allow(ALLOWED, if serves == Serves::Many { OF_MEMBERS } else { &[] })
+}
+
+fn allow(calls: &[(libc::c_long, Pass)], further: &[(libc::c_long, Pass)]) -> Vec<Instruction> {
     let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
-    let further = if serves == Serves::Many { OF_MEMBERS } else { &[] };
-    seccomp::allow_list(ALLOWED.iter().chain(further).chain(seccomp::RUN_TIME), refusal)
+    seccomp::allow_list(calls.iter().chain(further).chain(seccomp::RUN_TIME), refusal)
 }
 
 #[cfg(test)]
@@ -117,8 +144,12 @@ mod tests {
         assert!(passes(libc::SYS_socket, [inet6, 1, 0, 0, 0, 0]));
         assert!(!passes(libc::SYS_socket, [libc::AF_UNIX as u32, 1, 0, 0, 0, 0]));
         assert!(passes(libc::SYS_mmap, [0, 0, 3, 0, 0, 0]) && !passes(libc::SYS_mmap, [0, 0, 7, 0, 0, 0]));
+        let watcher = allow(OF_WATCHER, &[]);
+        assert!(seccomp::passes(&watcher, libc::SYS_kill, [1, libc::SIGKILL as u32, 0, 0, 0, 0]));
+        assert!(!seccomp::passes(&watcher, libc::SYS_kill, [1, libc::SIGSTOP as u32, 0, 0, 0, 0]));
+        assert!(!seccomp::passes(&watcher, libc::SYS_socket, [inet6, 1, 0, 0, 0, 0]));
         for number in [libc::SYS_openat, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_clone] {
-            assert!(!passes(number, [0; 6]), "{number}");
+            assert!(!passes(number, [0; 6]) && !seccomp::passes(&watcher, number, [0; 6]), "{number}");
         }
     }
 }

@@ -69,6 +69,9 @@ pub(crate) fn configure(addressing: &Addressing, device: &str, default: bool) ->
     let at = |step: &'static str| move |source: SysError| NetError::Setup { step, source };
     let index = index_of(device).map_err(at("finding the device"))?;
     links(addressing, index, default).run().map_err(at("configuring the device"))?;
+    if addressing.v6.container.is_unspecified() {
+        return Ok(false);
+    }
     where_ipv6_is(&links_v6(addressing, index, default)).map_err(at("configuring IPv6"))
 }
 
@@ -119,12 +122,15 @@ fn links(addressing: &Addressing, index: u32, default: bool) -> Batch {
     let v4 = &addressing.v4;
     let mut batch = Batch::default();
     batch.link_up(LOOPBACK).link_setup(index, addressing.mtu.into(), addressing.mac, ipv6_exists()).link_up(index);
+    if v4.container.is_unspecified() {
+        return batch;
+    }
     batch.address(index, v4.container.into(), v4.prefix);
     batch.route(index, (network_v4(v4.gateway, v4.prefix), v4.prefix), None);
     if default {
         batch.route(index, (Ipv4Addr::UNSPECIFIED.into(), 0), Some(v4.gateway.into()));
     }
-    for address in [v4.gateway, v4.dns] {
+    for address in [v4.gateway, v4.dns].into_iter().filter(|_| addressing.gateway_mac != [0; 6]) {
         batch.neighbour(index, address.into(), addressing.gateway_mac);
     }
     batch
@@ -138,7 +144,7 @@ fn links_v6(addressing: &Addressing, index: u32, default: bool) -> Batch {
     if default {
         batch.route(index, (Ipv6Addr::UNSPECIFIED.into(), 0), Some(v6.gateway.into()));
     }
-    for address in [v6.gateway, v6.dns] {
+    for address in [v6.gateway, v6.dns].into_iter().filter(|_| addressing.gateway_mac != [0; 6]) {
         batch.neighbour(index, address.into(), addressing.gateway_mac);
     }
     batch

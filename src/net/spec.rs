@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use base::ContainerId;
 use serde::{Deserialize, Serialize};
 
+use crate::helper::HelperSpec;
+
 /// Addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family<A> {
-    /// The container's address.
+    /// The container's address; unspecified where it has none of this family.
     pub container: A,
     /// The gateway's, which is also the host's as the container sees it.
     pub gateway: A,
@@ -27,7 +29,7 @@ pub struct Addressing {
     pub v6: Family<Ipv6Addr>,
     /// The container's MAC.
     pub mac: [u8; 6],
-    /// The gateway's MAC.
+    /// The gateway's MAC; zeroes where the container is to ask for it.
     pub gateway_mac: [u8; 6],
     /// MTU of the device.
     pub mtu: u16,
@@ -138,6 +140,8 @@ pub struct NetworkSpec {
 pub enum RoleSpec {
     /// One container's own network.
     Own(NetSpec),
+    /// The same by an installed program.
+    Program(HelperSpec),
     /// A network that containers join and leave.
     Shared(NetworkSpec),
 }
@@ -159,6 +163,9 @@ pub struct NetSpec {
     /// Whether the gateway's address leads to the host's loopback.
     #[serde(default)]
     pub host_loopback: bool,
+    /// How many bits a second the container may carry in each direction; as many as there are without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
     /// What the container may reach, as rules of [`crate::egress`]; anything without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,

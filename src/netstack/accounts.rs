@@ -11,6 +11,8 @@ use std::sync::Arc;
 use crate::config::{Limits, Members, Route};
 use crate::egress::{Egress, Rule};
 use crate::flows::Protocol;
+use crate::rate::{Rate, Way};
+use crate::refusals::{Reason, Refusal, Refusals};
 use crate::stack::Run;
 
 /// The tables.
@@ -63,6 +65,8 @@ struct Account {
     bucket: Bucket,
     /// What it may reach; anything where there is none.
     egress: Option<Egress>,
+    /// How much it may carry; as much as there is where there is none.
+    rate: Option<Rate>,
 }
 
 /// The accounts of all members, in the order of these.
@@ -72,6 +76,10 @@ pub(crate) struct Accounts {
     /// For new flows of all.
     bucket: Bucket,
     limits: Limits,
+    /// Whether anybody has a rate: nobody else is to be looked up for it.
+    is_limited: bool,
+    /// The last flows that were not begun.
+    pub refusals: Refusals,
 }
 
 /// A token bucket that holds what two seconds bring.
@@ -104,7 +112,8 @@ impl Bucket {
 impl Accounts {
     pub fn new(limits: Limits, members: &Members) -> Self {
         let bucket = Bucket::full(limits.new_flows_per_s.into(), 0);
-        let mut accounts = Accounts { all: Vec::new(), bucket, limits };
+        let refusals = Refusals::new();
+        let mut accounts = Accounts { all: Vec::new(), bucket, limits, is_limited: false, refusals };
         accounts.follow(0, members);
         accounts
     }
@@ -120,7 +129,20 @@ impl Accounts {
                 held: [0; 5],
                 bucket: Bucket::full(self.limits.new_flows_per_s.into(), now_us),
                 egress: None,
+                rate: None,
             }));
+        }
+    }
+
+    /// How many bits a second members may carry from now on, by their IPv4 addresses; one that is not named has no limit.
+    pub fn limit(&mut self, now_us: u64, rates: &BTreeMap<Ipv4Addr, u64>) {
+        self.is_limited = !rates.is_empty();
+        for account in &mut self.all {
+            let bits_per_s = rates.get(&account.v4).copied();
+            let same = bits_per_s.is_some_and(|bits| account.rate.as_ref().is_some_and(|rate| rate.is(bits)));
+            if !same {
+                account.rate = bits_per_s.map(|bits| Rate::new(bits, now_us));
+            }
         }
     }
 
@@ -221,6 +243,37 @@ impl<H> Run<'_, H> {
         }
     }
 
+    fn rate(&mut self, container: IpAddr) -> Option<&mut Rate> {
+        if !self.shared.accounts.is_limited {
+            return None;
+        }
+        self.account(container)?.rate.as_mut()
+    }
+
+    /// How many bytes a container may carry now.
+    pub fn may_carry(&mut self, container: IpAddr, way: Way) -> u32 {
+        let now_us = self.now_us;
+        self.rate(container).map_or(u32::MAX, |rate| rate.left(way, now_us))
+    }
+
+    /// It has carried so many.
+    pub fn carried(&mut self, container: IpAddr, way: Way, bytes: usize) {
+        if let Some(rate) = self.rate(container) {
+            rate.carried(way, bytes);
+        }
+    }
+
+    /// Whether a datagram of so many bytes passes; counts one that does not.
+    pub fn passes(&mut self, container: IpAddr, way: Way, bytes: usize) -> bool {
+        let passes = self.may_carry(container, way) > 0;
+        if passes {
+            self.carried(container, way, bytes);
+        } else {
+            self.shared.counters.beyond_rate += 1;
+        }
+        passes
+    }
+
     fn egress(&mut self, container: IpAddr) -> Option<&mut Egress> {
         self.account(container)?.egress.as_mut()
     }
@@ -240,17 +293,19 @@ impl<H> Run<'_, H> {
     }
 
     /// Whether a flow of a container may begin; counts one that may not.
-    pub fn may_reach(&mut self, container: IpAddr, protocol: Protocol, to: (IpAddr, u16)) -> bool {
+    pub fn may_reach(&mut self, container: (IpAddr, u16), protocol: Protocol, to: (IpAddr, u16)) -> bool {
         let now_us = self.now_us;
-        let Some(egress) = self.place(container).and_then(|place| self.shared.accounts.all.get(place)?.egress.as_ref())
-        else {
+        let place = self.place(container.0);
+        let Some(egress) = place.and_then(|place| self.shared.accounts.all.get(place)?.egress.as_ref()) else {
             return true;
         };
-        let tables = self.shared.config.tables(container);
+        let tables = self.shared.config.tables(container.0);
         let own = tables.into_iter().flatten().filter(|(_, addresses)| addresses.contains(&to.0));
         let allowed = egress.allows(now_us, protocol, to, &own.map(|(name, _)| name.as_str()));
         if !allowed {
-            self.prohibited(container);
+            self.prohibited(container.0);
+            let (remote, inward, reason, at_us) = (to, false, Reason::Rules, now_us);
+            self.shared.accounts.refusals.note(Refusal { protocol, container, remote, inward, reason, at_us });
         }
         allowed
     }
@@ -270,11 +325,13 @@ impl<H> Run<'_, H> {
         }
     }
 
-    /// A flow found no room.
-    pub fn refused(&mut self, container: IpAddr) {
+    /// A flow found no room: one that the container began, or with `inward` a client of a published port.
+    pub fn refused(&mut self, protocol: Protocol, container: (IpAddr, u16), remote: (IpAddr, u16), inward: bool) {
         self.shared.counters.refused_flows += 1;
-        if let Some(account) = self.account(container) {
+        if let Some(account) = self.account(container.0) {
             account.traffic.refused += 1;
         }
+        let (reason, at_us) = (Reason::Room, self.now_us);
+        self.shared.accounts.refusals.note(Refusal { protocol, container, remote, inward, reason, at_us });
     }
 }

@@ -94,6 +94,9 @@ impl Members {
 /// Names in lower case without a final dot, with their addresses.
 pub type NameTable = Vec<(String, Vec<IpAddr>)>;
 
+/// The tables that one asker is answered from: an earlier one goes before a later one.
+pub(crate) type Tables<'a> = [&'a [(String, Vec<IpAddr>)]; 3];
+
 /// What is answered here without asking others.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -101,6 +104,8 @@ pub struct Names {
     pub of_all: NameTable,
     /// To the member with this IPv4 address besides: what it finds in its other networks.
     pub of_one: BTreeMap<Ipv4Addr, NameTable>,
+    /// To the member with this IPv4 address before all others: its own names for some of these.
+    pub links: BTreeMap<Ipv4Addr, NameTable>,
 }
 
 /// The stack's settings.
@@ -181,11 +186,12 @@ impl Config {
         asker.and_then(|asker| self.resolvers_of_one.get(&asker)).unwrap_or(&self.resolvers)
     }
 
-    /// What a container is answered from, by its address: an earlier table goes before a later one.
-    pub(crate) fn tables(&self, asker: IpAddr) -> [&[(String, Vec<IpAddr>)]; 2] {
+    /// What a container is answered from, by its address.
+    pub(crate) fn tables(&self, asker: IpAddr) -> Tables<'_> {
         let asker = self.members.find(asker).map(|member| member.v4);
-        let of_one = asker.and_then(|asker| self.names.of_one.get(&asker));
-        [&self.names.of_all, of_one.map_or(&[], Vec::as_slice)]
+        let [links, of_one] = [&self.names.links, &self.names.of_one]
+            .map(|tables| asker.and_then(|asker| tables.get(&asker)).map_or(&[][..], Vec::as_slice));
+        [links, &self.names.of_all, of_one]
     }
 
     /// The way of a packet to `destination`. Others of the subnet are reached on the link, and not through us.

@@ -13,12 +13,17 @@ use hickory_proto::rr::RecordType;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use crate::accounts::Kind;
+use crate::config::Tables;
 use crate::stack::{FlowId, Run};
 use crate::tcp::Key;
 use crate::{Host, Received};
 
 const HEADER: usize = 12;
 const QUESTION_MAX: usize = 4096;
+/// What a client takes by UDP that says nothing about that (RFC 1035 §4.2.1).
+const UDP_ROOM: usize = 512;
+/// A record about the question's name, without its data.
+const RECORD: usize = 12;
 const TRY_US: u64 = 1_000_000;
 const TRIES: u8 = 4;
 const DEAD_US: u64 = 30_000_000;
@@ -95,12 +100,12 @@ impl Dns {
             return;
         };
         let tables = run.shared.config.tables(client.container.0);
-        if let Some(answer) = own_answer(&bytes[..end], &query, tables) {
+        if let Some(answer) = own_answer(&bytes[..end], &query, tables, room(bytes)) {
             run.datagram(client.remote, client.container, &answer);
             return;
         }
         if !run.may_ask(client.container.0, &lower(&query)) {
-            run.datagram(client.remote, client.container, &header_answer(&bytes[..end], REFUSED, 0));
+            run.datagram(client.remote, client.container, &header_answer(&bytes[..end], REFUSED));
             return;
         }
         let again = self.pending.iter().flatten().any(|p| p.client == *client && p.bytes == bytes);
@@ -125,7 +130,7 @@ impl Dns {
         let Some(pending) = self.pending[slot as usize].as_mut() else { return };
         pending.tries += 1;
         let Some(chosen) = chosen.filter(|_| pending.tries <= TRIES) else {
-            let failure = header_answer(&pending.bytes[..pending.end], SERVFAIL, 0);
+            let failure = header_answer(&pending.bytes[..pending.end], SERVFAIL);
             run.datagram(pending.client.remote, pending.client.container, &failure);
             return self.finish(slot, run);
         };
@@ -239,52 +244,51 @@ fn answers(pending: &Pending, answer: &[u8]) -> bool {
         && answer[HEADER..pending.end].eq_ignore_ascii_case(&pending.bytes[HEADER..pending.end])
 }
 
-/// Header and question of an answer.
-fn header_answer(question: &[u8], code: u8, records: u16) -> Vec<u8> {
+/// Header and question of an answer without records.
+fn header_answer(question: &[u8], code: u8) -> Vec<u8> {
     let mut answer = question.to_vec();
     // Answer; keeps the client's wish for recursion, which is available.
     answer[2] = 0x80 | (question[2] & 1);
     answer[3] = 0x80 | code;
-    answer[6..8].copy_from_slice(&records.to_be_bytes());
-    answer[8..12].fill(0);
+    answer[6..12].fill(0);
     answer
 }
 
-/// The same for a whole query.
-pub(crate) fn own_answer_to(query: &[u8], tables: [&[(String, Vec<IpAddr>)]; 2]) -> Option<Vec<u8>> {
+/// The same for a whole query, by TCP.
+pub(crate) fn own_answer_to(query: &[u8], tables: Tables<'_>) -> Option<Vec<u8>> {
     let (question, end) = parse_question(query)?;
-    own_answer(&query[..end], &question, tables)
+    own_answer(&query[..end], &question, tables, usize::from(u16::MAX))
 }
 
 /// The answer that a query cannot be answered; `None` when it is none.
 pub(crate) fn failure(query: &[u8]) -> Option<Vec<u8>> {
-    parse_question(query).map(|(_, end)| header_answer(&query[..end], SERVFAIL, 0))
+    parse_question(query).map(|(_, end)| header_answer(&query[..end], SERVFAIL))
 }
 
 /// The answer that a query is not allowed; `None` when it is none.
 pub(crate) fn refusal(query: &[u8]) -> Option<Vec<u8>> {
-    parse_question(query).map(|(_, end)| header_answer(&query[..end], REFUSED, 0))
+    parse_question(query).map(|(_, end)| header_answer(&query[..end], REFUSED))
 }
 
 /// The answer to a question about a name of ours or, backwards, an address of ours; `None` where others are to be asked.
-fn own_answer(question: &[u8], query: &Query, tables: [&[(String, Vec<IpAddr>)]; 2]) -> Option<Vec<u8>> {
+/// It is cut where it does not fit `room` bytes, and says so.
+fn own_answer(question: &[u8], query: &Query, tables: Tables<'_>, room: usize) -> Option<Vec<u8>> {
     let wanted = query.query_type();
     let name = lower(query);
     let name = name.as_str();
     let names = || tables.into_iter().flatten();
     if let Some((_, addresses)) = names().find(|(known, _)| known == name) {
-        return Some(table_answer(question, wanted, addresses));
+        return Some(table_answer(question, wanted, addresses, room));
     }
     let address = reversed(name)?;
     let mut owners = names().filter(|(_, addresses)| addresses.contains(&address)).peekable();
     owners.peek()?;
     let wanted = [RecordType::PTR, RecordType::ANY].contains(&wanted);
-    let records: Vec<Vec<u8>> = owners.filter(|_| wanted).filter_map(|(name, _)| encoded(name)).collect();
-    let mut answer = header_answer(question, 0, records.len() as u16);
-    for name in &records {
-        push_record(&mut answer, PTR, name);
+    let mut answer = Answer::new(question, room);
+    for name in owners.filter(|_| wanted).filter_map(|(name, _)| encoded(name)) {
+        answer.push(PTR, &name);
     }
-    Some(answer)
+    Some(answer.bytes)
 }
 
 /// The address that a name of `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5) stands for.
@@ -318,18 +322,44 @@ fn encoded(name: &str) -> Option<Vec<u8>> {
     (bytes.len() <= 255).then_some(bytes)
 }
 
-/// Appends a record about the question's name.
-fn push_record(answer: &mut Vec<u8>, kind: u8, data: &[u8]) {
-    // The name is a pointer to the question's; class IN.
-    answer.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
-    answer.extend_from_slice(&TTL_S.to_be_bytes());
-    answer.extend_from_slice(&(data.len() as u16).to_be_bytes());
-    answer.extend_from_slice(data);
+/// An answer that is being written.
+struct Answer {
+    bytes: Vec<u8>,
+    room: usize,
+    records: u16,
+}
+
+impl Answer {
+    fn new(question: &[u8], room: usize) -> Self {
+        Answer { bytes: header_answer(question, 0), room, records: 0 }
+    }
+
+    /// Appends a record about the question's name. One that does not fit is left out, and those behind it: the client asks again
+    /// by TCP (RFC 2181 §9).
+    fn push(&mut self, kind: u8, data: &[u8]) {
+        if self.bytes[2] & CUT != 0 || self.bytes.len() + RECORD + data.len() > self.room {
+            self.bytes[2] |= CUT;
+            return;
+        }
+        // The name is a pointer to the question's; class IN.
+        self.bytes.extend_from_slice(&[0xc0, HEADER as u8, 0, kind, 0, 1]);
+        self.bytes.extend_from_slice(&TTL_S.to_be_bytes());
+        self.bytes.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        self.bytes.extend_from_slice(data);
+        self.records += 1;
+        self.bytes[6..8].copy_from_slice(&self.records.to_be_bytes());
+    }
+}
+
+/// How large an answer the client takes by UDP: what it says by EDNS(0) (RFC 6891 §6.2.3), without that 512 bytes.
+fn room(query: &[u8]) -> usize {
+    let said = Message::from_vec(query).ok().and_then(|message| Some(message.edns?.max_payload()));
+    usize::from(said.unwrap_or(0)).max(UDP_ROOM)
 }
 
 /// The answer from the table. A name without addresses of the wanted type exists nevertheless: no error, no record. Of several
 /// addresses another one comes first each time, as the identifier of the question says, which is random.
-fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Vec<u8> {
+fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr], room: usize) -> Vec<u8> {
     let mut chosen: Vec<&IpAddr> = addresses
         .iter()
         .filter(|address| match wanted {
@@ -341,14 +371,14 @@ fn table_answer(question: &[u8], wanted: RecordType, addresses: &[IpAddr]) -> Ve
         .collect();
     let turn = usize::from(u16::from_be_bytes([question[0], question[1]])) % chosen.len().max(1);
     chosen.rotate_left(turn);
-    let mut answer = header_answer(question, 0, chosen.len() as u16);
+    let mut answer = Answer::new(question, room);
     for address in chosen {
         match address {
-            IpAddr::V4(address) => push_record(&mut answer, A, &address.octets()),
-            IpAddr::V6(address) => push_record(&mut answer, AAAA, &address.octets()),
+            IpAddr::V4(address) => answer.push(A, &address.octets()),
+            IpAddr::V6(address) => answer.push(AAAA, &address.octets()),
         }
     }
-    answer
+    answer.bytes
 }
 
 #[cfg(test)]
@@ -369,11 +399,30 @@ mod tests {
         let bytes = question("Web.Example.", RecordType::A);
         let (query, end) = parse_question(&bytes).unwrap();
         let addresses = ["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
-        let answer = Message::from_vec(&table_answer(&bytes[..end], query.query_type(), &addresses)).unwrap();
+        let answer = Message::from_vec(&table_answer(&bytes[..end], query.query_type(), &addresses, 512)).unwrap();
         assert_eq!(answer.answers.len(), 1);
         assert_eq!(answer.answers[0].data.ip_addr(), Some(addresses[0]));
-        let none = Message::from_vec(&table_answer(&bytes[..end], RecordType::MX, &addresses)).unwrap();
+        let none = Message::from_vec(&table_answer(&bytes[..end], RecordType::MX, &addresses, 512)).unwrap();
         assert!(none.answers.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_the_client_does_not_take_is_cut_and_says_so() {
+        let addresses: Vec<IpAddr> = (0..60).map(|last| [10, 1, 2, last].into()).collect();
+        let names = [("pool".to_owned(), addresses)];
+        let asked = |question: &[u8]| Message::from_vec(question).unwrap();
+        let plain = question("pool.", RecordType::A);
+        let (query, end) = parse_question(&plain).unwrap();
+        let cut = asked(&own_answer(&plain[..end], &query, [&[], &names, &[]], room(&plain)).unwrap());
+        assert!(cut.metadata.truncation && (20..60).contains(&cut.answers.len()), "{cut:?}");
+        let whole = asked(&own_answer_to(&plain, [&[], &names, &[]]).unwrap());
+        assert!(!whole.metadata.truncation && whole.answers.len() == 60);
+        let mut able = Message::from_vec(&plain).unwrap();
+        able.set_edns(hickory_proto::op::Edns::new());
+        able.edns.as_mut().unwrap().set_max_payload(1232);
+        let able = able.to_vec().unwrap();
+        let whole = asked(&own_answer(&plain[..end], &query, [&[], &names, &[]], room(&able)).unwrap());
+        assert!(!whole.metadata.truncation && whole.answers.len() == 60);
     }
 
     #[test]
@@ -383,7 +432,7 @@ mod tests {
         let ask = |name: &str, kind| {
             let bytes = question(name, kind);
             let (query, end) = parse_question(&bytes).unwrap();
-            let answer = own_answer(&bytes[..end], &query, [&names, &[]])?;
+            let answer = own_answer(&bytes[..end], &query, [&[], &names, &[]], 512)?;
             let answer = Message::from_vec(&answer).unwrap();
             Some(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>())
         };
@@ -402,7 +451,7 @@ mod tests {
         let (_, end) = parse_question(&bytes).unwrap();
         let key = Key { container: ("10.0.0.2".parse().unwrap(), 1), remote: ("10.0.0.1".parse().unwrap(), 53) };
         let pending = Pending { client: key, bytes: bytes.clone(), end, id: 7, tries: 1, resolver: ([0; 4], 0).into() };
-        let mut answer = header_answer(&bytes[..end], 0, 0);
+        let mut answer = header_answer(&bytes[..end], 0);
         answer[..2].copy_from_slice(&7_u16.to_be_bytes());
         assert!(answers(&pending, &answer));
         answer[1] ^= 1;
@@ -417,7 +466,7 @@ mod tests {
         fn no_question_breaks_the_parser(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             if let Some((query, end)) = parse_question(&bytes) {
                 prop_assert!(end <= bytes.len());
-                table_answer(&bytes[..end], query.query_type(), &["10.0.0.1".parse().unwrap()]);
+                table_answer(&bytes[..end], query.query_type(), &["10.0.0.1".parse().unwrap()], 512);
             }
         }
     }

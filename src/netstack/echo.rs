@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::accounts::Kind;
 use crate::flows::{Protocol, Shown, Tally};
+use crate::rate::Way;
 use crate::slab::Slab;
 use crate::stack::{FlowId, Run};
 use crate::wire::icmp::{Echo, Unreachable, parse_echo};
@@ -42,7 +43,7 @@ impl Echoes {
         let Some(slot) = self.flows.find(&key).or_else(|| self.begin(key, packet, to, run)) else { return };
         let id = FlowId(self.base + slot);
         run.shared.timers.set(id, run.now_us + LIFE_US);
-        if echo.data.len() > DATA_MAX {
+        if echo.data.len() > DATA_MAX || !run.passes(key.container, Way::FromContainer, echo.data.len()) {
             return;
         }
         if let Some((_, tally)) = self.flows.get_mut(slot) {
@@ -61,13 +62,13 @@ impl Echoes {
     }
 
     fn begin<H: Host>(&mut self, key: Key, packet: &Packet<'_>, to: IpAddr, run: &mut Run<'_, H>) -> Option<u32> {
-        if !run.may_reach(key.container, Protocol::Icmp, (key.remote, 0)) {
+        if !run.may_reach((key.container, key.id), Protocol::Icmp, (key.remote, 0)) {
             run.refuse_packet(packet, Unreachable::Prohibited);
             return None;
         }
         let may = run.may_hold(key.container, Kind::Echo, self.flows.len());
         let Some(slot) = may.then(|| self.flows.insert(key, Tally::new(run.now_us, false))).flatten() else {
-            run.refused(key.container);
+            run.refused(Protocol::Icmp, (key.container, key.id), (key.remote, 0), false);
             return None;
         };
         run.hold(key.container, Kind::Echo);
@@ -108,6 +109,7 @@ impl Echoes {
         let reply = if key.remote.is_ipv4() { 0 } else { 129 };
         for _ in 0..BURST {
             match run.host.datagram_receive(id, &mut scratch) {
+                Received::Datagram(length) if !run.passes(key.container, Way::ToContainer, length) => {}
                 Received::Datagram(length) => {
                     if let Some(echo) = parse_echo(&scratch[..length.min(DATA_MAX)], reply) {
                         tally.to_container += echo.data.len() as u64;

@@ -52,13 +52,14 @@ pub struct Flow {
     pub remote: SocketAddr,
     /// Whether a client of a published port began it, and not the container.
     pub inward: bool,
-    /// Of TCP the state of the container's end, RFC 9293 §3.3.2; of others whether both ends have spoken.
+    /// Of TCP the state of the container's end, RFC 9293 §3.3.2; of others whether both ends have spoken; of one that was not
+    /// begun the reason.
     pub state: &'static str,
     /// Bytes of payload that the container has sent, and somebody has taken.
     pub from_container: u64,
     /// Bytes of payload that it was sent; of TCP those that it has acknowledged.
     pub to_container: u64,
-    /// How long there has been this flow, in microseconds.
+    /// How long there has been this flow, in microseconds, or since it was refused.
     pub age_us: u64,
 }
 
@@ -68,11 +69,19 @@ impl Stack {
         self.members().find(address).is_some_and(|found| found.v4 == member)
     }
 
-    /// The first flow from a number on, with its own. Questions to our DNS server are none: they last for seconds at the most.
+    /// The first flow from a number on, with its own; behind those that there are the last ones that were refused. Questions to our
+    /// DNS server are none: they last for seconds at the most.
     pub fn next_flow(&self, now_us: u64, from: FlowId) -> Option<(FlowId, Flow)> {
         let limits = self.limits();
         let (udp, echo) = (limits.tcp, limits.tcp + limits.udp);
-        let ranges = [(0, self.tcp.touched()), (udp, self.udp.touched()), (echo, self.echo.touched())];
+        let refused = echo + limits.echo;
+        let refusals = self.refusals();
+        let ranges = [
+            (0, self.tcp.touched()),
+            (udp, self.udp.touched()),
+            (echo, self.echo.touched()),
+            (refused, refusals.touched()),
+        ];
         for (base, touched) in ranges {
             for number in from.0.max(base)..base + touched {
                 let slot = number - base;
@@ -85,7 +94,8 @@ impl Stack {
                         tally: flow.tally,
                     }),
                     _ if base == udp => self.udp.look(slot),
-                    _ => self.echo.look(slot),
+                    _ if base == echo => self.echo.look(slot),
+                    _ => refusals.look(slot, now_us),
                 };
                 if let Some(shown) = shown {
                     return Some((FlowId(number), shown.at(now_us)));

@@ -74,7 +74,7 @@ pub trait Host {
 
     /// Begins a connection; its end is announced by a readiness event.
     fn tcp_connect(&mut self, id: FlowId, to: SocketAddr) -> Result<(), SocketError>;
-    /// How the connection attempt ended.
+    /// How the connection attempt ended; of one that has succeeded, what has broken it since.
     fn tcp_connected(&mut self, id: FlowId) -> Result<(), SocketError>;
     /// Copies received bytes from `offset` on, without consuming them.
     fn tcp_peek(&mut self, id: FlowId, offset: usize, buffer: &mut [u8]) -> Peek;

@@ -11,7 +11,9 @@ use crate::dns::Dns;
 use crate::echo::Echoes;
 use crate::egress::Rule;
 use crate::flows::Protocol;
+use crate::rate::{Waiting, Way};
 use crate::reassembly::Reassembly;
+use crate::refusals::Refusals;
 use crate::slab::Slab;
 use crate::streams::Streams;
 use crate::tcp::{self, Key, Tcp, Verdict};
@@ -63,6 +65,8 @@ pub struct Counters {
     pub retransmissions: u64,
     /// DNS questions that were dropped.
     pub dropped_questions: u64,
+    /// Datagrams and pings beyond what a container may carry.
+    pub beyond_rate: u64,
 }
 
 /// What the flows share.
@@ -76,6 +80,7 @@ pub(crate) struct Shared {
     pub ready: VecDeque<FlowId>,
     pub acks: Vec<FlowId>,
     pub tap_full: Vec<FlowId>,
+    pub waiting: Waiting,
     pub counters: Counters,
     pub accounts: Accounts,
     /// What the container cannot know of [`Shared::initial_number`].
@@ -141,6 +146,7 @@ impl Stack {
                 ready: VecDeque::with_capacity(limits.tcp as usize),
                 acks: Vec::with_capacity(limits.tcp as usize),
                 tap_full: Vec::with_capacity(limits.tcp as usize),
+                waiting: Waiting::new(limits.tcp),
                 counters: Counters::default(),
                 accounts: Accounts::new(limits, &config.members),
                 config,
@@ -193,6 +199,12 @@ impl Stack {
         self.shared.accounts.restrict(egress);
     }
 
+    /// Tells how many bits a second members may carry in each direction, by their IPv4 addresses, from now on: one that is not
+    /// named as many as there are.
+    pub fn set_rates(&mut self, now_us: u64, rates: &BTreeMap<Ipv4Addr, u64>) {
+        self.shared.accounts.limit(now_us, rates);
+    }
+
     /// What a member has had, by one of its addresses.
     pub fn traffic(&self, of: IpAddr) -> Option<Traffic> {
         self.shared.config.members.place(of).map(|place| self.shared.accounts.traffic(place))
@@ -204,6 +216,10 @@ impl Stack {
 
     pub(crate) fn limits(&self) -> Limits {
         self.shared.config.limits
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.shared.accounts.refusals
     }
 
     /// How many flows of all kinds exist.
@@ -222,7 +238,7 @@ impl Stack {
             return Some(now_us);
         }
         let retry = (!self.shared.tap_full.is_empty()).then_some(now_us + 1000);
-        [self.shared.timers.next(), retry].into_iter().flatten().min()
+        [self.shared.timers.next(), retry, self.shared.waiting.due_us()].into_iter().flatten().min()
     }
 
     /// Takes one frame of the TAP device, vnet header first. [`end_batch`](Self::end_batch) must follow the last one.
@@ -392,7 +408,7 @@ impl Stack {
         let dns = self.shared.config.route(packet.destination) == Route::Dns;
         let mut run = self.run(now_us, host, FlowId(0));
         let restricted = run.is_restricted(packet.source);
-        if !dns && !run.may_reach(packet.source, Protocol::Tcp, key.remote) {
+        if !dns && !run.may_reach(key.container, Protocol::Tcp, key.remote) {
             return run.refuse_packet(packet, Unreachable::Prohibited);
         }
         let (half_open, all) = (self.half_open as usize, self.tcp.len());
@@ -400,7 +416,7 @@ impl Stack {
         let source = packet.source;
         let crowded = !run.may_hold(source, Kind::Tcp, all);
         if crowded || !run.may_hold(source, Kind::HalfOpen, half_open) {
-            run.refused(source);
+            run.refused(Protocol::Tcp, key.container, key.remote, false);
             // A full table stays so for a while, which is worth telling; one of beginnings does not.
             if crowded {
                 tcp::answer_stray(&key, syn, &mut run);
@@ -519,7 +535,9 @@ impl Stack {
             self.tcp_insert(now_us, key, flow, host)
         });
         let Some(slot) = begun else {
-            self.run(now_us, host, FlowId(0)).refused(target.container.into());
+            let container = (target.container.into(), target.port);
+            let remote = (client.ip().to_canonical(), client.port());
+            self.run(now_us, host, FlowId(0)).refused(Protocol::Tcp, container, remote, true);
             return false;
         };
         if !install(host, FlowId(slot)) {
@@ -570,12 +588,12 @@ impl Stack {
     fn over_ipv4<H: Host>(&mut self, now_us: u64, slot: u32, host: &mut H) {
         let Some((key, _)) = self.tcp.get_mut(slot) else { return };
         let key = *key;
-        let key_container = key.container.0;
+        let Key { container, remote } = key;
         let member = self.shared.config.members.find(key.container.0);
         let target = member.map(|member| Target { container: member.v4, port: key.container.1 });
         let key = target.map(|target| self.shared.config.over_ipv4(target, key.remote.1));
         let Some(key) = key.and_then(|key| self.free_key(now_us, key, host)) else {
-            self.run(now_us, host, FlowId(slot)).refused(key_container);
+            self.run(now_us, host, FlowId(slot)).refused(Protocol::Tcp, container, remote, true);
             host.close(FlowId(slot), true);
             return self.free_tcp(now_us, slot, host);
         };
@@ -618,6 +636,9 @@ impl Stack {
             }
             return;
         }
+        if !run.passes(packet.source, Way::FromContainer, datagram.payload.len()) {
+            return;
+        }
         let whole = packet.dont_fragment;
         if self.udp.send(&key, datagram.payload, whole, &mut run) {
             return;
@@ -628,7 +649,7 @@ impl Stack {
             Err(Some(reason)) => return self.run(now_us, host, FlowId(0)).refuse_packet(packet, reason),
         };
         let mut run = self.run(now_us, host, FlowId(0));
-        if !run.may_reach(packet.source, Protocol::Udp, key.remote) {
+        if !run.may_reach(key.container, Protocol::Udp, key.remote) {
             return run.refuse_packet(packet, Unreachable::Prohibited);
         }
         if !self.admit(packet.source, now_us) {
@@ -698,11 +719,27 @@ impl Stack {
                 Verdict::Keep
             });
         }
+        self.wake_waiting(now_us, host);
         for _ in 0..TURNS {
             let Some(id) = self.shared.ready.pop_front() else { break };
             self.on_tcp(now_us, id.0, host, |key, flow, run| flow.turn(key, run));
         }
         self.end_batch(now_us, host);
+    }
+
+    /// Lets the flows go on that have waited for their container to be allowed more.
+    fn wake_waiting<H: Host>(&mut self, now_us: u64, host: &mut H) {
+        let due = self.shared.waiting.due(now_us);
+        for _ in 0..due {
+            let Some(id) = self.shared.waiting.pop() else { break };
+            self.on_tcp(now_us, id.0, host, |key, flow, run| {
+                flow.resume(key, run);
+                Verdict::Keep
+            });
+        }
+        if due > 0 {
+            self.shared.waiting.pause(now_us);
+        }
     }
 
     /// Sends the acknowledgements that a batch of frames has made due: at most one for each flow.
@@ -854,6 +891,9 @@ impl<H: Host> Run<'_, H> {
         let (ether_type, ip_len) = if v6 { (ethernet::IPV6, ip::V6_LEN) } else { (ethernet::IPV4, ip::V4_LEN) };
         let size = ip_len + crate::wire::udp::LEN + payload.len();
         let Some(to) = self.address_to(destination.0, size) else { return };
+        if size > usize::from(self.shared.config.mtu) {
+            return self.fragments(to, source, destination, payload);
+        }
         let start = ethernet::LEN + ip_len;
         let mut head = Header::new();
         head.push(&vnet::partial(start, crate::wire::udp::CHECKSUM_OFFSET, start + crate::wire::udp::LEN));
@@ -861,6 +901,36 @@ impl<H: Host> Run<'_, H> {
         ip::write(&mut head, source.0, destination.0, ip::UDP, crate::wire::udp::LEN + payload.len(), 64);
         crate::wire::udp::write(&mut head, source, destination, payload.len());
         let _ = self.host.transmit(head.as_slice(), payload);
+    }
+
+    /// Writes a datagram that is larger than the MTU, in fragments: a bridge passes nothing on that is larger. Its checksum is
+    /// that of the whole, so the kernel cannot complete it.
+    fn fragments(&mut self, to: Mac, source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) {
+        const UDP_LEN: usize = crate::wire::udp::LEN;
+        let (ether_type, ip_len) = match source.0 {
+            IpAddr::V4(_) => (ethernet::IPV4, ip::V4_LEN),
+            IpAddr::V6(_) => (ethernet::IPV6, ip::V6_LEN + ip::FRAGMENT_LEN),
+        };
+        let room = usize::from(self.shared.config.mtu).saturating_sub(ip_len).max(UDP_LEN) & !7;
+        let header = crate::wire::udp::complete(source, destination, payload);
+        let (id, total, mut offset) = (self.host.random() as u32, UDP_LEN + payload.len(), 0);
+        while offset < total {
+            let end = total.min(offset + room);
+            let mut head = Header::new();
+            head.push(&vnet::PLAIN);
+            head.push(&ethernet::header(to, self.shared.config.gateway_mac, ether_type));
+            let part = ip::Part { id, offset: offset as u16, more: end < total };
+            ip::write_fragment(&mut head, (source.0, destination.0), ip::UDP, end - offset, part);
+            if offset == 0 {
+                head.push(&header);
+            }
+            let body = &payload[offset.saturating_sub(UDP_LEN)..end - UDP_LEN];
+            // Without one of them the others are of no use.
+            if self.host.transmit(head.as_slice(), body).is_err() {
+                return;
+            }
+            offset = end;
+        }
     }
 
     /// Translates a socket's error into the message that a router would have sent.

@@ -2,7 +2,7 @@
 //!
 //! The free room of a kernel send buffer cannot be known exactly, so a window may promise a little too much. What does
 //! not fit waits here, at most [`PER_FLOW`] bytes for each flow, and is acknowledged when the socket takes it. When the
-//! pool is empty the segment is dropped and the container sends it again.
+//! pool is empty the segment is dropped and the container sends it again. What came before its turn waits here too.
 
 /// Bytes in a block.
 const BLOCK: usize = 64 << 10;
@@ -89,6 +89,16 @@ impl Pool {
             queue.blocks.rotate_left(1);
             queue.count -= 1;
             queue.start = 0;
+        }
+    }
+
+    /// Drops the first `count` bytes, of which there are as many.
+    pub fn skip(&mut self, queue: &mut Queue, count: u32) {
+        let mut left = count as usize;
+        while left > 0 && queue.len > 0 {
+            let part = self.front(queue).len().min(left);
+            self.pop(queue, part);
+            left -= part;
         }
     }
 

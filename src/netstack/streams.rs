@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::Tables;
 use crate::dns::{failure, own_answer_to, refusal};
 use crate::stack::FlowId;
 use crate::{Config, Host, Peek, SocketError, Wrote};
@@ -151,7 +152,7 @@ impl Streams {
 
 impl Stream {
     /// Answers the questions that are complete, or begins the connection to the resolver.
-    fn answer<H: Host>(&mut self, host: &mut H, tables: [&[(String, Vec<IpAddr>)]; 2]) {
+    fn answer<H: Host>(&mut self, host: &mut H, tables: Tables<'_>) {
         while let Some((prefix, rest)) = self.asked.split_first_chunk::<PREFIX>().filter(|_| !self.ended) {
             let length = usize::from(u16::from_be_bytes(*prefix));
             if length <= QUESTION_MAX && rest.len() < length {

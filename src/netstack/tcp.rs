@@ -13,10 +13,13 @@
 //! with one byte beyond it, by the same timer.
 //!
 //! **From the container.** Bytes in order are written to the host socket at once; what that does not take goes to the
-//! stash and is acknowledged when it has been taken. Segments out of order are dropped (the TAP keeps order, so they
-//! follow only a drop of ours). The right edge of the advertised window never moves left. The window follows the room
-//! in the kernel's send buffer but never below what the stash can hold, because the kernel enlarges a send buffer only
-//! while it is kept full.
+//! stash and is acknowledged when it has been taken. The TAP keeps order, but the way to it does not always: veth(4) has a
+//! queue for each processor, and a sender that moves to another one overtakes itself. So segments that came before their turn
+//! wait as an *island*, in blocks of the same pool: one for each flow, which grows at its end, and is joined when
+//! the gap before it is filled. Without it each would be sent again, behind timeouts that double, since new data that is dropped
+//! is no sign to the sender that the path is alive. What fits no island is dropped. The right edge of the
+//! advertised window never moves left. The window follows the room in the kernel's send buffer but never below what the
+//! stash can hold, because the kernel enlarges a send buffer only while it is kept full.
 //!
 //! **Phases and events.** [`Phase`] orders set-up and end; while `Open`, what has happened is a set of [flags](Flags)
 //! rather than a product of states. Both FINs acknowledged: the socket is closed and the flow lingers for a resent FIN.
@@ -28,6 +31,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::accounts::Kind;
 use crate::flows::Tally;
+use crate::rate::Way;
 use crate::stack::Run;
 use crate::stash;
 use crate::wire::icmp::Unreachable;
@@ -105,6 +109,10 @@ impl Flags {
     const QUEUED: u16 = 1 << 7;
     /// The last frame found the TAP full.
     const TAP_FULL: u16 = 1 << 8;
+    /// The flow waits until its container may carry more.
+    const WAITING: u16 = 1 << 9;
+    /// The container's FIN follows the island.
+    const ISLAND_FIN: u16 = 1 << 10;
 
     fn has(self, flag: u16) -> bool {
         self.0 & flag == flag
@@ -149,6 +157,9 @@ pub(crate) struct Tcp {
     dup_acks: u8,
     retries: u8,
     stash: stash::Queue,
+    /// What came before its turn, and its first number.
+    island: stash::Queue,
+    island_at: SeqNumber,
     rto_us: u32,
     srtt_us: u32,
     rttvar_us: u32,
@@ -177,6 +188,8 @@ impl Tcp {
             dup_acks: 0,
             retries: 0,
             stash: stash::Queue::default(),
+            island: stash::Queue::default(),
+            island_at: initial,
             rto_us: RTO_INITIAL_US,
             srtt_us: 0,
             rttvar_us: 0,
@@ -268,6 +281,11 @@ impl Tcp {
             }
             Phase::Open => {
                 if writable && self.flush_stash(run).is_err() {
+                    return self.reset(key, run);
+                }
+                // Past the end of what it sends a peek does not tell that the other side has reset the connection since.
+                let past_end = readable && self.flags.has(Flags::FIN_EVER);
+                if past_end && run.shared.streams.tcp_connected(run.host, run.id).is_err() {
                     return self.reset(key, run);
                 }
                 if readable {
@@ -521,6 +539,7 @@ impl Tcp {
         if offset > 0 {
             // Something is missing. Each such segment is answered at once, as three answers make the container send
             // what is missing without waiting for a timeout (RFC 5681 §3.2).
+            self.keep(segment, run);
             self.send(key, run, ACK, self.snd, None);
             return Ok(());
         }
@@ -530,19 +549,73 @@ impl Tcp {
             return Ok(());
         }
         let fresh = &segment.payload[skip..];
-        // The window field was rounded up: what it promised beyond the edge is taken too.
-        let rounding = (1 << self.our_shift) - 1;
-        let room = (self.edge.since(self.nxt) + rounding).max(0) as usize;
-        let allowed = &fresh[..fresh.len().min(room)];
+        let allowed = &fresh[..fresh.len().min(self.room_at(self.nxt))];
         let taken = self.deliver(allowed, run)?;
         self.nxt = self.nxt.plus(taken as u32);
         self.tally.from_container += taken as u64;
+        run.carried(key.container.0, Way::FromContainer, taken);
         if taken < fresh.len() {
             run.shared.counters.dropped_segments += 1;
         } else if fin {
             self.flags.set(Flags::FIN_IN);
             self.nxt = self.nxt.plus(1);
             self.pass_fin(run);
+        }
+        self.join(key, run)
+    }
+
+    /// How many bytes from this number on are inside the window. Its field was rounded up: what that promised beyond the edge is taken
+    /// too.
+    fn room_at(&self, seq: SeqNumber) -> usize {
+        let rounding = (1 << self.our_shift) - 1;
+        (self.edge.since(seq) + rounding).max(0) as usize
+    }
+
+    /// Keeps a segment that came before its turn, if it begins an island or continues the one that is there.
+    fn keep<H: Host>(&mut self, segment: &Segment<'_>, run: &mut Run<'_, H>) {
+        // About half of the pool is left to what waits for a socket.
+        if run.shared.stash.is_scarce() {
+            return;
+        }
+        if self.island.len() == 0 {
+            self.island_at = segment.seq;
+            self.flags.clear(Flags::ISLAND_FIN);
+        }
+        if segment.seq != self.island_at.plus(self.island.len()) || self.flags.has(Flags::ISLAND_FIN) {
+            return;
+        }
+        let allowed = segment.payload.len().min(self.room_at(segment.seq));
+        let taken = run.shared.stash.push(&mut self.island, &segment.payload[..allowed]);
+        if segment.has(FIN) && taken == segment.payload.len() && taken > 0 {
+            self.flags.set(Flags::ISLAND_FIN);
+        }
+    }
+
+    /// Takes the island if its turn has come.
+    fn join<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) -> Result<(), ()> {
+        let again = self.nxt.since(self.island_at);
+        if self.island.len() == 0 || again < 0 {
+            return Ok(());
+        }
+        let mut island = std::mem::take(&mut self.island);
+        // Where something waits for the socket already, it is sent again.
+        if again as u32 > island.len() || self.flags.has(Flags::FIN_IN) || self.stash.len() > 0 {
+            run.shared.stash.clear(&mut island);
+            return Ok(());
+        }
+        run.shared.stash.skip(&mut island, again as u32);
+        let count = island.len();
+        self.stash = island;
+        self.nxt = self.nxt.plus(count);
+        self.tally.from_container += u64::from(count);
+        run.carried(key.container.0, Way::FromContainer, count as usize);
+        if self.flags.has(Flags::ISLAND_FIN) {
+            self.flags.set(Flags::FIN_IN);
+            self.nxt = self.nxt.plus(1);
+        }
+        self.flush_stash(run)?;
+        if self.stash.len() > 0 {
+            run.shared.timers.set(run.id, run.now_us + STASH_RETRY_US);
         }
         Ok(())
     }
@@ -606,6 +679,7 @@ impl Tcp {
     fn reset<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) -> Verdict {
         self.send(key, run, RST | ACK, self.snd, None);
         run.shared.stash.clear(&mut self.stash);
+        run.shared.stash.clear(&mut self.island);
         run.shared.streams.close(run.host, run.id, true);
         Verdict::Free
     }
@@ -613,6 +687,7 @@ impl Tcp {
     /// Gives back what the flow holds outside itself.
     pub fn release<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
         run.shared.stash.clear(&mut self.stash);
+        run.shared.stash.clear(&mut self.island);
         if self.is_half_open() {
             *run.half_open = run.half_open.saturating_sub(1);
             run.let_go(key.container.0, Kind::HalfOpen);
@@ -636,10 +711,33 @@ impl Tcp {
     /// The end of a batch: the acknowledgement that is due.
     pub fn send_due_ack<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
         if self.flags.has(Flags::ACK_DUE) && matches!(self.phase, Phase::Open | Phase::Lingering) {
-            self.refresh_edge(run);
+            self.refresh_edge(key, run);
             self.send(key, run, ACK, self.snd, None);
         }
         self.flags.clear(Flags::ACK_DUE);
+    }
+
+    fn wait<H: Host>(&mut self, run: &mut Run<'_, H>) {
+        if !self.flags.has(Flags::WAITING) {
+            self.flags.set(Flags::WAITING);
+            run.shared.waiting.push(run.id, run.now_us);
+        }
+    }
+
+    /// The flow's container may carry more now.
+    pub fn resume<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
+        if !self.flags.has(Flags::WAITING) {
+            return;
+        }
+        self.flags.clear(Flags::WAITING);
+        if self.phase == Phase::Open {
+            let before = self.edge;
+            self.refresh_edge(key, run);
+            if self.edge != before {
+                self.acknowledge_soon(run);
+            }
+            self.queue(run);
+        }
     }
 
     /// The flow's turn in the ready ring: one peek's worth. `Keep` after it may have queued itself again.
@@ -664,8 +762,14 @@ impl Tcp {
             self.keep_armed(run);
             return Verdict::Keep;
         }
+        let allowed = run.may_carry(key.container.0, Way::ToContainer);
+        if allowed < room.min(u32::from(self.mss)) {
+            self.wait(run);
+            self.keep_armed(run);
+            return Verdict::Keep;
+        }
         let mut scratch = std::mem::take(&mut run.shared.scratch);
-        let most = scratch.len().min(room as usize);
+        let most = scratch.len().min(room.min(allowed) as usize);
         let verdict = match run.shared.streams.tcp_peek(run.host, run.id, in_flight as usize, &mut scratch[..most]) {
             Peek::Data(count) => {
                 self.send_data(key, &scratch[..count], run);
@@ -693,7 +797,7 @@ impl Tcp {
 
     fn send_data<H: Host>(&mut self, key: &Key, data: &[u8], run: &mut Run<'_, H>) {
         self.flags.clear(Flags::TAP_FULL);
-        self.refresh_edge(run);
+        self.refresh_edge(key, run);
         let mss = usize::from(self.mss);
         let per_frame = (FRAME_PAYLOAD / mss).max(1) * mss;
         let mut rest = data;
@@ -707,6 +811,7 @@ impl Tcp {
                 run.shared.tap_full.push(run.id);
                 break;
             }
+            run.carried(key.container.0, Way::ToContainer, payload.len());
             if self.timed_us == 0 && self.snd == self.snd_max {
                 (self.timed_seq, self.timed_us) = (self.snd.plus(payload.len() as u32), run.now_us.max(1));
             }
@@ -728,7 +833,7 @@ impl Tcp {
     }
 
     fn send_fin<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
-        self.refresh_edge(run);
+        self.refresh_edge(key, run);
         self.send(key, run, FIN | ACK, self.snd, None);
         self.flags.set(Flags::FIN_SENT | Flags::FIN_EVER);
         self.flags.clear(Flags::READABLE | Flags::ACK_DUE);
@@ -814,18 +919,25 @@ impl Tcp {
     }
 
     /// Moves the right edge of the advertised window as far as the room behind it allows, never back.
-    fn refresh_edge<H: Host>(&mut self, run: &mut Run<'_, H>) {
+    fn refresh_edge<H: Host>(&mut self, key: &Key, run: &mut Run<'_, H>) {
         let floor = if run.shared.stash.is_scarce() { WINDOW_SCARCE } else { stash::PER_FLOW };
         let window = match self.stash.len() {
             0 => run.shared.streams.tcp_room(run.host, run.id).clamp(floor, WINDOW_MAX),
             waiting => floor.saturating_sub(waiting),
         };
         let window = if self.our_shift == 0 { window.min(0xffff) } else { window };
+        let allowed = run.may_carry(key.container.0, Way::FromContainer);
+        let is_held_back = allowed < window;
+        let window = window.min(allowed);
         let edge = self.acknowledged().plus(window);
         let moved = edge.since(self.edge);
         // Steps smaller than a segment are not worth announcing.
-        if moved >= i32::from(self.mss) || self.edge == self.nxt && moved > 0 && self.stash.len() == 0 {
+        let is_closed = self.edge == self.nxt && self.stash.len() == 0 && !is_held_back;
+        if moved >= i32::from(self.mss) || is_closed && moved > 0 {
             self.edge = edge;
+        }
+        if is_held_back && self.edge.since(self.nxt) < i32::from(self.mss) && !self.flags.has(Flags::FIN_IN) {
+            self.wait(run);
         }
     }
 
@@ -854,7 +966,8 @@ impl Tcp {
     #[cfg(test)]
     pub fn check(&self) {
         assert!(self.snd.since(self.una) >= 0 && self.snd_max.since(self.snd) >= 0, "una <= snd <= snd_max");
-        assert!(self.stash.len() <= stash::PER_FLOW);
+        assert!(self.stash.len() <= stash::PER_FLOW && self.island.len() <= stash::PER_FLOW);
+        assert!(self.island.len() == 0 || self.island_at.since(self.nxt) > 0, "an island lies ahead");
     }
 
     #[cfg(test)]

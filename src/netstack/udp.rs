@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::accounts::Kind;
 use crate::flows::{Protocol, Shown, Tally};
+use crate::rate::Way;
 use crate::slab::Slab;
 use crate::stack::{FlowId, Run};
 use crate::tcp::Key;
@@ -83,7 +84,7 @@ impl Udp {
     /// Opens a flow and sends its first datagram.
     pub fn begin<H: Host>(&mut self, key: Key, to: SocketAddr, payload: &[u8], whole: bool, run: &mut Run<'_, H>) {
         let Some(slot) = self.insert(key, None, run) else {
-            run.refused(key.container.0);
+            run.refused(Protocol::Udp, key.container, key.remote, false);
             return;
         };
         let id = self.id(slot);
@@ -145,8 +146,11 @@ impl Udp {
         run: &mut Run<'_, H>,
         install: impl FnOnce(&mut H, FlowId),
     ) {
+        if !run.passes(key.container.0, Way::ToContainer, payload.len()) {
+            return;
+        }
         if !self.knows(&key, client) && !self.adopt(key, client, run, install) {
-            run.refused(key.container.0);
+            run.refused(Protocol::Udp, key.container, key.remote, true);
             return;
         }
         let Some(slot) = self.flows.find(&key) else { return };
@@ -209,6 +213,7 @@ impl Udp {
         let mut scratch = std::mem::take(&mut run.shared.scratch);
         for _ in 0..BURST {
             match run.host.datagram_receive(id, &mut scratch) {
+                Received::Datagram(length) if !run.passes(key.container.0, Way::ToContainer, length) => {}
                 Received::Datagram(length) => {
                     flow.two_way = true;
                     flow.tally.to_container += length as u64;

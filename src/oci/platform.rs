@@ -46,6 +46,13 @@ impl Platform {
         Platform::new("linux", architecture, variant)
     }
 
+    /// The same for every processor of the architecture: on amd64 without a level.
+    #[must_use]
+    pub fn of_any_level(self) -> Self {
+        let variant = self.variant.filter(|_| self.architecture != "amd64");
+        Platform { variant, ..self }
+    }
+
     /// `linux`, `windows`, …
     pub fn os(&self) -> &str {
         &self.os

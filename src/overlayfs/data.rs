@@ -47,6 +47,20 @@ fn read_full<'b>(file: &File, offset: u64, buffer: &'b mut [u8]) -> Result<&'b [
     Ok(&buffer[..done])
 }
 
+/// Writes at `offset` until all is written or there is no room for more; an error only where there was none at all.
+fn write_some(file: &File, offset: u64, bytes: &[u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.write_at(&bytes[done..], offset + done as u64) {
+            Ok(count) if count > 0 => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if done == 0 => return Err(errno_of(&error)),
+            _ => break,
+        }
+    }
+    Ok(done)
+}
+
 impl Overlay {
     /// Up to `buffer.len()` bytes from `offset`, fewer only at the end of the file; in `buffer` or in the mapped index.
     pub fn read_data<'a>(&'a self, ino: u64, offset: u64, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
@@ -73,7 +87,8 @@ impl Overlay {
         Ok((self.lower.source(lower)?, self.lower.attr(lower)?.size))
     }
 
-    /// Writes all of `bytes` at `offset`. `kill_privileges`: set-id bits and file capabilities must go.
+    /// Writes `bytes` at `offset`; how many of them, as `pwrite(2)`: fewer where the disk became full on the way.
+    /// `kill_privileges`: set-id bits and file capabilities must go.
     pub fn write_data(
         &self,
         request: &Request,
@@ -81,18 +96,17 @@ impl Overlay {
         offset: u64,
         bytes: &[u8],
         kill_privileges: bool,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let _writing = self.busy.enter(ino);
         let file = self.upper_file(request, ino, u64::MAX)?;
         if kill_privileges {
             self.kill_privileges(request, ino)?;
         }
         let room = self.room(&file, || quota::most_of_write(&file, offset, bytes.len() as u64))?;
-        let written = unlocked(file.write_all_at(bytes, offset));
+        let written = write_some(&file, offset, bytes);
         settle(room, &file)?;
-        written?;
         self.refresh(ino, &fstat(&*file)?);
-        Ok(())
+        written
     }
 
     /// Takes set-id bits and the file capability from a regular file.
@@ -187,9 +201,9 @@ impl Overlay {
         let room = self.room(&file, || Ok(most))?;
         let allocated = fallocate(&*file, flags, offset, length);
         settle(room, &file)?;
-        allocated?;
+        // Where it has failed on the way, the file may be longer nevertheless.
         self.refresh(ino, &fstat(&*file)?);
-        Ok(())
+        allocated
     }
 
     /// The next byte of data (or of a hole) at or after `offset`.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use index::path::PATH_MAX;
 use index::{Content, Index, Kind, Node as LowerNode};
 use nix::errno::Errno;
 
@@ -162,8 +163,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A name that there is now.
+    /// A name that there is now. What no path leads to is not in a list, as all paths of a deep tree together would have no
+    /// bound, and cannot be in a layer.
     fn name(&mut self, at: usize, name: &[u8], child: u64) -> Result<()> {
+        if self.dirs[at].path.len() + name.len() >= PATH_MAX {
+            return if self.layer.is_some() { Err(Errno::ENAMETOOLONG) } else { Ok(()) };
+        }
         let old = match self.dirs[at].old {
             Some(dir) => self.tree.lower.index().lookup(dir, name).map_err(damaged)?,
             None => None,

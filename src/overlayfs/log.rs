@@ -5,14 +5,22 @@
 //! record to record, so that a stale tail behind an overwritten failed append is never taken for a record.
 //! A record is in the page cache before its operation is answered: a dying process loses nothing. [`Group`] makes it
 //! durable: one `fdatasync` serves everybody who waits.
+//! Behind its end the log has room on the disk, of which the last is for removals: else nothing could be removed from a disk
+//! that is full to its last block.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use crate::record::Record;
 
+/// How much room behind its end the log asks the disk for, and how much of that is for removals alone.
+const AHEAD: u64 = 32 << 10;
+const FOR_REMOVALS: u64 = 4 << 10;
 /// Bytes before the operation's number: length, checksum, sequence, unique.
 const HEAD: usize = 24;
 /// Longest record: a name list of a whole inode with the kernel's limits on attributes stays far below.
@@ -43,6 +51,8 @@ fn crc32c(bytes: &[&[u8]]) -> u32 {
 pub(crate) struct Log {
     file: Arc<File>,
     end: u64,
+    /// Up to where there is room on the disk; `None` where the file system keeps none.
+    room: Option<u64>,
     sequence: u64,
     buffer: Vec<u8>,
     /// Called after each record has reached the file: where the tests copy the disk as a crash would leave it.
@@ -56,6 +66,7 @@ impl Log {
         Log {
             file: Arc::new(file),
             end,
+            room: Some(end),
             sequence,
             buffer: Vec::new(),
             #[cfg(test)]
@@ -67,12 +78,29 @@ impl Log {
     pub(crate) fn append(&mut self, unique: u64, record: &Record) -> io::Result<()> {
         let sequence = self.sequence + 1;
         frame(&mut self.buffer, sequence, unique, record);
+        let end = self.end + self.buffer.len() as u64;
+        self.make_room(end, record.takes_the_last())?;
         self.file.write_all_at(&self.buffer, self.end)?;
-        self.end += self.buffer.len() as u64;
+        self.end = end;
         self.sequence = sequence;
         #[cfg(test)]
         if let Some(after) = &mut self.after_append {
             after();
+        }
+        Ok(())
+    }
+
+    /// Has the disk keep room for a record up to `end` and for removals behind it. On a full disk only one that may take the
+    /// last of it goes on.
+    fn make_room(&mut self, end: u64, takes_the_last: bool) -> io::Result<()> {
+        let Some(room) = self.room.filter(|room| end + FOR_REMOVALS > *room) else { return Ok(()) };
+        let length = end + AHEAD - room;
+        match fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, room.cast_signed(), length.cast_signed()) {
+            Ok(()) => self.room = Some(room + length),
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) if !takes_the_last => return Err(errno.into()),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.room = None,
+            // There may be room nevertheless.
+            Err(_) => {}
         }
         Ok(())
     }

@@ -430,7 +430,7 @@ fn run(overlay: &Overlay, op: &Op) -> Result<()> {
             let how = RenameHow { exchange: *exchange, ..RenameHow::default() };
             overlay.rename(&request, split(overlay, from)?, split(overlay, to)?, how)
         }
-        Op::Write(path, at, byte) => overlay.write_data(&root, find(path)?, *at as u64, &[*byte], false),
+        Op::Write(path, at, byte) => overlay.write_data(&root, find(path)?, *at as u64, &[*byte], false).map(drop),
         Op::Truncate(path, size) => {
             set(path, SetAttr { size: Some(*size as u64), kill_privileges: true, ..SetAttr::default() })
         }

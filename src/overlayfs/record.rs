@@ -40,6 +40,13 @@ pub(crate) enum Record {
     Done { ino: u64 },
 }
 
+impl Record {
+    /// Whether it may take the room that is kept on a full disk: it gives more of it back, or nothing can be done without it.
+    pub(crate) fn takes_the_last(&self) -> bool {
+        matches!(self, Record::Unlink { .. } | Record::Begin { .. })
+    }
+}
+
 /// A whole inode in a compacted log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inode {

@@ -191,8 +191,8 @@ impl Filesystem for View {
 
     fn write(&self, caller: &Caller, write: &Write<'_>) -> Result<u32> {
         let kill = write.kill_suid_gid;
-        self.overlay.write_data(&request(caller), write.node.0, write.offset, write.data, kill)?;
-        Ok(write.data.len() as u32)
+        let written = self.overlay.write_data(&request(caller), write.node.0, write.offset, write.data, kill)?;
+        Ok(written as u32)
     }
 
     fn statfs(&self, _caller: &Caller, _node: NodeId) -> Result<StatFs> {

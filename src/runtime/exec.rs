@@ -9,13 +9,14 @@
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use sys::namespace::{identity, open_namespace, open_own, proc_dir};
-use sys::process::{Flags, fork, pidfd_send_signal, reap};
+use sys::process::{Flags, fork, pidfd_send_signal, reap, wait_end};
 use sys::role::Inherited;
 use sys::{Call, Errno, SysError};
 
@@ -26,6 +27,9 @@ use crate::launch::ExecLaunch;
 use crate::seccomp::listener::Handover;
 use crate::seccomp::{self, Filter};
 use crate::stage;
+
+/// How long the end of an init that lets nobody in any more is waited for.
+const INIT_ENDS: Duration = Duration::from_millis(500);
 
 /// What the role does with what it inherited; see [`ExecLaunch`] for the names of its descriptors.
 pub fn main(mut inherited: Inherited) -> ExitCode {
@@ -110,7 +114,8 @@ fn compile(launch: &ExecLaunch) -> Result<Option<Filter>, Report> {
 fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: Option<&Filter>) -> Result<(), Report> {
     nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".to_owned())?;
     sys::step();
-    let mounts = join_container(launch.init_pid, init).step(|| "joining the container's namespaces".to_owned())?;
+    let mounts = join_container(launch.init_pid, init)
+        .map_err(|error| unless_ended(init, error, "joining the container's namespaces"))?;
     sys::step();
     let (to_child, told) = sys::socket::pair()?;
     let to_child = Cell::new(Some(to_child));
@@ -127,13 +132,22 @@ fn enter(channel: &Channel, launch: &ExecLaunch, init: BorrowedFd<'_>, program: 
             }
         }
     })
-    .step(|| "entering the container".to_owned())?;
+    .map_err(|error| unless_ended(init, error, "entering the container"))?;
     sys::step();
     channel.send(&Message::Init { pid: child.pid }, Some(child.pidfd.as_fd()))?;
     sys::step();
     drop(to_child.take());
     sys::step();
     Ok(())
+}
+
+/// Why a step on the way in failed: where the container's init is about to end, that, whatever the step says. Its
+/// namespaces go before it is seen to have ended, and its pid namespace refuses with `ENOMEM`: fork(2).
+fn unless_ended(init: BorrowedFd<'_>, error: SysError, step: &str) -> Report {
+    if wait_end(init, Some(INIT_ENDS)) {
+        return Report::new(Kind::Conflict, "the container is not running: it ended while a process was entering it");
+    }
+    Report::from(error).with_step(step)
 }
 
 /// Joins every namespace in which the container's init differs from us; the user namespace first, as it gives the

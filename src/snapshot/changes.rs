@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use base::owner::{self, Owner};
 use base::{Explain, Kind};
 use fuse::op::encode_dev;
+use index::path::PATH_MAX;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
@@ -220,6 +221,7 @@ pub(crate) fn of_image(name: &[u8]) -> bool {
     owner_log::ATTRIBUTES.iter().any(|known| known.to_bytes() == name)
         || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != owner::BESIDE.to_bytes()
 }
+
 /// Who an id is that no map has: `overflowuid` of the kernel.
 const NOBODY: u32 = 65_534;
 
@@ -534,6 +536,9 @@ impl<L: Lower> Comparison<'_, L> {
 
     /// Whether the walk goes into it.
     fn compare(&mut self, at: &At<'_>) -> Result<bool> {
+        if at.path.len() >= PATH_MAX {
+            return self.is_too_deep(at).map(|()| false);
+        }
         let path = [b"/", at.path].concat();
         if (self.left_out)(&path) {
             return Ok(false);
@@ -569,6 +574,17 @@ impl<L: Lower> Comparison<'_, L> {
         self.levels.push(Level { path: path.clone(), below, opaque, listed: kind.is_some() });
         self.add_hidden(&path, hidden);
         Ok(true)
+    }
+
+    /// What no path leads to: a list goes without, as all paths of a deep tree together would have no bound, and a layer cannot
+    /// have it.
+    fn is_too_deep(&self, at: &At<'_>) -> Result<()> {
+        if self.layer.is_none() {
+            return Ok(());
+        }
+        let top = at.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let call = format!("archive of a path of more than {PATH_MAX} bytes, below /{}", String::from_utf8_lossy(top));
+        Err(SysError::new(call, Errno::ENAMETOOLONG).into())
     }
 
     fn add_hidden(&mut self, path: &[u8], hidden: Vec<Vec<u8>>) {

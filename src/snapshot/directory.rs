@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use base::{Explain, Kind};
 use nix::errno::Errno;
@@ -26,6 +28,10 @@ use crate::tree_walk::remove_contents;
 
 /// The version of `meta.json` that this build writes and reads; unknown keys are ignored.
 const FORMAT: u32 = 1;
+/// How long a server may take to close the files of a container that has ended.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at that.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What joins an image and a container's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,7 +227,7 @@ pub fn remove(snaps: &Path, key: &str, outer: Option<BorrowedFd<'_>>) -> Result<
         Err(error) if error.errno() == Errno::ENOENT => return Ok(()),
         opened => owner_client::hold(opened?, &dir)?,
     };
-    let removed = remove_tree(&dir);
+    let removed = remove_closed(&dir);
     drop(held);
     match removed {
         Err(error) if matches!(error.errno(), Errno::EACCES | Errno::EPERM) => match outer {
@@ -230,7 +236,23 @@ pub fn remove(snaps: &Path, key: &str, outer: Option<BorrowedFd<'_>>) -> Result<
         },
         result => return Ok(result?),
     }
-    Ok(remove_tree(&dir)?)
+    Ok(remove_closed(&dir)?)
+}
+
+/// The same as [`remove_tree`] of what a server may have open that is about to end: an NFS client gives such files other names, which
+/// cannot be removed, until they are closed (`fs/nfs/unlink.c` of Linux).
+fn remove_closed(path: &Path) -> std::result::Result<(), SysError> {
+    let began = Instant::now();
+    loop {
+        match remove_tree(path) {
+            Err(error)
+                if matches!(error.errno(), Errno::ENOTEMPTY | Errno::EBUSY) && began.elapsed() < CLOSED_WITHIN =>
+            {
+                sleep(LOOK_AGAIN);
+            }
+            removed => return removed,
+        }
+    }
 }
 
 /// Removes a directory with everything in it, as the caller.

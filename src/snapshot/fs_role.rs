@@ -76,7 +76,8 @@ const GREETING_LIMIT: Duration = Duration::from_secs(1);
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
-/// for a chain `index` and the [`object_fds`], for an overlay `upper` too (a directory that stays the driver's own).
+/// for a chain `index` and the [`object_fds`], for an overlay `upper` too (a directory that stays the driver's own); for the host
+/// the file that [`crate::host_closed`] names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FsConfig {
     /// What to serve.

@@ -6,7 +6,8 @@
 //! gone.
 //!
 //! What a successor needs beside the connection: for an image nothing, since node ids are those of the index; for an
-//! overlay the log ([`Overlay::resume`]); for the host the journal of node ids ([`crate::host_journal`]).
+//! overlay the log ([`Overlay::resume`]); for the host the journal of node ids ([`crate::host_journal`]) and the list of what is
+//! shown empty ([`crate::host_closed`]).
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +27,7 @@ use sys::role::Inherited;
 use sys::{SysError, process};
 
 use crate::fs_role::{FsRoleError, View, Word};
+use crate::host_closed::{self, Closed};
 use crate::object_dir::{CachedObjects, ObjectDirs};
 use crate::sandbox::{self, Needs};
 use crate::view_chain::ChainView;
@@ -76,7 +78,8 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
         View::Host(config) => {
             let features = Features { cache_symlinks: false, auto_inval_data: true, ..Features::immutable(threads()) };
             let journal = given.journal.try_clone_to_owned().call(|| "dup(journal)".to_owned())?;
-            let view = HostView::open(&config, journal)?;
+            let closed = Closed::open(inherited.fd(host_closed::NAME)?.into(), given.resumed.is_some())?;
+            let view = HostView::open(&config, journal, closed)?;
             tell_confinement(sandbox::files(&[&view.root()], None));
             given.run(Needs::Host, view, &features)
         }

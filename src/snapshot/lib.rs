@@ -16,6 +16,7 @@ pub mod fs_client;
 mod fs_mount;
 pub mod fs_role;
 mod fs_server;
+pub mod host_closed;
 mod host_journal;
 mod host_mounts;
 pub mod ids;

@@ -146,7 +146,7 @@ const HOST: &[(libc::c_long, Pass)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_poll, Pass::Always),
     (libc::SYS_ppoll, Pass::Always),
-    // The journal of the nodes: nothing else is open for writing.
+    // The journal of the nodes. Beside it only the list of closed directories is open for writing.
     (libc::SYS_pwrite64, Pass::Always),
     (libc::SYS_fallocate, Pass::Always),
 ];

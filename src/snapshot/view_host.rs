@@ -9,12 +9,13 @@
 //!   Numbers that do not fit get one from a counter.
 //! - Places on the *hidden* list (homes, `/proc`, `/run`, our own store, …) are shown as empty directories. Mount points
 //!   are judged by [`HostMounts`]; one that may block is shown as an empty directory made up from nothing.
-//! - What the user may not read: a file answers `EACCES` when it is read, a directory is shown empty; both are counted.
+//! - What the user may not read: a file answers `EACCES` when it is read, a directory is shown empty and put on a list
+//!   ([`crate::host_closed`]).
 //! - What a successor has to know of the nodes is in a journal outside of the process ([`crate::host_journal`]).
 //! - Names and attributes hold for one second; pages are dropped when size or modification time change.
 //!
 //! Locks: `nodes` before `mounts`; neither is held over a system call that can block, but `mounts` over reading
-//! mountinfo.
+//! mountinfo. `closed` is taken with no other, and held over a short write.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -31,6 +32,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, major, minor};
 use sys::error::Call;
 
 use crate::fd_cache::FdCache;
+use crate::host_closed::Closed;
 use crate::host_journal::{Journal, Note};
 use crate::host_mounts::{HostMounts, Mounted};
 use crate::ids::MappedIds;
@@ -91,6 +93,7 @@ pub struct HostView {
     empty_below: HashSet<Vec<u8>>,
     mounts: RwLock<HostMounts>,
     nodes: Mutex<Nodes>,
+    closed: Mutex<Closed>,
     files: FdCache,
 }
 
@@ -136,8 +139,8 @@ type Result<T> = std::result::Result<T, Errno>;
 
 impl HostView {
     /// Opens `/` of the calling process' mount namespace. `journal` is an empty memory file, or what a predecessor on the same
-    /// connection has left in it.
-    pub fn open(config: &HostViewConfig, journal: OwnedFd) -> sys::error::Result<Self> {
+    /// connection has left in it; `closed` takes the list of what is shown empty.
+    pub(crate) fn open(config: &HostViewConfig, journal: OwnedFd, closed: Closed) -> sys::error::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(\"/\", O_PATH)".to_owned())?;
         let stat = fstat(&root).call(|| "fstat(\"/\")".to_owned())?;
@@ -161,6 +164,7 @@ impl HostView {
             empty_below: config.empty_below.iter().cloned().collect(),
             mounts: RwLock::new(HostMounts::read()?),
             nodes: Mutex::new(nodes),
+            closed: Mutex::new(closed),
             files: FdCache::new(1024),
         })
     }
@@ -261,9 +265,25 @@ impl HostView {
         }
         match self.open_place(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(dir) => Ok(Some(dir)),
-            Err(Errno::EACCES | Errno::EPERM) => Ok(None),
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.note_closed(place);
+                Ok(None)
+            }
             Err(errno) => Err(errno),
         }
+    }
+
+    fn note_closed(&self, place: &Place) {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).add(&place.path);
+    }
+
+    /// One name of a listing; `None` when it is gone by now, or when the directory may be read but not searched.
+    fn look_listed(&self, dir: &OwnedFd, parent: &Place, name: &[u8]) -> Option<(FileStat, bool)> {
+        let found = self.look(dir, parent, name);
+        if found == Err(Errno::EACCES) {
+            self.note_closed(parent);
+        }
+        found.ok()
     }
 
     /// The names of a directory; a listing in progress goes on over the same snapshot while it is remembered.
@@ -515,7 +535,7 @@ impl Filesystem for HostView {
         let Some(open) = open else { return Ok(()) };
         let start = listing.partition_point(|(at, _)| *at <= cookie.max(2));
         for (at, name) in &listing[start..] {
-            let Ok((stat, _)) = self.look(&open, &place, name) else { continue };
+            let Some((stat, _)) = self.look_listed(&open, &place, name) else { continue };
             let node = NodeId(self.lock().id_of(stat.st_dev, stat.st_ino));
             if !sink.add(Name { name, next_cookie: *at }, node, stat.st_mode) {
                 break;
@@ -541,8 +561,7 @@ impl Filesystem for HostView {
         let Some(open) = open else { return Ok(()) };
         let start = listing.partition_point(|(at, _)| *at <= cookie.max(2));
         for (at, name) in &listing[start..] {
-            // A name that is gone by now, or that may not be looked at, is left out.
-            let Ok((stat, hollow)) = self.look(&open, &place, name) else { continue };
+            let Some((stat, hollow)) = self.look_listed(&open, &place, name) else { continue };
             let mut nodes = self.lock();
             let entry = self.entry(&mut nodes, dir, name, &stat, hollow);
             if !sink.add(Name { name, next_cookie: *at }, &entry) {

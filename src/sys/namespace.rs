@@ -135,6 +135,16 @@ pub fn parent(namespace: impl AsFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// The user namespace that a namespace of another kind belongs to: `NS_GET_USERNS`, ioctl_nsfs(2), Linux 4.9. `EPERM` when that
+/// is neither the caller's nor below it.
+pub fn owner(namespace: impl AsFd) -> Result<OwnedFd> {
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), libc::NS_GET_USERNS) };
+    let fd = check(result.into(), || "ioctl(NS_GET_USERNS)".to_owned())?;
+    // SAFETY: a fresh descriptor, owned by nobody else; the kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// `setdomainname(2)` of the caller's UTS namespace; at most 64 bytes.
 pub fn set_domain_name(name: &str) -> Result<()> {
     // SAFETY: the kernel copies `len` bytes from a live string; it needs no terminating NUL.

@@ -187,6 +187,49 @@ pub fn is_zombie(pid: i32) -> bool {
     state_of(&String::from_utf8_lossy(&text)).is_none_or(|state| matches!(state, b'Z' | b'X'))
 }
 
+/// `PF_EXITING` of linux/sched.h, in field 9 of a stat file.
+const PF_EXITING: u64 = 0x4;
+
+/// What the stat file of a process says at one moment, proc_pid_stat(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// As [`start_time`] tells it.
+    pub start_time: u64,
+    /// As [`is_zombie`] tells it.
+    pub is_zombie: bool,
+    /// It is at its end, and runs nothing of its own any more.
+    pub is_exiting: bool,
+}
+
+/// Looks at a process; `None` when there is none.
+pub fn look(pid: i32) -> Option<Look> {
+    let text = bytes_of(&format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    Some(Look {
+        start_time: field_of(&text, 22)?,
+        is_zombie: matches!(state_of(&text)?, b'Z' | b'X'),
+        is_exiting: field_of(&text, 9)? & PF_EXITING != 0,
+    })
+}
+
+/// Whether a process has done the last of its own, and may wait in the kernel for others before its end is told: the first one of
+/// a pid namespace for all others in it to be reaped (`zap_pid_ns_processes`), which a parent outside may never do. Until then
+/// poll(2) says nothing, and neither do its namespaces, which it has let go of. False when there is no such process.
+pub fn is_held_up(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut sleeps = false;
+    for task in tasks.flatten() {
+        // A thread that is gone meanwhile has nothing to say.
+        let text = bytes_of(&task.path().join("stat").to_string_lossy()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if field_of(&text, 9).is_some_and(|flags| flags & PF_EXITING == 0) {
+            return false;
+        }
+        sleeps |= state_of(&text) == Some(b'S');
+    }
+    sleeps
+}
+
 /// Whether a process has executed a program since it was forked, also one that has ended and waits to be reaped:
 /// `PF_FORKNOEXEC` (linux/sched.h) in field 9 of its stat file. The kernel clears it before it closes what is close-on-exec.
 /// `ENOENT` when there is no such process.
@@ -210,12 +253,13 @@ fn bytes_of(path: &str) -> std::io::Result<Vec<u8>> {
 /// A numeric field of a stat file, counted from 1; the second one is in parentheses and may contain anything.
 fn stat_field(path: &str, number: usize) -> Result<u64> {
     let text = bytes_of(path).call(|| format!("read({path:?})"))?;
-    let text = String::from_utf8_lossy(&text);
-    text.rfind(')')
-        .and_then(|end| text.get(end + 2..))
-        .and_then(|rest| rest.split(' ').nth(number.checked_sub(3)?))
-        .and_then(|field| field.trim().parse().ok())
+    field_of(&String::from_utf8_lossy(&text), number)
         .ok_or_else(|| SysError::new(format!("field {number} of {path}"), Errno::EINVAL))
+}
+
+fn field_of(text: &str, number: usize) -> Option<u64> {
+    let rest = text.get(text.rfind(')')? + 2..)?;
+    rest.split(' ').nth(number.checked_sub(3)?)?.trim().parse().ok()
 }
 
 /// The boot's random id, `/proc/sys/kernel/random/boot_id`.

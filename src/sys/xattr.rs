@@ -13,6 +13,8 @@ use crate::error::{Result, SysError, check};
 
 /// Longest value (`XATTR_SIZE_MAX`) and longest list of names (`XATTR_LIST_MAX`), `limits.h` of the kernel.
 const XATTR_MAX: usize = 1 << 16;
+/// Room for nearly all of them. The rest gets the most there can be, which is a map of memory of its own each time.
+const XATTR_USUAL: usize = 256;
 
 /// What an attribute may be before it is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +61,23 @@ impl<'a> By<'a> {
 
 /// The value of an attribute; `None` when it is absent.
 pub fn get(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    get_by(By::new(file.as_fd())?, file.as_fd(), name)
+    get_by(&By::new(file.as_fd())?, file.as_fd(), name)
 }
 
-fn get_by(by: By<'_>, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
-    let mut value = vec![0u8; XATTR_MAX];
+fn get_by(by: &By<'_>, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+    with_room(|room| get_within(by, file, name, room))
+}
+
+/// Tries with room for what is usual, and for the most where that is too little.
+fn with_room<T>(ask: impl Fn(usize) -> Result<T>) -> Result<T> {
+    match ask(XATTR_USUAL) {
+        Err(error) if error.errno() == Errno::ERANGE => ask(XATTR_MAX),
+        answer => answer,
+    }
+}
+
+fn get_within(by: &By<'_>, file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Option<Vec<u8>>> {
+    let mut value = vec![0u8; room];
     let (at, room) = (value.as_mut_ptr().cast(), value.len());
     let length = match by {
         // SAFETY: `name` is NUL-terminated, `at` points to `room` writable bytes of `value`, which outlives the call;
@@ -103,7 +117,7 @@ fn set_by(by: By<'_>, file: BorrowedFd<'_>, name: &CStr, value: &[u8], existing:
 /// [`get`] on an `O_PATH` descriptor by a process whose root directory has no `/proc` that shows it: its working directory
 /// is one instead.
 pub fn get_from_proc(file: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    get_by(By::proc("self", file.as_fd())?, file.as_fd(), name)
+    get_by(&By::proc("self", file.as_fd())?, file.as_fd(), name)
 }
 
 /// [`set`] as in [`get_from_proc`].
@@ -125,10 +139,14 @@ pub fn remove(file: impl AsFd, name: &CStr) -> Result<()> {
 
 /// The names of all attributes that the caller may see.
 pub fn list(file: impl AsFd) -> Result<Vec<CString>> {
-    let file = file.as_fd();
-    let mut names = vec![0u8; XATTR_MAX];
+    let (by, file) = (By::new(file.as_fd())?, file.as_fd());
+    with_room(|room| list_within(&by, file, room))
+}
+
+fn list_within(by: &By<'_>, file: BorrowedFd<'_>, room: usize) -> Result<Vec<CString>> {
+    let mut names = vec![0u8; room];
     let (at, room) = (names.as_mut_ptr().cast(), names.len());
-    let length = match By::new(file)? {
+    let length = match by {
         // SAFETY: `at` points to `room` writable bytes of `names`, which outlives the call; the descriptor is borrowed.
         By::Descriptor(file) => unsafe { libc::flistxattr(file.as_raw_fd(), at, room) },
         // SAFETY: as above, and `path` is NUL-terminated and lives through the call.

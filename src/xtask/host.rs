@@ -43,7 +43,12 @@ const NEEDS: &[Need] = &[
     Need { package: "procps", proof: Program("pgrep"), why: "tests that kill roles" },
     Need { package: "bsdutils", proof: Program("script"), why: "tests of terminals" },
     Need { package: "podman", proof: Program("podman"), why: "the oracle of an engine's behaviour" },
-    Need { package: "slirp4netns", proof: Program("slirp4netns"), why: "podman's network for a plain user" },
+    Need {
+        package: "slirp4netns",
+        proof: Program("slirp4netns"),
+        why: "podman's network for a plain user, and ours where it is asked for",
+    },
+    Need { package: "passt", proof: Program("pasta"), why: "tests of networks by programs" },
     Need {
         package: "fuse-overlayfs",
         proof: Program("fuse-overlayfs"),

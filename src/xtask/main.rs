@@ -26,7 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                      mount-api, cgroup.kill, or under a filter that answers EPERM
   refuse CALL[,CALL]…[=EPERM] CMD…  one command there
   check            licences and number of crates; needs no network
-  bench [TOPIC]…   measure beside the installed rivals: start oci files programs network pull (default: all)
+  bench [TOPIC]…   measure beside the installed rivals: start oci files trees owners programs network pull (default: all)
   rig bench [TOPIC]…  the same in a Debian root with the rivals installed, as a plain user
   rig [CMD…]       enter that root (it is made by and for root, once)";
 
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         "refuse" if arguments.len() > 1 => refuse::run(&arguments[0], &arguments[1..]),
         "check" if arguments.is_empty() => check::run(),
         "bench" => bench::run(&arguments),
+        "load" => bench::load::run(&arguments),
         "peak" => bench::peak::run(&arguments),
         "rig" => rig::run(&arguments),
         _ => return usage(),

@@ -50,6 +50,7 @@ pub const ROUNDS: &[Round] = &[
     Round { calls: "openat2,pidfd_open,cgroup.kill", areas: &["oci"], tests: &[] },
     Round { calls: "clone3,close_range", areas: &["oci"], tests: &[] },
     Round { calls: "mount-api", areas: &["oci"], tests: &[] },
+    Round { calls: "mount-api", areas: &["storage"], tests: &["what_is_taken_follows_the_mount_api"] },
     Round {
         // Not clone3: filters answer ENOSYS there, as the C library makes threads by clone(2) only then.
         calls: "openat2,pidfd_open,close_range,mount-api=EPERM",

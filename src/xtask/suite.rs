@@ -350,7 +350,8 @@ impl Bed {
         Ok(format!("{HOST_OF_GUEST}:{port}"))
     }
 
-    /// Runs what concerns the OCI runtime on kernels that lack calls, under the identity that needs the most of them.
+    /// Runs what concerns the OCI runtime, and the choice of a driver, on kernels that lack calls, under the identity that
+    /// needs the most of them.
     fn run_refused(&self, tests: &[TestBinary], libtest: &[String], tally: &mut Tally) -> Fallible<Vec<Place>> {
         if !host::is_root() {
             tally.skip("oci without newer system calls: only root can refuse them and keep the set-id helpers");
@@ -405,6 +406,9 @@ impl Bed {
             }
             if self.directory.join(OF_FILE_SYSTEMS).exists() {
                 command.env("SUBLET_TEST_FILE_SYSTEMS", self.directory.join(OF_FILE_SYSTEMS));
+            }
+            if let Some(refused) = refused {
+                command.env("SUBLET_TEST_REFUSED", refused);
             }
             if self.has_pjdfstest {
                 command.env("SUBLET_TEST_PJDFSTEST", self.directory.join("bin").join(PJDFSTEST));
@@ -594,8 +598,8 @@ fn guest(bed: &Bed, selection: &Selection, tally: &mut Tally) -> Fallible<()> {
                 }
             }
         }
-        let files = [payload.join("run.sh"), workspace().join("tests/vm/lib.sh"), bed.directory.join("bin/sublet")];
-        for file in files {
+        let own = fs::read_dir(payload)?.flatten().map(|entry| entry.path());
+        for file in own.chain([workspace().join("tests/vm/lib.sh"), bed.directory.join("bin/sublet")]) {
             fs::copy(&file, directory.join(name_of(&file)))?;
         }
         // Crate tests that it runs, as cargo is told of them: `-p CRATE --test NAME` a line.

@@ -23,9 +23,15 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Names of the tests that did not run, with the reason.
     pub skipped: Vec<String>,
+    /// What the failed tests printed, as far as [`REPORT`] goes; said again at the end, where a cut log still has it.
+    reports: Vec<String>,
     /// The output, where it is not printed as it comes.
     held: Option<Vec<String>>,
 }
+
+/// How many lines of a failed test are said again, and how many characters of each.
+const REPORT: usize = 30;
+const REPORT_WIDTH: usize = 1_000;
 
 /// Processes that a tally waits for.
 static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
@@ -43,6 +49,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+        self.reports.extend(other.reports);
         other.held.into_iter().flatten().for_each(|line| self.print(line));
     }
 
@@ -87,10 +94,12 @@ impl Tally {
         });
         let before = self.failed.len();
         let mut summary = false;
+        let mut report = 0;
         if let Some(stdout) = child.stdout.take() {
             for line in BufReader::new(stdout).lines() {
                 let line = line?;
                 summary |= self.read(name, &line);
+                self.report(name, &line, &mut report);
                 if !line.is_empty() {
                     self.print(line);
                 }
@@ -124,11 +133,27 @@ impl Tally {
         true
     }
 
-    /// Prints the failures and skips by name and the last line; true when nothing failed.
+    /// Keeps a line of what a failed test printed; `left` is how many more are kept of this test.
+    fn report(&mut self, binary: &str, line: &str, left: &mut usize) {
+        if let Some(test) = line.strip_prefix("---- ") {
+            *left = REPORT;
+            self.reports.push(format!("{binary} {}", test.trim_end_matches(" ----")));
+        } else if line == "stack backtrace:" || line == "failures:" {
+            *left = 0;
+        } else if *left > 0 && !line.is_empty() {
+            *left -= 1;
+            self.reports.push(format!("  {}", line.chars().take(REPORT_WIDTH).collect::<String>()));
+        }
+    }
+
+    /// Prints the skips by name, what the failed tests printed, their names and the last line; true when nothing failed.
     pub fn finish(&self) -> bool {
         println!();
         for name in &self.skipped {
             println!("skipped: {name}");
+        }
+        for line in &self.reports {
+            println!("{line}");
         }
         for name in &self.failed {
             println!("failed: {name}");
@@ -192,6 +217,25 @@ mod tests {
         assert_eq!(tally.passed, 1);
         assert_eq!(tally.failed, ["unit c"]);
         assert_eq!(tally.skipped, ["unit d: ignored, needs a kernel"]);
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_kept_without_its_stack() {
+        let mut tally = Tally::default();
+        let mut left = 0;
+        for line in [
+            "failures:",
+            "",
+            "---- a::b stdout ----",
+            "panicked: it",
+            "stack backtrace:",
+            "   0: c",
+            "failures:",
+            "    a::b",
+        ] {
+            tally.report("unit", line, &mut left);
+        }
+        assert_eq!(tally.reports, ["unit a::b stdout", "  panicked: it"]);
     }
 
     #[test]

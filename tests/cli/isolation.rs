@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Home, Need, busybox, eventually, identity};
+use crate::support::{Home, LIMIT, Need, busybox, eventually, finish, identity};
 
 /// The number behind a namespace of ours.
 fn own_namespace(kind: &str) -> String {
@@ -304,4 +304,24 @@ fn shared_memory_and_queues_of_another_container_can_be_joined() {
     home.ok(&["run", "-d", "--name", "private", "--network", "none", &busybox(), "sleep", "1000"]);
     let done = run(&["--rm", "--ipc", "container:private"], "true");
     assert!(done.code == 125 && done.stderr.contains("non-shareable IPC"), "{done:#?}");
+}
+
+#[test]
+fn a_plain_command_is_root_over_the_ids_of_containers() {
+    let Some(home) = Home::new(&[]) else { return };
+    if identity() == "root" {
+        let said = home.fails(125, &["unshare", "true"]);
+        assert!(said.contains("you are root of this machine") && said.contains("hint: "), "{said}");
+        return;
+    }
+    assert_eq!(home.ok(&["unshare", "id", "-u"]), "0\n");
+    // Its mounts are its own.
+    let script = "mount -t tmpfs none /mnt && touch /mnt/of-unshare && ls /mnt";
+    assert_eq!(home.ok(&["unshare", "sh", "-c", script]), "of-unshare\n");
+    assert!(!std::path::Path::new("/mnt/of-unshare").exists());
+    assert_eq!(home.run(&["unshare", "sh", "-c", "exit 7"]).code, 7);
+    home.fails(127, &["unshare", "/not/there"]);
+    let mut shell = home.command(&["unshare"]);
+    let done = finish(shell.env("SHELL", "/bin/pwd").current_dir("/usr"), b"", LIMIT);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "/usr\n"), "{done:#?}");
 }

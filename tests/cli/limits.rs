@@ -59,3 +59,70 @@ fn limits_are_changed_at_rest_and_while_it_runs() {
     home.ok(&["restart", "-t", "0", "limited"]);
     assert_eq!(read("memory.max"), format!("{}\n", 128 << 20));
 }
+
+#[test]
+fn a_cgroup_above_the_containers_is_named() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let run = |parent: &str| home.run(&["run", "-d", "--cgroup-parent", parent, &busybox(), "sleep", "600"]);
+    let slice = run("user.slice");
+    assert!(slice.code == 125 && slice.stderr.contains("made by systemd alone"), "{slice:#?}");
+    let done = run("jobs/one");
+    if done.code != 0 {
+        assert!(done.stderr.contains("--cgroup-parent is not possible without a cgroup"), "{done:#?}");
+        return;
+    }
+    let id = done.stdout.trim_end();
+    assert_eq!(home.inspect(id, "{{.HostConfig.CgroupParent}}"), "jobs/one");
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", home.inspect(id, "{{.State.Pid}}"))).unwrap();
+    let place = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    let (above, own) = place.rsplit_once('/').unwrap();
+    assert!(above.ends_with("/jobs/one") && own == format!("c-{id}"), "{cgroup}");
+    // All that there is may be real root's.
+    let has_all = above == "/jobs/one";
+    let refused = [("/elsewhere", "only what is below"), ("../up", "it is no path down")];
+    for (parent, words) in refused.into_iter().filter(|(parent, _)| !(has_all && parent.starts_with('/'))) {
+        let refused = run(parent);
+        assert!(refused.code == 125 && refused.stderr.contains(words), "{parent}: {refused:#?}");
+    }
+    home.ok(&["rm", "-f", id]);
+    let jobs = std::path::Path::new("/sys/fs/cgroup").join(&above[1..]);
+    std::fs::remove_dir(&jobs).unwrap();
+    std::fs::remove_dir(jobs.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn what_is_used_is_told_to_prometheus() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["run", "-d", "--name", "busy", "--label", "a.b=c\"d", &busybox(), "sh", "-c", "while :; do :; done"]);
+    home.ok(&["create", "--name", "idle", &busybox()]);
+    let text = home.ok(&["metrics"]);
+    for line in text.lines() {
+        let number = line.rsplit_once("} ").map(|(_, number)| number.parse::<f64>());
+        assert!(line.starts_with("# ") || matches!(number, Some(Ok(_))), "{line}");
+    }
+    let of = |metric: &str| text.lines().find(|line| line.starts_with(&format!("{metric}{{"))).map(str::to_owned);
+    let started = of("container_start_time_seconds").unwrap();
+    assert!(started.contains("container_label_a_b=\"c\\\"d\"") && started.contains("name=\"busy\""), "{started}");
+    assert!(!text.contains("idle"), "{text}");
+    // Where there is no cgroup nobody counts.
+    if !home.limits(&busybox()).is_empty() {
+        for metric in ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_threads"] {
+            assert!(of(metric).is_some_and(|line| !line.ends_with(" 0")), "{metric}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_plain_command_is_limited() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    assert!(home.fails(125, &["limit", "true"]).contains("no limit is named"));
+    let limit = |script: &str| home.run(&["limit", "--memory", "64m", "sh", "-c", script]);
+    if home.limits(&busybox()).is_empty() {
+        let refused = limit("true");
+        assert!(refused.code == 125 && refused.stderr.contains("--memory"), "{refused:#?}");
+        return;
+    }
+    let done = limit("cat /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/memory.max; exit 7");
+    assert_eq!((done.code, done.stdout.as_str()), (7, "67108864\n"), "{done:#?}");
+    home.fails(127, &["limit", "--memory", "64m", "/not/there"]);
+}

@@ -1,8 +1,10 @@
 //! What commands print about containers, images and the machine.
 
+use std::fs;
+
 use serde_json::Value;
 
-use crate::support::{Home, busybox};
+use crate::support::{DRIVERS, Home, busybox};
 
 #[test]
 fn ps_has_dockers_columns() {
@@ -26,6 +28,24 @@ fn ended_containers_are_shown_when_asked() {
     assert_eq!(home.ok(&["ps", "-q"]), "");
     let status = home.ok(&["ps", "-a", "--format", "{{.Status}}"]);
     assert!(status.starts_with("Exited (4) "), "{status}");
+}
+
+/// As in Docker it is contents of files that are counted, and nothing that an engine adds.
+#[test]
+fn sizes_are_those_of_contents() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for driver in DRIVERS {
+        let options = ["run", "-d", "--network", "none", "--storage-driver", driver];
+        let id = home.ok(&[&options[..], &[&busybox(), "sleep", "600"]].concat());
+        let id = id.trim_end();
+        let size = || home.ok(&["ps", "--format", "{{.Size}}", "--filter", &format!("id={id}")]);
+        assert!(size().starts_with("0B (virtual "), "{driver}: {}", size());
+        let script = "mkdir /new && printf 12345 >/new/file && ln /new/file /new/again && ln -s file /new/link";
+        home.ok(&["exec", id, "sh", "-c", script]);
+        assert!(size().starts_with("5B (virtual "), "{driver}: {}", size());
+        assert_eq!(home.ok(&["inspect", "--size", "--format", "{{.SizeRw}}", id]), "5\n");
+        home.ok(&["rm", "-f", id]);
+    }
 }
 
 #[test]
@@ -85,4 +105,45 @@ fn help_names_every_command() {
         let own_line = help.lines().any(|line| line.split_whitespace().next() == Some(command));
         assert!(own_line, "no line for {command}:\n{help}");
     }
+}
+
+/// A data directory on a network file system is that of several machines.
+#[test]
+fn containers_of_another_machine_are_shown_as_such() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    home.ok(&["create", "--name", "here", &busybox(), "true"]);
+    let hosts = home.store().join("hosts");
+    let here = fs::read_dir(&hosts).unwrap().next().unwrap().unwrap().path();
+    let called = fs::read_to_string(here.join("hostname")).unwrap();
+    assert_eq!(called, nix::unistd::gethostname().unwrap().to_str().unwrap());
+    let id = "7".repeat(64);
+    let machine = hosts.join("0123456789abcdef0123456789abcdef");
+    let there = machine.join("containers").join(&id);
+    fs::create_dir_all(&there).unwrap();
+    fs::create_dir_all(machine.join("names")).unwrap();
+    fs::write(machine.join("names/there"), &id).unwrap();
+    let config =
+        fs::read_to_string(here.join("containers").join(home.inspect("here", "{{.Id}}")).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["id"] = id.as_str().into();
+    config["name"] = "there".into();
+    fs::write(there.join("config.json"), config.to_string()).unwrap();
+    // Of a process that is not here, and is not looked for.
+    fs::write(there.join("state.json"), r#"{"format":1,"status":"running","pid":1}"#).unwrap();
+
+    assert_eq!(home.ok(&["ps", "-a", "--format", "{{.Names}}"]), "here\n");
+    let all = ["ps", "--all-machines", "--format", "{{.Names}} {{.State}} {{.Status}}"];
+    assert_eq!(home.ok(&all), "there running Up on 0123456789abcdef0123456789abcdef\n");
+    fs::write(machine.join("hostname"), "login1").unwrap();
+    assert_eq!(home.ok(&all), "there running Up on login1\n");
+    for name in ["there", &id] {
+        let said = home.fails(1, &["stop", name]);
+        assert!(said.contains(&format!("{name} is a container of the machine login1")), "{said}");
+    }
+    home.ok(&["container", "prune", "-f"]);
+    assert_eq!(home.ok(&all), "there running Up on login1\n");
+    // One that cannot be read hides no other.
+    fs::write(there.join("config.json"), "{").unwrap();
+    let done = home.run(&["ps", "-a", "--all-machines", "-q"]);
+    assert!(done.code == 0 && done.stderr.contains("of login1"), "{done:#?}");
 }

@@ -100,8 +100,8 @@ fn there_is_no_log_where_none_is_wanted() {
         let said = home.fails(125, &[&["run", "--rm"], options, &[&busybox(), "true"]].concat());
         assert!(said.contains(words), "{said}");
     }
-    let done = home.run(&["run", "--rm", "--log-opt", "tag=x", &busybox(), "true"]);
-    assert!(done.code == 0 && done.stderr.contains("--log-opt tag has no effect here"), "{done:#?}");
+    let done = home.run(&["run", "--rm", "--log-opt", "mode=blocking", &busybox(), "true"]);
+    assert!(done.code == 0 && done.stderr.contains("--log-opt mode has no effect here"), "{done:#?}");
     // With systemd it is tested in a guest.
     if !Path::new("/run/systemd/journal/socket").exists() {
         let said = home.fails(125, &["run", "--rm", "--log-driver", "journald", &busybox(), "true"]);
@@ -109,6 +109,19 @@ fn there_is_no_log_where_none_is_wanted() {
     }
     home.ok(&["rm", "silent"]);
     assert_eq!(home.containers(), [""; 0]);
+}
+
+#[test]
+fn readers_are_told_what_the_log_was_to_tell_them() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let options = ["--log-opt", "labels=b,none", "--log-opt", "env=A", "--log-opt", "tag=t/{{.Name}}"];
+    let container = ["--name", "told", "--label", "b=x y", "-e", "A=1", &busybox(), "echo", "seen"];
+    let done = home.run(&[&["run"], &options[..], &container].concat());
+    assert!(done.code == 0 && !done.stderr.contains("no effect"), "{done:#?}");
+    assert_eq!(home.ok(&["logs", "--details", "told"]), "A=1,b=x+y,tag=t%2Ftold seen\n");
+    let with_time = home.ok(&["logs", "--details", "-t", "told"]);
+    assert!(with_time.starts_with("20") && with_time.ends_with("Z A=1,b=x+y,tag=t%2Ftold seen\n"), "{with_time}");
+    assert_eq!(home.ok(&["logs", "told"]), "seen\n");
 }
 
 #[test]

@@ -20,6 +20,49 @@ fn environment_directory_and_host_name() {
 }
 
 #[test]
+fn variables_are_left_out_and_handed_on() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let script = "echo ${FIXTURE-none} ${A-none} ${PATH:+path}";
+    assert_eq!(home.sh(&["--unsetenv", "FIXTURE", "-e", "A=1"], script), "none 1 path\n");
+    assert_eq!(home.sh(&["--unsetenv", "A", "-e", "A=1"], script), "busybox 1 path\n");
+    assert_eq!(home.sh(&["--unsetenv-all"], script), "none none path\n");
+    let mut command = home.command(&["run", "--rm", "--env-host", &busybox(), "sh", "-c", script]);
+    // What the image has goes before.
+    let done = finish(command.env("A", "here").env("FIXTURE", "here"), b"", LIMIT);
+    assert_eq!(done.stdout, "busybox here path\n", "{done:#?}");
+    fs::create_dir_all(home.path(".docker")).unwrap();
+    fs::write(home.path(".docker/config.json"), r#"{"proxies":{"default":{"httpProxy":"http://p:1"}}}"#).unwrap();
+    let script = "echo ${http_proxy-none}";
+    assert_eq!(home.sh(&[], script), "http://p:1\n");
+    assert_eq!(home.sh(&["--http-proxy=false"], script), "none\n");
+}
+
+#[test]
+fn podmans_words_for_mask_hosts_zone_and_time() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    assert_eq!(home.sh(&[], "umask"), "0022\n");
+    home.ok(&["run", "-d", "--name", "masked", "--umask", "0077", &busybox(), "sleep", "600"]);
+    let script = "umask; cat /proc/1/status | grep Umask | tail -c 5; touch /new; stat -c %a /new";
+    assert_eq!(home.ok(&["exec", "masked", "sh", "-c", script]), "0077\n0077\n600\n");
+    let said = home.fails(125, &["run", "--rm", "--umask", "0999", &busybox(), "true"]);
+    assert!(said.contains("octal"), "{said}");
+    assert_eq!(home.sh(&["--no-hosts"], "wc -c </etc/hosts"), "0\n", "the image has none");
+    home.fails(125, &["run", "--rm", "--no-hosts", "--add-host", "a:192.0.2.1", &busybox(), "true"]);
+    if std::path::Path::new("/usr/share/zoneinfo/Europe/Berlin").exists() {
+        let seen = home.sh(&["--tz", "Europe/Berlin"], "tail -n 1 /etc/localtime");
+        assert!(seen.starts_with("CET-1CEST"), "{seen}");
+    }
+    for zone in ["No/Where", "../passwd", ""] {
+        let said = home.fails(125, &["run", "--rm", "--tz", zone, &busybox(), "true"]);
+        assert!(said.contains("--tz"), "{said}");
+    }
+    let began = std::time::Instant::now();
+    let done = home.run(&["run", "--name", "brief", "--timeout", "1", &busybox(), "sleep", "600"]);
+    assert!(done.code == 137 && began.elapsed().as_secs() >= 1, "{done:#?}");
+    assert_eq!(home.inspect("brief", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
+}
+
+#[test]
 fn what_is_empty_was_not_asked_for() {
     let Some(home) = Home::with_busybox(&[Need::Subids]) else { return };
     // As the image says: `-u "$UNSET"` must not be root.

@@ -216,3 +216,16 @@ fn a_signal_that_ends_an_attached_container_ends_it_for_good() {
     eventually("it stays down", || state(&home) == "exited 3 0");
     home.ok(&["rm", "one"]);
 }
+
+#[test]
+fn what_comes_back_after_a_boot_is_told() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let told = |policy: &str| {
+        let done = home.run(&["run", "-d", "--restart", policy, &busybox(), "sleep", "600"]);
+        assert_eq!(done.code, 0, "{done:#?}");
+        done.stderr.contains("once `sublet system enable` has been run")
+    };
+    assert!(told("always") && told("unless-stopped") && !told("on-failure"));
+    home.ok(&["system", "enable"]);
+    assert!(!told("always"));
+}

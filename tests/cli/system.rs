@@ -179,3 +179,50 @@ fn a_reset_is_for_this_machine() {
     fs::rename(&there, &here).unwrap();
     home.ok(&["start", "-a", "there"]);
 }
+
+#[test]
+fn settings_are_shown_with_what_has_set_them() {
+    let Some(home) = Home::new(&[]) else { return };
+    let format = ["config", "show", "--format", "{{.Name}}|{{.Value}}|{{.Origin}}"];
+    let plain = home.ok(&format);
+    let data = home.store();
+    for line in [
+        format!("root|{}|XDG_DATA_HOME", data.display()).as_str(),
+        "cache-max|unlimited|default",
+        "strict|false|default",
+    ] {
+        assert!(plain.lines().any(|found| found == line), "{line}: {plain}");
+    }
+    let mut command = home.command(&[&["--root", "/elsewhere", "--strict"], &format[..]].concat());
+    let done = finish(command.env("SUBLET_STORE", "second").env("https_proxy", "http://p:1"), b"", LIMIT);
+    for line in [
+        "root|/elsewhere|--root",
+        "strict|true|--strict",
+        "store|second|SUBLET_STORE",
+        "https-proxy|http://p:1|https_proxy",
+    ] {
+        assert!(done.stdout.lines().any(|found| found == line), "{line}: {done:#?}");
+    }
+    assert!(
+        home.ok(&["config", "show", "--origin"]).starts_with("NAME ")
+            && !home.ok(&["config", "show"]).contains("ORIGIN")
+    );
+}
+
+#[test]
+fn what_a_daemon_was_told_of_registries_is_taken_over() {
+    let Some(home) = Home::new(&[]) else { return };
+    let daemon = home.path("daemon.json");
+    let import = || home.run(&["config", "import", daemon.to_str().unwrap()]);
+    fs::write(&daemon, r#"{"registry-mirrors":["https://mirror.test"],"dns":["192.0.2.1"]}"#).unwrap();
+    let done = import();
+    let made = home.path(".config/containers/registries.conf.d/sublet-imported.conf");
+    assert_eq!((done.code, done.stdout), (0, format!("{}\n", made.display())), "{}", done.stderr);
+    assert!(done.stderr.contains("not taken over: dns: --dns of run"), "{}", done.stderr);
+    let shown = home.ok(&["config", "show", "--format", "{{.Name}}|{{.Value}}"]);
+    assert!(shown.contains(&format!("registries.conf|{}\n", made.display())), "{shown}");
+    fs::write(&daemon, "{}").unwrap();
+    assert!(import().stderr.contains("says nothing of registries"));
+    fs::write(&daemon, "{").unwrap();
+    assert_eq!(import().code, 1);
+}

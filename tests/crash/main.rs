@@ -9,6 +9,7 @@ mod support;
 mod power_loss;
 mod storm;
 mod taken_over;
+mod together;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -59,6 +60,8 @@ struct Victim<'a> {
     /// Processes of roles that were there before.
     before: Vec<i32>,
     run_dir: PathBuf,
+    /// Its directory in the store.
+    directory: PathBuf,
     /// Its cgroup, where there are cgroups.
     cgroup: Option<PathBuf>,
 }
@@ -82,7 +85,8 @@ impl<'a> Victim<'a> {
         let record = fs::read_to_string(directory.join("pid.json")).unwrap();
         eventually("its monitor has left what a successor needs", || directory.join("monitor.json").exists());
         let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-        Victim { home, number, before, run_dir, cgroup: record["cgroup"].as_str().map(PathBuf::from) }
+        let cgroup = record["cgroup"].as_str().map(PathBuf::from);
+        Victim { home, number, before, run_dir, directory, cgroup }
     }
 
     /// Kills -9 every process of these roles that is new; how many there were.

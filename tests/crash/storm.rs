@@ -15,7 +15,7 @@ const WITH_NETWORK: usize = 10;
 
 /// What containers may leave, but for the file server of their image, which stays for a while.
 #[derive(Debug)]
-struct Left {
+pub struct Left {
     mounts: Vec<String>,
     /// Of containers; and how many of monitors, as each is removed by the next one.
     cgroups: (Vec<PathBuf>, usize),
@@ -26,7 +26,7 @@ struct Left {
 }
 
 impl Left {
-    fn of(home: &Home) -> Self {
+    pub fn of(home: &Home) -> Self {
         let here = home.directory.to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
         let cgroups = fs::read_dir(base()).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -46,7 +46,7 @@ impl Left {
 
     /// A monitor tidies up after its last client has its answer.
     #[track_caller]
-    fn assert_nothing_new(&self, home: &Home) {
+    pub fn assert_nothing_new(&self, home: &Home) {
         let began = Instant::now();
         let mut now = Left::of(home);
         while !now.is_no_more_than(self) && began.elapsed() < Duration::from_secs(20) {

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -131,8 +133,10 @@ fn it_is_removed_at_its_end_where_it_was_to_be() {
     eventually("there is another monitor", || of_role("monitor").iter().any(|pid| !victim.before.contains(pid)));
     fs::write(home.path("go"), "").unwrap();
     assert_eq!(end(waiter, LIMIT).stdout.trim_end(), code(5));
-    eventually("it is gone, by no other command", || !victim.run_dir.exists());
+    // Its monitor takes the runtime directory down before it removes the container.
+    eventually("it is gone, by no other command", || !victim.directory.exists());
     assert!(home.containers().is_empty());
+    eventually("the runtime directory is gone", || !victim.run_dir.exists());
 }
 
 #[test]
@@ -173,17 +177,13 @@ fn what_cannot_be_taken_over_is_told_and_ended() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     let victim = Victim::start(&home, &["--network", "none"]);
     assert_eq!(victim.kill(&["monitor"]), 1);
-    let hosts = fs::read_dir(home.store().join("hosts")).unwrap().flatten();
-    let id = victim.run_dir.file_name().unwrap();
-    let containers = hosts.map(|host| host.path().join("containers").join(id));
-    let directory = containers.into_iter().find(|directory| directory.exists()).unwrap();
     for text in ["", "{\"format\":1}", "[]"] {
-        fs::write(directory.join("monitor.json"), text).unwrap();
+        fs::write(victim.directory.join("monitor.json"), text).unwrap();
         let said = home.fails(1, &["exec", "victim", "true"]);
         assert!(said.contains("no other could take over") && said.contains("its monitor was killed"), "{said}");
     }
     // As of a run that was just beginning.
-    fs::remove_file(directory.join("monitor.json")).unwrap();
+    fs::remove_file(victim.directory.join("monitor.json")).unwrap();
     let said = home.fails(1, &["exec", "victim", "true"]);
     assert!(
         !said.contains("take over") && said.contains("its monitor was killed") && said.contains("hint: "),
@@ -195,6 +195,41 @@ fn what_cannot_be_taken_over_is_told_and_ended() {
     assert!(home.ok(&["ps", "-a", "--format", "{{.Status}}"]).starts_with("Exited (255)"));
     assert_eq!(home.ok(&["logs", "-f", "victim"]), "");
     victim.assert_removed_without_a_trace();
+}
+
+/// Where process 1 reaps nobody, as that of many a CI job, what was executed in a container whose monitor was killed is never
+/// reaped, and so the kernel never tells of the container's end.
+#[test]
+fn what_nobody_reaps_holds_no_command_up() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    set_child_subreaper(true).unwrap();
+    for adopted_first in [true, false] {
+        let victim = Victim::start(&home, &["--network", "none"]);
+        let executed = unique();
+        home.ok(&["exec", "-d", "victim", "sleep", &executed]);
+        eventually("it is executed", || !payloads(&executed).is_empty());
+        assert_eq!(victim.kill(&["monitor"]), 1);
+        if adopted_first {
+            assert_eq!(home.inspect("victim", "{{.State.Status}}"), "running");
+        } else if !victim.kill_payload() {
+            skip("the payload's ids are not the caller's to kill");
+            break;
+        }
+        home.ok(&["stop", "-t", "0", "victim"]);
+        assert_eq!(home.inspect("victim", "{{.State.Status}}"), "exited");
+        victim.assert_removed_without_a_trace();
+    }
+    set_child_subreaper(false).unwrap();
+    reap_all();
+}
+
+/// What has ended, and the first processes that have waited for that to be reaped. One file server may go on.
+fn reap_all() {
+    let next = || waitpid(None, Some(WaitPidFlag::WNOHANG));
+    for _ in 0..20 {
+        while matches!(next(), Ok(status) if status != WaitStatus::StillAlive) {}
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -46,6 +46,21 @@ fn what_the_caller_may_not_read_is_not_readable_inside() {
     assert_eq!(seen, "refused\n");
 }
 
+#[test]
+fn directories_that_the_caller_may_not_read_are_empty_and_listed() {
+    let Some(home) = Home::new(&[Need::Fuse, Need::PlainUser]) else { return };
+    let usual = ["/lost+found", "/etc/ssl/private", "/var/cache/ldconfig", "/var/cache/apt/archives/partial"];
+    let closed =
+        |path: &&str| fs::read_dir(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    let Some(closed) = usual.into_iter().find(closed) else {
+        return support::skip("no directory of this machine is closed to the caller");
+    };
+    let looked = home.ok(&["run", "--name", "looker", "host:", "ls", "-A", closed, "/etc/alternatives"]);
+    let shown = looked.starts_with("/etc/alternatives:\n") && looked.ends_with(&format!("\n\n{closed}:\n"));
+    assert!(shown, "{looked}");
+    assert_eq!(home.inspect("looker", "{{json .HostClosed}}"), format!("[\"{closed}\"]"));
+}
+
 /// `--host-home` binds a directory that can be written: which one must be beyond doubt.
 #[test]
 fn the_root_directory_is_no_home() {

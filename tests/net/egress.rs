@@ -52,6 +52,9 @@ fn what_no_rule_has_is_refused_at_once() {
     let asked = inside("nslookup nobody.example.org 2>&1; true");
     assert!(asked.contains("REFUSED"), "{asked}");
     assert!(prohibited(&home, "one") >= 3);
+    let shown = home.ok(&["net", "flows", "--format", "{{.Protocol}} {{.Destination}} {{.State}}", "one"]);
+    assert!(shown.lines().any(|line| line == format!("tcp {} REFUSED (no rule)", closed.address)), "{shown}");
+    assert!(shown.lines().any(|line| line == format!("icmp {host}:0 REFUSED (no rule)")), "{shown}");
     let rules: Value = serde_json::from_str(&home.inspect("one", "{{json .HostConfig.Egress}}")).unwrap();
     assert_eq!(rules, serde_json::json!([rule, "198.51.100.0/24"]));
     // It holds for the next start too.

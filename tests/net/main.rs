@@ -9,7 +9,10 @@ mod apt;
 mod egress;
 mod names;
 mod networks;
+mod oracle;
 mod ports;
+mod programs;
+mod rate;
 mod shared;
 mod sight;
 

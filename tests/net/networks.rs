@@ -1,8 +1,12 @@
 //! Networks that containers share: who is reached by which name and address, and who is not.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{SockFlag, connect};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -121,6 +125,67 @@ fn an_alias_leads_to_all_who_have_it_in_turn() {
 }
 
 #[test]
+fn a_link_is_a_name_for_one_container_alone() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "front"]);
+    home.ok(&["network", "create", "back"]);
+    // Before what it leads to is there, and before a name that others know; by the network that is asked and by another one.
+    web(&home, "linked", &["--network", "front", "--network", "back", "--link", "one:db", "--link", "two:one"]);
+    web(&home, "one", &["--network", "front"]);
+    web(&home, "two", &["--network", "front"]);
+    web(&home, "far", &["--network", "back"]);
+    assert_eq!(fetch(&home, "linked", "db"), "one\n");
+    assert_eq!(fetch(&home, "linked", "one"), "two\n");
+    assert_eq!(fetch(&home, "two", "one"), "one\n");
+    assert!(!reaches(&home, "two", "db"));
+    let links = home.inspect("linked", "{{json .NetworkSettings.Networks.front.Links}}");
+    assert_eq!(links, r#"["one:db","two:one"]"#);
+    // It follows the name.
+    home.ok(&["rm", "-f", "one"]);
+    web(&home, "one", &["--network", "front"]);
+    assert_eq!(fetch(&home, "linked", "db"), "one\n");
+    home.ok(&["network", "disconnect", "back", "linked"]);
+    home.ok(&["network", "connect", "--link", "far:near", "back", "linked"]);
+    eventually("the name of the other network is known", || {
+        lookup(&home, "linked", "near").contains(&address(&home, "far", "back"))
+    });
+    home.fails(125, &["run", "--rm", "--link", "one:db", &busybox(), "true"]);
+}
+
+/// Anybody of the user's processes can connect to a network's role.
+#[test]
+fn who_has_not_joined_is_not_obeyed_and_not_served() {
+    let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
+    home.ok(&["network", "create", "front"]);
+    web(&home, "one", &["--network", "front"]);
+    let roles = home.directory.join("run/sublet/n");
+    let place = fs::read_dir(roles).unwrap().next().unwrap().unwrap().path();
+    let directory = sys::socket::open_directory(&place).unwrap();
+    let door = sys::socket::address_in(directory.as_fd(), "sock").unwrap();
+    let messages = [
+        r#"{"Resolvers":["192.0.2.1:53"]}"#,
+        r#"{"Called":["one"]}"#,
+        r#""Follow""#,
+        r#"{"Ipv6":false}"#,
+        r#"{"Names":{"first":true,"names":[["one",["192.0.2.1"]]]}}"#,
+        r#"{"Join":{"id":"x","names":["one"],"v4":null,"v6":null,"resolvers":null,"mac":null}}"#,
+        "{",
+        "",
+    ];
+    for message in messages {
+        let socket = sys::socket::seqpacket(SockFlag::empty()).unwrap();
+        connect(socket.as_raw_fd(), &door).unwrap();
+        sys::socket::send(socket.as_fd(), message.as_bytes(), &[]).unwrap();
+        let told = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(5000_u16));
+        let received = sys::socket::receive(socket.as_fd(), &mut [0; 4096]);
+        assert!(told == Ok(1) && received.is_ok_and(|(length, _)| length == 0), "{message}");
+    }
+    assert_eq!(lookup(&home, "one", "one").first(), Some(&address(&home, "one", "front")));
+    web(&home, "two", &["--network", "front"]);
+    assert_eq!(fetch(&home, "two", "one"), "one\n");
+}
+
+#[test]
 fn ports_are_published_from_each_network() {
     let Some(home) = Home::with_busybox(&[Need::Tun]) else { return };
     for network in ["front", "back"] {
@@ -234,7 +299,7 @@ fn idle_networks_do_nothing() {
     assert_eq!(all.len(), 4);
     let ticks = || -> u64 {
         let of = |pid: &i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
             let fields: Vec<u64> =
                 stat.rsplit(") ").next().unwrap().split(' ').filter_map(|text| text.parse().ok()).collect();
             // Without the letter of the state the fields of proc(5) begin with the fourth.

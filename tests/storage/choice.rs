@@ -34,6 +34,32 @@ fn the_best_driver_is_taken_and_told_to_those_who_ask() {
     assert!(home.ok(&["info"]).contains("Storage Driver: overlay\n"));
 }
 
+/// The view of an image reaches a container as a detached mount. Kernels before 5.2 have none, and those before 5.12 none
+/// whose attributes can be set; `cargo xtask test` runs this without these calls too.
+#[test]
+fn what_is_taken_follows_the_mount_api() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    let refused = std::env::var("SUBLET_TEST_REFUSED").is_ok_and(|calls| calls.contains("mount-api"));
+    if refused && nix::unistd::geteuid().is_root() {
+        return skip("where real root runs the engine the mounts of a container need the mount API");
+    }
+    let driver = if refused { "copy" } else { "overlay" };
+    let change = "grep -c ' / ' /proc/self/mounts; test -e /x || { echo x >/x; rm -r /var/www; }; sleep 1000";
+    let done = home.run(&["run", "-d", "--name", "box", "--network", "none", &busybox(), "sh", "-c", change]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert_eq!(done.stderr.contains("warning: rootfs: overlay is not possible: "), refused, "{done:#?}");
+    assert_eq!(done.stderr.contains("using copy (use Linux 5.2 or later"), refused, "{done:#?}");
+    assert_eq!(home.inspect("box", "{{.Driver}}"), driver);
+    assert!(home.ok(&["doctor"]).contains(&format!("rootfs              {driver}\n")));
+    let changed = "until test -e /x && ! test -e /var/www; do :; done; cat /x";
+    assert_eq!(home.ok(&["exec", "box", "sh", "-c", changed]), "x\n");
+    home.ok(&["stop", "-t", "0", "box"]);
+    assert_eq!(home.ok(&["logs", "box"]), "1\n", "one root file system, and nothing of the host below it");
+    assert_eq!(home.ok(&["diff", "box"]), "C /var\nD /var/www\nA /x\n");
+    home.ok(&["start", "box"]);
+    assert_eq!(home.ok(&["exec", "box", "cat", "/x"]), "x\n");
+}
+
 #[test]
 fn a_driver_that_does_not_exist_or_cannot_serve_is_refused() {
     let Some(home) = Home::with_busybox(&[]) else { return };

@@ -232,10 +232,12 @@ fn rare_calls_do_what_they_do_on_a_disk() {
     for driver in DRIVERS {
         let image = debian();
         let options = ["run", "--rm", "--network", "none", "--storage-driver", driver, "-v", &volume];
-        let command = "printf MAPP >/etc/sublet-source && perl /calls/calls.pl";
+        let command = "printf MAPP >/etc/sublet-source && perl /calls/calls.pl && seq 4000 | head -c 16384 >/plain && \
+            dd if=/plain of=/direct bs=4096 oflag=direct 2>&1 >/dev/null | grep -v -e records -e copied; \
+            dd if=/direct bs=8192 iflag=direct 2>/dev/null | cmp - /plain && echo O_DIRECT";
         let done = home.run(&[&options[..], &[&image, "sh", "-c", command]].concat());
         let expected = "mapped 4 aaMAPPaa\nsetxattr 0 getxattr 20 00200000\nafter a write -1\nexchange 0 2 9000\n\
-                        user.note 0 4 text\nO_TMPFILE\n";
+                        user.note 0 4 text\nO_TMPFILE\nO_DIRECT\n";
         assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{driver}: {done:#?}");
     }
 }

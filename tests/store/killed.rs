@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::Random;
 use crate::support::{Home, LIMIT, busybox, end, finish, number, start};
-use crate::{Random, assert_sound, serve};
+use crate::{assert_sound, serve};
 
 /// Kills the command at its first step, its second, and so on, until it has no further one; `prepare` runs before each.
 #[track_caller]

@@ -32,25 +32,6 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(bytes).collect()
 }
 
-/// Numbers that another run repeats which is given the seed.
-struct Random(u64);
-
-impl Random {
-    /// By `SUBLET_TEST_SEED`, else by the clock. The seed is printed.
-    fn seeded() -> Self {
-        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
-        let seed = support::number("SEED").unwrap_or_else(clock);
-        println!("SUBLET_TEST_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        // The same generator as for noise.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
 /// A layer with one file that lies in an object of its own, one in the pack and one in the index.
 fn layer(seed: u64) -> Layer {
     let builder = LayerBuilder::default();

@@ -96,8 +96,8 @@ pub fn mirror() -> Result<(), &'static str> {
     fixture::mirror::reach(variable("MIRROR").as_deref())
 }
 
-/// A home, a data directory and a runtime directory of one test. At its end all containers are removed and the store is
-/// deleted by plain means, which must work.
+/// A home, a data directory and a runtime directory of one test. At its end all containers are removed, every file of the store
+/// is the caller's, and the store is deleted by plain means, which must work.
 pub struct Home {
     /// The directory that holds the others.
     pub directory: PathBuf,
@@ -304,6 +304,14 @@ impl Home {
         let leftover = self.containers();
         if !leftover.is_empty() {
             return Err(format!("containers are left: {leftover:?}"));
+        }
+        // Monitors may still be giving files back.
+        let began = Instant::now();
+        while self.foreign_files() > 0 {
+            if began.elapsed() > Duration::from_secs(20) {
+                return Err(format!("{} files of the store are somebody else's", self.foreign_files()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let here = self.directory.to_string_lossy().into_owned();
@@ -553,6 +561,32 @@ pub fn free_port() -> u16 {
         if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
             return port;
         }
+    }
+}
+
+/// Numbers that another run repeats which is given the seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// By `SUBLET_TEST_SEED`, else by the clock. The seed is printed.
+    pub fn seeded() -> Self {
+        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
+        let seed = number("SEED").unwrap_or_else(clock);
+        println!("SUBLET_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    /// The next one, less than the bound.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        // Knuth's 64-bit congruential generator.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    /// Other numbers, for another thread.
+    pub fn split(&mut self) -> Self {
+        Random(self.below(u64::MAX) << 20 ^ self.below(u64::MAX))
     }
 }
 

@@ -38,7 +38,8 @@ fn scenario(id: &ContainerId, note: &Path) {
     let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
     let foreseen = probe(bus.as_deref());
     let begin = Instant::now();
-    let placement = Placement::climb(Request { id, bus: bus.as_deref(), servers: &[], cancel: None }).unwrap();
+    let placement =
+        Placement::climb(Request { id, bus: bus.as_deref(), servers: &[], parent: None, cancel: None }).unwrap();
     println!("rung {:?} in {:?}", placement.ladder.chosen, begin.elapsed());
     println!("line: {:?}", placement.ladder.step_down());
     assert_eq!(foreseen.chosen, placement.ladder.chosen, "{foreseen:?} {:?}", placement.ladder);
@@ -64,7 +65,7 @@ fn scenario(id: &ContainerId, note: &Path) {
         too_many_processes(&placement);
     }
     let begin = Instant::now();
-    Placement::climb(Request { id, bus: bus.as_deref(), servers: &[], cancel: None }).unwrap();
+    Placement::climb(Request { id, bus: bus.as_deref(), servers: &[], parent: None, cancel: None }).unwrap();
     println!("placed again in {:?}", begin.elapsed());
 }
 

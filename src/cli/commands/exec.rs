@@ -2,10 +2,11 @@ use clap::Args;
 use engine::container;
 use engine::container::exec::ExecRequest;
 
-use crate::commands::run::{require_terminal, variables};
+use crate::commands::run::require_terminal;
 use crate::environment::Globals;
 use crate::joining::{DETACH_KEYS, streams};
 use crate::output::Stop;
+use crate::variable_options::variables;
 
 /// Run one more command in a running container
 #[derive(Args)]

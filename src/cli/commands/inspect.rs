@@ -23,6 +23,9 @@ pub struct Inspect {
     /// Only this kind of object: container, image, network or volume
     #[arg(long, value_parser = ["container", "image", "network", "volume"])]
     r#type: Option<String>,
+    /// With what a container has written, and that with its image
+    #[arg(short, long)]
+    size: bool,
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
 }
@@ -52,7 +55,7 @@ impl Inspect {
         let engine = globals.engine()?;
         let (mut found, mut code) = (Vec::new(), 0);
         for name in &self.names {
-            match one(&engine, name, self.r#type.as_deref()) {
+            match one(&engine, name, self.r#type.as_deref(), self.size) {
                 Ok(json) => found.push(json),
                 Err(report) => {
                     error(&report);
@@ -79,7 +82,7 @@ impl Inspect {
 }
 
 /// One object as indented JSON: a container, else an image, else a volume, else a network.
-fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report> {
+fn one(engine: &Engine, name: &str, only: Option<&str>, size: bool) -> Result<String, Report> {
     if only == Some("volume") {
         return indented(&Described::of(&volume::find(engine, name)?));
     }
@@ -88,6 +91,7 @@ fn one(engine: &Engine, name: &str, only: Option<&str>) -> Result<String, Report
     }
     if only != Some("image") {
         match container::find(engine, name) {
+            Ok(id) if size => return indented(&container::inspect::inspect_with_size(engine, &id)?),
             Ok(id) => return indented(&container::inspect::inspect(engine, &id)?),
             Err(report) if only.is_some() || report.kind() != Kind::NotFound => return Err(report),
             Err(_) => {}

@@ -4,6 +4,7 @@ mod attach;
 mod bundle;
 mod commit;
 mod completion;
+mod config;
 mod container;
 mod content;
 mod cp;
@@ -22,6 +23,7 @@ mod info;
 mod inspect;
 mod kill;
 mod lease;
+mod limit;
 mod load;
 mod lock;
 mod login;
@@ -29,6 +31,7 @@ mod logout;
 mod logs;
 mod man;
 mod manifest;
+mod metrics;
 mod net;
 mod network;
 mod pause;
@@ -50,6 +53,7 @@ mod system;
 mod tag;
 mod top;
 mod unpause;
+mod unshare;
 mod untag;
 mod update;
 mod version;
@@ -70,6 +74,9 @@ pub enum Command {
     #[command(name = "__complete", hide = true)]
     Complete(completion::Complete),
     Completion(completion::Completion),
+    /// Look at what options, variables and files say
+    #[command(subcommand)]
+    Config(config::Config),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Container),
@@ -96,6 +103,7 @@ pub enum Command {
     /// Look at who is at work in the store
     #[command(subcommand)]
     Lease(lease::Lease),
+    Limit(Box<limit::Limit>),
     Load(load::Load),
     Lock(lock::Lock),
     Login(login::Login),
@@ -104,6 +112,7 @@ pub enum Command {
     #[command(hide = true)]
     Man(man::Man),
     Manifest(manifest::Manifest),
+    Metrics(metrics::Metrics),
     /// Look at the traffic of containers
     #[command(subcommand)]
     Net(net::Net),
@@ -131,6 +140,7 @@ pub enum Command {
     Tag(tag::Tag),
     Top(top::Top),
     Unpause(unpause::Unpause),
+    Unshare(unshare::Unshare),
     Untag(untag::Untag),
     Update(Box<update::Update>),
     Version(version::Version),
@@ -165,10 +175,14 @@ pub fn scripted(name: &str) -> Option<(&'static str, Augment)> {
 
 impl Command {
     /// The exit code for a failure of the engine's, as opposed to one of the container's command: Docker's `run` has a
-    /// number for it, since it passes on the command's own; of Podman's `healthcheck` 1 is a verdict.
+    /// number for it, since it passes on the command's own, and so do `limit` and `unshare`; of Podman's `healthcheck` 1 is a verdict.
     pub fn failure_code(&self) -> u8 {
         match self {
-            Command::Run(_) | Command::Container(container::Container::Run(_)) | Command::Healthcheck(_) => 125,
+            Command::Run(_)
+            | Command::Container(container::Container::Run(_))
+            | Command::Healthcheck(_)
+            | Command::Limit(_)
+            | Command::Unshare(_) => 125,
             _ => 1,
         }
     }
@@ -181,6 +195,7 @@ impl Command {
             Command::Commit(command) => command.execute(globals),
             Command::Complete(command) => command.execute(globals),
             Command::Completion(command) => command.execute(globals),
+            Command::Config(command) => command.execute(globals),
             Command::Container(command) => command.execute(globals),
             Command::Content(command) => command.execute(globals),
             Command::Cp(command) => command.execute(globals),
@@ -199,6 +214,7 @@ impl Command {
             Command::Inspect(command) => command.execute(globals),
             Command::Kill(command) => command.execute(globals),
             Command::Lease(command) => command.execute(globals),
+            Command::Limit(command) => command.execute(globals),
             Command::Load(command) => command.execute(globals),
             Command::Lock(command) => command.execute(globals),
             Command::Login(command) => command.execute(globals),
@@ -206,6 +222,7 @@ impl Command {
             Command::Logs(command) => command.execute(globals),
             Command::Man(command) => command.execute(globals),
             Command::Manifest(command) => command.execute(globals),
+            Command::Metrics(command) => command.execute(globals),
             Command::Net(command) => command.execute(globals),
             Command::Network(command) => command.execute(globals),
             Command::Pause(command) => command.execute(globals),
@@ -227,6 +244,7 @@ impl Command {
             Command::Tag(command) => command.execute(globals),
             Command::Top(command) => command.execute(globals),
             Command::Unpause(command) => command.execute(globals),
+            Command::Unshare(command) => command.execute(globals),
             Command::Untag(command) => command.execute(globals),
             Command::Update(command) => command.execute(globals),
             Command::Version(command) => command.execute(globals),

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::commands::inspect::Inspect;
 use crate::environment::Globals;
 use crate::format::{self, Row};
+use crate::network_options::parse_link;
 use crate::output::{Stop, confirm, for_each, line, stdout};
 use crate::parse;
 
@@ -48,6 +49,9 @@ pub struct Connect {
     /// A name by which the other containers of the network find it
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
+    /// Another container of the network, and a name that only this one finds it by: NAME[:LINK]
+    #[arg(long, value_name = "NAME[:LINK]")]
+    link: Vec<String>,
     /// Its IPv4 address there
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<Ipv4Addr>,
@@ -183,8 +187,9 @@ impl Connect {
         let engine = globals.engine()?;
         let id = container::find(&engine, &self.container)?;
         let mac = self.mac_address.as_deref().map(parse::mac_address).transpose()?;
+        let links = self.link.iter().map(|text| parse_link(text)).collect::<Result<_, _>>()?;
         let Connect { network, alias: aliases, ip, ip6, .. } = self;
-        connect(&engine, &id, Wanted { network, aliases, ip, ip6, mac })?;
+        connect(&engine, &id, Wanted { network, aliases, links, ip, ip6, mac })?;
         Ok(0)
     }
 }

@@ -1,16 +1,22 @@
+use std::cmp::Reverse;
 use std::time::SystemTime;
 
+use base::Report;
 use base::time::{go_text, human_span};
-use base::{Kind, Report};
+use base::units::human_size;
 use clap::Args;
 use engine::container::list::{Summary, list};
 use engine::container::record::PortMapping;
+use engine::{Engine, container};
 
+use crate::container_filters::ContainerFilters;
 use crate::environment::Globals;
 use crate::format::{self, Row};
 use crate::output::{Stop, stdout, warning};
 
 const TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+const TABLE_WITH_SIZE: &str =
+    "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}\t{{.Size}}";
 /// How much of a command a table shows.
 const COMMAND_MAX: usize = 20;
 
@@ -20,6 +26,9 @@ pub struct Ps {
     /// Those that do not run too
     #[arg(short, long)]
     pub all: bool,
+    /// Those of other machines that share this home too, as they were recorded there
+    #[arg(long)]
+    all_machines: bool,
     /// Ids only
     #[arg(short, long)]
     pub quiet: bool,
@@ -29,7 +38,7 @@ pub struct Ps {
     /// Whole ids and commands
     #[arg(long)]
     no_trunc: bool,
-    /// id=, name=, label=, status=, health=
+    /// ancestor=, before=, exited=, expose=, health=, id=, label=, name=, network=, publish=, since=, status=, volume=
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
     /// The last N created, whatever their state
@@ -38,26 +47,43 @@ pub struct Ps {
     /// The last created, whatever its state
     #[arg(short, long)]
     latest: bool,
+    /// What each has written, and that with its image
+    #[arg(short, long)]
+    size: bool,
 }
 
 impl Ps {
     pub fn execute(self, globals: &Globals) -> Result<u8, Stop> {
-        let filters = Filters::parse(&self.filters)?;
+        let filters = ContainerFilters::parse(&self.filters)?;
         let engine = globals.engine()?;
         let now = SystemTime::now();
-        let (mut containers, broken) = list(&engine, now)?;
+        let (mut containers, mut broken) = list(&engine, now)?;
+        if self.all_machines {
+            let others = container::elsewhere::list(&engine, now)?;
+            containers.extend(others.0);
+            broken.extend(others.1);
+            containers.sort_by_key(|container| Reverse(container.created));
+        }
         let last = if self.latest { Some(1) } else { self.last };
-        let every = self.all || last.is_some() || !filters.status.is_empty();
+        let every = self.all || last.is_some() || filters.names_states();
+        let sieve = filters.look_up(&engine, &containers)?;
         containers.retain(|container| {
-            (every || matches!(container.state, "running" | "paused" | "restarting")) && filters.match_one(container)
+            (every || matches!(container.state, "running" | "paused" | "restarting")) && sieve.passes(container)
         });
         containers.truncate(last.unwrap_or(usize::MAX));
-        let rows: Vec<Row> = containers.iter().map(|container| row(container, now, self.no_trunc)).collect();
+        // To measure takes a walk through all files.
+        let sizes = self.size || self.format.as_deref().is_some_and(asks_for_size);
+        let mut rows = Vec::new();
+        for container in &containers {
+            let size = if sizes { size(&engine, container)? } else { "0B".to_owned() };
+            rows.push(row(container, now, self.no_trunc, size));
+        }
         let format = match (&self.format, self.quiet) {
             (None, true) => Some("{{.ID}}"),
             (format, _) => format.as_deref(),
         };
-        stdout(&format::rows(format, TABLE, &headers(), &rows)?)?;
+        let table = if self.size { TABLE_WITH_SIZE } else { TABLE };
+        stdout(&format::rows(format, table, &headers(), &rows)?)?;
         // One line each: a container that is broken stays so until it is removed, and `ps` is read by programs.
         for report in &broken {
             let hint = report.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -67,11 +93,22 @@ impl Ps {
     }
 }
 
+fn asks_for_size(format: &str) -> bool {
+    // As in Docker `json` does not measure.
+    !matches!(format, "" | "table" | "json") && format::shows(Some(format), &["Size"])
+}
+
+/// `5B (virtual 1.2MB)`; of a container that is gone by now nothing.
+fn size(engine: &Engine, container: &Summary) -> Result<String, Report> {
+    let Some(size) = container::size::size(engine, &container.id)? else { return Ok(String::new()) };
+    Ok(format!("{} (virtual {})", human_size(size.written_bytes), human_size(size.whole_bytes)))
+}
+
 fn headers() -> Row {
     cells(std::array::from_fn(|_| String::new()))
 }
 
-fn cells(texts: [String; 14]) -> Row {
+fn cells(texts: [String; 15]) -> Row {
     let [
         id,
         image,
@@ -87,6 +124,7 @@ fn cells(texts: [String; 14]) -> Row {
         networks,
         platform,
         local,
+        size,
     ] = texts;
     Row::default()
         .cell("ID", "CONTAINER ID", id)
@@ -103,9 +141,10 @@ fn cells(texts: [String; 14]) -> Row {
         .cell("Networks", "NETWORKS", networks)
         .cell("Platform", "PLATFORM", platform)
         .cell("LocalVolumes", "LOCAL VOLUMES", local)
+        .cell("Size", "SIZE", size)
 }
 
-fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
+fn row(container: &Summary, now: SystemTime, whole: bool, size: String) -> Row {
     let age = human_span(now.duration_since(container.created).unwrap_or_default());
     let labels: Vec<String> = container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let named = container.mounts.iter().filter(|source| !source.starts_with('/')).count();
@@ -124,6 +163,7 @@ fn row(container: &Summary, now: SystemTime, whole: bool) -> Row {
         container.network.clone(),
         container.platform.clone(),
         named.to_string(),
+        size,
     ])
     .labels(container.labels.clone())
 }
@@ -201,69 +241,6 @@ fn published_texts(ports: &[PortMapping]) -> Vec<String> {
     groups.into_iter().map(show).collect()
 }
 
-#[derive(Default)]
-struct Filters {
-    id: Vec<String>,
-    name: Vec<String>,
-    status: Vec<String>,
-    health: Vec<String>,
-    label: Vec<(String, Option<String>)>,
-}
-
-impl Filters {
-    fn parse(texts: &[String]) -> Result<Self, Report> {
-        const VERDICTS: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
-        const STATES: [&str; 7] = ["created", "running", "exited", "paused", "restarting", "removing", "dead"];
-        let mut filters = Filters::default();
-        for text in texts {
-            let bad = |why: String| Report::new(Kind::NotFound, why);
-            let (key, value) =
-                text.split_once('=').ok_or_else(|| bad(format!("invalid filter '{text}': it must be KEY=VALUE")))?;
-            match key {
-                "id" => filters.id.push(value.to_owned()),
-                "name" => filters.name.push(value.to_owned()),
-                "status" if STATES.contains(&value) => filters.status.push(value.to_owned()),
-                "health" if VERDICTS.contains(&value) => filters.health.push(value.to_owned()),
-                "status" | "health" => return Err(bad(format!("invalid filter '{key}={value}'"))),
-                "label" => match value.split_once('=') {
-                    Some((key, value)) => filters.label.push((key.to_owned(), Some(value.to_owned()))),
-                    None => filters.label.push((value.to_owned(), None)),
-                },
-                _ => {
-                    return Err(bad(format!("invalid filter '{key}'"))
-                        .with_hint("the keys are health, id, label, name and status"));
-                }
-            }
-        }
-        Ok(filters)
-    }
-
-    /// Values of one key are alternatives, but labels must all be there.
-    fn match_one(&self, container: &Summary) -> bool {
-        let any = |list: &[String], test: &dyn Fn(&str) -> bool| list.is_empty() || list.iter().any(|text| test(text));
-        any(&self.id, &|id| container.id.as_str().starts_with(id))
-            && any(&self.name, &|name| name_matches(name, &container.name))
-            && any(&self.status, &|status| container.state == status)
-            && any(&self.health, &|health| container.health == health)
-            && self.label.iter().all(|(key, wanted)| {
-                container.labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
-            })
-    }
-}
-
-/// Part of the name, with the anchors of a regular expression that scripts use: `^/?web$`.
-fn name_matches(pattern: &str, name: &str) -> bool {
-    let (pattern, from_start) = pattern.strip_prefix('^').map_or((pattern, false), |rest| (rest, true));
-    let (pattern, to_end) = pattern.strip_suffix('$').map_or((pattern, false), |rest| (rest, true));
-    let pattern = pattern.strip_prefix("/?").or_else(|| pattern.strip_prefix('/')).unwrap_or(pattern);
-    match (from_start, to_end) {
-        (true, true) => name == pattern,
-        (true, false) => name.starts_with(pattern),
-        (false, true) => name.ends_with(pattern),
-        (false, false) => name.contains(pattern),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use engine::container::record::Protocol;
@@ -294,15 +271,5 @@ mod tests {
         assert_eq!(ports(&exposed, &[port(Some("127.0.0.1"), 8080)]), shown);
         let two = [port(Some("127.0.0.1"), 8081), port(Some("127.0.0.1"), 8080)];
         assert_eq!(ports(&[], &two), "127.0.0.1:8080-8081->80-81/tcp");
-    }
-
-    #[test]
-    fn names_are_filtered_by_part_or_anchor() {
-        for (pattern, matches) in
-            [("we", true), ("^web$", true), ("^/web$", true), ("^/?web$", true), ("^we$", false), ("eb$", true)]
-        {
-            assert_eq!(name_matches(pattern, "web"), matches, "{pattern}");
-        }
-        assert!(Filters::parse(&["nope=1".to_owned()]).is_err() && Filters::parse(&["id".to_owned()]).is_err());
     }
 }

@@ -1,24 +1,23 @@
-use std::env::VarError;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Context, Kind, Report};
 use clap::Args;
 use engine::container::attach::{Streams, relay};
-use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, VolumeSource};
+use engine::container::record::{DeviceMapping, DeviceRequest, HostSettings, Policy, VolumeSource};
 use engine::container::remove::With;
 use engine::container::start::Started;
 use engine::container::{self, CreateRequest};
 use engine::image::load::{FileSource, load_one};
 use engine::image::{self, Event, PullRequest};
+use engine::system::boot::is_enabled;
 use engine::{Engine, container::record::Volume};
 use oci::Platform;
 
 use crate::commands::lock::{LOCK_FILE, locked, refuse_lock};
-use crate::docker_config::proxy_variables;
-use crate::environment::{Globals, docker_config, home};
+use crate::environment::{Globals, home, user_units};
 use crate::health_options::HealthOptions;
 use crate::isolation_options::IsolationOptions;
 use crate::joining::Joining;
@@ -29,6 +28,7 @@ use crate::output::{Stop, error, line, warning};
 use crate::parse;
 use crate::progress::{Progress, Work};
 use crate::registry_options::ContentTrust;
+use crate::variable_options::VariableOptions;
 
 /// Run a command in a new container
 #[derive(Args)]
@@ -72,12 +72,8 @@ pub struct ContainerOptions {
     /// Remove the container that has the name
     #[arg(long)]
     replace: bool,
-    /// NAME=VALUE, or NAME for its value here
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// A file of such lines
-    #[arg(long, value_name = "FILE")]
-    env_file: Vec<String>,
+    #[command(flatten)]
+    pub variables: VariableOptions,
     /// Directory to start in
     #[arg(short, long)]
     workdir: Option<String>,
@@ -152,6 +148,18 @@ pub struct ContainerOptions {
     /// NAME:ADDRESS for /etc/hosts; the address host-gateway is the host's
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
+    /// The image's own /etc/hosts
+    #[arg(long)]
+    no_hosts: bool,
+    /// The time zone, or local for this machine's: its file becomes /etc/localtime
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+    /// What new files do not permit, in octal, in place of 0022
+    #[arg(long, value_name = "MODE")]
+    umask: Option<String>,
+    /// Seconds after which it is killed
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// KEY=VALUE
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -215,6 +223,7 @@ impl Run {
         }
         let remove = options.rm;
         let Wanted { engine, request, cid_file } = options.want(globals, !detach)?;
+        let comes_back = matches!(request.host.restart, Policy::Always | Policy::UnlessStopped);
         let (id, unstarted) = container::create_to_start(&engine, request)?;
         cid_file.write(&id)?;
         if !attach.is_empty() && !streams.stdout && !streams.stderr {
@@ -226,6 +235,9 @@ impl Run {
             Ok(Started::Attached(attachment)) => attachment,
             Ok(Started::Detached) => {
                 line(&id)?;
+                if comes_back && !user_units().is_some_and(|units| is_enabled(&units)) {
+                    warning("it comes back after a boot once `sublet system enable` has been run, and not before");
+                }
                 return Ok(0);
             }
             // With --rm the monitor removes it.
@@ -306,6 +318,7 @@ impl ContainerOptions {
                 }
             }
         }
+        volumes.extend(self.tz.as_deref().map(time_zone).transpose()?);
         let ports = self.publish.iter().map(|text| parse::publish(text)).collect::<Result<Vec<_>, _>>()?;
         let driver = self.storage_driver;
         if let Some(driver) = driver.as_ref().filter(|driver| !container::DRIVERS.contains(&driver.as_str())) {
@@ -319,6 +332,9 @@ impl ContainerOptions {
             return Err(Report::new(Kind::Unsupported, text).with_hint(
                 "a container has the devices of --device, as you may use them yourself, and can make no others",
             ));
+        }
+        if self.no_hosts && !self.add_host.is_empty() {
+            return Err(parse::wrong("--no-hosts and --add-host cannot be set together".to_owned()));
         }
         let (devices, device_requests) = devices(&self.device, &self.gpus)?;
         let network = self.network.into_networks()?;
@@ -335,10 +351,15 @@ impl ContainerOptions {
             ip6: network.ip6,
             mac_address: network.mac_address,
             egress: network.egress,
+            net_rate: network.rate,
             dns: self.dns,
             dns_search: each(&self.dns_search, parse::dns_search)?,
             dns_options: each(&self.dns_option, parse::dns_option)?,
             add_hosts: each(&self.add_host, parse::add_host)?,
+            no_hosts: self.no_hosts,
+            umask: self.umask.as_deref().map(parse::umask).transpose()?,
+            // As in Podman, 0 asks for nothing.
+            timeout_s: self.timeout.filter(|seconds| *seconds > 0),
             read_only: self.read_only,
             init: self.init,
             auto_remove: self.rm,
@@ -359,21 +380,14 @@ impl ContainerOptions {
         self.limits.request()?.apply(&mut host);
         let health_check = self.health.health_check()?;
         let labels = [label_files(&self.label_file)?, each(&self.label, parse::label)?].concat();
-        let mut env = variables(&self.env_file, &self.env)?;
-        // A file that others have made unreadable, as `sudo docker login` does, stops no container; Docker goes on as well.
-        match docker_config().and_then(|file| proxy_variables(file, &env)) {
-            Ok(proxies) => drop(env.splice(0..0, proxies)),
-            Err(report) => warning(&format!("the container is told of no proxies: {}", report.lines().join(": "))),
-        }
         let mut words = self.words.into_iter();
-        Ok(CreateRequest {
+        let mut request = CreateRequest {
             name: self.name,
             replace: self.replace,
             image: words.next().unwrap_or_default(),
             command: words.collect(),
             // An empty one resets the image's.
             entrypoint: self.entrypoint.map(|program| if program.is_empty() { Vec::new() } else { vec![program] }),
-            env,
             workdir: self.workdir,
             user: self.user,
             hostname: self.hostname,
@@ -387,7 +401,10 @@ impl ContainerOptions {
             labels: labels.into_iter().collect(),
             health_check,
             host,
-        })
+            ..CreateRequest::default()
+        };
+        self.variables.apply(&mut request)?;
+        Ok(request)
     }
 }
 
@@ -473,28 +490,6 @@ fn fetch(globals: &Globals, engine: &Engine, request: &PullRequest, policy: &str
     Ok(())
 }
 
-/// Files of variables, then single ones; a name without a value takes ours, or takes the image's out.
-pub fn variables(files: &[String], single: &[String]) -> Result<Vec<String>, Report> {
-    let mut list = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(file).map_err(|error| Report::of(Kind::Usage, error));
-        list.extend(
-            text.and_then(|text| parse::env_file(&text, value_here)).step(|| format!("reading --env-file {file}"))?,
-        );
-    }
-    for entry in single {
-        if entry.is_empty() || entry.starts_with('=') {
-            return Err(Report::new(Kind::Usage, format!("invalid environment variable: {entry}")));
-        }
-        list.push(entry.clone());
-    }
-    let resolve = |entry: String| {
-        let value = if entry.contains('=') { None } else { value_here(&entry)? };
-        Ok(value.map_or_else(|| entry.clone(), |value| format!("{entry}={value}")))
-    };
-    list.into_iter().map(resolve).collect()
-}
-
 /// The labels of `--label-file`: a line each, comments and empty lines left out.
 fn label_files(files: &[String]) -> Result<Vec<(String, String)>, Report> {
     let mut labels = Vec::new();
@@ -509,18 +504,6 @@ fn label_files(files: &[String]) -> Result<Vec<(String, String)>, Report> {
     Ok(labels)
 }
 
-/// A variable of our own environment.
-fn value_here(name: &str) -> Result<Option<String>, Report> {
-    match std::env::var(name) {
-        Ok(value) => Ok(Some(value)),
-        Err(VarError::NotPresent) => Ok(None),
-        // An image's variable of this name would be taken out in silence.
-        Err(VarError::NotUnicode(_)) => {
-            Err(Report::new(Kind::Usage, format!("the value of {name} in the environment is not UTF-8")))
-        }
-    }
-}
-
 fn volume(text: &str) -> Result<Volume, Report> {
     below_here(mounts::volume(text)?, text)
 }
@@ -531,6 +514,32 @@ fn below_here(mut volume: Volume, text: &str) -> Result<Volume, Report> {
         *path = std::path::absolute(&*path).map_err(|error| Report::of(Kind::Usage, error)).step(|| text.to_owned())?;
     }
     Ok(volume)
+}
+
+/// `--tz`: the machine's file of a zone in the place where programs look for theirs.
+fn time_zone(zone: &str) -> Result<Volume, Report> {
+    const ZONES: &str = "/usr/share/zoneinfo";
+    let is_name = |name: &str| !name.is_empty() && name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    let path = match zone {
+        "local" => PathBuf::from("/etc/localtime"),
+        name if is_name(name) => Path::new(ZONES).join(name),
+        _ => return Err(parse::wrong(format!("--tz {zone}: it is no name of a time zone"))),
+    };
+    // The file itself: in the container a link would lead elsewhere.
+    let file = fs::canonicalize(&path).and_then(|file| fs::metadata(&file).map(|metadata| (file, metadata)));
+    match file {
+        Ok((file, metadata)) if metadata.is_file() => Ok(Volume {
+            source: VolumeSource::Path(file),
+            destination: "/etc/localtime".to_owned(),
+            read_only: true,
+            must_exist: true,
+            ..Volume::default()
+        }),
+        Ok(_) => Err(parse::wrong(format!("--tz {zone}: {} is no file of a time zone", path.display()))),
+        Err(error) => {
+            Err(Report::of(Kind::Usage, error).with_step(format!("--tz {zone}: looking at {}", path.display())))
+        }
+    }
 }
 
 /// `--device` and `--gpus`: paths, and requests in Docker's order, those of GPUs first.

@@ -16,7 +16,9 @@ impl Version {
     pub fn execute(self, _globals: &Globals) -> Result<u8, Stop> {
         let version = engine::info::version();
         if let Some(template) = self.format {
-            let value = serde_json::to_value(&version).unwrap_or_default();
+            let mut value = serde_json::to_value(&version).unwrap_or_default();
+            // Docker's template sees two programs; here both are one.
+            (value["Client"], value["Server"]) = (value.clone(), value.clone());
             line(format::object(&template, &value)?)?;
             return Ok(0);
         }

@@ -16,7 +16,9 @@ use crate::container::lock::make_container_dir;
 use crate::container::record::{self, HostSettings, ImageOrigin, Record, Settings, Volume, VolumeSource};
 use crate::container::remove::With;
 use crate::container::unstarted::{self, Unstarted};
-use crate::container::{driver, health, isolation, limits, log_driver, lookup, names, network, remove, restart, spec};
+use crate::container::{
+    driver, elsewhere, health, isolation, limits, log_driver, lookup, names, network, remove, restart, spec,
+};
 use crate::events;
 use crate::file::failed;
 use crate::image;
@@ -37,6 +39,10 @@ pub struct CreateRequest {
     pub command: Vec<String>,
     /// `NAME=value`; `NAME` alone takes the name out.
     pub env: Vec<String>,
+    /// `NAME=value` below those of the image.
+    pub env_below: Vec<String>,
+    /// Whether the image's own variables are left out.
+    pub without_image_env: bool,
     /// Where it starts.
     pub workdir: Option<String>,
     /// `USER[:GROUP]`.
@@ -130,6 +136,7 @@ fn make(engine: &Engine, mut request: CreateRequest, id: &ContainerId, sync: boo
     if let Some(name) = request.name.as_ref().filter(|_| request.replace) {
         make_room(engine, name)?;
     }
+    elsewhere::introduce(engine);
     let (name, reservation) = match &request.name {
         Some(name) => (name.clone(), names::reserve(engine, name, id, sync)?),
         None => names::reserve_any(engine, id, sync)?,
@@ -215,6 +222,7 @@ fn merge(
     id: &ContainerId,
 ) -> Result<Settings, Report> {
     let config = local.and_then(|config| config.spec.config().clone()).unwrap_or_default();
+    let of_image = config.env().clone().filter(|_| !request.without_image_env).unwrap_or_default();
     let mut settings = Settings {
         workdir: request.workdir.or_else(|| config.working_dir().clone()).unwrap_or_default(),
         user: request.user.or_else(|| config.user().clone()).unwrap_or_default(),
@@ -228,7 +236,7 @@ fn merge(
         attached: request.attached,
         stop_signal: request.stop_signal.or_else(|| config.stop_signal().clone()).unwrap_or_default(),
         stop_timeout: request.stop_timeout,
-        env: merge_env(config.env().clone().unwrap_or_default(), request.env),
+        env: merge_env([request.env_below, of_image].concat(), request.env),
         ..Settings::default()
     };
     // A new entry point takes the image's command away, as its words meant the old one.
@@ -272,9 +280,9 @@ fn merge(
 }
 
 /// Later ones win, each keeps the place of its first mention; a name without `=` is taken out.
-fn merge_env(image: Vec<String>, request: Vec<String>) -> Vec<String> {
+fn merge_env(given: Vec<String>, request: Vec<String>) -> Vec<String> {
     let mut merged: Vec<String> = Vec::new();
-    for entry in image.into_iter().chain(request) {
+    for entry in given.into_iter().chain(request) {
         let name = entry.split('=').next().unwrap_or_default().to_owned();
         let place = merged.iter().position(|old| old.split('=').next() == Some(&name));
         match (place, entry.contains('=')) {

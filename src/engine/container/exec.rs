@@ -66,14 +66,19 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
     }
     let user = if request.user.is_empty() { container.settings.user } else { request.user.clone() };
     let socket = dial(engine, id).map_err(|error| match error {
-        ClientError::NoMonitor { .. } => Report::from(error)
-            .with_step(format!("container {id} runs, but its monitor was killed, and only that could execute in it")),
+        ClientError::NoMonitor { .. } => {
+            let step = format!("container {id} runs, but its monitor was killed, and only that could execute in it");
+            why_not_begun(engine, id, Report::from(error).with_step(step))
+        }
         error => error.into(),
     })?;
     client::block_signals()?;
     let frame = protocol::ExecRequest { process, user, stdin: request.streams.stdin, detach: request.detach };
-    protocol::send(socket.as_fd(), &Frame::Exec(Box::new(frame)), &[])?;
-    let begun = client::wait_started(socket.as_fd(), !request.detach, |line| engine.notice(line))?;
+    if !client::send_or_gone(socket.as_fd(), &Frame::Exec(Box::new(frame)))? {
+        return Err(not_running(id));
+    }
+    let begun = client::wait_started(socket.as_fd(), !request.detach, |line| engine.notice(line))
+        .map_err(|report| why_not_begun(engine, id, report))?;
     if let Begun::Interrupted(signal) = begun {
         return Ok(128 + signal);
     }
@@ -81,6 +86,14 @@ pub fn exec(engine: &Engine, id: &ContainerId, request: &ExecRequest) -> Result<
         return Ok(0);
     }
     Ok(relay(engine, Attachment::new(socket, request.streams.clone(), Until::Exit))?.code())
+}
+
+/// A container may end while it is asked, and its monitor with it.
+fn why_not_begun(engine: &Engine, id: &ContainerId, report: Report) -> Report {
+    match condition(engine, id) {
+        Ok(condition) if !condition.life.is_active() => not_running(id),
+        _ => report,
+    }
 }
 
 /// Docker's words for a container that would have to run.

@@ -14,10 +14,13 @@ use crate::Engine;
 use crate::container::network;
 use crate::container::record::{HostSettings, NetworkMode, Record};
 use crate::file::{failed, replace};
+use crate::network::program;
 
+/// The one that a container need not have.
+pub(crate) const HOSTS: &str = "hosts";
 /// Name in the container's directory, path in the container.
 pub(crate) const BOUND: [(&str, &str); 3] =
-    [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
+    [(HOSTS, "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")];
 
 /// The most that is read of one.
 const FILE_MAX: u64 = 1 << 20;
@@ -116,8 +119,9 @@ fn own_names(record: &Record) -> Vec<&str> {
 fn hosts(record: &Record, addressing: &[&Addressing]) -> String {
     let given = record.host.add_hosts.iter().map(|(name, address)| (name.clone(), address.parse().ok()));
     let added: Vec<(String, Option<IpAddr>)> = given.collect();
-    if !addressing.is_empty() {
-        return net::files::hosts(addressing, &own_names(record), &added);
+    if let Some(first) = addressing.first() {
+        let host = program::host(record).unwrap_or(first.v4.gateway.into());
+        return net::files::hosts(addressing, host, &own_names(record), &added);
     }
     let mut text = match record.host.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
@@ -138,6 +142,13 @@ fn resolv_conf(record: &Record, addressing: &[&Addressing]) -> String {
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let HostSettings { dns, dns_search, dns_options, .. } = &record.host;
     match addressing.first() {
+        // A program asks the host's resolvers and no others.
+        Some(_) if !dns.is_empty() && matches!(record.host.network, NetworkMode::Program(_)) => {
+            net::files::resolv_conf(&host, dns, dns_search, dns_options)
+        }
+        Some(addressing) if addressing.v4.dns.is_unspecified() => {
+            net::files::resolv_conf(&host, &[addressing.v6.dns.into()], dns_search, dns_options)
+        }
         // It asks those that were given in its turn.
         Some(addressing) => net::files::resolv_conf(&host, &[addressing.v4.dns.into()], dns_search, dns_options),
         None if dns.is_empty() && dns_search.is_empty() && dns_options.is_empty() => host,

@@ -1,6 +1,7 @@
 //! Everything known about one container, in the shape of Docker's API: no null where Docker has an empty list.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use base::time::NEVER;
@@ -16,9 +17,10 @@ use crate::container::record::{
     DeviceMapping, HostSettings, IpcMode, LogDriver, PidMode, PortMapping, RateKind, Record, Seccomp, Ulimit,
     UserNamespace, Volume, VolumeSource, load,
 };
+use crate::container::size::size;
 use crate::container::spec::{SHM_BYTES, environment, kept_read_only, masked};
 use crate::container::state::{Condition, Life, condition};
-use crate::container::{driver, files, network, record};
+use crate::container::{driver, files, network, record, rootfs};
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +43,13 @@ pub struct Inspection {
     pub platform: String,
     pub host_config: HostConfig,
     pub graph_driver: GraphDriver,
+    /// Not Docker's: directories of `host:` that are empty inside since the caller may not read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_closed: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_rw: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_root_fs: Option<u64>,
     pub mounts: Vec<MountPoint>,
     pub config: Config,
     pub network_settings: NetworkSettings,
@@ -96,6 +105,8 @@ pub struct HostConfig {
     pub extra_hosts: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate: Option<u64>,
     pub privileged: bool,
     pub readonly_rootfs: bool,
     pub security_opt: Vec<String>,
@@ -129,6 +140,7 @@ pub struct HostConfig {
     #[serde(rename = "UTSMode")]
     pub uts_mode: &'static str,
     pub cgroupns_mode: &'static str,
+    pub cgroup_parent: String,
     pub shm_size: u64,
     pub ulimits: Vec<UlimitBounds>,
     pub sysctls: BTreeMap<String, String>,
@@ -287,6 +299,8 @@ pub struct Endpoint {
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     pub aliases: Vec<String>,
+    /// `NAME:LINK`; null where there is none.
+    pub links: Option<Vec<String>>,
     #[serde(rename = "IPAddress")]
     pub ip_address: String,
     #[serde(rename = "IPPrefixLen")]
@@ -328,12 +342,25 @@ pub fn inspect(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> 
         restart_count: condition.state.restart_count,
         driver: graph_driver.name.clone(),
         graph_driver,
+        host_closed: rootfs::closed_directories(engine, &record),
+        size_rw: None,
+        size_root_fs: None,
         platform: "linux".to_owned(),
         host_config: host_config(&record.host),
         mounts: mounts(engine, &record),
         network_settings: network_settings(&record, &condition),
         config: config(&record),
         state: state(&condition),
+    })
+}
+
+/// The same with what the container takes, for which all its files are looked at.
+pub fn inspect_with_size(engine: &Engine, id: &ContainerId) -> Result<Inspection, Report> {
+    let size = size(engine, id)?;
+    Ok(Inspection {
+        size_rw: size.map(|size| size.written_bytes),
+        size_root_fs: size.map(|size| size.whole_bytes),
+        ..inspect(engine, id)?
     })
 }
 
@@ -424,6 +451,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         dns_options: host.dns_options.clone(),
         dns_search: host.dns_search.clone(),
         egress: host.egress.clone(),
+        net_rate: host.net_rate,
         extra_hosts: host.add_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
         privileged: host.privileged,
         readonly_rootfs: host.read_only,
@@ -470,6 +498,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
             IpcMode::Host => "host".to_owned(),
         },
         uts_mode: if host.host_uts { "host" } else { "" },
+        cgroup_parent: host.cgroup_parent.clone().unwrap_or_default(),
         cgroupns_mode: if host.host_cgroups { "host" } else { "private" },
         shm_size: host.shm_bytes.unwrap_or(SHM_BYTES),
         ulimits: host.ulimits.iter().map(bounds).collect(),
@@ -596,31 +625,33 @@ fn network_settings(record: &Record, condition: &Condition) -> NetworkSettings {
     }
     let running = matches!(condition.life, Life::Running { .. });
     // As in Docker these are of the network that all containers can have, and no other.
-    let own = network::addressing(record).filter(|_| running).map(|own| endpoint("", &[], &own)).unwrap_or_default();
+    let own = network::addressing(record).filter(|_| running).map(|own| endpoint("", &own)).unwrap_or_default();
     let mut networks: BTreeMap<String, Endpoint> =
         network::names(&record.host).into_iter().map(|name| (name, own.clone())).collect();
     for wanted in &record.host.networks {
         let joinings = condition.pids.iter().filter(|_| running).flat_map(|pids| &pids.networks);
         let joining = joinings.into_iter().find(|joining| joining.name == wanted.network);
-        let aliases = wanted.aliases.as_slice();
-        let there = joining.map(|joining| endpoint(&joining.network, aliases, &joining.addressing));
-        let away = Endpoint { aliases: aliases.to_vec(), ..Endpoint::default() };
-        networks.insert(wanted.network.clone(), there.unwrap_or(away));
+        let there = joining.map(|joining| endpoint(&joining.network, &joining.addressing)).unwrap_or_default();
+        let links: Vec<String> = wanted.links.iter().map(|(link, name)| format!("{name}:{link}")).collect();
+        let links = (!links.is_empty()).then_some(links);
+        networks.insert(wanted.network.clone(), Endpoint { aliases: wanted.aliases.clone(), links, ..there });
     }
     NetworkSettings { ports, ip_address: own.ip_address, gateway: own.gateway, mac_address: own.mac_address, networks }
 }
 
-fn endpoint(network: &str, aliases: &[String], addressing: &Addressing) -> Endpoint {
+fn endpoint(network: &str, addressing: &Addressing) -> Endpoint {
     let Addressing { v4, v6, mac, .. } = addressing;
+    let text = |address: IpAddr| if address.is_unspecified() { String::new() } else { address.to_string() };
     Endpoint {
         network_id: network.to_owned(),
-        aliases: aliases.to_vec(),
-        ip_address: v4.container.to_string(),
+        aliases: Vec::new(),
+        links: None,
+        ip_address: text(v4.container.into()),
         ip_prefix_len: v4.prefix,
-        gateway: v4.gateway.to_string(),
-        global_ipv6_address: v6.container.to_string(),
+        gateway: text(v4.gateway.into()),
+        global_ipv6_address: text(v6.container.into()),
         global_ipv6_prefix_len: v6.prefix,
-        ipv6_gateway: v6.gateway.to_string(),
+        ipv6_gateway: text(v6.gateway.into()),
         mac_address: mac.map(|byte| format!("{byte:02x}")).join(":"),
     }
 }

@@ -33,7 +33,11 @@ impl Joined {
     pub(crate) fn open(engine: &Engine, record: &Record) -> Result<Self, Report> {
         let mut joined = Joined::default();
         match &record.host.network {
-            NetworkMode::Builtin | NetworkMode::Shared | NetworkMode::Host | NetworkMode::None => {}
+            NetworkMode::Builtin
+            | NetworkMode::Program(_)
+            | NetworkMode::Shared
+            | NetworkMode::Host
+            | NetworkMode::None => {}
             NetworkMode::Container(id) => {
                 joined.add(engine, id, "network", &["net"]).step(|| format!("joining the network container:{id}"))?;
             }

@@ -7,11 +7,10 @@ use cgroup::{BlockDevice, IoRate};
 use nix::sys::stat::{SFlag, major, minor, stat};
 use sys::SysError;
 
-use crate::container::record::{DeviceRate, HostSettings, Record};
+use crate::container::record::{DeviceRate, HostSettings};
 
 /// What a container may use, as its cgroup has it. Devices are looked up now.
-pub(crate) fn limits(record: &Record) -> Result<cgroup::Limits, Report> {
-    let host = &record.host;
+pub(crate) fn limits(host: &HostSettings) -> Result<cgroup::Limits, Report> {
     let weight = |(path, weight): &(PathBuf, u16)| Ok((block_device(path)?, *weight));
     let rate =
         |limit: &DeviceRate| Ok(IoRate { device: block_device(&limit.path)?, kind: limit.kind, rate: limit.rate });

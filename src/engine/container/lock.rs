@@ -11,7 +11,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::remove::remove_locked;
-use crate::container::state::{self, Condition, Left, Life, condition, repair_locked};
+use crate::container::state::{Condition, Left, Life, condition, repair_locked};
 use crate::container::{record, take_over};
 use crate::file::failed;
 
@@ -33,7 +33,7 @@ impl ContainerLock {
     fn of(engine: &Engine, id: &ContainerId, file: File) -> Result<Self, Report> {
         let mut condition = repair_locked(engine, id)?;
         if take_over::if_left(engine, id, &condition)? {
-            condition = state::condition(engine, id)?;
+            condition = repair_locked(engine, id)?;
         }
         Ok(ContainerLock { condition, _file: file })
     }

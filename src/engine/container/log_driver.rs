@@ -13,8 +13,7 @@ use crate::container::record::{LogConfig, LogDriver, Record};
 
 /// Docker's options that change nothing here: what they ask for other loggers to be told is in the container's record, and
 /// writing a log never stops a container.
-const WITHOUT_EFFECT: [&str; 8] =
-    ["compress", "env", "env-regex", "labels", "labels-regex", "max-buffer-size", "mode", "tag"];
+const WITHOUT_EFFECT: [&str; 5] = ["compress", "env-regex", "labels-regex", "max-buffer-size", "mode"];
 
 /// Refuses what cannot be, and tells what has no effect.
 pub(crate) fn check(engine: &Engine, config: &LogConfig) -> Result<(), Report> {
@@ -24,31 +23,53 @@ pub(crate) fn check(engine: &Engine, config: &LogConfig) -> Result<(), Report> {
         return Err(Report::new(Kind::Unsupported, text).with_hint("--log-driver json-file keeps a log without it"));
     }
     for name in config.options.keys().filter(|name| WITHOUT_EFFECT.contains(&name.as_str())) {
-        if config.driver == LogDriver::Journald && name == TAG {
-            continue;
-        }
         engine.notice(&format!("--log-opt {name} has no effect here"));
     }
     Ok(())
 }
 
-/// The option of the name by which the journal's readers know a container.
+/// The option of the name by which readers of a log know a container.
 const TAG: &str = "tag";
+/// Those of labels and variables that they are told of.
+const LABELS: &str = "labels";
+const ENV: &str = "env";
+
+/// What readers of a log are told of its container beside each line, as in Docker: the labels and variables that the options
+/// name, and the tag.
+pub(crate) fn attributes(record: &Record) -> BTreeMap<String, String> {
+    let Record { settings, host, .. } = record;
+    let named = |option: &str| {
+        let names = host.log.options.get(option).into_iter().flat_map(|names| names.split(','));
+        names.map(str::trim).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let variable = |name: &str| {
+        let mut variables = settings.env.iter().filter_map(|entry| entry.split_once('='));
+        variables.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
+    };
+    let labels = named(LABELS).into_iter().filter_map(|name| Some((settings.labels.get(&name)?.clone(), name)));
+    let variables = named(ENV).into_iter().filter_map(|name| Some((variable(&name)?, name)));
+    let tag = host.log.options.get(TAG).map(|template| (tag(record, template), TAG.to_owned()));
+    labels.chain(variables).chain(tag).map(|(value, name)| (name, value)).collect()
+}
+
+/// The tag that a template of Docker's means.
+fn tag(record: &Record, template: &str) -> String {
+    let image_id = record.image.id.map(|digest| digest.to_string()).unwrap_or_default();
+    let marks = [
+        ("{{.ID}}", record.id.short()),
+        ("{{.FullID}}", record.id.as_str()),
+        ("{{.Name}}", &record.name),
+        ("{{.ImageName}}", &record.image.reference),
+        ("{{.ImageFullID}}", &image_id),
+    ];
+    marks.iter().fold(template.to_owned(), |tag, (mark, value)| tag.replace(mark, value))
+}
 
 /// The fields of a container's entries in the journal, those of Docker; none with another driver.
 pub(crate) fn journal(record: &Record) -> BTreeMap<String, String> {
     let LogConfig { driver: LogDriver::Journald, options } = &record.host.log else { return BTreeMap::new() };
     let (id, name, image) = (&record.id, &record.name, &record.image.reference);
-    let image_id = record.image.id.map(|digest| digest.to_string()).unwrap_or_default();
-    let marks = [
-        ("{{.ID}}", id.short()),
-        ("{{.FullID}}", id.as_str()),
-        ("{{.Name}}", name),
-        ("{{.ImageName}}", image),
-        ("{{.ImageFullID}}", &image_id),
-    ];
-    let template = options.get(TAG).map_or("{{.ID}}", String::as_str);
-    let tag = marks.iter().fold(template.to_owned(), |tag, (mark, value)| tag.replace(mark, value));
+    let tag = tag(record, options.get(TAG).map_or("{{.ID}}", String::as_str));
     let fields = [
         ("CONTAINER_ID", id.short()),
         ("CONTAINER_ID_FULL", id.as_str()),
@@ -91,6 +112,7 @@ pub(crate) fn rules(config: &LogConfig) -> Result<Rules, Report> {
                     _ => return Err(wrong("max-file cannot be less than 1".to_owned())),
                 };
             }
+            TAG | LABELS | ENV => {}
             other if WITHOUT_EFFECT.contains(&other) => {}
             _ => return Err(Report::new(Kind::Usage, format!("unknown log opt '{option}' for {name} log driver"))),
         }

@@ -1,5 +1,6 @@
 //! What a container wrote: the monitor's lines, from any point, and on until the container's run ends.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 use crate::Engine;
 use crate::container::log_driver;
+use crate::container::lookup::missing;
 use crate::container::record::load;
 use crate::container::wait::Watch;
 use crate::file::failed;
@@ -39,6 +41,11 @@ pub struct Entry {
     pub time: String,
 }
 
+/// What the options of its log have readers told of a container beside each line, by name (`--log-opt labels`, `env`, `tag`).
+pub fn attributes(engine: &Engine, id: &ContainerId) -> Result<BTreeMap<String, String>, Report> {
+    Ok(log_driver::attributes(&load(engine, id)?))
+}
+
 /// Hands the lines to `take` in order. A container that never wrote has none; a line that is no record (the tail of a
 /// write cut by a power loss) is passed over.
 pub fn logs(
@@ -52,7 +59,11 @@ pub fn logs(
         return Err(Report::new(Kind::Unsupported, "configured logging driver does not support reading"));
     };
     let directory = engine.paths().container(id);
-    let step = |error| failed("reading the log in", &directory, error);
+    let step = |error: io::Error| match error.kind() {
+        // Another command has removed it since it was found.
+        io::ErrorKind::NotFound => missing(id.as_str()),
+        _ => failed("reading the log in", &directory, error),
+    };
     let mut watch = if request.follow { Some(Watch::new(engine, id)?) } else { None };
     let mut reader = Reader::at_tail(&directory, request.tail).map_err(step)?;
     loop {

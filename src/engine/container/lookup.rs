@@ -3,7 +3,7 @@
 use base::{ContainerId, Kind, Report};
 
 use crate::Engine;
-use crate::container::{lock, names, record, unstarted};
+use crate::container::{elsewhere, lock, names, record, unstarted};
 use crate::file::failed;
 use crate::paths::names_in;
 
@@ -14,6 +14,11 @@ pub fn find(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
     // What is wrong with it the command itself will meet.
     let _ = lock::repair(engine, &id);
     Ok(id)
+}
+
+/// The error where a text names no container.
+pub fn missing(text: &str) -> Report {
+    Report::new(Kind::NotFound, format!("No such container: {text}"))
 }
 
 /// The container that has exactly this name.
@@ -44,7 +49,7 @@ fn look_up(engine: &Engine, text: &str) -> Result<ContainerId, Report> {
         matching = ids(engine)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
     }
     match matching.as_slice() {
-        [] => Err(Report::new(Kind::NotFound, format!("No such container: {text}"))),
+        [] => Err(elsewhere::missing(engine, text)),
         [one] => Ok(one.clone()),
         _ => Err(Report::new(Kind::Usage, format!("multiple IDs found with provided prefix: {text}"))),
     }

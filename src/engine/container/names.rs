@@ -89,7 +89,14 @@ pub(crate) fn reserve(engine: &Engine, name: &str, id: &ContainerId, sync: bool)
             }
             Ok(file)
         });
-        let file = made.map_err(|error| failed("writing", &second, error))?;
+        let file = made.map_err(|error| match error.kind() {
+            // The one that makes it lets go of its own a moment after the record is there.
+            io::ErrorKind::AlreadyExists => {
+                let text = format!("another command is making or renaming container {}", id.short());
+                Report::new(Kind::Conflict, text).with_hint("try again")
+            }
+            _ => failed("writing", &second, error),
+        })?;
         let mut reservation = Reservation { file, path: directory.join(name), second: second.clone(), separate: None };
         exclusive(&reservation.file, &second)?;
         if !take(engine, name, id, &mut reservation, sync)? {

@@ -14,16 +14,20 @@ use crate::container::create::CreateRequest;
 use crate::container::lookup;
 use crate::container::record::{HostSettings, NetworkMode, PortMapping, Protocol, Record, load};
 use crate::container::state::condition;
-use crate::network::endpoint;
+use crate::network::{endpoint, program};
 
 /// Resolves the container that a request names for its network, and refuses, in Docker's words, what comes with that.
 pub(crate) fn check(engine: &Engine, request: &mut CreateRequest, id: &ContainerId) -> Result<(), Report> {
     endpoint::resolve(engine, &mut request.host.networks)?;
     check_addresses(&request.host, id)?;
     check_egress(&request.host)?;
+    check_rate(&request.host)?;
     let host = &mut request.host;
     let publishes = !host.ports.is_empty() || host.publish_all;
-    if publishes && !matches!(host.network, NetworkMode::Builtin | NetworkMode::Shared | NetworkMode::Container(_)) {
+    if let NetworkMode::Program(choice) = &host.network {
+        program::check(engine, choice, host, id)?;
+    }
+    if publishes && !host.network.publishes() && !matches!(host.network, NetworkMode::Container(_)) {
         let kind = host.network.to_string();
         let kind = kind.split(':').next().unwrap_or_default();
         engine.notice(&format!("Published ports are discarded when using {kind} network mode"));
@@ -55,6 +59,15 @@ fn check_egress(host: &HostSettings) -> Result<(), Report> {
     net::egress::parse(rules).map(drop).map_err(NetError::into_report)
 }
 
+/// Refuses a limit for what is not carried by us.
+fn check_rate(host: &HostSettings) -> Result<(), Report> {
+    if host.net_rate.is_none() || matches!(host.network, NetworkMode::Builtin | NetworkMode::Shared) {
+        return Ok(());
+    }
+    Err(Report::new(Kind::Usage, "conflicting options: net-rate and the network mode")
+        .with_hint("rates are kept by the networks builtin and by those that were made"))
+}
+
 /// The host name of a container that was given none, where its network has one.
 pub(crate) fn hostname(engine: &Engine, host: &HostSettings) -> Result<Option<String>, Report> {
     Ok(match &host.network {
@@ -83,6 +96,7 @@ pub(crate) fn owner(engine: &Engine, record: &Record) -> Result<Record, Report> 
 pub(crate) fn names(host: &HostSettings) -> Vec<String> {
     let mode = match &host.network {
         NetworkMode::Container(_) | NetworkMode::Namespace(_) | NetworkMode::Shared => None,
+        NetworkMode::Program(choice) => Some(choice.program.name().to_owned()),
         named => Some(named.to_string()),
     };
     mode.into_iter().chain(host.networks.iter().map(|wanted| wanted.network.clone())).collect()
@@ -102,6 +116,9 @@ pub(crate) fn in_order<'a>(own: Option<&'a Addressing>, joinings: &'a [Joining])
 
 /// The addresses of a container with a network of its own.
 pub(crate) fn addressing(record: &Record) -> Option<Addressing> {
+    if let Some(plan) = program::plan(record) {
+        return Some(plan.addressing);
+    }
     if record.host.network != NetworkMode::Builtin {
         return None;
     }
@@ -123,7 +140,8 @@ fn neighbour(address: Ipv6Addr, number: u16) -> Ipv6Addr {
 
 /// Refuses addresses that a container cannot have in a network of its own, or without one.
 fn check_addresses(host: &HostSettings, id: &ContainerId) -> Result<(), Report> {
-    if host.network != NetworkMode::Builtin && host.mac_address.is_some() {
+    let has_own = matches!(host.network, NetworkMode::Builtin | NetworkMode::Program(_));
+    if !has_own && host.mac_address.is_some() {
         return Err(Report::new(Kind::Usage, "conflicting options: mac-address and the network mode"));
     }
     if host.network != NetworkMode::Builtin && (host.ip.is_some() || host.ip6.is_some()) {
@@ -166,6 +184,7 @@ pub(crate) fn spec(record: &Record, addressing: Addressing) -> NetSpec {
         addressing,
         host_loopback: false,
         egress: record.host.egress.clone(),
+        rate: record.host.net_rate,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use base::{ContainerId, Kind, Report};
 pub use cgroup::RateKind;
 pub use monitor::restart::Policy;
+use net::helper::Choice;
 use oci::{ChainId, Digest, HealthCheck, Platform};
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,9 @@ pub struct HostSettings {
     /// What it may reach through its networks, as rules of [`net::egress`]; anything without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    /// How many bits a second it may carry through them in each direction; as many as there are without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate: Option<u64>,
     /// DNS servers in place of the host's.
     pub dns: Vec<IpAddr>,
     /// Domains that names are looked up in, in place of the host's; `.` is none.
@@ -138,6 +142,8 @@ pub struct HostSettings {
     pub dns_options: Vec<String>,
     /// Further lines of `/etc/hosts`: name, address or `host-gateway`.
     pub add_hosts: Vec<(String, String)>,
+    /// Whether it has the image's `/etc/hosts`.
+    pub no_hosts: bool,
     /// Containers whose volumes it has too, each by id, and whether it may only read them.
     pub volumes_from: Vec<(String, bool)>,
     /// The most that it may write into its own layer, in bytes (`--storage-opt size=`).
@@ -190,6 +196,9 @@ pub struct HostSettings {
     pub host_uts: bool,
     /// Whether it sees the machine's cgroups.
     pub host_cgroups: bool,
+    /// The cgroup in which its own is to be, where it names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_parent: Option<String>,
     /// The most that its `/dev/shm` may hold, in bytes.
     pub shm_bytes: Option<u64>,
     /// Limits of its processes.
@@ -198,6 +207,12 @@ pub struct HostSettings {
     pub sysctls: BTreeMap<String, String>,
     /// How soon the kernel kills its processes for want of memory: -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// What its new files do not permit, where that is not 022.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
+    /// After how many seconds of a run it is killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
     /// What is passed on to the runtime specification.
     pub annotations: BTreeMap<String, String>,
     /// How its log is kept.
@@ -371,8 +386,17 @@ pub enum NetworkMode {
     /// The namespace that is at this path when the container starts.
     #[serde(rename = "ns")]
     Namespace(PathBuf),
+    /// Its own, through an installed program.
+    Program(Choice),
     /// Those in [`HostSettings::networks`], which it shares with others.
     Shared,
+}
+
+impl NetworkMode {
+    /// Whether ports of the host can lead into such a network of the container itself.
+    pub fn publishes(&self) -> bool {
+        matches!(self, NetworkMode::Builtin | NetworkMode::Program(_) | NetworkMode::Shared)
+    }
 }
 
 impl fmt::Display for NetworkMode {
@@ -380,6 +404,7 @@ impl fmt::Display for NetworkMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NetworkMode::Builtin => f.write_str("builtin"),
+            NetworkMode::Program(choice) => choice.fmt(f),
             NetworkMode::Host => f.write_str("host"),
             NetworkMode::None => f.write_str("none"),
             NetworkMode::Container(id) => write!(f, "container:{id}"),

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use snapshot::Driver;
 use snapshot::fs_client::{FsConnection, FsPlaces, FsSpec, connect_or_spawn, try_connect};
 use snapshot::fs_role::{CONTAINER_LINGER_MS, FsConfig, LINGER_MS, View, object_fds};
+use snapshot::host_closed;
 use snapshot::ids::MappedIds;
 use snapshot::native::RootLook;
 use snapshot::view_host::HostViewConfig;
@@ -156,7 +157,7 @@ pub(crate) fn view_again(
 }
 
 /// The name of a server: what it shows decides. `None` for a driver that has none.
-fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<Option<String>, Report> {
+pub(crate) fn key(engine: &Engine, record: &Record, driver: Driver) -> Result<Option<String>, Report> {
     if record.image.is_host() {
         let hidden = private(engine, record);
         let words: Vec<&[u8]> = hidden.iter().map(|path| path.as_os_str().as_bytes()).collect();
@@ -191,6 +192,18 @@ pub(crate) fn host_view(engine: &Engine, record: &Record, ids: MappedIds) -> Hos
     HostViewConfig::new(ids, record.host.host_home, &hidden)
 }
 
+/// Where the server of a view of the host lists the directories that it shows empty.
+fn closed_list(places: &FsPlaces<'_>, key: &str) -> PathBuf {
+    places.run.join(key).join(host_closed::NAME)
+}
+
+/// The directories of the host that are empty in a container of `host:` since the caller may not read them, as far as a
+/// program has looked into them.
+pub(crate) fn closed_directories(engine: &Engine, record: &Record) -> Option<Vec<String>> {
+    let key = if record.image.is_host() { key(engine, record, Driver::Overlay).ok().flatten() } else { None }?;
+    Some(host_closed::read(&closed_list(&Places::of(engine).as_ref(), &key)))
+}
+
 /// The name of the server that one container has with the driver `fuse`.
 pub(crate) fn key_of_container(id: &ContainerId) -> String {
     format!("c-{id}")
@@ -214,7 +227,11 @@ impl Serving<'_> {
         let ids = MappedIds { uids: map.uid_count(), gids: map.gid_count() };
         if record.image.is_host() {
             let view = View::Host(host_view(engine, record, ids));
-            return Ok((self.spawn(view, LINGER_MS, None, &[])?, None));
+            let path = closed_list(&self.places, self.key);
+            make_dir(&self.places.run.join(self.key))?;
+            let closed = File::options().read(true).append(true).create(true).open(&path);
+            let closed = closed.map_err(|error| failed("opening", &path, error))?;
+            return Ok((self.spawn(view, LINGER_MS, None, &[(host_closed::NAME, closed.as_fd())])?, None));
         }
         let store = the_store(engine)?;
         let index = chain_index(&store, record)?;

@@ -132,6 +132,9 @@ fn process(record: &Record, capabilities: u64, given: &Given) -> Result<Process,
         .set_rlimits(Some(record.host.ulimits.iter().map(isolation::rlimit).collect::<Result<_, _>>()?))
         .set_oom_score_adj(record.host.oom_score_adj)
         .set_no_new_privileges(Some(record.host.no_new_privileges));
+    let mut user = process.user().clone();
+    user.set_umask(record.host.umask);
+    process.set_user(user);
     given.edit(&mut process);
     Ok(process)
 }
@@ -184,7 +187,8 @@ fn mounts(engine: &Engine, record: &Record, of_devices: &[Mount]) -> Result<Vec<
     let covered = |default: &Mount| own.iter().any(|given| given.destination() == default.destination());
     list.retain(|default| !covered(default));
     let directory = files::directory(engine, record)?;
-    let files = files::BOUND.iter().map(|(name, destination)| bind(&directory.join(name), destination));
+    let files = files::BOUND.iter().filter(|(name, _)| !record.host.no_hosts || *name != files::HOSTS);
+    let files = files.map(|(name, destination)| bind(&directory.join(name), destination));
     // A volume that the image has around them must not hide them.
     let anonymous = || record.host.volumes.iter().filter(|volume| volume.anonymous);
     let (late, early): (Vec<Mount>, Vec<Mount>) = files

@@ -10,7 +10,7 @@ use base::{ContainerId, Context, Kind, Report};
 use monitor::client::{Begun, ClientError};
 use monitor::log::Rules;
 use monitor::networks::Joining;
-use monitor::protocol::{self, Frame};
+use monitor::protocol::Frame;
 use monitor::record::State;
 use monitor::restart::Policy;
 use monitor::role::RuntimeHooks;
@@ -31,10 +31,11 @@ use crate::container::record::{
 };
 use crate::container::state::{self, Condition, Life, condition};
 use crate::container::wait::Watch;
-use crate::container::{driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
+use crate::container::{damage, driver, fit, health, limits, log_driver, network, remove, rootfs, snapshot, spec};
 use crate::events;
 use crate::file::replace_json;
 use crate::network::join::{Place, join_all};
+use crate::network::program;
 use crate::paths::make_dir;
 use crate::volume;
 
@@ -83,12 +84,13 @@ pub(crate) fn start_locked(
     let launched = launch(engine, record, &locked.condition.state, Purpose::Run(streams));
     // Before the wait: a monitor whose start has failed may be removing the container.
     drop(locked);
-    let Launched { socket, monitor, begun } = launched?;
+    let Launched { socket, monitor, begun } = launched.map_err(|report| damage::explain(engine, record, report))?;
     match begun {
         Err(report) => {
             sys::process::reap(monitor.as_fd(), true)?;
             // A monitor that was killed has not done it.
             volume::in_use::leave(engine, record);
+            let report = damage::explain(engine, record, report);
             Err(network::name_the_owner(engine, record, report))
         }
         Ok(Begun::Interrupted(signal)) => {
@@ -192,7 +194,7 @@ pub(crate) fn give_up(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
         Err(ClientError::NoMonitor { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    protocol::send(socket.as_fd(), &Frame::Abort(0), &[])?;
+    monitor::client::send_or_gone(socket.as_fd(), &Frame::Abort(0))?;
     while watch.life()? == Life::Starting {
         watch.wait()?;
     }
@@ -295,8 +297,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             gid_map,
             setgroups,
             caller_is_unmapped: owner.is_some(),
-            network: own.clone(),
-            plugged: matches!(record.host.network, NetworkMode::Builtin | NetworkMode::Shared),
+            network: own.clone().filter(|_| record.host.network == NetworkMode::Builtin),
+            plugged: record.host.network.publishes(),
             reaper: record.host.init,
             keyring: true,
             keep_groups,
@@ -309,7 +311,7 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
         let config = monitor::role::Config {
             id: record.id.clone(),
             container_dir: engine.paths().container(&record.id),
-            run_dir,
+            run_dir: run_dir.clone(),
             pid_file: record.host.pid_file.clone().filter(|_| !hold),
             log: Rules { journal: log_driver::journal(record), ..log_driver::rules(&record.host.log)? },
             launch: launch.write()?,
@@ -318,14 +320,17 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
             client_feeds: streams.is_some_and(|streams| streams.stdin),
             stdin_once: record.settings.attached,
             streams_owner: owner,
-            network: own.map(|own| network::spec(record, own)),
+            network: own.filter(|_| record.host.network == NetworkMode::Builtin).map(|own| network::spec(record, own)),
+            program: program::spec(engine, record, &run_dir)?,
             networks: places.iter().map(|place| place.admission.clone()).collect(),
             publish: if record.host.network == NetworkMode::Shared { network::published(record) } else { Vec::new() },
             hooks: devices.hooks.zip(context).map(|(hooks, context)| RuntimeHooks { hooks, context }),
             restart: if hold { Policy::No } else { record.host.restart },
             stop_signal: parse_signal(&record.settings.stop_signal).ok(),
             health: health::probes(engine, record)?,
-            limits: if hold { cgroup::Limits::default() } else { limits::limits(record)? },
+            limits: if hold { cgroup::Limits::default() } else { limits::limits(&record.host)? },
+            cgroup_parent: record.host.cgroup_parent.clone(),
+            timeout_s: record.host.timeout_s,
             bus: engine.options().bus.clone(),
             servers: base
                 .view

@@ -182,6 +182,19 @@ pub fn condition(engine: &Engine, id: &ContainerId) -> Result<Condition, Report>
     }
 }
 
+/// The condition of a container of another machine, whose processes cannot be looked at: what its record says.
+pub(crate) fn recorded(engine: &Engine, id: &ContainerId) -> Result<Condition, Report> {
+    let state = read_state(&engine.paths().container(id))?.unwrap_or_else(|| State::new(Status::Created));
+    let life = match state.status {
+        Status::Created => Life::Created,
+        Status::Starting => Life::Starting,
+        Status::Restarting => Life::Restarting { code: state.exit_code.unwrap_or(UNKNOWN_CODE) },
+        Status::Running => Life::Running { pid: state.pid.unwrap_or_default() },
+        Status::Exited => Life::Exited { code: state.exit_code },
+    };
+    Ok(Condition { state, life, pids: None })
+}
+
 /// The state record. A power loss can leave an empty one of a container that was running, since only ends are synced:
 /// what cannot be read is taken for that, and the processes tell the rest.
 fn read_state(directory: &Path) -> Result<Option<State>, RecordError> {

@@ -41,7 +41,7 @@ pub fn stats(engine: &Engine, id: &ContainerId) -> Result<Option<Sample>, Report
     Ok(Some(Sample {
         at: Instant::now(),
         cpu_us: read.cpu.get("usage_usec").copied().unwrap_or(0),
-        memory_bytes: memory.usage.current.saturating_sub(memory.stat.get("inactive_file").copied().unwrap_or(0)),
+        memory_bytes: memory.working_set(),
         memory_max_bytes: memory.usage.max.map_or(machine_bytes, |max| max.min(machine_bytes)),
         network: if own_network { traffic(pid) } else { (0, 0) },
         disks: (sum("rbytes"), sum("wbytes")),
@@ -57,13 +57,30 @@ fn machine_memory() -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// What the devices of a process's network but the loopback have received and sent; nothing once it has ended.
-fn traffic(pid: i32) -> (u64, u64) {
+/// What a device of a network has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceTraffic {
+    /// The device.
+    pub name: String,
+    /// The columns of `/proc/net/dev`, proc_pid_net(5): eight of what was received, bytes first, eight of what was sent.
+    pub counts: Vec<u64>,
+}
+
+/// The devices of a process's network but the loopback; none once it has ended.
+pub(crate) fn devices(pid: i32) -> Vec<DeviceTraffic> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    let devices = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
-    devices.fold((0, 0), |(received, sent), (_, counts)| {
-        let counts: Vec<u64> = counts.split_whitespace().filter_map(|count| count.parse().ok()).collect();
-        let count = |place: usize| counts.get(place).copied().unwrap_or(0);
+    let lines = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
+    let device = |(name, counts): (&str, &str)| DeviceTraffic {
+        name: name.trim().to_owned(),
+        counts: counts.split_whitespace().filter_map(|count| count.parse().ok()).collect(),
+    };
+    lines.map(device).collect()
+}
+
+/// Bytes that they have received and sent.
+fn traffic(pid: i32) -> (u64, u64) {
+    devices(pid).iter().fold((0, 0), |(received, sent), device| {
+        let count = |place: usize| device.counts.get(place).copied().unwrap_or(0);
         (received + count(0), sent + count(8))
     })
 }

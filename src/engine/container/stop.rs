@@ -21,6 +21,8 @@ use crate::events;
 
 /// The seconds of grace where neither the container nor the request says, as in Docker.
 const GRACE_S: i64 = 10;
+/// How often it is looked whether a container that has no end of time has ended.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a container is ended. What is `None` is as the container has it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,17 +58,26 @@ pub(crate) fn end(engine: &Engine, record: &Record, ending: Ending) -> Result<bo
         stay_down(engine, id)?;
     }
     give_up(engine, id)?;
-    let init = match pids(engine, id) {
+    let pids = match pids(engine, id) {
         // It was never started, or has ended.
         Err(report) if report.kind() == Kind::Conflict => return Ok(false),
-        pids => pids?.init()?,
+        pids => pids?,
     };
-    let Some(init) = init else { return Ok(false) };
+    let Some(init) = pids.init()? else { return Ok(false) };
     match kill(engine, id, signal) {
         Err(report) if report.kind() == Kind::Conflict => return Ok(false),
         result => result?,
     }
-    if !wait_end(init.as_fd(), grace) {
+    let has_ended = match grace {
+        Some(grace) => wait_end(init.as_fd(), Some(grace)),
+        // Of one that is held up at its end nothing tells.
+        None => loop {
+            if wait_end(init.as_fd(), Some(LOOK_INTERVAL)) || pids.init()?.is_none() {
+                break true;
+            }
+        },
+    };
+    if !has_ended {
         match kill(engine, id, Signal::SIGKILL as i32) {
             Err(report) if report.kind() != Kind::Conflict => return Err(report),
             _ => {}

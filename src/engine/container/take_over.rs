@@ -24,21 +24,24 @@ use crate::container::{driver, limits, rootfs};
 use crate::network::join::again;
 use crate::{Engine, events};
 
-/// Has a container taken over if its condition says that it has no monitor; whether it has one now. The caller holds the
-/// container's lock and has one thread.
+/// Has a container taken over if its condition says that it has no monitor; whether its condition is another one now: it has a
+/// monitor, or it has ended meanwhile. The caller holds the container's lock and has one thread.
 pub(crate) fn if_left(engine: &Engine, id: &ContainerId, condition: &Condition) -> Result<bool, Report> {
     let (Left::Container, Some(pids)) = (condition.left()?, &condition.pids) else { return Ok(false) };
     // Until its payload runs it ends with its monitor.
     if condition.state.status != Status::Running && !has_executed(pids.pid).unwrap_or(false) {
         return Ok(false);
     }
-    let taken = take_over(engine, id, pids);
-    if let Err(report) = &taken {
-        let why = report.lines().join(": ");
-        engine
-            .notice(&format!("container {}: its monitor was killed, and no other could take over: {why}", id.short()));
+    match take_over(engine, id, pids) {
+        Err(_) if pids.init()?.is_none() => Ok(true),
+        Err(report) => {
+            let why = report.lines().join(": ");
+            let text = format!("container {}: its monitor was killed, and no other could take over: {why}", id.short());
+            engine.notice(&text);
+            Ok(false)
+        }
+        taken => taken,
     }
-    Ok(taken.unwrap_or(false))
 }
 
 fn take_over(engine: &Engine, id: &ContainerId, pids: &PidRecord) -> Result<bool, Report> {
@@ -51,7 +54,7 @@ fn take_over(engine: &Engine, id: &ContainerId, pids: &PidRecord) -> Result<bool
     let outer = outer_of(pids.pid, init.as_fd())?;
     let mut config = Config {
         restart: record.host.restart,
-        limits: limits::limits(&record)?,
+        limits: limits::limits(&record.host)?,
         events: Some(events::order(engine, &record)?),
         bus: engine.options().bus.clone(),
         client_feeds: false,

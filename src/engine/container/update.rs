@@ -77,7 +77,7 @@ pub fn update(engine: &Engine, id: &ContainerId, request: LimitRequest, restart:
     }
     record.host.restart = restart.unwrap_or(record.host.restart);
     // Disks are looked for where that is asked for.
-    let wanted = is_limited.then(|| limits::limits(&record)).transpose()?;
+    let wanted = is_limited.then(|| limits::limits(&record.host)).transpose()?;
     if let Some(wanted) = wanted.as_ref().filter(|_| matches!(locked.condition.life, Life::Running { .. })) {
         let path = locked.condition.pids.as_ref().and_then(|pids| pids.cgroup.clone()).ok_or_else(|| {
             Report::new(Kind::Unsupported, format!("container {id} has no cgroup, so it cannot be limited"))

@@ -191,8 +191,14 @@ impl<'a> Watch<'a> {
         // poll(2) tells nothing about what stands in for a pidfd where that call is refused.
         let blind = process.is_some_and(|process| is_directory(process.as_fd()));
         let process = process.filter(|_| !blind);
-        let timeout =
-            if blind || self.watches.inotify().is_none() { PollTimeout::from(10_u8) } else { PollTimeout::NONE };
+        let timeout = if blind || self.watches.inotify().is_none() {
+            PollTimeout::from(10_u8)
+        } else if self.processes.monitor.is_none() {
+            // Of an init that is held up at its end nothing tells.
+            PollTimeout::from(1000_u16)
+        } else {
+            PollTimeout::NONE
+        };
         let mut fds = Vec::with_capacity(2);
         fds.extend(self.watches.inotify().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
         fds.extend(process.map(|fd| PollFd::new(fd.as_fd() as BorrowedFd<'_>, PollFlags::POLLIN)));

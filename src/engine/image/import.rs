@@ -85,7 +85,8 @@ fn imported(store: &Store, mut reader: Told<'_, impl Read + Send>, request: &Imp
         _ => layer::take(store, whole, None, None, Durability::Later, &limits)?,
     };
     reader.moved();
-    let platform = request.platform.clone().unwrap_or_else(Platform::host);
+    // What is in the archive does not depend on this machine's processor.
+    let platform = request.platform.clone().unwrap_or_else(|| Platform::host().of_any_level());
     let created = created_at(request.epoch_s);
     let mut image = json!({
         "architecture": platform.architecture(),

@@ -102,6 +102,7 @@ fn refresh(engine: &Engine, record: &Record, before: &Condition) -> Result<(), R
 fn check_mode(record: &Record) -> Result<(), Report> {
     let words = match record.host.network {
         NetworkMode::Builtin | NetworkMode::Shared => return Ok(()),
+        NetworkMode::Program(_) => "a container whose network is that of a program can be in no other network",
         NetworkMode::None => {
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         }

@@ -51,7 +51,9 @@ pub fn check_name(name: &str) -> Result<(), Report> {
 pub fn create(engine: &Engine, request: CreateRequest) -> Result<Network, Report> {
     let CreateRequest { name, subnets, internal, labels, options, ignore } = request;
     check_name(&name)?;
-    if BUILT_IN.iter().any(|(built_in, _)| *built_in == name) || ["builtin", "default"].contains(&name.as_str()) {
+    if BUILT_IN.iter().any(|(built_in, _)| *built_in == name)
+        || ["builtin", "default", "pasta", "slirp", "slirp4netns"].contains(&name.as_str())
+    {
         let text = format!("operation is not permitted on predefined {name} network");
         return Err(Report::new(Kind::Denied, text).with_hint("give it another name"));
     }

@@ -21,6 +21,9 @@ pub struct Wanted {
     /// Names by which others find the container there besides its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Names of its own for others there, which nobody else finds them by: each with a name that these have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<(String, String)>,
     /// Its IPv4 address, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<Ipv4Addr>,
@@ -59,7 +62,8 @@ pub(crate) fn resolve(engine: &Engine, wanted: &mut [Wanted]) -> Result<(), Repo
 
 /// Refuses addresses that a container cannot have in a network, and names that nobody can ask for.
 pub(crate) fn check_addresses(network: &Network, wanted: &Wanted) -> Result<(), Report> {
-    if let Some(alias) = wanted.aliases.iter().find(|alias| alias.is_empty() || alias.len() > NAME_MAX) {
+    let links = wanted.links.iter().flat_map(|(link, name)| [link, name]);
+    if let Some(alias) = wanted.aliases.iter().chain(links).find(|name| name.is_empty() || name.len() > NAME_MAX) {
         let text = format!("invalid alias {alias:?}: a name has 1 to {NAME_MAX} characters");
         return Err(Report::new(Kind::Usage, text));
     }

@@ -86,7 +86,9 @@ pub(crate) fn join(
         v6: wanted.ip6,
         resolvers,
         mac: wanted.mac,
+        links: wanted.links.clone(),
         egress: record.host.egress.clone(),
+        rate: record.host.net_rate,
     };
     let mut entry = Entry { wish, spec: network.spec(), directory, lock: lock_file(engine) };
     let membership = entry.join(|spec| make(spec, outer));
@@ -94,7 +96,8 @@ pub(crate) fn join(
         membership.step(|| format!("connecting the container to network {}", network.name))?;
     entry.keep(&addressing);
     let (device, default) = (String::new(), false);
-    let joining = Joining { network: network.id.clone(), name: network.name.clone(), device, addressing, default };
+    let joining =
+        Joining { network: network.id.clone(), name: network.name.clone(), device, addressing, default, ipv6: true };
     Ok(Place { admission: Admission { joining, entry }, socket, namespace, pid })
 }
 
@@ -129,8 +132,10 @@ fn place_again(
     let Admission { joining, entry } = admission;
     make_dir(&entry.directory)?;
     let Membership { socket, namespace, pid, .. } = entry.join(|spec| make(spec, outer))?;
-    replug(outer, namespace.as_fd(), container, &joining.plug(init))?;
-    Ok(Place { admission: admission.clone(), socket, namespace, pid })
+    let ipv6 = replug(outer, namespace.as_fd(), container, &joining.plug(init))?;
+    let mut admission = admission.clone();
+    admission.joining.ipv6 = ipv6.unwrap_or(joining.ipv6);
+    Ok(Place { admission, socket, namespace, pid })
 }
 
 /// Has a network made by a child that joins the outer user namespace.

@@ -16,6 +16,7 @@ pub mod endpoint;
 pub(crate) mod join;
 pub mod list;
 pub mod observe;
+pub mod program;
 pub mod remove;
 pub mod subnet;
 

@@ -61,6 +61,6 @@ pub fn observe(engine: &Engine, id: &ContainerId) -> Result<Vec<Sight>, Report> 
 pub fn nothing(engine: &Engine, id: &ContainerId) -> Report {
     let name = load(engine, id).map_or_else(|_| id.short().to_owned(), |record| record.name);
     Report::new(Kind::Conflict, format!("container {name} does not run, or has no network of its own")).with_hint(
-        "traffic of the networks builtin and of those that were made is seen, not that of host, none and ns:PATH",
+        "traffic of the networks builtin and of those that were made is seen, not that of host, none, programs and ns:PATH",
     )
 }

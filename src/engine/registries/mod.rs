@@ -4,6 +4,7 @@
 //! What is asked of a registry is written by crate `registry`; here is where its settings come from. A file that is there
 //! and cannot be read or understood is an error: what it says would else be dropped silently.
 
+pub mod import;
 mod login;
 mod logout;
 
@@ -56,10 +57,23 @@ pub struct ConfPlace {
 /// What all files of `registries.conf` say.
 pub(crate) fn conf(engine: &Engine) -> Result<RegistriesConf, Report> {
     let mut conf = RegistriesConf::default();
+    for path in conf_files(engine)? {
+        // One that has gone meanwhile says nothing.
+        let Some(bytes) = file::read(&path)? else { continue };
+        let text = String::from_utf8(bytes).map_err(|error| failed("reading", &path, io::Error::other(error)))?;
+        conf.add(&path.display().to_string(), &text)?;
+    }
+    Ok(conf)
+}
+
+/// The files of `registries.conf` that are in force, in the order in which they are read.
+pub fn conf_files(engine: &Engine) -> Result<Vec<PathBuf>, Report> {
+    let mut files = Vec::new();
     let mut drop_ins = &[][..];
     for place in &engine.options().registries.conf {
         drop_ins = &place.drop_ins;
-        if add(&mut conf, &place.file)? {
+        if place.file.try_exists().map_err(|error| failed("looking at", &place.file, error))? {
+            files.push(place.file.clone());
             break;
         }
         if place.named {
@@ -67,19 +81,9 @@ pub(crate) fn conf(engine: &Engine) -> Result<RegistriesConf, Report> {
         }
     }
     for directory in drop_ins {
-        for file in drop_ins_in(directory)? {
-            add(&mut conf, &file)?;
-        }
+        files.extend(drop_ins_in(directory)?);
     }
-    Ok(conf)
-}
-
-/// Adds a file; whether there is one.
-fn add(conf: &mut RegistriesConf, path: &Path) -> Result<bool, Report> {
-    let Some(bytes) = file::read(path)? else { return Ok(false) };
-    let text = String::from_utf8(bytes).map_err(|error| failed("reading", path, io::Error::other(error)))?;
-    conf.add(&path.display().to_string(), &text)?;
-    Ok(true)
+    Ok(files)
 }
 
 fn drop_ins_in(directory: &Path) -> Result<Vec<PathBuf>, Report> {

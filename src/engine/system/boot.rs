@@ -78,6 +78,11 @@ pub fn enable(engine: &Engine, directory: &Path, program: &Path) -> Result<PathB
     }
 }
 
+/// Whether [`enable`] was called for this directory of units.
+pub fn is_enabled(directory: &Path) -> bool {
+    directory.join(WANTS).join(UNIT).symlink_metadata().is_ok()
+}
+
 /// Removes what [`enable`] has made; whether there was anything.
 pub fn disable(directory: &Path) -> Result<bool, Report> {
     let mut found = false;

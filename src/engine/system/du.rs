@@ -23,19 +23,22 @@ use crate::file::failed;
 const OPEN_MAX: usize = 64;
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// What a tree takes.
+/// What a tree takes and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of blocks.
     pub bytes: u64,
     /// How many inodes.
     pub inodes: u64,
+    /// Bytes that regular files hold, gaps in them too.
+    pub content_bytes: u64,
 }
 
 impl AddAssign for Usage {
     fn add_assign(&mut self, other: Usage) {
         self.bytes += other.bytes;
         self.inodes += other.inodes;
+        self.content_bytes += other.content_bytes;
     }
 }
 
@@ -87,11 +90,13 @@ impl Count {
     /// Counts one entry; the answer is a directory that can be read.
     fn entry<P: NixPath + ?Sized>(&mut self, parent: impl AsFd, name: &P) -> nix::Result<Option<Level>> {
         let Some(stat) = if_there(fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else { return Ok(None) };
-        let is_directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+        let kind = stat.st_mode & SFlag::S_IFMT.bits();
+        let is_directory = kind == SFlag::S_IFDIR.bits();
         if stat.st_nlink > 1 && !is_directory && !self.seen.insert(identity(&stat)) {
             return Ok(None);
         }
-        self.usage += Usage { bytes: stat.st_blocks as u64 * 512, inodes: 1 };
+        let content_bytes = if kind == SFlag::S_IFREG.bits() { stat.st_size.unsigned_abs() } else { 0 };
+        self.usage += Usage { bytes: stat.st_blocks as u64 * 512, inodes: 1, content_bytes };
         if !is_directory {
             return Ok(None);
         }
@@ -168,7 +173,7 @@ mod tests {
         let sparse = fs::File::create(root.join("sparse")).unwrap();
         sparse.set_len(1 << 30).unwrap();
         sparse.sync_all().unwrap();
-        assert_eq!(of(&root).unwrap(), Usage { bytes: by_du(&root), inodes: 6 });
+        assert_eq!(of(&root).unwrap(), Usage { bytes: by_du(&root), inodes: 6, content_bytes: 100_000 + (1 << 30) });
         assert_eq!(of(&temp.path().join("none")).unwrap(), Usage::default());
     }
 
@@ -184,7 +189,7 @@ mod tests {
             mkdirat(&dir, "deep", Mode::S_IRWXU).unwrap();
             dir = openat(&dir, "deep", DIRECTORY, Mode::empty()).unwrap();
         }
-        assert_eq!(of(&root).unwrap(), Usage { bytes: by_du(&root), inodes: 3001 });
+        assert_eq!(of(&root).unwrap(), Usage { bytes: by_du(&root), inodes: 3001, content_bytes: 0 });
     }
 
     #[test]

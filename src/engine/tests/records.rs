@@ -1,6 +1,7 @@
 //! Records on the disk, as commands read them: fabricated files in a root of their own, no container started.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a failed set-up is a failed test")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,7 @@ use base::time::rfc3339;
 use base::{ContainerId, Kind};
 use engine::container::record::{FORMAT, HostSettings, ImageOrigin, Record, Settings};
 use engine::container::remove::With;
-use engine::container::{CreateRequest, create, find, inspect, list, logs, names, remove, wait};
+use engine::container::{CreateRequest, create, find, inspect, list, logs, names, remove, rename, wait};
 use engine::{Engine, Options, Paths};
 use monitor::record::{PidRecord, State, Status, read_pid, write_pid, write_state};
 
@@ -185,6 +186,31 @@ fn a_broken_record_hides_no_other() {
     assert!(!bed.engine.paths().container(&broken).exists() && !snapshot.exists());
     assert!(!bed.engine.paths().names().join("broken").exists());
     assert_eq!(list::list(&bed.engine, SystemTime::now()).unwrap().1.len(), 0);
+}
+
+#[test]
+fn a_name_that_changes_hands_is_in_a_list_once() {
+    let bed = Bed::new();
+    let (one, two) = (bed.container(1, "one", 1), bed.container(2, "two", 2));
+    // Between the two there is time for renames.
+    for digit in 3..=250 {
+        bed.container(digit, &format!("other{digit}"), 3);
+    }
+    std::thread::scope(|scope| {
+        let renaming = scope.spawn(|| {
+            let rename = |id, name| rename::rename(&bed.engine, id, name).unwrap();
+            for (one, two) in [(&one, &two), (&two, &one)].into_iter().cycle().take(500) {
+                rename(one, "spare");
+                rename(two, "one");
+                rename(one, "two");
+            }
+        });
+        while !renaming.is_finished() {
+            let shown: Vec<String> = bed.statuses().into_iter().map(|(name, _)| name).collect();
+            let names: HashSet<&String> = shown.iter().collect();
+            assert!(shown.len() == 250 && names.len() == 250, "{shown:?}");
+        }
+    });
 }
 
 #[test]

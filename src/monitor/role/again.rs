@@ -2,14 +2,17 @@
 //!
 //! It keeps what it was given (the namespaces that the container joins too, as they were), its socket, the log, the writable
 //! layer as it is and the volumes. The cgroup, the network process, the streams and all namespaces of the container are made
-//! anew. Meanwhile the state says `restarting`, until the payload runs again.
+//! anew. Meanwhile the state says `restarting`, until the payload runs again. And the end of a run that takes too long (`--timeout`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use crate::protocol::Frame;
 use crate::record::{State, Status};
 use crate::restart::{BackOff, Policy, Terms};
 use crate::role::{MAIN, Monitor, given_up};
+use crate::supervised::Phase;
 
 /// Where the container is between two runs.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(super) struct Again {
     pub(super) at: Option<Instant>,
     /// When its payload began to run.
     pub(super) started: Option<Instant>,
+    /// Whether that run was killed for its length.
+    timed_out: bool,
     back_off: BackOff,
 }
 
@@ -51,8 +56,26 @@ impl Monitor {
         self.drain_until = None;
         let wait = self.again.back_off.wait(started.elapsed());
         self.again.at = Instant::now().checked_add(wait);
-        self.again.started = None;
+        (self.again.started, self.again.timed_out) = (None, false);
         true
+    }
+
+    /// When its run is to be over, while it goes on.
+    pub(super) fn timeout_at(&self) -> Option<Instant> {
+        let limit = Duration::from_secs(self.config.timeout_s?);
+        let main = self.processes.get(&MAIN).filter(|main| main.exit.is_none() && !self.again.timed_out)?;
+        self.again.started.filter(|_| main.phase == Phase::Running)?.checked_add(limit)
+    }
+
+    /// Kills what has run for as long as it may.
+    pub(super) fn check_timeout(&mut self) {
+        if self.timeout_at().is_some_and(|at| at <= Instant::now())
+            && let Some(main) = self.processes.get(&MAIN)
+        {
+            // It may have ended by itself.
+            let _ = main.signal(Signal::SIGKILL as i32);
+            self.again.timed_out = true;
+        }
     }
 
     /// Begins the start that is due.

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use base::{Failure, Kind, Report};
+use net::helper::HelperSpec;
 use net::setup::Tap;
-use net::{NetError, NetSpec, Publish};
+use net::{NetError, NetSpec, Publish, RoleSpec};
 use runtime::stage::in_outer;
 
 use crate::networks::{Admission, News, Purpose};
@@ -17,6 +18,9 @@ use crate::role::{MAIN, Monitor};
 impl Monitor {
     /// Has the container's devices put into its network namespace, while init goes on.
     pub(super) fn plug(&mut self, container: &OwnedFd) -> Result<(), Report> {
+        if self.config.program.is_some() {
+            return self.resources.hand_namespace(container.as_fd());
+        }
         let init = self.processes.get(&MAIN).and_then(|main| main.pid).unwrap_or(0);
         self.networks.plug_all(self.outer.as_fd(), container.as_fd(), init)
     }
@@ -30,8 +34,16 @@ impl Monitor {
         Ok((pid, opened.ok_or_else(|| Report::new(Kind::Internal, "it has no network namespace"))?))
     }
 
-    /// Starts the process of the container's own network again, over the same device.
+    /// Starts the process of the container's own network again, over the same device; a program makes a new one.
     pub(super) fn revive_own_network(&mut self) -> Result<(), Report> {
+        let publish: Vec<Publish> = self.published.iter().copied().map(Publish::from).collect();
+        if let Some(spec) = self.config.program.clone() {
+            let (_, container) = self.running()?;
+            net::ports::await_free(&publish);
+            let spec = RoleSpec::Program(HelperSpec { publish, ..spec });
+            self.resources.revive_network(&self.config.id, &spec)?;
+            return self.resources.hand_namespace(container.as_fd());
+        }
         let Some(spec) = self.config.network.clone() else { return Ok(()) };
         let (_, container) = self.running()?;
         let fds = [("container", container.as_fd())];
@@ -40,11 +52,11 @@ impl Monitor {
             let Tap { device, ipv6 } = net::setup::reopen(container.as_fd()).map_err(NetError::into_report)?;
             Ok((ipv6, [device]))
         })?;
-        let publish: Vec<Publish> = self.published.iter().copied().map(Publish::from).collect();
         net::ports::await_free(&publish);
         let resolvers = if spec.resolvers_are_the_hosts { net::resolvers::now() } else { spec.resolvers.clone() };
-        let spec = NetSpec { publish, resolvers, ..spec };
-        self.resources.revive_network(&self.config.id, &spec, &Tap { device, ipv6 })?;
+        let spec = RoleSpec::Own(NetSpec { publish, resolvers, ..spec });
+        self.resources.revive_network(&self.config.id, &spec)?;
+        self.resources.hand_tap(&Tap { device, ipv6 })?;
         self.resources.set_names(self.networks.of_others());
         Ok(())
     }
@@ -92,7 +104,10 @@ impl Monitor {
 
     fn networks_done(&mut self, purpose: Purpose, result: Result<(), Report>) {
         match (purpose, result) {
-            (Purpose::Start, Ok(())) => self.try_go(),
+            (Purpose::Start, Ok(())) => {
+                self.config.networks = self.networks.admissions();
+                self.try_go();
+            }
             (Purpose::Start, Err(report)) => self.start_failed(&report),
             (Purpose::Publish, Ok(())) => {}
             (Purpose::Publish, Err(report)) => {

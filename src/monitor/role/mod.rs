@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base::time::rfc3339;
 use base::{ContainerId, Context, Failure, Kind, Report};
+use net::RoleSpec;
+use net::helper::HelperSpec;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -64,6 +66,8 @@ const MAIN: u64 = 0;
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long after a start the monitor lets go of what it needed for that: a short command does not pay for it.
 const SETTLING: Duration = Duration::from_millis(50);
+/// How long a network's process that takes nothing is let alone before it is told again.
+const TELL_AGAIN: Duration = Duration::from_millis(200);
 /// Reads that empty a pipe of the largest size that a plain user may give it, 1 MiB (pipe(7)).
 const DRAIN_READS: usize = (1 << 20) / DATA_MAX + 1;
 
@@ -99,8 +103,11 @@ pub struct Config {
     /// Who the payload's standard streams are given to, in the monitor's ids, so that the container's root can give them
     /// on; `None` where it is the monitor's own user.
     pub streams_owner: Option<(u32, u32)>,
-    /// The container's own network, where it has one.
+    /// The container's own network, where it has one by our stack.
     pub network: Option<net::NetSpec>,
+    /// The same, where it has one by an installed program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<HelperSpec>,
     /// The networks that it shares with others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Admission>,
@@ -119,6 +126,12 @@ pub struct Config {
     pub health: Option<health::Check>,
     /// What the container may use.
     pub limits: cgroup::Limits,
+    /// The cgroup in which its own is to be, as `--cgroup-parent` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_parent: Option<String>,
+    /// After how many seconds of a run it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
     /// The user's D-Bus address, where the environment names one.
     pub bus: Option<String>,
     /// Processes that serve the container: they must live as long as it does, whatever becomes of the session that started them.
@@ -135,6 +148,14 @@ pub struct Config {
     pub events: Option<String>,
     /// What is to be done after the exit.
     pub after: After,
+}
+
+impl Config {
+    /// What the process of the container's own network is told, where it has one.
+    fn own_network(&self) -> Option<RoleSpec> {
+        let builtin = self.network.clone().map(RoleSpec::Own);
+        builtin.or_else(|| self.program.clone().map(RoleSpec::Program))
+    }
 }
 
 /// What the role does with what it inherited.
@@ -203,6 +224,8 @@ struct Monitor {
     mounts: Option<OwnedFd>,
     /// When the code of the start is let go of.
     settled_at: Option<Instant>,
+    /// Whether a network's process has not taken all that it was told.
+    is_behind: bool,
     /// Set when the main process has ended: until then its output may still come.
     drain_until: Option<Instant>,
     finished: bool,
@@ -273,6 +296,7 @@ impl Monitor {
             recorded: None,
             mounts: None,
             settled_at: None,
+            is_behind: false,
             drain_until: None,
             finished: false,
             unclaimed: Vec::new(),
@@ -296,8 +320,8 @@ impl Monitor {
         if self.is_again() { self.resources.place_again(&self.config.limits) } else { self.place() }
             .step(|| "placing the container in its cgroup".to_owned())?;
         sys::memory::release_code();
-        if let Some(network) = &self.config.network {
-            self.resources.start_network(&self.config.id, network).step(|| "starting the network".to_owned())?;
+        if let Some(network) = self.config.own_network() {
+            self.resources.start_network(&self.config.id, &network).step(|| "starting the network".to_owned())?;
         }
         if !self.config.publish.is_empty() {
             self.networks.publish(&self.config.publish).step(|| "starting the network".to_owned())?;
@@ -322,11 +346,14 @@ impl Monitor {
         if !self.config.hold {
             record::write_state(&self.config.container_dir, &self.state, false)?;
         }
-        let Config { id, bus, limits, servers, strict, .. } = &self.config;
+        let Config { id, bus, limits, cgroup_parent, servers, strict, .. } = &self.config;
         let strict = *strict;
         // The only step that may take long before the loop, in which Abort is read, runs.
         let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
-        let ladder = self.resources.place(cgroup::Request { id, bus: bus.as_deref(), servers, cancel }, limits);
+        let ladder = self.resources.place(
+            cgroup::Request { id, bus: bus.as_deref(), servers, parent: cgroup_parent.as_deref(), cancel },
+            limits,
+        );
         if cancel.is_none_or(clients::has_spoken) {
             return Err(given_up());
         }
@@ -357,10 +384,12 @@ impl Monitor {
             self.check_starter();
             self.check_stalled();
             self.check_taken_over();
+            self.check_timeout();
             self.check_end();
             self.check_probes();
             self.check_again();
             self.check_networks();
+            self.is_behind = self.resources.catch_up() | self.networks.catch_up();
             self.clients.retain(|_, client| !client.closing || client.waiting());
         }
     }
@@ -416,14 +445,16 @@ impl Monitor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let taken_over = self.taken_over.as_ref().and_then(TakenOver::deadline);
+        let taken_over = self.taken_over.as_ref().map(TakenOver::deadline);
         let deadlines = [
             self.drain_until,
             self.settled_at,
             self.probes.deadline(),
             self.again.at,
             taken_over,
+            self.timeout_at(),
             self.networks.deadline(),
+            self.is_behind.then(|| Instant::now() + TELL_AGAIN),
         ];
         deadlines.into_iter().flatten().chain(self.stalled().map(|(_, until)| until)).min()
     }
@@ -457,8 +488,7 @@ impl Monitor {
     fn on_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo == Signal::SIGIO as u32 {
-                // A network process that has ended says so itself.
-                let _ = self.resources.on_resolvers();
+                self.resources.on_resolvers();
                 self.networks.on_resolvers();
             }
         }
@@ -883,7 +913,10 @@ impl Monitor {
 
 /// Why a start that was going well has failed.
 fn given_up() -> Report {
-    Report::new(Kind::Conflict, "the start was given up by who had asked for it")
+    Report::new(
+        Kind::Conflict,
+        "the start was given up, by who had asked for it or by a command that ends the container",
+    )
 }
 
 /// SIGCHLD and the SIGIO of a change by descriptor; signals meant for a command line leave the container alone.

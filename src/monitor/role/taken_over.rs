@@ -14,7 +14,7 @@ use base::{Kind, Report};
 use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
 use sys::namespace::{open_namespace, proc_dir};
-use sys::process::{Exit, exit_of, has_ended};
+use sys::process::{Exit, exit_of, has_ended, is_held_up};
 
 use crate::protocol::Frame;
 use crate::record::{self, FORMAT, KEPT, PidRecord, RecordError, State, Status};
@@ -53,17 +53,37 @@ impl Kept {
     }
 }
 
+/// How often it is looked whether the main process is held up at its end, of which nothing tells: by what our predecessor had
+/// executed, whose parent now may be one that reaps nobody.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The end of a main process that is not our child.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TakenOver {
+    /// When it is looked at next, though nothing tells of its end.
+    look_at: Instant,
     /// Until when its code is waited for, once it has ended.
     until: Option<Instant>,
 }
 
 impl TakenOver {
+    fn new() -> Self {
+        TakenOver { look_at: Instant::now() + LOOK_INTERVAL, until: None }
+    }
+
     /// When something is to be done.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.until
+    pub(super) fn deadline(&self) -> Instant {
+        self.until.unwrap_or(self.look_at)
+    }
+
+    /// Whether the process is held up at its end, if it is time to look.
+    fn finds_held_up(&mut self, pid: i32) -> bool {
+        let now = Instant::now();
+        if now < self.look_at {
+            return false;
+        }
+        self.look_at = now + LOOK_INTERVAL;
+        is_held_up(pid)
     }
 
     /// What of its descriptor is waited for: the end, and then that it is reaped, which poll(2) tells unasked.
@@ -110,7 +130,7 @@ impl Monitor {
             Streams::default()
         });
         self.processes.insert(MAIN, Supervised::taken_over(pid, init, streams));
-        self.taken_over = Some(TakenOver::default());
+        self.taken_over = Some(TakenOver::new());
         self.mounts = proc_dir(pid).and_then(|process| open_namespace(process.as_fd(), "mnt")).ok();
         self.again.started = Some(Instant::now().checked_sub(age).unwrap_or_else(Instant::now));
         self.go_on_probing(age);
@@ -128,9 +148,9 @@ impl Monitor {
 
     /// Without a place of our own the session that we were started in may take us along at its end.
     fn place_beside(&mut self, cgroup: &Path) {
-        let Config { id, bus, servers, .. } = &self.config;
+        let Config { id, bus, cgroup_parent, servers, .. } = &self.config;
         let cancel = self.clients.values().next().map(|starter| starter.socket.as_fd());
-        let request = cgroup::Request { id, bus: bus.as_deref(), servers, cancel };
+        let request = cgroup::Request { id, bus: bus.as_deref(), servers, parent: cgroup_parent.as_deref(), cancel };
         if let Err(report) = self.resources.take_over(request, cgroup) {
             self.notice(MAIN, &format!("its cgroup {}: {}", cgroup.display(), report.lines().join(": ")));
         }
@@ -166,9 +186,12 @@ impl Monitor {
 
     /// Notices the end of a main process that is not our child.
     pub(super) fn check_taken_over(&mut self) {
-        let Some((init, _)) = self.taken_over_init().filter(|(init, _)| has_ended(*init)) else { return };
-        let found = exit_of(init);
-        let Some(taken) = &mut self.taken_over else { return };
+        let (Some(taken), Some(main)) = (&mut self.taken_over, self.processes.get(&MAIN)) else { return };
+        let (Some(init), Some(pid)) = (main.pidfd.as_ref(), main.pid) else { return };
+        if taken.until.is_none() && !has_ended(init.as_fd()) && !taken.finds_held_up(pid) {
+            return;
+        }
+        let found = exit_of(init.as_fd());
         let until = *taken.until.get_or_insert_with(|| Instant::now() + REAP_LIMIT);
         let exit = match found {
             Ok(None) if Instant::now() < until => return,

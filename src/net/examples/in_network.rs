@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use base::ContainerId;
-use net::{Addressing, NetSpec, Publish, Transport, client, setup};
+use net::{Addressing, NetSpec, Publish, RoleSpec, Transport, client, setup};
 use sys::process::{self, Flags};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -27,8 +27,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8> {
     let (spec, command) = arguments()?;
-    let (_role, control) = client::spawn(&spec, "in_network", None, Some(std::io::stderr().as_fd()))?;
-    eprintln!("published: {:?}", control.wait_ready()?);
+    let (_role, control) =
+        client::spawn(&RoleSpec::Own(spec.clone()), "in_network", None, Some(std::io::stderr().as_fd()))?;
+    eprintln!("published: {:?}", control.wait_ready()?.0);
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let child = process::fork(Flags::NEWUSER | Flags::NEWNET, None, || {
         let inside = || -> Result<()> {
@@ -54,6 +55,7 @@ fn arguments() -> Result<(NetSpec, Vec<String>)> {
         names: Vec::new(),
         host_loopback: false,
         egress: None,
+        rate: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {

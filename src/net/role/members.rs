@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use netstack::{Member, NameTable, Rule};
 use nix::errno::Errno;
 
-use crate::control::{NAME_MAX, Wish, names_in_parts, send_now, take_names};
+use crate::control::{Message, NAME_MAX, Wish, names_in_parts, send_now, take_names};
 use crate::{Addressing, Family, NetError, NetworkSpec, egress, files};
 
 /// Members at a time.
@@ -27,6 +27,8 @@ pub struct Connection {
     follows: bool,
     /// Whether there are others since it was told last.
     behind: bool,
+    /// The table that it is being told.
+    telling: Option<Telling>,
     /// Names of its other networks.
     others: NameTable,
 }
@@ -34,7 +36,31 @@ pub struct Connection {
 impl Connection {
     /// Of who has just come, or of the only one there is.
     pub fn new(control: OwnedFd, joined: Option<Joined>) -> Self {
-        Connection { control, joined, follows: false, behind: false, others: NameTable::new() }
+        Connection { control, joined, follows: false, behind: false, telling: None, others: NameTable::new() }
+    }
+}
+
+/// A table of names on its way, of which the first so many parts have been taken.
+#[derive(Debug)]
+struct Telling {
+    parts: Arc<[Message]>,
+    taken: usize,
+}
+
+impl Telling {
+    fn new(names: &NameTable) -> Self {
+        Telling { parts: names_in_parts(names).into(), taken: 0 }
+    }
+
+    /// Sends what is taken now; whether something is left. Who has gone shows that elsewhere.
+    fn go_on(&mut self, control: BorrowedFd<'_>) -> bool {
+        while let Some(part) = self.parts.get(self.taken) {
+            match send_now(control, part) {
+                Ok(()) => self.taken += 1,
+                Err(error) => return matches!(error, NetError::System(error) if error.errno() == Errno::EAGAIN),
+            }
+        }
+        false
     }
 }
 
@@ -43,14 +69,17 @@ impl Connection {
 pub struct Joined {
     id: String,
     names: Vec<String>,
+    /// Names of its own for others, each with a name that these have.
+    links: Vec<(String, String)>,
     resolvers: Option<Vec<SocketAddr>>,
     egress: Option<Arc<[Rule]>>,
+    rate: Option<u64>,
     member: Member,
 }
 
 impl Joined {
     /// The only container of a network of its own, which has its names elsewhere.
-    pub fn alone(addressing: &Addressing, egress: Option<Arc<[Rule]>>) -> Self {
+    pub fn alone(addressing: &Addressing, egress: Option<Arc<[Rule]>>, rate: Option<u64>) -> Self {
         let member = Member {
             v4: addressing.v4.container,
             v6: addressing.v6.container,
@@ -58,7 +87,16 @@ impl Joined {
             ipv6: true,
             mac: addressing.mac,
         };
-        Joined { id: String::new(), names: Vec::new(), resolvers: None, egress, member }
+        Joined { id: String::new(), names: Vec::new(), links: Vec::new(), resolvers: None, egress, rate, member }
+    }
+
+    /// Its own names for those that have names in this table now.
+    fn linked(&self, names: &NameTable) -> NameTable {
+        let linked = self.links.iter().filter_map(|(link, name)| {
+            let (_, addresses) = names.iter().find(|(known, _)| known == name)?;
+            Some((link.clone(), addresses.clone()))
+        });
+        linked.collect()
     }
 }
 
@@ -162,9 +200,21 @@ impl Members {
             .collect()
     }
 
+    /// The names that single members have for others.
+    pub fn links(&self) -> BTreeMap<Ipv4Addr, NameTable> {
+        let names = self.names();
+        let linked = self.joined().filter(|joined| !joined.links.is_empty());
+        linked.map(|joined| (joined.member.v4, joined.linked(&names))).collect()
+    }
+
     /// The resolvers of members that have their own.
     pub fn resolvers(&self) -> BTreeMap<Ipv4Addr, Vec<SocketAddr>> {
         self.joined().filter_map(|joined| Some((joined.member.v4, joined.resolvers.clone()?))).collect()
+    }
+
+    /// How many bits a second those of them may carry that have a limit.
+    pub fn rates(&self) -> BTreeMap<Ipv4Addr, u64> {
+        self.joined().filter_map(|joined| Some((joined.member.v4, joined.rate?))).collect()
     }
 
     /// What members may reach that have rules for it.
@@ -191,18 +241,26 @@ impl Members {
         self.connections.values_mut().for_each(|connection| connection.behind = connection.follows);
     }
 
-    /// Tells them to those who take them; whether somebody is left to be told later.
+    /// Tells them to those who take them, each table to its end or until there are others; whether something is left to be told
+    /// later.
     pub fn tell_names(&mut self) -> bool {
-        if !self.connections.values().any(|connection| connection.behind) {
-            return false;
+        if self.connections.values().any(|connection| connection.behind) {
+            let names = self.names();
+            let of_most = Telling::new(&names);
+            for connection in self.connections.values_mut().filter(|connection| connection.behind) {
+                let linking = connection.joined.as_ref().filter(|joined| !joined.links.is_empty());
+                let own = linking.map(|joined| Telling::new(&[joined.linked(&names), names.clone()].concat()));
+                let telling = own.unwrap_or_else(|| Telling { parts: Arc::clone(&of_most.parts), taken: 0 });
+                (connection.telling, connection.behind) = (Some(telling), false);
+            }
         }
-        let parts = names_in_parts(&self.names());
-        for connection in self.connections.values_mut().filter(|connection| connection.behind) {
-            // Who has gone shows that elsewhere.
-            let told = parts.iter().try_for_each(|part| send_now(connection.control.as_fd(), part));
-            connection.behind = matches!(told, Err(NetError::System(error)) if error.errno() == Errno::EAGAIN);
+        let mut is_left = false;
+        for connection in self.connections.values_mut() {
+            let control = connection.control.as_fd();
+            connection.telling.take_if(|telling| !telling.go_on(control));
+            is_left |= connection.telling.is_some();
         }
-        self.connections.values().any(|connection| connection.behind)
+        is_left
     }
 
     /// Lets the container behind a connection into the network, with the addresses that it asks for or others that are free.
@@ -212,8 +270,8 @@ impl Members {
         if connection.joined.is_some() || self.joined().any(|joined| joined.id == wish.id) {
             return refuse(format!("the container is in network {} already", spec.name));
         }
-        if wish.names.len() > NAMES_MAX {
-            return refuse(format!("more than {NAMES_MAX} names of one container"));
+        if wish.names.len() > NAMES_MAX || wish.links.len() > NAMES_MAX {
+            return refuse(format!("more than {NAMES_MAX} names or links of one container"));
         }
         let egress = wish.egress.as_deref().map(egress::parse).transpose()?;
         let v4 = self.choose(spec, &wish)?;
@@ -227,9 +285,11 @@ impl Members {
             return refuse(format!("MAC address {mac} is in use in network {}", spec.name));
         }
         let names = lower(wish.names);
+        let links = lower_pairs(wish.links);
         let member = Member { v4, v6, ipv6: true, mac };
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.joined = Some(Joined { id: wish.id, names, resolvers: wish.resolvers, egress, member });
+            let Wish { id, resolvers, rate, .. } = wish;
+            connection.joined = Some(Joined { id, names, links, resolvers, egress, rate, member });
         }
         self.had_any = true;
         Ok(Addressing {
@@ -281,6 +341,12 @@ fn lower(names: Vec<String>) -> Vec<String> {
     names.into_iter().filter(|name| name.len() <= NAME_MAX).map(|name| name.to_ascii_lowercase()).collect()
 }
 
+fn lower_pairs(pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+    let is_short = |(link, name): &(String, String)| link.len() <= NAME_MAX && name.len() <= NAME_MAX;
+    let lower = |(link, name): (String, String)| (link.to_ascii_lowercase(), name.to_ascii_lowercase());
+    pairs.into_iter().filter(is_short).map(lower).collect()
+}
+
 /// The IPv6 address with the number in its subnet that this IPv4 address has.
 fn counterpart(spec: &NetworkSpec, v4: Ipv4Addr) -> Ipv6Addr {
     let number = u32::from(v4) & u32::MAX.checked_shr(spec.v4.prefix.into()).unwrap_or(0);
@@ -296,8 +362,11 @@ pub fn host_names(v4: Ipv4Addr, v6: Ipv6Addr) -> impl Iterator<Item = (String, V
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
     use crate::Subnet;
+    use crate::control::receive;
 
     fn spec() -> NetworkSpec {
         NetworkSpec {
@@ -324,6 +393,40 @@ mod tests {
     fn join(members: &mut Members, wish: Wish) -> (u64, Result<Addressing, String>) {
         let number = connect(members);
         (number, members.join(&spec(), number, wish).map_err(|error| error.to_string()))
+    }
+
+    fn has_more(socket: &OwnedFd) -> bool {
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+    }
+
+    #[test]
+    fn a_large_table_is_told_whole_to_who_reads_slowly() {
+        let mut members = Members::default();
+        let (ours, theirs) = sys::socket::pair().unwrap();
+        let number = members.add(Connection::new(theirs, None));
+        members.join(&spec(), number, wish("a")).unwrap();
+        for id in ["b", "c"] {
+            let names = (0..60).map(|count| format!("{id}{count}{}", "n".repeat(240))).collect();
+            join(&mut members, Wish { names, ..wish(id) }).1.unwrap();
+        }
+        // What is told again and again is more than a socket holds.
+        let mut rounds = 0;
+        members.follow(number);
+        while !members.tell_names() {
+            members.names_changed();
+            rounds += 1;
+            assert!(rounds < 1000);
+        }
+        let names = members.names();
+        let (mut table, mut is_left) = (NameTable::new(), true);
+        while is_left {
+            is_left = members.tell_names();
+            while has_more(&ours) {
+                let Some((Message::Names { first, names }, _)) = receive(&ours).unwrap() else { panic!("no table") };
+                take_names(&mut table, first, names);
+            }
+        }
+        assert_eq!(table, names);
     }
 
     #[test]

@@ -56,6 +56,10 @@ const STDERR: i32 = 2;
 const RETRY_US: u64 = 100_000;
 /// Descriptors that are kept for other uses than flows.
 const RESERVE: u64 = 64;
+/// The same for the members of a network that is shared, and for their ports.
+const RESERVE_OF_MANY: u64 = 2 * members::MEMBERS_MAX as u64;
+/// How long nobody is let in after there was no descriptor for one.
+const SHUT_US: u64 = 1_000_000;
 
 /// Runs the role with what it inherited: the configuration is a [`RoleSpec`]. For a container's own network the descriptor
 /// `control` is the socket of [`crate::control`], and `tap` the device if it exists already; for a shared one `door` is the
@@ -63,6 +67,7 @@ const RESERVE: u64 = 64;
 pub fn main(mut inherited: Inherited) -> ExitCode {
     match serde_json::from_slice(&inherited.config) {
         Ok(RoleSpec::Own(spec)) => own(&spec, &mut inherited),
+        Ok(RoleSpec::Program(spec)) => crate::helper::role::main(&spec, &mut inherited),
         Ok(RoleSpec::Shared(spec)) => shared::main(spec, inherited),
         Err(_) => ExitCode::from(125),
     }
@@ -107,6 +112,8 @@ struct Role {
     is_behind: bool,
     /// Whether accepting has stopped because the table is nearly full.
     waiting: bool,
+    /// Until when nobody is let in, as there was no descriptor for one: who knocks waits.
+    shut_until_us: Option<u64>,
     observers: Observers,
     /// Whether an observer who takes more has more to be told.
     is_telling: bool,
@@ -130,7 +137,7 @@ impl Role {
         let published = bound.iter().map(|(_, port)| *port).collect();
         let mut members = Members::default();
         let egress = spec.egress.as_deref().map(egress::parse).transpose()?;
-        let number = members.add(Connection::new(control, Some(Joined::alone(&spec.addressing, egress))));
+        let number = members.add(Connection::new(control, Some(Joined::alone(&spec.addressing, egress, spec.rate))));
         let mut role = Role::start(own_config(spec), members, None)?;
         for (listener, port) in bound {
             role.publish(number, listener, &port)?;
@@ -170,11 +177,13 @@ impl Role {
         let descriptors = sandbox::enter()?;
         let peek_offset = peek_offset_works();
         let own_names = spec.names.of_all.clone();
-        let config = Config { limits: limits(descriptors), peek_offset, members: members.members(), ..spec };
+        let reserve = RESERVE + if shared.is_some() { RESERVE_OF_MANY } else { 0 };
+        let config = Config { limits: limits(descriptors, reserve), peek_offset, members: members.members(), ..spec };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).call(|| "epoll_create1()".to_owned())?;
         let sockets = Sockets::new(epoll, config.limits.flows(), peek_offset);
         let mut stack = Stack::new(config);
         stack.set_egress(&members.egress());
+        stack.set_rates(0, &members.rates());
         Ok(Role {
             shared,
             members,
@@ -183,6 +192,7 @@ impl Role {
             own_names,
             is_behind: false,
             waiting: false,
+            shut_until_us: None,
             observers: Observers::default(),
             is_telling: false,
             sockets,
@@ -231,7 +241,8 @@ impl Role {
         loop {
             let now_us = self.now_us();
             let telling = self.is_telling.then_some(now_us);
-            let others = [self.is_behind.then_some(now_us + RETRY_US), self.deserted_at_us(), telling];
+            let behind = self.is_behind.then_some(now_us + RETRY_US);
+            let others = [behind, self.deserted_at_us(), self.shut_until_us, telling];
             let timeout = match self.stack.next_deadline(now_us).into_iter().chain(others.into_iter().flatten()).min() {
                 None => EpollTimeout::NONE,
                 Some(at) => {
@@ -247,7 +258,7 @@ impl Role {
             for event in &events[..count] {
                 match event.data() & KIND {
                     TAP => self.read_tap(now_us),
-                    DOOR => self.welcome(),
+                    DOOR => self.welcome(now_us),
                     MEMBER => self.read_member(now_us, event.data() & !KIND)?,
                     DATAGRAMS => self.receive_datagrams(now_us, (event.data() & !KIND) as usize),
                     OBSERVER => {
@@ -260,6 +271,7 @@ impl Role {
             }
             self.stack.tick(now_us, &mut self.sockets);
             self.resume_accepting();
+            self.open_door(now_us);
             self.is_telling = self.observers.tell(now_us, &self.stack, &mut self.sockets);
             self.is_behind = self.members.tell_names();
             if self.ended || self.is_deserted() {
@@ -355,6 +367,7 @@ impl Role {
     fn tell_stack(&mut self, now_us: u64) {
         self.stack.set_members(now_us, self.members.members(), &mut self.sockets);
         self.stack.set_egress(&self.members.egress());
+        self.stack.set_rates(now_us, &self.members.rates());
         if !self.is_internal() {
             self.stack.set_resolvers_of_one(self.members.resolvers());
         }
@@ -365,7 +378,7 @@ impl Role {
     fn tell_names(&mut self) {
         let mut of_all = self.own_names.clone();
         of_all.extend(self.members.names());
-        self.stack.set_names(Names { of_all, of_one: self.members.others() });
+        self.stack.set_names(Names { of_all, of_one: self.members.others(), links: self.members.links() });
     }
 
     /// Forgets a connection and what it has.
@@ -486,9 +499,11 @@ fn free_place<T>(places: &mut Vec<Option<T>>) -> usize {
 }
 
 /// Three of four descriptors for TCP, most of the rest for UDP.
-fn limits(descriptors: u64) -> Limits {
+fn limits(descriptors: u64, reserve: u64) -> Limits {
     let mut limits = Limits::default();
-    let usable = descriptors.saturating_sub(RESERVE + u64::from(limits.echo + limits.dns)).max(64) as u32;
+    // Where there are few, at least half are for flows.
+    let reserve = reserve.min(descriptors / 2) + u64::from(limits.echo + limits.dns);
+    let usable = descriptors.saturating_sub(reserve).max(64) as u32;
     limits.tcp = limits.tcp.min(usable / 4 * 3);
     limits.udp = limits.udp.min(usable / 4);
     limits

@@ -77,9 +77,20 @@ impl Role {
     }
 
     /// Accepts who knocks.
-    pub fn welcome(&mut self) {
+    pub fn welcome(&mut self, now_us: u64) {
         let Some(Shared { door, .. }) = &self.shared else { return };
-        let Ok(control) = sys::socket::accept(door.as_fd()) else { return };
+        let control = match sys::socket::accept(door.as_fd()) {
+            Ok(control) => control,
+            Err(error) => {
+                // It would be ready again at once, for ever.
+                if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+                    && self.sockets.epoll().delete(door).is_ok()
+                {
+                    self.shut_until_us = Some(now_us + super::SHUT_US);
+                }
+                return;
+            }
+        };
         if self.members.len() >= MEMBERS_MAX {
             return;
         }
@@ -87,6 +98,16 @@ impl Role {
         let Some(connection) = self.members.get(number) else { return };
         if super::watch(self.sockets.epoll(), &connection.control, super::MEMBER | number).is_err() {
             self.members.remove(number);
+        }
+    }
+
+    /// Lets people in again after some time.
+    pub fn open_door(&mut self, now_us: u64) {
+        if let Some(Shared { door, .. }) = &self.shared
+            && self.shut_until_us.is_some_and(|until| until <= now_us)
+        {
+            let is_open = super::watch(self.sockets.epoll(), door, super::DOOR).is_ok();
+            self.shut_until_us = (!is_open).then_some(now_us + super::SHUT_US);
         }
     }
 
@@ -103,7 +124,7 @@ impl Role {
         let told = match joined {
             Ok(addressing) => {
                 let pid = shared.pid;
-                let told = Message::Joined { addressing, pid, restricted: true };
+                let told = Message::Joined { addressing, pid, restricted: true, limited: true };
                 send(connection.control.as_fd(), &told, Some(shared.namespace.as_fd()))
             }
             Err(error) => {

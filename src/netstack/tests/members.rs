@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use etherparse::{Ipv4Header, UdpHeader};
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -193,7 +194,9 @@ impl Bed {
         let mut count = 0;
         while let Some((FlowId(number), flow)) = self.stack.next_flow(self.now_us, next) {
             next = FlowId(number + 1);
-            count += usize::from(flow.protocol == protocol && flow.container.ip() == v4(member));
+            let is =
+                flow.protocol == protocol && flow.container.ip() == v4(member) && !flow.state.starts_with("REFUSED");
+            count += usize::from(is);
         }
         count
     }
@@ -257,6 +260,13 @@ fn who_has_no_rules_reaches_what_others_may_not() {
     assert!(bed.syn(OTHER, 5000, (SITE, 443)).is_empty());
     assert_eq!(bed.opened(), [SocketAddr::from((SITE, 443))]);
     assert_eq!(bed.stack.traffic(v4(OTHER).into()).unwrap().prohibited, 0);
+    // It is shown as a flow for a while.
+    let (number, flow) = bed.stack.next_flow(bed.now_us, FlowId(1)).unwrap();
+    assert_eq!((flow.state, flow.remote), ("REFUSED (no rule)", SocketAddr::from((SITE, 443))));
+    assert!(flow.container == SocketAddr::from((v4(ONE), 5000)) && !flow.inward);
+    assert!(bed.stack.next_flow(bed.now_us, FlowId(number.0 + 1)).is_none());
+    bed.now_us += 61_000_000;
+    assert!(bed.stack.next_flow(bed.now_us, number).is_none());
 }
 
 #[test]
@@ -289,4 +299,28 @@ fn one_member_leaves_room_for_the_others() {
     assert_eq!(bed.stack.flows(), 0);
     bed.syn(ONE, 5000, (SITE, 443));
     assert_eq!(bed.held(ONE, Protocol::Tcp), 1);
+}
+
+#[test]
+fn a_datagram_larger_than_the_mtu_comes_in_fragments() {
+    let mut bed = Bed::new();
+    assert!(bed.datagram(ONE, 5000, (SITE, 9), b"x").is_empty());
+    let answer: Vec<u8> = (0..4000_u32).map(|number| (number * 7 % 251) as u8).collect();
+    bed.world.answers.push_back(answer.clone());
+    let id = bed.world.opened.last().unwrap().0;
+    bed.stack.socket_ready(bed.now_us, id, Readiness { readable: true, writable: false }, &mut bed.world);
+    let packets: Vec<&[u8]> = bed.world.frames.iter().map(|frame| &frame[vnet::LEN + ethernet::LEN..]).collect();
+    let mut whole = Vec::new();
+    let mut first = None;
+    for (number, packet) in packets.iter().enumerate() {
+        let (header, body) = Ipv4Header::from_slice(packet).unwrap();
+        assert!(packet.len() <= 1500 && header.header_checksum == header.calc_header_checksum());
+        assert_eq!(usize::from(header.fragment_offset.byte_offset()), whole.len());
+        assert_eq!(header.more_fragments, number + 1 < packets.len());
+        whole.extend_from_slice(body);
+        assert_eq!(header.identification, first.get_or_insert(header.clone()).identification);
+    }
+    let (udp, payload) = UdpHeader::from_slice(&whole).unwrap();
+    assert_eq!((packets.len(), payload), (3, answer.as_slice()));
+    assert_eq!(udp.checksum, udp.calc_checksum_ipv4(&first.unwrap(), payload).unwrap());
 }

@@ -77,8 +77,8 @@ impl Host for World {
         self.connects += 1;
         Err(SocketError::TimedOut)
     }
-    fn tcp_connected(&mut self, _: FlowId) -> Result<(), SocketError> {
-        Err(SocketError::Failed)
+    fn tcp_connected(&mut self, id: FlowId) -> Result<(), SocketError> {
+        self.clients.get(&id).filter(|client| !client.gone).map(drop).ok_or(SocketError::Failed)
     }
     fn tcp_peek(&mut self, id: FlowId, offset: usize, buffer: &mut [u8]) -> Peek {
         let Some(client) = self.clients.get(&id).filter(|client| !client.gone) else { return Peek::Broken };
@@ -316,6 +316,23 @@ fn two_clients_that_look_the_same_have_different_ports() {
 }
 
 #[test]
+fn a_reset_after_the_end_is_passed_on() {
+    let mut bed = Bed::new();
+    let flow = bed.accept((Ipv4Addr::LOCALHOST, 5000), b"");
+    let syn = bed.only();
+    bed.take(&syn);
+    bed.world.clients.get_mut(&flow).unwrap().ended = true;
+    bed.ready(flow);
+    let end = bed.only();
+    assert_eq!(end.flags, FIN | ACK);
+    bed.answer(&end, ACK, 0, &[]);
+    assert_eq!(bed.seen().len(), 0);
+    bed.leave(flow);
+    assert_eq!(bed.only().flags, RST | ACK);
+    bed.nothing_is_left(1);
+}
+
+#[test]
 fn the_same_ends_can_be_used_again_at_once() {
     let mut bed = Bed::new();
     let client = (Ipv4Addr::new(192, 0, 2, 7), 5000);
@@ -396,6 +413,54 @@ fn datagrams_keep_their_family_while_there_is_one() {
         let Ok(ip::Parsed::Whole(packet)) = parsed else { panic!("{parsed:?}") };
         assert_eq!((packet.source, packet.destination), (from, to));
     }
+}
+
+/// The rate of the first container: 8,000 bytes a second.
+fn slow(bed: &mut Bed) {
+    bed.stack.set_rates(bed.now_us, &[(Ipv4Addr::new(10, 0, 0, 2), 64_000)].into());
+}
+
+#[test]
+fn datagrams_beyond_the_rate_are_dropped() {
+    let mut bed = Bed::new();
+    slow(&mut bed);
+    let passed = |bed: &mut Bed| {
+        for _ in 0..100 {
+            let client = (CLIENT, 5000).into();
+            bed.stack.datagram_in(bed.now_us, client, TARGET, &[0; 1000], &mut bed.world, |_, _| ());
+        }
+        bed.world.frames.drain(..).count()
+    };
+    // 64 KiB may come at once.
+    assert_eq!(passed(&mut bed), 66);
+    bed.pass(S);
+    assert_eq!(passed(&mut bed), 8);
+    assert_eq!(bed.stack.counters().beyond_rate, 34 + 92);
+}
+
+#[test]
+fn a_connection_beyond_the_rate_is_held_back_and_loses_nothing() {
+    let mut bed = Bed::new();
+    slow(&mut bed);
+    let sent: Vec<u8> = (0..100_000_u32).map(|number| (number % 251) as u8).collect();
+    let flow = bed.accept((Ipv4Addr::LOCALHOST, 5000), &sent);
+    let syn = bed.only();
+    let mut come = bed.take(&syn);
+    let bytes = |come: &[Seen]| come.iter().flat_map(|seen| seen.payload.clone()).collect::<Vec<u8>>();
+    let mut received = bytes(&come);
+    let began_us = bed.now_us;
+    while received.len() < sent.len() {
+        if let Some(last) = come.last() {
+            bed.answer(last, ACK, 0, &[]);
+        }
+        bed.pass(10_000);
+        come = bed.seen();
+        received.extend(bytes(&come));
+    }
+    assert!(received == sent);
+    // 64 KiB come at once, the rest by 8,000 bytes a second, and the last segment when a full one may come.
+    assert!((4_200_000..4_600_000).contains(&(bed.now_us - began_us)), "{} us", bed.now_us - began_us);
+    assert!(bed.world.clients[&flow].received.is_empty());
 }
 
 #[test]

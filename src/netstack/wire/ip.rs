@@ -8,6 +8,8 @@ use super::{be16, be32, checksum};
 pub const V4_LEN: usize = 20;
 /// Length of the IPv6 header.
 pub const V6_LEN: usize = 40;
+/// Length of IPv6's fragment header.
+pub const FRAGMENT_LEN: usize = 8;
 /// Protocol numbers that are understood.
 pub const ICMP: u8 = 1;
 /// Transmission Control Protocol.
@@ -199,17 +201,7 @@ fn options(mut options: &[u8]) -> Result<(), Refusal> {
 pub fn write(out: &mut Header, source: IpAddr, destination: IpAddr, protocol: u8, payload_len: usize, hop_limit: u8) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut header = [0; V4_LEN];
-            header[0] = 0x45;
-            header[2..4].copy_from_slice(&((V4_LEN + payload_len) as u16).to_be_bytes());
-            header[6] = 0x40;
-            header[8] = hop_limit;
-            header[9] = protocol;
-            header[12..16].copy_from_slice(&source.octets());
-            header[16..20].copy_from_slice(&destination.octets());
-            let check = checksum::finish(0, &header);
-            header[10..12].copy_from_slice(&check.to_be_bytes());
-            out.push(&header);
+            out.push(&v4_header((source, destination), protocol, payload_len, hop_limit, (0, 0x4000)));
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let mut header = [0; V6_LEN];
@@ -223,6 +215,53 @@ pub fn write(out: &mut Header, source: IpAddr, destination: IpAddr, protocol: u8
         }
         _ => debug_assert!(false, "a packet has one family"),
     }
+}
+
+/// Which part of its packet an outgoing fragment is.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// What the packet's fragments have in common; IPv4 has room for its lower half.
+    pub id: u32,
+    /// Where in the packet's payload it begins, a multiple of 8 bytes.
+    pub offset: u16,
+    /// Whether others follow behind it.
+    pub more: bool,
+}
+
+/// Appends the headers for a fragment of `length` bytes. Both addresses must have the same family.
+pub fn write_fragment(out: &mut Header, (from, to): (IpAddr, IpAddr), protocol: u8, length: usize, part: Part) {
+    const HOP_LIMIT: u8 = 64;
+    if let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) {
+        let word = (part.offset / 8) | if part.more { 0x2000 } else { 0 };
+        out.push(&v4_header((from, to), protocol, length, HOP_LIMIT, (part.id as u16, word)));
+        return;
+    }
+    write(out, from, to, FRAGMENT, FRAGMENT_LEN + length, HOP_LIMIT);
+    let [high, low] = (part.offset | u16::from(part.more)).to_be_bytes();
+    let [a, b, c, d] = part.id.to_be_bytes();
+    out.push(&[protocol, 0, high, low, a, b, c, d]);
+}
+
+/// `identification` and the word of flags and offset behind it.
+fn v4_header(
+    (source, destination): (Ipv4Addr, Ipv4Addr),
+    protocol: u8,
+    payload_len: usize,
+    hop_limit: u8,
+    (identification, word): (u16, u16),
+) -> [u8; V4_LEN] {
+    let mut header = [0; V4_LEN];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&((V4_LEN + payload_len) as u16).to_be_bytes());
+    header[4..6].copy_from_slice(&identification.to_be_bytes());
+    header[6..8].copy_from_slice(&word.to_be_bytes());
+    header[8] = hop_limit;
+    header[9] = protocol;
+    header[12..16].copy_from_slice(&source.octets());
+    header[16..20].copy_from_slice(&destination.octets());
+    let check = checksum::finish(0, &header);
+    header[10..12].copy_from_slice(&check.to_be_bytes());
+    header
 }
 
 /// The headers of one outgoing frame, built from the outside in.
@@ -320,6 +359,21 @@ mod tests {
             if let Ok(slice) = Ipv6Slice::from_slice(&bytes) {
                 prop_assert_eq!((slice.payload().ip_number.0, slice.payload().payload), (protocol, &own[..]));
             }
+        }
+
+        #[test]
+        fn a_fragment_is_read_as_it_was_written(id: u32, unit in 0_u16..8191, more: bool, v6: bool, body in 1_usize..200) {
+            let ends = if v6 { ["fd00::2", "2001:db8::1"] } else { ["10.0.0.2", "192.0.2.1"] };
+            let ends: [IpAddr; 2] = ends.map(|address| address.parse().unwrap());
+            let mut header = Header::new();
+            write_fragment(&mut header, ends.into(), UDP, body, Part { id, offset: unit * 8, more });
+            prop_assume!(more || unit > 0);
+            let bytes = [header.as_slice(), &vec![7; body]].concat();
+            let read = if v6 { parse_v6(&bytes) } else { parse_v4(&bytes) };
+            let Ok(Parsed::Part(part)) = read else { panic!("{read:?}") };
+            prop_assert_eq!((part.source, part.destination, part.protocol), (ends[0], ends[1], UDP));
+            prop_assert_eq!((part.offset, part.more), (usize::from(unit) * 8, more));
+            prop_assert_eq!((part.id, part.payload.len()), (if v6 { id } else { id & 0xffff }, body));
         }
 
         #[test]

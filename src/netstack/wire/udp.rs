@@ -29,6 +29,23 @@ pub fn parse(bytes: &[u8]) -> Option<Datagram<'_>> {
     Some(Datagram { source_port: be16(bytes, 0), destination_port: be16(bytes, 2), checksum: be16(bytes, 6), payload })
 }
 
+/// The header of a datagram, with its checksum.
+pub fn complete(source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) -> [u8; LEN] {
+    let length = LEN + payload.len();
+    let mut header = [0; LEN];
+    header[..2].copy_from_slice(&source.1.to_be_bytes());
+    header[2..4].copy_from_slice(&destination.1.to_be_bytes());
+    header[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+    let before = checksum::pseudo(source.0, destination.0, ip::UDP, length) + checksum::sum(&header);
+    // One that is 0 says that there is none.
+    let check = match checksum::finish(before, payload) {
+        0 => u16::MAX,
+        check => check,
+    };
+    header[CHECKSUM_OFFSET..].copy_from_slice(&check.to_be_bytes());
+    header
+}
+
 /// Appends the header; the checksum field holds the pseudo header's sum, for the kernel to complete.
 pub fn write(out: &mut ip::Header, source: (IpAddr, u16), destination: (IpAddr, u16), payload_len: usize) {
     let length = LEN + payload_len;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -230,6 +231,72 @@ fn inside_counting() {
         println!("{what}: {found} allocations in {FILES} requests");
         assert!(found <= most * FILES, "{what}: {found} allocations in {FILES} requests, more than {most} in each");
     }
+}
+
+/// Runs in the namespaces that [`a_full_disk_costs_one_call`] makes.
+#[test]
+#[ignore = "started by another in a user namespace"]
+fn inside_full() {
+    let work = PathBuf::from(std::env::var_os("OVERLAYFS_TEST_DIR").unwrap());
+    for dir in ["source", "upper", "merged"] {
+        fs::create_dir(work.join(dir)).unwrap();
+    }
+    let contents: Vec<u8> = (0..1_500_000_u32).map(|at| (at / 7) as u8).collect();
+    fs::write(work.join("source/large"), &contents).unwrap();
+    let disk = FsContext::open(c"tmpfs").unwrap();
+    disk.set(c"size", c"2m").unwrap();
+    let disk = disk.mount(Attr::NODEV).unwrap();
+    sys::mount::attach(disk.as_fd(), File::open(work.join("upper")).unwrap().as_fd()).unwrap();
+    let (index, sources) = chain(&work.join("source"));
+    let upper = || File::open(work.join("upper")).unwrap().into();
+    let sources: Arc<dyn Contents> = Arc::new(sources);
+    let open = || Arc::new(Overlay::open(upper(), Arc::clone(&index), Arc::clone(&sources), Policy::Durable).unwrap());
+    let merged = work.join("merged");
+    mount(&open(), &merged);
+    let (large, new) = (merged.join("large"), merged.join("new"));
+    let is_full = |written: std::io::Result<usize>| written.unwrap_err().raw_os_error() == Some(Errno::ENOSPC as i32);
+
+    // In the middle of a write: what there was room for is written, and everybody agrees on how much that is.
+    let file = File::create(&new).unwrap();
+    let (mut written, piece) = (0, vec![b'n'; 300_000]);
+    while let Ok(count) = file.write_at(&piece, written) {
+        written += count as u64;
+    }
+    assert!(is_full(file.write_at(b"n", written)) && written % 300_000 != 0, "{written}");
+    assert_eq!(file.metadata().unwrap().len(), written);
+    let data = shell("find upper/up -type f -printf '%s\n'", &work);
+    assert_eq!(data.trim().parse(), Ok(written));
+    drop(file);
+    // In the middle of a copy-up: the file is as it was, and can be changed when there is room again.
+    let file = File::options().write(true).open(&large).unwrap();
+    assert!(is_full(file.write_at(b"x", 5)));
+    assert!(fs::read(&large).unwrap() == contents, "the lower contents are shown");
+    fs::remove_file(&new).unwrap();
+    file.write_all_at(b"x", 5).unwrap();
+    drop(file);
+    // Names until there is no room for another one, and data until there is none at all: all of it can be removed.
+    let names = merged.join("names");
+    fs::create_dir(&names).unwrap();
+    let made = (0..1_000_000).take_while(|at| fs::write(names.join(at.to_string()), [b'y'; 50]).is_ok()).count();
+    let rest = File::options().append(true).create(true).open(names.join("0")).unwrap();
+    while (&rest).write(&[b'z'; 4096]).is_ok() {}
+    assert!(made > 20 && fs::read_dir(&names).unwrap().count() >= made, "{made}");
+    fs::remove_dir_all(&names).unwrap();
+    drop(rest);
+    fs::write(&new, "again").unwrap();
+    nix::mount::umount(&merged).unwrap();
+
+    mount(&open(), &merged);
+    let mut expected = contents;
+    expected[5] = b'x';
+    assert!(fs::read(&large).unwrap() == expected && !names.exists());
+    assert_eq!(fs::read(&new).unwrap(), b"again");
+    nix::mount::umount(&merged).unwrap();
+}
+
+#[test]
+fn a_full_disk_costs_one_call() {
+    run_inside("inside_full");
 }
 
 #[test]

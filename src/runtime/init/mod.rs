@@ -291,11 +291,11 @@ fn create_container(
     run(&HookContext { id: context.id.clone(), bundle: bundle.path() })
 }
 
-/// Prepares for a kernel without the mount API of Linux 5.12: only a container of a bundle can be made there, as the view
-/// of an image reaches init as a detached mount.
+/// Prepares for a kernel without the mount API of Linux 5.12: only a container of a bundle, or of a copy of an image, can be
+/// made there, as the view of an image reaches init as a detached mount.
 fn stage_mounts(launch: &Launch, channel: &Channel) -> Result<(), Report> {
-    let possible = matches!(launch.rootfs, Rootfs::Directory { .. }) && is_new(&launch.spec, LinuxNamespaceType::Mount);
-    if possible && sys::mount::is_refused() {
+    let possible = matches!(launch.rootfs, Rootfs::Directory { .. } | Rootfs::Copy { .. });
+    if possible && is_new(&launch.spec, LinuxNamespaceType::Mount) && sys::mount::is_refused() {
         channel.notice("mounts: made by mount(2), as this kernel or a filter refuses the calls of Linux 5.12");
         sys::staging::begin().step(|| "preparing the mounts".to_owned())?;
     }

@@ -36,6 +36,9 @@ pub struct Identity {
 
 /// The identity for `USER[:GROUP]`, or the specification's own numbers when the text is empty; with the specification's
 /// additional groups in either case, and with these, by name or number. The root directory must be the container's already.
+///
+/// The primary group of a `USER` is a supplementary one too, as with Docker: a program with a set-group-id bit that gives the
+/// primary one up would else have access where that group is shut out (CVE-2022-36109).
 pub fn resolve(text: &str, groups: &[String], process: &Process) -> Result<Identity, Report> {
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/, O_PATH)".to_owned())?;
@@ -45,7 +48,8 @@ pub fn resolve(text: &str, groups: &[String], process: &Process) -> Result<Ident
         let home = passwd_entry(&passwd, |entry| entry.uid == user.uid()).map(|entry| entry.home.to_owned());
         Identity { uid: user.uid(), gid: user.gid(), groups: Vec::new(), home }
     } else {
-        in_root(root.as_fd(), text)?
+        let identity = in_root(root.as_fd(), text)?;
+        Identity { groups: [&[identity.gid], &identity.groups[..]].concat(), ..identity }
     };
     identity.groups.extend(user.additional_gids().iter().flatten());
     if !groups.is_empty() {

@@ -94,7 +94,19 @@ const ANYWHERE: [(&str, &str, &str); 4] = [
     ("read 1 GiB that was written", LARGE, "cat /w/large >/dev/null"),
 ];
 
+/// The works on Debian's tree.
 pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
+    of_trees(ground, &TREES[..1])
+}
+
+/// Those on trees of many files, and of many layers.
+pub fn sides_of_large_trees(ground: &Ground) -> Fallible<Vec<Side>> {
+    let mut sides = of_trees(ground, &TREES[1..])?;
+    layers(&mut sides, ground)?;
+    Ok(sides)
+}
+
+fn of_trees(ground: &Ground, trees: &[Tree]) -> Fallible<Vec<Side>> {
     if !ground.has_debian {
         return Err("these works need the programs of the Debian image".into());
     }
@@ -102,7 +114,7 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
         println!("left out: cold caches: only root can drop them, as `cargo xtask rig bench files` does");
     }
     let mut sides = Vec::new();
-    for tree in &TREES {
+    for tree in trees {
         publish(ground, tree)?;
         let is_small = tree.added == 0;
         let rivals = rivals(ground, tree.name, is_small)?;
@@ -122,7 +134,6 @@ pub fn sides(ground: &Ground) -> Fallible<Vec<Side>> {
             servers(&mut sides, tree, &rivals);
         }
     }
-    layers(&mut sides, ground)?;
     Ok(sides)
 }
 
@@ -179,7 +190,7 @@ fn layers(sides: &mut Vec<Side>, ground: &Ground) -> Fallible<()> {
 }
 
 /// Waits until servers without a container have ended.
-fn lingered() -> Command {
+pub fn lingered() -> Command {
     command("sleep", ["32"])
 }
 

@@ -7,9 +7,11 @@
 
 mod files;
 mod gate;
+pub mod load;
 pub mod machine;
 mod network;
 mod oci;
+mod owners;
 pub mod peak;
 pub mod programs;
 mod pull;
@@ -35,8 +37,10 @@ const TOPICS: &[Topic] = &[
     ("start", 30, start::sides),
     ("oci", 60, oci::sides),
     ("files", 3, files::sides),
+    ("trees", 3, files::sides_of_large_trees),
+    ("owners", 3, owners::sides),
     ("programs", 3, programs::sides),
-    ("network", 7, network::sides),
+    ("network", 5, network::sides),
     ("pull", 7, pull::sides),
 ];
 /// A single run that takes longer has failed.
@@ -234,7 +238,10 @@ impl Series {
 pub fn run(names: &[String]) -> Fallible<bool> {
     let unknown = names.iter().find(|name| !TOPICS.iter().any(|(topic, ..)| topic == name));
     if let Some(name) = unknown {
-        return Err(format!("no benchmark is called {name}; there are: start oci files programs network pull").into());
+        return Err(format!(
+            "no benchmark is called {name}; there are: start oci files trees owners programs network pull"
+        )
+        .into());
     }
     let base = std::env::temp_dir().join(format!("sublet-bench-{}", std::process::id()));
     fs::create_dir_all(&base)?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use super::Ground;
 use super::start::{image, sublet};
@@ -58,10 +59,44 @@ pub struct Rival {
     pub name: String,
     /// What it changes.
     pub reach: Reach,
+    /// The engine, if it is one.
+    pub engine: Option<Engine>,
     run: Box<dyn Fn(&str) -> Command>,
 }
 
+/// An engine that has an image.
+pub struct Engine {
+    /// Options of its `run`.
+    pub options: Vec<String>,
+    /// The image.
+    pub image: String,
+    /// Its command line without a command.
+    by: Rc<dyn Fn() -> Command>,
+    /// How it pulls the image.
+    pull: &'static [&'static str],
+}
+
+impl Engine {
+    /// A command of it.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = (self.by)();
+        command.args(words);
+        command
+    }
+
+    /// The commands after which it has the image as if it had never run it.
+    pub fn anew(&self) -> [Command; 2] {
+        [self.command(&["rmi", "-f", &self.image]), self.command(&[self.pull, &[self.image.as_str()]].concat())]
+    }
+}
+
 impl Rival {
+    fn of(name: String, engine: Engine) -> Rival {
+        let (by, options, image) = (Rc::clone(&engine.by), engine.options.clone(), engine.image.clone());
+        let run = move |script: &str| in_container(by(), &options, &image, script);
+        Rival { name, reach: Reach::Layer, engine: Some(engine), run: Box::new(run) }
+    }
+
     /// The command that runs a script.
     pub fn run(&self, script: &str) -> Command {
         (self.run)(script)
@@ -73,6 +108,8 @@ impl Rival {
 pub enum Ids {
     /// As the machine has it.
     Many,
+    /// The same, and the container has the caller's own id as it is.
+    Kept,
     /// The own one alone.
     One,
 }
@@ -85,8 +122,14 @@ impl Ids {
     fn word(self) -> &'static str {
         match self {
             Ids::Many => "",
+            Ids::Kept => ", keep-id",
             Ids::One => ", one id",
         }
+    }
+
+    /// Options of `run`; the work is root's everywhere.
+    fn options(self) -> &'static [&'static str] {
+        if self == Ids::Kept { &["--userns", "keep-id", "-u", "0"] } else { &[] }
     }
 
     /// Where an engine keeps what it has, apart for each number of ids.
@@ -99,7 +142,7 @@ impl Ids {
     fn command(self, ground: &Ground) -> impl Fn(&Path) -> Command + use<> {
         let run = self.place(ground, "run");
         move |program| match self {
-            Ids::Many => Command::new(program),
+            Ids::Many | Ids::Kept => Command::new(program),
             Ids::One => {
                 let user = ["--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c", WITH_ONE_ID, "sh"];
                 let mut unshared = command("unshare", user);
@@ -128,23 +171,25 @@ pub fn engines(ground: &Ground, name: &str, copies: bool, ids: Ids) -> Fallible<
 }
 
 /// The words that every engine's command line ends with.
-fn in_container(mut engine: Command, options: &[&str], image: &str, script: &str) -> Command {
+fn in_container(mut engine: Command, options: &[String], image: &str, script: &str) -> Command {
     engine.args(["run", "--rm", "--network", "none"]).args(options).args([image, "sh", "-c", script]);
     engine
 }
 
 fn ours(ground: &Ground, image: &str, ids: Ids) -> Fallible<Vec<Rival>> {
     let rival = |driver: &'static str| {
-        let (program, root, image) = (ground.sublet.clone(), ids.place(ground, "sublet"), image.to_owned());
+        let (program, root) = (ground.sublet.clone(), ids.place(ground, "sublet"));
         let by = ids.command(ground);
-        let engine = move || {
+        let by = move || {
             let mut engine = by(&program);
             engine.arg("--root").arg(&root);
             engine
         };
-        output(engine().args(["pull", "-q", &image]))?;
-        let run = move |script: &str| in_container(engine(), &["--storage-driver", driver], &image, script);
-        Ok(Rival { name: format!("sublet ({driver}{})", ids.word()), reach: Reach::Layer, run: Box::new(run) })
+        let options = [&["--storage-driver", driver][..], ids.options()].concat();
+        let options = options.into_iter().map(str::to_owned).collect();
+        let engine = Engine { options, image: image.to_owned(), by: Rc::new(by), pull: &["pull", "-q"] };
+        output(&mut engine.command(&["pull", "-q", image]))?;
+        Ok(Rival::of(format!("sublet ({driver}{})", ids.word()), engine))
     };
     ["overlay", "fuse"].into_iter().map(rival).collect()
 }
@@ -172,20 +217,20 @@ fn podmans(ground: &Ground, image: &str, copies: bool, ids: Ids) -> Vec<Rival> {
     for (driver, options) in drivers {
         let store = ids.place(ground, &format!("podman-{driver}"));
         let (by, program) = (ids.command(ground), program.clone());
-        let engine = move || {
+        let by = move || {
             let mut engine = by(&program);
             engine.args(["--cgroup-manager=cgroupfs", "--root"]).arg(&store);
             engine.arg("--runroot").arg(store.with_extension("run")).args(&options);
             engine
         };
+        let options = ids.options().iter().map(|&word| word.to_owned()).collect();
+        let pull = &["pull", "-q", "--tls-verify=false"];
+        let engine = Engine { options, image: image.to_owned(), by: Rc::new(by), pull };
         let name = format!("podman ({driver}{})", ids.word());
-        if let Err(error) = output(engine().args(["pull", "--tls-verify=false", image])) {
-            println!("left out: {name}: {error}");
-            continue;
+        match output(&mut engine.command(&[&pull[..], &[image]].concat())) {
+            Ok(_) => rivals.push(Rival::of(name, engine)),
+            Err(error) => println!("left out: {name}: {error}"),
         }
-        let image = image.to_owned();
-        let run = move |script: &str| in_container(engine(), &[], &image, script);
-        rivals.push(Rival { name, reach: Reach::Layer, run: Box::new(run) });
     }
     rivals
 }
@@ -208,7 +253,7 @@ fn mounts(ground: &Ground, name: &str, image: &str) -> Fallible<Vec<Rival>> {
         } else if let Err(error) = output(&mut run("echo done")) {
             println!("left out: {}: {error}", mount.name);
         } else {
-            rivals.push(Rival { name: mount.name.to_owned(), reach: mount.reach, run: Box::new(run) });
+            rivals.push(Rival { name: mount.name.to_owned(), reach: mount.reach, engine: None, run: Box::new(run) });
         }
     }
     Ok(rivals)

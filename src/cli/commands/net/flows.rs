@@ -13,7 +13,7 @@ use crate::output::{Stop, stdout};
 const TABLE: &str =
     "{{.Container}}\t{{.Protocol}}\t{{.Source}}\t{{.Destination}}\t{{.State}}\t{{.Sent}}\t{{.Received}}\t{{.Age}}";
 
-/// List what containers talk with: connections, datagrams and pings
+/// List what containers talk with: connections, datagrams and pings, and for a minute those that were refused
 #[derive(Args)]
 pub struct Flows {
     /// Those of all containers, as without a name

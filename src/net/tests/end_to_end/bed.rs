@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base::ContainerId;
 use net::client::{self, Control};
-use net::{Addressing, NetSpec, Published, setup};
+use net::{Addressing, NetSpec, Published, RoleSpec, setup};
 use sys::process::{self, Child, Exit, Flags};
 use sys::{netlink, tuntap};
 
@@ -106,8 +106,9 @@ impl Bed {
 
     /// The same, with a namespace to which `prepare` has been done.
     pub fn start_prepared(spec: &NetSpec, prepare: impl FnOnce(), inside: impl FnOnce(&Inside)) -> Self {
-        let (role, control) = client::spawn(spec, "test", None, Some(std::io::stderr().as_fd())).unwrap();
-        let published = control.wait_ready().unwrap();
+        let (role, control) =
+            client::spawn(&RoleSpec::Own(spec.clone()), "test", None, Some(std::io::stderr().as_fd())).unwrap();
+        let (published, _) = control.wait_ready().unwrap();
         let (ready, theirs) = sys::socket::pair().unwrap();
         let inside = in_namespaces("the container", || {
             prepare();
@@ -129,8 +130,8 @@ impl Bed {
     }
 
     /// Tells the network process of other resolvers.
-    pub fn set_resolvers(&self, resolvers: &[SocketAddr]) {
-        self.control.set_resolvers(resolvers).unwrap();
+    pub fn set_resolvers(&mut self, resolvers: &[SocketAddr]) {
+        self.control.set_resolvers(resolvers);
     }
 
     /// Waits for the inside's end; then the network process must end with its control socket.
@@ -169,6 +170,7 @@ pub fn spec() -> NetSpec {
         names: vec![("Web".to_owned(), vec![IpAddr::from([10, 213, 0, 100])])],
         host_loopback: false,
         egress: None,
+        rate: None,
     }
 }
 

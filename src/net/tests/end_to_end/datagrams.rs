@@ -186,7 +186,7 @@ fn other_resolvers() {
     let addresses = resolvers.each_ref().map(|resolver| resolver.local_addr().unwrap());
     let mut spec = spec();
     spec.resolvers = vec![addresses[0]];
-    let bed = Bed::start(&spec, |inside| {
+    let mut bed = Bed::start(&spec, |inside| {
         for expected in [b"first ", b"second"] {
             let answer = ask(inside.addressing.v4.dns.into(), &query(1, "example.org", 1));
             assert!(answer.ends_with(expected), "{answer:?}");

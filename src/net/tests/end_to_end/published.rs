@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use base::Kind;
 use net::client;
-use net::{NetSpec, Publish, Transport};
+use net::{NetSpec, Publish, RoleSpec, Transport};
 
 use crate::Scenario;
 use crate::bed::{Bed, HOST, LOOPBACK, disable_ipv6, expect_pattern, send_pattern, spec};
@@ -158,7 +158,7 @@ fn nobody_inside() {
 
 /// How the network process refuses a specification.
 fn refusal(spec: &NetSpec) -> String {
-    let (role, control) = client::spawn(spec, "test", None, None).unwrap();
+    let (role, control) = client::spawn(&RoleSpec::Own(spec.clone()), "test", None, None).unwrap();
     let report = control.wait_ready().unwrap_err().into_report();
     assert_eq!(report.kind(), Kind::Conflict);
     sys::process::reap(std::os::fd::AsFd::as_fd(&role.pidfd), true).unwrap();

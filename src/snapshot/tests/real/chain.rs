@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layer::{Limits, apply, merge_chain};
-use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn};
+use snapshot::fs_client::{FsClientError, FsConnection, FsSpec, connect_or_spawn};
 use snapshot::fs_role::{FsConfig, View};
 use snapshot::native::{self, ChainLower, Truth};
 use snapshot::{Change, ChangeKind, Driver, owner_client};
@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = &[
     ("a_walk_costs_no_memory_for_each_file", walk_costs_no_memory),
     ("overlay_view_is_written_and_found_again", is_written_and_found_again),
     ("overlay_view_keeps_what_was_written_before_a_kill", keeps_what_was_written_before_a_kill),
+    ("an_upper_has_one_server", an_upper_has_one_server),
 ];
 
 /// A two-layer image of everything that a tree can have: `T` becomes the merged tree, `L2` the second layer.
@@ -140,14 +141,27 @@ fn stored(outer: &Outer, key: &str, work: PathBuf, archives: &[&str]) -> Image {
 
 /// Starts a server, or finds it.
 pub fn connect(outer: &Outer, image: &Image, key: &str, view: View, upper: Option<&File>) -> FsConnection {
+    try_connect(outer, image, key, view, upper).unwrap()
+}
+
+fn try_connect(
+    outer: &Outer,
+    image: &Image,
+    key: &str,
+    view: View,
+    upper: Option<&File>,
+) -> Result<FsConnection, FsClientError> {
     // One that was joined may still be there for a moment, and only a process with one thread starts a server.
     until("the end of other threads", 5, || std::fs::read_dir("/proc/self/task").unwrap().count() == 1);
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let [index, objects, trash] = [&image.chain, &image.objects, &image.trash].map(|path| File::open(path).unwrap());
+    let closed = outer.closed_list(key);
     let mut fds = vec![("index", index.as_fd()), ("objects", objects.as_fd()), ("trash", trash.as_fd())];
+    // A view of the host takes this one alone.
+    fds.push((snapshot::host_closed::NAME, closed.as_fd()));
     fds.extend(upper.map(|upper| ("upper", upper.as_fd())));
     let spec = FsSpec { key, config: &config, user_namespace: outer.user_namespace.as_fd(), fds: &fds };
-    connect_or_spawn(&outer.places(), &spec).unwrap()
+    connect_or_spawn(&outer.places(), &spec)
 }
 
 fn shows_what_the_archives_hold(outer: &Outer) {
@@ -333,6 +347,26 @@ fn keeps_what_was_written_before_a_kill(outer: &Outer) {
     until("the server's end", 5, || pid_of_server(key).is_none());
     assert_ours(&snaps.join(key));
     snapshot::remove(&snaps, key, None).unwrap();
+}
+
+/// One that finds another at work waits for its end, which does not come, and says who has it.
+fn an_upper_has_one_server(outer: &Outer) {
+    let image = image(outer, "twice");
+    let snaps = outer.scratch.path().join("snaps");
+    let maps = (&outer.identity(), &outer.identity());
+    let upper = File::from(snapshot::own::prepare(&snaps, "twice", maps, false).unwrap());
+    let view = View::Overlay { ids: outer.ids, volatile: false, shifted: false, size_bytes: None };
+    let first = connect(outer, &image, "twice", view.clone(), Some(&upper));
+    let refused = try_connect(outer, &image, "twice-again", view, Some(&upper)).unwrap_err();
+    assert!(refused.to_string().contains("which another server has"), "{refused}");
+    let mount = clone_view(&first);
+    inside_with(&outer.user_namespace, [], |[]| {
+        let mounted = mounted_at(&mount, &image.work.join("L2"));
+        assert_eq!(shell(outer, "echo x >made; cat made", &mounted), "x\n");
+    });
+    drop((mount, first));
+    until("the server's end", 5, || pid_of_server("twice").is_none());
+    snapshot::remove(&snaps, "twice", None).unwrap();
 }
 
 /// Files of the tree that is walked, and how much more memory of their own the servers may have afterwards, in KiB: the four

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use snapshot::fs_client::{FsConnection, FsSpec, connect_or_spawn, try_connect};
 use snapshot::fs_role::{FsConfig, View};
+use snapshot::host_closed;
 use snapshot::view_host::HostViewConfig;
 
 use crate::Test;
@@ -23,7 +24,9 @@ fn connect(outer: &Outer, key: &str) -> FsConnection {
     let view = View::Host(HostViewConfig::new(outer.ids, false, &private));
     let config = FsConfig { view, linger_ms: 100, note: String::new() };
     let user_namespace = outer.user_namespace.as_fd();
-    let spec = FsSpec { key, config: &config, user_namespace, fds: &[] };
+    let closed = outer.closed_list(key);
+    let fds = [(host_closed::NAME, closed.as_fd())];
+    let spec = FsSpec { key, config: &config, user_namespace, fds: &fds };
     // As in `chain::connect`.
     until("the end of other threads", 5, || std::fs::read_dir("/proc/self/task").unwrap().count() == 1);
     connect_or_spawn(&outer.places(), &spec).unwrap()

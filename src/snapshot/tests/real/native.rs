@@ -19,6 +19,7 @@ use crate::support::{Outer, inside, lines};
 pub const TESTS: &[Test] = &[
     ("owner_role_takes_back_and_restores", takes_back_and_restores),
     ("owner_role_survives_kill", survives_kill),
+    ("owner_role_gives_many_files_back", gives_many_files_back),
     ("owner_role_leaves_a_tidy_tree_alone", leaves_a_tidy_tree_alone),
     ("native_remove_removes_what_belongs_to_others", removes_what_belongs_to_others),
     ("native_changes_against_the_host", changes_against_the_host),
@@ -152,6 +153,29 @@ fn takes_back_and_restores(outer: &Outer) {
     assert_eq!(String::from_utf8_lossy(&picture(outer, &places.upper)), String::from_utf8_lossy(&before));
     assert!(!dir.join("owners").exists());
     owner_client::reclaim(outer.user_namespace.as_fd(), dir).unwrap();
+    assert_ours(dir);
+    rm_rf(dir);
+}
+
+/// Files that are given back at once; `cargo xtask bench owners` tells how long that takes.
+const MANY: usize = 10_000;
+
+fn gives_many_files_back(outer: &Outer) {
+    let places = prepare(outer, "quick");
+    let dir = places.upper.parent().unwrap();
+    let (upper, _upper) = by_descriptor(&places.upper);
+    let id = Some(if outer.ids.uids > 1 { 33 } else { 0 });
+    inside(&outer.user_namespace, None, || {
+        for number in 0..MANY {
+            let file = upper.join(format!("{number}"));
+            std::fs::write(&file, "").unwrap();
+            chown(file, id, id).unwrap();
+        }
+    });
+    let began = std::time::Instant::now();
+    owner_client::reclaim(outer.user_namespace.as_fd(), dir).unwrap();
+    let took = began.elapsed();
+    println!("  {MANY} files were given back in {took:?}");
     assert_ours(dir);
     rm_rf(dir);
 }

@@ -30,6 +30,12 @@ pub struct Outer {
 }
 
 impl Outer {
+    /// Where the server `key` of the host's view lists what it shows empty.
+    pub fn closed_list(&self, key: &str) -> File {
+        let path = self.scratch.path().join(format!("{key}-closed"));
+        File::options().read(true).append(true).create(true).open(path).unwrap()
+    }
+
     /// Makes it as the engine does: by newuidmap with a subordinate range, with one id, or directly as root.
     pub fn make() -> Result<Outer, String> {
         File::options().read(true).write(true).open("/dev/fuse").map_err(|e| format!("/dev/fuse: {e}"))?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use base::{Kind, Report};
@@ -42,6 +42,12 @@ fn replace_with_mode(path: &Path, bytes: &[u8], sync: bool, mode: u32) -> Result
         let _ = fs::remove_file(temporary);
         Report::of(Kind::Internal, error).with_step(format!("writing {}", path.display()))
     })
+}
+
+/// Whether a path means this open file.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+    inode(file.metadata()) == inode(fs::symlink_metadata(path))
 }
 
 /// [`replace`] with a value as JSON.

@@ -31,9 +31,9 @@ const UNIT_LIMIT: Duration = Duration::from_mins(5);
 /// One binary of system tests under one identity may take this long.
 const SYSTEM_LIMIT: Duration = Duration::from_mins(10);
 /// One boot of the guest, under software emulation.
-const GUEST_LIMIT: Duration = Duration::from_mins(15);
-/// What the guest's script needs of it to make disks and to show the console of a boot that hangs.
-const GUEST_SLACK: Duration = Duration::from_mins(1);
+const BOOT_LIMIT: Duration = Duration::from_mins(14);
+/// The guest's script: two boots where the first does not come to its end, the disks, and the console of a boot that hangs.
+const GUEST_LIMIT: Duration = Duration::from_mins(30);
 /// Roles linger for 30 s after their last container; what is there after this time has leaked.
 const LINGER_LIMIT: Duration = Duration::from_secs(45);
 /// What tests take from our own environment: how long they go on, and with which random numbers.
@@ -623,7 +623,7 @@ fn boot_all(script: &Path, payloads: &[(String, PathBuf)], tally: &mut Tally) {
             scope.spawn(|| {
                 while let Some((name, directory)) = payloads.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let mut boot = Command::new(script);
-                    boot.env("SUBLET_VM_LIMIT_S", GUEST_LIMIT.saturating_sub(GUEST_SLACK).as_secs().to_string());
+                    boot.env("SUBLET_VM_LIMIT_S", BOOT_LIMIT.as_secs().to_string());
                     let mut apart = Tally::apart();
                     let done = apart.run(&format!("vm {name}"), boot.arg("run").arg(directory), GUEST_LIMIT);
                     if let Err(error) = done {

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base::{ContainerId, Kind, Report};
@@ -15,7 +14,7 @@ use sys::lock::{exclusive, try_exclusive};
 
 use crate::Engine;
 use crate::container::record::{self, Found};
-use crate::file::{self, failed};
+use crate::file::{self, failed, is_at};
 use crate::paths::{make_dir, names_in};
 
 const QUALITIES: [&str; 48] = [
@@ -217,12 +216,6 @@ fn open_locked(path: &Path) -> Result<Option<(File, Option<ContainerId>)>, Repor
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|error| failed("reading", path, error))?;
     Ok(Some((file, text.parse().ok())))
-}
-
-/// Whether a path means this open file.
-fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-    inode(file.metadata()) == inode(fs::symlink_metadata(path))
 }
 
 /// Removes a name whose lock is ours, unless the path has come to mean another file.

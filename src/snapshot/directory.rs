@@ -240,13 +240,15 @@ pub fn remove(snaps: &Path, key: &str, outer: Option<BorrowedFd<'_>>) -> Result<
 }
 
 /// The same as [`remove_tree`] of what a server may have open that is about to end: an NFS client gives such files other names, which
-/// cannot be removed, until they are closed (`fs/nfs/unlink.c` of Linux).
+/// cannot be removed, until they are closed (`fs/nfs/unlink.c` of Linux). What another process removes from it meanwhile is looked for
+/// once more.
 fn remove_closed(path: &Path) -> std::result::Result<(), SysError> {
     let began = Instant::now();
     loop {
         match remove_tree(path) {
             Err(error)
-                if matches!(error.errno(), Errno::ENOTEMPTY | Errno::EBUSY) && began.elapsed() < CLOSED_WITHIN =>
+                if matches!(error.errno(), Errno::ENOTEMPTY | Errno::EBUSY | Errno::ENOENT)
+                    && began.elapsed() < CLOSED_WITHIN =>
             {
                 sleep(LOOK_AGAIN);
             }
@@ -269,6 +271,25 @@ fn remove_tree(path: &Path) -> std::result::Result<(), SysError> {
 #[allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_may_remove_the_same() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("key");
+        for _ in 0..20 {
+            for number in 0..300 {
+                std::fs::create_dir_all(path.join(format!("{number}"))).unwrap();
+                std::fs::write(path.join(format!("{number}/file")), "").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let both = [0, 1].map(|_| scope.spawn(|| remove_closed(&path)));
+                for one in both {
+                    one.join().unwrap().unwrap();
+                }
+            });
+            assert!(!path.exists());
+        }
+    }
 
     #[test]
     fn another_drivers_snapshot_is_left_alone() {

@@ -20,6 +20,9 @@ pub struct Limits {
     pub memory_swap: Option<i64>,
     /// `--memory-reservation`, bytes.
     pub memory_reservation: Option<i64>,
+    /// `--memory-high`, bytes: above it the kernel takes memory back and slows processes down, and kills none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<i64>,
     /// `--cpu-quota` or `--cpus` ([`quota_of_nano_cpus`]), microseconds of a period.
     pub cpu_quota_us: Option<i64>,
     /// `--cpu-period`, microseconds.
@@ -106,6 +109,9 @@ impl Limits {
         }
         if let Some(bytes) = self.memory_reservation {
             add("--memory-reservation", "memory.low", or_max(bytes));
+        }
+        if let Some(bytes) = self.memory_high {
+            add("--memory-high", "memory.high", or_max(bytes));
         }
         if self.cpu_quota_us.is_some() || self.cpu_period_us.is_some() {
             add("--cpus", "cpu.max", cpu_max(self.cpu_quota_us, self.cpu_period_us));

@@ -58,6 +58,9 @@ pub struct IsolationOptions {
     /// How soon the processes are killed when memory is short: -1000 to 1000
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
+    /// How its reads and writes of disks stand beside others': idle, best-effort[:0-7] or realtime[:0-7]
+    #[arg(long, value_name = "CLASS")]
+    io_class: Option<String>,
     /// KEY=VALUE for the runtime specification
     #[arg(long, value_name = "KEY=VALUE")]
     annotation: Vec<String>,
@@ -87,6 +90,7 @@ impl IsolationOptions {
         // As in Docker, 0 asks for nothing.
         host.shm_bytes = shm_bytes.step(|| "--shm-size".to_owned())?.filter(|bytes| *bytes > 0);
         host.oom_score_adj = self.oom_score_adj;
+        host.io_class = self.io_class.as_deref().map(parse::io_class).transpose()?;
         host.annotations =
             self.annotation.iter().map(|text| parse::pair("--annotation", text)).collect::<Result<_, _>>()?;
         Ok(())

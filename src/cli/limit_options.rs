@@ -23,6 +23,9 @@ pub struct LimitOptions {
     /// Memory that is left to the container while others have more to spare
     #[arg(long, value_name = "MEMORY")]
     memory_reservation: Option<String>,
+    /// Memory above which it is slowed down and its memory taken back, without being killed
+    #[arg(long, value_name = "MEMORY")]
+    memory_high: Option<String>,
     /// Limit of processors: 1.5
     #[arg(long)]
     cpus: Option<String>,
@@ -113,6 +116,7 @@ impl LimitOptions {
                 text => amount("--memory-swap", text, parse_bytes)?.map(u64::cast_signed),
             },
             memory_reservation: amount("--memory-reservation", self.memory_reservation.as_deref(), parse_bytes)?,
+            memory_high: amount("--memory-high", self.memory_high.as_deref(), parse_bytes)?,
             nano_cpus: amount("--cpus", self.cpus.as_deref(), parse_cpus)?,
             cpu_quota: self.cpu_quota.filter(|quota| *quota != 0),
             cpu_period: self.cpu_period.filter(|period| *period != 0),

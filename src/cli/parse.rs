@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base::{Kind, Report};
 use engine::container::record::{
-    DeviceMapping, DeviceRequest, LogConfig, LogDriver, Policy, PortMapping, Protocol, UserNamespace,
+    DeviceMapping, DeviceRequest, IoClass, LogConfig, LogDriver, Policy, PortMapping, Protocol, UserNamespace,
 };
 
 use oci::{ImageName, Reference};
@@ -90,6 +90,14 @@ pub fn net_rate(text: &str) -> Result<u64, Report> {
     bits.filter(|bits| (64e3..=1e12).contains(bits)).map(|bits| bits as u64).ok_or_else(|| {
         wrong(format!("invalid rate {text:?}: it must be of 64kbit to 1000gbit a second"))
             .with_hint("a rate is a number with bit, kbit, mbit or gbit, as in --net-rate 20mbit")
+    })
+}
+
+/// `--io-class`.
+pub fn io_class(text: &str) -> Result<IoClass, Report> {
+    IoClass::parse(text).ok_or_else(|| {
+        wrong(format!("invalid --io-class {text:?}"))
+            .with_hint("the classes are idle, best-effort[:LEVEL] and realtime[:LEVEL]; level 0 comes first, 7 last")
     })
 }
 

@@ -13,10 +13,10 @@ use runtime::stage::join_outer;
 use sys::Call;
 
 use crate::Engine;
-use crate::container::limits;
-use crate::container::record::HostSettings;
+use crate::container::record::{HostSettings, IoClass};
 use crate::container::rootfs::outer_namespace;
 use crate::container::update::LimitRequest;
+use crate::container::{isolation, limits};
 
 /// Becomes a command that is root over the user's subordinate ids, with mounts of its own, so that it may look at files of
 /// containers and change them. Returns only when that fails. The caller has one thread.
@@ -41,19 +41,25 @@ fn enter_outer(engine: &Engine) -> Result<(), Report> {
     Ok(())
 }
 
-/// Becomes a command in a cgroup that has these limits and no others. Returns only when that fails. Its cgroup is removed
-/// by the next command that makes one.
-pub fn limit(engine: &Engine, request: LimitRequest, command: &[String]) -> Report {
-    match enter_cgroup(engine, request) {
+/// Becomes a command of this class of I/O, in a cgroup that has these limits and no others. Returns only when that fails.
+/// Its cgroup is removed by the next command that makes one.
+pub fn limit(engine: &Engine, request: LimitRequest, io_class: Option<IoClass>, command: &[String]) -> Report {
+    match take_limits(engine, request, io_class) {
         Ok(()) => become_program(command),
         Err(report) => report.with_step("limiting what the command may use"),
     }
 }
 
-fn enter_cgroup(engine: &Engine, request: LimitRequest) -> Result<(), Report> {
-    if request == LimitRequest::default() {
+fn take_limits(engine: &Engine, request: LimitRequest, io_class: Option<IoClass>) -> Result<(), Report> {
+    let has_limits = request != LimitRequest::default();
+    if !has_limits && io_class.is_none() {
         return Err(Report::new(Kind::Usage, "no limit is named").with_hint("name one, as in --memory 1g"));
     }
+    io_class.map_or(Ok(()), isolation::set_io_class)?;
+    if has_limits { enter_cgroup(engine, request) } else { Ok(()) }
+}
+
+fn enter_cgroup(engine: &Engine, request: LimitRequest) -> Result<(), Report> {
     // Only of a container something is taken that nobody has asked for.
     let mut host = HostSettings { pids_limit: Some(-1), ..HostSettings::default() };
     request.apply(&mut host);

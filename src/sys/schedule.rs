@@ -63,12 +63,13 @@ pub fn set_scheduling(wanted: &Scheduling) -> Result<()> {
     Ok(())
 }
 
-/// `ioprio_set(2)` for the calling process: `class` is `IOPRIO_CLASS_*`, `level` 0 to 7.
-pub fn set_io_priority(class: u32, level: u32) -> Result<()> {
+/// `ioprio_set(2)` for the thread `pid` (0 is the caller): `class` is `IOPRIO_CLASS_*`, `level` 0 to 7. `EPERM` without the
+/// right (`CAP_SYS_NICE` of the host for the class realtime).
+pub fn set_io_priority(pid: i32, class: u32, level: u32) -> Result<()> {
     let value = class << IOPRIO_CLASS_SHIFT | level;
     // SAFETY: no pointers.
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
-    check(result, || format!("ioprio_set(class {class}, level {level})"))?;
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid, value) };
+    check(result, || format!("ioprio_set({pid}, class {class}, level {level})"))?;
     Ok(())
 }
 

@@ -325,3 +325,27 @@ fn a_plain_command_is_root_over_the_ids_of_containers() {
     let done = finish(shell.env("SHELL", "/bin/pwd").current_dir("/usr"), b"", LIMIT);
     assert_eq!((done.code, done.stdout.as_str()), (0, "/usr\n"), "{done:#?}");
 }
+
+#[test]
+fn disks_are_shared_by_class() {
+    let Some(home) = Home::with_busybox(&[]) else { return };
+    for (class, shown) in
+        [("idle", "idle"), ("best-effort", "best-effort: prio 4"), ("best-effort:7", "best-effort: prio 7")]
+    {
+        assert_eq!(home.sh(&["--io-class", class], "ionice -p $$"), format!("{shown}\n"), "{class}");
+    }
+    home.ok(&["run", "-d", "--name", "last", "--io-class", "best-effort:7", &busybox(), "sleep", "600"]);
+    assert_eq!(home.ok(&["exec", "last", "sh", "-c", "ionice -p $$"]), "best-effort: prio 7\n");
+    assert_eq!(home.inspect("last", "{{.HostConfig.IoClass}}"), "best-effort:7");
+    let first = ["run", "--rm", "--io-class", "realtime:2", &busybox(), "sh", "-c", "ionice -p $$"];
+    let done = home.run(&first);
+    if identity() == "root" {
+        assert_eq!((done.code, done.stdout.as_str()), (0, "realtime: prio 2\n"), "{done:#?}");
+    } else {
+        assert!(done.code == 125 && done.stderr.contains("takes CAP_SYS_NICE of the machine"), "{done:#?}");
+    }
+    for wrong in ["best-effort:8", "idle:1", "best-effort:", "odd", ""] {
+        let said = home.fails(125, &["run", "--rm", "--io-class", wrong, &busybox(), "true"]);
+        assert!(said.contains("invalid --io-class") && said.contains("the classes are idle"), "{wrong:?}: {said}");
+    }
+}

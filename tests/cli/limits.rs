@@ -42,6 +42,7 @@ fn limits_are_changed_at_rest_and_while_it_runs() {
         (&["--device-read-bps", "/dev/null", "limited"], "it must be /dev/DISK:VALUE"),
         (&["--device-write-iops", "disk:1", "limited"], "it must be /dev/DISK:VALUE"),
         (&["--device-read-bps", "/dev/null:1m", "limited"], "/dev/null is not a block device"),
+        (&["--memory-high", "65m", "limited"], "would never be reached"),
         (&["--memory-swappiness", "101", "limited"], "valid memory swappiness range is 0-100"),
     ] {
         let said = home.fails(1, &[&["update"], options].concat());
@@ -54,6 +55,9 @@ fn limits_are_changed_at_rest_and_while_it_runs() {
     home.ok(&["start", "limited"]);
     let read = |file: &str| home.ok(&["exec", "limited", "cat", &format!("/sys/fs/cgroup/{file}")]);
     assert_eq!((read("memory.max"), read("pids.max")), (format!("{}\n", 64 << 20), "50\n".to_owned()));
+    home.ok(&["update", "--memory-high", "32m", "limited"]);
+    assert_eq!(read("memory.high"), format!("{}\n", 32 << 20));
+    assert_eq!(home.inspect("limited", "{{.HostConfig.MemoryHigh}}"), (32 << 20).to_string());
     home.ok(&["container", "update", "--memory", "128m", "--cpus", "0.5", "limited"]);
     assert_eq!((read("memory.max"), read("cpu.max")), (format!("{}\n", 128 << 20), "50000 100000\n".to_owned()));
     home.ok(&["restart", "-t", "0", "limited"]);
@@ -116,6 +120,8 @@ fn what_is_used_is_told_to_prometheus() {
 fn a_plain_command_is_limited() {
     let Some(home) = Home::with_busybox(&[]) else { return };
     assert!(home.fails(125, &["limit", "true"]).contains("no limit is named"));
+    // Which takes no cgroup.
+    assert_eq!(home.ok(&["limit", "--io-class", "best-effort:6", "sh", "-c", "ionice -p $$"]), "best-effort: prio 6\n");
     let limit = |script: &str| home.run(&["limit", "--memory", "64m", "sh", "-c", script]);
     if home.limits(&busybox()).is_empty() {
         let refused = limit("true");

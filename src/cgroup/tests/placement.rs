@@ -106,6 +106,7 @@ fn limits(placement: &Placement, has: &dyn Fn(&str) -> bool) {
     let cases = [
         ("memory", Limits { memory_max: Some(64 << 20), ..one() }, "memory.max", "67108864"),
         ("memory", Limits { memory_reservation: Some(1 << 20), ..one() }, "memory.low", "1048576"),
+        ("memory", Limits { memory_high: Some(2 << 20), ..one() }, "memory.high", "2097152"),
         ("cpu", Limits { cpu_quota_us: Some(quota_of_nano_cpus(500_000_000)), ..one() }, "cpu.max", "50000 100000"),
         ("cpu", Limits { cpu_shares: Some(1024), ..one() }, "cpu.weight", "100"),
         ("pids", Limits { pids_max: Some(20), ..one() }, "pids.max", "20"),

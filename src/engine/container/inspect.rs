@@ -115,6 +115,8 @@ pub struct HostConfig {
     pub memory: u64,
     pub memory_swap: i64,
     pub memory_reservation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<u64>,
     pub nano_cpus: u64,
     pub cpu_quota: i64,
     pub cpu_period: u64,
@@ -145,6 +147,8 @@ pub struct HostConfig {
     pub ulimits: Vec<UlimitBounds>,
     pub sysctls: BTreeMap<String, String>,
     pub oom_score_adj: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_class: Option<String>,
     pub annotations: BTreeMap<String, String>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -467,6 +471,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         memory: host.memory_bytes.unwrap_or(0),
         memory_swap: host.memory_swap.unwrap_or(0),
         memory_reservation: host.memory_reservation.unwrap_or(0),
+        memory_high: host.memory_high,
         nano_cpus: host.nano_cpus.unwrap_or(0),
         cpu_quota: host.cpu_quota.unwrap_or(0),
         cpu_period: host.cpu_period.unwrap_or(0),
@@ -504,6 +509,7 @@ fn host_config(host: &HostSettings) -> HostConfig {
         ulimits: host.ulimits.iter().map(bounds).collect(),
         sysctls: host.sysctls.clone(),
         oom_score_adj: host.oom_score_adj.unwrap_or(0),
+        io_class: host.io_class.map(|class| class.to_string()),
         annotations: host.annotations.clone(),
         masked_paths: masked(host),
         readonly_paths: kept_read_only(host),

@@ -1,12 +1,16 @@
 //! How far a container is set apart from the machine: what can be asked for, refused in Docker's words before anything is made.
 
 use base::{Kind, Report};
-use oci_spec::runtime::{LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxIOPriority, LinuxIOPriorityBuilder, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType,
+};
+use sys::Errno;
 
 use crate::Engine;
 use crate::container::create::CreateRequest;
 use crate::container::record::{
-    HostSettings, IpcMode, KEEP_GROUPS, NetworkMode, PidMode, Seccomp, Ulimit, UserNamespace, load,
+    HostSettings, IoClass, IpcMode, KEEP_GROUPS, NetworkMode, PidMode, Seccomp, Ulimit, UserNamespace, load,
 };
 use crate::container::{joined, lookup};
 
@@ -59,10 +63,44 @@ pub(crate) fn check(engine: &Engine, request: &mut CreateRequest) -> Result<(), 
     if let Some(score) = host.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
         return wrong(format!("Invalid value {score}, range for oom score adj is [-1000, 1000]"));
     }
+    host.io_class.map_or(Ok(()), check_io_class)?;
     for limit in &host.ulimits {
         rlimit(limit)?;
     }
     host.sysctls.keys().try_for_each(|name| check_sysctl(name, host))
+}
+
+/// Refuses a class of I/O that the caller's processes may not have.
+fn check_io_class(wanted: IoClass) -> Result<(), Report> {
+    // A thread has a class of its own, which ends with it.
+    let tried = std::thread::spawn(move || set_io_class(wanted)).join();
+    tried.unwrap_or_else(|_| Err(Report::new(Kind::Internal, "the thread that tried a class of I/O panicked")))
+}
+
+/// Gives the calling thread this class, and what it starts from then on.
+pub(crate) fn set_io_class(wanted: IoClass) -> Result<(), Report> {
+    let (class, level) = runtime::init::limits::io_priority(&io_priority(wanted)?)?;
+    sys::schedule::set_io_priority(0, class, level).map_err(|error| {
+        let is_denied = error.errno() == Errno::EPERM;
+        let report = Report::from(error).with_step(format!("--io-class {wanted}"));
+        if !is_denied {
+            return report;
+        }
+        report.with_hint(
+            "that class takes CAP_SYS_NICE of the machine, as its root has it; idle and best-effort are for everybody",
+        )
+    })
+}
+
+/// The class in the specification's words.
+pub(crate) fn io_priority(wanted: IoClass) -> Result<LinuxIOPriority, Report> {
+    let (class, level) = match wanted {
+        IoClass::Idle => (IOPriorityClass::IoprioClassIdle, 0),
+        IoClass::BestEffort(level) => (IOPriorityClass::IoprioClassBe, level),
+        IoClass::Realtime(level) => (IOPriorityClass::IoprioClassRt, level),
+    };
+    let made = LinuxIOPriorityBuilder::default().class(class).priority(level).build();
+    made.map_err(|error| Report::of(Kind::Internal, error))
 }
 
 /// Refuses a setting of the kernel that the container has not for itself.

@@ -18,6 +18,7 @@ pub(crate) fn limits(host: &HostSettings) -> Result<cgroup::Limits, Report> {
         memory_max: host.memory_bytes.map(u64::cast_signed),
         memory_swap: host.memory_swap,
         memory_reservation: host.memory_reservation.map(u64::cast_signed),
+        memory_high: host.memory_high.map(u64::cast_signed),
         cpu_quota_us: host.nano_cpus.map(cgroup::quota_of_nano_cpus).or(host.cpu_quota),
         cpu_period_us: host.cpu_period,
         cpu_shares: host.cpu_shares,
@@ -63,6 +64,12 @@ pub(crate) fn check(host: &HostSettings) -> Result<(), Report> {
     {
         return wrong("Minimum memory limit can not be less than memory reservation limit, see usage");
     }
+    if let (Some(memory), Some(high)) = (host.memory_bytes, host.memory_high)
+        && memory < high
+    {
+        let text = format!("--memory-high {high} would never be reached: the limit of memory is {memory} bytes");
+        return wrong(&text);
+    }
     if host.nano_cpus.is_some() && (host.cpu_period.is_some() || host.cpu_quota.is_some()) {
         let other = if host.cpu_period.is_some() { "Period" } else { "Quota" };
         return wrong(&format!("Conflicting options: Nano CPUs and CPU {other} cannot both be set"));
@@ -102,6 +109,10 @@ mod tests {
         assert!(memory(Some(8 << 20), Some(-1), None).is_ok() && memory(None, Some(-1), Some(1)).is_ok());
         assert!(memory(None, Some(8 << 20), None).is_err() && memory(Some(8 << 20), Some(7 << 20), None).is_err());
         assert!(memory(Some(8 << 20), Some(8 << 20), Some(9 << 20)).is_err());
+        let high =
+            |memory_bytes, memory_high| check(&HostSettings { memory_bytes, memory_high, ..HostSettings::default() });
+        assert!(high(None, Some(1)).is_ok() && high(Some(8 << 20), Some(8 << 20)).is_ok());
+        assert!(high(Some(8 << 20), Some(9 << 20)).is_err());
         let time = |nano_cpus, cpu_quota, cpu_period| {
             check(&HostSettings { nano_cpus, cpu_quota, cpu_period, ..HostSettings::default() })
         };

@@ -154,6 +154,9 @@ pub struct HostSettings {
     pub memory_swap: Option<i64>,
     /// Memory in bytes that is not taken away while others have more to spare.
     pub memory_reservation: Option<u64>,
+    /// Memory in bytes above which the kernel takes some back and slows the container down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<u64>,
     /// Limit of processor time, in billionths of a processor.
     pub nano_cpus: Option<u64>,
     /// The same in microseconds of each period; -1 is none.
@@ -207,6 +210,9 @@ pub struct HostSettings {
     pub sysctls: BTreeMap<String, String>,
     /// How soon the kernel kills its processes for want of memory: -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// How its reads and writes of disks stand beside those of others; as the machine's programs without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_class: Option<IoClass>,
     /// What its new files do not permit, where that is not 022.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
@@ -291,6 +297,49 @@ impl HostSettings {
     /// Whether the container is to have the caller's supplementary groups.
     pub fn keeps_groups(&self) -> bool {
         self.groups.first().is_some_and(|group| group == KEEP_GROUPS)
+    }
+}
+
+/// A class of ioprio_set(2), and in it the level: 0 comes first, 7 last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoClass {
+    /// When nobody else wants the disk.
+    Idle,
+    /// In turn.
+    BestEffort(u8),
+    /// Before all others.
+    Realtime(u8),
+}
+
+impl IoClass {
+    /// The last level.
+    const LEVEL_MAX: u8 = 7;
+    /// The level where none is named, that of a process that asks for nothing.
+    const LEVEL: u8 = 4;
+
+    /// Reads `idle`, `best-effort[:LEVEL]` and `realtime[:LEVEL]`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (class, level) = match text.split_once(':') {
+            Some((class, level)) => (class, Some(level.parse().ok().filter(|level| *level <= Self::LEVEL_MAX)?)),
+            None => (text, None),
+        };
+        match (class, level) {
+            ("idle", None) => Some(IoClass::Idle),
+            ("best-effort", level) => Some(IoClass::BestEffort(level.unwrap_or(Self::LEVEL))),
+            ("realtime", level) => Some(IoClass::Realtime(level.unwrap_or(Self::LEVEL))),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for IoClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IoClass::Idle => f.write_str("idle"),
+            IoClass::BestEffort(level) => write!(f, "best-effort:{level}"),
+            IoClass::Realtime(level) => write!(f, "realtime:{level}"),
+        }
     }
 }
 

@@ -131,6 +131,7 @@ fn process(record: &Record, capabilities: u64, given: &Given) -> Result<Process,
         .set_capabilities(Some(capability_sets(capabilities)))
         .set_rlimits(Some(record.host.ulimits.iter().map(isolation::rlimit).collect::<Result<_, _>>()?))
         .set_oom_score_adj(record.host.oom_score_adj)
+        .set_io_priority(record.host.io_class.map(isolation::io_priority).transpose()?)
         .set_no_new_privileges(Some(record.host.no_new_privileges));
     let mut user = process.user().clone();
     user.set_umask(record.host.umask);

@@ -146,6 +146,7 @@ pub(crate) fn hold(engine: &Engine, record: &Record, locked: &ContainerLock) -> 
             ulimits: Vec::new(),
             sysctls: BTreeMap::new(),
             oom_score_adj: None,
+            io_class: None,
             // Another's need not run; the ids stay those that it has with it.
             network: NetworkMode::None,
             networks: Vec::new(),

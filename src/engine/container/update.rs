@@ -19,6 +19,7 @@ pub struct LimitRequest {
     pub memory_bytes: Option<u64>,
     pub memory_swap: Option<i64>,
     pub memory_reservation: Option<u64>,
+    pub memory_high: Option<u64>,
     pub nano_cpus: Option<u64>,
     pub cpu_quota: Option<i64>,
     pub cpu_period: Option<u64>,
@@ -42,6 +43,7 @@ impl LimitRequest {
         set(&mut host.memory_bytes, self.memory_bytes);
         set(&mut host.memory_swap, self.memory_swap);
         set(&mut host.memory_reservation, self.memory_reservation);
+        set(&mut host.memory_high, self.memory_high);
         set(&mut host.nano_cpus, self.nano_cpus);
         set(&mut host.cpu_quota, self.cpu_quota);
         set(&mut host.cpu_period, self.cpu_period);

@@ -1,4 +1,4 @@
-//! What the payload keeps over exec and no namespace holds: scheduling, I/O priority, memory policy, personality, labels
+//! What the payload keeps over exec and no namespace holds: scheduling, memory policy, personality, labels
 //! of security modules.
 
 use std::cell::RefCell;
@@ -16,11 +16,13 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Pid;
 use oci_spec::runtime::{
-    IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain,
-    LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
+    Linux, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
 };
-use sys::schedule::{Scheduling, set_io_priority, set_memory_policy, set_scheduling};
+use sys::schedule::{Scheduling, set_memory_policy, set_scheduling};
 use sys::{Call, Errno, SysError};
+
+use crate::init::limits;
 
 /// The most memory nodes of a policy; the kernel's own limit (`CONFIG_NODES_SHIFT` is at most 10).
 const NODES_MAX: usize = 1024;
@@ -51,10 +53,6 @@ pub fn apply_to(
     if let Some(scheduler) = process.scheduler() {
         set_scheduling(&wanted(scheduler)).step(|| "setting the scheduler".to_owned())?;
     }
-    if let Some(priority) = process.io_priority() {
-        let (class, level) = io_priority(priority)?;
-        set_io_priority(class, level).step(|| "setting the I/O priority".to_owned())?;
-    }
     Ok(())
 }
 
@@ -72,18 +70,7 @@ pub fn check_process(process: &Process) -> Result<(), Report> {
             cpu_set(list).step(|| "execCPUAffinity".to_owned())?;
         }
     }
-    process.io_priority().as_ref().map_or(Ok(()), |priority| io_priority(priority).map(drop))
-}
-
-fn io_priority(priority: &LinuxIOPriority) -> Result<(u32, u32), Report> {
-    let class = match priority.class() {
-        IOPriorityClass::IoprioClassRt => 1,
-        IOPriorityClass::IoprioClassBe => 2,
-        IOPriorityClass::IoprioClassIdle => 3,
-    };
-    let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
-    let wrong = || Report::new(Kind::Usage, format!("I/O priority {} is outside of 0 to 7", priority.priority()));
-    Ok((class, level.ok_or_else(wrong)?))
+    process.io_priority().as_ref().map_or(Ok(()), |priority| limits::io_priority(priority).map(drop))
 }
 
 fn wanted(scheduler: &Scheduler) -> Scheduling {

@@ -7,7 +7,7 @@ use base::{Context, Kind, Report};
 use nix::fcntl::OFlag;
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{IOPriorityClass, LinuxIOPriority, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 use sys::mount::{Attr, FsContext};
 use sys::schedule::{self, set_limit};
 use sys::{Call, Errno};
@@ -15,7 +15,7 @@ use sys::{Call, Errno};
 /// What opening files and starting processes needs, as the set-up does too.
 const LATE: [Resource; 2] = [Resource::RLIMIT_NOFILE, Resource::RLIMIT_NPROC];
 
-/// Sets rlimits and the OOM score of the process `pid`, a child of the caller's that runs nothing of the container yet.
+/// Sets rlimits, the OOM score and the I/O priority of the process `pid`, a child of the caller's that runs nothing of the container yet.
 ///
 /// From outside its user namespace, as only there the caller's own rights count. A hard limit above the inherited one is
 /// clamped with a notice where it may not be raised; an OOM score below the inherited one is left, with a notice too. Limits that
@@ -44,7 +44,23 @@ pub fn apply(process: &Process, pid: i32, notice: &mut dyn FnMut(String)) -> Res
             result => result?,
         }
     }
+    if let Some(priority) = process.io_priority() {
+        let (class, level) = io_priority(priority)?;
+        schedule::set_io_priority(pid, class, level).step(|| "setting the I/O priority".to_owned())?;
+    }
     Ok(())
+}
+
+/// The class and the level of an I/O priority, as ioprio_set(2) has them.
+pub fn io_priority(priority: &LinuxIOPriority) -> Result<(u32, u32), Report> {
+    let class = match priority.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    let level = u32::try_from(priority.priority()).ok().filter(|level| *level <= 7);
+    let wrong = || Report::new(Kind::Usage, format!("I/O priority {} is outside of 0 to 7", priority.priority()));
+    Ok((class, level.ok_or_else(wrong)?))
 }
 
 /// Sets, for the calling process, the limits that [`apply`] has left: the next step is its last that needs more.

@@ -14,6 +14,7 @@ use clap::{Args, Command as Grammar, CommandFactory, FromArgMatches, Parser};
 use crate::USAGE_CODE;
 use crate::commands::{Command, scripted};
 use crate::environment::Globals;
+use crate::help;
 use crate::progress::Choice;
 
 const NAME: &str = "sublet";
@@ -30,6 +31,7 @@ struct Line {
 
 /// The options of all commands.
 #[derive(Args)]
+#[command(next_help_heading = "Global options")]
 struct Options {
     /// Directory of images, containers and volumes
     #[arg(long, value_name = "DIRECTORY", global = true)]
@@ -115,7 +117,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Globals, 
     };
     match command {
         Some(command) => Ok((globals, command)),
-        None => Err(Refused { text: grammar.render_help().to_string(), code: 0 }),
+        None => Err(Refused { text: help::grouped(grammar).render_help().to_string(), code: 0 }),
     }
 }
 
@@ -147,7 +149,9 @@ fn alone(arguments: &[OsString]) -> Option<Grammar> {
 
 /// Bends only the commands whose names occur, since all of them would cost a twentieth of a container's start.
 fn grammar(arguments: &[OsString]) -> Grammar {
-    bend_below(bend(whole()), arguments)
+    let bent = bend_below(bend(whole()), arguments);
+    let asks_for_help = arguments.iter().any(|word| word == "--help" || word == "help");
+    if asks_for_help { help::grouped(bent) } else { bent }
 }
 
 /// Bends the commands of a group whose names occur, and those of groups among them.
@@ -239,6 +243,23 @@ mod tests {
         ] {
             assert_eq!(line(text).err().map(|refused| refused.code), Some(code), "{text}");
         }
+    }
+
+    #[test]
+    fn help_has_groups() {
+        let help = |text: &str| line(text).err().unwrap().text;
+        for text in ["--help", "help", "", "--store x --help"] {
+            let whole = help(text);
+            let heads: Vec<&str> = whole.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+            assert_eq!(heads, ["Common commands:", "Management commands:", "Commands:", "Global options:"], "{whole}");
+            let place = |word: &str| whole.find(&format!("\n  {word} ")).unwrap();
+            assert!(place("run") < place("exec") && place("exec") < place("container"), "{whole}");
+            assert!(place("system") < place("attach") && !whole.contains("__complete"), "{whole}");
+        }
+        let run = help("run --help");
+        let place = |word: &str| run.find(&format!("\n{word}:\n")).unwrap_or_else(|| panic!("{word}: {run}"));
+        let heads = ["Options", "Files", "Network", "Limits", "Isolation", "Health check", "Devices", "Global options"];
+        assert!(heads.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{run}");
     }
 
     #[test]

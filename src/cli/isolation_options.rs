@@ -50,16 +50,16 @@ pub struct IsolationOptions {
     #[arg(long, value_name = "NAME=VALUE")]
     sysctl: Vec<String>,
     /// NAME=SOFT[:HARD], a limit of the processes; -1 for none
-    #[arg(long, value_name = "LIMIT")]
+    #[arg(long, value_name = "LIMIT", help_heading = "Limits")]
     ulimit: Vec<String>,
     /// The size of /dev/shm: 64m
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     shm_size: Option<String>,
     /// How soon the processes are killed when memory is short: -1000 to 1000
-    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, help_heading = "Limits")]
     oom_score_adj: Option<i32>,
     /// How its reads and writes of disks stand beside others': idle, best-effort[:0-7] or realtime[:0-7]
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", help_heading = "Limits")]
     io_class: Option<String>,
     /// KEY=VALUE for the runtime specification
     #[arg(long, value_name = "KEY=VALUE")]

@@ -15,6 +15,7 @@ mod environment;
 mod file_output;
 mod format;
 mod health_options;
+mod help;
 mod isolation_options;
 mod joining;
 mod limit_options;

@@ -80,18 +80,6 @@ pub struct ContainerOptions {
     /// USER[:GROUP], by name or number
     #[arg(short, long)]
     user: Option<String>,
-    /// [SOURCE:]DESTINATION[:OPTIONS], a directory of the host, a named or an anonymous volume
-    #[arg(short, long = "volume", value_name = "VOLUME")]
-    pub volumes: Vec<String>,
-    /// type=bind|volume|tmpfs,source=SOURCE,target=DESTINATION,…
-    #[arg(long = "mount", value_name = "KEY=VALUE,…")]
-    mounts: Vec<String>,
-    /// CONTAINER[:ro], whose volumes it gets too
-    #[arg(long, value_name = "CONTAINER")]
-    volumes_from: Vec<String>,
-    /// size=BYTES, the most that it may write into its own layer
-    #[arg(long, value_name = "OPTION")]
-    storage_opt: Vec<String>,
     /// Program in place of the image's entry point
     #[arg(long)]
     entrypoint: Option<String>,
@@ -101,56 +89,9 @@ pub struct ContainerOptions {
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     domainname: Option<String>,
-    #[command(flatten)]
-    network: NetworkOptions,
-    /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
-    #[arg(short, long, value_name = "PORT")]
-    publish: Vec<String>,
-    /// All ports that the image or --expose names, at free ports of the host
-    #[arg(short = 'P', long)]
-    publish_all: bool,
-    /// PORT[-PORT][/udp], on which the container listens beside what the image says
-    #[arg(long, value_name = "PORT")]
-    expose: Vec<String>,
-    #[command(flatten)]
-    pub limits: LimitOptions,
-    #[command(flatten)]
-    health: HealthOptions,
-    /// Nothing but volumes and tmpfs can be written
-    #[arg(long)]
-    read_only: bool,
-    #[command(flatten)]
-    isolation: IsolationOptions,
-    /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
-    #[arg(long, value_name = "DEVICE")]
-    device: Vec<String>,
-    /// Is refused: without root of the machine no rule can be put on a cgroup's devices
-    #[arg(long, value_name = "RULE", hide = true)]
-    device_cgroup_rule: Vec<String>,
-    /// all, a number, or device=ID,… of GPUs
-    #[arg(long, value_name = "GPUS")]
-    gpus: Vec<String>,
     /// Process 1 is a small reaper, the command its child
     #[arg(long)]
     pub init: bool,
-    /// DIRECTORY[:OPTIONS], in memory
-    #[arg(long)]
-    tmpfs: Vec<String>,
-    /// A DNS server in place of the host's
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<IpAddr>,
-    /// A domain to look names up in, in place of the host's; . for none
-    #[arg(long, value_name = "DOMAIN")]
-    dns_search: Vec<String>,
-    /// An option of resolv.conf(5) in place of the host's
-    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
-    dns_option: Vec<String>,
-    /// NAME:ADDRESS for /etc/hosts; the address host-gateway is the host's
-    #[arg(long, value_name = "NAME:ADDRESS")]
-    add_host: Vec<String>,
-    /// The image's own /etc/hosts
-    #[arg(long)]
-    no_hosts: bool,
     /// The time zone, or local for this machine's: its file becomes /etc/localtime
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
@@ -179,25 +120,84 @@ pub struct ContainerOptions {
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     stop_timeout: Option<i64>,
     /// When to fetch the image
-    #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing")]
+    #[arg(long, value_parser = ["missing", "always", "never"], default_value = "missing", help_heading = "Image")]
     pull: String,
     /// Show nothing of a fetch
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Image")]
     quiet: bool,
     /// The image for this platform: os[/architecture[/variant]]
-    #[arg(long)]
+    #[arg(long, help_heading = "Image")]
     platform: Option<String>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Image")]
     trust: ContentTrust,
     /// The image to which the name is locked by images.lock, or this file
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE)]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = LOCK_FILE, help_heading = "Image")]
     locked: Option<PathBuf>,
+    /// [SOURCE:]DESTINATION[:OPTIONS], a directory of the host, a named or an anonymous volume
+    #[arg(short, long = "volume", value_name = "VOLUME", help_heading = "Files")]
+    pub volumes: Vec<String>,
+    /// type=bind|volume|tmpfs,source=SOURCE,target=DESTINATION,…
+    #[arg(long = "mount", value_name = "KEY=VALUE,…", help_heading = "Files")]
+    mounts: Vec<String>,
+    /// CONTAINER[:ro], whose volumes it gets too
+    #[arg(long, value_name = "CONTAINER", help_heading = "Files")]
+    volumes_from: Vec<String>,
+    /// DIRECTORY[:OPTIONS], in memory
+    #[arg(long, help_heading = "Files")]
+    tmpfs: Vec<String>,
+    /// size=BYTES, the most that it may write into its own layer
+    #[arg(long, value_name = "OPTION", help_heading = "Files")]
+    storage_opt: Vec<String>,
     /// Driver of the root file system: overlay, fuse, tree or copy
-    #[arg(long, value_name = "DRIVER")]
+    #[arg(long, value_name = "DRIVER", help_heading = "Files")]
     storage_driver: Option<String>,
+    /// Nothing but volumes and tmpfs can be written
+    #[arg(long, help_heading = "Files")]
+    read_only: bool,
     /// With the image host:, your home directory is in it
-    #[arg(long)]
+    #[arg(long, help_heading = "Files")]
     host_home: bool,
+    #[command(flatten, next_help_heading = "Network")]
+    network: NetworkOptions,
+    /// [[IP:][HOST_PORT]:]PORT[/udp], published on the host
+    #[arg(short, long, value_name = "PORT", help_heading = "Network")]
+    publish: Vec<String>,
+    /// All ports that the image or --expose names, at free ports of the host
+    #[arg(short = 'P', long, help_heading = "Network")]
+    publish_all: bool,
+    /// PORT[-PORT][/udp], on which the container listens beside what the image says
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    expose: Vec<String>,
+    /// A DNS server in place of the host's
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    dns: Vec<IpAddr>,
+    /// A domain to look names up in, in place of the host's; . for none
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    dns_search: Vec<String>,
+    /// An option of resolv.conf(5) in place of the host's
+    #[arg(long, alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
+    dns_option: Vec<String>,
+    /// NAME:ADDRESS for /etc/hosts; the address host-gateway is the host's
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    add_host: Vec<String>,
+    /// The image's own /etc/hosts
+    #[arg(long, help_heading = "Network")]
+    no_hosts: bool,
+    #[command(flatten, next_help_heading = "Limits")]
+    pub limits: LimitOptions,
+    #[command(flatten, next_help_heading = "Isolation")]
+    isolation: IsolationOptions,
+    #[command(flatten, next_help_heading = "Health check")]
+    health: HealthOptions,
+    /// HOST[:CONTAINER[:PERMISSIONS]], a device or a directory of devices; or VENDOR/CLASS=NAME by CDI
+    #[arg(long, value_name = "DEVICE", help_heading = "Devices")]
+    device: Vec<String>,
+    /// Is refused: without root of the machine no rule can be put on a cgroup's devices
+    #[arg(long, value_name = "RULE", hide = true, help_heading = "Devices")]
+    device_cgroup_rule: Vec<String>,
+    /// all, a number, or device=ID,… of GPUs
+    #[arg(long, value_name = "GPUS", help_heading = "Devices")]
+    gpus: Vec<String>,
     #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     pub words: Vec<String>,
 }

@@ -44,13 +44,13 @@ test_limits_of_root() { read_back root 'system\.slice'; }
 
 test_every_limit_is_in_its_file() {
   local id dir format
-  id=$(on dev run -d --network none --memory 64m --memory-swap 96m --memory-reservation 32m --cpu-quota 20000 \
-    --cpu-period 40000 -c 2048 host: sleep 600)
+  id=$(on dev run -d --network none --memory 64m --memory-swap 96m --memory-reservation 32m --memory-high 48m \
+    --cpu-quota 20000 --cpu-period 40000 -c 2048 host: sleep 600)
   dir=$(cgroup_of "$id")
-  eq 'memory.swap.max memory.low' '33554432 33554432' "$(cat "$dir"/memory.{swap.max,low} | xargs)"
+  eq 'memory.swap.max memory.low memory.high' '33554432 33554432 50331648' "$(cat "$dir"/memory.{swap.max,low,high} | xargs)"
   eq 'cpu.max cpu.weight' '20000 40000 174' "$(cat "$dir"/cpu.{max,weight} | xargs)"
-  format='{{.MemorySwap}} {{.MemoryReservation}} {{.CpuQuota}} {{.CpuPeriod}} {{.CpuShares}}'
-  eq inspect '100663296 33554432 20000 40000 2048' \
+  format='{{.MemorySwap}} {{.MemoryReservation}} {{.MemoryHigh}} {{.CpuQuota}} {{.CpuPeriod}} {{.CpuShares}}'
+  eq inspect '100663296 33554432 50331648 20000 40000 2048' \
     "$(on dev inspect --format "{{with .HostConfig}}$format{{end}}" "$id")"
   on dev rm -f "$id"
   id=$(on root run -d --network none --cpuset-cpus 1 --cpuset-mems 0 host: sleep 600)

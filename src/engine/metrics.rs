@@ -141,7 +141,10 @@ pub fn metrics(engine: &Engine) -> Result<String, Report> {
     }
     let mut readings = Vec::new();
     for container in containers {
-        readings.extend(read(engine, &container)?);
+        match read(engine, &container) {
+            Ok(reading) => readings.extend(reading),
+            Err(report) => engine.notice(&report.to_string()),
+        }
     }
     Ok(shown(&readings))
 }

@@ -1,10 +1,11 @@
 //! What a Docker daemon's `daemon.json` says of registries, as a drop-in of `registries.conf`.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use base::{Context, Kind, Report};
+use registry::RegistriesConf;
 use serde_json::{Map, Value};
 
 use crate::file::{failed, replace};
@@ -36,16 +37,24 @@ pub struct Imported {
     pub left_out: Vec<String>,
 }
 
-/// Reads a `daemon.json`, and writes what it says of registries to this file, which it replaces.
+/// Reads a `daemon.json`, and writes what it says of registries to this file, which it replaces; where that is nothing the file
+/// goes.
 pub fn import(daemon: &Path, to: &Path) -> Result<Imported, Report> {
     let text = fs::read_to_string(daemon).map_err(|error| failed("reading", daemon, error))?;
     let imported = read(&text).step(|| format!("reading {}", daemon.display()))?;
-    if !imported.conf.is_empty() {
-        if let Some(directory) = to.parent() {
-            fs::create_dir_all(directory).map_err(|error| failed("making directory", directory, error))?;
-        }
-        replace(to, imported.conf.as_bytes(), false)?;
+    if imported.conf.is_empty() {
+        return match fs::remove_file(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", to, error)),
+            _ => Ok(imported),
+        };
     }
+    // What is refused there would end every command that asks a registry.
+    let checked = RegistriesConf::default().add(&to.display().to_string(), &imported.conf).map_err(Report::from);
+    checked.step(|| format!("taking over {}", daemon.display()))?;
+    if let Some(directory) = to.parent() {
+        fs::create_dir_all(directory).map_err(|error| failed("making directory", directory, error))?;
+    }
+    replace(to, imported.conf.as_bytes(), false)?;
     Ok(imported)
 }
 
@@ -117,7 +126,26 @@ mod tests {
             \n[[registry]]\nlocation = \"a.test:1\"\ninsecure = true\n";
         assert_eq!(imported.conf, wanted);
         assert_eq!(imported.left_out.len(), 3, "{:?}", imported.left_out);
-        registry::RegistriesConf::default().add("drop-in", &imported.conf).unwrap();
+        RegistriesConf::default().add("drop-in", &imported.conf).unwrap();
+    }
+
+    #[test]
+    fn what_registries_conf_could_not_hold_is_not_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (daemon, to) = (scratch.path().join("daemon.json"), scratch.path().join("conf.d/docker.conf"));
+        let imports = |text: &str| {
+            fs::write(&daemon, text).unwrap();
+            import(&daemon, &to)
+        };
+        imports(r#"{"insecure-registries":["a.test"]}"#).unwrap();
+        let before = fs::read(&to).unwrap();
+        for bad in [r#"["myreg"]"#, r#"["b.test","b.test"]"#] {
+            assert!(imports(&format!(r#"{{"insecure-registries":{bad}}}"#)).is_err(), "{bad}");
+            assert_eq!(fs::read(&to).unwrap(), before, "{bad}");
+        }
+        imports(r#"{"dns":[]}"#).unwrap();
+        assert!(!to.exists(), "what an earlier import has written");
+        imports("{}").unwrap();
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl AddAssign for Usage {
     fn add_assign(&mut self, other: Usage) {
         self.bytes += other.bytes;
         self.inodes += other.inodes;
-        self.content_bytes += other.content_bytes;
+        // Holes count, so that a container can make it as large as it likes.
+        self.content_bytes = self.content_bytes.saturating_add(other.content_bytes);
     }
 }
 

@@ -199,6 +199,9 @@ impl Choice {
         if has("ipv4-only") && has("ipv6-only") {
             return Err(self.wrong("ipv6-only", "ipv4-only is given too"));
         }
+        if has("ipv6-only") && !ipv6 {
+            return Err(self.wrong("ipv6-only", "this machine has no IPv6"));
+        }
         // It answers nothing by IPv6 where the host has none.
         if has("ipv4-only") || !ipv6 {
             *v6 = without(Ipv6Addr::UNSPECIFIED);
@@ -353,5 +356,8 @@ mod tests {
         ] {
             assert!(plan(text).unwrap_err().ends_with(why), "{text}: {:?}", plan(text));
         }
+        let id = "0123456789abcdef".repeat(4).parse().unwrap();
+        let alone = Choice::parse("pasta:-6").unwrap().plan(&id, None, false);
+        assert!(alone.unwrap_err().to_string().ends_with("this machine has no IPv6"));
     }
 }

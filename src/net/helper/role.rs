@@ -80,17 +80,12 @@ fn serve(spec: &HelperSpec, control: BorrowedFd<'_>) -> Result<(), NetError> {
     }
     namespaces.inside(control, || await_no_device(&spec.device))?;
     let mut running = Running::start(spec, &published, &namespaces)?;
-    if !running.await_ready(control)? {
-        return Ok(());
+    let served = running.serve(control, spec, &namespaces, published);
+    if served.is_err() {
+        // Its ports are free when that is told.
+        running.kill();
     }
-    namespaces.inside(control, || setup::configure(&spec.addressing, &spec.device, true).map(drop))?;
-    if spec.program == Program::Slirp {
-        publish(spec, &published)?;
-    }
-    let pidfd = sys::process::pidfd_open(running.child.id() as i32)?;
-    sandbox::of_watcher()?;
-    send(control, &Message::Ready { published }, Some(pidfd.as_fd()))?;
-    running.watch(control)
+    served
 }
 
 /// Has mounts of its own from now on, from which nothing reaches the machine's. The sandbox of slirp4netns unmounts all that it has; of
@@ -220,13 +215,34 @@ impl Running {
         Ok(Running { program: spec.program, child, error, pipes, is_ready: false, said, rest })
     }
 
+    /// Until the monitor or the program has ended; tells the monitor when the container has its network.
+    fn serve(
+        &mut self,
+        control: BorrowedFd<'_>,
+        spec: &HelperSpec,
+        namespaces: &Namespaces,
+        published: Vec<Published>,
+    ) -> Result<(), NetError> {
+        if !self.await_ready(control)? {
+            return Ok(());
+        }
+        namespaces.inside(control, || setup::configure(&spec.addressing, &spec.device, true).map(drop))?;
+        if spec.program == Program::Slirp {
+            publish(spec, &published)?;
+        }
+        let pidfd = sys::process::pidfd_open(self.child.id() as i32)?;
+        sandbox::of_watcher()?;
+        send(control, &Message::Ready { published }, Some(pidfd.as_fd()))?;
+        self.watch(control)
+    }
+
     /// Waits until the program is ready; whether it is still wanted then.
     fn await_ready(&mut self, control: BorrowedFd<'_>) -> Result<bool, NetError> {
         let until = Instant::now() + READY;
         while !self.is_ready {
             let left = until.saturating_duration_since(Instant::now());
             let [gone, said, ready] = self.poll(control, left)?;
-            if gone {
+            if gone && !matches!(receive(control), Ok(Some(_))) {
                 self.kill();
                 return Ok(false);
             }
@@ -285,7 +301,10 @@ impl Running {
     fn listen(&mut self) -> bool {
         let mut buffer = [0; LINE_MAX];
         let Some(error) = &self.error else { return false };
-        let length = nix::unistd::read(error, &mut buffer).unwrap_or(0);
+        let length = match nix::unistd::read(error, &mut buffer) {
+            Err(Errno::EINTR) => return true,
+            read => read.unwrap_or(0),
+        };
         self.rest += &String::from_utf8_lossy(&buffer[..length]);
         while let Some((line, rest)) = self.rest.split_once('\n') {
             let line = line.trim();

@@ -1,13 +1,12 @@
 //! Directories that containers share: volumes, and trees of images. Their lock is held for a moment, never for a container's life.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base::Report;
 
-use crate::file::failed;
+use crate::file::{failed, is_at};
 
 /// A directory that nobody removes meanwhile, or that nobody else uses.
 #[derive(Debug)]
@@ -56,7 +55,6 @@ impl Held {
     }
 
     fn is_current(&self) -> bool {
-        let identity = |metadata: io::Result<fs::Metadata>| metadata.map(|found| (found.dev(), found.ino())).ok();
-        identity(self.file.metadata()) == identity(fs::symlink_metadata(&self.path))
+        is_at(&self.file, &self.path)
     }
 }

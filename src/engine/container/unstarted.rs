@@ -105,7 +105,7 @@ mod tests {
         drop(maker);
         sweep(&engine);
         assert!(!path.exists() && !container.exists(), "once nobody makes it");
-        // One that takes the file away before its maker has the lock: the maker makes another.
+        // One that is made and let go of leaves nothing.
         let held = Unstarted::hold(&engine, &id).unwrap();
         assert!(path.exists() && abandoned(&engine).is_empty());
         drop(held);

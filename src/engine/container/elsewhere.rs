@@ -74,14 +74,14 @@ fn others(engine: &Engine) -> Result<Vec<(String, Engine)>, Report> {
     let places = here.everywhere().map_err(|error| failed("reading directories below", here.data(), error))?;
     let others = places.into_iter().filter(|paths| paths.store_name() == here.store_name());
     Ok(others
-        .filter_map(|paths| {
-            Some((called(&paths, paths.elsewhere(here)?), Engine::open(paths.clone(), Options::default())))
-        })
+        .filter_map(|paths| Some((called(&paths, here)?, Engine::open(paths.clone(), Options::default()))))
         .collect())
 }
 
-fn called(paths: &Paths, id: &str) -> String {
+/// What the machine is called whose directories these are; `None` for this one.
+pub(crate) fn called(paths: &Paths, here: &Paths) -> Option<String> {
+    let id = paths.elsewhere(here)?;
     let name = file::read(&paths.machine_name()).ok().flatten().and_then(|name| String::from_utf8(name).ok());
     let is_name = |name: &String| !name.is_empty() && name.len() <= NAME_MAX && !name.contains(char::is_control);
-    name.filter(is_name).unwrap_or_else(|| id.to_owned())
+    Some(name.filter(is_name).unwrap_or_else(|| id.to_owned()))
 }

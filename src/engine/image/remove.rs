@@ -5,7 +5,7 @@ use oci::{Digest, Reference};
 use store::{ImageRecord, Store};
 
 use crate::Engine;
-use crate::container::unstarted;
+use crate::container::{elsewhere, unstarted};
 use crate::events;
 use crate::image::sweep::{sweep, users};
 use crate::image::{find_record, is_by_name, open_store};
@@ -87,7 +87,7 @@ fn check_use(engine: &Engine, id: &Digest, force: bool) -> Result<(), Report> {
         let by = user.id.short();
         let message =
             format!("conflict: unable to delete {short} ({how}) - image is being used by {word} container {by}");
-        return Err(match user.engine.paths().elsewhere(here) {
+        return Err(match elsewhere::called(user.engine.paths(), here) {
             None => Report::new(Kind::Conflict, message),
             Some(machine) => {
                 Report::new(Kind::Conflict, format!("{message} of the machine {machine}")).with_hint(format!(

@@ -14,6 +14,7 @@ use base::{Context, Kind, Report};
 use snapshot::SnapshotError;
 
 use crate::Engine;
+use crate::container::elsewhere;
 use crate::container::remove::{With, remove};
 use crate::container::rootfs::outer_namespace;
 use crate::file::failed;
@@ -57,7 +58,7 @@ pub fn reset(engine: &Engine) -> Result<Vec<String>, Report> {
 fn others(engine: &Engine) -> Result<Vec<String>, Report> {
     let here = engine.paths();
     let mut names: Vec<String> =
-        users(engine)?.iter().filter_map(|user| user.engine.paths().elsewhere(here).map(str::to_owned)).collect();
+        users(engine)?.iter().filter_map(|user| elsewhere::called(user.engine.paths(), here)).collect();
     names.sort();
     names.dedup();
     Ok(names)

@@ -20,6 +20,10 @@ pub struct After {
     pub volumes: Option<String>,
     /// What [`Callbacks::remove`] needs to remove the container (`--rm`), passed on unread.
     pub remove: Option<String>,
+    /// The file system goes before the removal, not while it goes on: until then its server has files of the writable layer open,
+    /// which an NFS client does not let go of.
+    #[serde(default)]
+    pub unmount_first: bool,
 }
 
 /// [`Callbacks::remove`].

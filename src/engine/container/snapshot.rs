@@ -13,7 +13,7 @@ use layer::TarWriter;
 use runtime::Rootfs;
 use runtime::launch::Bind;
 use runtime::outer::OuterMap;
-use snapshot::fs_client::forget;
+use snapshot::fs_client::{forget, try_connect};
 use snapshot::fs_role::object_fds;
 use snapshot::ids::MappedIds;
 use snapshot::native::{self, ChainLower, HostLower, RootLook, Truth};
@@ -268,9 +268,13 @@ pub(crate) fn remove_layer(engine: &Engine, parent: &Path, key: &str) -> Result<
 
 /// Deletes what a container has written.
 pub(crate) fn remove(engine: &Engine, id: &ContainerId) -> Result<(), Report> {
+    let places = rootfs::Places::of(engine);
+    // Its server has files open while it waits for another start. One that does not answer has ended, or is waited for.
+    if let Ok(Some(server)) = try_connect(&places.as_ref(), &rootfs::key_of_container(id)) {
+        let _ = server.leave();
+    }
     remove_layer(engine, &engine.paths().snapshots(), id.as_str())
         .step(|| "removing the container's own directory".to_owned())?;
-    let places = rootfs::Places::of(engine);
     forget(&places.as_ref(), &rootfs::key_of_container(id))
         .step(|| "removing what is left of the container's file server".to_owned())
 }

@@ -263,7 +263,8 @@ fn launch(engine: &Engine, record: &Record, before: &State, purpose: Purpose<'_>
     };
     let reclaim = if record.host.auto_remove { Vec::new() } else { snapshot::native_layers(engine, record, driver) };
     let remove = record.host.auto_remove.then(|| remove::order(engine, &record.id)).transpose()?;
-    let after = After { reclaim, volumes: volume::in_use::order(engine, record, driver == Driver::Tree)?, remove };
+    let volumes = volume::in_use::order(engine, record, driver == Driver::Tree)?;
+    let after = After { reclaim, volumes, remove, unmount_first: driver == Driver::Fuse };
     // From here on files may become others', and nothing fails without giving them back.
     if driver.is_native() || !record.volume_names().is_empty() {
         state::begin(engine, &record.id)?;

@@ -200,7 +200,7 @@ struct Monitor {
     /// Namespaces that the container joins; a policy that starts it again may come later.
     joined: Vec<(&'static str, OwnedFd)>,
     /// Only held: its end tells the fs role that this user is gone.
-    _fs: Option<OwnedFd>,
+    fs: Option<OwnedFd>,
     signals: SignalFd,
     /// Until the exit is recorded.
     listener: Option<OwnedFd>,
@@ -278,7 +278,7 @@ impl Monitor {
                 .into_iter()
                 .filter_map(|kind| Some((kind, inherited.optional_fd(kind)?)))
                 .collect(),
-            _fs: inherited.optional_fd("fs"),
+            fs: inherited.optional_fd("fs"),
             signals,
             listener: Some(listener),
             log,
@@ -885,7 +885,10 @@ impl Monitor {
         self.poststop();
         // Before the farewell, which slow clients draw out: the next start may come at once.
         tidy::forget_run_dir(&self.config.container_dir, &self.config.run_dir);
-        let After { reclaim, volumes, remove: order } = self.config.after.clone();
+        let After { reclaim, volumes, remove: order, unmount_first } = self.config.after.clone();
+        if unmount_first {
+            (self.mounts, self.view, self.fs) = (None, None, None);
+        }
         if let Some(Err(report)) = volumes.map(|order| (self.callbacks.volumes)(&order, self.outer.as_fd())) {
             // The next command that looks at them tries again.
             self.notice(MAIN, &format!("volumes: their files are not given back: {}", report.lines().join(": ")));

@@ -250,7 +250,10 @@ fn remove_closed(path: &Path) -> std::result::Result<(), SysError> {
                 if matches!(error.errno(), Errno::ENOTEMPTY | Errno::EBUSY | Errno::ENOENT)
                     && began.elapsed() < CLOSED_WITHIN =>
             {
-                sleep(LOOK_AGAIN);
+                // What is gone needs no time.
+                if error.errno() != Errno::ENOENT {
+                    sleep(LOOK_AGAIN);
+                }
             }
             removed => return removed,
         }

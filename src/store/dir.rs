@@ -60,6 +60,11 @@ impl Dir {
         }
     }
 
+    /// A directory that another process has opened.
+    pub fn of(fd: OwnedFd, path: PathBuf) -> Self {
+        Dir { fd, path }
+    }
+
     /// Where it was when it was opened: for messages.
     pub fn path(&self) -> &Path {
         &self.path

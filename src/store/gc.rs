@@ -112,7 +112,10 @@ impl Store {
         self.drop_temporary_files()?;
         loop {
             let before_bytes = swept.freed_bytes;
-            let Err(failure) = self.sweep(roots, objects_of, &mut swept) else { return Ok(swept) };
+            let Err(failure) = self.sweep(roots, objects_of, &mut swept) else {
+                swept.freed_bytes += self.chains.drop_lists_alone()?;
+                return Ok(swept);
+            };
             // A full disk must not keep from being emptied: interrupted downloads go too, and each round makes room for the next.
             if matches!(failure, StoreError::Full { .. }) {
                 swept.freed_bytes += self.drop_old_partials(Duration::ZERO)?;
@@ -461,6 +464,27 @@ mod tests {
         assert!(other.layers().claim(&index, 5).unwrap());
         store.empty(settled, &mut no_roots, &mut objects, &mut Swept::default()).unwrap();
         assert!(other.layers().has(&index).unwrap() && other.objects().has(&object).unwrap());
+    }
+
+    #[test]
+    fn a_list_of_reads_counts_and_goes_with_its_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), true).unwrap();
+        let [kept, gone, alone] = [b"kept!", b"gone!", b"alone"].map(|content| Digest::of(content));
+        for (chain, content) in [(kept, b"kept!"), (gone, b"gone!")] {
+            store.chains().put(&chain, content, Durability::Later).unwrap();
+        }
+        let bare = store.chains().stored(&kept).unwrap().unwrap();
+        for chain in [kept, gone, alone] {
+            store.chains().dir().replace(&crate::list_of_reads(&chain), &[7; 9000], Durability::Later).unwrap();
+        }
+        let with_list = store.chains().stored(&kept).unwrap().unwrap();
+        assert!(with_list.disk_bytes >= bare.disk_bytes + 9000 && with_list.size_bytes == bare.size_bytes);
+        let swept = store.gc(&mut || Ok(vec![kept]), &mut |_| Ok(Vec::new())).unwrap();
+        let mut left = store.chains().dir().names().unwrap();
+        left.sort();
+        assert_eq!(left, [format!("{}.idx", kept.hex()), crate::list_of_reads(&kept)]);
+        assert!(swept.freed_bytes >= 18_000);
     }
 
     /// More than one thread's part.

@@ -8,6 +8,7 @@
 //! objects/ab/<hex>      one file for each distinct content of a layer's files
 //! layers/<hex>.idx      the index of a layer, by diff id
 //! chains/<hex>.idx      the merged index of a stack of layers, by chain id (a cache)
+//! chains/<hex>.reads    what of its objects was read; it goes with the index
 //! refs/<escaped name>   name -> digests
 //! refs.lock             held by who changes names
 //! named/<store>/        the same for the names of a further store that shares the content
@@ -64,7 +65,7 @@ pub use lease::{Lease, LeaseInfo};
 pub use lists::{ListRecord, ListedImage};
 pub use new_file::{Durability, HARD_LINKS, NewFile};
 pub use refs::{ImageRecord, LockedNames, Named, Summary};
-pub use shelf::{Family, Published, Shelf, Stored};
+pub use shelf::{Family, Published, Shelf, Stored, list_of_reads};
 pub use state::Leftovers;
 
 use crate::additional::PassOver;

@@ -64,6 +64,14 @@ impl Family {
     }
 }
 
+/// How the list of what was read of a chain ends, which lies beside its index.
+const READS: &str = ".reads";
+
+/// The name of the list of what was read of a chain, in the directory of its index.
+pub fn list_of_reads(chain: &Digest) -> String {
+    chain.hex() + READS
+}
+
 /// A content as it lies on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -71,7 +79,7 @@ pub struct Stored {
     pub digest: Digest,
     /// Its length in bytes.
     pub size_bytes: u64,
-    /// The bytes it takes on the disk.
+    /// The bytes it takes on the disk, with the list of reads of a chain.
     pub disk_bytes: u64,
     /// When it was last published or claimed: seconds and nanoseconds since 1970.
     pub used: (i64, i64),
@@ -303,8 +311,9 @@ impl Shelf {
         from.rename(name, &self.dir, &self.path_of(digest))
     }
 
-    /// Removes a content; `false` if it was not there.
+    /// Removes a content, and with it the list of reads of a chain; `false` if it was not there.
     pub fn remove(&self, digest: &Digest) -> Result<bool> {
+        self.drop_list(digest)?;
         self.dir.unlink(&self.path_of(digest))
     }
 
@@ -358,13 +367,38 @@ impl Shelf {
     /// they by the functions that list.
     pub fn stored(&self, digest: &Digest) -> Result<Option<Stored>> {
         let path = self.path_of(digest);
-        let stat = self.look_here(digest, || self.dir.stat(&path))?;
-        Ok(stat.map(|stat| Stored {
+        let Some(stat) = self.look_here(digest, || self.dir.stat(&path))? else { return Ok(None) };
+        Ok(Some(Stored {
             digest: *digest,
             size_bytes: stat.st_size as u64,
-            disk_bytes: stat.st_blocks as u64 * 512,
+            disk_bytes: disk_bytes(&stat) + self.list_of_reads(digest)?.as_ref().map_or(0, disk_bytes),
             used: (stat.st_mtime, stat.st_mtime_nsec),
         }))
+    }
+
+    /// The list of what was read of a chain; `None` where there is none, and for other content.
+    fn list_of_reads(&self, digest: &Digest) -> Result<Option<FileStat>> {
+        if self.family == Family::Chains { self.dir.stat(&list_of_reads(digest)) } else { Ok(None) }
+    }
+
+    /// Removes the list of reads of a chain, before its index goes: who is killed in between leaves no list alone. The bytes that
+    /// it took on the disk.
+    fn drop_list(&self, digest: &Digest) -> Result<u64> {
+        let Some(stat) = self.list_of_reads(digest)? else { return Ok(0) };
+        Ok(if self.dir.unlink(&list_of_reads(digest))? { disk_bytes(&stat) } else { 0 })
+    }
+
+    /// Removes the lists of chains whose index is neither in its place nor in the trash: a server that ended after its image was
+    /// removed may have written one. The bytes that they took on the disk.
+    pub(crate) fn drop_lists_alone(&self) -> Result<u64> {
+        let mut freed_bytes = 0;
+        for name in self.dir.names()? {
+            let Some(digest) = name.strip_suffix(READS).and_then(|hex| Digest::from_hex(hex).ok()) else { continue };
+            if self.used(&digest)?.is_none() {
+                freed_bytes += self.drop_list(&digest)?;
+            }
+        }
+        Ok(freed_bytes)
     }
 
     fn digest_of(&self, name: &str) -> Option<Digest> {
@@ -395,11 +429,13 @@ impl Shelf {
         Ok(names.iter().filter_map(hex).collect())
     }
 
-    /// Deletes a content from the trash for good; the bytes it took on the disk, `None` if it had been brought back.
+    /// Deletes a content from the trash for good, and with it the list of reads of a chain; the bytes it took on the disk, `None`
+    /// if it had been brought back.
     pub(crate) fn destroy(&self, digest: &Digest) -> Result<Option<u64>> {
         let name = self.family.trash_name(digest);
         let Some(stat) = self.trash.stat(&name)? else { return Ok(None) };
-        Ok(self.trash.unlink(&name)?.then_some(stat.st_blocks as u64 * 512))
+        let list_bytes = self.drop_list(digest)?;
+        Ok(self.trash.unlink(&name)?.then_some(disk_bytes(&stat) + list_bytes))
     }
 
     /// When a content was last published or claimed, in place or in the trash: seconds and nanoseconds.
@@ -410,6 +446,11 @@ impl Shelf {
         };
         Ok(stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec)))
     }
+}
+
+/// The bytes that a file takes on the disk.
+fn disk_bytes(stat: &FileStat) -> u64 {
+    stat.st_blocks as u64 * 512
 }
 
 /// What tells a file from all others for as long as it is open.

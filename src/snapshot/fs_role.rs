@@ -23,6 +23,7 @@
 //!   Linux 6.9, which cannot send requests again that were read: some would never be answered. Then the connection ends, and
 //!   the files of the view's containers answer `ENOTCONN`.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ use sys::{SysError, namespace, process, socket};
 use crate::fs_mount::{self, FuseMount};
 use crate::fs_server::{self, Given};
 use crate::ids::MappedIds;
+use crate::reads::{self, ListFile};
 use crate::sandbox;
 use crate::view_host::HostViewConfig;
 
@@ -76,7 +78,8 @@ const GREETING_LIMIT: Duration = Duration::from_secs(1);
 const USERS_MAX: usize = 4096;
 
 /// What the role is told. Descriptors: `userns` (the outer user namespace), `listen` (a listening SEQPACKET socket);
-/// for a chain `index` and the [`object_fds`], for an overlay `upper` too (a directory that stays the driver's own); for the host
+/// for a chain `index` and the [`object_fds`], and for its list of reads `chain` (the index once more) and `chains` (the directory of
+/// lists); for an overlay `upper` too (a directory that stays the driver's own); for the host
 /// the file that [`crate::host_closed`] names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FsConfig {
@@ -196,6 +199,7 @@ fn start() -> Result<ExitCode, FsRoleError> {
 /// Makes the mount and starts a server; keeps until that has ended. Tells the waiting client if it cannot even begin.
 fn keep(mut inherited: Inherited) -> Result<(), FsRoleError> {
     let listen = UnixListener::from(inherited.fd("listen")?);
+    sys::step::begin("keeper");
     let (mut keeper, gifts) = match Keeper::prepare(inherited) {
         Ok(prepared) => prepared,
         Err(error) => return refuse_first(&listen, &Failure::from(&Report::from(error))),
@@ -254,8 +258,10 @@ struct Keeper {
     inherited: Inherited,
     view: View,
     device: OwnedFd,
-    /// Of [`crate::host_journal`].
-    journal: OwnedFd,
+    /// Of [`crate::host_journal`], or of [`crate::reads`].
+    journal: File,
+    /// What is read of an image, where there is a place for it.
+    list: Option<ListFile>,
     null: OwnedFd,
     linger: Duration,
     /// `None` when there will be no further users.
@@ -266,9 +272,11 @@ impl Keeper {
     fn prepare(mut inherited: Inherited) -> Result<(Keeper, Gifts), FsRoleError> {
         let config: FsConfig = serde_json::from_slice(&inherited.config).map_err(FsRoleError::Config)?;
         let user_namespace = inherited.fd("userns")?;
+        let list = ListFile::open(&mut inherited);
         let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| "open(/dev/null)".to_owned())?;
         let journal = memfd_create(c"sublet-nodes", MFdFlags::MFD_CLOEXEC).call(|| "memfd_create()".to_owned())?;
+        let journal = File::from(journal);
         raise_open_files()?;
         let read_only = !matches!(config.view, View::Overlay { .. });
         let FuseMount { device, mount_namespace, binary } = fs_mount::mount(user_namespace.as_fd(), read_only)?;
@@ -276,7 +284,7 @@ impl Keeper {
         let FsConfig { view, linger_ms, note } = config;
         let gifts = Gifts { note, user_namespace, mount_namespace, binary };
         let linger = Duration::from_millis(linger_ms);
-        Ok((Keeper { inherited, view, device, journal, null, linger, doors: None }, gifts))
+        Ok((Keeper { inherited, view, device, journal, list, null, linger, doors: None }, gifts))
     }
 
     /// Starts a server and waits for its word; on the connection of one that was killed if that is `resumed`.
@@ -298,9 +306,10 @@ impl Keeper {
     fn serve(&mut self, resumed: Option<Agreed>, keeper: BorrowedFd<'_>) -> i32 {
         // A copy of these would keep the mount, and clients waiting, when the keeper's are closed.
         self.doors = None;
-        let Keeper { inherited, view, device, journal, null, .. } = self;
+        let Keeper { inherited, view, device, journal, list, null, .. } = self;
+        let reads = list.take().map(|list| list.reads().clone()).unwrap_or_default();
         let (device, journal, null) = (device.as_fd(), journal.as_fd(), null.as_fd());
-        let given = Given { device, journal, resumed, keeper, null };
+        let given = Given { device, journal, resumed, reads: &reads, keeper, null };
         let Err(error) = fs_server::serve(view.clone(), inherited, &given) else { return 0 };
         // Nobody listens after the first word, and nothing but its end is to be told then.
         let _told = Word::Failed(Failure::from(&Report::from(error))).say(keeper);
@@ -312,6 +321,7 @@ impl Keeper {
     fn run(mut self, mut server: Server) -> Result<(), FsRoleError> {
         let (mut idle_since, mut short_lives) = (Instant::now(), 0);
         let mut linger = self.linger.max(FIRST_USER);
+        let mut start_ends = self.list.is_some().then(|| idle_since + reads::START);
         loop {
             let idle = self.doors.as_ref().is_some_and(|doors| doors.users.is_empty());
             let leaving = self.doors.as_ref().is_some_and(|doors| doors.leaving);
@@ -323,8 +333,12 @@ impl Keeper {
             }
             let stranger = self.doors.as_ref().and_then(|doors| doors.strangers.first());
             let silent = stranger.map(|(_, until)| until.saturating_duration_since(Instant::now()));
-            let wait = lingers.into_iter().chain(silent).min();
+            let start = start_ends.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = lingers.into_iter().chain(silent).chain(start).min();
             let ready = wait_for(&server.process, self.doors.as_ref(), wait)?;
+            if start_ends.take_if(|at| *at <= Instant::now()).is_some() {
+                self.note_reads();
+            }
             if ready.first().copied().unwrap_or(false) {
                 match self.succeed(&server, &mut short_lives)? {
                     Some(successor) => server = successor,
@@ -336,7 +350,15 @@ impl Keeper {
                 && doors.users.is_empty()
             {
                 (idle_since, linger) = (Instant::now(), self.linger);
+                self.note_reads();
             }
+        }
+    }
+
+    /// Puts what was read since into the list.
+    fn note_reads(&mut self) {
+        if let Some(list) = &mut self.list {
+            list.take(&self.journal);
         }
     }
 
@@ -347,6 +369,7 @@ impl Keeper {
         if signal == libc::SIGSYS || !ended.agreed.can_resume() {
             return Ok(None);
         }
+        self.note_reads();
         *short_lives = if ended.born.elapsed() < SHORT_LIFE { *short_lives + 1 } else { 0 };
         if *short_lives >= SHORT_LIVES_MAX {
             return Ok(None);

@@ -29,6 +29,7 @@ use sys::{SysError, process};
 use crate::fs_role::{FsRoleError, View, Word};
 use crate::host_closed::{self, Closed};
 use crate::object_dir::{CachedObjects, ObjectDirs};
+use crate::reads::{Reads, Recorder};
 use crate::sandbox::{self, Needs};
 use crate::view_chain::ChainView;
 use crate::view_host::HostView;
@@ -36,14 +37,19 @@ use crate::view_host::HostView;
 /// How long a new server waits for the end of the one before it, which may still have to sync.
 const UPPER_WAIT: Duration = Duration::from_secs(10);
 
+/// The stack of the thread that reads ahead.
+const AHEAD_STACK: usize = 128 << 10;
+
 /// What the keeper gives to a server.
 pub(crate) struct Given<'a> {
     /// The connection to the kernel; the keeper has it too.
     pub device: BorrowedFd<'a>,
-    /// The memory of a view of the host.
+    /// The memory of a view of the host; of an image, where to note what is read.
     pub journal: BorrowedFd<'a>,
     /// What a predecessor on this connection has agreed on with the kernel, if there was one.
     pub resumed: Option<Agreed>,
+    /// What is known to be read of an image.
+    pub reads: &'a Reads,
     /// Where to say [`Word::Ready`].
     pub keeper: BorrowedFd<'a>,
     /// Takes the place of standard error.
@@ -57,10 +63,12 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
             let index = Index::open(inherited.fd("index")?).map_err(FsRoleError::Index)?;
             let (contents, posix_acl) = (objects(inherited)?, index.has_acls());
             tell_confinement(sandbox::files(&readable(&contents), None));
-            let view = ChainView::new(index, contents, ids).map_err(|_| FsRoleError::NotAChain)?;
+            let journal = given.journal.try_clone_to_owned().call(|| "dup(journal)".to_owned())?;
+            let recorder = Recorder::new(journal, given.reads.clone());
+            let view = ChainView::new(index, contents, ids, recorder).map_err(|_| FsRoleError::NotAChain)?;
             // Without one there is no list to be asked for at the first permission check of every file.
             let features = Features { posix_acl, ..Features::immutable(threads()) };
-            given.run(Needs::Image, view, &features)
+            given.run(Needs::Image, view, &features, |view| given.read_ahead(view))
         }
         View::Overlay { ids, volatile, shifted, size_bytes } => {
             let overlay = Arc::new(open_overlay(inherited, volatile, size_bytes, given.resumed.is_some())?);
@@ -68,7 +76,7 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
             let view = view.showing(move |uid, gid| (ids.show_uid(uid), ids.show_gid(gid)));
             let view = if (ids.uids, ids.gids) == (1, 1) { view.telling_owners() } else { view };
             let features = overlayfs::View::features(threads(), false, shifted);
-            given.run(Needs::ImageAndUpper, view, &features)?;
+            given.run(Needs::ImageAndUpper, view, &features, |_| ())?;
             // The session's own reference went with it.
             if let Some(overlay) = Arc::into_inner(overlay) {
                 overlay.close().call(|| "syncing the writable snapshot".to_owned())?;
@@ -81,13 +89,30 @@ pub(crate) fn serve(view: View, inherited: &mut Inherited, given: &Given<'_>) ->
             let closed = Closed::open(inherited.fd(host_closed::NAME)?.into(), given.resumed.is_some())?;
             let view = HostView::open(&config, journal, closed)?;
             tell_confinement(sandbox::files(&[&view.root()], None));
-            given.run(Needs::Host, view, &features)
+            given.run(Needs::Host, view, &features, |_| ())
         }
     }
 }
 
 impl Given<'_> {
-    fn run(&self, needs: Needs, view: impl Filesystem, features: &Features) -> Result<(), FsRoleError> {
+    /// Asks for what is known to be read, beside the first requests. A successor has no start to hurry.
+    fn read_ahead(&self, view: Arc<ChainView<ObjectDirs>>) {
+        let reads = self.reads.clone();
+        if self.resumed.is_none() && reads != Reads::default() {
+            let thread = std::thread::Builder::new().name("ahead".to_owned()).stack_size(AHEAD_STACK);
+            // Without a thread (RLIMIT_NPROC) each read waits for the disk itself.
+            drop(thread.spawn(move || view.read_ahead(&reads)));
+        }
+    }
+
+    /// Serves; `ready` is called when the keeper has been told so.
+    fn run<F: Filesystem>(
+        &self,
+        needs: Needs,
+        view: F,
+        features: &Features,
+        ready: impl FnOnce(Arc<F>),
+    ) -> Result<(), FsRoleError> {
         let device = self.device.try_clone_to_owned().call(|| "dup(/dev/fuse)".to_owned())?;
         // Whoever reads the standard error of the command that started us waits for its end, and we outlive that command.
         process::place(self.null, 2)?;
@@ -96,10 +121,11 @@ impl Given<'_> {
         sandbox::filter(needs)?;
         let view = Arc::new(view);
         let session = match self.resumed {
-            Some(agreed) => Session::resume(device, view, features, agreed)?,
-            None => Session::open(device, view, features)?,
+            Some(agreed) => Session::resume(device, Arc::clone(&view), features, agreed)?,
+            None => Session::open(device, Arc::clone(&view), features)?,
         };
         Word::Ready(session.agreed().0).say(self.keeper)?;
+        ready(view);
         session.serve()?;
         Ok(())
     }

@@ -28,6 +28,7 @@ pub mod owner_client;
 mod owner_log;
 pub mod owner_role;
 mod probe;
+pub mod reads;
 mod sandbox;
 pub mod seed;
 mod tree_walk;

@@ -102,7 +102,7 @@ const SERVING: &[(libc::c_long, Pass)] = &[
     // Requests of the kernel and their answers.
     (libc::SYS_read, Pass::Always),
     (libc::SYS_writev, Pass::Always),
-    // That requests are to be sent again.
+    // That requests are to be sent again; what was read of an image, into the memory of its keeper.
     (libc::SYS_write, Pass::Always),
     // The one word to the keeper.
     (libc::SYS_sendmsg, Pass::Always),
@@ -134,6 +134,9 @@ const SERVING: &[(libc::c_long, Pass)] = &[
 
 /// What a view of an image or of the host calls as well: opening for reading.
 const READING: &[(libc::c_long, Pass)] = &[(libc::SYS_openat, Pass::Without(2, MORE_THAN_READING))];
+
+/// What a view of an image calls as well: what is known to be read is asked for ahead.
+const AHEAD: &[(libc::c_long, Pass)] = &[(libc::SYS_fadvise64, Pass::OneOf(3, &[libc::POSIX_FADV_WILLNEED as u32]))];
 
 /// What a view of the host calls as well.
 const HOST: &[(libc::c_long, Pass)] = &[
@@ -184,7 +187,7 @@ pub(crate) fn filter(needs: Needs) -> Result<(), SysError> {
 fn program(needs: Needs) -> Vec<Instruction> {
     let refusal = if cfg!(debug_assertions) { Refusal::Kills } else { Refusal::Fails(Errno::EPERM) };
     let further: &[&[_]] = match needs {
-        Needs::Image => &[READING],
+        Needs::Image => &[READING, AHEAD],
         Needs::ImageAndUpper => &[WRITING],
         Needs::Host => &[READING, HOST],
     };

@@ -8,6 +8,7 @@
 //! - Contents come from the map (inline) or from an object file (a large content alone, or a range of the pack that holds
 //!   a layer's small ones), through a bounded cache of open descriptors.
 //! - Owners are shown as far as the outer user namespace can express them ([`MappedIds`]).
+//! - What is read of an object is noted, and [`ChainView::read_ahead`] asks for what was noted before ([`crate::reads`]).
 //! - The index may be hostile: what is damaged answers `EIO` and is never a panic.
 
 use std::fs::File;
@@ -18,10 +19,12 @@ use fuse::op::{Attr, Caller, Entry, FOREVER, Name, NodeId, StatFs, Time, encode_
 use fuse::{DirSink, EntrySink, Filesystem};
 use index::{Content, Index, Inode, Kind, Node};
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use oci::Digest;
 
 use crate::fd_cache::FdCache;
 use crate::ids::MappedIds;
+use crate::reads::{Reads, Recorder};
 
 /// At most this many objects are open at once.
 pub(crate) const OPEN_FILES: usize = 1024;
@@ -40,22 +43,44 @@ pub struct ChainView<C> {
     contents: C,
     ids: MappedIds,
     files: FdCache,
+    recorder: Recorder,
 }
+
+/// How much is asked for ahead at once: of a larger request the kernel may pass over what goes beyond its read-ahead window
+/// (mm/readahead.c, `force_page_cache_ra`), which is 128 KiB if nobody has changed it.
+const AHEAD_BYTES: u64 = 128 << 10;
 
 type Result<T, E = Errno> = std::result::Result<T, E>;
 
 impl<C: ContentFiles> ChainView<C> {
     /// A view of `index`, which must be a chain's (`EINVAL` otherwise: a layer still has whiteouts in it).
-    pub fn new(index: Index, contents: C, ids: MappedIds) -> Result<Self> {
+    pub(crate) fn new(index: Index, contents: C, ids: MappedIds, recorder: Recorder) -> Result<Self> {
         if !index.is_chain() {
             return Err(Errno::EINVAL);
         }
-        Ok(ChainView { index, contents, ids, files: FdCache::new(OPEN_FILES) })
+        Ok(ChainView { index, contents, ids, files: FdCache::new(OPEN_FILES), recorder })
     }
 
     /// The index that this view shows.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Has the kernel read what `reads` names into its page cache, and does not wait for it. What the index does not have is
+    /// passed over; what cannot be opened or read is told to whoever reads it.
+    pub(crate) fn read_ahead(&self, reads: &Reads) {
+        for run in reads.runs() {
+            let Ok((digest, size)) = self.index.object(run.object) else { continue };
+            let Some(left) = size.checked_sub(run.offset()).filter(|left| *left > 0) else { continue };
+            let length = run.length().min(left);
+            let Ok(file) = self.files.get(u64::from(run.object), || self.contents.object(&digest)) else { continue };
+            for at in (0..length).step_by(AHEAD_BYTES as usize) {
+                let part = AHEAD_BYTES.min(length - at);
+                // The largest offset is the number of a block times its size, far below the end of i64.
+                let (offset, part) = ((run.offset() + at) as i64, part as i64);
+                let _ = posix_fadvise(&*file, offset, part, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+            }
+        }
     }
 
     fn attr(&self, node: Node, inode: &Inode) -> Attr {
@@ -163,6 +188,7 @@ impl<C: ContentFiles> Filesystem for ChainView<C> {
                 let file = self.files.get(u64::from(number), || self.contents.object(&digest))?;
                 let at = start.checked_add(offset).ok_or(Errno::EIO)?;
                 read_exact(&file, at, &mut buffer[..length])?;
+                self.recorder.note(number, at, length as u64);
                 Ok(&buffer[..length])
             }
         }

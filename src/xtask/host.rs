@@ -57,6 +57,7 @@ const NEEDS: &[Need] = &[
     Need { package: "skopeo", proof: Program("skopeo"), why: "the oracle of registries and archives" },
     Need { package: "umoci", proof: Program("umoci"), why: "the oracle of layouts" },
     Need { package: "util-linux", proof: Program("setpriv"), why: "tests as other users" },
+    Need { package: "util-linux-extra", proof: Program("fincore"), why: "what of a file is in the page cache" },
     Need { package: "e2fsprogs", proof: Program("mkfs.ext4"), why: "the guest's disks, stores on ext4" },
     Need { package: "xfsprogs", proof: Program("mkfs.xfs"), why: "stores on xfs" },
     Need { package: "btrfs-progs", proof: Program("mkfs.btrfs"), why: "stores on btrfs" },

@@ -12,5 +12,6 @@ mod diff;
 mod file_systems;
 mod killed;
 mod one_id;
+mod reads;
 mod resume;
 mod written;

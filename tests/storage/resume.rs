@@ -14,14 +14,19 @@ const USER: &str = "i=0; mkdir /job; while :; do i=$((i+1)); echo $i >/job/f && 
     echo $i >/job/rounds; done; echo wrong in round $i; exit 1";
 
 /// The keys of the views that are or were served in a home.
-fn keys(home: &Home) -> BTreeSet<String> {
+pub fn keys(home: &Home) -> BTreeSet<String> {
     let entries = fs::read_dir(home.directory.join("run/sublet/fs")).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// The processes of a view: keepers and servers.
+pub fn roles(key: &str) -> Vec<i32> {
+    processes(|words| words[0] == "sublet-fs" && words.get(1).is_some_and(|word| word == key))
+}
+
 /// The servers of a view: those of its processes that have a keeper.
 fn servers(key: &str) -> Vec<i32> {
-    let all = processes(|words| words[0] == "sublet-fs" && words.get(1).is_some_and(|word| word == key));
+    let all = roles(key);
     all.iter().copied().filter(|pid| all.contains(&parent_of(*pid))).collect()
 }
 

@@ -241,6 +241,7 @@ impl Serving<'_> {
         if self.driver == Driver::Fuse {
             return Ok((self.start_own(fds)?, None));
         }
+        fds.extend([("chain", index.as_fd()), ("chains", store.chains().dir().as_fd())]);
         let root = index.try_clone().map_err(|error| Report::of(Kind::Internal, error)).and_then(root_look)?;
         Ok((self.spawn(View::Chain { ids }, LINGER_MS, Some(root), &fds)?, Some(root)))
     }
